@@ -1,0 +1,92 @@
+"""The sections of an experiment file that say what a client is: its data, model and training.
+
+Each section is a frozen pydantic model: unknown keys, wrong types and values out of range are
+refused with the key's name. ``[data]``, ``[model]`` and ``[client]`` of an experiment are these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A section of an experiment file: frozen, and strict about keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PartitionSettings(Section):
+    """``[data.partition]``: how examples are dealt to clients.
+
+    Keys beside ``name`` are the keyword arguments of the flwr-datasets partitioner of that name
+    (``alpha``, ``min_partition_size``, ``num_shards_per_partition``, ...).
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "iid"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The partitioner's own keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class DataSettings(Section):
+    """``[data]``: which data set, and how it is spread over clients."""
+
+    dataset: str = "mnist"
+    path: Path | None = None
+    clients: PositiveInt = 100
+    partition: PartitionSettings = PartitionSettings()
+    train_examples: PositiveInt | None = None
+    test_examples: PositiveInt | None = None
+    examples_per_client: PositiveInt | None = None
+    client_test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class ModelSettings(Section):
+    """``[model]``: a registered model or ``module:callable``; other keys are its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "lenet"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The model's own keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class ScheduleSettings(Section):
+    """``[client.schedule]``: how the learning rate goes down with the rounds."""
+
+    name: Literal["constant", "step", "cosine", "exponential"] = "constant"
+    every: PositiveInt = 10
+    factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    final: Annotated[float, Field(ge=0.0)] = 0.0
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+
+
+class ClientSettings(Section):
+    """``[client]``: local training and evaluation."""
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    schedule: ScheduleSettings = ScheduleSettings()
+    batch_size: PositiveInt = 20
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    proximal_mu: Annotated[float, Field(ge=0.0)] = 0.0
+    gradient_clip: Annotated[float, Field(gt=0.0)] | None = None
+    vectorize: Literal["auto"] | bool = "auto"
+    timeout: Annotated[float, Field(gt=0.0)] | None = None
+    mods: tuple[str, ...] = ()

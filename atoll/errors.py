@@ -1,0 +1,42 @@
+"""Errors that a user can mend.
+
+Everything that Atoll refuses ends as an :class:`AtollError`: one line that names the key or file,
+the value, and what was expected. The command line prints it without a traceback and exits with
+``exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class AtollError(Exception):
+    """A problem that the user can mend; its text is one complete sentence for the terminal."""
+
+    exit_code = 1
+
+
+class InvalidExperimentError(AtollError):
+    """The experiment file (or a ``--set``) asks for something that cannot be run."""
+
+    exit_code = 2
+
+
+class UnknownNameError(InvalidExperimentError):
+    """A name (data set, model, strategy, ...) that nothing is registered under."""
+
+
+class DataUnavailableError(AtollError):
+    """A data set could not be found, fetched or verified from any of its sources."""
+
+    exit_code = 2
+
+
+class RunDirectoryError(AtollError):
+    """A run directory or checkpoint that cannot be read or written."""
+
+
+class CorruptCheckpointError(RunDirectoryError):
+    """A checkpoint whose files do not match its manifest."""
+
+
+class EngineError(AtollError):
+    """The engine cannot go on (no workers can be started, no client replied, ...)."""

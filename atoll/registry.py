@@ -1,0 +1,106 @@
+"""Names to objects, with the closest match when a name is wrong.
+
+Data sets, models, partitioners, strategies and mods are each one :class:`Registry`. A user's own
+object needs no registration: ``package.module:attribute`` is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from atoll.errors import InvalidExperimentError, UnknownNameError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """A read-only mapping of names to objects of one kind.
+
+    Parameters
+    ----------
+    kind : str
+        What the objects are, for error messages ("model", "strategy", ...).
+    entries : Mapping[str, T]
+        The registered objects.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, T]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> T:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, name: str, key: str) -> T | Any:
+        """Return the object registered as ``name``, or imported if it is ``module:attribute``.
+
+        Parameters
+        ----------
+        name : str
+            A registered name (case does not matter) or ``module:attribute``.
+        key : str
+            The experiment key that held the name ("model.name"), for the error.
+
+        Raises
+        ------
+        UnknownNameError
+            If nothing has this name; the message gives the closest one.
+        """
+        if ":" in name:
+            return import_attribute(name, key)
+        by_folded_name = {known.casefold(): known for known in self._entries}
+        known = by_folded_name.get(name.casefold())
+        if known is not None:
+            return self._entries[known]
+        raise UnknownNameError(
+            f"{key} = {name!r}: no such {self.kind}; {closest(name, self._entries)}"
+        )
+
+
+def closest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """Return "did you mean 'x'?" for the known name nearest to ``name``, or the list of names."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    if matches:
+        return f"did you mean {folded[matches[0]]!r}?"
+    return "expected one of " + ", ".join(sorted(folded.values()))
+
+
+def import_attribute(reference: str, key: str) -> Any:
+    """Import ``module:attribute``; modules in the current directory are found too.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the module cannot be imported or has no such attribute.
+    """
+    module_name, _, attribute = reference.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise InvalidExperimentError(
+            f"{key} = {reference!r}: module {module_name!r} cannot be imported "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise InvalidExperimentError(
+                f"{key} = {reference!r}: module {module_name!r} has no attribute {attribute!r}"
+            ) from error
+    return found
