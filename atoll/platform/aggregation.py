@@ -1,0 +1,90 @@
+"""Whether a strategy's aggregation is exactly a weighted mean, decided by what the strategy is.
+
+Where it is, workers add up replies and only sums travel. FedAvg's ``aggregate_train`` is that
+mean, and FedProx inherits it; FedAvgM, FedAdam, FedYogi and FedAdagrad call it first and then use
+nothing but the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedXgbBagging,
+    FedXgbCyclic,
+    FedYogi,
+    Strategy,
+)
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+
+_MEAN_ONLY = tuple(
+    strategy.aggregate_train for strategy in (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad)
+)
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How the replies to a strategy's training messages are handled.
+
+    Attributes
+    ----------
+    sum_replies : bool
+        Whether workers add up the replies.
+    weighted_by : str or None
+        The metric by which the strategy weighs replies; None if it does not say.
+    reason : str
+        Why, in a few words for the log.
+    """
+
+    sum_replies: bool
+    weighted_by: str | None
+    reason: str
+
+
+def aggregation_of(strategy: Strategy, requested: bool | str = "auto") -> Aggregation:
+    """Decide how replies are handled for ``strategy``.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any Flower strategy.
+    requested : bool or "auto"
+        ``strategy.reduce`` of the experiment: True vouches for a strategy of the user's whose
+        aggregation is a weighted mean, False keeps every reply.
+    """
+    name = type(strategy).__name__
+    weighted_by = _weighted_by(strategy)
+    if requested is False:
+        return Aggregation(False, weighted_by, "every reply is kept, as asked for")
+    if requested is True and weighted_by is not None:
+        return Aggregation(True, weighted_by, "in-worker weighted sums, as asked for")
+    obstacle = _obstacle(strategy)
+    if obstacle is not None:
+        return Aggregation(False, weighted_by, f"every reply is kept: {obstacle}")
+    return Aggregation(
+        True, weighted_by, f"in-worker weighted sums: {name}'s aggregation is a weighted mean"
+    )
+
+
+def _weighted_by(strategy: Strategy) -> str | None:
+    if not isinstance(strategy, FedAvg) or isinstance(strategy, FedXgbBagging | FedXgbCyclic):
+        return None
+    return strategy.weighted_by_key
+
+
+def _obstacle(strategy: Strategy) -> str | None:
+    name = type(strategy).__name__
+    if not isinstance(strategy, FedAvg):
+        return f"{name} is not derived from FedAvg"
+    kind = type(strategy)
+    if kind.aggregate_train not in _MEAN_ONLY:
+        return f"{name}'s aggregation is not known to be a weighted mean"
+    if kind._check_and_log_replies is not FedAvg._check_and_log_replies:
+        return f"{name} checks replies in its own way"
+    if strategy.train_metrics_aggr_fn is not aggregate_metricrecords:
+        return "train_metrics_aggr_fn needs every reply"
+    return None

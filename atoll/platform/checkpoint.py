@@ -1,0 +1,227 @@
+"""Checkpoints: a round's end as files, from which a run goes on to the same bits.
+
+A checkpoint is a folder ``round-000010`` with the model (``arrays.safetensors``), the strategy's
+state, the clients' states, and a manifest of their hashes. It appears under its name only when it
+is complete; nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from atoll.clients.arrays import to_array, view
+from atoll.errors import CorruptCheckpointError, RunDirectoryError
+
+logger = logging.getLogger("atoll")
+
+MODEL, STATE, CLIENTS, TREE, MANIFEST = (
+    "arrays.safetensors",
+    "state.safetensors",
+    "clients.safetensors",
+    "state.json",
+    "manifest.json",
+)
+
+
+@dataclass
+class Checkpoint:
+    """The end of a round.
+
+    Attributes
+    ----------
+    server_round : int
+        The round that had ended.
+    arrays : ArrayRecord
+        The global model.
+    tree : dict
+        JSON: the strategy's state, random states, metrics so far, the engine's choices.
+    state_arrays : dict[str, ndarray]
+        The arrays of ``tree``.
+    client_states : dict[int, bytes]
+        ``Context.state`` of every node that has one.
+    """
+
+    server_round: int
+    arrays: ArrayRecord
+    tree: dict[str, Any] = field(default_factory=dict)
+    state_arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    client_states: dict[int, bytes] = field(default_factory=dict)
+
+
+class CheckpointStore:
+    """The checkpoints of a run directory.
+
+    Parameters
+    ----------
+    directory : Path
+        Their folder (``RUN_DIR/checkpoints``).
+    keep : int
+        How many of the newest are kept.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2) -> None:
+        self._directory = directory
+        self._keep = keep
+
+    def rounds(self) -> list[int]:
+        """Return the rounds that there are checkpoints of, in order."""
+        names = self._directory.glob("round-*") if self._directory.is_dir() else ()
+        return sorted(int(p.name[6:]) for p in names if p.name[6:].isdigit())
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; it is there as a whole or not at all.
+
+        Raises
+        ------
+        RunDirectoryError
+            If it cannot be written (a full disk, say); earlier checkpoints stay.
+        """
+        target = self._path(checkpoint.server_round)
+        partial = self._directory / f".partial-{checkpoint.server_round}-{os.getpid()}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            self._write_files(partial, checkpoint)
+            if target.exists():
+                shutil.rmtree(target)
+            partial.replace(target)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = self.rounds()
+            state = f"the checkpoint of round {kept[-1]} is kept" if kept else "there is none yet"
+            raise RunDirectoryError(
+                f"{target}: the checkpoint cannot be written ({error.strerror}); {state}"
+            ) from error
+        for server_round in self.rounds()[: -self._keep]:
+            shutil.rmtree(self._path(server_round), ignore_errors=True)
+
+    def _write_files(self, folder: Path, checkpoint: Checkpoint) -> None:
+        model, heads = _model_tensors(checkpoint.arrays)
+        clients = {
+            str(node): np.frombuffer(state, np.uint8)
+            for node, state in checkpoint.client_states.items()
+        }
+        tree = {"round": checkpoint.server_round, "model": heads, **checkpoint.tree}
+        files = {
+            MODEL: save_safetensors(model),
+            STATE: save_safetensors(checkpoint.state_arrays),
+            CLIENTS: save_safetensors(clients),
+            TREE: json.dumps(tree).encode(),
+        }
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        files[MANIFEST] = json.dumps(hashes, indent=1).encode()
+        for name, data in files.items():
+            with (folder / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def read(self, server_round: int) -> Checkpoint:
+        """Read and verify a checkpoint.
+
+        Raises
+        ------
+        CorruptCheckpointError
+            If a file is missing or differs from the manifest.
+        """
+        folder = self._path(server_round)
+        try:
+            hashes = json.loads((folder / MANIFEST).read_bytes())
+            files = {name: (folder / name).read_bytes() for name in (MODEL, STATE, CLIENTS, TREE)}
+        except (OSError, ValueError) as error:
+            raise CorruptCheckpointError(f"{folder}: cannot be read ({error})") from error
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != hashes.get(name):
+                raise CorruptCheckpointError(f"{folder / name}: differs from its manifest")
+        try:
+            tree = json.loads(files[TREE])
+            return Checkpoint(
+                server_round=tree["round"],
+                arrays=_model_record(load_safetensors(files[MODEL]), tree["model"]),
+                tree=tree,
+                state_arrays=load_safetensors(files[STATE]),
+                client_states={
+                    int(node): state.tobytes()
+                    for node, state in load_safetensors(files[CLIENTS]).items()
+                },
+            )
+        except (ValueError, KeyError, SafetensorError) as error:
+            raise CorruptCheckpointError(f"{folder}: cannot be decoded ({error})") from error
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole, or None if there is none.
+
+        Raises
+        ------
+        CorruptCheckpointError
+            If there are checkpoints and none of them is whole.
+        """
+        problems = []
+        for server_round in reversed(self.rounds()):
+            try:
+                return self.read(server_round)
+            except CorruptCheckpointError as error:
+                problems.append(str(error))
+                logger.warning("%s; going back to the one before", error)
+        if problems:
+            raise CorruptCheckpointError(f"no checkpoint is whole: {'; '.join(problems)}")
+        return None
+
+    def _path(self, server_round: int) -> Path:
+        return self._directory / f"round-{server_round:06d}"
+
+
+def _model_tensors(
+    arrays: ArrayRecord,
+) -> tuple[dict[str, NDArray[Any]], list[tuple[str, str, list[int], str]]]:
+    """Return the model's arrays for safetensors; those of foreign kinds as their raw bytes."""
+    tensors, heads = {}, []
+    for key, array in arrays.items():
+        native = array.stype == "numpy.ndarray" and np.dtype(array.dtype).kind in "biuf"
+        # safetensors writes buffers as they lie in memory, whatever their strides say.
+        values = np.ascontiguousarray(view(array)) if native else None
+        if values is not None:
+            tensors[key] = values.reshape(array.shape)
+        else:
+            tensors[key] = np.frombuffer(array.data, np.uint8)
+        heads.append((key, array.dtype, list(array.shape), array.stype if values is None else ""))
+    return tensors, heads
+
+
+def _model_record(
+    tensors: dict[str, NDArray[Any]], heads: list[tuple[str, str, list[int], str]]
+) -> ArrayRecord:
+    record = ArrayRecord()
+    for key, dtype, shape, stype in heads:
+        if stype:
+            data = tensors[key].tobytes()
+            record[key] = Array(dtype=dtype, shape=tuple(shape), stype=stype, data=data)
+        else:
+            record[key] = to_array(tensors[key])
+    return record
+
+
+def parameters_sha256(arrays: ArrayRecord) -> str:
+    """Return a hash of a model: keys, dtypes, shapes and bytes, in order."""
+    digest = hashlib.sha256()
+    for key, array in arrays.items():
+        digest.update(f"{key}\x1f{array.dtype}\x1f{tuple(array.shape)}\x1f".encode())
+        if array.stype == "numpy.ndarray":
+            digest.update(np.ascontiguousarray(view(array)).tobytes())
+        else:
+            digest.update(array.data)
+    return digest.hexdigest()

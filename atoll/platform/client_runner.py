@@ -1,0 +1,328 @@
+"""Running a chunk's clients in a worker: the engine's hot path.
+
+It knows Flower and nothing of Ray: a worker actor calls it, and tests can too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+
+from atoll.platform import flower
+from atoll.platform.chunk_sum import ChunkSum
+from atoll.platform.content import (
+    PackedRecords,
+    Structure,
+    describe_mismatch,
+    first_not_finite,
+    fresh_copy,
+    pack,
+    parts_of,
+    structure_of,
+    unpack,
+)
+from atoll.platform.exchange import (
+    Chunk,
+    ChunkResult,
+    Exchange,
+    Outcome,
+    Timing,
+    plain_metrics,
+)
+from atoll.randomness import derive_seed, seed_everything
+
+
+class ClientRunner:
+    """Runs clients of one ClientApp, on contents that are unpacked once an exchange.
+
+    Parameters
+    ----------
+    app : ClientApp
+        The app that every simulated node runs.
+    run_config : dict
+        The run configuration in each client's ``Context``.
+    worker : str
+        The worker's name, for the ledger.
+    """
+
+    def __init__(self, app: ClientApp, run_config: dict[str, Any], worker: str) -> None:
+        self._app = app
+        self._run_config = run_config
+        self._worker = worker
+        self._unpacked_for = -1
+        self._unpacked: dict[int, RecordDict] = {}
+        self._templates: list[flower.InstructionTemplate] = []
+
+    def run_chunk(
+        self, exchange: Exchange, chunk: Chunk, contents: Mapping[int, PackedRecords]
+    ) -> ChunkResult:
+        """Run the clients of ``chunk`` and return their outcomes."""
+        self._unpack(exchange, contents, chunk.envelopes)
+        started = time.perf_counter()
+        chunk_sum = None
+        if exchange.sum_replies and not chunk.isolated:
+            chunk_sum = ChunkSum(chunk.earlier, check_finite=exchange.check_finite)
+        result = ChunkResult(chunk.index, [])
+        if self._can_run_together(exchange, chunk):
+            self._run_together(exchange, chunk, result, chunk_sum)
+        elif exchange.client_timeout is None:
+            self._run_in_turn(exchange, chunk, result, chunk_sum, _Watch())
+        else:
+            self._run_watched(exchange, chunk, result, chunk_sum)
+        if chunk_sum is not None:
+            result.total = chunk_sum.close()
+        result.seconds = time.perf_counter() - started
+        return result
+
+    def time_both_ways(
+        self, exchange: Exchange, chunk: Chunk, contents: Mapping[int, PackedRecords]
+    ) -> Timing:
+        """Time ``chunk`` one client after another and at once; its replies are thrown away.
+
+        Each way is warmed up with two clients first.
+        """
+        can_vectorize = getattr(self._app, "can_vectorize", None)
+        obstacle = "the app does not offer it" if can_vectorize is None else can_vectorize()
+        if obstacle is not None:
+            return Timing(obstacle=obstacle)
+        seconds = []
+        for together in (False, True):
+            trial = replace(exchange, vectorize=together)
+            self.run_chunk(trial, chunk.part(0, 2), contents)
+            seconds.append(self.run_chunk(trial, chunk, contents).seconds)
+        return Timing(*seconds)
+
+    def _can_run_together(self, exchange: Exchange, chunk: Chunk) -> bool:
+        if not exchange.vectorize or len(chunk) == 1 or chunk.isolated:
+            return False
+        kinds = {exchange.envelopes[envelope].message_type for envelope in chunk.envelopes}
+        return kinds == {MessageType.TRAIN} and hasattr(self._app, "train_together")
+
+    def _unpack(
+        self, exchange: Exchange, contents: Mapping[int, PackedRecords], envelopes: tuple[int, ...]
+    ) -> None:
+        if self._unpacked_for != exchange.number:
+            self._unpacked_for = exchange.number
+            self._unpacked = {}
+            self._templates = [
+                flower.InstructionTemplate(e.message_type, e.group_id, e.ttl, e.created_at)
+                for e in exchange.envelopes
+            ]
+        for envelope in set(envelopes):
+            index = exchange.envelopes[envelope].content
+            if index not in self._unpacked:
+                self._unpacked[index] = unpack(contents[index])
+
+    def _request(self, exchange: Exchange, chunk: Chunk, place: int) -> Message:
+        envelope = chunk.envelopes[place]
+        content = self._unpacked[exchange.envelopes[envelope].content]
+        return self._templates[envelope].message(
+            fresh_copy(content), chunk.nodes[place], f"{exchange.number}-{chunk.positions[place]}"
+        )
+
+    def _context(self, exchange: Exchange, chunk: Chunk, place: int) -> Context:
+        node_id = chunk.nodes[place]
+        state = chunk.states.get(node_id)
+        return flower.client_context(
+            node_id,
+            exchange.num_partitions,
+            dict(self._run_config),
+            RecordDict() if state is None else flower.load_records(state),
+        )
+
+    def _run_in_turn(
+        self,
+        exchange: Exchange,
+        chunk: Chunk,
+        result: ChunkResult,
+        chunk_sum: ChunkSum | None,
+        watch: _Watch,
+    ) -> None:
+        for place in range(len(chunk)):
+            outcome = Outcome(chunk.positions[place], chunk.nodes[place], worker=self._worker)
+            watch.start(outcome)
+            started = time.perf_counter()
+            answer, state = self._call_app(exchange, chunk, place, outcome)
+            with watch.lock:
+                if watch.abandoned:
+                    return
+                if outcome.status == "ok":
+                    expected = exchange.expected[chunk.envelopes[place]]
+                    _accept(exchange, outcome, answer, expected, chunk_sum)
+                if outcome.status == "ok" and state is not None:
+                    outcome.state = chunk.states[outcome.node_id] = state
+                outcome.seconds = time.perf_counter() - started
+                result.outcomes.append(outcome)
+
+    def _call_app(
+        self, exchange: Exchange, chunk: Chunk, place: int, outcome: Outcome
+    ) -> tuple[object, bytes | None]:
+        """Return the app's answer and the node's new state (None if it has never had one)."""
+        request = self._request(exchange, chunk, place)
+        context = self._context(exchange, chunk, place)
+        category = self._templates[chunk.envelopes[place]].category
+        seed_everything(
+            derive_seed(exchange.seed, exchange.server_round, category, outcome.node_id - 1)
+        )
+        flower.speak_for(outcome.node_id)
+        try:
+            answer = self._app(request, context)
+        except (Exception, SystemExit) as error:
+            reason = f"the client raised {type(error).__name__}: {error}"
+            outcome.fail(reason, flower.RAISED, traceback.format_exc())
+            return None, None
+        if outcome.node_id in chunk.states or len(context.state):
+            return answer, flower.dump_records(context.state)
+        return answer, None
+
+    def _run_together(
+        self, exchange: Exchange, chunk: Chunk, result: ChunkResult, chunk_sum: ChunkSum | None
+    ) -> None:
+        requests = [self._request(exchange, chunk, place) for place in range(len(chunk))]
+        contexts = [self._context(exchange, chunk, place) for place in range(len(chunk))]
+        started = time.perf_counter()
+        try:
+            answers = self._app.train_together(requests, contexts)  # type: ignore[attr-defined]
+        except Exception:
+            # One client's bad data must not cost the others their round: in turn, it is found.
+            self._run_in_turn(exchange, chunk, result, chunk_sum, _Watch())
+            return
+        seconds = (time.perf_counter() - started) / len(chunk)
+        for place, answer in enumerate(answers):
+            outcome = Outcome(chunk.positions[place], chunk.nodes[place], worker=self._worker)
+            outcome.seconds = seconds
+            expected = exchange.expected[chunk.envelopes[place]]
+            _accept(exchange, outcome, answer, expected, chunk_sum)
+            result.outcomes.append(outcome)
+
+    def _run_watched(
+        self, exchange: Exchange, chunk: Chunk, result: ChunkResult, chunk_sum: ChunkSum | None
+    ) -> None:
+        """Run the clients in a thread of their own, and give up on one that takes too long.
+
+        Python cannot stop a thread, so the worker is marked as stuck and the driver replaces it;
+        what the clients before the late one did is kept.
+        """
+        watch = _Watch()
+        timeout = exchange.client_timeout or 0.0
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self._run_in_turn(exchange, chunk, result, chunk_sum, watch)
+            except BaseException as error:
+                failures.append(error)
+            watch.done.set()
+
+        threading.Thread(target=run, name="clients", daemon=True).start()
+        while not watch.done.wait(watch.seconds_left(timeout)):
+            if watch.seconds_left(timeout) > 0.0:
+                continue
+            late = watch.abandon()
+            if late is not None:
+                late.seconds = timeout
+                late.fail(f"timed out after {timeout:g} s", flower.UNAVAILABLE)
+                result.outcomes.append(late)
+                result.stuck = True
+                return
+        if failures:
+            raise failures[0]
+
+
+class _Watch:
+    """Which client is running, and since when."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.lock = threading.Lock()
+        self.abandoned = False
+        self._started = time.monotonic()
+        self._current: Outcome | None = None
+
+    def start(self, outcome: Outcome) -> None:
+        """Note that a client starts now."""
+        self._current, self._started = outcome, time.monotonic()
+
+    def seconds_left(self, timeout: float) -> float:
+        """Return how long the running client may still take."""
+        return max(0.0, self._started + timeout - time.monotonic())
+
+    def abandon(self) -> Outcome | None:
+        """Give up on the running client; None if all have just finished."""
+        with self.lock:
+            if self.done.is_set():
+                return None
+            self.abandoned = True
+            return self._current
+
+
+def _accept(
+    exchange: Exchange,
+    outcome: Outcome,
+    answer: object,
+    expected: Structure | None,
+    chunk_sum: ChunkSum | None,
+) -> None:
+    """Check a client's reply and put it into ``outcome``, or into the sum where it belongs."""
+    if not isinstance(answer, Message):
+        outcome.fail(
+            f"the client returned {type(answer).__name__}, expected a Message", flower.RAISED
+        )
+        return
+    if answer.has_error():
+        outcome.fail(answer.error.reason or "the client replied with an error", answer.error.code)
+        return
+    parts = parts_of(answer.content)
+    arrays = parts.arrays
+    if parts.metrics is not None:
+        outcome.metrics = plain_metrics(parts.metrics)
+    problem = _problem(exchange, arrays, outcome)
+    if problem is not None:
+        outcome.fail(problem, flower.REJECTED)
+        return
+    outcome.arrays_name, outcome.metrics_name = parts.arrays_name, parts.metrics_name
+    if arrays is not None:
+        outcome.bytes_up = sum(len(array.data) for array in arrays.values())
+        if expected is not None:
+            structure = structure_of(arrays)
+            if structure != expected:
+                outcome.structure = structure
+                outcome.mismatch = describe_mismatch(expected, structure)
+        if chunk_sum is not None and outcome.mismatch is None:
+            chunk_sum.add(outcome, arrays, _weight(exchange, outcome))
+            return
+    key = first_not_finite(arrays) if exchange.check_finite and arrays is not None else None
+    if key is not None:
+        outcome.fail(f"NaN or infinite values in {key!r}", flower.REJECTED)
+        return
+    outcome.records = pack(answer.content)
+
+
+def _problem(exchange: Exchange, arrays: ArrayRecord | None, outcome: Outcome) -> str | None:
+    weighted_by = exchange.weighted_by
+    if weighted_by is not None:
+        if arrays is None:
+            return "the reply must hold exactly one ArrayRecord"
+        if outcome.metrics is None:
+            return "the reply must hold exactly one MetricRecord"
+        weight = outcome.metrics.get(weighted_by)
+        if isinstance(weight, list) or weight is None:
+            return f"the reply's metrics must hold a number {weighted_by!r}, got {weight!r}"
+        if not 0.0 <= weight < float("inf"):
+            return f"the reply's {weighted_by!r} is {weight!r}, expected a finite number >= 0"
+    return None
+
+
+def _weight(exchange: Exchange, outcome: Outcome) -> float:
+    assert outcome.metrics is not None
+    assert exchange.weighted_by is not None
+    weight = outcome.metrics[exchange.weighted_by]
+    assert not isinstance(weight, list)
+    return float(weight)

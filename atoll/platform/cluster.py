@@ -1,0 +1,131 @@
+"""The Ray cluster that a run uses: found or started, and how many workers fit on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+
+from atoll.errors import EngineError, InvalidExperimentError
+
+logger = logging.getLogger("atoll")
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The workers that the cluster allows.
+
+    Attributes
+    ----------
+    workers : int
+        How many.
+    cpus, gpus : float
+        What each takes of its node.
+    """
+
+    workers: int
+    cpus: float
+    gpus: float
+
+
+class Cluster:
+    """A connection to Ray; only a Ray that it started is shut down.
+
+    Parameters
+    ----------
+    address : str or None
+        The address of a running Ray; None uses the one that this process is connected to, the
+        one in ``RAY_ADDRESS``, or starts one on this machine.
+    cpus : float or None
+        CPUs to declare if Ray is started here; None is as many as this machine has.
+
+    Raises
+    ------
+    EngineError
+        If no Ray answers at ``address``.
+    """
+
+    def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
+        self.started = False
+        if ray.is_initialized():
+            return
+        address = address or os.environ.get("RAY_ADDRESS")
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": True}
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if address:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise EngineError(f"ray.address = {address!r}: no Ray answers ({error})") from error
+            return
+        own: dict[str, Any] = {} if cpus is None else {"num_cpus": cpus}
+        ray.init(include_dashboard=False, configure_logging=True, **own, **quiet)
+        self.started = True
+
+    def allocate(self, workers: int | Literal["auto"], cpus: float, gpus: float) -> Allocation:
+        """Return the workers that fit.
+
+        Parameters
+        ----------
+        workers : int or "auto"
+            How many are wanted; "auto" is as many as the cluster's nodes hold.
+        cpus, gpus : float
+            The share of a node's CPUs and GPUs that each takes. If more workers are asked for
+            than there are CPUs, each takes less of a CPU (a CPU share is bookkeeping).
+
+        Raises
+        ------
+        InvalidExperimentError
+            If GPUs are asked for that the cluster does not have, or no worker fits.
+        """
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        total_gpus = sum(node.get("GPU", 0.0) for node in nodes)
+        if gpus > 0 and total_gpus == 0:
+            raise InvalidExperimentError(
+                f"ray.gpus_per_worker = {gpus:g}: there is no GPU in this Ray cluster; expected 0"
+            )
+        slots = sum(_slots(node, cpus, gpus) for node in nodes)
+        if workers == "auto":
+            if slots == 0:
+                raise InvalidExperimentError(
+                    f"ray.cpus_per_worker = {cpus:g}, ray.gpus_per_worker = {gpus:g}: no node of "
+                    f"this Ray cluster has as much ({_describe(nodes)})"
+                )
+            return Allocation(slots, cpus, gpus)
+        if workers <= slots:
+            return Allocation(workers, cpus, gpus)
+        if gpus > 0 and sum(_slots(node, 0.0, gpus) for node in nodes) < workers:
+            raise InvalidExperimentError(
+                f"ray.workers = {workers}: at {gpus:g} GPU a worker this Ray cluster holds fewer "
+                f"({_describe(nodes)}); expected fewer workers or a smaller ray.gpus_per_worker"
+            )
+        share = cpus
+        while sum(_slots(node, share, gpus) for node in nodes) < workers:
+            share /= 2
+        logger.info("%d workers share the CPUs: %g of one each", workers, share)
+        return Allocation(workers, share, gpus)
+
+    def close(self) -> None:
+        """Shut Ray down if it was started here."""
+        if self.started and ray.is_initialized():
+            ray.shutdown()
+        self.started = False
+
+
+def _slots(node: dict[str, float], cpus: float, gpus: float) -> int:
+    limits = []
+    if cpus > 0:
+        limits.append(int(node.get("CPU", 0.0) / cpus + 1e-9))
+    if gpus > 0:
+        share_per_gpu = int(1 / gpus + 1e-9) if gpus < 1 else 0
+        count = node.get("GPU", 0.0)
+        limits.append(int(count) * share_per_gpu if gpus < 1 else int(count / gpus + 1e-9))
+    return min(limits) if limits else 1
+
+
+def _describe(nodes: list[dict[str, float]]) -> str:
+    return "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)

@@ -1,0 +1,244 @@
+"""One exchange as jobs for the workers: chunks out, outcomes and sums back, faults made good.
+
+A chunk whose worker dies is dispatched again. When a second worker dies with it, its clients are
+run one a job: the one that kills its worker again (twice) is an error, the others are kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from atoll.platform import flower
+from atoll.platform.content import parts_of, unpack
+from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Outcome
+from atoll.platform.pool import GRACE_SECONDS, Job
+from atoll.platform.weighted_sum import WeightedSum
+
+# Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.
+MAX_DEATHS = 2
+# Chunks that take next to no time are sent several a job, up to about this much work.
+SECONDS_A_JOB = 0.05
+
+
+class Cohort:
+    """The chunks of one exchange on their way through the workers (a job source).
+
+    Parameters
+    ----------
+    exchange : Exchange
+        What was sent.
+    exchange_reference : object
+        The same in Ray's object store.
+    contents : Sequence
+        Per content its Ray object reference, or the content itself where one chunk needs it.
+    chunks : list[Chunk]
+        In dispatch order, which is the order in which sums are folded.
+    suspects : set[int]
+        Nodes that have killed workers before; they are run alone from the start.
+    chunk_seconds : float or None
+        How long a chunk took in earlier exchanges.
+    on_progress : callable
+        Called with the number of clients that have ended.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        exchange_reference: Any,
+        contents: Sequence[Any],
+        chunks: list[Chunk],
+        suspects: set[int],
+        chunk_seconds: float | None = None,
+        on_progress: Callable[[int], None] = lambda ended: None,
+    ) -> None:
+        self._exchange = exchange
+        self._exchange_reference = exchange_reference
+        self._contents = contents
+        self._suspects = suspects
+        self._chunk_seconds = chunk_seconds
+        self._on_progress = on_progress
+        self._chunks = chunks
+        self._queue: deque[Chunk] = deque()
+        self._deaths: dict[int, int] = {}
+        self._deaths_alone: dict[int, int] = {}
+        self._outcomes: dict[int, Outcome] = {}
+        self._sums: dict[int, WeightedSum] = {}
+        self._missing = {chunk.index: len(chunk) for chunk in chunks}
+        self._isolated: set[int] = set()
+        self._folded = 0
+        self._total = WeightedSum()
+        self._measured: list[float] = []
+        for chunk in chunks:
+            if suspects.isdisjoint(chunk.nodes):
+                self._queue.append(chunk)
+            else:
+                self._isolate(chunk)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every client has come to an end."""
+        return self._folded == len(self._chunks)
+
+    @property
+    def total(self) -> WeightedSum:
+        """The weighted sum of all replies that match, once finished."""
+        return self._total
+
+    @property
+    def chunk_seconds(self) -> float | None:
+        """The mean time a chunk took, or None if none was timed."""
+        return sum(self._measured) / len(self._measured) if self._measured else None
+
+    def outcomes(self) -> list[Outcome]:
+        """Return every client's outcome, in the cohort's order."""
+        return [self._outcomes[position] for position in sorted(self._outcomes)]
+
+    def next_job(self, workers: int) -> Job | None:
+        """Return the next chunk, or several if they are short."""
+        if not self._queue:
+            return None
+        chunks = [self._queue.popleft()]
+        if self._is_plain(chunks[0]):
+            limit = len(self._queue) // (2 * workers)
+            if self._chunk_seconds is not None:
+                limit = min(limit, int(SECONDS_A_JOB / max(self._chunk_seconds, 1e-6)))
+            else:
+                limit = 0
+            while limit > 0 and self._queue and self._is_plain(self._queue[0]):
+                chunks.append(self._queue.popleft())
+                limit -= 1
+        envelopes = {envelope for chunk in chunks for envelope in chunk.envelopes}
+        indices = sorted({self._exchange.envelopes[envelope].content for envelope in envelopes})
+        timeout = self._exchange.client_timeout
+        clients = sum(map(len, chunks))
+        return Job(
+            method="run",
+            arguments=(
+                self._exchange_reference,
+                chunks,
+                tuple(indices),
+                *(self._contents[index] for index in indices),
+            ),
+            payload=chunks,
+            seconds=None if timeout is None else timeout * clients + GRACE_SECONDS,
+        )
+
+    def _is_plain(self, chunk: Chunk) -> bool:
+        return not chunk.isolated and chunk.index not in self._deaths
+
+    def done(self, job: Job, result: list[ChunkResult]) -> bool:
+        """Take the results of a job's chunks."""
+        chunks: list[Chunk] = job.payload
+        for chunk, chunk_result in zip(chunks, result, strict=False):
+            self._take(chunk, chunk_result)
+        self._queue.extendleft(reversed(chunks[len(result) :]))
+        return not result[-1].stuck
+
+    def _take(self, chunk: Chunk, result: ChunkResult) -> None:
+        self._measured.append(result.seconds)
+        if result.total is not None:
+            self._sums[chunk.index] = result.total
+        if result.stuck and len(result.outcomes) < len(chunk):
+            rest = chunk.part(len(result.outcomes), len(chunk))
+            self._queue.appendleft(
+                Chunk(
+                    rest.index,
+                    rest.positions,
+                    rest.nodes,
+                    rest.envelopes,
+                    rest.states,
+                    isolated=chunk.isolated,
+                    earlier=result.total,
+                )
+            )
+        self._end(chunk.index, result.outcomes)
+
+    def lost(self, job: Job, *, overdue: bool) -> None:
+        """Dispatch a lost job's chunks again, or isolate their clients."""
+        chunks: list[Chunk] = job.payload
+        for chunk in reversed(chunks):
+            if chunk.isolated:
+                self._lost_alone(chunk, overdue=overdue)
+                continue
+            self._deaths[chunk.index] = self._deaths.get(chunk.index, 0) + 1
+            if overdue or self._deaths[chunk.index] >= MAX_DEATHS:
+                self._isolate(chunk)
+            else:
+                self._queue.appendleft(chunk)
+
+    def _isolate(self, chunk: Chunk) -> None:
+        self._isolated.add(chunk.index)
+        if chunk.earlier is not None:
+            self._sums[chunk.index] = chunk.earlier
+        parts = [chunk.part(place, place + 1, isolated=True) for place in range(len(chunk))]
+        self._queue.extendleft(reversed(parts))
+
+    def _lost_alone(self, chunk: Chunk, *, overdue: bool) -> None:
+        node_id, position = chunk.nodes[0], chunk.positions[0]
+        deaths = self._deaths_alone[position] = self._deaths_alone.get(position, 0) + 1
+        outcome = Outcome(position, node_id)
+        if overdue:
+            outcome.fail(
+                f"timed out after {self._exchange.client_timeout:g} s", flower.UNAVAILABLE
+            )
+        elif deaths >= MAX_DEATHS:
+            outcome.fail(f"the client killed its worker {deaths} times", flower.CRASHED)
+        else:
+            self._queue.appendleft(chunk)
+            return
+        self._suspects.add(node_id)
+        self._end(chunk.index, [outcome])
+
+    def expired(self) -> None:
+        """Turn every client that has not ended into an error."""
+        self._queue.clear()
+        for chunk in self._chunks:
+            late = []
+            for position, node_id in zip(chunk.positions, chunk.nodes, strict=True):
+                if position not in self._outcomes:
+                    outcome = Outcome(position, node_id)
+                    outcome.fail("not done when the round's timeout passed", flower.UNAVAILABLE)
+                    late.append(outcome)
+            self._end(chunk.index, late)
+
+    def _end(self, index: int, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            self._outcomes[outcome.position] = outcome
+        self._missing[index] -= len(outcomes)
+        if outcomes:
+            self._on_progress(len(self._outcomes))
+        while self._folded < len(self._chunks) and self._missing[self._folded] == 0:
+            self._fold(self._chunks[self._folded])
+            self._folded += 1
+
+    def _fold(self, chunk: Chunk) -> None:
+        """Add a chunk's sum to the total; isolated clients are summed here first."""
+        if not self._exchange.sum_replies:
+            return
+        total = WeightedSum()
+        chunk_sum = self._sums.pop(chunk.index, None)
+        if chunk_sum is not None:
+            total = chunk_sum
+        if chunk.index in self._isolated:
+            total = WeightedSum()
+            if chunk_sum is not None:
+                total.merge(chunk_sum)
+            for position in chunk.positions:
+                add_to_sum(total, self._outcomes[position], self._exchange)
+        self._total.merge(total)
+
+
+def add_to_sum(total: WeightedSum, outcome: Outcome, exchange: Exchange) -> None:
+    """Add a whole reply to a sum as its worker would have, unless it is there already."""
+    if outcome.records is None or outcome.mismatch is not None or outcome.summed:
+        return
+    arrays = parts_of(unpack(outcome.records)).arrays
+    assert arrays is not None
+    assert outcome.metrics is not None
+    assert exchange.weighted_by is not None
+    weight = outcome.metrics[exchange.weighted_by]
+    assert not isinstance(weight, list)
+    total.add(arrays, float(weight))
+    outcome.records, outcome.summed = None, True

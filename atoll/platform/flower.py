@@ -1,0 +1,182 @@
+"""The one place that touches Flower's internals.
+
+Flower's public API cannot build messages outside its own runtimes: an instruction message reads a
+process-wide ``TaskIdentity`` and its metadata cannot be set. Everything that depends on such
+internals is here, so that a new Flower that moves them fails in one module (and in its tests).
+Written against flwr 1.41.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.serverapp.strategy import Result, Strategy
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+RUN_ID = 1
+TASK_ID = 1
+
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+CRASHED = ErrorCode.CLIENT_APP_CRASHED
+UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
+REJECTED = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+
+
+def assume_identity(node_id: int = SUPERLINK_NODE_ID) -> None:
+    """Give this process the identity that ``Message(...)`` reads.
+
+    Parameters
+    ----------
+    node_id : int
+        The node that the process speaks for; the server by default.
+    """
+    TaskIdentity.run_id = RUN_ID
+    TaskIdentity.task_id = TASK_ID
+    TaskIdentity.node_id = node_id
+
+
+def new_run() -> Run:
+    """Return the ``Run`` that a :class:`~flwr.serverapp.Grid` of ours reports."""
+    return Run.create_empty(RUN_ID)
+
+
+def speak_for(node_id: int) -> None:
+    """Make messages of this process come from ``node_id``."""
+    TaskIdentity.node_id = node_id
+
+
+def address(message: Message) -> tuple[int, str, str, float]:
+    """Return a message's node, type, group and time to live."""
+    # Each property of Metadata costs a call and a cast; there is a message per client.
+    fields = vars(message.metadata)
+    return (
+        fields["_dst_node_id"],
+        fields["_message_type"],
+        fields["_group_id"],
+        fields["_ttl"],
+    )
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Set the id of an instruction message, as Flower's own grids do when they push it."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+class InstructionTemplate:
+    """Makes the instruction messages of one kind; only node, id and content differ.
+
+    Parameters
+    ----------
+    message_type, group_id, ttl, created_at
+        As in Flower's ``Metadata``; the message type is validated here, once.
+    """
+
+    def __init__(
+        self, message_type: str, group_id: str, ttl: float, created_at: float
+    ) -> None:
+        metadata = Metadata(
+            run_id=RUN_ID,
+            message_id="",
+            src_node_id=SUPERLINK_NODE_ID,
+            dst_node_id=0,
+            reply_to_message_id="",
+            group_id=group_id,
+            created_at=created_at,
+            ttl=ttl,
+            message_type=message_type,
+            src_task_id=TASK_ID,
+            dst_task_id=None,
+        )
+        metadata.delivered_at = ""
+        self._fields = vars(metadata)
+        self.category = message_type.partition(".")[0]
+
+    def message(self, content: RecordDict, node_id: int, message_id: str) -> Message:
+        """Return the message that the server sent to ``node_id``."""
+        # Constructing Metadata and Message costs more than most of what a no-op client does.
+        metadata = Metadata.__new__(Metadata)
+        metadata.__dict__.update(self._fields, _dst_node_id=node_id, _message_id=message_id)
+        message = Message.__new__(Message)
+        message.__dict__.update(_metadata=metadata, _content=content, _error=None)
+        return message
+
+
+def reply(request: Message, body: RecordDict | Error, reply_id: str) -> Message:
+    """Build the reply of the node that ``request`` went to."""
+    sent = request.metadata
+    metadata = Metadata(
+        run_id=sent.run_id,
+        message_id=reply_id,
+        src_node_id=sent.dst_node_id,
+        dst_node_id=sent.src_node_id,
+        reply_to_message_id=sent.message_id,
+        group_id=sent.group_id,
+        created_at=sent.created_at,
+        ttl=sent.ttl,
+        message_type=sent.message_type,
+        src_task_id=None,
+        dst_task_id=sent.src_task_id,
+    )
+    if isinstance(body, Error):
+        return Message(error=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
+    return Message(content=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
+
+
+def client_context(
+    node_id: int, num_partitions: int, run_config: dict[str, Any], state: RecordDict
+) -> Context:
+    """Return the ``Context`` of a simulated node: node ``i`` holds partition ``i - 1``."""
+    return Context(
+        run_id=RUN_ID,
+        node_id=node_id,
+        node_config={"partition-id": node_id - 1, "num-partitions": num_partitions},
+        state=state,
+        run_config=run_config,
+    )
+
+
+def server_context(run_config: dict[str, Any]) -> Context:
+    """Return the ``Context`` that a ServerApp is called with."""
+    return Context(
+        run_id=RUN_ID,
+        node_id=SUPERLINK_NODE_ID,
+        node_config={},
+        state=RecordDict(),
+        run_config=run_config,
+    )
+
+
+def dump_records(records: RecordDict) -> bytes:
+    """Serialise a ``RecordDict`` to protobuf bytes (no pickle: loading runs no code)."""
+    return recorddict_to_proto(records).SerializeToString(deterministic=True)
+
+
+def load_records(data: bytes) -> RecordDict:
+    """Read what :func:`dump_records` wrote."""
+    return recorddict_from_proto(ProtoRecordDict.FromString(data))
+
+
+def overrides_start(strategy: Strategy) -> bool:
+    """Tell whether ``strategy`` has a round loop of its own."""
+    return type(strategy).start is not Strategy.start
+
+
+@contextmanager
+def route_start_to(loop: Callable[..., Result]) -> Iterator[None]:
+    """Within this context ``Strategy.start`` is ``loop``: apps get it without being changed.
+
+    A strategy that overrides ``start`` keeps its own; its ``super().start(...)`` is routed.
+    """
+    stock = Strategy.start
+    Strategy.start = loop  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Strategy.start = stock  # type: ignore[method-assign]

@@ -1,0 +1,247 @@
+"""The workers of a run: started on every node, kept busy, replaced when they die.
+
+The pool knows nothing of federated learning. It takes jobs from a :class:`JobSource`, gives each
+to an idle worker, and tells the source what came of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from atoll.errors import EngineError
+from atoll.platform.worker import Worker, WorkerSetup
+
+logger = logging.getLogger("atoll")
+
+# Deaths of starting workers in a row after which there is no point in trying again.
+MAX_FAILED_STARTS = 3
+# Seconds beside a client's own timeout that a job may take before its worker is given up.
+GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a worker's method.
+
+    Attributes
+    ----------
+    method : str
+        The name of the :class:`~atoll.platform.worker.Worker` method.
+    arguments : tuple
+        Its arguments; Ray object references are resolved on the worker's node.
+    payload : object
+        What the source needs to recognise the job.
+    seconds : float or None
+        How long the job may take before its worker is killed.
+    """
+
+    method: str
+    arguments: tuple[Any, ...]
+    payload: Any
+    seconds: float | None = None
+
+
+class JobSource(Protocol):
+    """Where jobs come from and where their results go."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job has come to an end."""
+
+    def next_job(self, workers: int) -> Job | None:
+        """Return the next job to start, or None if there is none now."""
+
+    def done(self, job: Job, result: Any) -> bool:
+        """Take a result; return False if the worker that made it must be replaced."""
+
+    def lost(self, job: Job, *, overdue: bool) -> None:
+        """Take note that the worker died (or was killed, being overdue) with the job."""
+
+    def expired(self) -> None:
+        """Give up what is not done: the deadline of the whole has passed."""
+
+
+@dataclass
+class _Running:
+    worker: _WorkerHandle
+    job: Job
+    overdue_at: float | None
+
+
+@dataclass
+class _WorkerHandle:
+    name: str
+    actor: Any
+    pid: int = 0
+    node: str = ""
+
+
+class WorkerPool:
+    """A fixed number of long-lived workers.
+
+    Parameters
+    ----------
+    setup : WorkerSetup
+        What each worker starts with.
+    size : int
+        The number of workers.
+    cpus, gpus : float
+        The share of a node's CPUs and GPUs that a worker takes.
+    """
+
+    def __init__(self, setup: WorkerSetup, size: int, cpus: float, gpus: float) -> None:
+        self.size = size
+        self._setup = setup
+        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+        self._actor_class = ray.remote(Worker).options(**options)
+        self._idle: list[_WorkerHandle] = []
+        self._starting: dict[Any, _WorkerHandle] = {}
+        self._running: dict[Any, _Running] = {}
+        self._started = 0
+        self._failed_starts = 0
+        self.deaths = 0
+        for _ in range(size):
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        name = f"worker-{self._started}"
+        self._started += 1
+        handle = _WorkerHandle(name, self._actor_class.remote(name, self._setup))
+        self._starting[handle.actor.where.remote()] = handle
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers that have started, in order of their start."""
+        handles = self._idle + [running.worker for running in self._running.values()]
+        return [handle.pid for handle in sorted(handles, key=lambda h: h.name) if handle.pid]
+
+    def run(self, source: JobSource, timeout: float | None = None) -> None:
+        """Run the jobs of ``source`` until it is finished.
+
+        Parameters
+        ----------
+        source : JobSource
+            The jobs.
+        timeout : float or None
+            Seconds after which what is not done is given up (and its workers are replaced).
+
+        Raises
+        ------
+        EngineError
+            If workers cannot be started, or fail for a reason that is not a client's.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while not source.finished:
+                self._assign(source)
+                self._wait(source, deadline)
+                if deadline is not None and time.monotonic() >= deadline and not source.finished:
+                    self._abandon_running()
+                    source.expired()
+        except BaseException:
+            self._abandon_running()
+            raise
+
+    def _assign(self, source: JobSource) -> None:
+        while self._idle:
+            job = source.next_job(self.size)
+            if job is None:
+                return
+            worker = self._idle.pop()
+            reference = getattr(worker.actor, job.method).remote(*job.arguments)
+            overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
+            self._running[reference] = _Running(worker, job, overdue_at)
+
+    def _wait(self, source: JobSource, deadline: float | None) -> None:
+        references = [*self._running, *self._starting]
+        if not references:
+            if not source.finished and not self._idle:
+                raise EngineError("the engine has no workers left")
+            return
+        moments = [r.overdue_at for r in self._running.values() if r.overdue_at is not None]
+        moments += [] if deadline is None else [deadline]
+        seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
+        ready, _ = ray.wait(references, num_returns=1, timeout=seconds, fetch_local=True)
+        for reference in ready:
+            if reference in self._starting:
+                self._take_started(reference)
+            else:
+                self._take_result(source, reference)
+        self._kill_overdue(source)
+
+    def _take_started(self, reference: Any) -> None:
+        worker = self._starting.pop(reference)
+        try:
+            place = ray.get(reference)
+        except RayTaskError as error:
+            raise EngineError(f"a worker could not be set up: {error.cause}") from error
+        except RayActorError as error:
+            self._failed_starts += 1
+            cause = _cause_in_constructor(error)
+            if cause is not None or self._failed_starts >= MAX_FAILED_STARTS:
+                raise EngineError(f"workers cannot be started: {cause or error}") from error
+            self._start_worker()
+            return
+        self._failed_starts = 0
+        worker.pid, worker.node = place["pid"], place["node"]
+        self._idle.append(worker)
+
+    def _take_result(self, source: JobSource, reference: Any) -> None:
+        running = self._running.pop(reference)
+        try:
+            result = ray.get(reference)
+        except RayTaskError as error:
+            self._idle.append(running.worker)
+            raise EngineError(f"a worker failed: {error}") from error
+        except (RayError, GetTimeoutError) as error:
+            logger.warning("%s died and is replaced (%s)", running.worker.name, _brief(error))
+            self._replace(running.worker)
+            source.lost(running.job, overdue=False)
+            return
+        if source.done(running.job, result):
+            self._idle.append(running.worker)
+        else:
+            self._replace(running.worker)
+
+    def _kill_overdue(self, source: JobSource) -> None:
+        now = time.monotonic()
+        for reference, running in list(self._running.items()):
+            if running.overdue_at is not None and running.overdue_at <= now:
+                del self._running[reference]
+                self._replace(running.worker)
+                source.lost(running.job, overdue=True)
+
+    def _replace(self, worker: _WorkerHandle) -> None:
+        self.deaths += 1
+        ray.kill(worker.actor)
+        self._start_worker()
+
+    def _abandon_running(self) -> None:
+        for running in self._running.values():
+            self._replace(running.worker)
+        self._running.clear()
+
+    def close(self) -> None:
+        """Stop all workers."""
+        handles = [*self._idle, *self._starting.values()]
+        handles += [running.worker for running in self._running.values()]
+        for handle in handles:
+            ray.kill(handle.actor)
+        self._idle, self._starting, self._running = [], {}, {}
+
+
+def _cause_in_constructor(error: RayActorError) -> str | None:
+    """Return what the worker's constructor raised, or None if its process was killed."""
+    text = str(error)
+    marker = "The actor died because of an error raised in its creation task"
+    return text.strip().splitlines()[-1] if marker in text else None
+
+
+def _brief(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

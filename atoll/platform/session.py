@@ -1,0 +1,213 @@
+"""One run and its directory: who is told of it, where it is kept, how it ends.
+
+Both ``atoll run`` and ``atoll flower`` are a session: the run directory is locked, the ledger and
+the terminal follow the rounds, and whatever ends the run leaves it resumable.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import tomli_w
+from flwr.app import ArrayRecord
+
+from atoll.errors import RunDirectoryError
+from atoll.platform.checkpoint import CheckpointStore, parameters_sha256
+from atoll.platform.ledger import Ledger, RunLock
+from atoll.platform.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.rounds import RoundOptions
+
+logger = logging.getLogger("atoll")
+
+VERSIONED = ("atoll", "flwr", "ray", "torch", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run's bits depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def new_run_directory(out: Path | None, parent: Path, name: str) -> Path:
+    """Return the directory for a new run: ``out``, or the first free ``parent/name[-n]``.
+
+    Raises
+    ------
+    RunDirectoryError
+        If ``out`` exists and is not empty.
+    """
+    if out is not None:
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise RunDirectoryError(
+                f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
+                f"('atoll resume {out}' goes on with a run)"
+            )
+        return out
+    candidate, count = parent / name, 1
+    while candidate.exists():
+        count += 1
+        candidate = parent / f"{name}-{count}"
+    return candidate
+
+
+class Session:
+    """A run in its directory.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+    config : Mapping or None
+        The resolved configuration of a new run, written as ``config.toml``; None resumes the run
+        that is there.
+    keep_checkpoints : int
+        How many checkpoints stay.
+    observers : Callable
+        Makes the observers beside the ledger, given the directory.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Mapping[str, Any] | None,
+        *,
+        keep_checkpoints: int,
+        observers: Callable[[Path], list[Observer]],
+    ) -> None:
+        self.directory = directory
+        self.checkpoints = CheckpointStore(directory / "checkpoints", keep_checkpoints)
+        self._lock = RunLock(directory)
+        self._lock.acquire()
+        try:
+            self.ledger = self._open_ledger(config)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._observers: list[Observer] = [self.ledger, *observers(directory)]
+        self._started = time.perf_counter()
+        self._last: RoundRecord | None = None
+        self._wall_before = 0.0
+
+    def _open_ledger(self, config: Mapping[str, Any] | None) -> Ledger:
+        if config is not None:
+            resolved = {**config, "versions": versions()}
+            return Ledger.create(self.directory, tomli_w.dumps(resolved))
+        checkpoint = self.checkpoints.latest()
+        return Ledger.reopen(self.directory, 0 if checkpoint is None else checkpoint.server_round)
+
+    def options(self, **more: Any) -> RoundOptions:
+        """Return the round loop's options for this session."""
+        return RoundOptions(
+            checkpoints=self.checkpoints,
+            observers=[*self._observers, _LastRecord(self)],
+            **more,
+        )
+
+    def start(self, info: RunInfo) -> None:
+        """Tell every observer that the rounds begin."""
+        for observer in self._observers:
+            observer.on_start(info)
+
+    def finish(self, arrays: ArrayRecord, **more: Any) -> dict[str, Any]:
+        """Write the result and the report, and tell every observer."""
+        from atoll.platform.report import write_report
+
+        result = {
+            "status": "finished",
+            "rounds": 0 if self._last is None else self._last.server_round,
+            "metrics": self.final_metrics(),
+            "wall_seconds": time.perf_counter() - self._started,
+            "parameters_sha256": parameters_sha256(arrays),
+            **more,
+        }
+        self.ledger.flush()
+        self.ledger.write_result(result)
+        self._remove_status()
+        result["report"] = str(write_report(self.directory))
+        for observer in self._observers:
+            observer.on_end(result)
+        return result
+
+    def final_metrics(self) -> dict[str, Any]:
+        """Return the last round's metrics, prefixed as in ``rounds.parquet``."""
+        if self._last is None:
+            return {}
+        last = self._last
+        groups = {
+            "train": last.train_metrics,
+            "evaluate": last.evaluate_metrics,
+            "server": last.server_metrics,
+        }
+        return {f"{group}_{key}": v for group, some in groups.items() for key, v in some.items()}
+
+    def _remove_status(self) -> None:
+        (self.directory / "interrupted").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Write what is buffered and let go of the directory."""
+        try:
+            self.ledger.flush()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _LastRecord:
+    """Remembers the last round for the result."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_start(self, run: RunInfo) -> None:
+        """Nothing to do at the start."""
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Keep the record."""
+        self._session._last = record
+
+    def on_end(self, result: Mapping[str, Any]) -> None:
+        """Nothing to do at the end."""
+
+
+@contextmanager
+def terminated_as_interrupt() -> Iterator[None]:
+    """Within this context SIGTERM ends a run as Ctrl-C does: with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def process_environment() -> None:
+    """Set what must be set before Flower and Ray are loaded: no telemetry, no usage reports."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
