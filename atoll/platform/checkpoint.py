@@ -77,6 +77,10 @@ class CheckpointStore:
         self._directory = directory
         self._keep = keep
 
+    def nested(self, name: str) -> CheckpointStore:
+        """Return a store in a folder of this one's, for a second series of rounds."""
+        return CheckpointStore(self._directory / name, self._keep)
+
     def rounds(self) -> list[int]:
         """Return the rounds that there are checkpoints of, in order."""
         names = self._directory.glob("round-*") if self._directory.is_dir() else ()

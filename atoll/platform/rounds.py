@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -19,9 +20,10 @@ from flwr.serverapp.strategy import Result, Strategy
 from atoll.platform.aggregation import Aggregation, aggregation_of
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.content import copy_config
-from atoll.platform.exchange import Metrics, Outcome
+from atoll.platform.exchange import Outcome
 from atoll.platform.grid import RayGrid
-from atoll.platform.observers import Observer, RoundRecord
+from atoll.platform.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.records import round_record
 from atoll.platform.state_tree import (
     StateDecoder,
     StateEncoder,
@@ -66,10 +68,14 @@ class RoundOptions:
         Called after every round.
     stopping : StoppingRule or None
         Early stopping.
+    name : str
+        The run's name, for observers.
+    directory : Path or None
+        The run directory, for observers.
+    notes : Sequence[str]
+        What else observers show at the start.
     reduce : bool or "auto"
         See :func:`~atoll.platform.aggregation.aggregation_of`.
-    timeout : float or None
-        Overrides the seconds that an exchange may take.
     domain_of : callable
         The domain of a partition, for the ledger.
     """
@@ -80,6 +86,9 @@ class RoundOptions:
     observers: Sequence[Observer] = ()
     callbacks: Sequence[Callable[[RoundRecord], None]] = ()
     stopping: StoppingRule | None = None
+    name: str = "federation"
+    directory: Path | None = None
+    notes: Sequence[str] = ()
     reduce: bool | str = "auto"
     domain_of: Callable[[int], str | None] = field(default=lambda partition: None)
 
@@ -138,7 +147,6 @@ class _RoundLoop:
         self._bytes_down = 0
         self._pending: Checkpoint | None = None
         self._unsaved_reported = False
-        logger.info("aggregation: %s", self._aggregation.reason)
 
     def run(
         self,
@@ -148,6 +156,7 @@ class _RoundLoop:
         evaluate_fn: EvaluateFunction | None,
     ) -> Result:
         arrays, first_round = self._begin(initial_arrays)
+        self._announce(arrays, first_round)
         if first_round == 1 and evaluate_fn is not None:
             self._evaluate_on_server(0, arrays, evaluate_fn)
         previous = self._grid.on_outcomes
@@ -170,6 +179,22 @@ class _RoundLoop:
             self._grid.server_round = None
         self._result.arrays = arrays
         return self._result
+
+    def _announce(self, arrays: ArrayRecord, first_round: int) -> None:
+        options = self._options
+        info = RunInfo(
+            name=options.name,
+            directory=options.directory or Path(),
+            num_rounds=self._num_rounds,
+            first_round=first_round,
+            workers=self._grid.workers,
+            clients=len(self._grid.get_node_ids()),
+            parameters=sum(math.prod(array.shape) for array in arrays.values()),
+            strategy=type(self._strategy).__name__,
+            notes=[f"aggregation: {self._aggregation.reason}", *options.notes],
+        )
+        for observer in options.observers:
+            observer.on_start(info)
 
     # --- the parts of a round ------------------------------------------------------------------
 
@@ -235,42 +260,18 @@ class _RoundLoop:
         self._bytes_down += self._grid.bytes_down
 
     def _record(self, server_round: int, seconds: float) -> RoundRecord:
-        trained = [o for kind, some in self._outcomes if kind.startswith("train") for o in some]
-        everyone = [o for _, some in self._outcomes for o in some]
         result = self._result
-        return RoundRecord(
-            server_round=server_round,
-            num_rounds=self._num_rounds,
-            seconds=seconds,
-            cohort=len(trained),
-            replies=sum(o.status == "ok" for o in trained),
-            errors=sum(o.status == "error" for o in everyone),
-            examples=sum(_examples(o.metrics) or 0 for o in trained),
-            train_metrics=_plain(result.train_metrics_clientapp.get(server_round)),
-            evaluate_metrics=_plain(result.evaluate_metrics_clientapp.get(server_round)),
-            server_metrics=_plain(result.evaluate_metrics_serverapp.get(server_round)),
-            bytes_down=self._bytes_down,
-            bytes_up=sum(o.bytes_up for o in everyone),
-            clients=self._client_columns(server_round),
+        return round_record(
+            server_round,
+            self._num_rounds,
+            seconds,
+            self._outcomes,
+            self._bytes_down,
+            self._options.domain_of,
+            train=result.train_metrics_clientapp.get(server_round),
+            evaluate=result.evaluate_metrics_clientapp.get(server_round),
+            server=result.evaluate_metrics_serverapp.get(server_round),
         )
-
-    def _client_columns(self, server_round: int) -> dict[str, list[Any]]:
-        rows = [(kind, outcome) for kind, some in self._outcomes for outcome in some]
-        domain_of = self._options.domain_of
-        return {
-            "round": [server_round] * len(rows),
-            "phase": [kind for kind, _ in rows],
-            "node_id": [o.node_id for _, o in rows],
-            "partition": [o.node_id - 1 for _, o in rows],
-            "domain": [domain_of(o.node_id - 1) for _, o in rows],
-            "examples": [_examples(o.metrics) for _, o in rows],
-            "loss": [_named(o.metrics, "loss") for _, o in rows],
-            "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
-            "seconds": [o.seconds for _, o in rows],
-            "worker": [o.worker or None for _, o in rows],
-            "status": [o.status for _, o in rows],
-            "reason": [o.reason for _, o in rows],
-        }
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -327,21 +328,3 @@ class _RoundLoop:
         if self._options.checkpoints is not None and self._pending is not None:
             self._options.checkpoints.write(self._pending)
             self._pending = None
-
-
-def _examples(metrics: Metrics | None) -> int | None:
-    value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
-    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _named(metrics: Metrics | None, *names: str) -> float | None:
-    """Return the metric called one of ``names``, alone or with a prefix ("train_loss")."""
-    for key, value in (metrics or {}).items():
-        last = key.replace("-", "_").rpartition("_")[2].lower()
-        if last in names and isinstance(value, int | float):
-            return float(value)
-    return None
-
-
-def _plain(record: MetricRecord | None) -> dict[str, float | list[float]]:
-    return {} if record is None else dict(record)  # type: ignore[arg-type]

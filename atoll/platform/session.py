@@ -102,7 +102,6 @@ class Session:
         self._observers: list[Observer] = [self.ledger, *observers(directory)]
         self._started = time.perf_counter()
         self._last: RoundRecord | None = None
-        self._wall_before = 0.0
 
     def _open_ledger(self, config: Mapping[str, Any] | None) -> Ledger:
         if config is not None:
@@ -116,13 +115,9 @@ class Session:
         return RoundOptions(
             checkpoints=self.checkpoints,
             observers=[*self._observers, _LastRecord(self)],
+            directory=self.directory,
             **more,
         )
-
-    def start(self, info: RunInfo) -> None:
-        """Tell every observer that the rounds begin."""
-        for observer in self._observers:
-            observer.on_start(info)
 
     def finish(self, arrays: ArrayRecord, **more: Any) -> dict[str, Any]:
         """Write the result and the report, and tell every observer."""
@@ -138,11 +133,16 @@ class Session:
         }
         self.ledger.flush()
         self.ledger.write_result(result)
-        self._remove_status()
         result["report"] = str(write_report(self.directory))
         for observer in self._observers:
             observer.on_end(result)
         return result
+
+    def record(self, record: RoundRecord) -> None:
+        """Tell every observer of a round that the round loop did not run."""
+        self._last = record
+        for observer in self._observers:
+            observer.on_round(record)
 
     def final_metrics(self) -> dict[str, Any]:
         """Return the last round's metrics, prefixed as in ``rounds.parquet``."""
@@ -155,9 +155,6 @@ class Session:
             "server": last.server_metrics,
         }
         return {f"{group}_{key}": v for group, some in groups.items() for key, v in some.items()}
-
-    def _remove_status(self) -> None:
-        (self.directory / "interrupted").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write what is buffered and let go of the directory."""

@@ -1,0 +1,230 @@
+"""Any Flower app directory, run on our engine without a change.
+
+``atoll flower APP_DIR`` reads the app's ``pyproject.toml`` as ``flwr run`` does: the components,
+the run config and its overrides in Flower's own syntax.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.clientapp import ClientApp
+from flwr.common.config import flatten_dict, fuse_dicts, parse_config_args
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import Result, Strategy
+
+from atoll.errors import InvalidExperimentError
+from atoll.platform import flower
+from atoll.platform.exchange import Outcome
+from atoll.platform.grid import RayGrid
+from atoll.platform.records import round_record
+from atoll.platform.rounds import EvaluateFunction, run_rounds
+from atoll.platform.session import Session
+from atoll.registry import closest, import_attribute
+
+DEFAULT_SUPERNODES = 10
+
+
+@dataclass(frozen=True)
+class FlowerApp:
+    """A Flower app as its directory describes it.
+
+    Attributes
+    ----------
+    directory : Path
+        Where its ``pyproject.toml`` is.
+    name : str
+        The project's name.
+    server_app, client_app : str
+        ``module:attribute`` of its components.
+    run_config : dict
+        The run config, overrides merged in.
+    num_supernodes : int
+        The number of nodes that it asks for, or 10.
+    """
+
+    directory: Path
+    name: str
+    server_app: str
+    client_app: str
+    run_config: dict[str, Any]
+    num_supernodes: int
+
+
+def read_app(directory: Path, overrides: Sequence[str] = ()) -> FlowerApp:
+    """Read an app directory.
+
+    Parameters
+    ----------
+    directory : Path
+        A directory with a ``pyproject.toml`` that has ``[tool.flwr.app]``.
+    overrides : Sequence[str]
+        As ``flwr run --run-config`` takes them: ``"key=value key2=value2"`` or a TOML file.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the directory is not a Flower app, or an override has a key that the app does not.
+    """
+    project = _read_project(directory)
+    app = project.get("tool", {}).get("flwr", {}).get("app")
+    if app is None:
+        raise InvalidExperimentError(
+            f"{directory / 'pyproject.toml'}: has no [tool.flwr.app]; expected a Flower app"
+        )
+    components = app.get("components", {})
+    for name in ("serverapp", "clientapp"):
+        if ":" not in str(components.get(name, "")):
+            raise InvalidExperimentError(
+                f"{directory / 'pyproject.toml'}: tool.flwr.app.components.{name} = "
+                f"{components.get(name)!r}; expected 'module:attribute'"
+            )
+    return FlowerApp(
+        directory=directory.resolve(),
+        name=project.get("project", {}).get("name", directory.resolve().name),
+        server_app=components["serverapp"],
+        client_app=components["clientapp"],
+        run_config=_run_config(app.get("config", {}), overrides),
+        num_supernodes=_supernodes(project["tool"]["flwr"]),
+    )
+
+
+def _read_project(directory: Path) -> dict[str, Any]:
+    path = directory / "pyproject.toml"
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InvalidExperimentError(f"{path}: no such file; expected a Flower app") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidExperimentError(f"{path}: cannot be read ({error})") from error
+
+
+def _run_config(defaults: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    config = flatten_dict(defaults)
+    try:
+        changes = parse_config_args(list(overrides))
+    except (click.ClickException, ValueError, OSError) as error:
+        message = error.message if isinstance(error, click.ClickException) else str(error)
+        raise InvalidExperimentError(f"--run-config {list(overrides)}: {message}") from error
+    for key, value in changes.items():
+        if key not in config:
+            raise InvalidExperimentError(
+                f"--run-config {key} = {value!r}: the app has no such key; {closest(key, config)}"
+            )
+    return dict(fuse_dicts(config, changes))
+
+
+def _supernodes(settings: dict[str, Any]) -> int:
+    """Return what the app's default federation asks for (a table that older apps have)."""
+    federations = settings.get("federations", {})
+    chosen = federations.get(federations.get("default"), {})
+    count = chosen.get("options", {}).get("num-supernodes", DEFAULT_SUPERNODES)
+    return count if isinstance(count, int) and count > 0 else DEFAULT_SUPERNODES
+
+
+def load_component(directory: Path, reference: str, kind: type) -> Any:
+    """Import a component of an app; its directory goes first on the search path.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If it cannot be imported or is not of ``kind``.
+    """
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    component = import_attribute(reference, "tool.flwr.app.components")
+    if not isinstance(component, kind):
+        raise InvalidExperimentError(
+            f"tool.flwr.app.components = {reference!r}: is a {type(component).__name__}, "
+            f"expected a {kind.__name__}"
+        )
+    return component
+
+
+def run_app(
+    app: FlowerApp,
+    make_grid: Callable[[Callable[[], ClientApp]], RayGrid],
+    session: Session,
+    *,
+    checkpoint_every: int,
+) -> dict[str, Any]:
+    """Run a Flower app on a grid, with the run kept in ``session``.
+
+    Its strategy's ``start`` becomes our round loop; a strategy that overrides ``start``, or an app
+    that talks to the grid itself, runs as it is written.
+
+    Returns
+    -------
+    dict
+        The result, as in ``result.json``.
+    """
+    client_app = partial(load_component, app.directory, app.client_app, ClientApp)
+    with make_grid(client_app) as grid:
+        server_app = load_component(app.directory, app.server_app, ServerApp)
+        starts = _Starts(app, grid, session, checkpoint_every)
+        with flower.route_start_to(starts.start):
+            server_app(grid, flower.server_context(app.run_config))
+        return session.finish(starts.final)
+
+
+class _Starts:
+    """The app's calls of ``Strategy.start``, and what it exchanges outside of them."""
+
+    def __init__(
+        self, app: FlowerApp, grid: RayGrid, session: Session, checkpoint_every: int
+    ) -> None:
+        self.final = ArrayRecord()
+        self._app = app
+        self._session = session
+        self._checkpoint_every = checkpoint_every
+        self._count = 0
+        self._clock = time.perf_counter()
+        grid.on_outcomes = self._record_exchange
+        self._grid = grid
+
+    def start(
+        self,
+        strategy: Strategy,
+        grid: RayGrid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFunction | None = None,
+    ) -> Result:
+        """Do as ``Strategy.start`` does, in our round loop."""
+        self._count += 1
+        options = self._session.options(
+            name=self._app.name, checkpoint_every=self._checkpoint_every
+        )
+        if self._count > 1:
+            options.checkpoints = self._session.checkpoints.nested(f"start-{self._count}")
+        configs = train_config, evaluate_config, evaluate_fn
+        result = run_rounds(
+            strategy, grid, initial_arrays, num_rounds, timeout, *configs, options=options
+        )
+        self.final = result.arrays
+        return result
+
+    def _record_exchange(self, kind: str, server_round: int, outcomes: list[Outcome]) -> None:
+        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
+        self._session.record(
+            round_record(
+                server_round,
+                server_round,
+                seconds,
+                [(kind, outcomes)],
+                self._grid.bytes_down,
+                lambda partition: None,
+            )
+        )

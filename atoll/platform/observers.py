@@ -1,0 +1,102 @@
+"""What is told of a run as it goes: the ledger, the terminal, TensorBoard, a user's callback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+MetricValues = Mapping[str, "float | list[float]"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known when the rounds begin.
+
+    Attributes
+    ----------
+    name : str
+        The run's name.
+    directory : Path
+        The run directory.
+    num_rounds : int
+        The last round.
+    first_round : int
+        The round that comes first: 1, or later in a resumed run.
+    workers : int
+        Worker processes.
+    clients : int
+        Registered nodes.
+    parameters : int
+        Scalars in the model.
+    strategy : str
+        The strategy's class.
+    notes : Sequence[str]
+        What the engine decided, a line each.
+    """
+
+    name: str
+    directory: Path
+    num_rounds: int
+    first_round: int
+    workers: int
+    clients: int
+    parameters: int
+    strategy: str
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A round's end.
+
+    Attributes
+    ----------
+    server_round, num_rounds : int
+        Which round of how many.
+    seconds : float
+        How long it took, evaluation included.
+    cohort : int
+        Clients asked to train.
+    replies : int
+        Clients whose training reply was used.
+    errors : int
+        Clients that failed, in any phase.
+    examples : int
+        Examples trained on.
+    train_metrics, evaluate_metrics, server_metrics : Mapping
+        Aggregated metrics of training, of the clients' evaluation and of the server's.
+    bytes_down, bytes_up : int
+        Bytes of arrays sent to and by clients.
+    clients : dict[str, list]
+        Columns with a row per client: round, phase, node_id, partition, domain, examples, loss,
+        accuracy, seconds, worker, status, reason.
+    """
+
+    server_round: int
+    num_rounds: int
+    seconds: float
+    cohort: int
+    replies: int
+    errors: int
+    examples: int
+    train_metrics: MetricValues = field(default_factory=dict)
+    evaluate_metrics: MetricValues = field(default_factory=dict)
+    server_metrics: MetricValues = field(default_factory=dict)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    clients: dict[str, list[Any]] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Is told of a run."""
+
+    def on_start(self, run: RunInfo) -> None:
+        """The rounds begin."""
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round has ended."""
+
+    def on_end(self, result: Mapping[str, Any]) -> None:
+        """The run has ended."""

@@ -1,0 +1,96 @@
+"""The ledger's rows, made from what became of the clients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from atoll.platform.exchange import Metrics, Outcome
+from atoll.platform.observers import RoundRecord
+
+
+def round_record(
+    server_round: int,
+    num_rounds: int,
+    seconds: float,
+    exchanges: Sequence[tuple[str, list[Outcome]]],
+    bytes_down: int,
+    domain_of: Callable[[int], str | None],
+    *,
+    train: MetricRecord | None = None,
+    evaluate: MetricRecord | None = None,
+    server: MetricRecord | None = None,
+) -> RoundRecord:
+    """Return a round's record.
+
+    Parameters
+    ----------
+    exchanges : Sequence[tuple[str, list[Outcome]]]
+        The round's exchanges: message type, and what became of each client.
+    bytes_down : int
+        Bytes of arrays that went out, counted once a client.
+    domain_of : Callable[[int], str | None]
+        The domain of a partition.
+    train, evaluate, server : MetricRecord or None
+        The round's aggregated metrics.
+    """
+    trained = [o for kind, some in exchanges if kind.startswith("train") for o in some]
+    everyone = [o for _, some in exchanges for o in some]
+    return RoundRecord(
+        server_round=server_round,
+        num_rounds=num_rounds,
+        seconds=seconds,
+        cohort=len(trained),
+        replies=sum(o.status == "ok" for o in trained),
+        errors=sum(o.status == "error" for o in everyone),
+        examples=sum(_examples(o.metrics) or 0 for o in trained),
+        train_metrics=_plain(train),
+        evaluate_metrics=_plain(evaluate),
+        server_metrics=_plain(server),
+        bytes_down=bytes_down,
+        bytes_up=sum(o.bytes_up for o in everyone),
+        clients=_client_columns(server_round, exchanges, domain_of),
+    )
+
+
+def _client_columns(
+    server_round: int,
+    exchanges: Sequence[tuple[str, list[Outcome]]],
+    domain_of: Callable[[int], str | None],
+) -> dict[str, list[Any]]:
+    rows = [(kind, outcome) for kind, some in exchanges for outcome in some]
+    return {
+        "round": [server_round] * len(rows),
+        "phase": [kind for kind, _ in rows],
+        "node_id": [o.node_id for _, o in rows],
+        "partition": [o.node_id - 1 for _, o in rows],
+        "domain": [domain_of(o.node_id - 1) for _, o in rows],
+        "examples": [_examples(o.metrics) for _, o in rows],
+        "loss": [_named(o.metrics, "loss") for _, o in rows],
+        "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
+        "seconds": [o.seconds for _, o in rows],
+        "worker": [o.worker or None for _, o in rows],
+        "status": [o.status for _, o in rows],
+        "reason": [o.reason for _, o in rows],
+    }
+
+
+def _examples(metrics: Metrics | None) -> int | None:
+    value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _named(metrics: Metrics | None, *names: str) -> float | None:
+    """Return the metric called one of ``names``, alone or with a prefix ("train_loss")."""
+    for key, value in (metrics or {}).items():
+        last = key.replace("-", "_").rpartition("_")[2].lower()
+        if last in names and isinstance(value, int | float):
+            return float(value)
+    return None
+
+
+def _plain(record: MetricRecord | None) -> dict[str, float | list[float]]:
+    return {} if record is None else dict(record.items())  # type: ignore[arg-type]

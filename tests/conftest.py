@@ -1,0 +1,20 @@
+import os
+from collections.abc import Iterator
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_DEDUP_LOGS"] = "0"
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A real Ray that Atoll did not start, with room for six workers."""
+    import ray
+
+    ray.init(num_cpus=6, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    assert ray.is_initialized(), "a test shut down a Ray that it did not start"
+    ray.shutdown()
