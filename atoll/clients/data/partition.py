@@ -1,0 +1,253 @@
+"""Which client has which examples: flwr-datasets' partitioners, run once and kept.
+
+The partitioners see labels, domains and groups, never images. Their result is two arrays on disk
+that every worker maps, so a second start needs neither the partitioner nor its library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.store import ImageDataset, Split
+from atoll.clients.settings import DataSettings
+from atoll.errors import DataUnavailableError, InvalidExperimentError
+from atoll.randomness import derive_seed
+from atoll.registry import Registry, closest
+
+PARTITIONERS: Registry[str] = Registry(
+    "partitioner",
+    {
+        "iid": "IidPartitioner",
+        "dirichlet": "DirichletPartitioner",
+        "inner-dirichlet": "InnerDirichletPartitioner",
+        "distribution": "DistributionPartitioner",
+        "pathological": "PathologicalPartitioner",
+        "shard": "ShardPartitioner",
+        "natural-id": "NaturalIdPartitioner",
+        "grouped-natural-id": "GroupedNaturalIdPartitioner",
+        "continuous": "ContinuousPartitioner",
+        "linear": "LinearPartitioner",
+        "square": "SquarePartitioner",
+        "exponential": "ExponentialPartitioner",
+        "size": "SizePartitioner",
+    },
+)
+# Bump to forget partitions that older code has cached.
+FORMAT = 1
+
+
+class Partition:
+    """The examples of every client, as memory-mapped arrays.
+
+    Parameters
+    ----------
+    directory : Path
+        The folder that :func:`partition_dataset` wrote.
+
+    Attributes
+    ----------
+    sizes : NDArray[int64]
+        Examples per client.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        try:
+            self._offsets = np.load(self.directory / "offsets.npy", mmap_mode="r")
+            self._indices = np.load(self.directory / "indices.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DataUnavailableError(f"{directory}: is not a partition ({error})") from error
+        self.sizes: NDArray[np.int64] = np.diff(self._offsets)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def indices(self, client: int) -> NDArray[np.int64]:
+        """Return which training examples client ``client`` (from 0) has."""
+        return np.asarray(self._indices[self._offsets[client] : self._offsets[client + 1]])
+
+    def split(
+        self, client: int, test_fraction: float, seed: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return a client's examples for training and for its own test.
+
+        Parameters
+        ----------
+        client : int
+            The client, from 0.
+        test_fraction : float
+            The share of its examples held out, rounded; at least one stays for training.
+        seed : int
+            Decides which.
+        """
+        indices = self.indices(client)
+        held_out = min(round(test_fraction * len(indices)), max(len(indices) - 1, 0))
+        if held_out == 0:
+            return indices, indices[:0]
+        generator = np.random.default_rng(derive_seed(seed, "client test", client))
+        order = generator.permutation(len(indices))
+        return indices[np.sort(order[held_out:])], indices[np.sort(order[:held_out])]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Partition, (self.directory,)
+
+
+def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) -> Partition:
+    """Deal the training examples of ``dataset`` to clients.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+        The data set.
+    settings : DataSettings
+        ``[data]``: the number of clients, the partitioner and its arguments.
+    seed : int
+        The run's seed.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If there are more clients than examples, or the partitioner refuses its arguments.
+    """
+    available = min(settings.train_examples or len(dataset.train), len(dataset.train))
+    if settings.clients > available:
+        raise InvalidExperimentError(
+            f"data.clients = {settings.clients}: there are only {available} training examples in "
+            f"{dataset.name}; expected at most as many clients"
+        )
+    target = cache_root() / "partitions" / _key(dataset, settings, seed)
+    if not (target / "indices.npy").exists():
+        parts = _deal(dataset.train, settings, seed)
+        with appearing(target) as folder:
+            _write(folder, parts)
+    return Partition(target)
+
+
+def class_histogram(
+    labels: NDArray[np.int64], partition: Partition, classes: int
+) -> NDArray[np.int64]:
+    """Return how many examples of each class each client has: shape (clients, classes)."""
+    return np.stack(
+        [np.bincount(labels[partition.indices(c)], minlength=classes) for c in range(len(partition))]
+    )
+
+
+def _key(dataset: ImageDataset, settings: DataSettings, seed: int) -> str:
+    described = {
+        "format": FORMAT,
+        "dataset": dataset.fingerprint,
+        "seed": seed,
+        "clients": settings.clients,
+        "partition": settings.partition.model_dump(mode="json"),
+        "train_examples": settings.train_examples,
+        "examples_per_client": settings.examples_per_client,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _write(folder: Path, parts: Sequence[NDArray[np.int64]]) -> None:
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+    np.save(folder / "offsets.npy", offsets.astype(np.int64))
+    np.save(folder / "indices.npy", np.concatenate(parts).astype(np.int64))
+
+
+def _deal(split: Split, settings: DataSettings, seed: int) -> list[NDArray[np.int64]]:
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from datasets import Dataset
+
+    chosen = np.arange(len(split))
+    if settings.train_examples is not None and settings.train_examples < len(split):
+        generator = np.random.default_rng(derive_seed(seed, "train examples"))
+        chosen = np.sort(generator.choice(len(split), settings.train_examples, replace=False))
+    columns = {"index": chosen, "label": split.labels[chosen]}
+    if split.domains is not None:
+        columns["domain"] = split.domains[chosen]
+    if split.groups is not None:
+        columns["group"] = split.groups[chosen]
+    partitioner = _partitioner(settings, seed, columns)
+    partitioner.dataset = Dataset.from_dict(columns)
+    try:
+        count = partitioner.num_partitions
+        if count != settings.clients:
+            raise InvalidExperimentError(
+                f"data.clients = {settings.clients}: {settings.partition.name} makes {count} "
+                f"clients of this data set; expected data.clients = {count}"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = [partitioner.load_partition(client) for client in range(count)]
+    except InvalidExperimentError:
+        raise
+    except Exception as error:
+        raise InvalidExperimentError(
+            f"data.partition = {settings.partition.name!r} with data.clients = "
+            f"{settings.clients}: {error}"
+        ) from error
+    parts = [part.with_format("numpy")["index"][:].astype(np.int64) for part in loaded]
+    return _limit(parts, settings, seed)
+
+
+def _limit(
+    parts: list[NDArray[np.int64]], settings: DataSettings, seed: int
+) -> list[NDArray[np.int64]]:
+    wanted = settings.examples_per_client
+    if wanted is None:
+        return parts
+    limited = []
+    for client, part in enumerate(parts):
+        if len(part) < wanted:
+            raise InvalidExperimentError(
+                f"data.examples_per_client = {wanted}: client {client} has only {len(part)}"
+            )
+        generator = np.random.default_rng(derive_seed(seed, "examples per client", client))
+        limited.append(np.sort(generator.choice(part, wanted, replace=False)))
+    return limited
+
+
+def _partitioner(settings: DataSettings, seed: int, columns: dict[str, Any]) -> Any:
+    import flwr_datasets.partitioner as library
+
+    given = settings.partition
+    key = given.name.removesuffix("Partitioner") if given.name.endswith("Partitioner") else ""
+    by_class = {name.removesuffix("Partitioner"): name for name in PARTITIONERS.values()}
+    name = by_class.get(key) or PARTITIONERS.find(given.name, "data.partition.name")
+    kind = getattr(library, name)
+    accepted = inspect.signature(kind.__init__).parameters
+    for argument, value in given.arguments.items():
+        if argument not in accepted:
+            raise InvalidExperimentError(
+                f"data.partition.{argument} = {value!r}: {name} has no such argument; "
+                f"{closest(argument, [n for n in accepted if n != 'self'])}"
+            )
+    defaults = {
+        "num_partitions": settings.clients,
+        "partition_by": _partition_by(name, columns),
+        "seed": derive_seed(seed, "partition") % 2**32,
+    }
+    arguments = {k: v for k, v in defaults.items() if k in accepted} | given.arguments
+    for argument, parameter in accepted.items():
+        is_needed = parameter.default is parameter.empty and argument != "self"
+        if is_needed and argument not in arguments:
+            raise InvalidExperimentError(
+                f"data.partition.{argument} is not set; the partitioner {given.name!r} needs it"
+            )
+    try:
+        return kind(**arguments)
+    except Exception as error:
+        raise InvalidExperimentError(f"data.partition = {given.name!r}: {error}") from error
+
+
+def _partition_by(name: str, columns: dict[str, Any]) -> str:
+    natural = [column for column in ("domain", "group") if column in columns]
+    return natural[0] if "NaturalId" in name and natural else "label"

@@ -1,0 +1,172 @@
+"""Data sets at rest: Arrow files, memory-mapped, shared by all processes of a machine.
+
+A data set is decoded once into one Arrow IPC file a split. Opening it maps the file: images,
+labels and domains are NumPy views of the mapping, and pickling a data set sends its folder only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from atoll.errors import DataUnavailableError
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of a data set.
+
+    Attributes
+    ----------
+    images : NDArray[uint8]
+        Shape (n, height, width, channels), read-only.
+    labels : NDArray[int64]
+        Shape (n,), in 0 .. classes - 1.
+    domains : NDArray[int64] or None
+        Shape (n,), an index into the data set's ``domains``.
+    groups : NDArray[int64] or None
+        Shape (n,): examples of one group show the same thing and never lie on both sides of a
+        split.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    domains: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sha256(self) -> str:
+        """Return a hash of the contents."""
+        digest = hashlib.sha256(str(self.images.shape).encode())
+        for column in (self.images, self.labels, self.domains, self.groups):
+            if column is not None:
+                digest.update(np.ascontiguousarray(column))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A data set as its decoder returns it, before it is written to the cache."""
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    domains: tuple[str, ...] = ()
+
+
+class ImageDataset:
+    """A data set in the cache, memory-mapped.
+
+    Parameters
+    ----------
+    directory : Path
+        Its folder, as :func:`write_dataset` made it.
+
+    Attributes
+    ----------
+    name : str
+        The data set's name.
+    classes, domains : tuple[str, ...]
+        Names of the labels and of the domains (empty if it has none).
+    mean, std : tuple[float, ...]
+        Per channel, over the training images, in units of [0, 1].
+    train, test : Split
+        The examples.
+    fingerprint : str
+        A SHA-256 of the contents.
+
+    Raises
+    ------
+    DataUnavailableError
+        If the folder is not a data set.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        try:
+            about = json.loads((self.directory / "dataset.json").read_text())
+        except (OSError, ValueError) as error:
+            raise DataUnavailableError(f"{directory}: is not a data set ({error})") from error
+        self.name: str = about["name"]
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self.domains: tuple[str, ...] = tuple(about["domains"])
+        self.mean: tuple[float, ...] = tuple(about["mean"])
+        self.std: tuple[float, ...] = tuple(about["std"])
+        self.fingerprint: str = about["fingerprint"]
+        self._shape: tuple[int, int, int] = tuple(about["shape"])  # type: ignore[assignment]
+        self.train = _map_split(self.directory / "train.arrow", self._shape)
+        self.test = _map_split(self.directory / "test.arrow", self._shape)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images as a model sees them."""
+        height, width, channels = self._shape
+        return channels, height, width
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageDataset, (self.directory,)
+
+
+def write_dataset(name: str, decoded: Decoded, folder: Path) -> None:
+    """Write a decoded data set into ``folder``, for :class:`ImageDataset` to open."""
+    for split_name in SPLITS:
+        _write_split(folder / f"{split_name}.arrow", getattr(decoded, split_name))
+    scaled = decoded.train.images.reshape(-1, decoded.train.images.shape[-1])
+    about = {
+        "name": name,
+        "classes": decoded.classes,
+        "domains": decoded.domains,
+        "shape": decoded.train.images.shape[1:],
+        "mean": (scaled.mean(axis=0, dtype=np.float64) / 255).tolist(),
+        "std": (scaled.std(axis=0, dtype=np.float64) / 255).tolist(),
+        "fingerprint": fingerprint_of(decoded),
+    }
+    (folder / "dataset.json").write_text(json.dumps(about, indent=1))
+
+
+def fingerprint_of(decoded: Decoded) -> str:
+    """Return the SHA-256 by which a data set's contents are known, whatever they came from."""
+    parts = decoded.train.sha256() + decoded.test.sha256()
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _write_split(path: Path, split: Split) -> None:
+    images = np.ascontiguousarray(split.images)
+    size = int(np.prod(images.shape[1:]))
+    pixels = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(size), len(images), [None, pa.py_buffer(images)]
+    )
+    columns = {"image": pixels, "label": pa.array(split.labels)}
+    if split.domains is not None:
+        columns["domain"] = pa.array(split.domains)
+    if split.groups is not None:
+        columns["group"] = pa.array(split.groups)
+    batch = pa.record_batch(columns)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _map_split(path: Path, shape: tuple[int, int, int]) -> Split:
+    try:
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except (OSError, pa.ArrowException) as error:
+        raise DataUnavailableError(f"{path}: cannot be read ({error})") from error
+    pixels = np.frombuffer(batch.column("image").buffers()[1], np.uint8)
+    names = batch.schema.names
+    return Split(
+        images=pixels[: batch.num_rows * int(np.prod(shape))].reshape(-1, *shape),
+        labels=batch.column("label").to_numpy(),
+        domains=batch.column("domain").to_numpy() if "domain" in names else None,
+        groups=batch.column("group").to_numpy() if "group" in names else None,
+    )

@@ -1,0 +1,80 @@
+"""Small convolutional networks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def lenet(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return a network in the manner of LeNet-5 (LeCun et al., 1998), with ReLU and max pooling.
+
+    On 28x28 grey images it has the layers of LeNet-5 (61,706 parameters); images of 8x8 and more
+    will do.
+    """
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5, padding=0 if min(height, width) >= 28 else 2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(_lenet_features(height, width), 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, classes),
+    )
+
+
+def _lenet_features(height: int, width: int) -> int:
+    lost = 4 if min(height, width) >= 28 else 0
+    return 16 * ((height // 2 - lost) // 2) * ((width // 2 - lost) // 2)
+
+
+def small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return two convolutions and a linear layer: about 18,000 parameters on 28x28 grey images."""
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24 * (height // 4) * (width // 4), classes + 4),
+        nn.ReLU(),
+        nn.Linear(classes + 4, classes),
+    )
+
+
+def benchmark_cnn(
+    image_shape: tuple[int, int, int], classes: int, dropout: tuple[float, float] = (0.25, 0.5)
+) -> nn.Module:
+    """Return the CNN of the pfl-research benchmark: 1.63 M parameters on 32x32 colour images.
+
+    Two 3x3 convolutions without padding (32 and 64 channels), 2x2 max pooling, dropout, a layer
+    of 128 units, dropout, and the classes; Glorot-uniform weights, zero biases.
+    """
+    channels, height, width = image_shape
+    model = nn.Sequential(
+        nn.Conv2d(channels, 32, 3),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout[0]),
+        nn.Flatten(),
+        nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128),
+        nn.ReLU(),
+        nn.Dropout(dropout[1]),
+        nn.Linear(128, classes),
+    )
+    for module in model:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    return model

@@ -1,0 +1,79 @@
+"""Residual networks for small images (He et al., 2016), with GroupNorm or BatchNorm.
+
+GroupNorm (Wu and He, 2018) has no running statistics, so averaging clients' models averages all
+there is; it is the default.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+Norm = Literal["group", "batch"]
+
+
+def _norm(kind: Norm, channels: int) -> nn.Module:
+    if kind == "group":
+        return nn.GroupNorm(min(32, channels // 4), channels)
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    raise ValueError(f"norm = {kind!r}: expected 'group' or 'batch'")
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (1x1 where the shape changes)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            _norm(norm, outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            _norm(norm, outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), _norm(norm, outputs)
+            )
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        total: Tensor = self.body(x) + self.shortcut(x)
+        activated: Tensor = self.activation(total)
+        return activated
+
+
+def _resnet(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    widths: tuple[int, ...],
+    blocks: int,
+    norm: Norm,
+) -> nn.Module:
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_shape[0], widths[0], 3, 1, 1, bias=False),
+        _norm(norm, widths[0]),
+        nn.ReLU(),
+    ]
+    inputs = widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            layers.append(ResidualBlock(inputs, width, stride, norm))
+            inputs = width
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, *pooled, nn.Linear(inputs, classes))
+
+
+def resnet8(image_shape: tuple[int, int, int], classes: int, norm: Norm = "group") -> nn.Module:
+    """Return a ResNet-8: three stages of one block, 16 to 64 channels."""
+    return _resnet(image_shape, classes, (16, 32, 64), 1, norm)
+
+
+def resnet18(image_shape: tuple[int, int, int], classes: int, norm: Norm = "group") -> nn.Module:
+    """Return a ResNet-18 for small images: no max pooling, first convolution 3x3 (11.2 M)."""
+    return _resnet(image_shape, classes, (64, 128, 256, 512), 2, norm)
