@@ -1,0 +1,222 @@
+"""Our ClientApp: local training and evaluation on a partition of a real data set.
+
+It is a plain Flower ClientApp, so it runs on stock Flower too. What is costly to make (the mapped
+data, the model) is made once a process and kept from message to message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from atoll.clients.data.partition import Partition
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.evaluation import evaluate
+from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.models import build_model
+from atoll.clients.mods import find_mods
+from atoll.clients.schedules import learning_rate_at
+from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.training import train
+from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.randomness import derive_seed, seed_everything
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """What every client of a federation needs to know; small, and the same for all.
+
+    Attributes
+    ----------
+    dataset, partition : Path
+        Folders of the data set and of its partition, readable where clients run.
+    model, client : ModelSettings, ClientSettings
+        ``[model]`` and ``[client]``.
+    num_rounds : int
+        For learning-rate schedules.
+    seed : int
+        The run's seed.
+    client_test_fraction : float
+        The share of a client's examples that it evaluates on.
+    device : str
+        "cpu" or "cuda".
+    """
+
+    dataset: Path
+    partition: Path
+    model: ModelSettings
+    client: ClientSettings
+    num_rounds: int
+    seed: int
+    client_test_fraction: float = 0.0
+    device: str = "cpu"
+
+
+class FederatedClientApp(ClientApp):
+    """A ClientApp whose clients can also train together, as one batch.
+
+    Parameters
+    ----------
+    spec : ClientSpec
+        The federation.
+    """
+
+    def __init__(self, spec: ClientSpec) -> None:
+        mods = find_mods(spec.client.mods)
+        super().__init__(mods=mods)
+        self._has_mods = bool(mods)
+        self._clients = _Clients(spec)
+        self.train()(self._clients.train)
+        self.evaluate()(self._clients.evaluate)
+
+    def can_vectorize(self) -> str | None:
+        """Return None if clients can train together, or why they cannot."""
+        if self._has_mods:
+            return "client.mods see one client at a time"
+        return self._clients.obstacle
+
+    def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
+        """Answer the training messages of several clients at once, in their order.
+
+        The answers equal those of one client after another to rounding (within 1e-5 in float32),
+        dropout aside.
+        """
+        return self._clients.train_together(messages, contexts)
+
+
+def make_client_app(spec: ClientSpec) -> FederatedClientApp:
+    """Return the ClientApp of a federation."""
+    return FederatedClientApp(spec)
+
+
+class _Clients:
+    """The process's clients: one mapped data set, one model, used by each in turn."""
+
+    def __init__(self, spec: ClientSpec) -> None:
+        self._spec = spec
+
+    @cached_property
+    def _dataset(self) -> ImageDataset:
+        return ImageDataset(self._spec.dataset)
+
+    @cached_property
+    def _partition(self) -> Partition:
+        return Partition(self._spec.partition)
+
+    @cached_property
+    def _model(self) -> torch.nn.Module:
+        dataset = self._dataset
+        model = build_model(self._spec.model, dataset.image_shape, len(dataset.classes), 0)
+        return model.to(self._spec.device)
+
+    @cached_property
+    def _arrays(self) -> ModelArrays:
+        return ModelArrays(self._model)
+
+    @cached_property
+    def _vectorized(self) -> VectorizedTrainer:
+        return VectorizedTrainer(self._model, self._spec.client)
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        return obstacle_to_vectorizing(self._model, self._dataset.image_shape)
+
+    def _examples(self, partition: int) -> tuple[Tensor, Tensor]:
+        spec = self._spec
+        chosen, _ = self._partition.split(partition, spec.client_test_fraction, spec.seed)
+        split = self._dataset.train
+        images = to_tensor(split.images[chosen], self._dataset.mean, self._dataset.std)
+        labels = torch.from_numpy(split.labels[chosen])
+        return images.to(spec.device), labels.to(spec.device)
+
+    def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
+        return derive_seed(self._spec.seed, _round(config), phase, partition)
+
+    def _learning_rate(self, config: ConfigRecord) -> float:
+        given = config.get("learning-rate")
+        if given is not None:
+            return float(given)  # type: ignore[arg-type]
+        return learning_rate_at(self._spec.client, _round(config), self._spec.num_rounds)
+
+    def train(self, message: Message, context: Context) -> Message:
+        """Answer a training message."""
+        config = _config(message)
+        partition = _partition_id(context)
+        seed = self._seed(config, "train", partition)
+        # Dropout draws from the global generator; stock Flower does not seed it for us.
+        seed_everything(seed)
+        self._arrays.load(message.content["arrays"])
+        images, labels = self._examples(partition)
+        result = train(
+            self._model,
+            images,
+            labels,
+            self._spec.client,
+            learning_rate=self._learning_rate(config),
+            generator=torch.Generator().manual_seed(seed),
+            proximal_mu=_proximal_mu(config),
+        )
+        metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss})
+        content = RecordDict({"arrays": self._arrays.read(), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    def evaluate(self, message: Message, context: Context) -> Message:
+        """Answer an evaluation message: on the client's held-out examples, or on all it has."""
+        partition = _partition_id(context)
+        self._arrays.load(message.content["arrays"])
+        spec = self._spec
+        train_part, test_part = self._partition.split(
+            partition, spec.client_test_fraction, spec.seed
+        )
+        chosen = test_part if len(test_part) else train_part
+        done = evaluate(self._model, self._dataset, self._dataset.train, chosen, spec.device)
+        metrics = MetricRecord(
+            {"num-examples": done.examples, "loss": done.loss, "accuracy": done.accuracy}
+        )
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
+        """Answer several training messages at once."""
+        config = _config(messages[0])
+        partitions = [_partition_id(context) for context in contexts]
+        seeds = [self._seed(config, "train", partition) for partition in partitions]
+        seed_everything(seeds[0])
+        self._arrays.load(messages[0].content["arrays"])
+        examples = [self._examples(partition) for partition in partitions]
+        results = self._vectorized.train(
+            examples,
+            learning_rate=self._learning_rate(config),
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            proximal_mu=_proximal_mu(config),
+        )
+        answers = []
+        for message, (arrays, result) in zip(messages, results, strict=True):
+            metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss})
+            content = RecordDict({"arrays": arrays, "metrics": metrics})
+            answers.append(Message(content, reply_to=message))
+        return answers
+
+
+def _config(message: Message) -> ConfigRecord:
+    config = message.content.get("config")
+    return config if isinstance(config, ConfigRecord) else ConfigRecord()
+
+
+def _round(config: ConfigRecord) -> int:
+    return int(config.get("server-round", 1))  # type: ignore[arg-type]
+
+
+def _proximal_mu(config: ConfigRecord) -> float | None:
+    given = config.get("proximal-mu")
+    return None if given is None else float(given)  # type: ignore[arg-type]
+
+
+def _partition_id(context: Context) -> int:
+    return int(context.node_config["partition-id"])

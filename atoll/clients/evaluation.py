@@ -1,0 +1,92 @@
+"""Evaluation as counts that add up, so that parts can be evaluated anywhere and summed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from atoll.clients.data.store import ImageDataset, Split
+from atoll.clients.data.tensors import to_tensor
+
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on some examples.
+
+    Attributes
+    ----------
+    correct, counts : NDArray[int64]
+        Per class: examples classified rightly, and examples.
+    loss_sum : float
+        The sum of the cross-entropy over the examples.
+    """
+
+    correct: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    loss_sum: float
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        return Evaluation(
+            self.correct + other.correct,
+            self.counts + other.counts,
+            self.loss_sum + other.loss_sum,
+        )
+
+    @property
+    def examples(self) -> int:
+        """How many examples there were."""
+        return int(self.counts.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of examples classified rightly."""
+        return float(self.correct.sum() / max(1, self.examples))
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy."""
+        return self.loss_sum / max(1, self.examples)
+
+    @property
+    def per_class_accuracy(self) -> list[float]:
+        """The accuracy on each class; 0 for a class without examples."""
+        shares = self.correct / np.maximum(1, self.counts)
+        return [float(share) for share in shares]
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: ImageDataset,
+    split: Split,
+    indices: NDArray[np.int64],
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Evaluate ``model`` on the examples ``indices`` of ``split``.
+
+    Returns
+    -------
+    Evaluation
+        Summed over batches of 512, in order.
+    """
+    model.eval()
+    classes = len(dataset.classes)
+    correct, counts = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    loss_sum = 0.0
+    with torch.no_grad():
+        for start in range(0, len(indices), BATCH):
+            chosen = indices[start : start + BATCH]
+            images = to_tensor(split.images[chosen], dataset.mean, dataset.std).to(device)
+            labels = torch.from_numpy(split.labels[chosen])
+            logits = model(images).cpu()
+            is_right = (logits.argmax(1) == labels).numpy()
+            counts += np.bincount(labels.numpy(), minlength=classes)
+            correct += np.bincount(labels.numpy()[is_right], minlength=classes)
+            loss_sum += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+    return Evaluation(correct, counts, loss_sum)

@@ -1,0 +1,56 @@
+"""A model's tensors as Flower arrays, without a copy too many."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from torch import nn
+
+from atoll.clients.arrays import to_array, view
+
+
+class ModelArrays:
+    """A long-lived model's parameters and buffers as Flower arrays, in and out.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its tensors are written in place and must stay the same objects; the names are those of
+        ``state_dict()``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tensors = {key: value.detach() for key, value in model.state_dict().items()}
+        self._on_cpu = all(value.device.type == "cpu" for value in self._tensors.values())
+        # NumPy's copyto on a view costs a fraction of Tensor.copy_, and there is one a client.
+        self._views = {key: v.numpy() for key, v in self._tensors.items()} if self._on_cpu else {}
+
+    def load(self, record: ArrayRecord) -> None:
+        """Copy the arrays of ``record`` into the model.
+
+        Raises
+        ------
+        ValueError
+            If keys or shapes differ.
+        """
+        if record.keys() != self._tensors.keys():
+            missing = sorted(self._tensors.keys() ^ record.keys())
+            raise ValueError(f"the arrays do not fit the model: {missing[:4]} are in one of both")
+        for key, array in record.items():
+            values = view(array)
+            if values.shape != tuple(self._tensors[key].shape):
+                raise ValueError(
+                    f"the array {key!r} has shape {values.shape}, the model expects "
+                    f"{tuple(self._tensors[key].shape)}"
+                )
+            if self._on_cpu:
+                np.copyto(self._views[key], values, casting="unsafe")
+            else:
+                self._tensors[key].copy_(torch.from_numpy(np.array(values)))
+
+    def read(self) -> ArrayRecord:
+        """Return the model's tensors."""
+        if self._on_cpu:
+            return ArrayRecord({key: to_array(values) for key, values in self._views.items()})
+        return ArrayRecord({k: to_array(v.cpu().numpy()) for k, v in self._tensors.items()})

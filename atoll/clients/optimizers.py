@@ -1,0 +1,85 @@
+"""SGD and Adam on lists of tensors, with the semantics of ``torch.optim``.
+
+A client's optimiser lives for a handful of steps, so constructing one from ``torch.optim`` would
+cost as much as a step. These have no parameter groups, hooks or profiling, and work on stacked
+parameters of many clients just as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from atoll.clients.settings import ClientSettings
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+
+
+class LocalOptimizer(Protocol):
+    """Updates parameters in place."""
+
+    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Take one step; ``gradients`` may be overwritten."""
+
+
+class SGD:
+    """As ``torch.optim.SGD(lr, momentum, weight_decay=...)``."""
+
+    def __init__(self, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        self._learning_rate = learning_rate
+        self._momentum = momentum
+        self._weight_decay = weight_decay
+        self._buffers: list[Tensor] | None = None
+
+    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Take one step."""
+        gradients = list(gradients)
+        if self._weight_decay:
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=self._weight_decay))
+        if self._momentum:
+            if self._buffers is None:
+                self._buffers = [gradient.clone() for gradient in gradients]
+            else:
+                torch._foreach_mul_(self._buffers, self._momentum)
+                torch._foreach_add_(self._buffers, gradients)
+            gradients = self._buffers
+        torch._foreach_add_(parameters, gradients, alpha=-self._learning_rate)
+
+
+class Adam:
+    """As ``torch.optim.Adam(lr, weight_decay=...)`` with its default betas and epsilon."""
+
+    def __init__(self, learning_rate: float, weight_decay: float) -> None:
+        self._learning_rate = learning_rate
+        self._weight_decay = weight_decay
+        self._steps = 0
+        self._first: list[Tensor] = []
+        self._second: list[Tensor] = []
+
+    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Take one step."""
+        gradients = list(gradients)
+        if self._weight_decay:
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=self._weight_decay))
+        if not self._first:
+            self._first = [torch.zeros_like(parameter) for parameter in parameters]
+            self._second = [torch.zeros_like(parameter) for parameter in parameters]
+        self._steps += 1
+        torch._foreach_lerp_(self._first, gradients, 1 - BETA_1)
+        torch._foreach_mul_(self._second, BETA_2)
+        torch._foreach_addcmul_(self._second, gradients, gradients, 1 - BETA_2)
+        deviations = torch._foreach_sqrt(self._second)
+        torch._foreach_div_(deviations, (1 - BETA_2**self._steps) ** 0.5)
+        torch._foreach_add_(deviations, EPSILON)
+        step_size = self._learning_rate / (1 - BETA_1**self._steps)
+        torch._foreach_addcdiv_(parameters, self._first, deviations, -step_size)
+
+
+def local_optimizer(settings: ClientSettings, learning_rate: float) -> LocalOptimizer:
+    """Return a client's optimiser, with no state yet."""
+    if settings.optimizer == "adam":
+        return Adam(learning_rate, settings.weight_decay)
+    return SGD(learning_rate, settings.momentum, settings.weight_decay)
