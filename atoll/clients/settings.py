@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# TOML has neither paths nor tuples: these are made from strings and arrays.
+FilePath = Annotated[Path, Field(strict=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
     """A section of an experiment file: frozen, and strict about keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PartitionSettings(Section):
@@ -28,7 +29,7 @@ class PartitionSettings(Section):
     (``alpha``, ``min_partition_size``, ``num_shards_per_partition``, ...).
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: str = "iid"
 
@@ -42,7 +43,7 @@ class DataSettings(Section):
     """``[data]``: which data set, and how it is spread over clients."""
 
     dataset: str = "mnist"
-    path: Path | None = None
+    path: FilePath | None = None
     clients: PositiveInt = 100
     partition: PartitionSettings = PartitionSettings()
     train_examples: PositiveInt | None = None
@@ -54,7 +55,7 @@ class DataSettings(Section):
 class ModelSettings(Section):
     """``[model]``: a registered model or ``module:callable``; other keys are its arguments."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: str = "lenet"
 
@@ -89,4 +90,4 @@ class ClientSettings(Section):
     gradient_clip: Annotated[float, Field(gt=0.0)] | None = None
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[float, Field(gt=0.0)] | None = None
-    mods: tuple[str, ...] = ()
+    mods: Annotated[tuple[str, ...], Field(strict=False)] = ()

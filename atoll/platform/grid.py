@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import ray
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -80,6 +80,8 @@ class RayGrid(Grid):
         chunk both ways.
     address : str, optional
         The Ray cluster; by default the one at hand, or one started here.
+    cluster : Cluster, optional
+        A connection that is there already; whoever made it closes it.
 
     Raises
     ------
@@ -106,6 +108,7 @@ class RayGrid(Grid):
         check_replies: bool | Literal["auto"] = "auto",
         vectorize: bool | Literal["auto"] = False,
         address: str | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         if num_nodes < 1:
             raise InvalidExperimentError(f"the number of nodes is {num_nodes}; expected at least 1")
@@ -128,16 +131,19 @@ class RayGrid(Grid):
         self._chunk_seconds: dict[str, float] = {}
         self._exchanges = 0
         self._mailbox = _Mailbox(self)
-        self._cluster = Cluster(address)
+        self._own_cluster = Cluster(address) if cluster is None else None
+        cluster = cluster or self._own_cluster
+        assert cluster is not None
         try:
-            allocation = self._cluster.allocate(workers, cpus_per_worker, gpus_per_worker)
+            allocation = cluster.allocate(workers, cpus_per_worker, gpus_per_worker)
             self.workers = allocation.workers
             setup = worker_setup(
                 client_app, run_config or {}, threads_per_worker, gpu=gpus_per_worker > 0
             )
             self.pool = WorkerPool(setup, self.workers, allocation.cpus, allocation.gpus)
         except BaseException:
-            self._cluster.close()
+            if self._own_cluster is not None:
+                self._own_cluster.close()
             raise
 
     # --- Flower's Grid -------------------------------------------------------------------------
@@ -234,7 +240,8 @@ class RayGrid(Grid):
         """Stop the workers, and Ray if it was started here."""
         self._mailbox.close()
         self.pool.close()
-        self._cluster.close()
+        if self._own_cluster is not None:
+            self._own_cluster.close()
 
     def __enter__(self) -> RayGrid:
         return self
@@ -516,7 +523,3 @@ class _Mailbox:
         reply.metadata.__dict__["_reply_to_message_id"] = name
         self._replies[name] = reply
 
-
-def record_of(arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
-    """Return a content in the usual form: "arrays" and "config"."""
-    return RecordDict({"arrays": arrays, "config": config})

@@ -1,0 +1,32 @@
+"""Atoll: a laboratory for federated learning on Ray and Flower."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atoll.platform.experiment import Experiment as Experiment
+    from atoll.platform.experiment import load_experiment as load_experiment
+    from atoll.platform.federation import RunResult as RunResult
+    from atoll.platform.federation import resume as resume
+    from atoll.platform.federation import run as run
+
+__version__ = "0.1.0"
+__all__ = ["Experiment", "RunResult", "__version__", "load_experiment", "resume", "run"]
+
+_HOMES = {
+    "Experiment": "atoll.platform.experiment",
+    "load_experiment": "atoll.platform.experiment",
+    "RunResult": "atoll.platform.federation",
+    "resume": "atoll.platform.federation",
+    "run": "atoll.platform.federation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: ``import atoll`` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'atoll' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

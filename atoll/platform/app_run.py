@@ -1,0 +1,125 @@
+"""``atoll flower``: a Flower app's run, in a run directory like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from flwr.clientapp import ClientApp
+
+from atoll.errors import RunDirectoryError
+from atoll.platform.app_directory import FlowerApp, read_app, run_app
+from atoll.platform.experiment import read_toml
+from atoll.platform.grid import RayGrid
+from atoll.platform.ledger import CONFIG
+from atoll.platform.observers import Observer
+from atoll.platform.session import Session, new_run_directory, terminated_as_interrupt
+from atoll.randomness import derive_seed, seed_everything
+
+TABLE = "flower"
+CHECKPOINT_EVERY = 5
+KEEP_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class AppRun:
+    """How a Flower app is run; all that ``atoll resume`` needs.
+
+    Attributes
+    ----------
+    app_dir : str
+        The app's folder.
+    run_config : list[str]
+        Overrides, in Flower's syntax.
+    num_supernodes : int or None
+        Nodes; None is what the app says.
+    workers : int or "auto"
+        Worker processes.
+    seed : int
+        Seeds sampling and every client.
+    client_timeout : float or None
+        Seconds that one client may take.
+    gpus_per_worker : float
+        The share of a GPU that each worker takes.
+    """
+
+    app_dir: str
+    run_config: list[str] = field(default_factory=list)
+    num_supernodes: int | None = None
+    workers: int | Literal["auto"] = "auto"
+    seed: int = 0
+    client_timeout: float | None = None
+    gpus_per_worker: float = 0.0
+
+
+def run_flower_app(
+    settings: AppRun, *, out: Path | None, observers: Callable[[Path], list[Observer]]
+) -> dict[str, Any]:
+    """Run a Flower app in a new run directory and return its result.
+
+    Raises
+    ------
+    AtollError
+        If the folder is not a Flower app, or the run cannot be set up.
+    """
+    app = read_app(Path(settings.app_dir), settings.run_config)
+    directory = new_run_directory(out, Path("runs"), app.name)
+    config = {TABLE: {k: v for k, v in asdict(settings).items() if v is not None}}
+    return _run(settings, app, directory, config, observers)
+
+
+def is_app_run(directory: Path) -> bool:
+    """Tell whether a run directory is a Flower app's."""
+    return TABLE in read_toml(directory / CONFIG)
+
+
+def resume_app(
+    directory: Path, *, workers: int | None, observers: Callable[[Path], list[Observer]]
+) -> dict[str, Any]:
+    """Go on with a Flower app's interrupted run.
+
+    Raises
+    ------
+    RunDirectoryError
+        If its configuration cannot be understood.
+    """
+    try:
+        settings = AppRun(**read_toml(directory / CONFIG)[TABLE])
+    except (TypeError, KeyError) as error:
+        raise RunDirectoryError(f"{directory / CONFIG}: is not a Flower app's ({error})") from error
+    if workers is not None:
+        settings = AppRun(**{**asdict(settings), "workers": workers})
+    app = read_app(Path(settings.app_dir), settings.run_config)
+    return _run(settings, app, directory, None, observers)
+
+
+def _run(
+    settings: AppRun,
+    app: FlowerApp,
+    directory: Path,
+    config: dict[str, Any] | None,
+    observers: Callable[[Path], list[Observer]],
+) -> dict[str, Any]:
+    session = Session(
+        directory, config, keep_checkpoints=KEEP_CHECKPOINTS, observers=observers
+    )
+    seed_everything(derive_seed(settings.seed, "server"))
+    with session, terminated_as_interrupt():
+        return run_app(
+            app, partial(_grid, settings, app), session, checkpoint_every=CHECKPOINT_EVERY
+        )
+
+
+def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp]) -> RayGrid:
+    return RayGrid(
+        client_app,
+        settings.num_supernodes or app.num_supernodes,
+        seed=settings.seed,
+        workers=settings.workers,
+        gpus_per_worker=settings.gpus_per_worker,
+        run_config=app.run_config,
+        client_timeout=settings.client_timeout,
+    )

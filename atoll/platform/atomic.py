@@ -1,0 +1,46 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import RunDirectoryError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; it replaces ``path`` when the block ends well.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it cannot be written (a full disk, say); ``path`` stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        kept = "; what was there before is kept" if path.exists() else ""
+        raise RunDirectoryError(f"{path}: cannot be written ({error.strerror}){kept}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, as a whole."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, as a whole."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

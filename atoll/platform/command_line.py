@@ -1,0 +1,239 @@
+"""The command line: ``atoll run``, ``resume``, ``report``, ``list``, ``data get``, ``flower``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from atoll.errors import AtollError
+
+if TYPE_CHECKING:
+    from atoll.platform.observers import Observer
+
+application = typer.Typer(
+    name="atoll",
+    help="Federated learning on Ray and Flower: run, resume and report federations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_commands = typer.Typer(help="Data sets.", no_args_is_help=True)
+application.add_typer(data_commands, name="data")
+
+INTERRUPTED = 130
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override section.key=value; may be repeated."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes; by default what the cluster holds.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option(help="The run directory; by default a new one below run.out.")
+]
+
+
+@contextmanager
+def _clear_errors(directory: Callable[[], Path | None] = lambda: None) -> Iterator[None]:
+    """Print a user's errors as lines, without a traceback, and exit with their code."""
+    try:
+        yield
+    except AtollError as error:
+        for line in str(error).splitlines():
+            errors.print(f"[bold red]error:[/bold red] {_escaped(line)}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        where = directory()
+        if where is not None and (where / "checkpoints").is_dir():
+            errors.print(f"interrupted; go on with: atoll resume {where}")
+        else:
+            errors.print("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _log_to_terminal(level: str) -> None:
+    handler = RichHandler(console=errors, show_path=False, show_time=False, markup=False)
+    logger = logging.getLogger("atoll")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level.upper())
+
+
+def _observers(progress: bool, directories: list[Path]) -> Callable[[Path], list[Observer]]:
+    def make(directory: Path) -> list[Observer]:
+        from atoll.platform.progress import ConsoleProgress
+
+        directories.append(directory)
+        return [ConsoleProgress(console, live=progress)]
+
+    return make
+
+
+@application.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="The experiment file (TOML).")],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: OutOption = None,
+) -> None:
+    """Run an experiment."""
+    directories: list[Path] = []
+    with _clear_errors(lambda: directories[0] if directories else None):
+        from atoll.platform.experiment import load_experiment
+        from atoll.platform.federation import run as run_experiment
+
+        settings = list(overrides or [])
+        if workers is not None:
+            settings.append(f"ray.workers={workers}")
+        experiment = load_experiment(file, settings)
+        _log_to_terminal(experiment.log.level)
+        _quiet_flower()
+        observers = _observers(experiment.log.progress, directories)
+        run_experiment(experiment, out=out, observers=observers)
+
+
+@application.command()
+def resume(
+    run_directory: Annotated[Path, typer.Argument(help="The directory of an interrupted run.")],
+    workers: WorkersOption = None,
+) -> None:
+    """Go on with an interrupted run, to the same end."""
+    with _clear_errors(lambda: run_directory):
+        from atoll.platform.app_run import is_app_run, resume_app
+        from atoll.platform.federation import resume as resume_run
+        from atoll.platform.ledger import check_run_directory
+
+        check_run_directory(run_directory)
+        _log_to_terminal("info")
+        observers = _observers(True, [])
+        if is_app_run(run_directory):
+            resume_app(run_directory, workers=workers, observers=observers)
+        else:
+            _quiet_flower()
+            resume_run(run_directory, workers=workers, observers=observers)
+
+
+@application.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="A run directory, finished or not.")],
+) -> None:
+    """Write a run's report again and show its main figures."""
+    with _clear_errors():
+        from atoll.platform.report import headline, write_report
+
+        path = write_report(run_directory)
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in headline(run_directory).items():
+            table.add_row(name, value)
+        table.add_row("report", str(path))
+        console.print(table)
+
+
+@application.command("list")
+def list_names(
+    kind: Annotated[
+        str, typer.Argument(help="datasets, models, partitioners, strategies or mods.")
+    ],
+) -> None:
+    """List the names that experiment files can use."""
+    with _clear_errors():
+        from atoll.platform.listing import describe
+
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, about in describe(kind):
+            table.add_row(name, about, style=None)
+        console.print(table)
+
+
+@data_commands.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    path: Annotated[
+        Path | None, typer.Option(help="A folder with its files, in place of a download.")
+    ] = None,
+) -> None:
+    """Fetch a data set into the cache and verify it."""
+    with _clear_errors():
+        from atoll.clients.data.catalog import load_dataset
+
+        _log_to_terminal("info")
+        dataset = load_dataset(name, path)
+        domains = f", domains {', '.join(dataset.domains)}" if dataset.domains else ""
+        console.print(
+            f"{dataset.name}: {len(dataset.train):,} + {len(dataset.test):,} images of "
+            f"{'x'.join(map(str, dataset.image_shape))}, {len(dataset.classes)} classes{domains}"
+        )
+        console.print(f"in {dataset.directory}")
+
+
+@application.command()
+def flower(
+    app_dir: Annotated[Path, typer.Argument(help="A Flower app (a folder with pyproject.toml).")],
+    run_config: Annotated[
+        list[str] | None,
+        typer.Option("--run-config", "-c", help="Overrides as 'flwr run' takes them."),
+    ] = None,
+    num_supernodes: Annotated[
+        int | None, typer.Option(min=1, help="Nodes; by default what the app says, or 10.")
+    ] = None,
+    workers: WorkersOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds sampling and every client.")] = 0,
+    out: OutOption = None,
+    client_timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds that one client may take.")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPU share a worker.")] = 0.0,
+) -> None:
+    """Run any Flower app on this engine, unmodified."""
+    directories: list[Path] = []
+    with _clear_errors(lambda: directories[0] if directories else None):
+        from atoll.platform.app_run import AppRun, run_flower_app
+
+        _log_to_terminal("info")
+        settings = AppRun(
+            app_dir=str(app_dir.resolve()),
+            run_config=list(run_config or []),
+            num_supernodes=num_supernodes,
+            workers=workers or "auto",
+            seed=seed,
+            client_timeout=client_timeout,
+            gpus_per_worker=gpus_per_worker,
+        )
+        run_flower_app(settings, out=out, observers=_observers(True, directories))
+
+
+def _quiet_flower() -> None:
+    """Our progress shows the rounds; Flower's own lines would say it all twice."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from atoll import __version__
+
+        console.print(f"atoll {__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Federated learning on Ray and Flower: run, resume and report federations."""

@@ -1,0 +1,234 @@
+"""Experiment files: TOML in, a validated :class:`Experiment` out, before anything starts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, Field, ValidationError
+
+from atoll.clients.settings import (
+    ClientSettings,
+    DataSettings,
+    FilePath,
+    ModelSettings,
+    PositiveInt,
+    Section,
+)
+from atoll.errors import InvalidExperimentError
+from atoll.platform.validation import describe_problems
+
+# Tables that a run directory's config.toml has beside the experiment.
+ADDED_TABLES = ("versions",)
+
+
+class EarlyStoppingSettings(Section):
+    """``[run.early_stopping]``: stop when a metric no longer improves, or is good enough."""
+
+    metric: str = "server_accuracy"
+    mode: Literal["max", "min"] = "max"
+    patience: PositiveInt | None = None
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    target: float | None = None
+
+
+class RunSettings(Section):
+    """``[run]``: the run as a whole."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "federation"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    rounds: PositiveInt = 10
+    round_timeout: Annotated[float, Field(gt=0.0)] | None = None
+    evaluate_every: PositiveInt = 1
+    checkpoint_every: PositiveInt = 5
+    keep_checkpoints: PositiveInt = 2
+    out: FilePath = Path("runs")
+    early_stopping: EarlyStoppingSettings | None = None
+
+
+class StrategySettings(Section):
+    """``[strategy]``: a Flower strategy by name; other keys are its keyword arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str = "FedAvg"
+    reduce: Literal["auto"] | bool = "auto"
+    check_replies: Literal["auto"] | bool = "auto"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The strategy's own keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class RaySettings(Section):
+    """``[ray]``: the cluster and the workers."""
+
+    address: str | None = None
+    workers: Literal["auto"] | PositiveInt = "auto"
+    cpus_per_worker: Annotated[float, Field(gt=0.0)] = 1.0
+    gpus_per_worker: Annotated[float, Field(ge=0.0)] = 0.0
+    threads_per_worker: PositiveInt = 1
+    chunk_size: Literal["auto"] | PositiveInt = "auto"
+
+
+class LogSettings(Section):
+    """``[log]``: what is shown and written beside the ledger."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    progress: bool = True
+    tensorboard: bool = False
+
+
+class Experiment(Section):
+    """An experiment: every key has a value, and the values fit together."""
+
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    client: ClientSettings = ClientSettings()
+    strategy: StrategySettings = StrategySettings()
+    ray: RaySettings = RaySettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any]) -> Experiment:
+        """Validate an experiment given as nested dicts.
+
+        Raises
+        ------
+        InvalidExperimentError
+            With a line per problem: the key, the value, and what was expected.
+        """
+        try:
+            experiment = cls.model_validate(dict(tables))
+        except ValidationError as error:
+            raise InvalidExperimentError(describe_problems(error, cls)) from None
+        problems = _impossible(experiment)
+        if problems:
+            raise InvalidExperimentError("\n".join(problems))
+        return experiment
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the experiment as TOML can hold it; keys that are not set are left out."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
+        return _without_none(dumped)
+
+    def to_toml(self) -> str:
+        """Return the experiment as TOML, every default spelled out."""
+        return tomli_w.dumps(self.to_dict())
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file.
+
+    Parameters
+    ----------
+    path : Path
+        A TOML file; a relative ``data.path`` in it is relative to the file.
+    overrides : Sequence[str]
+        ``section.key=value``, the value as in TOML or a bare word; they win over the file.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the file cannot be read or the experiment cannot be run.
+    """
+    tables = read_toml(path)
+    for name in ADDED_TABLES:
+        tables.pop(name, None)
+    data = tables.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
+    return Experiment.from_dict(with_overrides(tables, overrides))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file, or say in one line why it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidExperimentError(f"{path}: no such file; expected an experiment file") from error
+    except IsADirectoryError as error:
+        raise InvalidExperimentError(f"{path}: is a folder; expected an experiment file") from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InvalidExperimentError(f"{path}: is not readable TOML ({error})") from error
+    except RecursionError as error:
+        raise InvalidExperimentError(f"{path}: is nested too deeply") from error
+
+
+def with_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``tables`` with ``section.key=value`` settings put in.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If an override is not of that form.
+    """
+    changed = {name: dict(t) if isinstance(t, dict) else t for name, t in tables.items()}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if not separator or len(parts) < 2 or not all(parts):
+            raise InvalidExperimentError(
+                f"--set {override!r}: expected section.key=value, client.learning_rate=0.1 say"
+            )
+        table = changed
+        for depth, part in enumerate(parts[:-1]):
+            inner = table.get(part, {})
+            if not isinstance(inner, dict):
+                raise InvalidExperimentError(
+                    f"--set {override!r}: {'.'.join(parts[: depth + 1])} is not a section"
+                )
+            table[part] = dict(inner)
+            table = table[part]
+        table[parts[-1]] = _parse_value(text.strip())
+    return changed
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError, ValueError, RecursionError):
+        return text
+
+
+def _impossible(experiment: Experiment) -> list[str]:
+    """Return what cannot be, although each key is in order."""
+    problems = []
+    client, data, strategy = experiment.client, experiment.data, experiment.strategy
+    if client.epochs is not None and client.steps is not None:
+        problems.append(
+            f"client.steps = {client.steps}: client.epochs = {client.epochs} is set too; "
+            "expected one of the two"
+        )
+    for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+        value = strategy.arguments.get(key)
+        if isinstance(value, int) and value > data.clients:
+            problems.append(
+                f"strategy.{key} = {value}: there are only data.clients = {data.clients}; "
+                "expected at most as many"
+            )
+    for key in ("fraction_train", "fraction_evaluate"):
+        value = strategy.arguments.get(key)
+        if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
+            problems.append(f"strategy.{key} = {value}: expected a number from 0 to 1")
+    stopping = experiment.run.early_stopping
+    if stopping is not None and stopping.patience is None and stopping.target is None:
+        problems.append("run.early_stopping: expected patience or target to be set")
+    if data.dataset == "folder" and data.path is None:
+        problems.append(
+            "data.path is not set; expected a folder of images for data.dataset = 'folder'"
+        )
+    return problems
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,340 @@
+"""From an experiment to a run: data, clients, strategy and grid, put together and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atoll.errors import InvalidExperimentError
+from atoll.platform.atomic import write_json
+from atoll.platform.early_stopping import EarlyStopping
+from atoll.platform.experiment import Experiment, load_experiment
+from atoll.platform.ledger import CONFIG, check_run_directory
+from atoll.platform.observers import Observer, RoundRecord
+from atoll.platform.session import Session, new_run_directory, terminated_as_interrupt
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord
+    from flwr.serverapp.strategy import Strategy
+
+    from atoll.clients.app import ClientSpec
+    from atoll.clients.data.partition import Partition
+    from atoll.clients.data.store import ImageDataset
+    from atoll.platform.grid import RayGrid
+
+Observers = Callable[[Path], list[Observer]]
+Callback = Callable[[RoundRecord], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    directory : Path
+        The run directory.
+    arrays : ArrayRecord
+        The final global model.
+    metrics : dict
+        The last round's metrics, as in ``result.json``.
+    summary : dict
+        All of ``result.json``.
+    """
+
+    directory: Path
+    arrays: ArrayRecord
+    metrics: dict[str, Any]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts of a run that an experiment determines, without the cluster."""
+
+    dataset: ImageDataset
+    partition: Partition
+    spec: ClientSpec
+    strategy: Strategy
+    initial_arrays: ArrayRecord
+
+
+def prepare(experiment: Experiment) -> Federation:
+    """Make an experiment's data, model and strategy.
+
+    Raises
+    ------
+    AtollError
+        If the data cannot be had, or a name or an argument is wrong.
+    """
+    from atoll.clients.app import ClientSpec
+    from atoll.clients.data.catalog import load_dataset
+    from atoll.clients.data.partition import partition_dataset
+    from atoll.clients.model_arrays import ModelArrays
+    from atoll.clients.models import build_model
+    from atoll.clients.mods import find_mods
+    from atoll.randomness import derive_seed
+    from atoll.strategies import build_strategy
+
+    run, data = experiment.run, experiment.data
+    strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
+    find_mods(experiment.client.mods)
+    dataset = load_dataset(data.dataset, data.path)
+    partition = partition_dataset(dataset, data, run.seed)
+    model = build_model(
+        experiment.model,
+        dataset.image_shape,
+        len(dataset.classes),
+        derive_seed(run.seed, "initial parameters"),
+    )
+    spec = ClientSpec(
+        dataset=dataset.directory,
+        partition=partition.directory,
+        model=experiment.model,
+        client=experiment.client,
+        num_rounds=run.rounds,
+        seed=run.seed,
+        client_test_fraction=data.client_test_fraction,
+        device="cuda" if experiment.ray.gpus_per_worker > 0 else "cpu",
+    )
+    return Federation(dataset, partition, spec, strategy, ModelArrays(model).read())
+
+
+def run(
+    experiment: Experiment | Path | str,
+    *,
+    out: Path | None = None,
+    observers: Observers | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Run an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment or path
+        An experiment, or the path of its file.
+    out : Path, optional
+        The run directory; by default a new one below ``run.out``.
+    observers : callable, optional
+        Makes observers beside the ledger, given the run directory.
+    callbacks : Sequence
+        Called with every round's record.
+
+    Returns
+    -------
+    RunResult
+        The final model and metrics.
+
+    Raises
+    ------
+    AtollError
+        If the experiment cannot be run; before anything starts, where that can be known.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = load_experiment(Path(experiment))
+    check(experiment)
+    directory = new_run_directory(out, experiment.run.out, experiment.run.name)
+    return _run(experiment, directory, True, observers or _no_observers, callbacks)
+
+
+def resume(
+    directory: Path,
+    *,
+    workers: int | None = None,
+    observers: Observers | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Go on with an interrupted run, to the bits that it would have come to.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the folder is not a run directory, or no checkpoint in it is whole.
+    """
+    check_run_directory(directory)
+    overrides = [] if workers is None else [f"ray.workers={workers}"]
+    experiment = load_experiment(directory / CONFIG, overrides)
+    return _run(experiment, directory, False, observers or _no_observers, callbacks)
+
+
+def _no_observers(directory: Path) -> list[Observer]:
+    return []
+
+
+def _run(
+    experiment: Experiment,
+    directory: Path,
+    is_new: bool,
+    observers: Observers,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    settings = experiment.run
+    with _StartedCluster(experiment) as cluster:
+        federation = prepare(experiment)
+        session = Session(
+            directory,
+            experiment.to_dict() if is_new else None,
+            keep_checkpoints=settings.keep_checkpoints,
+            observers=partial(_all_observers, experiment, observers),
+        )
+        with session, cluster.grid(federation) as grid, terminated_as_interrupt():
+            _write_partition(directory, federation)
+            arrays = _run_rounds(experiment, federation, grid, session, callbacks)
+            summary = session.finish(arrays, vectorized=vars(grid.vectorization))
+    return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+class _StartedCluster:
+    """Ray starts while data and model are made ready: both take seconds."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+
+    def __enter__(self) -> _StartedCluster:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._executor = ThreadPoolExecutor(1)
+        self._cluster = self._executor.submit(self._connect)
+        return self
+
+    def _connect(self) -> Any:
+        from atoll.platform.cluster import Cluster
+
+        return Cluster(self._experiment.ray.address)
+
+    def grid(self, federation: Federation) -> RayGrid:
+        """Return the grid, on the cluster that was started."""
+        from atoll.clients.app import make_client_app
+        from atoll.platform.grid import RayGrid
+
+        experiment = self._experiment
+        ray_settings = experiment.ray
+        return RayGrid(
+            partial(make_client_app, federation.spec),
+            experiment.data.clients,
+            seed=experiment.run.seed,
+            workers=ray_settings.workers,
+            cpus_per_worker=ray_settings.cpus_per_worker,
+            gpus_per_worker=ray_settings.gpus_per_worker,
+            threads_per_worker=ray_settings.threads_per_worker,
+            chunk_size=ray_settings.chunk_size,
+            sizes=federation.partition.sizes.tolist(),
+            client_timeout=experiment.client.timeout,
+            check_replies=experiment.strategy.check_replies,
+            vectorize=experiment.client.vectorize,
+            cluster=self._cluster.result(),
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        self._executor.shutdown()
+        if self._cluster.exception() is None:
+            self._cluster.result().close()
+
+
+def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
+    observers = more(directory)
+    if experiment.log.tensorboard:
+        from atoll.platform.tensorboard import TensorBoardLog
+
+        observers.append(TensorBoardLog(directory))
+    return observers
+
+
+def _run_rounds(
+    experiment: Experiment,
+    federation: Federation,
+    grid: RayGrid,
+    session: Session,
+    callbacks: Sequence[Callback],
+) -> ArrayRecord:
+    from atoll.platform import flower
+    from atoll.platform.rounds import run_rounds
+    from atoll.platform.server_evaluation import ServerEvaluation
+    from atoll.randomness import derive_seed, seed_everything
+
+    settings, strategy = experiment.run, federation.strategy
+    stopping = settings.early_stopping
+    seed_everything(derive_seed(settings.seed, "server"))
+    evaluation = ServerEvaluation(
+        grid,
+        federation.dataset,
+        experiment.model,
+        experiment.data.test_examples,
+        federation.spec.device,
+    )
+    options = session.options(
+        name=settings.name,
+        checkpoint_every=settings.checkpoint_every,
+        evaluate_every=settings.evaluate_every,
+        callbacks=callbacks,
+        stopping=None if stopping is None else EarlyStopping(stopping),
+        reduce=experiment.strategy.reduce,
+        domain_of=_domain_of(federation),
+    )
+    for observer in options.observers:
+        if hasattr(observer, "on_clients"):
+            grid.on_progress = observer.on_clients
+    named = {
+        "grid": grid,
+        "initial_arrays": federation.initial_arrays,
+        "num_rounds": settings.rounds,
+        "timeout": settings.round_timeout,
+        "evaluate_fn": evaluation,
+    }
+    loop = partial(run_rounds, options=options)
+    if flower.overrides_start(strategy):
+        with flower.route_start_to(loop):
+            return strategy.start(**named).arrays
+    return loop(strategy, **named).arrays
+
+
+def _domain_of(federation: Federation) -> Callable[[int], str | None]:
+    """Return the domain of a partition, where all of its examples are of one domain."""
+    import numpy as np
+
+    dataset, partition = federation.dataset, federation.partition
+    if dataset.train.domains is None:
+        return lambda client: None
+    names: list[str | None] = []
+    for client in range(len(partition)):
+        found = np.unique(dataset.train.domains[partition.indices(client)])
+        names.append(dataset.domains[found[0]] if len(found) == 1 else None)
+    return names.__getitem__
+
+
+def _write_partition(directory: Path, federation: Federation) -> None:
+    """Keep each client's class histogram for the report."""
+    from atoll.clients.data.partition import class_histogram
+
+    dataset, partition = federation.dataset, federation.partition
+    histogram = class_histogram(dataset.train.labels, partition, len(dataset.classes))
+    write_json(
+        directory / "partition.json",
+        {
+            "clients": list(range(len(partition))),
+            "classes": list(dataset.classes),
+            "domains": list(dataset.domains),
+            "histogram": histogram.tolist(),
+        },
+    )
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse what can be refused without data or a cluster: unknown names, above all.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the key, the value and what was expected.
+    """
+    from atoll.clients.data.catalog import DATASETS
+
+    DATASETS.find(experiment.data.dataset, "data.dataset")
+    if experiment.data.path is not None and not experiment.data.path.exists():
+        raise InvalidExperimentError(
+            f"data.path = {str(experiment.data.path)!r}: no such folder; expected the data set's "
+            "files"
+        )

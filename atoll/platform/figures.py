@@ -1,0 +1,138 @@
+"""The report's figures, made from a run directory's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MAX_CLIENTS_SHOWN = 200
+COLORS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c")
+
+
+def all_figures(
+    rounds: pa.Table, clients: pa.Table, partition: Mapping[str, Any] | None
+) -> list[tuple[str, Any]]:
+    """Return the report's figures with their titles, those that there are data for."""
+    makers: list[tuple[str, Callable[[], Any]]] = [
+        ("Accuracy", lambda: _curves(rounds, "accuracy", "accuracy")),
+        ("Loss", lambda: _curves(rounds, "loss", "loss")),
+        ("Accuracy per class, last evaluation", lambda: _per_class(rounds, partition)),
+        ("Clients in the last round", lambda: _client_distribution(clients)),
+        ("Seconds a round", lambda: _lines({"seconds": _column(rounds, "seconds")}, "s")),
+        ("Seconds of work per worker", lambda: _worker_load(clients)),
+        ("Examples of each class, per client", lambda: _histogram(partition)),
+    ]
+    made = ((title, maker()) for title, maker in makers)
+    return [(title, figure) for title, figure in made if figure is not None]
+
+
+def _figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
+    import plotly.graph_objects as go
+
+    return go.Figure(
+        data=list(traces),
+        layout={
+            "template": "simple_white",
+            "colorway": COLORS,
+            "height": 320,
+            "margin": {"l": 56, "r": 16, "t": 16, "b": 44},
+            "xaxis": {"title": x_title},
+            "yaxis": {"title": y_title},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "legend": {"orientation": "h", "y": 1.12},
+        },
+    )
+
+
+def _column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
+    values = rounds.column(name).to_pylist()
+    pairs = [
+        (r, v) for r, v in zip(rounds.column("round").to_pylist(), values, strict=True) if v == v
+    ]
+    pairs = [(r, v) for r, v in pairs if v is not None]
+    return [r for r, _ in pairs], [v for _, v in pairs]
+
+
+def _curves(rounds: pa.Table, suffix: str, y_title: str) -> Any:
+    names = {
+        "server": "on the server's test data",
+        "evaluate": "on clients' data, mean",
+        "train": "in training, mean",
+    }
+    series = {}
+    for group, label in names.items():
+        for column in rounds.column_names:
+            is_scalar = pa.types.is_floating(rounds.schema.field(column).type)
+            if column.startswith(f"{group}_") and column.endswith(suffix) and is_scalar:
+                series.setdefault(label, _column(rounds, column))
+    return _lines(series, y_title) if series else None
+
+
+def _lines(series: Mapping[str, tuple[list[Any], list[Any]]], y_title: str) -> Any:
+    import plotly.graph_objects as go
+
+    traces = [go.Scatter(x=x, y=y, name=name, mode="lines") for name, (x, y) in series.items()]
+    return _figure(traces, y_title)
+
+
+def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:
+    import plotly.graph_objects as go
+
+    if "server_per_class_accuracy" not in rounds.column_names:
+        return None
+    evaluated = [v for v in rounds.column("server_per_class_accuracy").to_pylist() if v]
+    if not evaluated:
+        return None
+    names = (partition or {}).get("classes") or [str(i) for i in range(len(evaluated[-1]))]
+    return _figure([go.Bar(x=names, y=evaluated[-1])], "accuracy", "class")
+
+
+def _client_distribution(clients: pa.Table) -> Any:
+    import plotly.graph_objects as go
+
+    if not len(clients):
+        return None
+    last = clients.filter(pc.field("round") == pc.max(clients.column("round")))
+    traces = []
+    for phase in sorted(set(last.column("phase").to_pylist())):
+        rows = last.filter(pc.field("phase") == phase)
+        for name in ("accuracy", "loss"):
+            values = [v for v in rows.column(name).to_pylist() if v is not None]
+            if values:
+                traces.append(go.Box(x=values, name=f"{phase} {name}", boxpoints="outliers"))
+    return _figure(traces, "", "value") if traces else None
+
+
+def _worker_load(clients: pa.Table) -> Any:
+    import plotly.graph_objects as go
+
+    if not len(clients):
+        return None
+    load: dict[str, float] = {}
+    for worker, seconds in zip(
+        clients.column("worker").to_pylist(), clients.column("seconds").to_pylist(), strict=True
+    ):
+        if worker is not None and seconds is not None:
+            load[worker] = load.get(worker, 0.0) + seconds
+    names = sorted(load)
+    return _figure([go.Bar(x=names, y=[load[n] for n in names])], "s", "worker") if load else None
+
+
+def _histogram(partition: Mapping[str, Any] | None) -> Any:
+    import plotly.graph_objects as go
+
+    if partition is None:
+        return None
+    counts = partition["histogram"][:MAX_CLIENTS_SHOWN]
+    heat = go.Heatmap(
+        z=[list(row) for row in zip(*counts, strict=True)],
+        x=partition["clients"][:MAX_CLIENTS_SHOWN],
+        y=partition["classes"],
+        colorscale="Teal",
+        colorbar={"title": "examples"},
+    )
+    return _figure([heat], "class", "client (partition)")

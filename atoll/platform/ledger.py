@@ -1,0 +1,282 @@
+"""The ledger: a run directory, with every round and every client's part in it as Parquet.
+
+Both tables are single files that are always complete: they are rewritten under another name and
+put in place, so seldom that it costs at most about a tenth of the run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atoll.errors import RunDirectoryError
+from atoll.platform.atomic import replacing, write_json, write_text
+from atoll.platform.observers import RoundRecord, RunInfo
+
+CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
+FLUSH_SECONDS = 1.0
+# A rewrite may take this share of the time since the one before.
+FLUSH_SHARE = 0.1
+ROW_GROUP = 1 << 17
+
+CLIENT_SCHEMA = pa.schema(
+    [
+        ("round", pa.int64()),
+        ("phase", pa.string()),
+        ("node_id", pa.int64()),
+        ("partition", pa.int64()),
+        ("domain", pa.string()),
+        ("examples", pa.int64()),
+        ("loss", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("seconds", pa.float64()),
+        ("worker", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+class ParquetTable:
+    """A growing table in one Parquet file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; rows that it holds already come first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._buffer: list[pa.Table] = []
+        self._flushed = time.monotonic()
+        self._cost = 0.0
+
+    def append(self, rows: pa.Table) -> None:
+        """Add rows; they are in the file after the next flush."""
+        self._buffer.append(rows)
+        waited = time.monotonic() - self._flushed
+        if waited >= max(FLUSH_SECONDS, self._cost / FLUSH_SHARE):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        if not self._buffer:
+            return
+        started = time.monotonic()
+        self._rewrite(pa.concat_tables(self._buffer, promote_options="permissive"))
+        self._buffer = []
+        self._flushed = time.monotonic()
+        self._cost = self._flushed - started
+
+    def truncate(self, last_round: int) -> None:
+        """Drop the rows of rounds after ``last_round``."""
+        if not self._path.exists():
+            return
+        kept = read_table(self._path).filter(pa.compute.field("round") <= last_round)
+        with replacing(self._path) as partial:
+            pq.write_table(kept, partial)
+
+    def _rewrite(self, added: pa.Table) -> None:
+        """Write the old rows, streamed by row group, and the new ones."""
+        with replacing(self._path) as partial:
+            if not self._path.exists():
+                pq.write_table(added, partial, row_group_size=ROW_GROUP)
+                return
+            with pq.ParquetFile(self._path) as old:
+                schema = pa.unify_schemas(
+                    [old.schema_arrow, added.schema], promote_options="permissive"
+                )
+                with pq.ParquetWriter(partial, schema) as writer:
+                    last = added
+                    for group in range(old.num_row_groups):
+                        rows = _conform(old.read_row_group(group), schema)
+                        if group == old.num_row_groups - 1 and len(rows) < ROW_GROUP:
+                            last = pa.concat_tables([rows, _conform(added, schema)])
+                        else:
+                            writer.write_table(rows)
+                    writer.write_table(_conform(last, schema), row_group_size=ROW_GROUP)
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    empty = schema.empty_table()
+    return pa.concat_tables([empty, table], promote_options="permissive").select(schema.names)
+
+
+class Ledger:
+    """Writes a run directory as the run goes (an observer).
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory; use :meth:`create` or :meth:`reopen`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._rounds = ParquetTable(directory / ROUNDS)
+        self._clients = ParquetTable(directory / CLIENTS)
+
+    @classmethod
+    def create(cls, directory: Path, config_toml: str) -> Ledger:
+        """Start a run directory with its resolved configuration."""
+        write_text(directory / CONFIG, config_toml)
+        return cls(directory)
+
+    @classmethod
+    def reopen(cls, directory: Path, last_round: int) -> Ledger:
+        """Go on with a run directory after ``last_round``; rows of later rounds are dropped."""
+        ledger = cls(directory)
+        ledger._rounds.truncate(last_round)
+        ledger._clients.truncate(last_round)
+        (directory / RESULT).unlink(missing_ok=True)
+        return ledger
+
+    def on_start(self, run: RunInfo) -> None:
+        """Note what the engine decided."""
+        notes = {
+            "workers": run.workers,
+            "clients": run.clients,
+            "parameters": run.parameters,
+            "strategy": run.strategy,
+            "num_rounds": run.num_rounds,
+            "notes": list(run.notes),
+        }
+        write_json(self.directory / "engine.json", notes)
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Add a round."""
+        if record.clients:
+            columns = [
+                pa.array(record.clients[field.name], type=field.type) for field in CLIENT_SCHEMA
+            ]
+            self._clients.append(pa.table(columns, schema=CLIENT_SCHEMA))
+        self._rounds.append(pa.table({key: [v] for key, v in _round_row(record).items()}))
+
+    def on_end(self, result: Mapping[str, Any]) -> None:
+        """Write what is left."""
+        self.flush()
+
+    def flush(self) -> None:
+        """Write all rows that are not in the files yet."""
+        self._rounds.flush()
+        self._clients.flush()
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``."""
+        write_json(self.directory / RESULT, dict(result))
+
+
+def _round_row(record: RoundRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "round": record.server_round,
+        "seconds": record.seconds,
+        "cohort": record.cohort,
+        "replies": record.replies,
+        "errors": record.errors,
+        "examples": record.examples,
+        "bytes_down": record.bytes_down,
+        "bytes_up": record.bytes_up,
+    }
+    groups = {
+        "train": record.train_metrics,
+        "evaluate": record.evaluate_metrics,
+        "server": record.server_metrics,
+    }
+    for group, metrics in groups.items():
+        row.update({f"{group}_{key.replace('-', '_')}": v for key, v in metrics.items()})
+    return row
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet file of a run directory.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is not there or cannot be read.
+    """
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
+
+
+def read_result(directory: Path) -> dict[str, Any] | None:
+    """Return ``result.json`` of a run directory, or None if the run has not ended."""
+    path = directory / RESULT
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
+
+
+def check_run_directory(directory: Path) -> None:
+    """Refuse a folder that is not a run directory.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it has no ``config.toml``.
+    """
+    if not (directory / CONFIG).is_file():
+        raise RunDirectoryError(f"{directory}: is not a run directory (it has no {CONFIG})")
+
+
+class RunLock:
+    """Keeps a second process out of a run directory.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory; made if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / ".lock"
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises
+        ------
+        RunDirectoryError
+            If another process has it, or the folder cannot be written to.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("a+")
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self._path.parent}: cannot be written to ({error.strerror})"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            raise RunDirectoryError(
+                f"{self._path.parent}: another process ({holder}) is running in it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

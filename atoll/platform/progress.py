@@ -1,0 +1,113 @@
+"""What a person sees of a run in the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from atoll.platform.observers import RoundRecord, RunInfo
+
+# Without a terminal, at most one line in so many seconds.
+LINE_SECONDS = 1.0
+
+
+class ConsoleProgress:
+    """A live bar on a terminal, plain lines elsewhere; a table at the end (an observer).
+
+    Parameters
+    ----------
+    console : Console, optional
+        Where to; standard output by default.
+    live : bool
+        Whether rounds are shown at all.
+    """
+
+    def __init__(self, console: Console | None = None, *, live: bool = True) -> None:
+        self._console = console or Console(highlight=False)
+        self._live = live
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._last_line = float("-inf")
+        self._clients: tuple[str, int, int] = ("", 0, 0)
+
+    def on_start(self, run: RunInfo) -> None:
+        """Say what begins."""
+        going_on = f", going on from round {run.first_round}" if run.first_round > 1 else ""
+        self._console.print(
+            f"[bold]{run.name}[/bold]: {run.strategy}, {run.clients:,} clients, "
+            f"{run.parameters:,} parameters, {run.num_rounds} rounds{going_on}, "
+            f"{run.workers} {'worker' if run.workers == 1 else 'workers'} -> {run.directory}"
+        )
+        for note in run.notes:
+            self._console.print(f"  {note}", style="dim")
+        if self._live and self._console.is_terminal and run.first_round <= run.num_rounds:
+            self._progress = Progress(
+                TextColumn("round"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task(
+                "", total=run.num_rounds, completed=run.first_round - 1, figures=""
+            )
+            self._progress.start()
+
+    def on_clients(self, kind: str, ended: int, of: int) -> None:
+        """Show how far the running round is."""
+        if self._progress is not None:
+            self._progress.update(self._task, figures=f"{kind}: {ended} of {of} clients")
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Show a round."""
+        figures = _figures(record)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=record.server_round, figures=figures)
+            return
+        is_last = record.server_round == record.num_rounds
+        if self._live and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
+            self._last_line = time.monotonic()
+            self._console.print(f"round {record.server_round}/{record.num_rounds}  {figures}")
+
+    def on_end(self, result: Mapping[str, Any]) -> None:
+        """Show the final figures and where the report is."""
+        self.close()
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_row("rounds", str(result["rounds"]))
+        for key, value in result["metrics"].items():
+            if isinstance(value, int | float):
+                table.add_row(key.replace("_", " "), f"{value:.4f}")
+        table.add_row("client errors", str(result.get("errors", 0)))
+        table.add_row("seconds", f"{result['wall_seconds']:.1f}")
+        table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
+        table.add_row("report", str(result["report"]))
+        self._console.print(table)
+
+    def close(self) -> None:
+        """Take the live bar down."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _figures(record: RoundRecord) -> str:
+    shown = []
+    for group, metrics in (
+        ("server", record.server_metrics),
+        ("clients", record.evaluate_metrics),
+        ("train", record.train_metrics),
+    ):
+        for name in ("accuracy", "loss"):
+            value = next((v for k, v in metrics.items() if k.endswith(name)), None)
+            if isinstance(value, int | float):
+                shown.append(f"{group} {name} {value:.4f}")
+    failed = f", {record.errors} failed" if record.errors else ""
+    shown.append(f"{record.replies}/{record.cohort} clients{failed}")
+    shown.append(f"{record.seconds:.2f} s")
+    return "  ".join(shown)

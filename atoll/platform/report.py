@@ -1,0 +1,106 @@
+"""The report of a run: one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atoll.platform.atomic import write_text
+from atoll.platform.ledger import (
+    CLIENT_SCHEMA,
+    CLIENTS,
+    CONFIG,
+    ROUNDS,
+    check_run_directory,
+    read_result,
+    read_table,
+)
+
+REPORT = "report.html"
+MAX_FAULTS = 200
+
+
+def write_report(directory: Path) -> Path:
+    """Write ``report.html`` of a run, finished or not.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory; nothing else is read.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the folder is not a run directory, or a file in it cannot be read.
+    """
+    import jinja2
+    import plotly.offline
+
+    from atoll.platform.figures import all_figures
+
+    check_run_directory(directory)
+    rounds = _table(directory / ROUNDS, pa.schema([("round", pa.int64()), ("seconds", pa.float64())]))
+    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    partition = _partition(directory / "partition.json")
+    figures = [
+        (title, figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}))
+        for title, figure in all_figures(rounds, clients, partition)
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("report.html.jinja").render(
+        title=directory.resolve().name,
+        headline=headline(directory),
+        finished=read_result(directory) is not None,
+        figures=figures,
+        faults=_faults(clients),
+        reasons=Counter(row["reason"] for row in _faults(clients)).most_common(),
+        config=(directory / CONFIG).read_text(),
+        plotly=plotly.offline.get_plotlyjs(),
+    )
+    write_text(directory / REPORT, page)
+    return directory / REPORT
+
+
+def headline(directory: Path) -> dict[str, str]:
+    """Return a run's main figures, named, as a person reads them."""
+    rounds = _table(directory / ROUNDS, pa.schema([("round", pa.int64())]))
+    result = read_result(directory) or {}
+    figures: dict[str, str] = {"rounds": str(len(rounds))}
+    if len(rounds):
+        last = rounds.slice(len(rounds) - 1).to_pylist()[0]
+        for key, value in last.items():
+            if key.endswith(("accuracy", "loss")) and isinstance(value, float):
+                figures[key.replace("_", " ")] = f"{value:.4f}"
+    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    figures["clients seen"] = str(len(set(clients.column("node_id").to_pylist())))
+    figures["client errors"] = str(pc.sum(pc.equal(clients.column("status"), "error")).as_py() or 0)
+    if "wall_seconds" in result:
+        figures["seconds"] = f"{result['wall_seconds']:.1f}"
+        figures["parameters sha256"] = result["parameters_sha256"]
+    return figures
+
+
+def _table(path: Path, empty: pa.Schema) -> pa.Table:
+    return read_table(path) if path.exists() else empty.empty_table()
+
+
+def _partition(path: Path) -> dict[str, Any] | None:
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def _faults(clients: pa.Table) -> list[dict[str, Any]]:
+    rows = clients.filter(pc.field("status") == "error").slice(0, MAX_FAULTS)
+    chosen: list[dict[str, Any]] = rows.select(["round", "phase", "node_id", "reason"]).to_pylist()
+    return chosen
