@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 
 def main() -> None:
     """Run the command line."""
-    from atoll.platform.session import process_environment
-
-    process_environment()
+    # Flower decides on telemetry when it is imported.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from atoll.platform.command_line import application
 
     application()

@@ -8,6 +8,7 @@ Written against flwr 1.41.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -163,6 +164,24 @@ def load_records(data: bytes) -> RecordDict:
     return recorddict_from_proto(ProtoRecordDict.FromString(data))
 
 
+@contextmanager
+def without_reply_counts() -> Iterator[None]:
+    """Within this context Flower does not log how many replies a strategy got.
+
+    Where workers add up replies, the strategy gets one reply that stands for all of them.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("%s: Received")
+
+    logger = logging.getLogger("flwr")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
 def overrides_start(strategy: Strategy) -> bool:
     """Tell whether ``strategy`` has a round loop of its own."""
     return type(strategy).start is not Strategy.start
@@ -175,7 +194,12 @@ def route_start_to(loop: Callable[..., Result]) -> Iterator[None]:
     A strategy that overrides ``start`` keeps its own; its ``super().start(...)`` is routed.
     """
     stock = Strategy.start
-    Strategy.start = loop  # type: ignore[method-assign]
+
+    # A plain function, so that it binds the strategy as a method does.
+    def start(strategy: Strategy, *arguments: Any, **named: Any) -> Result:
+        return loop(strategy, *arguments, **named)
+
+    Strategy.start = start  # type: ignore[method-assign]
     try:
         yield
     finally:

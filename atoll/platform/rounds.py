@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Result, Strategy
 
+from atoll.platform import flower
 from atoll.platform.aggregation import Aggregation, aggregation_of
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.content import copy_config
@@ -206,7 +208,8 @@ class _RoundLoop:
         with self._grid.aggregating(self._aggregation):
             messages = self._strategy.configure_train(server_round, arrays, config, self._grid)
             replies = self._grid.send_and_receive(messages, timeout=self._timeout)
-        aggregated, metrics = self._strategy.aggregate_train(server_round, replies)
+        with flower.without_reply_counts() if self._aggregation.sum_replies else nullcontext():
+            aggregated, metrics = self._strategy.aggregate_train(server_round, replies)
         if aggregated is not None:
             arrays = aggregated
         elif replies:

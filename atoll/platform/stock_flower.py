@@ -1,0 +1,102 @@
+"""Our ServerApp and ClientApp for stock Flower: ``flwr run`` on this repository.
+
+The run config names an experiment file and overrides; data, model, strategy and clients are those
+that ``atoll run`` would make, so the same nodes come to the same final arrays.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from atoll.platform.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
+from atoll.platform.experiment import Experiment, load_experiment
+from atoll.platform.federation import Federation, prepare
+from atoll.randomness import derive_seed, seed_everything
+
+logger = logging.getLogger("flwr")
+ROOT = Path(__file__).resolve().parents[2]
+POLL_SECONDS = 0.2
+
+server_app = ServerApp()
+client_app = ClientApp()
+
+
+@lru_cache(maxsize=4)
+def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experiment, Federation]:
+    path = Path(file)
+    settings = overrides.split()
+    if clients is not None:
+        settings.append(f"data.clients={clients}")
+    experiment = load_experiment(path if path.is_absolute() else ROOT / path, settings)
+    return experiment, prepare(experiment)
+
+
+@lru_cache(maxsize=4)
+def _client_app(file: str, overrides: str, clients: int) -> ClientApp:
+    from atoll.clients.app import make_client_app
+
+    return make_client_app(_federation(file, overrides, clients)[1].spec)
+
+
+def _answer(message: Message, context: Context) -> Message:
+    config = context.run_config
+    clients = int(context.node_config["num-partitions"])
+    app = _client_app(str(config["experiment"]), str(config["overrides"]), clients)
+    return app(message, context)
+
+
+client_app.train()(_answer)
+client_app.evaluate()(_answer)
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment's strategy with Flower's own loop."""
+    config = context.run_config
+    experiment, federation = _federation(str(config["experiment"]), str(config["overrides"]), None)
+    while len(list(grid.get_node_ids())) < experiment.data.clients:
+        time.sleep(POLL_SECONDS)
+    seed_everything(derive_seed(experiment.run.seed, "server"))
+    result = federation.strategy.start(
+        grid=grid,
+        initial_arrays=federation.initial_arrays,
+        num_rounds=experiment.run.rounds,
+        timeout=experiment.run.round_timeout or 3600,
+        evaluate_fn=_Evaluation(experiment, federation),
+    )
+    logger.info("parameters sha256 %s", parameters_sha256(result.arrays))
+    if config["out"]:
+        store = CheckpointStore(Path(str(config["out"])) / "checkpoints")
+        store.write(Checkpoint(experiment.run.rounds, result.arrays))
+
+
+class _Evaluation:
+    """Evaluates in the ServerApp's own process: stock Flower has no workers for it."""
+
+    def __init__(self, experiment: Experiment, federation: Federation) -> None:
+        from atoll.clients.model_arrays import ModelArrays
+        from atoll.clients.models import build_model
+
+        dataset = federation.dataset
+        self._dataset = dataset
+        self._model = build_model(
+            experiment.model, dataset.image_shape, len(dataset.classes), experiment.run.seed
+        )
+        self._arrays = ModelArrays(self._model)
+        count = min(experiment.data.test_examples or len(dataset.test), len(dataset.test))
+        self._indices = np.arange(count)
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        from atoll.clients.evaluation import evaluate
+
+        self._arrays.load(arrays)
+        done = evaluate(self._model, self._dataset, self._dataset.test, self._indices)
+        return MetricRecord({"accuracy": done.accuracy, "loss": done.loss})
