@@ -31,7 +31,7 @@ def seed_everything(seed: int) -> None:
         In 0 .. 2**63 - 1; NumPy's legacy generator takes its low 32 bits.
     """
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - client code may use the legacy generator
+    np.random.seed(seed & 0xFFFFFFFF)
     torch = sys.modules.get("torch")
     if torch is None:
         return

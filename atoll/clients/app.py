@@ -7,12 +7,15 @@ data, the model) is made once a process and kept from message to message.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll.clients.data.partition import Partition
@@ -24,7 +27,7 @@ from atoll.clients.models import build_model
 from atoll.clients.mods import find_mods
 from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.training import train
+from atoll.clients.training import TrainingResult, train
 from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.randomness import derive_seed, seed_everything
 
@@ -72,7 +75,7 @@ class FederatedClientApp(ClientApp):
         mods = find_mods(spec.client.mods)
         super().__init__(mods=mods)
         self._has_mods = bool(mods)
-        self._clients = _Clients(spec)
+        self._clients = _clients_of(spec)
         self.train()(self._clients.train)
         self.evaluate()(self._clients.evaluate)
 
@@ -102,6 +105,9 @@ class _Clients:
     def __init__(self, spec: ClientSpec) -> None:
         self._spec = spec
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _clients_of, (self._spec,)
+
     @cached_property
     def _dataset(self) -> ImageDataset:
         return ImageDataset(self._spec.dataset)
@@ -128,13 +134,14 @@ class _Clients:
     def obstacle(self) -> str | None:
         return obstacle_to_vectorizing(self._model, self._dataset.image_shape)
 
-    def _examples(self, partition: int) -> tuple[Tensor, Tensor]:
+    def _training_part(self, partition: int) -> NDArray[np.int64]:
         spec = self._spec
-        chosen, _ = self._partition.split(partition, spec.client_test_fraction, spec.seed)
-        split = self._dataset.train
+        return self._partition.split(partition, spec.client_test_fraction, spec.seed)[0]
+
+    def _examples(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        split, device = self._dataset.train, self._spec.device
         images = to_tensor(split.images[chosen], self._dataset.mean, self._dataset.std)
-        labels = torch.from_numpy(split.labels[chosen])
-        return images.to(spec.device), labels.to(spec.device)
+        return images.to(device), torch.from_numpy(split.labels[chosen]).to(device)
 
     def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
         return derive_seed(self._spec.seed, _round(config), phase, partition)
@@ -152,8 +159,8 @@ class _Clients:
         seed = self._seed(config, "train", partition)
         # Dropout draws from the global generator; stock Flower does not seed it for us.
         seed_everything(seed)
-        self._arrays.load(message.content["arrays"])
-        images, labels = self._examples(partition)
+        self._arrays.load(_arrays(message))
+        images, labels = self._examples(self._training_part(partition))
         result = train(
             self._model,
             images,
@@ -163,14 +170,12 @@ class _Clients:
             generator=torch.Generator().manual_seed(seed),
             proximal_mu=_proximal_mu(config),
         )
-        metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss})
-        content = RecordDict({"arrays": self._arrays.read(), "metrics": metrics})
-        return Message(content, reply_to=message)
+        return _answer(message, self._arrays.read(), result)
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
         partition = _partition_id(context)
-        self._arrays.load(message.content["arrays"])
+        self._arrays.load(_arrays(message))
         spec = self._spec
         train_part, test_part = self._partition.split(
             partition, spec.client_test_fraction, spec.seed
@@ -183,25 +188,59 @@ class _Clients:
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
-        """Answer several training messages at once."""
-        config = _config(messages[0])
-        partitions = [_partition_id(context) for context in contexts]
+        """Answer several training messages, those that ask for the same at once."""
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for place, message in enumerate(messages):
+            alike.setdefault(self._asked_for(message), []).append(place)
+        answers: dict[int, Message] = {}
+        for places in alike.values():
+            partitions = [_partition_id(contexts[place]) for place in places]
+            results = self._train_partitions(messages[places[0]], partitions)
+            for place, (arrays, result) in zip(places, results, strict=True):
+                answers[place] = _answer(messages[place], arrays, result)
+        return [answers[place] for place in range(len(messages))]
+
+    def _asked_for(self, message: Message) -> tuple[object, ...]:
+        """Return all of a message that training depends on; arrays by identity."""
+        config = _config(message)
+        arrays = tuple(map(id, _arrays(message).values()))
+        return (_round(config), self._learning_rate(config), _proximal_mu(config), *arrays)
+
+    def _train_partitions(
+        self, message: Message, partitions: list[int]
+    ) -> list[tuple[ArrayRecord, TrainingResult]]:
+        config = _config(message)
         seeds = [self._seed(config, "train", partition) for partition in partitions]
         seed_everything(seeds[0])
-        self._arrays.load(messages[0].content["arrays"])
-        examples = [self._examples(partition) for partition in partitions]
-        results = self._vectorized.train(
-            examples,
+        self._arrays.load(_arrays(message))
+        parts = [self._training_part(partition) for partition in partitions]
+        images, labels = self._examples(np.concatenate(parts))
+        return self._vectorized.train(
+            images,
+            labels,
+            [len(part) for part in parts],
             learning_rate=self._learning_rate(config),
             generators=[torch.Generator().manual_seed(seed) for seed in seeds],
             proximal_mu=_proximal_mu(config),
         )
-        answers = []
-        for message, (arrays, result) in zip(messages, results, strict=True):
-            metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss})
-            content = RecordDict({"arrays": arrays, "metrics": metrics})
-            answers.append(Message(content, reply_to=message))
-        return answers
+
+
+@lru_cache(maxsize=4)
+def _clients_of(spec: ClientSpec) -> _Clients:
+    """Return the process's clients of a federation, however often its app is unpickled."""
+    return _Clients(spec)
+
+
+def _answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Message:
+    metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    arrays = message.content.get("arrays")
+    if not isinstance(arrays, ArrayRecord):
+        raise ValueError("the message has no ArrayRecord 'arrays'")
+    return arrays
 
 
 def _config(message: Message) -> ConfigRecord:

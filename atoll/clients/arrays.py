@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ast
 import io
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-_MAGIC = b"\x93NUMPY"
+_MAGIC_1 = b"\x93NUMPY\x01"
 _SERIALISATION = "numpy.ndarray"
 
 
@@ -26,13 +27,23 @@ def _parse_header(header: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
 
 
 def view(array: Array) -> NDArray[Any]:
-    """Return the values of ``array`` as a read-only view of its bytes (any shape, any dtype)."""
+    """Return the values of ``array`` as a read-only view of its bytes (any shape, any dtype).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the bytes are not one complete array, or are not of NumPy's format.
+    """
     data = array.data
-    if array.stype != _SERIALISATION or data[:6] != _MAGIC or data[6] != 1:
+    if array.stype != _SERIALISATION or data[:7] != _MAGIC_1:
         return array.numpy()
     start = 10 + int.from_bytes(data[8:10], "little")
-    dtype, fortran_order, shape = _parse_header(bytes(data[10:start]))
-    values = np.frombuffer(data, dtype, offset=start)
+    try:
+        dtype, fortran_order, shape = _parse_header(bytes(data[10:start]))
+    except (SyntaxError, KeyError, TypeError) as error:
+        raise ValueError(f"the array's .npy header cannot be read ({error})") from error
+    # NumPy refuses to make an array of an empty buffer.
+    values = np.frombuffer(data, dtype, offset=start) if start < len(data) else np.empty(0, dtype)
     return values.reshape(shape, order="F" if fortran_order else "C")
 
 
@@ -51,10 +62,19 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 def to_array(values: NDArray[Any]) -> Array:
     """Return ``values`` as a Flower ``Array``, equal to ``Array(values)``, with one copy."""
     contiguous = np.asarray(values, order="C")
-    data = b"".join((_header(contiguous.dtype, contiguous.shape), memoryview(contiguous).cast("B")))
+    values_as_bytes = contiguous.reshape(-1).view(np.uint8).data
+    data = b"".join((_header(contiguous.dtype, contiguous.shape), values_as_bytes))
     array: Array = Array.__new__(Array)
-    array.dtype = str(contiguous.dtype)
-    array.shape = contiguous.shape
-    array.stype = _SERIALISATION
-    array.data = data
+    # Flower's __init__ and __setattr__ would cost more than the copy of a small array.
+    array.__dict__.update(
+        dtype=str(contiguous.dtype), shape=contiguous.shape, stype=_SERIALISATION, data=data
+    )
     return array
+
+
+def array_record(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Return ``ArrayRecord(arrays)``, without making every ``Array`` again."""
+    record = ArrayRecord()
+    for key, array in arrays.items():
+        record[key] = array
+    return record

@@ -7,7 +7,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import nn
 
-from atoll.clients.arrays import to_array, view
+from atoll.clients.arrays import array_record, to_array, view
 
 
 class ModelArrays:
@@ -52,5 +52,5 @@ class ModelArrays:
     def read(self) -> ArrayRecord:
         """Return the model's tensors."""
         if self._on_cpu:
-            return ArrayRecord({key: to_array(values) for key, values in self._views.items()})
-        return ArrayRecord({k: to_array(v.cpu().numpy()) for k, v in self._tensors.items()})
+            return array_record({key: to_array(values) for key, values in self._views.items()})
+        return array_record({k: to_array(v.cpu().numpy()) for k, v in self._tensors.items()})

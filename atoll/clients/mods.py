@@ -7,6 +7,7 @@ from typing import Any
 
 from flwr.clientapp import mod
 
+from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry
 
 MODS: Registry[Any] = Registry(
@@ -29,6 +30,12 @@ def find_mods(names: Sequence[str]) -> list[Any]:
     Raises
     ------
     InvalidExperimentError
-        If a name is neither a mod of Flower's nor importable.
+        If a name is neither a mod of Flower's nor importable, or no callable.
     """
-    return [MODS.find(name, "client.mods") for name in names]
+    mods = [MODS.find(name, "client.mods") for name in names]
+    for name, found in zip(names, mods, strict=True):
+        if not callable(found):
+            raise InvalidExperimentError(
+                f"client.mods has {name!r}: a {type(found).__name__}, expected a callable"
+            )
+    return mods

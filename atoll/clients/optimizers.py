@@ -7,7 +7,6 @@ parameters of many clients just as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -21,8 +20,11 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 class LocalOptimizer(Protocol):
     """Updates parameters in place."""
 
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Take one step; ``gradients`` may be overwritten."""
+
+    def keep_first(self, count: int) -> None:
+        """From now on, step the first ``count`` of the stacked clients only."""
 
 
 class SGD:
@@ -34,9 +36,8 @@ class SGD:
         self._weight_decay = weight_decay
         self._buffers: list[Tensor] | None = None
 
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Take one step."""
-        gradients = list(gradients)
         if self._weight_decay:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=self._weight_decay))
         if self._momentum:
@@ -47,6 +48,11 @@ class SGD:
                 torch._foreach_add_(self._buffers, gradients)
             gradients = self._buffers
         torch._foreach_add_(parameters, gradients, alpha=-self._learning_rate)
+
+    def keep_first(self, count: int) -> None:
+        """From now on, step the first ``count`` of the stacked clients only."""
+        if self._buffers is not None:
+            self._buffers = [buffer[:count] for buffer in self._buffers]
 
 
 class Adam:
@@ -59,9 +65,8 @@ class Adam:
         self._first: list[Tensor] = []
         self._second: list[Tensor] = []
 
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Take one step."""
-        gradients = list(gradients)
         if self._weight_decay:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=self._weight_decay))
         if not self._first:
@@ -76,6 +81,11 @@ class Adam:
         torch._foreach_add_(deviations, EPSILON)
         step_size = self._learning_rate / (1 - BETA_1**self._steps)
         torch._foreach_addcdiv_(parameters, self._first, deviations, -step_size)
+
+    def keep_first(self, count: int) -> None:
+        """From now on, step the first ``count`` of the stacked clients only."""
+        self._first = [moment[:count] for moment in self._first]
+        self._second = [moment[:count] for moment in self._second]
 
 
 def local_optimizer(settings: ClientSettings, learning_rate: float) -> LocalOptimizer:

@@ -36,13 +36,13 @@ class TrainingResult:
     steps: int
 
 
-def batches(
-    count: int, settings: ClientSettings, generator: torch.Generator
-) -> Iterator[tuple[Tensor, bool]]:
-    """Yield the indices of each step's examples, and whether a new pass over the data begins.
+def batches(count: int, settings: ClientSettings, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices of each step's examples; none if there are no examples.
 
     Every pass is shuffled; its last batch is short where ``batch_size`` does not divide.
     """
+    if count == 0:
+        return
     steps = settings.steps
     passes = (settings.epochs or 1) if steps is None else None
     done_passes = done_steps = 0
@@ -52,7 +52,7 @@ def batches(
         for start in range(0, count, settings.batch_size):
             if steps is not None and done_steps == steps:
                 return
-            yield order[start : start + settings.batch_size], start == 0
+            yield order[start : start + settings.batch_size]
             done_steps += 1
 
 
@@ -73,7 +73,8 @@ def train(
     model : nn.Module
         Holds the global parameters; holds the client's afterwards.
     images : Tensor
-        float32, shape (n, channels, height, width), n >= 1.
+        float32, shape (n, channels, height, width), n >= 0; a client without examples takes
+        no step.
     labels : Tensor
         int64, shape (n,).
     settings : ClientSettings
@@ -91,9 +92,9 @@ def train(
     update = UpdateRule(parameters, settings, learning_rate, proximal_mu)
     total = torch.zeros((), device=images.device)
     examples_seen = steps = 0
-    for chosen, _ in batches(len(labels), settings, generator):
+    for chosen in batches(len(labels), settings, generator):
         loss = F.cross_entropy(model(images[chosen]), labels[chosen])
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             update.apply(gradients)
             total += loss.detach() * len(chosen)
@@ -114,6 +115,11 @@ class UpdateRule:
     per_client : bool
         Whether the first dimension of every parameter is a stack of clients, each with a norm of
         its own to clip.
+
+    Attributes
+    ----------
+    parameters : list[Tensor]
+        The parameters, detached: the same memory.
     """
 
     def __init__(
@@ -125,21 +131,28 @@ class UpdateRule:
         *,
         per_client: bool = False,
     ) -> None:
-        self._parameters = [parameter.detach() for parameter in parameters]
+        self.parameters = [parameter.detach() for parameter in parameters]
         self._mu = settings.proximal_mu if proximal_mu is None else proximal_mu
         self._clip = settings.gradient_clip
         self._per_client = per_client
         self._optimizer = local_optimizer(settings, learning_rate)
-        self._start = [p.clone() for p in self._parameters] if self._mu else []
+        self._start = [p.clone() for p in self.parameters] if self._mu else []
+
+    def keep_first(self, count: int) -> None:
+        """From now on, change the first ``count`` of the stacked clients only."""
+        self.parameters = [parameter[:count] for parameter in self.parameters]
+        self._start = [start[:count] for start in self._start]
+        self._optimizer.keep_first(count)
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """Change the parameters by one step."""
+        changes = list(gradients)
         if self._mu:
-            drift = torch._foreach_sub(self._parameters, self._start)
-            gradients = torch._foreach_add(list(gradients), drift, alpha=self._mu)
+            drift = torch._foreach_sub(self.parameters, self._start)
+            changes = list(torch._foreach_add(changes, drift, alpha=self._mu))
         if self._clip is not None:
-            gradients = self._clipped(list(gradients), self._clip)
-        self._optimizer.step(self._parameters, gradients)
+            changes = self._clipped(changes, self._clip)
+        self._optimizer.step(self.parameters, changes)
 
     def _clipped(self, gradients: list[Tensor], limit: float) -> list[Tensor]:
         if not self._per_client:

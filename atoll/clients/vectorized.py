@@ -2,25 +2,31 @@
 
 Small models leave a processor waiting for Python; with stacked parameters ``torch.func.vmap``
 turns many small products into one. Each client sees the batches that it would see alone, so the
-results equal those of one after another to rounding. Clients with fewer steps than others stop
-changing when they are done; short batches are padded with examples of weight zero.
+results equal those of one after another to rounding. Clients are sorted by their number of steps:
+those that are done are the last of the stack, and later steps leave them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from atoll.clients.arrays import to_array
+from atoll.clients.arrays import array_record, to_array
 from atoll.clients.settings import ClientSettings
+from atoll.clients.stacked_linear import StackedLinearLayers
 from atoll.clients.training import TrainingResult, UpdateRule, batches
+
+# Stacked parameters up to this size stay in a processor's cache between a step's passes.
+CACHED_BYTES = 8 << 20
+
+Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
 def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
@@ -29,22 +35,45 @@ def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int])
     Parameters
     ----------
     model : nn.Module
-        The model.
+        The model; neither its buffers nor the global generators change.
     image_shape : tuple[int, int, int]
         Channels, height, width.
     """
     for name, module in model.named_modules():
         if getattr(module, "running_mean", None) is not None:
             return f"{name} ({type(module).__name__}) keeps running statistics"
-    device = next(model.parameters()).device
-    images = torch.zeros(2, 2, *image_shape, device=device)
-    model.train()
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    if len(names) > len(list(model.parameters())):
+        return "it has one parameter under two names"
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        stacked = _stack(model, 2)
-        logits = _forward(model)(stacked, images)
-        torch.autograd.grad(logits.sum(), list(stacked.values()), allow_unused=True)
+        obstacle = _obstacle_on_trial(model, image_shape)
+        changed = [name for name, b in model.named_buffers() if not torch.equal(b, buffers[name])]
+        return f"its buffer {changed[0]} changes in training" if changed else obstacle
     except Exception as error:
-        return f"vmap does not accept it ({str(error).strip().splitlines()[0][:120]})"
+        return f"vmap does not accept it ({(str(error).strip().splitlines() or [''])[0][:120]})"
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _obstacle_on_trial(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
+    parameters = {key: p.detach() for key, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        return "it has no parameters to train"
+    stacked = {key: torch.stack([p, p]).requires_grad_() for key, p in parameters.items()}
+    images = torch.rand(2, 2, *image_shape, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(iter(parameters.values())).device).requires_grad_()
+    model.train()
+    with torch.random.fork_rng():
+        logits = _stacked_forward(model)(stacked, images)
+    gradients = torch.autograd.grad(
+        logits[:, 0].sum(), [*stacked.values(), images], allow_unused=True
+    )
+    # Short batches are padded, so an example must not depend on its neighbours.
+    of_images = gradients[-1]
+    if of_images is not None and bool(of_images[:, 1].any()):
+        return "the examples of a batch depend on each other"
     return None
 
 
@@ -62,137 +91,144 @@ class VectorizedTrainer:
     def __init__(self, model: nn.Module, settings: ClientSettings) -> None:
         self._model = model
         self._settings = settings
-        self._forward = _forward(model)
+        self._forward = _stacked_forward(model)
+        self._global = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+        self._buffers: list[Tensor] = []
 
     def train(
         self,
-        examples: Sequence[tuple[Tensor, Tensor]],
+        images: Tensor,
+        labels: Tensor,
+        counts: Sequence[int],
         *,
         learning_rate: float,
         generators: Sequence[torch.Generator],
         proximal_mu: float | None = None,
     ) -> list[tuple[ArrayRecord, TrainingResult]]:
-        """Train one client per element of ``examples``.
+        """Train one client per element of ``counts``.
 
         Parameters
         ----------
-        examples : Sequence[tuple[Tensor, Tensor]]
-            Each client's images (n, channels, height, width) and labels (n,); n may differ.
+        images : Tensor
+            float32, shape (n, channels, height, width): the clients' images one after another.
+        labels : Tensor
+            int64, shape (n,).
+        counts : Sequence[int]
+            How many of them each client has; may differ, and may be 0.
         learning_rate : float
             The round's learning rate.
         generators : Sequence[torch.Generator]
             Each client's, to shuffle its examples.
         proximal_mu : float, optional
             The weight of FedProx's term; by default that of the settings.
+
+        Returns
+        -------
+        list[tuple[ArrayRecord, TrainingResult]]
+            In the order of ``counts``.
         """
         self._model.train()
-        counts = [len(labels) for _, labels in examples]
-        plan = _Plan(counts, self._settings, generators)
-        images, labels = _pad(examples)
-        stacked = _stack(self._model, len(examples))
-        parameters = list(stacked.values())
-        update = UpdateRule(parameters, self._settings, learning_rate, proximal_mu, per_client=True)
-        rows = torch.arange(len(examples))[:, None]
-        totals = torch.zeros(len(examples), device=images.device)
-        for step in range(plan.steps):
-            chosen, weights = plan.step(step, images.device)
-            logits = self._forward(stacked, images[rows, chosen])
-            losses = _mean_losses(logits, labels[rows, chosen], weights)
-            gradients = torch.autograd.grad(losses.sum(), parameters)
-            with torch.no_grad():
-                self._apply(update, parameters, gradients, plan.active(step))
-                totals += losses.detach() * weights.sum(1)
-        return self._results(stacked, totals, plan, counts)
-
-    @staticmethod
-    def _apply(
-        update: UpdateRule,
-        parameters: list[Tensor],
-        gradients: Sequence[Tensor],
-        active: Tensor | None,
-    ) -> None:
-        if active is None:
-            update.apply(gradients)
-            return
-        before = [parameter.detach().clone() for parameter in parameters]
-        update.apply(gradients)
-        for parameter, old in zip(parameters, before, strict=True):
-            keep = active.to(parameter.device).view(-1, *[1] * (parameter.dim() - 1))
-            parameter.copy_(torch.where(keep, parameter, old))
-
-    def _results(
-        self, stacked: dict[str, Tensor], totals: Tensor, plan: _Plan, counts: list[int]
-    ) -> list[tuple[ArrayRecord, TrainingResult]]:
-        values = {key: value.detach().cpu().numpy() for key, value in stacked.items()}
-        shared = {
-            key: to_array(value.cpu().numpy())
-            for key, value in self._model.state_dict().items()
-            if key not in values
-        }
-        order = list(self._model.state_dict())
-        losses = (totals.cpu() / torch.tensor(plan.examples_seen)).tolist()
-        results = []
-        for client, count in enumerate(counts):
-            own = {key: to_array(value[client]) for key, value in values.items()}
-            arrays = ArrayRecord({key: own.get(key) or shared[key] for key in order})
-            results.append((arrays, TrainingResult(losses[client], count, plan.taken[client])))
-        return results
-
-
-class _Plan:
-    """Which examples each client uses in each step."""
-
-    def __init__(
-        self, counts: list[int], settings: ClientSettings, generators: Sequence[torch.Generator]
-    ) -> None:
-        per_client = [
-            [chosen for chosen, _ in batches(count, settings, generator)]
-            for count, generator in zip(counts, generators, strict=True)
+        starts = accumulate(counts[:-1], initial=0)
+        plans = [
+            [start + chosen for chosen in batches(count, self._settings, generator)]
+            for start, count, generator in zip(starts, counts, generators, strict=True)
         ]
-        self.taken = [len(steps) for steps in per_client]
-        self.steps = max(self.taken)
-        self.examples_seen = [float(max(1, sum(map(len, steps)))) for steps in per_client]
-        width = max(len(chosen) for steps in per_client for chosen in steps)
-        self._chosen = np.zeros((self.steps, len(counts), width), np.int64)
-        self._weights = np.zeros((self.steps, len(counts), width), np.float32)
-        for client, steps in enumerate(per_client):
-            for step, chosen in enumerate(steps):
-                self._chosen[step, client, : len(chosen)] = chosen.numpy()
-                self._weights[step, client, : len(chosen)] = 1.0
-        self._fewest = min(self.taken)
+        by_steps = sorted(range(len(plans)), key=lambda client: len(plans[client]), reverse=True)
+        results: dict[int, tuple[ArrayRecord, TrainingResult]] = {}
+        for group in self._groups(by_steps):
+            stacked = self._stacked(len(group))
+            update = UpdateRule(
+                stacked, self._settings, learning_rate, proximal_mu, per_client=True
+            )
+            own_plans = [plans[client] for client in group]
+            totals = self._run(update, images, labels, own_plans).tolist()
+            for place, client in enumerate(group):
+                seen = sum(map(len, plans[client]))
+                loss = totals[place] / max(1, seen)
+                result = TrainingResult(loss, counts[client], len(plans[client]))
+                results[client] = (self._record(stacked, place), result)
+        return [results[client] for client in range(len(plans))]
 
-    def step(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the examples (clients, batch) of a step, and their weights, 0 for padding."""
-        chosen = torch.from_numpy(self._chosen[step]).to(device)
-        return chosen, torch.from_numpy(self._weights[step]).to(device)
+    def _groups(self, clients: list[int]) -> list[list[int]]:
+        """Cut the clients into equal groups whose parameters stay in the cache."""
+        bytes_each = sum(p.nbytes for p in self._global.values())
+        on_cpu = all(p.device.type == "cpu" for p in self._global.values())
+        most = max(1, CACHED_BYTES // max(1, bytes_each)) if on_cpu else len(clients)
+        size = -(-len(clients) // -(-len(clients) // most))
+        return [clients[start : start + size] for start in range(0, len(clients), size)]
 
-    def active(self, step: int) -> Tensor | None:
-        """Return which clients have not ended before this step; None if none has."""
-        if step < self._fewest:
-            return None
-        return torch.tensor(self.taken) > step
+    def _stacked(self, clients: int) -> list[Tensor]:
+        """Return the global parameters, once per client, in memory that is used again."""
+        if not self._buffers or len(self._buffers[0]) < clients:
+            self._buffers = [p.new_empty(clients, *p.shape) for p in self._global.values()]
+        stacked = [buffer[:clients] for buffer in self._buffers]
+        for copies, parameter in zip(stacked, self._global.values(), strict=True):
+            copies.copy_(parameter)
+        return stacked
+
+    def _run(
+        self, update: UpdateRule, images: Tensor, labels: Tensor, plans: list[list[Tensor]]
+    ) -> Tensor:
+        """Take all steps of a group; return each client's summed loss."""
+        totals = torch.zeros(len(plans), device=images.device)
+        leaves: list[Tensor] = []
+        for step in range(len(plans[0])):
+            active = [plan[step] for plan in plans if len(plan) > step]
+            if not leaves or len(active) < len(leaves[0]):
+                update.keep_first(len(active))
+                leaves = [p.detach().requires_grad_() for p in update.parameters]
+            chosen, lengths = _pad(active)
+            wanted = labels[chosen]
+            logits = self._forward(dict(zip(self._global, leaves, strict=True)), images[chosen])
+            losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+            sums = _sum_of_first(losses.view_as(wanted), lengths)
+            sizes = lengths.to(sums.device)
+            gradients = torch.autograd.grad(
+                (sums / sizes).sum(), leaves, allow_unused=True, materialize_grads=True
+            )
+            with torch.no_grad():
+                update.apply(gradients)
+                totals[: len(active)] += sums.detach()
+        return totals
+
+    def _record(self, stacked: list[Tensor], place: int) -> ArrayRecord:
+        own = {
+            key: values[place].cpu().numpy()
+            for key, values in zip(self._global, stacked, strict=True)
+        }
+        state = self._model.state_dict()
+        return array_record(
+            {k: to_array(own[k] if k in own else v.cpu().numpy()) for k, v in state.items()}
+        )
 
 
-def _pad(examples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images = nn.utils.rnn.pad_sequence([images for images, _ in examples], batch_first=True)
-    labels = nn.utils.rnn.pad_sequence([labels for _, labels in examples], batch_first=True)
-    return images, labels
+def _stacked_forward(model: nn.Module) -> Forward:
+    """Return a function of parameters and images, both stacked, to the stacked logits."""
+    batched = vmap(partial(functional_call, model), in_dims=(0, 0), randomness="different")
+
+    def forward(parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+        with StackedLinearLayers():
+            logits: Tensor = batched(parameters, images)
+        return logits
+
+    return forward
 
 
-def _stack(model: nn.Module, clients: int) -> dict[str, Tensor]:
-    return {
-        key: p.detach().expand(clients, *p.shape).clone().requires_grad_()
-        for key, p in model.named_parameters()
-        if p.requires_grad
-    }
+def _pad(chosen: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the indices as one matrix, short rows filled up, and how long each row was."""
+    lengths = torch.tensor([len(row) for row in chosen])
+    width = int(lengths.max())
+    rows = [
+        row if len(row) == width else torch.cat([row, row[:1].expand(width - len(row))])
+        for row in chosen
+    ]
+    return torch.stack(rows), lengths
 
 
-def _forward(model: nn.Module):  # type: ignore[no-untyped-def]
-    return vmap(partial(functional_call, model), in_dims=(0, 0), randomness="different")
-
-
-def _mean_losses(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return each client's mean cross-entropy over the examples of weight one."""
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    totals = (losses.view_as(weights) * weights).sum(1)
-    return totals / weights.sum(1).clamp_min(1.0)
+def _sum_of_first(losses: Tensor, lengths: Tensor) -> Tensor:
+    """Return the sum of each row's first ``lengths`` values."""
+    width = losses.shape[1]
+    if bool((lengths == width).all()):
+        return losses.sum(1)
+    is_own = torch.arange(width)[None] < lengths[:, None]
+    return torch.where(is_own.to(losses.device), losses, 0.0).sum(1)

@@ -103,9 +103,7 @@ def _run(
     config: dict[str, Any] | None,
     observers: Callable[[Path], list[Observer]],
 ) -> dict[str, Any]:
-    session = Session(
-        directory, config, keep_checkpoints=KEEP_CHECKPOINTS, observers=observers
-    )
+    session = Session(directory, config, keep_checkpoints=KEEP_CHECKPOINTS, observers=observers)
     seed_everything(derive_seed(settings.seed, "server"))
     with session, terminated_as_interrupt():
         return run_app(

@@ -70,4 +70,3 @@ def _refuse(outcome: Outcome, arrays: ArrayRecord) -> bool:
     if key is not None:
         outcome.fail(f"NaN or infinite values in {key!r}", flower.REJECTED)
     return key is not None
-

@@ -97,7 +97,7 @@ class ClientRunner:
             trial = replace(exchange, vectorize=together)
             self.run_chunk(trial, chunk.part(0, 2), contents)
             seconds.append(self.run_chunk(trial, chunk, contents).seconds)
-        return Timing(*seconds)
+        return Timing(sequential=seconds[0], vectorized=seconds[1])
 
     def _can_run_together(self, exchange: Exchange, chunk: Chunk) -> bool:
         if not exchange.vectorize or len(chunk) == 1 or chunk.isolated:

@@ -180,9 +180,7 @@ class Cohort:
         deaths = self._deaths_alone[position] = self._deaths_alone.get(position, 0) + 1
         outcome = Outcome(position, node_id)
         if overdue:
-            outcome.fail(
-                f"timed out after {self._exchange.client_timeout:g} s", flower.UNAVAILABLE
-            )
+            outcome.fail(f"timed out after {self._exchange.client_timeout:g} s", flower.UNAVAILABLE)
         elif deaths >= MAX_DEATHS:
             outcome.fail(f"the client killed its worker {deaths} times", flower.CRASHED)
         else:

@@ -79,7 +79,7 @@ def fresh_copy(records: RecordDict) -> RecordDict:
         if not isinstance(record, ArrayRecord):
             for key, value in record.items():
                 if type(value) is list:
-                    record[key] = value.copy()
+                    record[key] = value.copy()  # type: ignore[assignment]
     # Assigning records one by one would check each one's type again.
     copy.__dict__["_data"] = copied
     return copy

@@ -115,7 +115,8 @@ class Experiment(Section):
     def to_dict(self) -> dict[str, Any]:
         """Return the experiment as TOML can hold it; keys that are not set are left out."""
         dumped: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
-        return _without_none(dumped)
+        without: dict[str, Any] = _without_none(dumped)
+        return without
 
     def to_toml(self) -> str:
         """Return the experiment as TOML, every default spelled out."""
@@ -151,7 +152,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InvalidExperimentError(f"{path}: no such file; expected an experiment file") from error
+        raise InvalidExperimentError(
+            f"{path}: no such file; expected an experiment file"
+        ) from error
     except IsADirectoryError as error:
         raise InvalidExperimentError(f"{path}: is a folder; expected an experiment file") from error
     except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -277,7 +277,7 @@ def _run_rounds(
     for observer in options.observers:
         if hasattr(observer, "on_clients"):
             grid.on_progress = observer.on_clients
-    named = {
+    named: dict[str, Any] = {
         "grid": grid,
         "initial_arrays": federation.initial_arrays,
         "num_rounds": settings.rounds,

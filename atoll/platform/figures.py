@@ -63,7 +63,7 @@ def _curves(rounds: pa.Table, suffix: str, y_title: str) -> Any:
         "evaluate": "on clients' data, mean",
         "train": "in training, mean",
     }
-    series = {}
+    series: dict[str, tuple[list[Any], list[Any]]] = {}
     for group, label in names.items():
         for column in rounds.column_names:
             is_scalar = pa.types.is_floating(rounds.schema.field(column).type)

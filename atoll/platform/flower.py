@@ -79,9 +79,7 @@ class InstructionTemplate:
         As in Flower's ``Metadata``; the message type is validated here, once.
     """
 
-    def __init__(
-        self, message_type: str, group_id: str, ttl: float, created_at: float
-    ) -> None:
+    def __init__(self, message_type: str, group_id: str, ttl: float, created_at: float) -> None:
         metadata = Metadata(
             run_id=RUN_ID,
             message_id="",
@@ -156,7 +154,7 @@ def server_context(run_config: dict[str, Any]) -> Context:
 
 def dump_records(records: RecordDict) -> bytes:
     """Serialise a ``RecordDict`` to protobuf bytes (no pickle: loading runs no code)."""
-    return recorddict_to_proto(records).SerializeToString(deterministic=True)
+    return bytes(recorddict_to_proto(records).SerializeToString(deterministic=True))
 
 
 def load_records(data: bytes) -> RecordDict:
@@ -199,7 +197,7 @@ def route_start_to(loop: Callable[..., Result]) -> Iterator[None]:
     def start(strategy: Strategy, *arguments: Any, **named: Any) -> Result:
         return loop(strategy, *arguments, **named)
 
-    Strategy.start = start  # type: ignore[method-assign]
+    Strategy.start = start  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -257,11 +257,12 @@ class RayGrid(Grid):
         number = self._exchanges
         contents: list[PackedRecords] = []
         by_identity: dict[int, int] = {}
-        envelopes: dict[tuple[Any, ...], int] = {}
+        envelopes: list[Envelope] = []
+        numbers: dict[tuple[int, str, str, float], int] = {}
         expected: list[Any] = []
         self._envelope_of: list[int] = []
         for position, request in enumerate(requests):
-            node_id, *kind = flower.address(request)
+            node_id, message_type, group_id, ttl = flower.address(request)
             if not 1 <= node_id <= self._num_nodes:
                 raise ValueError(f"message to node {node_id}: nodes are 1 to {self._num_nodes}")
             flower.set_message_id(request, f"{number}-{position}")
@@ -269,13 +270,165 @@ class RayGrid(Grid):
             if content is None:
                 content = by_identity[id(request.content)] = len(contents)
                 contents.append(pack(request.content))
-            key = (content, *kind)
+            key = (content, message_type, group_id, ttl)
+            if key not in numbers:
+                numbers[key] = len(envelopes)
+                envelopes.append(Envelope(*key, created_at=request.metadata.created_at))
+                expected.append(self._expected(request))
+            self._envelope_of.append(numbers[key])
+        self.bytes_down = 0
+        self._aggregation: Aggregation | None = None
+        self._suspects: set[int] = set()
+        self._chunk_seconds: dict[str, float] = {}
+        self._exchanges = 0
+        self._mailbox = _Mailbox(self)
+        self._own_cluster = Cluster(address) if cluster is None else None
+        cluster = cluster or self._own_cluster
+        assert cluster is not None
+        try:
+            allocation = cluster.allocate(workers, cpus_per_worker, gpus_per_worker)
+            self.workers = allocation.workers
+            setup = worker_setup(
+                client_app, run_config or {}, threads_per_worker, gpu=gpus_per_worker > 0
+            )
+            self.pool = WorkerPool(setup, self.workers, allocation.cpus, allocation.gpus)
+        except BaseException:
+            if self._own_cluster is not None:
+                self._own_cluster.close()
+            raise
+
+    # --- Flower's Grid -------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Set the run that :attr:`run` reports."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run, as Flower describes it."""
+        return self._run
+
+    def get_node_ids(self) -> Sequence[int]:
+        """Return the ids of all nodes, 1 to N, as a range."""
+        return range(1, self._num_nodes + 1)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message (Flower's older way; ``Message(...)`` does the same)."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages and return their ids; replies are fetched by :meth:`pull_messages`."""
+        return self._mailbox.push(list(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies to these messages that have come."""
+        return self._mailbox.pull(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Send messages and return their replies, in the order of node ids.
+
+        Every message has a reply: a node that failed, in whatever way, replies with an error.
+
+        Parameters
+        ----------
+        messages : Iterable[Message]
+            Messages to nodes; those with the same content object share one copy of it.
+        timeout : float, optional
+            Seconds after which unfinished clients become errors.
+
+        Raises
+        ------
+        ValueError
+            If a message goes to a node that does not exist.
+        """
+        requests = sorted(messages, key=flower.address)
+        if not requests:
+            return []
+        aggregation = self._aggregation
+        self._exchanges += 1
+        exchange, contents = self._describe(requests, aggregation)
+        chunks = self._cut(requests, exchange, contents)
+        references = _share(contents, chunks, exchange)
+        kind = requests[0].metadata.message_type
+        if kind == "train" and not self.vectorization.decided:
+            self.vectorization = choose(self.pool, exchange, chunks, contents)
+        exchange = self._with_vectorization(exchange, kind)
+        cohort = Cohort(
+            exchange,
+            ray.put(exchange),
+            references,
+            chunks,
+            self._suspects,
+            self._chunk_seconds.get(kind),
+            lambda ended: self.on_progress(kind, ended, len(requests)),
+        )
+        self.pool.run(cohort, timeout)
+        if cohort.chunk_seconds is not None:
+            self._chunk_seconds[kind] = cohort.chunk_seconds
+        return self._conclude(requests, exchange, cohort, kind)
+
+    # --- what the round loop adds --------------------------------------------------------------
+
+    @contextmanager
+    def aggregating(self, aggregation: Aggregation | None) -> Iterator[None]:
+        """Within this context training replies are handled as ``aggregation`` says."""
+        self._aggregation = aggregation
+        try:
+            yield
+        finally:
+            self._aggregation = None
+
+    def close(self) -> None:
+        """Stop the workers, and Ray if it was started here."""
+        self._mailbox.close()
+        self.pool.close()
+        if self._own_cluster is not None:
+            self._own_cluster.close()
+
+    def __enter__(self) -> RayGrid:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # --- one exchange --------------------------------------------------------------------------
+
+    def _describe(
+        self, requests: list[Message], aggregation: Aggregation | None
+    ) -> tuple[Exchange, list[PackedRecords]]:
+        number = self._exchanges
+        contents: list[PackedRecords] = []
+        by_identity: dict[int, int] = {}
+        envelopes: list[Envelope] = []
+        numbers: dict[tuple[int, str, str, float], int] = {}
+        expected: list[Any] = []
+        self._envelope_of: list[int] = []
+        for position, request in enumerate(requests):
+            node_id, message_type, group_id, ttl = flower.address(request)
+            if not 1 <= node_id <= self._num_nodes:
+                raise ValueError(f"message to node {node_id}: nodes are 1 to {self._num_nodes}")
+            flower.set_message_id(request, f"{number}-{position}")
+            content = by_identity.get(id(request.content))
+            if content is None:
+                content = by_identity[id(request.content)] = len(contents)
+                contents.append(pack(request.content))
+            key = (content, message_type, group_id, ttl)
             envelope = envelopes.get(key)
             if envelope is None:
                 envelope = envelopes[key] = len(envelopes)
                 expected.append(self._expected(request))
             self._envelope_of.append(envelope)
-        self.bytes_down = sum(contents[e].array_bytes for e in self._content_of(envelopes))
+        sizes = [contents[envelope.content].array_bytes for envelope in envelopes]
+        self.bytes_down = sum(sizes[envelope] for envelope in self._envelope_of)
         first = requests[0]
         is_training = first.metadata.message_type.startswith("train")
         exchange = Exchange(
@@ -283,9 +436,7 @@ class RayGrid(Grid):
             seed=self._seed,
             server_round=self._round_of(first),
             num_partitions=self._num_nodes,
-            envelopes=tuple(
-                Envelope(*key, created_at=first.metadata.created_at) for key in envelopes
-            ),
+            envelopes=tuple(envelopes),
             expected=tuple(expected),
             weighted_by=aggregation.weighted_by if aggregation and is_training else None,
             sum_replies=bool(aggregation and is_training and aggregation.sum_replies),
@@ -293,10 +444,6 @@ class RayGrid(Grid):
             client_timeout=self._client_timeout,
         )
         return exchange, contents
-
-    def _content_of(self, envelopes: dict[tuple[Any, ...], int]) -> Iterator[int]:
-        by_envelope = [key[0] for key in envelopes]
-        return (by_envelope[envelope] for envelope in self._envelope_of)
 
     def _expected(self, request: Message) -> Any:
         if not request.metadata.message_type.startswith("train") or self._check_replies is False:
@@ -522,4 +669,3 @@ class _Mailbox:
         name = sent_ids[reply.metadata.reply_to_message_id]
         reply.metadata.__dict__["_reply_to_message_id"] = name
         self._replies[name] = reply
-

@@ -93,10 +93,10 @@ class Observer(Protocol):
     """Is told of a run."""
 
     def on_start(self, run: RunInfo) -> None:
-        """The rounds begin."""
+        """Take note that the rounds begin."""
 
     def on_round(self, record: RoundRecord) -> None:
-        """A round has ended."""
+        """Take note of a round's end."""
 
     def on_end(self, result: Mapping[str, Any]) -> None:
-        """The run has ended."""
+        """Take note of the run's end."""

@@ -49,11 +49,16 @@ def write_report(directory: Path) -> Path:
     from atoll.platform.figures import all_figures
 
     check_run_directory(directory)
-    rounds = _table(directory / ROUNDS, pa.schema([("round", pa.int64()), ("seconds", pa.float64())]))
+    rounds = _table(
+        directory / ROUNDS, pa.schema([("round", pa.int64()), ("seconds", pa.float64())])
+    )
     clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
     partition = _partition(directory / "partition.json")
     figures = [
-        (title, figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}))
+        (
+            title,
+            figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}),
+        )
         for title, figure in all_figures(rounds, clients, partition)
     ]
     environment = jinja2.Environment(

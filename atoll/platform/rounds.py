@@ -200,9 +200,7 @@ class _RoundLoop:
 
     # --- the parts of a round ------------------------------------------------------------------
 
-    def _train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord
-    ) -> ArrayRecord:
+    def _train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> ArrayRecord:
         self._outcomes, self._bytes_down = [], 0
         self._grid.server_round = server_round
         with self._grid.aggregating(self._aggregation):
@@ -235,9 +233,7 @@ class _RoundLoop:
             self._result.evaluate_metrics_serverapp[server_round] = metrics
 
     def _is_due(self, server_round: int) -> bool:
-        return (
-            server_round % self._options.evaluate_every == 0 or server_round == self._num_rounds
-        )
+        return server_round % self._options.evaluate_every == 0 or server_round == self._num_rounds
 
     def _end_round(self, record: RoundRecord, arrays: ArrayRecord) -> bool:
         """Tell observers, keep the state, write a checkpoint if due; return whether to stop."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache, reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -87,5 +87,5 @@ def evaluate_part(
 ) -> Evaluation:
     """Evaluate the test examples ``start`` to ``stop`` in a worker."""
     dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
-    arrays.load(unpack(content)["arrays"])  # type: ignore[arg-type]
+    arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
     return evaluate(network, dataset, dataset.test, np.arange(start, stop), device)

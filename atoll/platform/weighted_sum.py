@@ -122,8 +122,6 @@ def mean_metrics(
             ]
             means[key] = np.sum(columns, axis=0).tolist()
         else:
-            means[key] = sum(
-                float(row[key]) * factor  # type: ignore[arg-type]
-                for row, factor in zip(rows, factors, strict=True)
-            )
+            values: list[float] = [float(row[key]) for row in rows]  # type: ignore[arg-type]
+            means[key] = sum(v * factor for v, factor in zip(values, factors, strict=True))
     return means

@@ -27,7 +27,9 @@ BAD = [3, 8]
 
 
 def arrays() -> ArrayRecord:
-    return ArrayRecord({"w": Array(np.ones((2, 3), np.float32)), "b": Array(np.ones(2, np.float32))})
+    return ArrayRecord(
+        {"w": Array(np.ones((2, 3), np.float32)), "b": Array(np.ones(2, np.float32))}
+    )
 
 
 def run(
@@ -88,9 +90,7 @@ def without_the_bad(**options: object) -> ArrayRecord:
 def test_a_bad_client_is_an_error_row_and_the_others_count(
     fault: str, reason: str, strategy: type[FedAvg]
 ) -> None:
-    final, errors, _ = run(
-        {"fault": fault, "nodes": BAD}, strategy=strategy(fraction_evaluate=0.0)
-    )
+    final, errors, _ = run({"fault": fault, "nodes": BAD}, strategy=strategy(fraction_evaluate=0.0))
     assert [(row["round"], row["node_id"]) for row in errors] == [(1, 3), (1, 8), (2, 3), (2, 8)]
     assert all(row["reason"].startswith(reason) for row in errors), errors
     assert all(row["partition"] == row["node_id"] - 1 for row in errors)
@@ -100,9 +100,7 @@ def test_a_bad_client_is_an_error_row_and_the_others_count(
 
 def test_a_straggler_past_its_timeout_is_an_error_and_the_others_count() -> None:
     started = time.monotonic()
-    final, errors, deaths = run(
-        {"fault": "sleep", "nodes": BAD}, rounds=1, client_timeout=1.0
-    )
+    final, errors, deaths = run({"fault": "sleep", "nodes": BAD}, rounds=1, client_timeout=1.0)
     assert {row["reason"] for row in errors} == {"timed out after 1 s"}
     assert [row["node_id"] for row in errors] == BAD
     assert time.monotonic() - started < 40

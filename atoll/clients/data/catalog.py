@@ -70,9 +70,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
             "garments, 28x28 grey, 60,000 + 10,000",
             decode_fashion_mnist,
             (
-                Download(
-                    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com", _IDX_FILES
-                ),
+                Download("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com", _IDX_FILES),
                 DebianPackage(
                     "dataset-fashion-mnist",
                     "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",

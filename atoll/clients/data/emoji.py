@@ -36,9 +36,7 @@ def decode_emoji(folder: Path) -> Decoded:
     sheets = {vendor: _sheet(described.parent, vendor) for vendor in VENDORS}
     is_test = np.array([_is_test(e["unified"]) for e in emoji])
     numbers = np.arange(len(emoji))
-    train, test = (
-        _draw(emoji, numbers[chosen], classes, sheets) for chosen in (~is_test, is_test)
-    )
+    train, test = (_draw(emoji, numbers[chosen], classes, sheets) for chosen in (~is_test, is_test))
     return Decoded(classes, train, test, VENDORS)
 
 

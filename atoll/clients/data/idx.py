@@ -42,7 +42,8 @@ def _decode(folder: Path, classes: tuple[str, ...]) -> Decoded:
         images = read_idx(_find(folder, f"{prefix}-images", "idx3-ubyte"))
         labels = read_idx(_find(folder, f"{prefix}-labels", "idx1-ubyte"))
         splits.append(Split(images[..., None], labels.astype(np.int64)))
-    return Decoded(classes, *splits)
+    train, test = splits
+    return Decoded(classes, train, test)
 
 
 def _find(folder: Path, stem: str, kind: str) -> Path:

@@ -139,7 +139,10 @@ def class_histogram(
 ) -> NDArray[np.int64]:
     """Return how many examples of each class each client has: shape (clients, classes)."""
     return np.stack(
-        [np.bincount(labels[partition.indices(c)], minlength=classes) for c in range(len(partition))]
+        [
+            np.bincount(labels[partition.indices(c)], minlength=classes)
+            for c in range(len(partition))
+        ]
     )
 
 

@@ -51,7 +51,7 @@ class Download:
             address = f"{self.base}/{name}"
             try:
                 with (
-                    urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as response,  # noqa: S310
+                    urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as response,
                     (folder / name).open("wb") as file,
                 ):
                     shutil.copyfileobj(response, file, 1 << 20)
@@ -116,7 +116,15 @@ class PythonPackage:
     def fetch(self, folder: Path) -> None:
         """Fetch and unpack the package."""
         wanted = f"{self.name}=={self.version}"
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+        ]
         _run([*command, "--no-binary", ":all:", wanted], folder)
         archive = _only(folder, "*.tar.gz")
         check_sha256(archive, self.sha256)

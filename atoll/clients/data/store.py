@@ -51,7 +51,7 @@ class Split:
         digest = hashlib.sha256(str(self.images.shape).encode())
         for column in (self.images, self.labels, self.domains, self.groups):
             if column is not None:
-                digest.update(np.ascontiguousarray(column))
+                digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
 
@@ -104,7 +104,7 @@ class ImageDataset:
         self.mean: tuple[float, ...] = tuple(about["mean"])
         self.std: tuple[float, ...] = tuple(about["std"])
         self.fingerprint: str = about["fingerprint"]
-        self._shape: tuple[int, int, int] = tuple(about["shape"])  # type: ignore[assignment]
+        self._shape: tuple[int, int, int] = tuple(about["shape"])
         self.train = _map_split(self.directory / "train.arrow", self._shape)
         self.test = _map_split(self.directory / "test.arrow", self._shape)
 

@@ -53,15 +53,17 @@ def build_model(
     make = MODELS.find(settings.name, "model.name")
     _check_arguments(make, settings)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed the GPUs too, which fork_rng does not give back.
+        torch.default_generator.manual_seed(seed)
         try:
             model = make(image_shape=image_shape, classes=classes, **settings.arguments)
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
             _check_logits(model, image_shape, classes)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:
             raise InvalidExperimentError(
-                f"model.name = {settings.name!r} on images of {image_shape}: {error}"
+                f"model.name = {settings.name!r} on images of {image_shape}: "
+                f"{str(error) or type(error).__name__}"
             ) from error
     return model
 
@@ -89,4 +91,6 @@ def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: 
         logits = model(torch.zeros(2, *image_shape))
     model.train(was_training)
     if logits.shape != (2, classes):
-        raise ValueError(f"it gives outputs of shape {tuple(logits.shape)}, expected (2, {classes})")
+        raise ValueError(
+            f"it gives outputs of shape {tuple(logits.shape)}, expected (2, {classes})"
+        )
