@@ -8,7 +8,7 @@ those that are done are the last of the stack, and later steps leave them out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -20,13 +20,11 @@ from torch.func import functional_call, vmap
 
 from atoll.clients.arrays import array_record, to_array
 from atoll.clients.settings import ClientSettings
-from atoll.clients.stacked_linear import StackedLinearLayers
+from atoll.clients.stacked_layers import Forward, stacked_linear_layers
 from atoll.clients.training import TrainingResult, UpdateRule, batches
 
 # Stacked parameters up to this size stay in a processor's cache between a step's passes.
 CACHED_BYTES = 8 << 20
-
-Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
 def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
@@ -142,11 +140,14 @@ class VectorizedTrainer:
             )
             own_plans = [plans[client] for client in group]
             totals = self._run(update, images, labels, own_plans).tolist()
-            for place, client in enumerate(group):
+            records = self._records(stacked)
+            for client, record, total in zip(group, records, totals, strict=True):
                 seen = sum(map(len, plans[client]))
-                loss = totals[place] / max(1, seen)
-                result = TrainingResult(loss, counts[client], len(plans[client]))
-                results[client] = (self._record(stacked, place), result)
+                loss = total / max(1, seen)
+                results[client] = (
+                    record,
+                    TrainingResult(loss, counts[client], len(plans[client])),
+                )
         return [results[client] for client in range(len(plans))]
 
     def _groups(self, clients: list[int]) -> list[list[int]]:
@@ -191,27 +192,26 @@ class VectorizedTrainer:
                 totals[: len(active)] += sums.detach()
         return totals
 
-    def _record(self, stacked: list[Tensor], place: int) -> ArrayRecord:
-        own = {
-            key: values[place].cpu().numpy()
-            for key, values in zip(self._global, stacked, strict=True)
+    def _records(self, stacked: list[Tensor]) -> Iterator[ArrayRecord]:
+        """Yield each client's model."""
+        values = [tensor.cpu().numpy() for tensor in stacked]
+        own = dict(zip(self._global, values, strict=True))
+        shared = {
+            key: to_array(tensor.cpu().numpy())
+            for key, tensor in self._model.state_dict().items()
+            if key not in own
         }
-        state = self._model.state_dict()
-        return array_record(
-            {k: to_array(own[k] if k in own else v.cpu().numpy()) for k, v in state.items()}
-        )
+        order = list(self._model.state_dict())
+        for place in range(len(values[0])):
+            yield array_record(
+                {key: to_array(own[key][place]) if key in own else shared[key] for key in order}
+            )
 
 
 def _stacked_forward(model: nn.Module) -> Forward:
     """Return a function of parameters and images, both stacked, to the stacked logits."""
     batched = vmap(partial(functional_call, model), in_dims=(0, 0), randomness="different")
-
-    def forward(parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-        with StackedLinearLayers():
-            logits: Tensor = batched(parameters, images)
-        return logits
-
-    return forward
+    return stacked_linear_layers(model) or batched
 
 
 def _pad(chosen: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ from flwr.serverapp.strategy import (
     FedYogi,
     Strategy,
 )
-from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+
+from atoll.platform import flower
 
 _MEAN_ONLY = tuple(
     strategy.aggregate_train for strategy in (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad)
@@ -83,8 +84,8 @@ def _obstacle(strategy: Strategy) -> str | None:
     kind = type(strategy)
     if kind.aggregate_train not in _MEAN_ONLY:
         return f"{name}'s aggregation is not known to be a weighted mean"
-    if kind._check_and_log_replies is not FedAvg._check_and_log_replies:
+    if not flower.checks_replies_as_flower_does(strategy):
         return f"{name} checks replies in its own way"
-    if strategy.train_metrics_aggr_fn is not aggregate_metricrecords:
+    if not flower.averages_metrics_as_flower_does(strategy):
         return "train_metrics_aggr_fn needs every reply"
     return None

@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from atoll.clients.arrays import view
+from atoll.platform import flower
 
 Structure = tuple[tuple[str, tuple[int, ...], str], ...]
 
@@ -73,16 +74,13 @@ def unpack(packed: PackedRecords) -> RecordDict:
 
 def fresh_copy(records: RecordDict) -> RecordDict:
     """Return a copy that a client may change: arrays are shared (immutable), the rest is not."""
-    copy = records.copy()
     copied = {name: record.copy() for name, record in records.items()}
     for record in copied.values():
         if not isinstance(record, ArrayRecord):
             for key, value in record.items():
                 if type(value) is list:
                     record[key] = value.copy()  # type: ignore[assignment]
-    # Assigning records one by one would check each one's type again.
-    copy.__dict__["_data"] = copied
-    return copy
+    return flower.with_records(records, copied)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import FedAvg, Result, Strategy
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -63,6 +64,29 @@ def address(message: Message) -> tuple[int, str, str, float]:
         fields["_group_id"],
         fields["_ttl"],
     )
+
+
+def set_reply_to(message: Message, message_id: str) -> None:
+    """Make a reply answer the message of that id."""
+    message.metadata.__dict__["_reply_to_message_id"] = message_id
+
+
+def with_records(records: RecordDict, replacements: dict[str, Any]) -> RecordDict:
+    """Return ``records`` with other records under the same names."""
+    copy = records.copy()
+    # Assigning records one by one would check each one's type again, for every client.
+    copy.__dict__["_data"] = replacements
+    return copy
+
+
+def averages_metrics_as_flower_does(strategy: FedAvg) -> bool:
+    """Tell whether training metrics are averaged by Flower's default, by weight."""
+    return strategy.train_metrics_aggr_fn is aggregate_metricrecords
+
+
+def checks_replies_as_flower_does(strategy: FedAvg) -> bool:
+    """Tell whether replies are checked by Flower's own method."""
+    return type(strategy)._check_and_log_replies is FedAvg._check_and_log_replies
 
 
 def set_message_id(message: Message, message_id: str) -> None:

@@ -1,0 +1,124 @@
+"""Outcomes as the replies that a strategy gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from flwr.app import Error, Message, MetricRecord, RecordDict
+
+from atoll.platform import flower
+from atoll.platform.cohort import add_to_sum
+from atoll.platform.content import PackedRecords, unpack
+from atoll.platform.exchange import Exchange, Metrics, Outcome
+from atoll.platform.weighted_sum import WeightedSum, mean_metrics
+
+
+def replies_of(
+    requests: list[Message], outcomes: list[Outcome], exchange: Exchange, total: WeightedSum
+) -> list[Message]:
+    """Return the replies to ``requests``, in their order.
+
+    Where replies were summed, the first stands for all of them: it holds their weighted mean and
+    the sum of their weights, so a strategy's weighted mean of the replies is that mean.
+
+    Parameters
+    ----------
+    requests, outcomes : list
+        The exchange's messages and what became of each.
+    exchange : Exchange
+        What was sent.
+    total : WeightedSum
+        The sum of the replies, where they were summed.
+    """
+    replies = []
+    if exchange.sum_replies:
+        replies += _mean_reply(requests, outcomes, exchange, total)
+    elif exchange.weighted_by is not None:
+        _keep_common_metrics(outcomes)
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if outcome.status == "error":
+            error = Error(code=outcome.code, reason=outcome.reason)
+            replies.append(flower.reply(request, error, _reply_id(request)))
+        elif outcome.records is not None:
+            content = unpack(outcome.records)
+            replies.append(flower.reply(request, content, _reply_id(request)))
+    return replies
+
+
+def settle_mismatches(
+    outcomes: list[Outcome], exchange: Exchange, total: WeightedSum, *, strict: bool
+) -> None:
+    """Refuse updates that differ from what went out, or from the majority if all of them do.
+
+    Parameters
+    ----------
+    outcomes : list[Outcome]
+        Changed in place.
+    exchange : Exchange
+        What was sent.
+    total : WeightedSum
+        Takes the majority's updates where replies are summed.
+    strict : bool
+        Whether updates must match what went out even if none does.
+    """
+    odd = [o for o in outcomes if o.status == "ok" and o.mismatch is not None]
+    if not odd:
+        return
+    if strict or any(o.status == "ok" and o.mismatch is None for o in outcomes):
+        for outcome in odd:
+            outcome.fail(outcome.mismatch or "", flower.REJECTED)
+        return
+    if exchange.weighted_by is None:
+        return
+    usual = Counter(o.structure for o in odd).most_common(1)[0][0]
+    for outcome in odd:
+        if outcome.structure != usual:
+            outcome.fail(f"{outcome.mismatch} (most replies agree otherwise)", flower.REJECTED)
+        elif exchange.sum_replies:
+            outcome.mismatch = None
+            add_to_sum(total, outcome, exchange)
+
+
+def _reply_id(request: Message) -> str:
+    return f"{request.metadata.message_id}-reply"
+
+
+def _mean_reply(
+    requests: list[Message], outcomes: list[Outcome], exchange: Exchange, total: WeightedSum
+) -> list[Message]:
+    summed = [(r, o) for r, o in zip(requests, outcomes, strict=True) if o.summed]
+    if not summed or total.weight == 0.0:
+        return []
+    assert exchange.weighted_by is not None
+    _keep_common_metrics([outcome for _, outcome in summed])
+    rows: list[Any] = [outcome.metrics for _, outcome in summed]
+    metrics: Metrics = {exchange.weighted_by: sum(row[exchange.weighted_by] for row in rows)}
+    metrics.update(mean_metrics(rows, exchange.weighted_by))
+    request, first = summed[0]
+    content = RecordDict(
+        {first.arrays_name: total.mean(), first.metrics_name: MetricRecord(metrics)}
+    )
+    return [flower.reply(request, content, _reply_id(request))]
+
+
+def _keep_common_metrics(outcomes: list[Outcome]) -> None:
+    """Leave out metrics that not every reply has: strategies average them over all replies."""
+    replied = [outcome for outcome in outcomes if outcome.metrics is not None]
+    names = {frozenset(outcome.metrics or ()) for outcome in replied}
+    if len(names) <= 1:
+        return
+    common = frozenset.intersection(*names)
+    for outcome in replied:
+        outcome.metrics = _only(outcome.metrics or {}, common)
+        if outcome.records is not None:
+            outcome.records = PackedRecords(
+                tuple(
+                    (name, kind, _only(body, common) if kind is MetricRecord else body)
+                    for name, kind, body in outcome.records.records
+                )
+            )
+
+
+def _only(metrics: Metrics, names: frozenset[str]) -> Metrics:
+    return {name: value for name, value in metrics.items() if name in names}
