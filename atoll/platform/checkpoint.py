@@ -84,7 +84,7 @@ class CheckpointStore:
     def rounds(self) -> list[int]:
         """Return the rounds that there are checkpoints of, in order."""
         names = self._directory.glob("round-*") if self._directory.is_dir() else ()
-        return sorted(int(p.name[6:]) for p in names if p.name[6:].isdigit())
+        return sorted(int(p.name[6:]) for p in names if p.name[6:].isdigit() and p.is_dir())
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; it is there as a whole or not at all.

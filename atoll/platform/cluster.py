@@ -60,6 +60,8 @@ class Cluster:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise EngineError(f"ray.address = {address!r}: no Ray answers ({error})") from error
             return
+        # Ray would let its workers yield to every other process of the machine.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         own: dict[str, Any] = {} if cpus is None else {"num_cpus": cpus}
         ray.init(include_dashboard=False, configure_logging=True, **own, **quiet)
         self.started = True

@@ -70,6 +70,8 @@ class RoundOptions:
         Called after every round.
     stopping : StoppingRule or None
         Early stopping.
+    before_checkpoint : Callable[[], None]
+        Called before a checkpoint is written: what belongs to its rounds must be on disk by then.
     name : str
         The run's name, for observers.
     directory : Path or None
@@ -88,6 +90,7 @@ class RoundOptions:
     observers: Sequence[Observer] = ()
     callbacks: Sequence[Callable[[RoundRecord], None]] = ()
     stopping: StoppingRule | None = None
+    before_checkpoint: Callable[[], None] = lambda: None
     name: str = "federation"
     directory: Path | None = None
     notes: Sequence[str] = ()
@@ -325,5 +328,6 @@ class _RoundLoop:
 
     def _save_pending(self) -> None:
         if self._options.checkpoints is not None and self._pending is not None:
+            self._options.before_checkpoint()
             self._options.checkpoints.write(self._pending)
             self._pending = None

@@ -115,6 +115,7 @@ class Session:
             checkpoints=self.checkpoints,
             observers=[*self._observers, _LastRecord(self)],
             directory=self.directory,
+            before_checkpoint=self.ledger.flush,
             **more,
         )
 

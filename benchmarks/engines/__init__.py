@@ -1,0 +1,1 @@
+"""One engine a file; each is run in a process of its own and prints its timings as JSON."""

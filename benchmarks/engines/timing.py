@@ -1,0 +1,37 @@
+"""What every engine reports."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+
+
+class RoundClock:
+    """Times rounds; the first is kept apart, since it pays for starting.
+
+    Parameters
+    ----------
+    started : float
+        ``time.perf_counter()`` at the start of the process.
+    """
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._ends: list[float] = []
+
+    def round_ended(self) -> None:
+        """Note the end of a round."""
+        self._ends.append(time.perf_counter())
+
+    def report(self, **more: object) -> None:
+        """Print the timings as a line of JSON."""
+        ends = self._ends
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        figures = {
+            "first_round_seconds": ends[0] - self._started,
+            "round_seconds": [b - a for a, b in zip(ends, ends[1:], strict=False)],
+            "driver_peak_mb": peak,
+            **more,
+        }
+        print("TIMINGS " + json.dumps(figures), flush=True)

@@ -1,0 +1,128 @@
+"""Partitions: every example with one client, by flwr-datasets' own partitioners."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atoll.clients.data import class_histogram, load_dataset, partition_dataset
+from atoll.clients.data.partition import PARTITIONERS
+from atoll.clients.settings import DataSettings, PartitionSettings
+from atoll.errors import InvalidExperimentError
+
+
+def dealt(clients: int = 10, seed: int = 3, dataset: str = "digits", **arguments: object):
+    name = arguments.pop("name", "iid")
+    more = {
+        k: arguments.pop(k) for k in ("train_examples", "examples_per_client") if k in arguments
+    }
+    settings = DataSettings(
+        dataset=dataset,
+        clients=clients,
+        partition=PartitionSettings(name=name, **arguments),
+        **more,
+    )
+    return partition_dataset(load_dataset(dataset), settings, seed)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "iid"},
+        {"name": "IidPartitioner"},
+        {"name": "dirichlet", "alpha": 0.5},
+        {"name": "DirichletPartitioner", "alpha": 0.5},
+        {"name": "shard", "num_shards_per_partition": 2},
+        {"name": "pathological", "num_classes_per_partition": 3},
+        {"name": "linear"},
+        {"name": "square"},
+    ],
+    ids=lambda arguments: arguments["name"],
+)
+def test_every_example_is_with_exactly_one_client(arguments: dict[str, object]) -> None:
+    partition = dealt(**arguments)
+    everyone = np.concatenate([partition.indices(client) for client in range(len(partition))])
+    assert sorted(everyone.tolist()) == list(range(len(load_dataset("digits").train)))
+    assert partition.sizes.sum() == len(everyone)
+
+
+def test_the_same_seed_deals_the_same_and_another_seed_does_not() -> None:
+    arguments = {"name": "dirichlet", "alpha": 0.3}
+    one, two = dealt(seed=1, **arguments), dealt(seed=2, **arguments)
+    assert one.indices(0).tolist() == dealt(seed=1, **arguments).indices(0).tolist()
+    assert one.indices(0).tolist() != two.indices(0).tolist()
+
+
+def test_dirichlet_skews_classes_and_iid_does_not() -> None:
+    labels = load_dataset("digits").train.labels
+    skewed = class_histogram(labels, dealt(name="dirichlet", alpha=0.1), 10)
+    even = class_histogram(labels, dealt(name="iid"), 10)
+    assert skewed.sum() == even.sum() == len(labels)
+    assert (skewed.max(1) / skewed.sum(1)).mean() > 2 * (even.max(1) / even.sum(1)).mean()
+
+
+def test_natural_ids_are_the_domains() -> None:
+    emoji = load_dataset("emoji")
+    partition = dealt(4, dataset="emoji", name="natural-id")
+    owned = [set(emoji.train.domains[partition.indices(c)].tolist()) for c in range(4)]
+    assert owned == [{0}, {1}, {2}, {3}]
+    with pytest.raises(InvalidExperimentError, match=r"data.clients = 5: .* expected .* = 4"):
+        dealt(5, dataset="emoji", name="natural-id")
+
+
+def test_a_second_start_does_not_load_the_partitioners() -> None:
+    dealt(name="iid")
+    code = (
+        "import sys; from atoll.clients.data import *;"
+        "from atoll.clients.settings import DataSettings;"
+        "partition_dataset(load_dataset('digits'), DataSettings(dataset='digits', clients=10), 3);"
+        "assert 'datasets' not in sys.modules and 'flwr_datasets' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_subsets_are_of_the_asked_size() -> None:
+    assert dealt(train_examples=100).sizes.sum() == 100
+    assert dealt(examples_per_client=7).sizes.tolist() == [7] * 10
+    with pytest.raises(InvalidExperimentError, match="examples_per_client = 500: client 0"):
+        dealt(examples_per_client=500)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "dirichlt"}, "data.partition.name = 'dirichlt': .*did you mean 'dirichlet'"),
+        ({"name": "dirichlet"}, "data.partition.alpha is not set"),
+        ({"name": "dirichlet", "alpa": 1}, "data.partition.alpa = 1: .*did you mean 'alpha'"),
+        ({"name": "dirichlet", "alpha": -1.0}, "data.partition = 'dirichlet'"),
+        ({"clients": 5000}, "data.clients = 5000: there are only 1437 training examples"),
+        ({"train_examples": 5}, "data.clients = 10: there are only 5"),
+    ],
+)
+def test_impossible_partitions_are_clear_errors(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidExperimentError, match=message):
+        dealt(**arguments)
+
+
+def test_every_short_name_is_a_partitioner_of_flwr_datasets() -> None:
+    import flwr_datasets.partitioner as library
+
+    assert all(hasattr(library, kind) for kind in PARTITIONERS.values())
+
+
+@given(st.integers(0, 9), st.floats(0.0, 0.99), st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_a_clients_test_examples_are_its_own_and_apart(
+    client: int, fraction: float, seed: int
+) -> None:
+    partition = pickle.loads(pickle.dumps(dealt(name="dirichlet", alpha=1.0)))
+    train, test = partition.split(client, fraction, seed)
+    assert sorted([*train.tolist(), *test.tolist()]) == sorted(partition.indices(client).tolist())
+    assert len(train) >= 1
+    assert abs(len(test) - fraction * len(partition.indices(client))) <= 1

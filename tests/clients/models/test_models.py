@@ -1,0 +1,111 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from atoll.clients.models import MODELS, build_model
+from atoll.clients.settings import ModelSettings
+from atoll.errors import InvalidExperimentError, UnknownNameError
+
+
+def size(name: str, shape: tuple[int, int, int], **arguments: object) -> int:
+    model = build_model(ModelSettings(name=name, **arguments), shape, 10, seed=0)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
+def test_every_model_learns_images_of_every_size(name, shape) -> None:
+    if name == "resnet18" and shape != (1, 8, 8):
+        pytest.skip("large")
+    model = build_model(ModelSettings(name=name), shape, 10, seed=0)
+    logits = model(torch.randn(3, *shape))
+    assert logits.shape == (3, 10)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_parameter_counts() -> None:
+    assert size("linear", (1, 28, 28)) == 7_850
+    assert size("mlp", (1, 28, 28)) == 159_010
+    assert size("mlp", (1, 28, 28), hidden=[]) == 7_850
+    assert size("lenet", (1, 28, 28)) == 61_706
+    assert 17_000 < size("cnn-small", (1, 28, 28)) < 19_000
+    # pfl-research, benchmarks/model/pytorch/cnn.py: simple_cnn((32, 32, 3), 10).
+    assert size("cnn-pfl", (3, 32, 32)) == 1_626_442
+    assert 11_000_000 < size("resnet18", (3, 32, 32)) < 11_300_000
+
+
+def test_the_benchmark_cnn_starts_as_pfls() -> None:
+    model = build_model(ModelSettings(name="cnn-pfl"), (3, 32, 32), 10, seed=0)
+    kinds = " ".join(type(layer).__name__ for layer in model)
+    assert kinds == "Conv2d ReLU Conv2d ReLU MaxPool2d Dropout Flatten Linear ReLU Dropout Linear"
+    assert (model[5].p, model[9].p) == (0.25, 0.5)
+    weight = model[7].weight
+    bound = (6 / sum(weight.shape)) ** 0.5
+    assert bound * 0.99 < float(weight.detach().abs().max()) <= bound
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("group", nn.GroupNorm), ("batch", nn.BatchNorm2d)])
+def test_resnets_norm(norm: str, kind: type[nn.Module]) -> None:
+    model = build_model(ModelSettings(name="resnet8", norm=norm), (1, 8, 8), 10, seed=0)
+    norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm | nn.BatchNorm2d)]
+    assert len(norms) == 9
+    assert all(isinstance(module, kind) for module in norms)
+
+
+def test_the_seed_alone_decides_the_parameters() -> None:
+    torch.manual_seed(5)
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    first = build_model(ModelSettings(name="lenet"), (1, 28, 28), 10, seed=3).state_dict()
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
+    torch.manual_seed(6)
+    again = build_model(ModelSettings(name="lenet"), (1, 28, 28), 10, seed=3).state_dict()
+    other = build_model(ModelSettings(name="lenet"), (1, 28, 28), 10, seed=4).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not any(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "mlp", "hiden": [3]}, r"^model.hiden = \[3\]: mlp has no .* 'hidden'\?$"),
+        ({"name": "linear", "norm": "batch"}, "^model.norm = 'batch'.* takes no arguments$"),
+        ({"name": "resnet8", "norm": "layer"}, "norm = 'layer': expected 'group' or 'batch'"),
+        ({"name": "mlp", "hidden": "many"}, "model.name = 'mlp'"),
+        ({"name": "cnn-pfl", "dropout": [0.1]}, "model.name = 'cnn-pfl'"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidExperimentError, match=message) as error:
+        build_model(ModelSettings(**settings), (1, 28, 28), 10, seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_name_gives_the_closest() -> None:
+    with pytest.raises(UnknownNameError, match="'resnet18'"):
+        build_model(ModelSettings(name="resnet-18"), (1, 28, 28), 10, seed=0)
+
+
+def test_a_users_own_model(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_models.py").write_text(
+        "from torch import nn\n"
+        "def good(image_shape, classes, width=4):\n"
+        "    c, h, w = image_shape\n"
+        "    layers = nn.Linear(c * h * w, width), nn.Linear(width, classes)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+        "def bad(image_shape, classes):\n"
+        "    return nn.Flatten()\n"
+        "def worse(image_shape, classes):\n"
+        "    return {}['missing']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build_model(ModelSettings(name="own_models:good", width=7), (1, 8, 8), 10, seed=0)
+    assert model[1].out_features == 7
+    for name, message in (("bad", r"\(2, 64\), expected \(2, 10\)"), ("worse", "missing")):
+        with pytest.raises(InvalidExperimentError, match=message):
+            build_model(ModelSettings(name=f"own_models:{name}"), (1, 8, 8), 10, seed=0)

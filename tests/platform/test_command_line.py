@@ -1,0 +1,256 @@
+"""The command line as a user runs it: real processes, real data, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENT = """
+[run]
+name = "small"
+seed = 3
+rounds = 8
+checkpoint_every = 2
+
+[data]
+dataset = "digits"
+clients = 20
+
+[data.partition]
+name = "dirichlet"
+alpha = 1.0
+
+[model]
+name = "mlp"
+hidden = [16]
+
+[client]
+learning_rate = 0.1
+batch_size = 16
+
+[strategy]
+name = "FedAdam"
+fraction_train = 0.5
+fraction_evaluate = 0.25
+"""
+
+
+def atoll(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atoll", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
+    )
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.toml").write_text(EXPERIMENT)
+    done = atoll("run", folder / "small.toml", "--out", folder / "run", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout
+
+
+def sha256(directory: Path) -> str:
+    return str(json.loads((directory / "result.json").read_text())["parameters_sha256"])
+
+
+def test_a_run_directory_holds_what_was_promised(finished: tuple[Path, str]) -> None:
+    directory, output = finished
+    result = json.loads((directory / "result.json").read_text())
+    assert result["rounds"] == 8
+    assert result["wall_seconds"] > 0
+    assert 0.5 < result["metrics"]["server_accuracy"] <= 1
+    rounds = pq.read_table(directory / "rounds.parquet")
+    assert rounds.column("round").to_pylist() == list(range(1, 9))
+    clients = pq.read_table(directory / "clients.parquet")
+    assert set(clients.column_names) >= {
+        *("node_id", "partition", "domain", "examples", "loss"),
+        *("seconds", "worker", "status", "reason"),
+    }
+    trained = [p for p in clients.column("phase").to_pylist() if p == "train"]
+    assert len(trained) == 8 * 10
+    assert len(clients) == 8 * (10 + 5)
+    config = (directory / "config.toml").read_text()
+    for line in ("seed = 3", 'optimizer = "sgd"', "[versions]", 'flwr = "', 'ray = "'):
+        assert line in config
+    assert "round 8/8" in output
+    assert "report.html" in output
+    page = (directory / "report.html").read_text()
+    assert "Plotly" in page
+    assert "http" not in re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
+
+
+def start(experiment: Path, directory: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "atoll",
+        "run",
+        str(experiment),
+        "--out",
+        str(directory),
+        *more,
+    ]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_a_killed_driver_resumes_to_the_same_bits(
+    experiment: Path, tmp_path: Path, finished: tuple[Path, str]
+) -> None:
+    directory = tmp_path / "run"
+    process = start(experiment, directory, "--workers", "2")
+    wait_for(directory / "checkpoints" / "round-000002")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (directory / "result.json").exists()
+    resumed = atoll("resume", directory, "--workers", 3)
+    assert resumed.returncode == 0, resumed.stderr
+    assert sha256(directory) == sha256(finished[0])
+    rounds = pq.read_table(directory / "rounds.parquet").column("round").to_pylist()
+    assert rounds == list(range(1, 9))
+    again = atoll("resume", directory)
+    assert again.returncode == 0, again.stderr
+    assert sha256(directory) == sha256(finished[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on(
+    experiment: Path, tmp_path: Path, finished: tuple[Path, str], number: signal.Signals
+) -> None:
+    directory = tmp_path / "run"
+    process = start(experiment, directory, "--set", "run.checkpoint_every=100")
+    wait_for(directory / "engine.json")
+    time.sleep(2.0)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    if (directory / "result.json").exists():
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    resumed = atoll("resume", directory)
+    assert resumed.returncode == 0, resumed.stderr
+    assert sha256(directory) == sha256(finished[0])
+
+
+def test_a_second_process_is_kept_out(experiment: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    process = start(experiment, directory, "--set", "run.rounds=500")
+    try:
+        wait_for(directory / "engine.json")
+        second = atoll("resume", directory)
+        assert second.returncode == 1
+        assert f"another process ({process.pid}) is running in it" in second.stderr
+        report = atoll("report", directory)
+        assert report.returncode == 0, report.stderr
+        assert "Not finished" in (directory / "report.html").read_text()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "client.learning_rat=1"], "client.learning_rat = 1: no such key; did you mean"),
+        (["--set", "strategy.name=FedAvgg"], "strategy.name = 'FedAvgg': no such strategy"),
+        (["--set", "strategy.fraction=0.5"], "strategy.fraction = 0.5: FedAdam has no such"),
+        (["--set", "model.name=lenett"], "model.name = 'lenett': no such model; did you mean"),
+        (["--set", "data.dataset=minst"], "data.dataset = 'minst': no such data set"),
+        (["--set", "data.clients=5000"], "data.clients = 5000: there are only 1437"),
+        (["--set", "data.path=/nowhere"], "data.path = '/nowhere': no such folder"),
+        (["--set", "ray.gpus_per_worker=1"], "ray.gpus_per_worker = 1: there is no GPU"),
+        (["--set", "client.mods=['clip_mod']"], "client.mods = 'clip_mod': no such mod"),
+        (["--set", "nonsense"], "--set 'nonsense': expected section.key=value"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[-1],
+)
+def test_what_cannot_be_run_is_one_clear_line(
+    experiment: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = atoll("run", experiment, "--out", tmp_path / "run", *arguments)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert not (tmp_path / "run" / "rounds.parquet").exists()
+
+
+def test_files_and_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("[run\nname = 3")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    cases = [
+        (("run", tmp_path / "none.toml"), 2, "no such file"),
+        (("run", tmp_path / "broken.toml"), 2, "is not readable TOML"),
+        (("run", tmp_path), 2, "is a folder"),
+        (("run", ROOT / "experiments/quickstart.toml", "--out", tmp_path / "full"), 1, "not empty"),
+        (("resume", tmp_path), 1, "is not a run directory"),
+        (("report", tmp_path / "nothing"), 1, "is not a run directory"),
+        (("list", "modles"), 2, "did you mean 'models'"),
+        (("flower", tmp_path), 2, "expected a Flower app"),
+    ]
+    for arguments, code, message in cases:
+        done = atoll(*arguments)
+        assert done.returncode == code, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_lists_and_help() -> None:
+    assert "dirichlet" in atoll("list", "partitioners").stdout
+    assert "FedTrimmedAvg" in atoll("list", "strategies").stdout
+    assert "resnet18" in atoll("list", "models").stdout
+    text = atoll("--help").stdout
+    for command in ("run", "resume", "report", "list", "data", "flower"):
+        assert command in text
+    assert atoll("--version").stdout.startswith("atoll ")
+    assert "1,437 + 360 images" in atoll("data", "get", "digits").stdout
+
+
+def test_a_ray_that_is_there_is_used_and_left_running(experiment: Path, tmp_path: Path) -> None:
+    code = (
+        "import ray, atoll, sys;"
+        "ray.init(num_cpus=2, include_dashboard=False, logging_level='ERROR');"
+        "e = atoll.load_experiment(__import__('pathlib').Path(sys.argv[1]), ['run.rounds=2']);"
+        "seen = [];"
+        "r = atoll.run(e, out=__import__('pathlib').Path(sys.argv[2]),"
+        " callbacks=[lambda record: seen.append(record.server_round)]);"
+        "assert ray.is_initialized();"
+        "assert seen == [1, 2];"
+        "assert r.summary['parameters_sha256'];"
+        "assert r.metrics['server_accuracy'] > 0"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(experiment), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
