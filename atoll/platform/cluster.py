@@ -14,6 +14,15 @@ from atoll.errors import EngineError, InvalidExperimentError
 logger = logging.getLogger("atoll")
 
 
+# A chunk's sum of a small model is some hundred kilobytes: sent along with the reply it spares the
+# object store's bookkeeping, which costs more than the clients' own overhead.
+SYSTEM_CONFIG = {
+    "max_direct_call_object_size": 1 << 20,
+    "task_rpc_inlined_bytes_limit": 1 << 27,
+    "enable_metrics_collection": False,
+}
+
+
 @dataclass(frozen=True)
 class Allocation:
     """The workers that the cluster allows.
@@ -63,7 +72,7 @@ class Cluster:
         # Ray would let its workers yield to every other process of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         own: dict[str, Any] = {} if cpus is None else {"num_cpus": cpus}
-        ray.init(include_dashboard=False, configure_logging=True, **own, **quiet)
+        ray.init(include_dashboard=False, _system_config=SYSTEM_CONFIG, **own, **quiet)
         self.started = True
 
     def allocate(self, workers: int | Literal["auto"], cpus: float, gpus: float) -> Allocation:

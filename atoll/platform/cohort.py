@@ -29,8 +29,6 @@ class Cohort:
     ----------
     exchange : Exchange
         What was sent.
-    exchange_reference : object
-        The same in Ray's object store.
     contents : Sequence
         Per content its Ray object reference, or the content itself where one chunk needs it.
     chunks : list[Chunk]
@@ -46,7 +44,6 @@ class Cohort:
     def __init__(
         self,
         exchange: Exchange,
-        exchange_reference: Any,
         contents: Sequence[Any],
         chunks: list[Chunk],
         suspects: set[int],
@@ -54,7 +51,6 @@ class Cohort:
         on_progress: Callable[[int], None] = lambda ended: None,
     ) -> None:
         self._exchange = exchange
-        self._exchange_reference = exchange_reference
         self._contents = contents
         self._suspects = suspects
         self._chunk_seconds = chunk_seconds
@@ -116,7 +112,7 @@ class Cohort:
         return Job(
             method="run",
             arguments=(
-                self._exchange_reference,
+                self._exchange,
                 chunks,
                 tuple(indices),
                 *(self._contents[index] for index in indices),

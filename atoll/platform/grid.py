@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
-import ray
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -201,7 +200,6 @@ class RayGrid(Grid):
             exchange = replace(exchange, vectorize=self.vectorization.vectorized)
         cohort = Cohort(
             exchange,
-            ray.put(exchange),
             outgoing.share(chunks),
             chunks,
             self._suspects,

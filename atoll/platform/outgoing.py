@@ -23,6 +23,8 @@ from atoll.platform.exchange import Chunk, Envelope
 MAX_CHUNK = 16
 # From this size on, a chunk's sum costs more to move than uneven chunks cost in waiting.
 LARGE_CONTENT = 4_000_000
+# Up to this size a content is sent along with each job.
+INLINE = 100_000
 
 
 class Outgoing:
@@ -148,13 +150,14 @@ class Outgoing:
         Returns
         -------
         list
-            Per content its reference, or itself where a single chunk needs it.
+            Per content its reference, or itself where a single chunk needs it or it is so small
+            that sending it along costs less than looking it up.
         """
         users: Counter[int] = Counter()
         for chunk in chunks:
             users.update({self.envelopes[envelope].content for envelope in chunk.envelopes})
         return [
-            ray.put(content) if users[index] > 1 else content
+            ray.put(content) if users[index] > 1 and content.array_bytes > INLINE else content
             for index, content in enumerate(self.contents)
         ]
 
