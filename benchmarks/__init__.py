@@ -1,1 +1,1 @@
-"""Timings side by side with peers, on the same clients, data and machine; never part of the tests."""
+"""Timings side by side with peers, on the same clients, data and machine; not tests."""

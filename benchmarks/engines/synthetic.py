@@ -34,7 +34,7 @@ class Synthetic:
         return app
 
     def arrays(self) -> ArrayRecord:
-        """The model: zeros."""
+        """Return the model: zeros."""
         size = self.parameters // self.arrays_count
         names = map(str, range(self.arrays_count))
         return ArrayRecord({name: Array(np.zeros(size, np.float32)) for name in names})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from itertools import pairwise
 
 
 class RoundClock:
@@ -30,7 +31,7 @@ class RoundClock:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         figures = {
             "first_round_seconds": ends[0] - self._started,
-            "round_seconds": [b - a for a, b in zip(ends, ends[1:], strict=False)],
+            "round_seconds": [b - a for a, b in pairwise(ends)],
             "driver_peak_mb": peak,
             **more,
         }
