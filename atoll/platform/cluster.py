@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -14,6 +16,7 @@ from atoll.errors import EngineError, InvalidExperimentError
 logger = logging.getLogger("atoll")
 
 
+PROBE_SECONDS = 1.0
 # A chunk's sum of a small model is some hundred kilobytes: sent along with the reply it spares the
 # object store's bookkeeping, which costs more than the clients' own overhead.
 SYSTEM_CONFIG = {
@@ -47,7 +50,7 @@ class Cluster:
     ----------
     address : str or None
         The address of a running Ray; None uses the one that this process is connected to, the
-        one in ``RAY_ADDRESS``, or starts one on this machine.
+        one in ``RAY_ADDRESS``, one that ``ray start`` made on this machine, or starts one.
     cpus : float or None
         CPUs to declare if Ray is started here; None is as many as this machine has.
 
@@ -72,7 +75,12 @@ class Cluster:
         # Ray would let its workers yield to every other process of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         own: dict[str, Any] = {} if cpus is None else {"num_cpus": cpus}
-        ray.init(include_dashboard=False, _system_config=SYSTEM_CONFIG, **own, **quiet)
+        started_by_hand = _running_here()
+        if started_by_hand is not None:
+            ray.init(address=started_by_hand, **quiet)
+            return
+        settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
+        ray.init(address="local", **settings, **own, **quiet)
         self.started = True
 
     def allocate(self, workers: int | Literal["auto"], cpus: float, gpus: float) -> Allocation:
@@ -123,6 +131,21 @@ class Cluster:
         if self.started and ray.is_initialized():
             ray.shutdown()
         self.started = False
+
+
+def _running_here() -> str | None:
+    """Return the address of a Ray that ``ray start`` made on this machine, if it still answers.
+
+    Ray would look it up by itself, and wait for minutes for one that was killed.
+    """
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    try:
+        address = note.read_text().strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+    except (OSError, ValueError):
+        return None
+    return address
 
 
 def _slots(node: dict[str, float], cpus: float, gpus: float) -> int:

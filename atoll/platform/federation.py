@@ -174,16 +174,17 @@ def _run(
     settings = experiment.run
     with _StartedCluster(experiment) as cluster:
         federation = prepare(experiment)
-        session = Session(
-            directory,
-            experiment.to_dict() if is_new else None,
-            keep_checkpoints=settings.keep_checkpoints,
-            observers=partial(_all_observers, experiment, observers),
-        )
-        with session, cluster.grid(federation) as grid, terminated_as_interrupt():
-            _write_partition(directory, federation)
-            arrays = _run_rounds(experiment, federation, grid, session, callbacks)
-            summary = session.finish(arrays, vectorized=vars(grid.vectorization))
+        with cluster.grid(federation) as grid, terminated_as_interrupt():
+            session = Session(
+                directory,
+                experiment.to_dict() if is_new else None,
+                keep_checkpoints=settings.keep_checkpoints,
+                observers=partial(_all_observers, experiment, observers),
+            )
+            with session:
+                _write_partition(directory, federation)
+                arrays = _run_rounds(experiment, federation, grid, session, callbacks)
+                summary = session.finish(arrays, vectorized=vars(grid.vectorization))
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
