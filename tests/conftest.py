@@ -14,7 +14,13 @@ def cluster() -> Iterator[None]:
     """A real Ray that Atoll did not start, with room for six workers."""
     import ray
 
-    ray.init(num_cpus=6, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=6,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
     yield
     assert ray.is_initialized(), "a test shut down a Ray that it did not start"
     ray.shutdown()

@@ -26,6 +26,8 @@ FLUSH_SECONDS = 1.0
 # A rewrite may take this share of the time since the one before.
 FLUSH_SHARE = 0.1
 ROW_GROUP = 1 << 17
+# Row groups that are not full are merged when there are this many.
+SMALL_GROUPS = 64
 
 CLIENT_SCHEMA = pa.schema(
     [
@@ -86,7 +88,11 @@ class ParquetTable:
             pq.write_table(kept, partial)
 
     def _rewrite(self, added: pa.Table) -> None:
-        """Write the old rows, streamed by row group, and the new ones."""
+        """Write the old rows, streamed by row group, and the new ones as row groups of their own.
+
+        A reader that read the footer of the old file and then opens the new one finds the old row
+        groups where they were: they are only merged when many small ones have gathered.
+        """
         with replacing(self._path) as partial:
             if not self._path.exists():
                 pq.write_table(added, partial, row_group_size=ROW_GROUP)
@@ -95,15 +101,26 @@ class ParquetTable:
                 schema = pa.unify_schemas(
                     [old.schema_arrow, added.schema], promote_options="permissive"
                 )
+                kept = _groups_to_keep(old)
+                small = range(kept, old.num_row_groups)
                 with pq.ParquetWriter(partial, schema) as writer:
-                    last = added
-                    for group in range(old.num_row_groups):
-                        rows = _conform(old.read_row_group(group), schema)
-                        if group == old.num_row_groups - 1 and len(rows) < ROW_GROUP:
-                            last = pa.concat_tables([rows, _conform(added, schema)])
-                        else:
-                            writer.write_table(rows)
-                    writer.write_table(_conform(last, schema), row_group_size=ROW_GROUP)
+                    for group in range(kept):
+                        writer.write_table(_conform(old.read_row_group(group), schema))
+                    if small:
+                        added = pa.concat_tables(
+                            [
+                                _conform(old.read_row_groups(list(small)), schema),
+                                _conform(added, schema),
+                            ]
+                        )
+                    writer.write_table(_conform(added, schema), row_group_size=ROW_GROUP)
+
+
+def _groups_to_keep(file: pq.ParquetFile) -> int:
+    """Return how many row groups stay as they are; the small ones after them are to be merged."""
+    rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    full = max((group + 1 for group, count in enumerate(rows) if count >= ROW_GROUP), default=0)
+    return full if len(rows) - full >= SMALL_GROUPS else len(rows)
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

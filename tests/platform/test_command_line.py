@@ -236,7 +236,7 @@ def test_lists_and_help() -> None:
 def test_a_ray_that_is_there_is_used_and_left_running(experiment: Path, tmp_path: Path) -> None:
     code = (
         "import ray, atoll, sys;"
-        "ray.init(num_cpus=2, include_dashboard=False, logging_level='ERROR');"
+        "ray.init(address='local', num_cpus=2, include_dashboard=False, logging_level='ERROR');"
         "e = atoll.load_experiment(__import__('pathlib').Path(sys.argv[1]), ['run.rounds=2']);"
         "seen = [];"
         "r = atoll.run(e, out=__import__('pathlib').Path(sys.argv[2]),"

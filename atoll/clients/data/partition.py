@@ -181,14 +181,14 @@ def _deal(split: Split, settings: DataSettings, seed: int) -> list[NDArray[np.in
     partitioner = _partitioner(settings, seed, columns)
     partitioner.dataset = Dataset.from_dict(columns)
     try:
-        count = partitioner.num_partitions
-        if count != settings.clients:
-            raise InvalidExperimentError(
-                f"data.clients = {settings.clients}: {settings.partition.name} makes {count} "
-                f"clients of this data set; expected data.clients = {count}"
-            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            count = partitioner.num_partitions
+            if count != settings.clients:
+                raise InvalidExperimentError(
+                    f"data.clients = {settings.clients}: {settings.partition.name} makes {count} "
+                    f"clients of this data set; expected data.clients = {count}"
+                )
             loaded = [partitioner.load_partition(client) for client in range(count)]
     except InvalidExperimentError:
         raise

@@ -38,8 +38,11 @@ def dealt(clients: int = 10, seed: int = 3, dataset: str = "digits", **arguments
         {"name": "IidPartitioner"},
         {"name": "dirichlet", "alpha": 0.5},
         {"name": "DirichletPartitioner", "alpha": 0.5},
-        {"name": "shard", "num_shards_per_partition": 2},
-        {"name": "pathological", "num_classes_per_partition": 3},
+        {
+            "name": "pathological",
+            "num_classes_per_partition": 3,
+            "class_assignment_mode": "first-deterministic",
+        },
         {"name": "linear"},
         {"name": "square"},
     ],
@@ -50,6 +53,13 @@ def test_every_example_is_with_exactly_one_client(arguments: dict[str, object]) 
     everyone = np.concatenate([partition.indices(client) for client in range(len(partition))])
     assert sorted(everyone.tolist()) == list(range(len(load_dataset("digits").train)))
     assert partition.sizes.sum() == len(everyone)
+
+
+def test_shards_leave_out_only_what_fills_none() -> None:
+    partition = dealt(name="shard", num_shards_per_partition=2)
+    everyone = np.concatenate([partition.indices(client) for client in range(10)])
+    assert len(set(everyone.tolist())) == len(everyone)
+    assert len(load_dataset("digits").train) - 20 < len(everyone)
 
 
 def test_the_same_seed_deals_the_same_and_another_seed_does_not() -> None:

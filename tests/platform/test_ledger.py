@@ -1,0 +1,190 @@
+"""The ledger: whole at any moment, cut back on resume, bounded in memory; and the report of it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from atoll.errors import RunDirectoryError
+from atoll.platform.atomic import replacing, write_text
+from atoll.platform.early_stopping import EarlyStopping
+from atoll.platform.experiment import EarlyStoppingSettings
+from atoll.platform.ledger import (
+    SMALL_GROUPS,
+    Ledger,
+    ParquetTable,
+    RunLock,
+    read_result,
+    read_table,
+)
+from atoll.platform.observers import RoundRecord, RunInfo
+from atoll.platform.report import headline, write_report
+from atoll.platform.tensorboard import TensorBoardLog
+
+
+def record(server_round: int, clients: int = 3, **server: object) -> RoundRecord:
+    columns = {
+        "round": [server_round] * clients,
+        "phase": ["train"] * clients,
+        "node_id": list(range(1, clients + 1)),
+        "partition": list(range(clients)),
+        "domain": [None] * clients,
+        "examples": [10] * clients,
+        "loss": [0.5] * clients,
+        "accuracy": [None] * clients,
+        "seconds": [0.1] * clients,
+        "worker": ["worker-0"] * clients,
+        "status": ["ok"] * (clients - 1) + ["error"],
+        "reason": [None] * (clients - 1) + ["<b>raised</b> ValueError"],
+    }
+    return RoundRecord(
+        server_round=server_round,
+        num_rounds=9,
+        seconds=0.5,
+        cohort=clients,
+        replies=clients - 1,
+        errors=1,
+        examples=30,
+        server_metrics=server,
+        clients=columns,
+    )
+
+
+def test_rows_are_there_after_a_flush_and_cut_back_on_resume(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    for server_round in range(1, 6):
+        ledger.on_round(record(server_round, accuracy=server_round / 10))
+    ledger.flush()
+    assert read_table(tmp_path / "rounds.parquet").column("round").to_pylist() == [1, 2, 3, 4, 5]
+    assert len(read_table(tmp_path / "clients.parquet")) == 15
+    ledger.write_result({"rounds": 5})
+    again = Ledger.reopen(tmp_path, 3)
+    assert read_result(tmp_path) is None
+    again.on_round(record(4, accuracy=0.4, late=1.0))
+    again.flush()
+    rounds = read_table(tmp_path / "rounds.parquet")
+    assert rounds.column("round").to_pylist() == [1, 2, 3, 4]
+    assert rounds.column("server_late").to_pylist() == [None, None, None, 1.0]
+    assert len(read_table(tmp_path / "clients.parquet")) == 12
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    ledger.on_round(record(1))
+    ledger.flush()
+    done, problems = threading.Event(), []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                rows = pq.read_table(tmp_path / "clients.parquet")
+                assert len(rows) % 3 == 0
+            except Exception as error:
+                problems.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for server_round in range(2, SMALL_GROUPS):
+        ledger.on_round(record(server_round))
+        ledger.flush()
+    done.set()
+    reader.join()
+    assert not problems
+
+
+def test_large_tables_are_rewritten_by_row_group(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("atoll.platform.ledger.ROW_GROUP", 50)
+    monkeypatch.setattr("atoll.platform.ledger.SMALL_GROUPS", 4)
+    table = ParquetTable(tmp_path / "clients.parquet")
+    ledger = Ledger(tmp_path)
+    for server_round in range(1, 40):
+        ledger.on_round(record(server_round, clients=7))
+        ledger.flush()
+    rows = read_table(tmp_path / "clients.parquet")
+    assert rows.column("round").to_pylist() == [r for r in range(1, 40) for _ in range(7)]
+    assert pq.ParquetFile(tmp_path / "clients.parquet").num_row_groups < 12
+    table.truncate(10)
+    assert len(read_table(tmp_path / "clients.parquet")) == 70
+
+
+def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with pytest.raises(RunDirectoryError, match=r"x\.txt: cannot be written .*is kept"):
+        with replacing(path) as partial:
+            partial.write_text("new")
+            raise OSError(28, "No space left on device")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_process_a_run_directory(tmp_path: Path) -> None:
+    first, second = RunLock(tmp_path), RunLock(tmp_path)
+    first.acquire()
+    with pytest.raises(RunDirectoryError, match="another process"):
+        second.acquire()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "rounds.parquet").write_text("not parquet")
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"rounds\.parquet: cannot be read"):
+        read_table(tmp_path / "rounds.parquet")
+    with pytest.raises(RunDirectoryError, match=r"result\.json: cannot be read"):
+        read_result(tmp_path)
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
+        write_report(tmp_path)
+
+
+def test_the_report_is_one_offline_file_and_escapes_what_clients_said(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, '[run]\nname = "x"\n')
+    write_report(tmp_path)
+    for server_round in (1, 2):
+        ledger.on_round(record(server_round, accuracy=0.25, per_class_accuracy=[0.5, 0.0]))
+    ledger.flush()
+    page = write_report(tmp_path).read_text()
+    assert "Not finished" in page
+    assert "&lt;b&gt;raised&lt;/b&gt; ValueError" in page
+    assert "<b>raised</b>" not in page
+    for title in ("Accuracy", "Accuracy per class", "Seconds a round", "Faults"):
+        assert title in page
+    assert headline(tmp_path)["client errors"] == "2"
+    assert headline(tmp_path)["server accuracy"] == "0.2500"
+
+
+def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = TensorBoardLog(tmp_path)
+    log.on_start(RunInfo("x", tmp_path, 2, 1, 1, 3, 10, "FedAvg"))
+    for server_round in (1, 2):
+        log.on_round(record(server_round, accuracy=server_round / 4))
+    log.on_end({})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("server/accuracy")
+    assert [(s.step, s.value) for s in scalars] == [(1, 0.25), (2, 0.5)]
+
+
+def test_early_stopping_waits_for_its_patience_and_knows_its_target() -> None:
+    def rounds_until_stop(values: list[float], **given: object) -> int | None:
+        rule = EarlyStopping(EarlyStoppingSettings(**given))
+        for number, value in enumerate(values, start=1):
+            middle = EarlyStopping(EarlyStoppingSettings(**given))
+            middle.load_state_dict(rule.state_dict())
+            rule = middle
+            if rule.should_stop(record(number, accuracy=value)) is not None:
+                return number
+        return None
+
+    assert rounds_until_stop([0.1, 0.2, 0.2, 0.1], patience=2) == 4
+    assert rounds_until_stop([0.1, 0.2, 0.3, 0.4], patience=2) is None
+    assert rounds_until_stop([0.1, 0.2, 0.21, 0.22], patience=2, min_delta=0.05) == 4
+    assert rounds_until_stop([0.1, 0.9, 0.1], target=0.5) == 2
+    assert rounds_until_stop([3.0, 2.0, 2.5, 2.6], patience=2, mode="min") == 4

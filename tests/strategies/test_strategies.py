@@ -1,0 +1,63 @@
+"""Every strategy of Flower by name, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import pytest
+from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
+
+from atoll.errors import InvalidExperimentError
+from atoll.strategies import STRATEGIES, build_strategy
+
+WRAPPED = {"noise_multiplier": 0.5, "num_sampled_clients": 10, "strategy": {"name": "FedMedian"}}
+NEEDED = {
+    "Bulyan": {"num_malicious_nodes": 1},
+    "QFedAvg": {"client_learning_rate": 0.1},
+    "DifferentialPrivacyClientSideAdaptiveClipping": WRAPPED,
+    "DifferentialPrivacyServerSideAdaptiveClipping": WRAPPED,
+    "DifferentialPrivacyClientSideFixedClipping": {**WRAPPED, "clipping_norm": 1.0},
+    "DifferentialPrivacyServerSideFixedClipping": {**WRAPPED, "clipping_norm": 1.0},
+}
+
+
+def test_there_are_eighteen() -> None:
+    assert len(STRATEGIES) == 18
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_each_is_built_by_its_name(name: str) -> None:
+    strategy = build_strategy(name, NEEDED.get(name, {}))
+    assert type(strategy).__name__ == name
+    assert isinstance(strategy, Strategy)
+    if name.startswith("Differential"):
+        assert isinstance(strategy.strategy, FedMedian)
+
+
+def test_arguments_arrive_and_a_users_class_is_imported() -> None:
+    strategy = build_strategy("fedavg", {"fraction_train": 0.25})
+    assert isinstance(strategy, FedAvg)
+    assert strategy.fraction_train == 0.25
+    assert isinstance(build_strategy("flwr.serverapp.strategy:FedAvg", {}), FedAvg)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("FedAvgg", {}, r"strategy.name = 'FedAvgg': .*did you mean 'FedAvg'"),
+        ("FedAvg", {"fraction": 1}, r"strategy.fraction = 1: FedAvg has no such argument; did you"),
+        ("FedTrimmedAvg", {"betta": 1}, r"strategy.betta = 1: .*did you mean 'beta'"),
+        (
+            "DifferentialPrivacyServerSideFixedClipping",
+            {**WRAPPED, "clipping_norm": -1.0},
+            r"clipping",
+        ),
+        (
+            "DifferentialPrivacyServerSideFixedClipping",
+            {**WRAPPED, "clipping_norm": 1.0, "strategy": {"name": "FedAvg", "x": 1}},
+            r"strategy.strategy.x = 1",
+        ),
+        ("builtins:dict", {}, r"makes a dict, expected a Flower Strategy"),
+    ],
+)
+def test_wrong_ones_are_clear_errors(name: str, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidExperimentError, match=message):
+        build_strategy(name, arguments)
