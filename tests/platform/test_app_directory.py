@@ -24,10 +24,10 @@ APP = Path(__file__).with_name("flower_app")
 BIN = Path(sys.executable).parent
 
 
-@pytest.fixture
-def stock(tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An environment for ``flwr run``, whose background SuperLink is stopped afterwards."""
-    home = str(tmp_path / "flwr-home")
+    home = str(tmp_path_factory.mktemp("flwr-home"))
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     yield {**os.environ, "FLWR_HOME": home, "PATH": path}
     for process in psutil.process_iter():
