@@ -25,16 +25,20 @@ class Registry(Mapping[str, T], Generic[T]):
     ----------
     kind : str
         What the objects are, for error messages ("model", "strategy", ...).
-    entries : Mapping[str, T]
-        The registered objects.
+    entries : Mapping[str, T or str]
+        The registered objects, or ``module:attribute`` for one that is imported when it is asked
+        for: a name can be checked before what it stands for (and torch) is loaded.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, T]) -> None:
+    def __init__(self, kind: str, entries: Mapping[str, T | str]) -> None:
         self.kind = kind
         self._entries = dict(entries)
 
     def __getitem__(self, name: str) -> T:
-        return self._entries[name]
+        entry: Any = self._entries[name]
+        if isinstance(entry, str) and ":" in entry:
+            return import_attribute(entry, self.kind)  # type: ignore[no-any-return]
+        return entry  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -59,13 +63,27 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         if ":" in name:
             return import_attribute(name, key)
+        return self[self.check(name, key)]
+
+    def check(self, name: str, key: str) -> str:
+        """Return the registered spelling of ``name``, without importing anything.
+
+        ``module:attribute`` is returned as it is.
+
+        Raises
+        ------
+        UnknownNameError
+            If nothing has this name.
+        """
+        if ":" in name:
+            return name
         by_folded_name = {known.casefold(): known for known in self._entries}
         known = by_folded_name.get(name.casefold())
-        if known is not None:
-            return self._entries[known]
-        raise UnknownNameError(
-            f"{key} = {name!r}: no such {self.kind}; {closest(name, self._entries)}"
-        )
+        if known is None:
+            raise UnknownNameError(
+                f"{key} = {name!r}: no such {self.kind}; {closest(name, self._entries)}"
+            )
+        return known
 
 
 def closest(name: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -55,7 +55,7 @@ def _clear_errors(directory: Callable[[], Path | None] = lambda: None) -> Iterat
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         where = directory()
-        if where is not None and (where / "checkpoints").is_dir():
+        if where is not None and (where / "config.toml").is_file():
             errors.print(f"interrupted; go on with: atoll resume {where}")
         else:
             errors.print("interrupted")
@@ -140,8 +140,8 @@ def report(
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in headline(run_directory).items():
             table.add_row(name, value)
-        table.add_row("report", str(path))
         console.print(table)
+        console.print(f"report: {path}", soft_wrap=True)
 
 
 @application.command("list")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +14,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.atomic import write_json
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, load_experiment
-from atoll.platform.ledger import CONFIG, check_run_directory
+from atoll.platform.ledger import CONFIG, RESULT, check_run_directory
 from atoll.platform.observers import Observer, RoundRecord
 from atoll.platform.session import Session, new_run_directory, terminated_as_interrupt
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from atoll.clients.data.partition import Partition
     from atoll.clients.data.store import ImageDataset
     from atoll.platform.grid import RayGrid
+
+logger = logging.getLogger("atoll")
 
 Observers = Callable[[Path], list[Observer]]
 Callback = Callable[[RoundRecord], None]
@@ -74,14 +78,12 @@ def prepare(experiment: Experiment) -> Federation:
     from atoll.clients.data.catalog import load_dataset
     from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
-    from atoll.clients.models import build_model
-    from atoll.clients.mods import find_mods
+    from atoll.clients.models.build import build_model
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
-    find_mods(experiment.client.mods)
     dataset = load_dataset(data.dataset, data.path)
     partition = partition_dataset(dataset, data, run.seed)
     model = build_model(
@@ -155,9 +157,27 @@ def resume(
         If the folder is not a run directory, or no checkpoint in it is whole.
     """
     check_run_directory(directory)
+    finished = _finished(directory)
+    if finished is not None:
+        logger.info("%s is finished; its result is as it was", directory)
+        return finished
     overrides = [] if workers is None else [f"ray.workers={workers}"]
     experiment = load_experiment(directory / CONFIG, overrides)
     return _run(experiment, directory, False, observers or _no_observers, callbacks)
+
+
+def _finished(directory: Path) -> RunResult | None:
+    """Return the result of a run that is over, without a cluster."""
+    from atoll.platform.checkpoint import CheckpointStore
+
+    path = directory / RESULT
+    if not path.exists():
+        return None
+    summary = json.loads(path.read_text())
+    checkpoint = CheckpointStore(directory / "checkpoints").latest()
+    if checkpoint is None or checkpoint.server_round != summary["rounds"]:
+        return None
+    return RunResult(directory, checkpoint.arrays, summary["metrics"], summary)
 
 
 def _no_observers(directory: Path) -> list[Observer]:
@@ -230,9 +250,10 @@ class _StartedCluster:
         )
 
     def __exit__(self, *exception: object) -> None:
-        self._executor.shutdown()
         if self._cluster.exception() is None:
             self._cluster.result().close()
+        # Only now: Ray's processes are killed when the thread that started them ends.
+        self._executor.shutdown()
 
 
 def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
@@ -324,7 +345,7 @@ def _write_partition(directory: Path, federation: Federation) -> None:
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse what can be refused without data or a cluster: unknown names, above all.
+    """Refuse, in a second, what can be refused without data, torch or a cluster.
 
     Raises
     ------
@@ -332,7 +353,15 @@ def check(experiment: Experiment) -> None:
         With the key, the value and what was expected.
     """
     from atoll.clients.data.catalog import DATASETS
+    from atoll.clients.data.partition import partitioner_class
+    from atoll.clients.models import MODELS
+    from atoll.clients.mods import find_mods
+    from atoll.strategies import build_strategy
 
+    build_strategy(experiment.strategy.name, experiment.strategy.arguments)
+    MODELS.check(experiment.model.name, "model.name")
+    find_mods(experiment.client.mods)
+    partitioner_class(experiment.data.partition.name)
     DATASETS.find(experiment.data.dataset, "data.dataset")
     if experiment.data.path is not None and not experiment.data.path.exists():
         raise InvalidExperimentError(

@@ -73,7 +73,8 @@ class ConsoleProgress:
         is_last = record.server_round == record.num_rounds
         if self._live and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
             self._last_line = time.monotonic()
-            self._console.print(f"round {record.server_round}/{record.num_rounds}  {figures}")
+            line = f"round {record.server_round}/{record.num_rounds}  {figures}"
+            self._console.print(line, soft_wrap=True)
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Show the final figures and where the report is."""
@@ -86,8 +87,9 @@ class ConsoleProgress:
         table.add_row("client errors", str(result.get("errors", 0)))
         table.add_row("seconds", f"{result['wall_seconds']:.1f}")
         table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
-        table.add_row("report", str(result["report"]))
         self._console.print(table)
+        # Not in the table, which would cut a long path to the terminal's width.
+        self._console.print(f"report: {result['report']}", soft_wrap=True)
 
     def close(self) -> None:
         """Take the live bar down."""

@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.evaluation import Evaluation, evaluate
 from atoll.clients.model_arrays import ModelArrays
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.platform.content import PackedRecords, pack, unpack
 from atoll.platform.grid import RayGrid

@@ -83,7 +83,7 @@ class _Evaluation:
 
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
         from atoll.clients.model_arrays import ModelArrays
-        from atoll.clients.models import build_model
+        from atoll.clients.models.build import build_model
 
         dataset = federation.dataset
         self._dataset = dataset

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from atoll.clients.app import make_client_app
 from atoll.clients.model_arrays import ModelArrays
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from atoll.platform.cluster import Cluster
 from atoll.platform.grid import RayGrid
 from atoll.platform.rounds import RoundOptions, run_rounds

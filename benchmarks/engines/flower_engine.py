@@ -16,7 +16,7 @@ from flwr.simulation import run_simulation
 
 from atoll.clients.app import make_client_app
 from atoll.clients.model_arrays import ModelArrays
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from benchmarks.engines import synthetic
 from benchmarks.engines.timing import RoundClock
 from benchmarks.workloads import WORKLOADS, data_of, spec_of

@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training import train
 from atoll.randomness import derive_seed

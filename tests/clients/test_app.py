@@ -16,7 +16,7 @@ from atoll.clients.data.partition import Partition, partition_dataset
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.model_arrays import ModelArrays
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import (
     ClientSettings,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.evaluation import evaluate
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
 
 

@@ -3,7 +3,7 @@ import torch
 from flwr.app import ArrayRecord
 
 from atoll.clients.model_arrays import ModelArrays
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from atoll.clients import vectorized
 from atoll.clients.model_arrays import ModelArrays
-from atoll.clients.models import build_model
+from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.stacked_layers import stacked_linear_layers
 from atoll.clients.training import train

@@ -15,9 +15,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+import atoll
 from atoll.errors import InvalidExperimentError
 from atoll.platform.app_directory import read_app
 from atoll.platform.checkpoint import CheckpointStore
+from atoll.platform.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).with_name("flower_app")
@@ -29,7 +31,9 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An environment for ``flwr run``, whose background SuperLink is stopped afterwards."""
     home = str(tmp_path_factory.mktemp("flwr-home"))
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    yield {**os.environ, "FLWR_HOME": home, "PATH": path}
+    # Flower would install Atoll's dependencies once more, without its lock.
+    installed = {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
+    yield {**os.environ, **installed, "FLWR_HOME": home, "PATH": path}
     for process in psutil.process_iter():
         try:
             if process.environ().get("FLWR_HOME") == home:
@@ -101,7 +105,7 @@ def test_strategies_with_a_start_of_their_own_and_those_that_need_every_reply(
 
 
 def test_our_apps_on_stock_flower_end_with_our_arrays(
-    tmp_path: Path, stock: dict[str, str]
+    tmp_path: Path, stock: dict[str, str], cluster: None
 ) -> None:
     settings = [
         "run.rounds=2",
@@ -111,15 +115,14 @@ def test_our_apps_on_stock_flower_end_with_our_arrays(
         "strategy.fraction_train=1.0",
         "strategy.fraction_evaluate=0.4",
         "model.name=mlp",
+        "ray.workers=1",
     ]
     overrides = " ".join(settings)
     theirs = flwr_run(ROOT, 5, f"overrides='{overrides}' out='{tmp_path / 'theirs'}'", stock)
     stored = CheckpointStore(tmp_path / "theirs" / "checkpoints").latest()
     assert stored is not None, theirs.stdout + theirs.stderr
-    command = [sys.executable, "-m", "atoll", "run", "experiments/quickstart.toml"]
-    command += [part for setting in settings for part in ("--set", setting)]
-    command += ["--out", str(tmp_path / "ours")]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=200)
+    experiment = load_experiment(ROOT / "experiments" / "quickstart.toml", settings)
+    atoll.run(experiment, out=tmp_path / "ours")
     ours = CheckpointStore(tmp_path / "ours" / "checkpoints").latest()
     assert ours is not None
     assert list(ours.arrays) == list(stored.arrays)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+from typer.testing import CliRunner
+
+import atoll as package
+from atoll.platform.command_line import application
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
@@ -45,11 +52,38 @@ fraction_evaluate = 0.25
 """
 
 
-def atoll(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+@dataclass
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def atoll(*arguments: object) -> Ended:
+    """The command line in a process of its own."""
     command = [sys.executable, "-m", "atoll", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
     )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def atoll_here(cluster: None) -> Iterator[Callable[..., Ended]]:
+    """The command line in this process, on the Ray that is there: no start to wait for."""
+    names = ("atoll", "flwr")
+    before = {name: (dict(vars(logging.getLogger(name)))) for name in names}
+
+    def run(*arguments: object) -> Ended:
+        done = CliRunner().invoke(application, list(map(str, arguments)))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Ended(done.exit_code, done.stdout, done.stderr)
+
+    yield run
+    for name in names:
+        vars(logging.getLogger(name)).update(before[name])
+        logging.getLogger(name).setLevel(before[name]["level"])
 
 
 @pytest.fixture
@@ -120,8 +154,11 @@ def wait_for(path: Path, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+AtollHere = Callable[..., Ended]
+
+
 def test_a_killed_driver_resumes_to_the_same_bits(
-    experiment: Path, tmp_path: Path, finished: tuple[Path, str]
+    experiment: Path, tmp_path: Path, finished: tuple[Path, str], atoll_here: AtollHere
 ) -> None:
     directory = tmp_path / "run"
     process = start(experiment, directory, "--workers", "2")
@@ -129,44 +166,59 @@ def test_a_killed_driver_resumes_to_the_same_bits(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (directory / "result.json").exists()
-    resumed = atoll("resume", directory, "--workers", 3)
+    resumed = atoll_here("resume", directory, "--workers", 1)
     assert resumed.returncode == 0, resumed.stderr
     assert sha256(directory) == sha256(finished[0])
     rounds = pq.read_table(directory / "rounds.parquet").column("round").to_pylist()
     assert rounds == list(range(1, 9))
-    again = atoll("resume", directory)
+    written = (directory / "result.json").stat().st_mtime_ns
+    again = atoll_here("resume", directory)
     assert again.returncode == 0, again.stderr
-    assert sha256(directory) == sha256(finished[0])
+    assert (directory / "result.json").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_go_on(
-    experiment: Path, tmp_path: Path, finished: tuple[Path, str], number: signal.Signals
+    experiment: Path, tmp_path: Path, atoll_here: AtollHere, number: signal.Signals
 ) -> None:
     directory = tmp_path / "run"
-    process = start(experiment, directory, "--set", "run.checkpoint_every=100")
-    wait_for(directory / "engine.json")
-    time.sleep(2.0)
+    many = ("--set", "run.rounds=100000", "--set", "run.checkpoint_every=100000")
+    process = start(experiment, directory, *many, "--workers", "1")
+    wait_for(directory / "rounds.parquet")
+    while pq.read_metadata(directory / "rounds.parquet").num_rows == 0:
+        time.sleep(0.05)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    if (directory / "result.json").exists():
-        pytest.skip("the run was over before the signal came")
     assert process.returncode == 130
+    assert f"atoll resume {directory}".encode() in errors
     assert b"Traceback" not in errors
-    resumed = atoll("resume", directory)
+    [checkpoint] = (directory / "checkpoints").iterdir()
+    ended = int(checkpoint.name.removeprefix("round-"))
+    assert ended > 0
+    config = directory / "config.toml"
+    config.write_text(config.read_text().replace("rounds = 100000", f"rounds = {ended + 2}", 1))
+    resumed = atoll_here("resume", directory, "--workers", 1)
     assert resumed.returncode == 0, resumed.stderr
-    assert sha256(directory) == sha256(finished[0])
+    undisturbed = tmp_path / "undisturbed"
+    done = atoll_here(
+        *("run", experiment, "--out", undisturbed, "--set", f"run.rounds={ended + 2}"),
+        *("--workers", 1),
+    )
+    assert done.returncode == 0, done.stderr
+    assert sha256(directory) == sha256(undisturbed)
 
 
-def test_a_second_process_is_kept_out(experiment: Path, tmp_path: Path) -> None:
+def test_a_second_process_is_kept_out(
+    experiment: Path, tmp_path: Path, atoll_here: AtollHere
+) -> None:
     directory = tmp_path / "run"
-    process = start(experiment, directory, "--set", "run.rounds=500")
+    process = start(experiment, directory, "--set", "run.rounds=100000", "--workers", "1")
     try:
         wait_for(directory / "engine.json")
-        second = atoll("resume", directory)
+        second = atoll_here("resume", directory)
         assert second.returncode == 1
         assert f"another process ({process.pid}) is running in it" in second.stderr
-        report = atoll("report", directory)
+        report = atoll_here("report", directory)
         assert report.returncode == 0, report.stderr
         assert "Not finished" in (directory / "report.html").read_text()
     finally:
@@ -175,33 +227,35 @@ def test_a_second_process_is_kept_out(experiment: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("setting", "message"),
     [
-        (["--set", "client.learning_rat=1"], "client.learning_rat = 1: no such key; did you mean"),
-        (["--set", "strategy.name=FedAvgg"], "strategy.name = 'FedAvgg': no such strategy"),
-        (["--set", "strategy.fraction=0.5"], "strategy.fraction = 0.5: FedAdam has no such"),
-        (["--set", "model.name=lenett"], "model.name = 'lenett': no such model; did you mean"),
-        (["--set", "data.dataset=minst"], "data.dataset = 'minst': no such data set"),
-        (["--set", "data.clients=5000"], "data.clients = 5000: there are only 1437"),
-        (["--set", "data.path=/nowhere"], "data.path = '/nowhere': no such folder"),
-        (["--set", "ray.gpus_per_worker=1"], "ray.gpus_per_worker = 1: there is no GPU"),
-        (["--set", "client.mods=['clip_mod']"], "client.mods = 'clip_mod': no such mod"),
-        (["--set", "nonsense"], "--set 'nonsense': expected section.key=value"),
+        ("client.learning_rat=1", "client.learning_rat = 1: no such key; did you mean"),
+        ("strategy.name=FedAvgg", "strategy.name = 'FedAvgg': no such strategy"),
+        ("strategy.fraction=0.5", "strategy.fraction = 0.5: FedAdam has no such"),
+        ("model.name=lenett", "model.name = 'lenett': no such model; did you mean"),
+        ("data.dataset=minst", "data.dataset = 'minst': no such data set"),
+        ("data.partition.name=shards", "'shards': no such partitioner; did you mean 'shard'"),
+        ("data.clients=5000", "data.clients = 5000: there are only 1437"),
+        ("data.path=/nowhere", "data.path = '/nowhere': no such folder"),
+        ("ray.gpus_per_worker=1", "ray.gpus_per_worker = 1: there is no GPU"),
+        ("client.mods=['clip_mod']", "client.mods = 'clip_mod': no such mod"),
+        ("nonsense", "--set 'nonsense': expected section.key=value"),
     ],
-    ids=lambda value: value if isinstance(value, str) else value[-1],
 )
 def test_what_cannot_be_run_is_one_clear_line(
-    experiment: Path, tmp_path: Path, arguments: list[str], message: str
+    experiment: Path, tmp_path: Path, atoll_here: AtollHere, setting: str, message: str
 ) -> None:
-    done = atoll("run", experiment, "--out", tmp_path / "run", *arguments)
+    done = atoll_here("run", experiment, "--out", tmp_path / "run", "--set", setting)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
     assert message in lines[0]
-    assert not (tmp_path / "run" / "rounds.parquet").exists()
+    assert not (tmp_path / "run").exists()
 
 
-def test_files_and_folders_that_are_not_what_they_should_be(tmp_path: Path) -> None:
+def test_files_and_folders_that_are_not_what_they_should_be(
+    tmp_path: Path, atoll_here: AtollHere
+) -> None:
     (tmp_path / "broken.toml").write_text("[run\nname = 3")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
@@ -216,41 +270,42 @@ def test_files_and_folders_that_are_not_what_they_should_be(tmp_path: Path) -> N
         (("flower", tmp_path), 2, "expected a Flower app"),
     ]
     for arguments, code, message in cases:
-        done = atoll(*arguments)
+        done = atoll_here(*arguments)
         assert done.returncode == code, done.stderr
         assert message in done.stderr
-        assert "Traceback" not in done.stderr
 
 
-def test_lists_and_help() -> None:
-    assert "dirichlet" in atoll("list", "partitioners").stdout
-    assert "FedTrimmedAvg" in atoll("list", "strategies").stdout
-    assert "resnet18" in atoll("list", "models").stdout
+def test_an_error_is_a_line_and_a_code_in_a_process_of_its_own(experiment: Path) -> None:
+    done = atoll("run", experiment, "--set", "strategy.name=FedAvgg")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: strategy.name = 'FedAvgg': no such strategy; did you mean 'FedAvg'?"
+    ]
+    assert done.stdout == ""
+
+
+def test_lists_and_help(atoll_here: AtollHere) -> None:
+    assert "dirichlet" in atoll_here("list", "partitioners").stdout
+    assert "FedTrimmedAvg" in atoll_here("list", "strategies").stdout
+    assert "resnet18" in atoll_here("list", "models").stdout
     text = atoll("--help").stdout
     for command in ("run", "resume", "report", "list", "data", "flower"):
         assert command in text
-    assert atoll("--version").stdout.startswith("atoll ")
-    assert "1,437 + 360 images" in atoll("data", "get", "digits").stdout
+    assert atoll_here("--version").stdout.startswith("atoll ")
+    assert "1,437 + 360 images" in atoll_here("data", "get", "digits").stdout
 
 
-def test_a_ray_that_is_there_is_used_and_left_running(experiment: Path, tmp_path: Path) -> None:
-    code = (
-        "import ray, atoll, sys;"
-        "ray.init(address='local', num_cpus=2, include_dashboard=False, logging_level='ERROR');"
-        "e = atoll.load_experiment(__import__('pathlib').Path(sys.argv[1]), ['run.rounds=2']);"
-        "seen = [];"
-        "r = atoll.run(e, out=__import__('pathlib').Path(sys.argv[2]),"
-        " callbacks=[lambda record: seen.append(record.server_round)]);"
-        "assert ray.is_initialized();"
-        "assert seen == [1, 2];"
-        "assert r.summary['parameters_sha256'];"
-        "assert r.metrics['server_accuracy'] > 0"
+def test_a_ray_that_is_there_is_used_and_left_running(
+    experiment: Path, tmp_path: Path, cluster: None
+) -> None:
+    seen: list[int] = []
+    settings = package.load_experiment(experiment, ["run.rounds=2", "ray.workers=1"])
+    result = package.run(
+        settings,
+        out=tmp_path / "run",
+        callbacks=[lambda record: seen.append(record.server_round)],
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(experiment), str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert ray.is_initialized()
+    assert seen == [1, 2]
+    assert result.summary["parameters_sha256"]
+    assert result.metrics["server_accuracy"] > 0

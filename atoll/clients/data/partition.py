@@ -218,13 +218,24 @@ def _limit(
     return limited
 
 
+def partitioner_class(name: str) -> str:
+    """Return the name of the class in flwr-datasets, given that or its short name.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such partitioner.
+    """
+    if name in PARTITIONERS.values():
+        return name
+    return PARTITIONERS[PARTITIONERS.check(name, "data.partition.name")]
+
+
 def _partitioner(settings: DataSettings, seed: int, columns: dict[str, Any]) -> Any:
     import flwr_datasets.partitioner as library
 
     given = settings.partition
-    key = given.name.removesuffix("Partitioner") if given.name.endswith("Partitioner") else ""
-    by_class = {name.removesuffix("Partitioner"): name for name in PARTITIONERS.values()}
-    name = by_class.get(key) or PARTITIONERS.find(given.name, "data.partition.name")
+    name = partitioner_class(given.name)
     kind = getattr(library, name)
     accepted = inspect.signature(kind.__init__).parameters
     for argument, value in given.arguments.items():

@@ -1,96 +1,24 @@
-"""Models by name, and the user's own by ``module:callable``."""
+"""Models by name; the user's own are given as ``module:callable``."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from atoll.registry import Registry
 
-from atoll.clients.models.cnn import benchmark_cnn, lenet, small_cnn
-from atoll.clients.models.mlp import linear, mlp
-from atoll.clients.models.resnet import resnet8, resnet18
-from atoll.clients.settings import ModelSettings
-from atoll.errors import InvalidExperimentError
-from atoll.registry import Registry, closest
+if TYPE_CHECKING:
+    from torch import nn
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry(
     "model",
     {
-        "linear": linear,
-        "mlp": mlp,
-        "lenet": lenet,
-        "cnn-small": small_cnn,
-        "cnn-pfl": benchmark_cnn,
-        "resnet8": resnet8,
-        "resnet18": resnet18,
+        "linear": "atoll.clients.models.mlp:linear",
+        "mlp": "atoll.clients.models.mlp:mlp",
+        "lenet": "atoll.clients.models.cnn:lenet",
+        "cnn-small": "atoll.clients.models.cnn:small_cnn",
+        "cnn-pfl": "atoll.clients.models.cnn:benchmark_cnn",
+        "resnet8": "atoll.clients.models.resnet:resnet8",
+        "resnet18": "atoll.clients.models.resnet:resnet18",
     },
 )
-
-
-def build_model(
-    settings: ModelSettings, image_shape: tuple[int, int, int], classes: int, seed: int
-) -> nn.Module:
-    """Build a model; the same seed gives the same parameters.
-
-    Parameters
-    ----------
-    settings : ModelSettings
-        ``[model]``: a name in :data:`MODELS` or ``module:callable``, and its arguments.
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
-    classes : int
-        The number of logits.
-    seed : int
-        Seeds the initialisation; the global generator is left as it was.
-
-    Raises
-    ------
-    InvalidExperimentError
-        If the model does not take an argument, refuses a value, or does not fit the images.
-    """
-    make = MODELS.find(settings.name, "model.name")
-    _check_arguments(make, settings)
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the GPUs too, which fork_rng does not give back.
-        torch.default_generator.manual_seed(seed)
-        try:
-            model = make(image_shape=image_shape, classes=classes, **settings.arguments)
-            if not isinstance(model, nn.Module):
-                raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
-            _check_logits(model, image_shape, classes)
-        except Exception as error:
-            raise InvalidExperimentError(
-                f"model.name = {settings.name!r} on images of {image_shape}: "
-                f"{str(error) or type(error).__name__}"
-            ) from error
-    return model
-
-
-def _check_arguments(make: Callable[..., nn.Module], settings: ModelSettings) -> None:
-    try:
-        accepted = inspect.signature(make).parameters
-    except (TypeError, ValueError):
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        return
-    own = [name for name in accepted if name not in ("image_shape", "classes")]
-    for name, value in settings.arguments.items():
-        if name not in own:
-            hint = closest(name, own) if own else "it takes no arguments"
-            raise InvalidExperimentError(
-                f"model.{name} = {value!r}: {settings.name} has no such argument; {hint}"
-            )
-
-
-def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: int) -> None:
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits = model(torch.zeros(2, *image_shape))
-    model.train(was_training)
-    if logits.shape != (2, classes):
-        raise ValueError(
-            f"it gives outputs of shape {tuple(logits.shape)}, expected (2, {classes})"
-        )

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from atoll.clients.models import MODELS, build_model
+from atoll.clients.models import MODELS
+from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError, UnknownNameError
 
