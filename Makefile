@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## Run the quickstart: 100 clients, real images, a report at 
 	$(BIN)/atoll run experiments/quickstart.toml
 
 test: $(INSTALLED) lint ## Check style, types and layers, and run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## Ruff, mypy (strict) and the import contracts
 	$(BIN)/ruff check .

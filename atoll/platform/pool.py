@@ -20,6 +20,7 @@ from atoll.platform.worker import Worker, WorkerSetup
 logger = logging.getLogger("atoll")
 
 # Deaths of starting workers in a row after which there is no point in trying again.
+PATIENCE_SECONDS = 60.0
 MAX_FAILED_STARTS = 3
 # Seconds beside a client's own timeout that a job may take before its worker is given up.
 GRACE_SECONDS = 10.0
@@ -128,17 +129,20 @@ class WorkerPool:
         source : JobSource
             The jobs.
         timeout : float or None
-            Seconds after which what is not done is given up (and its workers are replaced).
+            Seconds after which what is not done is given up (and its workers are replaced);
+            they count from when the first worker is at work, not from its start.
 
         Raises
         ------
         EngineError
             If workers cannot be started, or fail for a reason that is not a client's.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None
         try:
             while not source.finished:
                 self._assign(source)
+                if deadline is None and timeout is not None and self._running:
+                    deadline = time.monotonic() + timeout
                 self._wait(source, deadline)
                 if deadline is not None and time.monotonic() >= deadline and not source.finished:
                     self._abandon_running()
@@ -166,7 +170,14 @@ class WorkerPool:
         moments = [r.overdue_at for r in self._running.values() if r.overdue_at is not None]
         moments += [] if deadline is None else [deadline]
         seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
+        if seconds is None and not self._running:
+            seconds = PATIENCE_SECONDS
         ready, _ = ray.wait(references, num_returns=1, timeout=seconds, fetch_local=True)
+        if not ready and seconds == PATIENCE_SECONDS:
+            logger.warning(
+                "no worker has started for %g s; are the cluster's CPUs or GPUs taken by others?",
+                PATIENCE_SECONDS,
+            )
         for reference in ready:
             if reference in self._starting:
                 self._take_started(reference)

@@ -120,7 +120,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=5))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_no_tables_raise_anything_else(tables: dict[str, object]) -> None:
     try:
         experiment = Experiment.from_dict(tables)
@@ -131,7 +131,7 @@ def test_no_tables_raise_anything_else(tables: dict[str, object]) -> None:
 
 
 @given(st.lists(st.text(max_size=30), max_size=3))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_no_overrides_raise_anything_else(overrides: list[str]) -> None:
     try:
         Experiment.from_dict(with_overrides({}, overrides))
@@ -140,7 +140,7 @@ def test_no_overrides_raise_anything_else(overrides: list[str]) -> None:
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_file_raises_anything_else(content: bytes) -> None:
     import tempfile
 

@@ -13,7 +13,6 @@ from atoll.platform.atomic import replacing, write_text
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import EarlyStoppingSettings
 from atoll.platform.ledger import (
-    SMALL_GROUPS,
     Ledger,
     ParquetTable,
     RunLock,
@@ -87,7 +86,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for server_round in range(2, SMALL_GROUPS):
+    for server_round in range(2, 20):
         ledger.on_round(record(server_round))
         ledger.flush()
     done.set()

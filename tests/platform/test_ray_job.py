@@ -55,6 +55,7 @@ def test_a_run_as_a_ray_job(tmp_path: Path) -> None:
 
     # In a session of its own: "ray stop" would stop every Ray of the machine.
     options = ("--head", "--block", "--num-cpus", 2, "--port", port, "--include-dashboard=true")
+    options += ("--dashboard-agent-listen-port", free_port())
     options += ("--temp-dir", tempfile.mkdtemp(prefix="r"))
     head = subprocess.Popen(
         ray("start", *options, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard),
