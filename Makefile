@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PFL_INSTALLED := .venv-pfl/.installed
 
 .PHONY: help install demo test lint format bench clean
 
@@ -37,7 +38,12 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Run the benchmarks (see benchmarks/README.md)
+$(PFL_INSTALLED): Makefile
+	@test -x .venv-pfl/bin/python || $(PYTHON) -m venv .venv-pfl
+	@.venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check pfl==0.6.0 torch==2.13.0
+	@touch $@
+
+bench: $(INSTALLED) $(PFL_INSTALLED) ## Run the benchmarks (see benchmarks/README.md)
 	$(BIN)/python -m benchmarks.run
 
 clean: ## Remove the environment, caches and runs

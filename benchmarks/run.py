@@ -1,0 +1,225 @@
+"""Every engine on every workload, in turn, and the table of benchmarks/README.md.
+
+Timings on a shared machine mean nothing by themselves: each repeat runs all engines of a row one
+after the other, and the table shows medians and the ratios within a repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results.json"
+README = ROOT / "benchmarks" / "README.md"
+PFL_PYTHON = ROOT / ".venv-pfl" / "bin" / "python"
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    workload : str
+        A name in ``benchmarks.workloads`` or ``benchmarks.engines.synthetic``.
+    about : str
+        What it is.
+    engines : dict[str, int]
+        The engines, and the rounds that each is given; the first is the one that is measured.
+    figure : str
+        "round_seconds", "driver_peak_mb" or "first_round_seconds".
+    targets : dict[str, float]
+        By engine: how many times that engine's figure ours may at most be.
+    """
+
+    workload: str
+    about: str
+    engines: dict[str, int]
+    targets: dict[str, float]
+    figure: str = "round_seconds"
+
+
+ROWS = {
+    "noop": Row("noop-1000", "1000 no-op clients", {"atoll": 20, "flower": 3}, {"flower": 1 / 100}),
+    "cnn-1000x20": Row(
+        "cnn-1000x20",
+        "CNN, Fashion-MNIST, 1000 clients x 20",
+        {"atoll": 8, "plain": 8, "flower": 3},
+        {"flower": 1 / 6, "plain": 1 / 0.9},
+    ),
+    "cnn-100x60": Row(
+        "cnn-100x60",
+        "CNN, Fashion-MNIST, 100 clients x 60",
+        {"atoll": 12, "plain": 12, "pfl": 12, "flower": 5},
+        {"flower": 1 / 2.3, "plain": 1 / 0.9, "pfl": 1.0},
+    ),
+    "mlp-1000x20": Row(
+        "mlp-1000x20",
+        "MLP, Fashion-MNIST, 1000 clients x 20, vectorised",
+        {"atoll": 12, "plain": 12},
+        {"plain": 1 / 1.5},
+    ),
+    "pfl-cifar10": Row(
+        "pfl-cifar10",
+        "pfl's CIFAR-10 workload, 50 of 1000 clients x 50",
+        {"atoll": 20, "pfl": 20, "flower": 20},
+        {"pfl": 1.0, "flower": 1 / 3},
+    ),
+    "memory-50": Row(
+        "memory-50x11M",
+        "driver's peak memory, 50 clients x 11 M parameters",
+        {"atoll": 2, "flower": 2},
+        {"flower": 1 / 6},
+        "driver_peak_mb",
+    ),
+    "memory-200": Row(
+        "memory-200x11M",
+        "driver's peak memory, 200 clients x 11 M parameters",
+        {"atoll": 2, "flower": 2},
+        {"flower": 1 / 6},
+        "driver_peak_mb",
+    ),
+    "start": Row(
+        "cnn-100x60",
+        "start of the program to the end of round 1",
+        {"atoll-run": 2, "flower": 1},
+        {"flower": 1 / 2},
+        "first_round_seconds",
+    ),
+}
+UNITS = {"round_seconds": "s a round", "driver_peak_mb": "MB", "first_round_seconds": "s"}
+NAMES = {"atoll": "Atoll", "atoll-run": "`atoll run`", "plain": "plain loop", "pfl": "pfl"}
+NAMES |= {"flower": "Flower"}
+
+
+def command_of(engine: str, row: Row, rounds: int, folder: Path) -> list[str]:
+    """Return the command that runs one engine on a row's workload."""
+    if engine == "atoll-run":
+        return [sys.executable, "-m", "benchmarks.engines.atoll_run", row.workload]
+    if engine == "pfl":
+        data = folder / f"{row.workload}.npz"
+        if not data.exists():
+            export = [sys.executable, "-m", "benchmarks.export", row.workload, str(data)]
+            subprocess.run(export, cwd=ROOT, check=True)
+        start = [str(PFL_PYTHON), "-m", "torch.distributed.run", "--nproc_per_node", str(WORKERS)]
+        start += ["-m", "benchmarks.engines.pfl_engine", row.workload, "--data", str(data)]
+        return [*start, "--rounds", str(rounds)]
+    module = {"atoll": "atoll_engine", "plain": "plain_loop", "flower": "flower_engine"}[engine]
+    start = [sys.executable, "-m", f"benchmarks.engines.{module}", row.workload]
+    return [*start, "--rounds", str(rounds), "--workers", str(WORKERS)]
+
+
+def measure(engine: str, row: Row, rounds: int, folder: Path) -> dict[str, Any] | None:
+    """Run one engine; None if it failed (its output is shown)."""
+    environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        command_of(engine, row, rounds, folder),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for line in done.stdout.splitlines():
+        if line.startswith("TIMINGS "):
+            timings: dict[str, Any] = json.loads(line.removeprefix("TIMINGS "))
+            return timings
+    print(f"{engine} failed on {row.workload}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return None
+
+
+def value_of(timings: dict[str, Any], figure: str) -> float:
+    """Return the median of a figure over a run's rounds."""
+    value = timings[figure]
+    return statistics.median(value) if isinstance(value, list) else float(value)
+
+
+def run_row(name: str, repeats: int, folder: Path) -> dict[str, list[float]]:
+    """Measure a row: all engines in turn, ``repeats`` times."""
+    row = ROWS[name]
+    values: dict[str, list[float]] = {engine: [] for engine in row.engines}
+    for repeat in range(repeats):
+        for engine, rounds in row.engines.items():
+            if engine == "pfl" and not PFL_PYTHON.exists():
+                continue
+            timings = measure(engine, row, rounds, folder)
+            if timings is not None:
+                values[engine].append(value_of(timings, row.figure))
+                print(
+                    f"{name} [{repeat + 1}/{repeats}] {engine}: {values[engine][-1]:.3f} "
+                    f"{UNITS[row.figure]}",
+                    flush=True,
+                )
+    return values
+
+
+def table(results: dict[str, dict[str, list[float]]]) -> str:
+    """Return the results as a Markdown table."""
+    lines = [
+        "| work | Atoll | against | figure | ratio | to reach |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in ROWS.items():
+        values = results.get(name, {})
+        ours, *others = row.engines
+        if not values.get(ours):
+            continue
+        for engine in others:
+            theirs = values.get(engine)
+            if not theirs:
+                continue
+            ratios = [b / a for a, b in zip(values[ours], theirs, strict=False)]
+            ratio, target = statistics.median(ratios), 1 / row.targets[engine]
+            verdict = "reached" if ratio >= target else "missed"
+            lines.append(
+                f"| {row.about} | {_figure(values[ours])} {UNITS[row.figure]} | {NAMES[engine]} | "
+                f"{_figure(theirs)} | {ratio:.3g}x | {target:.3g}x: {verdict} |"
+            )
+    return "\n".join(lines)
+
+
+def _figure(values: list[float]) -> str:
+    return f"{statistics.median(values):.3g}"
+
+
+def write(results: dict[str, dict[str, list[float]]]) -> None:
+    """Keep the results and put their table into the README."""
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}; all by default")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    unknown = set(arguments.rows) - set(ROWS)
+    if unknown:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; expected {', '.join(ROWS)}")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.rows or ROWS:
+            results[name] = run_row(name, arguments.repeats, Path(folder))
+            write(results)
+    print(table(results))
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
