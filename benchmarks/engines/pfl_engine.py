@@ -40,10 +40,12 @@ class Learner(nn.Module):
         self.network = network
 
     def loss(self, images: Tensor, labels: Tensor, eval: bool = False) -> Tensor:
+        """Return the mean cross-entropy."""
         self.train(not eval)
         return nn.functional.cross_entropy(self.network(images), labels)
 
     def metrics(self, images: Tensor, labels: Tensor, eval: bool = False) -> dict[str, object]:
+        """Return nothing: no engine evaluates."""
         return {}
 
 
@@ -54,6 +56,7 @@ class Clock(TrainingProcessCallback):
         self._clock = clock
 
     def after_central_iteration(self, *arguments: object, **named: object):
+        """Note the time."""
         self._clock.round_ended()
         return super().after_central_iteration(*arguments, **named)
 
