@@ -28,8 +28,6 @@ class Workload:
         Examples a step; one pass over the client's examples a round.
     learning_rate : float
         The clients' learning rate.
-    vectorize : bool
-        Whether Atoll trains a chunk's clients at once.
     """
 
     dataset: str
@@ -39,13 +37,12 @@ class Workload:
     model: str
     batch: int
     learning_rate: float = 0.1
-    vectorize: bool = False
 
 
 WORKLOADS = {
     "cnn-1000x20": Workload("fashion-mnist", 1000, 20, 1000, "cnn-small", 20),
     "cnn-100x60": Workload("fashion-mnist", 100, 60, 100, "cnn-small", 20),
-    "mlp-1000x20": Workload("fashion-mnist", 1000, 20, 1000, "mlp", 20, vectorize=True),
+    "mlp-1000x20": Workload("fashion-mnist", 1000, 20, 1000, "mlp", 20),
     "pfl-cifar10": Workload("cifar10", 1000, 50, 50, "cnn-pfl", 10),
 }
 SEED = 0

@@ -6,6 +6,7 @@ data, the model) is made once a process and kept from message to message.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,8 +28,10 @@ from atoll.clients.models.build import build_model
 from atoll.clients.mods import find_mods
 from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.summed_training import SummedTraining
 from atoll.clients.training import TrainingResult, train
 from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.clients.weighted_sum import WeightedSum
 from atoll.randomness import derive_seed, seed_everything
 
 
@@ -69,7 +72,14 @@ class FederatedClientApp(ClientApp):
     ----------
     spec : ClientSpec
         The federation.
+
+    Attributes
+    ----------
+    summed_by : str
+        The metric by which :meth:`sum_together` weighs clients.
     """
+
+    summed_by = "num-examples"
 
     def __init__(self, spec: ClientSpec) -> None:
         mods = find_mods(spec.client.mods)
@@ -79,11 +89,13 @@ class FederatedClientApp(ClientApp):
         self.train()(self._clients.train)
         self.evaluate()(self._clients.evaluate)
 
+    def can_sum(self) -> str | None:
+        """Return None if clients' models may be added up here, or why not."""
+        return "client.mods see every reply" if self._has_mods else None
+
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""
-        if self._has_mods:
-            return "client.mods see one client at a time"
-        return self._clients.obstacle
+        return "client.mods see one client at a time" if self._has_mods else self._clients.obstacle
 
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
         """Answer the training messages of several clients at once, in their order.
@@ -92,6 +104,31 @@ class FederatedClientApp(ClientApp):
         dropout aside.
         """
         return self._clients.train_together(messages, contexts)
+
+    def train_and_sum(
+        self, message: Message, contexts: list[Context], *, at_once: bool
+    ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
+        """Train several clients that got the same message, for the sum of their models alone.
+
+        Parameters
+        ----------
+        message : Message
+            The training message that each of them got.
+        contexts : list[Context]
+            The clients.
+        at_once : bool
+            Whether they train together; if not, the sum has the bits of their answers' sum.
+
+        Returns
+        -------
+        tuple[WeightedSum, list[MetricRecord], list[float]]
+            The sum of their models, each times its examples; and per client the metrics that it
+            would have answered with, and the seconds that it took.
+        """
+        partitions = [_partition_id(context) for context in contexts]
+        train = self._clients.sum_at_once if at_once else self._clients.sum_in_turn
+        summed, seconds = train(message, partitions)
+        return summed.total, [_metrics(result) for result in summed.results], seconds
 
 
 def make_client_app(spec: ClientSpec) -> FederatedClientApp:
@@ -154,14 +191,33 @@ class _Clients:
 
     def train(self, message: Message, context: Context) -> Message:
         """Answer a training message."""
+        self._arrays.load(_arrays(message))
+        result = self._train_partition(_config(message), _partition_id(context))
+        return _answer(message, self._arrays.read(), result)
+
+    def sum_in_turn(
+        self, message: Message, partitions: list[int]
+    ) -> tuple[SummedTraining, list[float]]:
+        """Train the clients of these partitions one after another; return their sum."""
         config = _config(message)
-        partition = _partition_id(context)
+        self._arrays.load(_arrays(message))
+        start = self._arrays.snapshot()
+        summed, seconds = SummedTraining(WeightedSum(), []), []
+        for partition in partitions:
+            began = time.perf_counter()
+            self._arrays.restore(start)
+            result = self._train_partition(config, partition)
+            summed.total.add_values(self._arrays.values(), result.examples)
+            summed.results.append(result)
+            seconds.append(time.perf_counter() - began)
+        return summed, seconds
+
+    def _train_partition(self, config: ConfigRecord, partition: int) -> TrainingResult:
         seed = self._seed(config, "train", partition)
         # Dropout draws from the global generator; stock Flower does not seed it for us.
         seed_everything(seed)
-        self._arrays.load(_arrays(message))
         images, labels = self._examples(self._training_part(partition))
-        result = train(
+        return train(
             self._model,
             images,
             labels,
@@ -170,7 +226,6 @@ class _Clients:
             generator=torch.Generator().manual_seed(seed),
             proximal_mu=_proximal_mu(config),
         )
-        return _answer(message, self._arrays.read(), result)
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
@@ -209,20 +264,33 @@ class _Clients:
     def _train_partitions(
         self, message: Message, partitions: list[int]
     ) -> list[tuple[ArrayRecord, TrainingResult]]:
+        return self._vectorized.train(**self._training(message, partitions))
+
+    def sum_at_once(
+        self, message: Message, partitions: list[int]
+    ) -> tuple[SummedTraining, list[float]]:
+        """Train the clients of these partitions together; return their sum."""
+        began = time.perf_counter()
+        summed = self._vectorized.train_and_sum(**self._training(message, partitions))
+        share = (time.perf_counter() - began) / len(partitions)
+        return summed, [share] * len(partitions)
+
+    def _training(self, message: Message, partitions: list[int]) -> dict[str, Any]:
+        """Return what the trainer needs for these partitions, with the model loaded."""
         config = _config(message)
         seeds = [self._seed(config, "train", partition) for partition in partitions]
         seed_everything(seeds[0])
         self._arrays.load(_arrays(message))
         parts = [self._training_part(partition) for partition in partitions]
         images, labels = self._examples(np.concatenate(parts))
-        return self._vectorized.train(
-            images,
-            labels,
-            [len(part) for part in parts],
-            learning_rate=self._learning_rate(config),
-            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-            proximal_mu=_proximal_mu(config),
-        )
+        return {
+            "images": images,
+            "labels": labels,
+            "counts": [len(part) for part in parts],
+            "learning_rate": self._learning_rate(config),
+            "generators": [torch.Generator().manual_seed(seed) for seed in seeds],
+            "proximal_mu": _proximal_mu(config),
+        }
 
 
 @lru_cache(maxsize=4)
@@ -232,8 +300,12 @@ def _clients_of(spec: ClientSpec) -> _Clients:
 
 
 def _answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Message:
-    metrics = MetricRecord({"num-examples": result.examples, "loss": result.loss})
-    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+    content = RecordDict({"arrays": arrays, "metrics": _metrics(result)})
+    return Message(content, reply_to=message)
+
+
+def _metrics(result: TrainingResult) -> MetricRecord:
+    return MetricRecord({"num-examples": result.examples, "loss": result.loss})
 
 
 def _arrays(message: Message) -> ArrayRecord:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -78,3 +79,11 @@ def array_record(arrays: Mapping[str, Array]) -> ArrayRecord:
     for key, array in arrays.items():
         record[key] = array
     return record
+
+
+def is_finite(values: NDArray[Any]) -> bool:
+    """Tell whether no value is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(values, axis=None)
+    # A finite sum proves finite terms; a sum that overflows proves nothing.
+    return math.isfinite(total) or bool(np.isfinite(values).all())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from atoll.clients.arrays import array_record, to_array, view
 
@@ -49,8 +52,20 @@ class ModelArrays:
             else:
                 self._tensors[key].copy_(torch.from_numpy(np.array(values)))
 
+    def values(self) -> dict[str, NDArray[Any]]:
+        """Return the model's tensors as NumPy arrays: views, where they are in main memory."""
+        return (
+            self._views if self._on_cpu else {k: v.cpu().numpy() for k, v in self._tensors.items()}
+        )
+
+    def snapshot(self) -> list[Tensor]:
+        """Return copies of the model's tensors, for :meth:`restore`."""
+        return [value.clone() for value in self._tensors.values()]
+
+    def restore(self, snapshot: list[Tensor]) -> None:
+        """Set the model's tensors to what they were."""
+        torch._foreach_copy_(list(self._tensors.values()), snapshot)
+
     def read(self) -> ArrayRecord:
         """Return the model's tensors."""
-        if self._on_cpu:
-            return array_record({key: to_array(values) for key, values in self._views.items()})
-        return array_record({k: to_array(v.cpu().numpy()) for k, v in self._tensors.items()})
+        return array_record({key: to_array(values) for key, values in self.values().items()})

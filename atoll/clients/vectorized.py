@@ -9,6 +9,7 @@ those that are done are the last of the stack, and later steps leave them out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from atoll.clients.arrays import array_record, to_array
+from atoll.clients.fed_sgd import is_linear, one_step_sum
 from atoll.clients.settings import ClientSettings
 from atoll.clients.stacked_layers import Forward, stacked_linear_layers
+from atoll.clients.summed_training import SummedTraining, add_stacked, zero_sum
 from atoll.clients.training import TrainingResult, UpdateRule, batches
 
 # Stacked parameters up to this size stay in a processor's cache between a step's passes.
@@ -75,6 +78,15 @@ def _obstacle_on_trial(model: nn.Module, image_shape: tuple[int, int, int]) -> s
     return None
 
 
+@dataclass
+class _Group:
+    """Clients whose parameters are stacked, trained."""
+
+    clients: list[int]
+    stacked: list[Tensor]
+    results: list[TrainingResult]
+
+
 class VectorizedTrainer:
     """Trains several clients of one model at once.
 
@@ -125,14 +137,70 @@ class VectorizedTrainer:
         list[tuple[ArrayRecord, TrainingResult]]
             In the order of ``counts``.
         """
-        self._model.train()
+        plans = self._plans(counts, generators)
+        trained: dict[int, tuple[ArrayRecord, TrainingResult]] = {}
+        for group in self._trained(images, labels, counts, plans, learning_rate, proximal_mu):
+            records = self._records(group.stacked)
+            trained.update(
+                (client, (record, result))
+                for client, record, result in zip(
+                    group.clients, records, group.results, strict=True
+                )
+            )
+        return [trained[client] for client in range(len(counts))]
+
+    def train_and_sum(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        counts: Sequence[int],
+        *,
+        learning_rate: float,
+        generators: Sequence[torch.Generator],
+        proximal_mu: float | None = None,
+    ) -> SummedTraining:
+        """Train as :meth:`train` does, and return only the sum of the clients' models.
+
+        Where every client takes one step that is linear in its gradient, that sum is one gradient
+        at the global parameters, and no client's model is made (:mod:`~atoll.clients.fed_sgd`).
+        """
+        plans = self._plans(counts, generators)
+        if is_linear(self._settings) and all(len(plan) <= 1 for plan in plans):
+            self._model.train()
+            return one_step_sum(
+                self._model, self._settings, images, labels, counts, plans, learning_rate
+            )
+        total = zero_sum(self._model)
+        results: dict[int, TrainingResult] = {}
+        for group in self._trained(images, labels, counts, plans, learning_rate, proximal_mu):
+            results.update(zip(group.clients, group.results, strict=True))
+            weights = [counts[client] for client in group.clients]
+            stacked = dict(zip(self._global, group.stacked, strict=True))
+            add_stacked(total, self._model, stacked, weights)
+        return SummedTraining(total, [results[client] for client in range(len(counts))])
+
+    def _plans(
+        self, counts: Sequence[int], generators: Sequence[torch.Generator]
+    ) -> list[list[Tensor]]:
+        """Return each client's batches: indices into the examples of all."""
         starts = accumulate(counts[:-1], initial=0)
-        plans = [
+        return [
             [start + chosen for chosen in batches(count, self._settings, generator)]
             for start, count, generator in zip(starts, counts, generators, strict=True)
         ]
+
+    def _trained(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        counts: Sequence[int],
+        plans: list[list[Tensor]],
+        learning_rate: float,
+        proximal_mu: float | None,
+    ) -> Iterator[_Group]:
+        """Yield the clients in groups, trained; a group's memory is used again by the next."""
+        self._model.train()
         by_steps = sorted(range(len(plans)), key=lambda client: len(plans[client]), reverse=True)
-        results: dict[int, tuple[ArrayRecord, TrainingResult]] = {}
         for group in self._groups(by_steps):
             stacked = self._stacked(len(group))
             update = UpdateRule(
@@ -140,15 +208,11 @@ class VectorizedTrainer:
             )
             own_plans = [plans[client] for client in group]
             totals = self._run(update, images, labels, own_plans).tolist()
-            records = self._records(stacked)
-            for client, record, total in zip(group, records, totals, strict=True):
-                seen = sum(map(len, plans[client]))
-                loss = total / max(1, seen)
-                results[client] = (
-                    record,
-                    TrainingResult(loss, counts[client], len(plans[client])),
-                )
-        return [results[client] for client in range(len(plans))]
+            results = [
+                TrainingResult(total / max(1, sum(map(len, plan))), counts[client], len(plan))
+                for client, plan, total in zip(group, own_plans, totals, strict=True)
+            ]
+            yield _Group(group, stacked, results)
 
     def _groups(self, clients: list[int]) -> list[list[int]]:
         """Cut the clients into equal groups whose parameters stay in the cache."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from flwr.app import ArrayRecord
 
+from atoll.clients.weighted_sum import WeightedSum
 from atoll.platform import flower
 from atoll.platform.content import first_not_finite
 from atoll.platform.exchange import Outcome
-from atoll.platform.weighted_sum import WeightedSum
 
 # Replies kept for a second look; beyond this many bytes each is checked as it comes.
 KEPT_BYTES = 8_000_000
@@ -46,6 +46,10 @@ class ChunkSum:
             self._unchecked.append((outcome, arrays, weight))
             self._kept_bytes += outcome.bytes_up
         self._total.add(arrays, weight)
+
+    def merge(self, total: WeightedSum) -> None:
+        """Add a sum of finite replies that was made elsewhere."""
+        self._total.merge(total)
 
     def close(self) -> WeightedSum:
         """Return the sum, after a check of what was added unchecked."""

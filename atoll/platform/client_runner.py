@@ -10,16 +10,17 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from atoll.clients.weighted_sum import Structure
 from atoll.platform import flower
 from atoll.platform.chunk_sum import ChunkSum
 from atoll.platform.content import (
     PackedRecords,
-    Structure,
     describe_mismatch,
     first_not_finite,
     fresh_copy,
@@ -70,7 +71,10 @@ class ClientRunner:
         if exchange.sum_replies and not chunk.isolated:
             chunk_sum = ChunkSum(chunk.earlier, check_finite=exchange.check_finite)
         result = ChunkResult(chunk.index, [])
-        if self._can_run_together(exchange, chunk):
+        at_once = self._can_run_together(exchange, chunk)
+        if self._sum_in_app(exchange, chunk, result, chunk_sum, at_once=at_once):
+            pass
+        elif at_once:
             self._run_together(exchange, chunk, result, chunk_sum)
         elif exchange.client_timeout is None:
             self._run_in_turn(exchange, chunk, result, chunk_sum, _Watch())
@@ -88,10 +92,8 @@ class ClientRunner:
 
         Each way is warmed up with two clients first.
         """
-        can_vectorize = getattr(self._app, "can_vectorize", None)
-        obstacle = "the app does not offer it" if can_vectorize is None else can_vectorize()
-        if obstacle is not None:
-            return Timing(obstacle=obstacle)
+        if self._obstacle is not None:
+            return Timing(obstacle=self._obstacle)
         seconds = []
         for together in (False, True):
             trial = replace(exchange, vectorize=together)
@@ -99,11 +101,17 @@ class ClientRunner:
             seconds.append(self.run_chunk(trial, chunk, contents).seconds)
         return Timing(sequential=seconds[0], vectorized=seconds[1])
 
+    @cached_property
+    def _obstacle(self) -> str | None:
+        """Why the app's clients cannot train together, or None if they can."""
+        can_vectorize = getattr(self._app, "can_vectorize", None)
+        return "the app does not offer it" if can_vectorize is None else can_vectorize()
+
     def _can_run_together(self, exchange: Exchange, chunk: Chunk) -> bool:
         if not exchange.vectorize or len(chunk) == 1 or chunk.isolated:
             return False
         kinds = {exchange.envelopes[envelope].message_type for envelope in chunk.envelopes}
-        return kinds == {MessageType.TRAIN} and hasattr(self._app, "train_together")
+        return kinds == {MessageType.TRAIN} and self._obstacle is None
 
     def _unpack(
         self, exchange: Exchange, contents: Mapping[int, PackedRecords], envelopes: tuple[int, ...]
@@ -201,6 +209,60 @@ class ClientRunner:
             expected = exchange.expected[chunk.envelopes[place]]
             _accept(exchange, outcome, answer, expected, chunk_sum)
             result.outcomes.append(outcome)
+
+    def _sum_in_app(
+        self,
+        exchange: Exchange,
+        chunk: Chunk,
+        result: ChunkResult,
+        chunk_sum: ChunkSum | None,
+        *,
+        at_once: bool,
+    ) -> bool:
+        """Let the app add up its clients' models, if it can; return whether it has.
+
+        Nothing is kept if a client fails or the sum is not what was asked for: with replies, it
+        is found which client that was.
+        """
+        if chunk_sum is None or not self._can_sum_in_app(exchange, chunk, at_once=at_once):
+            return False
+        request = self._request(exchange, chunk, 0)
+        contexts = [self._context(exchange, chunk, place) for place in range(len(chunk))]
+        try:
+            total, metrics, seconds = self._app.train_and_sum(  # type: ignore[attr-defined]
+                request, contexts, at_once=at_once
+            )
+        except Exception:
+            return False
+        expected = exchange.expected[chunk.envelopes[0]]
+        if expected is not None and total.structure() != expected:
+            return False
+        if exchange.check_finite and not total.is_finite():
+            return False
+        sent = parts_of(request.content).arrays
+        bytes_up = sum(len(array.data) for array in sent.values()) if sent is not None else 0
+        for place, record in enumerate(metrics):
+            outcome = Outcome(chunk.positions[place], chunk.nodes[place], worker=self._worker)
+            outcome.metrics, outcome.metrics_name = plain_metrics(record), "metrics"
+            outcome.arrays_name, outcome.bytes_up, outcome.summed = "arrays", bytes_up, True
+            outcome.seconds = seconds[place]
+            result.outcomes.append(outcome)
+        chunk_sum.merge(total)
+        return True
+
+    def _can_sum_in_app(self, exchange: Exchange, chunk: Chunk, *, at_once: bool) -> bool:
+        can_sum = getattr(self._app, "can_sum", None)
+        if can_sum is None or can_sum() is not None or chunk.isolated or chunk.states:
+            return False
+        is_one_message = len(set(chunk.envelopes)) == 1
+        message_type = exchange.envelopes[chunk.envelopes[0]].message_type
+        is_watched = exchange.client_timeout is not None and not at_once
+        return (
+            is_one_message
+            and message_type == MessageType.TRAIN
+            and exchange.weighted_by == self._app.summed_by  # type: ignore[attr-defined]
+            and not is_watched
+        )
 
     def _run_watched(
         self, exchange: Exchange, chunk: Chunk, result: ChunkResult, chunk_sum: ChunkSum | None

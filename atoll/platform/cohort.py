@@ -10,16 +10,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from atoll.clients.weighted_sum import WeightedSum
 from atoll.platform import flower
 from atoll.platform.content import parts_of, unpack
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Outcome
 from atoll.platform.pool import GRACE_SECONDS, Job
-from atoll.platform.weighted_sum import WeightedSum
 
 # Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.
 MAX_DEATHS = 2
 # Chunks that take next to no time are sent several a job, up to about this much work.
-SECONDS_A_JOB = 0.05
+SECONDS_A_JOB = 0.25
 
 
 class Cohort:
@@ -90,6 +90,15 @@ class Cohort:
     def outcomes(self) -> list[Outcome]:
         """Return every client's outcome, in the cohort's order."""
         return [self._outcomes[position] for position in sorted(self._outcomes)]
+
+    @property
+    def waiting(self) -> int:
+        """How many chunks have not been started."""
+        return len(self._queue)
+
+    def put_back(self, job: Job) -> None:
+        """Take back a job's chunks; nothing speaks against them."""
+        self._queue.extendleft(reversed(job.payload))
 
     def next_job(self, workers: int) -> Job | None:
         """Return the next chunk, or several if they are short."""

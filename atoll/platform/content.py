@@ -7,7 +7,6 @@ worker of a machine.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from atoll.clients.arrays import view
+from atoll.clients.arrays import is_finite, view
+from atoll.clients.weighted_sum import Structure, averaged_dtype
 from atoll.platform import flower
-
-Structure = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,6 @@ def parts_of(records: RecordDict) -> Parts:
     return Parts(one_arrays, one_metrics, arrays_name, metrics_name)
 
 
-def averaged_dtype(dtype: str) -> str:
-    """Return the dtype that Flower's weighted mean gives arrays of ``dtype``: floats keep theirs.
-
-    A BatchNorm counter goes out as float64 and comes back as int64: both average to float64.
-    """
-    kind = np.dtype(dtype).kind if dtype != "bfloat16" else "f"
-    return "float64" if kind in "iub" else dtype
-
-
 def structure_of(arrays: ArrayRecord) -> Structure:
     """Return keys, shapes and averaged dtypes, which replies must share to be averaged."""
     return tuple((key, tuple(a.shape), averaged_dtype(a.dtype)) for key, a in arrays.items())
@@ -147,14 +136,6 @@ def first_not_finite(arrays: ArrayRecord) -> str | None:
         if not is_finite(view(array)):
             return key
     return None
-
-
-def is_finite(values: NDArray[Any]) -> bool:
-    """Tell whether no value is NaN or infinite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(values, axis=None)
-    # A finite sum proves finite terms; a sum that overflows proves nothing.
-    return math.isfinite(total) or bool(np.isfinite(values).all())
 
 
 def copy_config(config: ConfigRecord | None) -> ConfigRecord:

@@ -12,8 +12,8 @@ from typing import Literal
 
 from flwr.app import MetricRecord
 
-from atoll.platform.content import PackedRecords, Structure
-from atoll.platform.weighted_sum import WeightedSum
+from atoll.clients.weighted_sum import Structure, WeightedSum
+from atoll.platform.content import PackedRecords
 
 Metrics = dict[str, int | float | list[int] | list[float]]
 

@@ -208,6 +208,11 @@ def _impossible(experiment: Experiment) -> list[str]:
             f"client.steps = {client.steps}: client.epochs = {client.epochs} is set too; "
             "expected one of the two"
         )
+    if client.vectorize is True and client.mods:
+        problems.append(
+            "client.vectorize = True: client.mods see one client at a time; expected 'auto' or "
+            "false"
+        )
     for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
         value = strategy.arguments.get(key)
         if isinstance(value, int) and value > data.clients:

@@ -79,6 +79,7 @@ def prepare(experiment: Experiment) -> Federation:
     from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
     from atoll.clients.models.build import build_model
+    from atoll.clients.vectorized import obstacle_to_vectorizing
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
 
@@ -92,6 +93,13 @@ def prepare(experiment: Experiment) -> Federation:
         len(dataset.classes),
         derive_seed(run.seed, "initial parameters"),
     )
+    if experiment.client.vectorize is True:
+        obstacle = obstacle_to_vectorizing(model, dataset.image_shape)
+        if obstacle is not None:
+            raise InvalidExperimentError(
+                f"client.vectorize = True: model.name = {experiment.model.name!r}: {obstacle}; "
+                "expected 'auto' or false"
+            )
     spec = ClientSpec(
         dataset=dataset.directory,
         partition=partition.directory,

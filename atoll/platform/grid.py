@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from flwr.app import Message, RecordDict
@@ -193,11 +194,13 @@ class RayGrid(Grid):
         outgoing = Outgoing(requests, self._exchanges, self._num_nodes, check_replies=checks)
         self.bytes_down = outgoing.bytes_down
         exchange = self._exchange(outgoing)
-        chunks = outgoing.chunks(self._chunk_size, self._sizes, self.states)
+        cut = partial(outgoing.chunks, self._chunk_size, self._sizes, self.states)
         if outgoing.kind == "train":
             if not self.vectorization.decided:
-                self.vectorization = choose(self.pool, exchange, chunks, outgoing.contents)
+                trial = cut(together=True)
+                self.vectorization = choose(self.pool, exchange, trial, outgoing.contents)
             exchange = replace(exchange, vectorize=self.vectorization.vectorized)
+        chunks = cut(together=exchange.vectorize)
         cohort = Cohort(
             exchange,
             outgoing.share(chunks),

@@ -27,6 +27,13 @@ class _Calls:
     def finished(self) -> bool:
         return self._missing == 0
 
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def put_back(self, job: Job) -> None:
+        self._queue.appendleft(job)
+
     def next_job(self, workers: int) -> Job | None:
         return self._queue.popleft() if self._queue else None
 

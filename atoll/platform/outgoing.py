@@ -9,10 +9,10 @@ from typing import Any, Literal
 import ray
 from flwr.app import ConfigRecord, Message
 
+from atoll.clients.weighted_sum import Structure
 from atoll.platform import flower
 from atoll.platform.content import (
     PackedRecords,
-    Structure,
     is_model,
     pack,
     parts_of,
@@ -21,6 +21,8 @@ from atoll.platform.content import (
 from atoll.platform.exchange import Chunk, Envelope
 
 MAX_CHUNK = 16
+# Where a chunk's clients train at once, a larger one has less to send for each of them.
+MAX_CHUNK_TOGETHER = 64
 # From this size on, a chunk's sum costs more to move than uneven chunks cost in waiting.
 LARGE_CONTENT = 4_000_000
 # Up to this size a content is sent along with each job.
@@ -104,6 +106,8 @@ class Outgoing:
         size: int | Literal["auto"],
         examples: Sequence[int] | None,
         states: Mapping[int, bytes],
+        *,
+        together: bool = False,
     ) -> list[Chunk]:
         """Cut the cohort into chunks; messages to one node stay together.
 
@@ -115,9 +119,11 @@ class Outgoing:
             Examples per partition: chunks with most of them come first.
         states : Mapping[int, bytes]
             The nodes' serialised states.
+        together : bool
+            Whether a chunk's clients (may) train at once.
         """
         nodes = self._nodes
-        length = self._chunk_length() if size == "auto" else size
+        length = self._chunk_length(together) if size == "auto" else size
         cuts, start = [], 0
         while start < len(nodes):
             stop = min(start + length, len(nodes))
@@ -138,11 +144,12 @@ class Outgoing:
             for index, (start, stop) in enumerate(cuts)
         ]
 
-    def _chunk_length(self) -> int:
+    def _chunk_length(self, together: bool) -> int:
         # Small chunks balance the workers; a large model's sums are worth fewer, larger ones.
         is_large = max(content.array_bytes for content in self.contents) >= LARGE_CONTENT
-        chunks = 8 if is_large else 32
-        return max(1, min(MAX_CHUNK, -(-len(self._nodes) // chunks)))
+        chunks = 8 if is_large else 16 if together else 32
+        most = MAX_CHUNK_TOGETHER if together else MAX_CHUNK
+        return max(1, min(most, -(-len(self._nodes) // chunks)))
 
     def share(self, chunks: list[Chunk]) -> list[Any]:
         """Put contents that several chunks need into the object store, once each.

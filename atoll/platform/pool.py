@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
@@ -55,8 +55,15 @@ class JobSource(Protocol):
     def finished(self) -> bool:
         """Whether every job has come to an end."""
 
+    @property
+    def waiting(self) -> int:
+        """About how many jobs there are that have not been started."""
+
     def next_job(self, workers: int) -> Job | None:
         """Return the next job to start, or None if there is none now."""
+
+    def put_back(self, job: Job) -> None:
+        """Take back a job that was given to a worker and never started there."""
 
     def done(self, job: Job, result: Any) -> bool:
         """Take a result; return False if the worker that made it must be replaced."""
@@ -77,10 +84,13 @@ class _Running:
 
 @dataclass
 class _WorkerHandle:
+    """A worker; ``jobs`` are the references to its jobs' results, the one that it runs first."""
+
     name: str
     actor: Any
     pid: int = 0
     node: str = ""
+    jobs: list[Any] = field(default_factory=list)
 
 
 class WorkerPool:
@@ -118,8 +128,11 @@ class WorkerPool:
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that have started, in order of their start."""
-        handles = self._idle + [running.worker for running in self._running.values()]
+        handles = self._idle + self._busy()
         return [handle.pid for handle in sorted(handles, key=lambda h: h.name) if handle.pid]
+
+    def _busy(self) -> list[_WorkerHandle]:
+        return [r.worker for reference, r in self._running.items() if reference == r.worker.jobs[0]]
 
     def run(self, source: JobSource, timeout: float | None = None) -> None:
         """Run the jobs of ``source`` until it is finished.
@@ -156,10 +169,20 @@ class WorkerPool:
             job = source.next_job(self.size)
             if job is None:
                 return
-            worker = self._idle.pop()
-            reference = getattr(worker.actor, job.method).remote(*job.arguments)
-            overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
-            self._running[reference] = _Running(worker, job, overdue_at)
+            self._give(self._idle.pop(), job)
+        # A job ahead spares a worker the wait for the driver; one that has a time limit must
+        # start when it is given, and the last jobs are for whoever is free first.
+        for worker in self._busy():
+            if len(worker.jobs) == 1 and self._running[worker.jobs[0]].job.seconds is None:
+                job = source.next_job(self.size) if source.waiting >= self.size else None
+                if job is not None:
+                    self._give(worker, job)
+
+    def _give(self, worker: _WorkerHandle, job: Job) -> None:
+        reference = getattr(worker.actor, job.method).remote(*job.arguments)
+        overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
+        self._running[reference] = _Running(worker, job, overdue_at)
+        worker.jobs.append(reference)
 
     def _wait(self, source: JobSource, deadline: float | None) -> None:
         references = [*self._running, *self._starting]
@@ -203,45 +226,53 @@ class WorkerPool:
         self._idle.append(worker)
 
     def _take_result(self, source: JobSource, reference: Any) -> None:
-        running = self._running.pop(reference)
+        if reference not in self._running:
+            return
+        worker = self._running[reference].worker
+        # A job ahead fails with its worker; what came of the one before it must be taken first.
+        first = worker.jobs[0]
+        job = self._running[first].job
         try:
-            result = ray.get(reference)
+            result = ray.get(first)
         except RayTaskError as error:
-            self._idle.append(running.worker)
             raise EngineError(f"a worker failed: {error}") from error
         except (RayError, GetTimeoutError) as error:
-            logger.warning("%s died and is replaced (%s)", running.worker.name, _brief(error))
-            self._replace(running.worker)
-            source.lost(running.job, overdue=False)
+            logger.warning("%s died and is replaced (%s)", worker.name, _brief(error))
+            self._replace(worker, source)
+            source.lost(job, overdue=False)
             return
-        if source.done(running.job, result):
-            self._idle.append(running.worker)
-        else:
-            self._replace(running.worker)
+        if not source.done(job, result):
+            self._replace(worker, source)
+            return
+        del self._running[first]
+        worker.jobs.pop(0)
+        if not worker.jobs:
+            self._idle.append(worker)
 
     def _kill_overdue(self, source: JobSource) -> None:
         now = time.monotonic()
-        for reference, running in list(self._running.items()):
+        for running in list(self._running.values()):
             if running.overdue_at is not None and running.overdue_at <= now:
-                del self._running[reference]
-                self._replace(running.worker)
+                self._replace(running.worker, source)
                 source.lost(running.job, overdue=True)
 
-    def _replace(self, worker: _WorkerHandle) -> None:
+    def _replace(self, worker: _WorkerHandle, source: JobSource | None = None) -> None:
+        """Start another worker in place of this one; the jobs ahead of it go back."""
         self.deaths += 1
+        ahead = [self._running.pop(reference).job for reference in worker.jobs][1:]
+        if source is not None:
+            for job in reversed(ahead):
+                source.put_back(job)
         ray.kill(worker.actor)
         self._start_worker()
 
     def _abandon_running(self) -> None:
-        for running in self._running.values():
-            self._replace(running.worker)
-        self._running.clear()
+        for worker in self._busy():
+            self._replace(worker)
 
     def close(self) -> None:
         """Stop all workers."""
-        handles = [*self._idle, *self._starting.values()]
-        handles += [running.worker for running in self._running.values()]
-        for handle in handles:
+        for handle in [*self._idle, *self._starting.values(), *self._busy()]:
             ray.kill(handle.actor)
         self._idle, self._starting, self._running = [], {}, {}
 

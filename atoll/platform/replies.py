@@ -7,11 +7,11 @@ from typing import Any
 
 from flwr.app import Error, Message, MetricRecord, RecordDict
 
+from atoll.clients.weighted_sum import WeightedSum, mean_metrics
 from atoll.platform import flower
 from atoll.platform.cohort import add_to_sum
 from atoll.platform.content import PackedRecords, unpack
 from atoll.platform.exchange import Exchange, Metrics, Outcome
-from atoll.platform.weighted_sum import WeightedSum, mean_metrics
 
 
 def replies_of(

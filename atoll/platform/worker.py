@@ -14,6 +14,7 @@ import ray
 from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
+from atoll.clients.heap import keep_freed_memory
 from atoll.platform import flower
 from atoll.platform.client_runner import ClientRunner
 from atoll.platform.content import PackedRecords
@@ -57,6 +58,7 @@ class Worker:
             app = app()
         if not isinstance(app, ClientApp):
             raise TypeError(f"expected a ClientApp, got {type(app).__name__}")
+        keep_freed_memory()
         if "torch" in sys.modules or setup.gpu:
             _prepare_torch(setup.threads, gpu=setup.gpu)
         self._runner = ClientRunner(app, setup.run_config, name)

@@ -35,7 +35,6 @@ def main() -> None:
     if arguments.workload in synthetic.SYNTHETIC:
         task = synthetic.SYNTHETIC[arguments.workload]
         app, arrays, clients, cohort = task.client_app, task.arrays(), task.clients, task.cohort
-        vectorize = False
     else:
         workload = WORKLOADS[arguments.workload]
         dataset, _ = data_of(workload)
@@ -44,16 +43,17 @@ def main() -> None:
         model = build_model(spec.model, dataset.image_shape, len(dataset.classes), 1)
         arrays: ArrayRecord = ModelArrays(model).read()
         clients, cohort = workload.clients, workload.cohort
-        vectorize = workload.vectorize and not arguments.sequential
+    vectorize = False if arguments.sequential else "auto"
     with RayGrid(
         app, clients, workers=arguments.workers, vectorize=vectorize, cluster=cluster
     ) as grid:
         strategy = FedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0)
         options = RoundOptions(callbacks=[lambda record: clock.round_ended()])
         result = run_rounds(strategy, grid, arrays, arguments.rounds, options=options)
+        choice = grid.vectorization
         metrics = result.train_metrics_clientapp[arguments.rounds]
     cluster.close()
-    clock.report(loss=metrics.get("loss"))
+    clock.report(loss=metrics.get("loss"), vectorized=choice.vectorized, reason=choice.reason)
 
 
 if __name__ == "__main__":

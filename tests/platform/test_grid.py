@@ -201,7 +201,7 @@ def test_more_workers_than_cpus_share_them() -> None:
 
 
 def test_weighted_mean_is_closer_to_the_exact_one_than_flowers() -> None:
-    from atoll.platform.weighted_sum import WeightedSum
+    from atoll.clients.weighted_sum import WeightedSum
 
     generator = np.random.default_rng(0)
     replies = [generator.normal(size=1000).astype(np.float32) for _ in range(64)]

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from atoll.clients.arrays import to_array, view
-from atoll.platform.content import averaged_dtype, is_finite
+from atoll.clients.arrays import is_finite, to_array, view
+
+Structure = tuple[tuple[str, tuple[int, ...], str], ...]
 
 # Elements added at a time: the float64 products stay in the second-level cache.
 BLOCK = 1 << 15
+
+
+def averaged_dtype(dtype: str) -> str:
+    """Return the dtype that Flower's weighted mean gives arrays of ``dtype``: floats keep theirs.
+
+    A BatchNorm counter goes out as float64 and comes back as int64: both average to float64.
+    """
+    kind = np.dtype(dtype).kind if dtype != "bfloat16" else "f"
+    return "float64" if kind in "iub" else dtype
 
 
 @dataclass
@@ -40,15 +51,18 @@ class WeightedSum:
 
     def add(self, record: ArrayRecord, weight: float) -> None:
         """Add one reply's arrays, ``weight`` times (its number of examples, usually)."""
-        for key, array in record.items():
-            values = view(array)
+        self.add_values({key: view(array) for key, array in record.items()}, weight)
+
+    def add_values(self, values: Mapping[str, NDArray[Any]], weight: float) -> None:
+        """Add one client's arrays, ``weight`` times."""
+        for key, array in values.items():
             total = self.arrays.get(key)
             if total is None:
-                product = np.multiply(values, weight, dtype=np.float64, order="C")
+                product = np.multiply(array, weight, dtype=np.float64, order="C")
                 self.arrays[key] = np.asarray(product)
-                self.dtypes[key] = averaged_dtype(array.dtype)
+                self.dtypes[key] = averaged_dtype(str(array.dtype))
             else:
-                _add_scaled(total, values, weight)
+                _add_scaled(total, array, weight)
         self.weight += weight
 
     def merge(self, later: WeightedSum) -> None:
@@ -61,6 +75,10 @@ class WeightedSum:
             else:
                 total += values
         self.weight += later.weight
+
+    def structure(self) -> Structure:
+        """Return the keys, shapes and averaged dtypes of what was added up."""
+        return tuple((key, a.shape, self.dtypes[key]) for key, a in self.arrays.items())
 
     def is_finite(self) -> bool:
         """Tell whether no value of the sum is NaN or infinite."""
@@ -85,7 +103,7 @@ class WeightedSum:
 
 
 def _add_scaled(total: NDArray[np.float64], values: NDArray[np.generic], weight: float) -> None:
-    if values.size <= BLOCK:
+    if values.size <= BLOCK or not values.flags.c_contiguous:
         total += np.multiply(values, weight, dtype=np.float64)
         return
     flat_total, flat_values = total.reshape(-1), values.reshape(-1)
