@@ -123,13 +123,13 @@ class Outgoing:
             Whether a chunk's clients (may) train at once.
         """
         nodes = self._nodes
-        length = self._chunk_length(together) if size == "auto" else size
         cuts, start = [], 0
-        while start < len(nodes):
-            stop = min(start + length, len(nodes))
-            while stop < len(nodes) and nodes[stop] == nodes[stop - 1]:
+        for end in self._ends(together) if size == "auto" else range(size, len(nodes) + size, size):
+            stop = max(start, min(end, len(nodes)))
+            while start < stop < len(nodes) and nodes[stop] == nodes[stop - 1]:
                 stop += 1
-            cuts.append((start, stop))
+            if stop > start:
+                cuts.append((start, stop))
             start = stop
         if examples is not None:
             cuts.sort(key=lambda cut: -sum(examples[node - 1] for node in nodes[slice(*cut)]))
@@ -144,12 +144,18 @@ class Outgoing:
             for index, (start, stop) in enumerate(cuts)
         ]
 
-    def _chunk_length(self, together: bool) -> int:
-        # Small chunks balance the workers; a large model's sums are worth fewer, larger ones.
+    def _ends(self, together: bool) -> list[int]:
+        """Return where chunks end: they are equal to one client, and a multiple of eight.
+
+        So few workers share them evenly. Small chunks balance best; a large model's sums are
+        worth fewer, larger ones, and so are clients that train at once.
+        """
+        clients = len(self._nodes)
         is_large = max(content.array_bytes for content in self.contents) >= LARGE_CONTENT
-        chunks = 8 if is_large else 16 if together else 32
-        most = MAX_CHUNK_TOGETHER if together else MAX_CHUNK
-        return max(1, min(most, -(-len(self._nodes) // chunks)))
+        fewest = 8 if is_large else 16 if together else 32
+        longest = MAX_CHUNK_TOGETHER if together else MAX_CHUNK
+        count = max(fewest, 8 * -(-clients // (8 * longest)))
+        return [clients * (index + 1) // count for index in range(count)]
 
     def share(self, chunks: list[Chunk]) -> list[Any]:
         """Put contents that several chunks need into the object store, once each.

@@ -25,6 +25,7 @@ from atoll.clients.settings import (
     PartitionSettings,
     ScheduleSettings,
 )
+from atoll.clients.weighted_sum import WeightedSum
 from atoll.randomness import derive_seed
 
 CLIENTS = 12
@@ -185,10 +186,33 @@ def test_training_together_gives_the_same_answers_in_order(spec: ClientSpec) -> 
             )
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_sum_is_that_of_the_answers(spec: ClientSpec, at_once: bool) -> None:
+    app = make_client_app(spec)
+    assert app.can_sum() is None
+    message, contexts = request(initial(spec), server_round=2), [context(p) for p in (3, 0, 7)]
+    total, metrics, seconds = app.train_and_sum(message, contexts, at_once=at_once)
+    expected = WeightedSum()
+    for one, found in zip(contexts, metrics, strict=True):
+        answer = app(message, one).content
+        weight = answer["metrics"][app.summed_by]
+        assert found["num-examples"] == weight
+        assert found["loss"] == pytest.approx(answer["metrics"]["loss"], rel=1e-4)
+        expected.add(answer["arrays"], weight)
+    assert len(seconds) == 3
+    assert total.weight == expected.weight
+    for key, values in expected.arrays.items():
+        if at_once:
+            np.testing.assert_allclose(total.arrays[key], values, rtol=0, atol=1e-5 * total.weight)
+        else:
+            np.testing.assert_array_equal(total.arrays[key], values)
+
+
 def test_mods_act_and_keep_clients_apart(spec: ClientSpec) -> None:
     clipped = replace(spec, client=spec.client.model_copy(update={"mods": ("fixedclipping_mod",)}))
     app = make_client_app(clipped)
     assert app.can_vectorize() == "client.mods see one client at a time"
+    assert app.can_sum() == "client.mods see every reply"
     arrays = initial(spec)
     message = request(arrays)
     # The key under which Flower's strategies send the norm to this mod.

@@ -239,13 +239,15 @@ def test_a_second_process_is_kept_out(
         ("data.path=/nowhere", "data.path = '/nowhere': no such folder"),
         ("ray.gpus_per_worker=1", "ray.gpus_per_worker = 1: there is no GPU"),
         ("client.mods=['clip_mod']", "client.mods = 'clip_mod': no such mod"),
+        ("client.mods=['fixedclipping_mod'] client.vectorize=true", "see one client at a time"),
         ("nonsense", "--set 'nonsense': expected section.key=value"),
     ],
 )
 def test_what_cannot_be_run_is_one_clear_line(
     experiment: Path, tmp_path: Path, atoll_here: AtollHere, setting: str, message: str
 ) -> None:
-    done = atoll_here("run", experiment, "--out", tmp_path / "run", "--set", setting)
+    sets = [part for one in setting.split() for part in ("--set", one)]
+    done = atoll_here("run", experiment, "--out", tmp_path / "run", *sets)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr

@@ -166,7 +166,12 @@ def _map_split(path: Path, shape: tuple[int, int, int]) -> Split:
     names = batch.schema.names
     return Split(
         images=pixels[: batch.num_rows * int(np.prod(shape))].reshape(-1, *shape),
-        labels=batch.column("label").to_numpy(),
-        domains=batch.column("domain").to_numpy() if "domain" in names else None,
-        groups=batch.column("group").to_numpy() if "group" in names else None,
+        labels=_integers(batch.column("label")),
+        domains=_integers(batch.column("domain")) if "domain" in names else None,
+        groups=_integers(batch.column("group")) if "group" in names else None,
     )
+
+
+def _integers(column: pa.Array) -> NDArray[np.int64]:
+    # pa.Array.to_numpy would import pandas, in every worker too.
+    return np.frombuffer(column.buffers()[1], np.int64)[: len(column)]
