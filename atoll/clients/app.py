@@ -83,10 +83,11 @@ class FederatedClientApp(ClientApp):
 
     def __init__(self, spec: ClientSpec) -> None:
         mods = find_mods(spec.client.mods)
-        super().__init__(mods=mods)
+        super().__init__()
         self._has_mods = bool(mods)
         self._clients = _clients_of(spec)
-        self.train()(self._clients.train)
+        # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
+        self.train(mods=mods)(self._clients.train)
         self.evaluate()(self._clients.evaluate)
 
     def can_sum(self) -> str | None:

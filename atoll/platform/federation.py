@@ -360,13 +360,21 @@ def check(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
+    from flwr.serverapp.strategy import FedXgbBagging
+
     from atoll.clients.data.catalog import DATASETS
     from atoll.clients.data.partition import partitioner_class
     from atoll.clients.models import MODELS
     from atoll.clients.mods import find_mods
     from atoll.strategies import build_strategy
 
-    build_strategy(experiment.strategy.name, experiment.strategy.arguments)
+    strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
+    if isinstance(strategy, FedXgbBagging):
+        raise InvalidExperimentError(
+            f"strategy.name = {experiment.strategy.name!r}: joins boosted trees, and an "
+            "experiment's models are networks; expected another (run an XGBoost app with "
+            "'atoll flower')"
+        )
     MODELS.check(experiment.model.name, "model.name")
     find_mods(experiment.client.mods)
     partitioner_class(experiment.data.partition.name)

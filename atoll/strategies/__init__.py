@@ -48,7 +48,9 @@ def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy
                 f"{key}.{argument} = {value!r}: {name} has no such argument; "
                 f"{closest(argument, list(accepted))}"
             )
-    values = dict(arguments)
+    # Our clients name their loss so; QFedAvg would look for another name.
+    is_told_of_losses = accepted is not None and "train_loss_key" in accepted
+    values = {**({"train_loss_key": "loss"} if is_told_of_losses else {}), **arguments}
     wrapped = values.get("strategy")
     if isinstance(wrapped, Mapping):
         inner = {k: v for k, v in wrapped.items() if k != "name"}

@@ -231,6 +231,7 @@ def test_a_second_process_is_kept_out(
     [
         ("client.learning_rat=1", "client.learning_rat = 1: no such key; did you mean"),
         ("strategy.name=FedAvgg", "strategy.name = 'FedAvgg': no such strategy"),
+        ("strategy.name=FedXgbBagging", "joins boosted trees, and an experiment's models are"),
         ("strategy.fraction=0.5", "strategy.fraction = 0.5: FedAdam has no such"),
         ("model.name=lenett", "model.name = 'lenett': no such model; did you mean"),
         ("data.dataset=minst", "data.dataset = 'minst': no such data set"),
