@@ -25,6 +25,10 @@ from atoll.clients.evaluation import evaluate
 from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.mods import find_mods
+from atoll.clients.moments.client import AlignedClient
+from atoll.clients.moments.examples import DomainExamples
+from atoll.clients.moments.head import SplitModel
+from atoll.clients.moments.messages import MOMENTS, MomentsQuery, TrainingTerms
 from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training import TrainingResult, train
@@ -78,6 +82,7 @@ class FederatedClientApp(ClientApp):
         self._clients = _clients_of(spec)
         self.train()(self._clients.train)
         self.evaluate()(self._clients.evaluate)
+        self.query(MOMENTS)(self._clients.answer_query)
 
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""
@@ -131,6 +136,10 @@ class _Clients:
         return VectorizedTrainer(self._model, self._spec.client)
 
     @cached_property
+    def _aligned(self) -> AlignedClient:
+        return AlignedClient(SplitModel(self._model), self._spec.client)
+
+    @cached_property
     def obstacle(self) -> str | None:
         return obstacle_to_vectorizing(self._model, self._dataset.image_shape)
 
@@ -160,6 +169,9 @@ class _Clients:
         # Dropout draws from the global generator; stock Flower does not seed it for us.
         seed_everything(seed)
         self._arrays.load(_arrays(message))
+        terms = TrainingTerms.from_records(message.content)
+        if terms is not None:
+            return self._train_aligned(message, partition, seed, terms)
         images, labels = self._examples(self._training_part(partition))
         result = train(
             self._model,
@@ -171,6 +183,58 @@ class _Clients:
             proximal_mu=_proximal_mu(config),
         )
         return _answer(message, self._arrays.read(), result)
+
+    def _train_aligned(
+        self, message: Message, partition: int, seed: int, terms: TrainingTerms
+    ) -> Message:
+        """Answer the training message of a strategy that aligns domains."""
+        config = _config(message)
+        result = self._aligned.train(
+            self._domain_examples(partition, config, terms.examples),
+            terms,
+            learning_rate=self._learning_rate(config),
+            seed=seed,
+            proximal_mu=_proximal_mu(config),
+        )
+        if result.gradient is None:
+            arrays = self._arrays.read()
+        else:
+            arrays = self._arrays.read_gradient(result.gradient)
+        answer = _answer(message, arrays, result.training)
+        metrics = answer.content.metric_records["metrics"]
+        metrics["weight"] = result.weight
+        if terms.reports_drift:
+            metrics["drift"] = result.training.drift or 0.0
+        return answer
+
+    def answer_query(self, message: Message, context: Context) -> Message:
+        """Answer a query for moments; see :mod:`atoll.clients.moments`."""
+        partition = _partition_id(context)
+        seed_everything(self._seed(_config(message), "train", partition))
+        self._arrays.load(_arrays(message))
+        query = MomentsQuery.from_records(message.content)
+        examples = self._domain_examples(partition, _config(message), query.examples)
+        return Message(self._aligned.measure(examples, query).records(), reply_to=message)
+
+    def _domain_examples(
+        self, partition: int, config: ConfigRecord, limit: int | None
+    ) -> DomainExamples:
+        """Return what the client uses in a round: the same, whichever message asks."""
+        chosen = self._training_part(partition)
+        if limit is not None and limit < len(chosen):
+            generator = np.random.default_rng(self._seed(config, "round examples", partition))
+            chosen = np.sort(generator.choice(chosen, limit, replace=False))
+        images, labels = self._examples(chosen)
+        domains, names = self._domains(chosen, partition)
+        return DomainExamples(images, labels, domains.to(self._spec.device), names)
+
+    def _domains(self, chosen: NDArray[np.int64], partition: int) -> tuple[Tensor, list[str]]:
+        """Return the domain of each example; without domains, a client is one of its own."""
+        given = self._dataset.train.domains
+        if given is None:
+            return torch.zeros(len(chosen), dtype=torch.int64), [f"client {partition}"]
+        held, places = np.unique(given[chosen], return_inverse=True)
+        return torch.from_numpy(places), [self._dataset.domains[index] for index in held]
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
@@ -190,9 +254,13 @@ class _Clients:
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
         """Answer several training messages, those that ask for the same at once."""
         alike: dict[tuple[object, ...], list[int]] = {}
-        for place, message in enumerate(messages):
-            alike.setdefault(self._asked_for(message), []).append(place)
         answers: dict[int, Message] = {}
+        for place, message in enumerate(messages):
+            if TrainingTerms.are_in(message.content):
+                # Domains, weights and moments differ from client to client.
+                answers[place] = self.train(message, contexts[place])
+            else:
+                alike.setdefault(self._asked_for(message), []).append(place)
         for places in alike.values():
             partitions = [_partition_id(contexts[place]) for place in places]
             results = self._train_partitions(messages[places[0]], partitions)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
-from torch import nn
+from torch import Tensor, nn
 
 from atoll.clients.arrays import array_record, to_array, view
 
@@ -22,6 +24,7 @@ class ModelArrays:
 
     def __init__(self, model: nn.Module) -> None:
         self._tensors = {key: value.detach() for key, value in model.state_dict().items()}
+        self._trained = [k for k, p in model.named_parameters() if p.requires_grad]
         self._on_cpu = all(value.device.type == "cpu" for value in self._tensors.values())
         # NumPy's copyto on a view costs a fraction of Tensor.copy_, and there is one a client.
         self._views = {key: v.numpy() for key, v in self._tensors.items()} if self._on_cpu else {}
@@ -54,3 +57,16 @@ class ModelArrays:
         if self._on_cpu:
             return array_record({key: to_array(values) for key, values in self._views.items()})
         return array_record({k: to_array(v.cpu().numpy()) for k, v in self._tensors.items()})
+
+    def read_gradient(self, gradient: Sequence[Tensor]) -> ArrayRecord:
+        """Return a gradient under the names of the model's tensors.
+
+        Parameters
+        ----------
+        gradient : Sequence[Tensor]
+            By each trainable parameter, in the order of ``model.parameters()``; what is not
+            trained has a gradient of zero.
+        """
+        values = {key: torch.zeros_like(tensor) for key, tensor in self._tensors.items()}
+        values.update(zip(self._trained, gradient, strict=True))
+        return array_record({key: to_array(v.cpu().numpy()) for key, v in values.items()})
