@@ -76,6 +76,7 @@ def prepare(experiment: Experiment) -> Federation:
     """
     from atoll.clients.app import ClientSpec
     from atoll.clients.data.catalog import load_dataset
+    from atoll.clients.data.domains import warn_of_unequal_classes
     from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
     from atoll.clients.models.build import build_model
@@ -84,8 +85,9 @@ def prepare(experiment: Experiment) -> Federation:
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
-    dataset = load_dataset(data.dataset, data.path)
+    dataset = load_dataset(data.dataset, data.path, data.options, run.seed)
     partition = partition_dataset(dataset, data, run.seed)
+    warn_of_unequal_classes(dataset, data.held_out)
     model = build_model(
         experiment.model,
         dataset.image_shape,
@@ -272,6 +274,7 @@ def _run_rounds(
     session: Session,
     callbacks: Sequence[Callback],
 ) -> ArrayRecord:
+    from atoll.clients.data.domains import test_sets
     from atoll.platform import flower
     from atoll.platform.rounds import run_rounds
     from atoll.platform.server_evaluation import ServerEvaluation
@@ -284,7 +287,7 @@ def _run_rounds(
         grid,
         federation.dataset,
         experiment.model,
-        experiment.data.test_examples,
+        test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples),
         federation.spec.device,
     )
     options = session.options(
@@ -352,8 +355,8 @@ def check(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
-    from atoll.clients.data.catalog import DATASETS
-    from atoll.clients.data.partition import partitioner_class
+    from atoll.clients.data.catalog import check_options
+    from atoll.clients.data.partition import check_partitioner
     from atoll.clients.models import MODELS
     from atoll.clients.mods import find_mods
     from atoll.strategies import build_strategy
@@ -361,8 +364,8 @@ def check(experiment: Experiment) -> None:
     build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     MODELS.check(experiment.model.name, "model.name")
     find_mods(experiment.client.mods)
-    partitioner_class(experiment.data.partition.name)
-    DATASETS.find(experiment.data.dataset, "data.dataset")
+    check_partitioner(experiment.data.partition.name)
+    check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():
         raise InvalidExperimentError(
             f"data.path = {str(experiment.data.path)!r}: no such folder; expected the data set's "

@@ -26,7 +26,7 @@ def build_model(
     image_shape : tuple[int, int, int]
         Channels, height, width.
     classes : int
-        The number of logits.
+        The number of logits; a model may give one logit for two classes (a sigmoid head).
     seed : int
         Seeds the initialisation; the global generator is left as it was.
 
@@ -75,7 +75,7 @@ def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: 
     with torch.no_grad():
         logits = model(torch.zeros(2, *image_shape))
     model.train(was_training)
-    if logits.shape != (2, classes):
+    if logits.shape != (2, classes) and not (classes == 2 and logits.shape == (2, 1)):
         raise ValueError(
             f"it gives outputs of shape {tuple(logits.shape)}, expected (2, {classes})"
         )
