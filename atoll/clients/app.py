@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atoll.clients.data.augmentation import augment
 from atoll.clients.data.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
@@ -147,10 +148,21 @@ class _Clients:
         spec = self._spec
         return self._partition.split(partition, spec.client_test_fraction, spec.seed)[0]
 
-    def _examples(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        split, device = self._dataset.train, self._spec.device
-        images = to_tensor(split.images[chosen], self._dataset.mean, self._dataset.std)
-        return images.to(device), torch.from_numpy(split.labels[chosen]).to(device)
+    def _examples(
+        self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
+    ) -> tuple[Tensor, Tensor]:
+        """Return the partitions' examples one after another, varied as in all of the round."""
+        dataset, device = self._dataset, self._spec.device
+        chosen = np.concatenate(parts)
+        pixels = dataset.train.images[chosen]
+        if dataset.augmentation != "none":
+            start = 0
+            for partition, part in zip(partitions, parts, strict=True):
+                own = slice(start, start := start + len(part))
+                seed = self._seed(config, "augmentation", partition)
+                pixels[own] = augment(pixels[own], dataset.augmentation, seed)
+        images = to_tensor(pixels, dataset.mean, dataset.std)
+        return images.to(device), torch.from_numpy(dataset.train.labels[chosen]).to(device)
 
     def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
         return derive_seed(self._spec.seed, _round(config), phase, partition)
@@ -172,7 +184,7 @@ class _Clients:
         terms = TrainingTerms.from_records(message.content)
         if terms is not None:
             return self._train_aligned(message, partition, seed, terms)
-        images, labels = self._examples(self._training_part(partition))
+        images, labels = self._examples([partition], [self._training_part(partition)], config)
         result = train(
             self._model,
             images,
@@ -224,7 +236,7 @@ class _Clients:
         if limit is not None and limit < len(chosen):
             generator = np.random.default_rng(self._seed(config, "round examples", partition))
             chosen = np.sort(generator.choice(chosen, limit, replace=False))
-        images, labels = self._examples(chosen)
+        images, labels = self._examples([partition], [chosen], config)
         domains, names = self._domains(chosen, partition)
         return DomainExamples(images, labels, domains.to(self._spec.device), names)
 
@@ -282,7 +294,7 @@ class _Clients:
         seed_everything(seeds[0])
         self._arrays.load(_arrays(message))
         parts = [self._training_part(partition) for partition in partitions]
-        images, labels = self._examples(np.concatenate(parts))
+        images, labels = self._examples(partitions, parts, config)
         return self._vectorized.train(
             images,
             labels,

@@ -79,7 +79,7 @@ def prepare(experiment: Experiment) -> Federation:
     from atoll.clients.data.domains import warn_of_unequal_classes
     from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
-    from atoll.clients.models.build import build_model
+    from atoll.clients.models.build import build_model, warn_of_other_normalization
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
 
@@ -94,6 +94,7 @@ def prepare(experiment: Experiment) -> Federation:
         len(dataset.classes),
         derive_seed(run.seed, "initial parameters"),
     )
+    warn_of_other_normalization(model, dataset)
     spec = ClientSpec(
         dataset=dataset.directory,
         partition=partition.directory,

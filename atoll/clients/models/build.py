@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
+from atoll.clients.data.folder import NORMALIZATIONS
+from atoll.clients.data.store import ImageDataset
 from atoll.clients.models import MODELS
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
+
+logger = logging.getLogger("atoll")
 
 
 def build_model(
@@ -51,6 +57,20 @@ def build_model(
                 f"{str(error) or type(error).__name__}"
             ) from error
     return model
+
+
+def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None:
+    """Say so if pretrained weights expect images normalised otherwise than the data set's are."""
+    wanted = getattr(model, "normalization", None)
+    expected = None if wanted is None else NORMALIZATIONS[wanted]
+    if expected is not None and not np.allclose(expected, [dataset.mean, dataset.std]):
+        logger.warning(
+            "the model's weights expect images normalised as %r, and those of %s are not: its "
+            "features are worth less (data.options.normalization = %r mends it for folders)",
+            wanted,
+            dataset.name,
+            wanted,
+        )
 
 
 def _check_arguments(make: Callable[..., nn.Module], settings: ModelSettings) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from atoll.clients.models.build import build_model
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.models.build import build_model, warn_of_other_normalization
 from atoll.clients.models.pretrained import from_keras, read_tfjs, read_weights
 from atoll.clients.models.resnet50 import FrozenBatchNorm2d, ResNet50, resnet50
 from atoll.clients.settings import ModelSettings
@@ -153,6 +155,21 @@ def test_a_users_file_has_torchvisions_names(tmp_path: Path, suffix: str) -> Non
     settings = ModelSettings(name="resnet50", weights=str(tmp_path / "less.safetensors"))
     with pytest.raises(InvalidExperimentError, match=r"not a ResNet-50's: layer1\.0\.conv1"):
         build_model(settings, (3, 8, 8), 5, seed=0)
+
+
+def test_images_normalised_otherwise_than_the_weights_expect_are_a_warning(
+    translated, monkeypatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ATOLL_CACHE", str(translated[1]))
+    for index in range(10):
+        place = tmp_path / "ab"[index % 2] / f"{index}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (index, 2 * index, 99)).save(place)
+    model = resnet50((3, 8, 8), 2, weights="imagenet")
+    for normalization, warned in (("caffe", False), ("dataset", True)):
+        options = {"image_size": 8, "normalization": normalization}
+        warn_of_other_normalization(model, load_dataset("folder", tmp_path, options))
+        assert ("normalised as 'caffe'" in caplog.text) == warned
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
