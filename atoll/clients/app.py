@@ -214,9 +214,7 @@ class _Clients:
             arrays = self._arrays.read_gradient(result.gradient)
         answer = _answer(message, arrays, result.training)
         metrics = answer.content.metric_records["metrics"]
-        metrics["weight"] = result.weight
-        if terms.reports_drift:
-            metrics["drift"] = result.training.drift or 0.0
+        metrics.update(result.metrics)
         return answer
 
     def answer_query(self, message: Message, context: Context) -> Message:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from atoll.clients.losses import losses_of
 from atoll.clients.mixup import mixup_objective
 from atoll.clients.moments.examples import DomainExamples
 from atoll.clients.moments.head import SplitModel
@@ -14,7 +15,13 @@ from atoll.clients.moments.measure import measure
 from atoll.clients.moments.messages import DomainSums, MomentsQuery, TrainingTerms
 from atoll.clients.moments.objective import AlignmentObjective, reply_weight
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training import Objective, TrainingResult, full_gradient, train
+from atoll.clients.training import (
+    Objective,
+    TrainingResult,
+    cross_entropy_objective,
+    full_gradient,
+    train,
+)
 from atoll.randomness import derive_seed
 
 
@@ -28,13 +35,14 @@ class AlignedResult:
         Its training; of no step, where the gradient alone was asked for.
     gradient : list[Tensor] or None
         By each trainable parameter, where it was asked for.
-    weight : float
-        What the reply counts for in the mean.
+    metrics : dict[str, float]
+        What the strategy asked for: ``weight``, what the reply counts for in the mean; ``drift``
+        and ``loss_after``.
     """
 
     training: TrainingResult
     gradient: list[Tensor] | None
-    weight: float
+    metrics: dict[str, float]
 
 
 class AlignedClient:
@@ -79,7 +87,7 @@ class AlignedClient:
         """
         self._model.model.train()
         objective = self._objective(examples, terms, seed)
-        weight = reply_weight(terms, examples)
+        metrics = {"weight": reply_weight(terms, examples)}
         gradient, loss = None, 0.0
         if terms.replies_gradient or (terms.reports_drift and not self._is_one_step(examples)):
             batch_size = self._settings.batch_size
@@ -87,7 +95,7 @@ class AlignedClient:
                 objective, self._model.parameters, len(examples), batch_size
             )
         if terms.replies_gradient:
-            return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, weight)
+            return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, metrics)
         result = train(
             self._model.model,
             examples.images,
@@ -99,9 +107,27 @@ class AlignedClient:
             objective=objective,
             reference=gradient,
         )
-        return AlignedResult(result, None, weight)
+        if terms.reports_drift:
+            metrics["drift"] = result.drift or 0.0
+        if terms.reports_loss_after:
+            metrics["loss_after"] = self._mean_loss(examples)
+        return AlignedResult(result, None, metrics)
+
+    def _mean_loss(self, examples: DomainExamples) -> float:
+        with torch.no_grad():
+            losses = [
+                losses_of(self._model.model(images), labels).sum()
+                for images, labels in zip(
+                    torch.split(examples.images, self._settings.batch_size),
+                    torch.split(examples.labels, self._settings.batch_size),
+                    strict=True,
+                )
+            ]
+        return float(torch.stack(losses).sum()) / max(1, len(examples))
 
     def _objective(self, examples: DomainExamples, terms: TrainingTerms, seed: int) -> Objective:
+        if terms.is_plain:
+            return cross_entropy_objective(self._model.model, examples.images, examples.labels)
         if terms.mixup is None:
             return AlignmentObjective(self._model, examples, terms, self._settings.batch_size)
         return mixup_objective(

@@ -57,7 +57,8 @@ class SplitModel:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.head = find_head(model)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameter_names, self.parameters = list(trained), list(trained.values())
 
     def __call__(self, images: Tensor, labels: Tensor, positions: Tensor) -> HeadOutputs:
         """Return what the head saw and said.

@@ -10,7 +10,7 @@ from torch import Tensor
 from atoll.clients.moments.examples import DomainExamples
 from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.messages import DomainSums, MomentsQuery
-from atoll.clients.moments.statistics import DomainContext, Statistic
+from atoll.clients.moments.statistics import DomainContext, Gradient, Statistic
 
 # Examples at a time, at least: enough to keep a processor busy, few enough for its memory.
 BATCH = 512
@@ -41,10 +41,9 @@ def measure(
         }
         for index in range(len(query.statistics))
     }
-    return DomainSums(
-        examples.counts,
-        sums_of(model, examples, query.statistics, by_index, max(batch_size, BATCH)),
-    )
+    sums = sums_of(model, examples, query.statistics, by_index, max(batch_size, BATCH))
+    whole = any(isinstance(statistic, Gradient) for statistic in query.statistics)
+    return DomainSums(examples.counts, sums, model.parameter_names if whole else ())
 
 
 def sums_of(

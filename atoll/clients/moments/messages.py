@@ -78,10 +78,14 @@ class DomainSums:
         Examples by domain.
     sums : mapping
         By the statistic's index and domain.
+    parameters : Sequence[str]
+        The names of the trainable parameters, in the order of a :class:`Gradient`, where one was
+        asked for.
     """
 
     counts: dict[str, int]
     sums: Indexed
+    parameters: Sequence[str] = ()
 
     def records(self) -> RecordDict:
         """Return the answer's content."""
@@ -91,7 +95,9 @@ class DomainSums:
             {
                 MOMENTS: _to_arrays(self.sums),
                 "metrics": metrics,
-                DOMAINS: ConfigRecord({"names": list(self.counts)}),
+                DOMAINS: ConfigRecord(
+                    {"names": list(self.counts), "parameters": list(self.parameters)}
+                ),
             }
         )
 
@@ -110,6 +116,7 @@ class DomainSums:
         return cls(
             dict(zip(names, map(int, counts), strict=True)),
             _from_arrays(records.array_records[MOMENTS]),
+            _texts(records.config_records[DOMAINS], "parameters"),
         )
 
 
@@ -156,6 +163,8 @@ class TrainingTerms:
         its examples, in the place of trained parameters.
     reports_drift : bool
         Whether it measures how far its steps left that gradient.
+    reports_loss_after : bool
+        Whether it measures the mean cross-entropy of the model that it trained.
     examples : int or None
         As in :class:`MomentsQuery`.
     mixup : float or None
@@ -169,8 +178,16 @@ class TrainingTerms:
     scale: float = 1.0
     replies_gradient: bool = False
     reports_drift: bool = False
+    reports_loss_after: bool = False
     examples: int | None = None
     mixup: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the loss is the mean cross-entropy, to the bit."""
+        ones = [*self.weights.values(), *self.loss_weights.values()]
+        is_mean = all(value == 1.0 for value in ones) and self.scale == 1.0 and self.l2 == 0.0
+        return is_mean and not self.terms and self.mixup is None
 
     def records(self, domains: Sequence[str]) -> dict[str, ConfigRecord | ArrayRecord]:
         """Return what a client that holds ``domains`` needs, as records for a message."""
@@ -184,6 +201,7 @@ class TrainingTerms:
                 "scale": self.scale,
                 "replies-gradient": self.replies_gradient,
                 "reports-drift": self.reports_drift,
+                "reports-loss-after": self.reports_loss_after,
             }
         )
         if self.examples is not None:
@@ -227,6 +245,7 @@ class TrainingTerms:
             scale=float(config["scale"]),  # type: ignore[arg-type]
             replies_gradient=bool(config["replies-gradient"]),
             reports_drift=bool(config["reports-drift"]),
+            reports_loss_after=bool(config["reports-loss-after"]),
             examples=_optional_int(config, "examples"),
             mixup=None if mixup is None else float(mixup),  # type: ignore[arg-type]
         )
