@@ -7,6 +7,7 @@ which for a linear head have closed forms in its inputs and outputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -47,16 +48,10 @@ class SplitModel:
     model : nn.Module
         The head is its child called ``head``, ``classifier`` or ``fc``; without one of those, the
         last ``nn.Linear``. It must take features of shape (n, d) and give the model's output.
-
-    Raises
-    ------
-    ValueError
-        If there is no head.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.head = find_head(model)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameter_names, self.parameters = list(trained), list(trained.values())
 
@@ -73,7 +68,8 @@ class SplitModel:
         Raises
         ------
         ValueError
-            If the head's output is not the model's, or its input is not of shape (n, d).
+            If there is no head, its output is not the model's, or its input is not of shape
+            (n, d).
         """
         seen: list[tuple[Tensor, Tensor]] = []
 
@@ -93,6 +89,17 @@ class SplitModel:
                 f"the model's head has inputs of shape {tuple(features.shape)}, expected (n, d)"
             )
         return HeadOutputs(features, logits, labels, positions, self.head, self.parameters)
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """The head.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        return find_head(self.model)
 
     @property
     def has_linear_head(self) -> bool:

@@ -93,6 +93,11 @@ class GradientStrategy(AlignmentStrategy):
         super().__post_init__()
         self._new_arrays: ArrayRecord | None = None
 
+    @property
+    def measures(self) -> bool:
+        """Gradients are moments."""
+        return True
+
     @abstractmethod
     def new_arrays(self, gradients: DomainGradients) -> ArrayRecord:
         """Return the parameters after the round."""

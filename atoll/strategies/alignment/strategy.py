@@ -187,6 +187,11 @@ class AlignmentStrategy(FedAvg):
         """Whether the method has a closed form for a linear head only."""
         return False
 
+    @property
+    def measures(self) -> bool:
+        """Whether the method asks clients for moments, or has them in their loss."""
+        return type(self).penalty is not AlignmentStrategy.penalty or bool(self.local_terms())
+
     def penalty_weight_at(self, server_round: int) -> float:
         """Return the penalty's weight in a round, from 1."""
         if server_round <= self.anneal_rounds:

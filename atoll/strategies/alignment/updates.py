@@ -89,6 +89,11 @@ class FedDGGA(AlignmentStrategy):
         self._client_weights: dict[int, float] = {}
         self._losses_after: dict[int, float] = {}
 
+    @property
+    def measures(self) -> bool:
+        """Losses are moments."""
+        return True
+
     def _messages(
         self,
         server_round: int,

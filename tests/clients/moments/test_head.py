@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.models.build import build_model
-from atoll.clients.moments.head import SplitModel, find_head, try_head
+from atoll.clients.moments.head import find_head, try_head
 from atoll.clients.settings import ModelSettings
 
 
@@ -42,7 +42,7 @@ def test_a_child_called_head_is_the_head_whatever_it_is() -> None:
 
 def test_a_model_without_a_head_and_one_that_goes_on_after_it_are_refused() -> None:
     with pytest.raises(ValueError, match="has no head"):
-        SplitModel(nn.Sequential(nn.Conv2d(1, 1, 1)))
+        try_head(nn.Sequential(nn.Conv2d(1, 1, 1)), (1, 2, 2))
     with pytest.raises(ValueError, match="is not the output of the model"):
         try_head(Squeezed(), (1, 2, 2))
     with pytest.raises(ValueError, match=r"expected \(n, d\)"):
