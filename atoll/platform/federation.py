@@ -82,6 +82,7 @@ def prepare(experiment: Experiment) -> Federation:
     from atoll.clients.models.build import build_model, warn_of_other_normalization
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
+    from atoll.strategies.alignment.checks import check_federation
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
@@ -95,6 +96,7 @@ def prepare(experiment: Experiment) -> Federation:
         derive_seed(run.seed, "initial parameters"),
     )
     warn_of_other_normalization(model, dataset)
+    check_federation(strategy, model, dataset, partition)
     spec = ClientSpec(
         dataset=dataset.directory,
         partition=partition.directory,
