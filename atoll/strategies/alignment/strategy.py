@@ -56,7 +56,8 @@ class AlignmentStrategy(FedAvg):
         Whether domains count the same (as with DomainBed's equal batches), or by their examples
         (as FedAvg).
     penalty_weight : float
-        The weight of the penalty; at 0 the strategy is FedAvg (with ``domain_weights``).
+        The weight of the penalty; at 0 there is none in any round, and the strategy is FedAvg
+        (with ``domain_weights``).
     anneal_rounds : int
         Rounds before the penalty has that weight.
     initial_penalty_weight : float
@@ -194,7 +195,7 @@ class AlignmentStrategy(FedAvg):
 
     def penalty_weight_at(self, server_round: int) -> float:
         """Return the penalty's weight in a round, from 1."""
-        if server_round <= self.anneal_rounds:
+        if server_round <= self.anneal_rounds and self.penalty_weight > 0.0:
             return self.initial_penalty_weight
         return self.penalty_weight
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
@@ -24,6 +24,7 @@ from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.platform import flower
+from atoll.platform.state_tree import random_states, restore_random_states
 
 SIDE = 3
 DOMAINS = ("photo", "art", "sketch")
@@ -100,6 +101,8 @@ class LocalGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
+        # Clients live in other processes: what they do to global generators stays there.
+        states = random_states()
         replies = []
         for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
             self.sent.append(message)
@@ -107,12 +110,11 @@ class LocalGrid(Grid):
             left = self.failing.get((node, message.metadata.message_type), 0)
             if left:
                 self.failing[node, message.metadata.message_type] = left - 1
-                from flwr.app import Error
-
                 replies.append(Message(Error(code=1, reason="out of order"), reply_to=message))
                 continue
             config = {"partition-id": node - 1, "num-partitions": self.nodes}
             replies.append(self.app(message, Context(1, node, config, RecordDict(), {})))
+        restore_random_states(states)
         return replies
 
 

@@ -142,7 +142,7 @@ def test_domains_without_a_client_keep_their_last_moments(method: str, tmp_path:
     federation.grid.get_node_ids = lambda: [1, 2]  # type: ignore[method-assign]
     model = federation.model
     then = {
-        d: float(x.loss)
+        d: float(x.loss.detach())
         for d, x in zip(
             sorted(federation.data), c.make_domains(model, federation.data), strict=True
         )
