@@ -207,7 +207,7 @@ def _run(
                 observers=partial(_all_observers, experiment, observers),
             )
             with session:
-                _write_partition(directory, federation)
+                _write_partition(directory, federation, experiment.data.held_out)
                 arrays = _run_rounds(experiment, federation, grid, session, callbacks)
                 summary = session.finish(arrays, vectorized=vars(grid.vectorization))
     return RunResult(directory, arrays, summary["metrics"], summary)
@@ -333,8 +333,9 @@ def _domain_of(federation: Federation) -> Callable[[int], str | None]:
     return names.__getitem__
 
 
-def _write_partition(directory: Path, federation: Federation) -> None:
-    """Keep each client's class histogram for the report."""
+def _write_partition(directory: Path, federation: Federation, held_out: Sequence[str]) -> None:
+    """Keep each client's class histogram and the domains, for reports."""
+    from atoll.clients.data.domains import training_domains
     from atoll.clients.data.partition import class_histogram
 
     dataset, partition = federation.dataset, federation.partition
@@ -345,6 +346,7 @@ def _write_partition(directory: Path, federation: Federation) -> None:
             "clients": list(range(len(partition))),
             "classes": list(dataset.classes),
             "domains": list(dataset.domains),
+            "training_domains": training_domains(dataset, held_out),
             "histogram": histogram.tolist(),
         },
     )
