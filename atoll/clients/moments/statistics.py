@@ -76,7 +76,9 @@ class Statistic(ABC):
         """
         shape = self.shape(sizes, context)
         with torch.enable_grad():
-            cotangent = outputs.logits.new_zeros(shape, requires_grad=True)
+            # Penalties are of small differences of scalars, and eight bytes are nothing to send.
+            dtype = outputs.logits.dtype if shape else torch.float64
+            cotangent = outputs.logits.new_zeros(shape, dtype=dtype, requires_grad=True)
             value = self.inner(outputs, cotangent, context)
             (gradient,) = torch.autograd.grad(value, cotangent, create_graph=create_graph)
         return gradient if create_graph else gradient.detach()
@@ -98,7 +100,7 @@ class Loss(Statistic):
 
     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
         """See :class:`Statistic`."""
-        return cotangent * outputs.losses.sum()
+        return cotangent * outputs.losses.sum(dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class ScaleGradient(Statistic):
 
     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
         """See :class:`Statistic`."""
-        return cotangent * _scale_gradients(outputs).sum()
+        return cotangent * _scale_gradients(outputs).sum(dtype=torch.float64)
 
 
 @dataclass(frozen=True)

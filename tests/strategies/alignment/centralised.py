@@ -97,6 +97,13 @@ def vrex(domains: list[Domain], w: Tensor) -> Tensor:
     return to(w, losses, mean(w, losses))
 
 
+def vrex_over_pairs(domains: list[Domain], w: Tensor) -> Tensor:
+    """For domains that count the same."""
+    n, losses = len(domains), [d.loss for d in domains]
+    pairs = [(losses[i] - losses[j]) ** 2 for i in range(n) for j in range(i)]
+    return torch.stack(pairs).mean()
+
+
 def gradients(domains: list[Domain], w: Tensor) -> Tensor:
     found = [d.gradient() for d in domains]
     return to(w, found, mean(w, found).detach())
