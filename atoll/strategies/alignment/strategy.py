@@ -240,7 +240,8 @@ class AlignmentStrategy(FedAvg):
     ) -> dict[int, dict[str, int]]:
         """Return the nodes' examples by domain; asked for once where they do not change."""
         if self.examples_per_round is not None:
-            self._counts = {}
+            # A draw from several domains has another number of each in every round.
+            self._counts = {n: held for n, held in self._counts.items() if len(held) == 1}
         unknown: dict[int, Sequence[str]] = {n: () for n in nodes if n not in self._counts}
         if unknown:
             for node, answer in exchange.ask(unknown, ()).items():
@@ -366,6 +367,16 @@ class AlignmentStrategy(FedAvg):
         if mean is None or broadcast is None:
             return mean, metrics
         return self._step(broadcast, mean), self._with_report(metrics)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average the clients' evaluations by their examples."""
+        of_training, self.weighted_by_key = self.weighted_by_key, "num-examples"
+        try:
+            return super().aggregate_evaluate(server_round, replies)
+        finally:
+            self.weighted_by_key = of_training
 
     def _step(self, broadcast: ArrayRecord, mean: ArrayRecord) -> ArrayRecord:
         if self.server_optimizer == "average":
