@@ -29,6 +29,7 @@ from atoll.platform.atomic import write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.experiment import Experiment
 from atoll.platform.ledger import CONFIG, RESULT, RunLock, read_result
+from atoll.platform.session import terminated_as_interrupt
 from atoll.platform.sweep_plan import Sweep, Trial
 from atoll.platform.sweep_results import read_curve, write_results
 
@@ -160,7 +161,9 @@ def _run_missing(sweep: Sweep, directory: Path, on_start: OnStart, on_end: OnEnd
         parallel, workers = _shares(sweep, slots, len(missing))
         on_start(len(sweep.trials), finished, parallel)
         running = _Running(directory, workers, parallel, missing)
-        return running.run(on_end, finished, len(sweep.trials))
+        # Only now: Ray sets a handler of its own when it starts.
+        with terminated_as_interrupt():
+            return running.run(on_end, finished, len(sweep.trials))
     finally:
         cluster.close()
 

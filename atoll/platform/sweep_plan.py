@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -18,6 +18,9 @@ from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.validation import describe_problems
+
+if TYPE_CHECKING:
+    from atoll.clients.data.store import ImageDataset
 
 SEED, HELD_OUT, STRATEGY = "run.seed", "data.held_out", "strategy.name"
 EACH = "each"
@@ -257,11 +260,14 @@ def _combination(
 def _experiment(
     tables: Mapping[str, Any], values: Mapping[str, Any], method: str | None
 ) -> Experiment:
+    from atoll.clients.data.domains import check_held_out
     from atoll.platform.federation import check
 
     try:
         experiment = Experiment.from_dict(tables)
         check(experiment)
+        if experiment.data.held_out:
+            check_held_out(_dataset_of(experiment), experiment.data.held_out)
     except InvalidExperimentError as error:
         named = [f"variant {method}"] if method else []
         named += [f"{key} = {value}" for key, value in values.items()]
@@ -290,17 +296,22 @@ def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool)
 
 
 def _training_domains(experiment: Experiment) -> tuple[str, ...]:
-    data = experiment.data
-    options = json.dumps(data.options, sort_keys=True)
-    return _domains_of(data.dataset, data.path, options, experiment.run.seed)
-
-
-@lru_cache(maxsize=64)
-def _domains_of(dataset: str, path: Path | None, options: str, seed: int) -> tuple[str, ...]:
-    from atoll.clients.data.catalog import load_dataset
     from atoll.clients.data.domains import training_domains
 
-    return training_domains(load_dataset(dataset, path, json.loads(options), seed))
+    return training_domains(_dataset_of(experiment))
+
+
+def _dataset_of(experiment: Experiment) -> ImageDataset:
+    data = experiment.data
+    options = json.dumps(data.options, sort_keys=True)
+    return _opened(data.dataset, data.path, options, experiment.run.seed)
+
+
+@lru_cache(maxsize=16)
+def _opened(dataset: str, path: Path | None, options: str, seed: int) -> ImageDataset:
+    from atoll.clients.data.catalog import load_dataset
+
+    return load_dataset(dataset, path, json.loads(options), seed)
 
 
 def _merged(tables: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

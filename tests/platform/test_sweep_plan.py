@@ -138,6 +138,10 @@ def test_a_trials_configuration_survives_the_way_to_its_process(
             "trains on 2 domains; expected a held-out domain and at least 3 to train on",
         ),
         (
+            '[sweep.grid]\ndata.held_out = [["0"], ["31"]]\n',
+            "data.held_out = '31': rotated-digits has no such domain; did you mean",
+        ),
+        (
             '[sweep.grid]\ndata.held_out = "each"\ndata.dataset = ["digits"]\n',
             "data.options.angles",
         ),
