@@ -23,7 +23,8 @@ from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.build import build_model
 from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.outputs import HeadOutputs
-from atoll.clients.moments.statistics import DomainContext, HeadGradient, HessianDiagonal
+from atoll.clients.moments.statistic import DomainContext
+from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
 from atoll.platform.experiment import Experiment
 from atoll.platform.federation import Federation, prepare
 from atoll.platform.grid import RayGrid

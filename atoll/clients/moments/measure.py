@@ -10,7 +10,8 @@ from torch import Tensor
 from atoll.clients.moments.examples import DomainExamples
 from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.messages import DomainSums, MomentsQuery
-from atoll.clients.moments.statistics import DomainContext, Gradient, Statistic
+from atoll.clients.moments.statistic import DomainContext, Statistic
+from atoll.clients.moments.statistics import Gradient
 
 # Examples at a time, at least: enough to keep a processor busy, few enough for its memory.
 BATCH = 512

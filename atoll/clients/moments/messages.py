@@ -16,7 +16,8 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from atoll.clients.arrays import array_record, to_array, view
-from atoll.clients.moments.statistics import Statistic, statistic_from_json
+from atoll.clients.moments.statistic import Statistic
+from atoll.clients.moments.statistics import statistic_from_json
 
 MOMENTS = "moments"
 QUERY = f"query.{MOMENTS}"

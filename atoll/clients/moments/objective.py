@@ -11,7 +11,7 @@ from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.measure import check_head, sums_of
 from atoll.clients.moments.messages import Term, TrainingTerms
 from atoll.clients.moments.outputs import HeadOutputs
-from atoll.clients.moments.statistics import DomainContext
+from atoll.clients.moments.statistic import DomainContext
 
 
 def reply_weight(terms: TrainingTerms, examples: DomainExamples) -> float:

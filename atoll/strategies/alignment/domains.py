@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.messages import DomainSums, Term
-from atoll.clients.moments.statistics import HessianProduct, Loss, Statistic
+from atoll.clients.moments.statistic import Statistic
+from atoll.clients.moments.statistics import HessianProduct, Loss
 from atoll.strategies.alignment.exchange import MomentExchange
 
 Weighting = Literal["uniform", "examples"]

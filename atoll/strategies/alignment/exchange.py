@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from atoll.clients.moments.messages import QUERY, DomainSums, MomentsQuery
-from atoll.clients.moments.statistics import Statistic
+from atoll.clients.moments.messages import QUERY, DomainSums, MomentsQuery, Term
+from atoll.clients.moments.statistic import Statistic
 from atoll.errors import EngineError
 
 
@@ -36,6 +36,13 @@ class Traffic:
 
     up: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     down: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def count_terms(self, terms: Iterable[Term], domains: Iterable[str]) -> None:
+        """Count what a client of ``domains`` gets with its training message."""
+        held = list(domains)
+        for term in terms:
+            for part in (term.cotangents, term.vectors):
+                self.down[term.statistic.name] += sum(part[n].nbytes for n in held if n in part)
 
     def metrics(self) -> dict[str, float]:
         """Return them as metrics."""

@@ -13,12 +13,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import (
     HeadGradient,
     HessianDiagonal,
     HessianProbes,
     ProbedDiagonal,
-    Statistic,
 )
 from atoll.strategies.alignment.domains import Domains
 from atoll.strategies.alignment.fields import Count, NonNegative

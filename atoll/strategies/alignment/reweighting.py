@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.statistics import Loss, SquaredFeatures, SquaredLogits, Statistic
+from atoll.clients.moments.statistic import Statistic
+from atoll.clients.moments.statistics import Loss, SquaredFeatures, SquaredLogits
 from atoll.strategies.alignment.domains import Domains
 from atoll.strategies.alignment.fields import Fraction, NonNegative, NonNegativeCount, Positive
 from atoll.strategies.alignment.strategy import AlignmentStrategy

@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from atoll.clients.moments.messages import Term, TrainingTerms
-from atoll.clients.moments.statistics import Statistic
+from atoll.clients.moments.statistic import Statistic
 from atoll.errors import InvalidExperimentError
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domains import Domains, StoredMoments, Weighting
@@ -288,7 +288,7 @@ class AlignmentStrategy(FedAvg):
                         **records,
                     }
                 )
-            _count_cotangents(exchange, terms, names)
+            exchange.traffic.count_terms(terms.terms, names)
             messages.append(Message(contents[names], node, MessageType.TRAIN))
         return messages
 
@@ -394,10 +394,3 @@ class AlignmentStrategy(FedAvg):
 
 def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
-
-
-def _count_cotangents(exchange: MomentExchange, terms: TrainingTerms, names: Sequence[str]) -> None:
-    for term in terms.terms:
-        for part in (term.cotangents, term.vectors):
-            size = sum(part[name].nbytes for name in names if name in part)
-            exchange.traffic.down[term.statistic.name] += size

@@ -8,7 +8,9 @@ from flwr.app import RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atoll.clients.moments.head import ModelSizes
 from atoll.clients.moments.messages import DomainSums, MomentsQuery, Term, TrainingTerms
+from atoll.clients.moments.statistic import DomainContext
 from atoll.clients.moments.statistics import (
     HeadGradient,
     HessianProduct,
@@ -94,7 +96,5 @@ def test_a_message_without_terms_has_none_and_plain_ones_are_known() -> None:
 
 
 def test_vectors_that_are_missing_are_named() -> None:
-    from atoll.clients.moments.statistics import DomainContext, _vectors
-
     with pytest.raises(ValueError, match="no vectors for the Hessian of domain 'a'"):
-        _vectors(DomainContext("a"))
+        HessianProduct().shape(ModelSizes(1, 1, 2, 2), DomainContext("a"))

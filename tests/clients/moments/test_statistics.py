@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistics import (
     STATISTICS,
-    DomainContext,
     FeatureMean,
     FeatureProducts,
     Gradient,
@@ -27,7 +27,6 @@ from atoll.clients.moments.statistics import (
     SquaredFeatures,
     SquaredHeadGradient,
     SquaredLogits,
-    Statistic,
     rademacher,
     statistic_from_json,
 )
