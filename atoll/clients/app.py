@@ -110,6 +110,7 @@ class _Clients:
 
     def __init__(self, spec: ClientSpec) -> None:
         self._spec = spec
+        self._kept: tuple[tuple[int, int | None, int | None], DomainExamples] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _clients_of, (self._spec,)
@@ -229,7 +230,18 @@ class _Clients:
     def _domain_examples(
         self, partition: int, config: ConfigRecord, limit: int | None
     ) -> DomainExamples:
-        """Return what the client uses in a round: the same, whichever message asks."""
+        """Return what the client uses in a round: the same, whichever message asks.
+
+        A round has several messages to a client, so the last client's examples are kept.
+        """
+        key = (partition, limit, None if limit is None else _round(config))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._load_domain_examples(partition, config, limit)
+        return self._kept[1]
+
+    def _load_domain_examples(
+        self, partition: int, config: ConfigRecord, limit: int | None
+    ) -> DomainExamples:
         chosen = self._training_part(partition)
         if limit is not None and limit < len(chosen):
             generator = np.random.default_rng(self._seed(config, "round examples", partition))
