@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atoll.clients.data.augmentation import augment
 from atoll.clients.data.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
@@ -26,6 +27,10 @@ from atoll.clients.evaluation import evaluate
 from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.mods import find_mods
+from atoll.clients.moments.client import AlignedClient
+from atoll.clients.moments.examples import DomainExamples
+from atoll.clients.moments.head import SplitModel
+from atoll.clients.moments.messages import MOMENTS, MomentsQuery, TrainingTerms
 from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.summed_training import SummedTraining
@@ -76,7 +81,7 @@ class FederatedClientApp(ClientApp):
     Attributes
     ----------
     summed_by : str
-        The metric by which :meth:`sum_together` weighs clients.
+        The metric by which :meth:`train_and_sum` weighs clients.
     """
 
     summed_by = "num-examples"
@@ -89,9 +94,12 @@ class FederatedClientApp(ClientApp):
         # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
         self.train(mods=mods)(self._clients.train)
         self.evaluate()(self._clients.evaluate)
+        self.query(MOMENTS)(self._clients.answer_query)
 
-    def can_sum(self) -> str | None:
-        """Return None if clients' models may be added up here, or why not."""
+    def can_sum(self, message: Message) -> str | None:
+        """Return None if answers to ``message`` may be added up here, or why not."""
+        if TrainingTerms.are_in(message.content):
+            return "domains weigh replies"
         return "client.mods see every reply" if self._has_mods else None
 
     def can_vectorize(self) -> str | None:
@@ -142,6 +150,7 @@ class _Clients:
 
     def __init__(self, spec: ClientSpec) -> None:
         self._spec = spec
+        self._kept: tuple[tuple[int, int | None, int | None], DomainExamples] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _clients_of, (self._spec,)
@@ -169,6 +178,10 @@ class _Clients:
         return VectorizedTrainer(self._model, self._spec.client)
 
     @cached_property
+    def _aligned(self) -> AlignedClient:
+        return AlignedClient(SplitModel(self._model), self._spec.client)
+
+    @cached_property
     def obstacle(self) -> str | None:
         return obstacle_to_vectorizing(self._model, self._dataset.image_shape)
 
@@ -176,10 +189,21 @@ class _Clients:
         spec = self._spec
         return self._partition.split(partition, spec.client_test_fraction, spec.seed)[0]
 
-    def _examples(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        split, device = self._dataset.train, self._spec.device
-        images = to_tensor(split.images[chosen], self._dataset.mean, self._dataset.std)
-        return images.to(device), torch.from_numpy(split.labels[chosen]).to(device)
+    def _examples(
+        self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
+    ) -> tuple[Tensor, Tensor]:
+        """Return the partitions' examples one after another, varied as in all of the round."""
+        dataset, device = self._dataset, self._spec.device
+        chosen = np.concatenate(parts)
+        pixels = dataset.train.images[chosen]
+        if dataset.augmentation != "none":
+            start = 0
+            for partition, part in zip(partitions, parts, strict=True):
+                own = slice(start, start := start + len(part))
+                seed = self._seed(config, "augmentation", partition)
+                pixels[own] = augment(pixels[own], dataset.augmentation, seed)
+        images = to_tensor(pixels, dataset.mean, dataset.std)
+        return images.to(device), torch.from_numpy(dataset.train.labels[chosen]).to(device)
 
     def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
         return derive_seed(self._spec.seed, _round(config), phase, partition)
@@ -192,8 +216,12 @@ class _Clients:
 
     def train(self, message: Message, context: Context) -> Message:
         """Answer a training message."""
+        partition = _partition_id(context)
         self._arrays.load(_arrays(message))
-        result = self._train_partition(_config(message), _partition_id(context))
+        terms = TrainingTerms.from_records(message.content)
+        if terms is not None:
+            return self._train_aligned(message, partition, terms)
+        result = self._train_partition(_config(message), partition)
         return _answer(message, self._arrays.read(), result)
 
     def sum_in_turn(
@@ -217,7 +245,7 @@ class _Clients:
         seed = self._seed(config, "train", partition)
         # Dropout draws from the global generator; stock Flower does not seed it for us.
         seed_everything(seed)
-        images, labels = self._examples(self._training_part(partition))
+        images, labels = self._examples([partition], [self._training_part(partition)], config)
         return train(
             self._model,
             images,
@@ -227,6 +255,67 @@ class _Clients:
             generator=torch.Generator().manual_seed(seed),
             proximal_mu=_proximal_mu(config),
         )
+
+    def _train_aligned(self, message: Message, partition: int, terms: TrainingTerms) -> Message:
+        """Answer the training message of a strategy that aligns domains."""
+        config = _config(message)
+        seed = self._seed(config, "train", partition)
+        seed_everything(seed)
+        result = self._aligned.train(
+            self._domain_examples(partition, config, terms.examples),
+            terms,
+            learning_rate=self._learning_rate(config),
+            seed=seed,
+            proximal_mu=_proximal_mu(config),
+        )
+        if result.gradient is None:
+            arrays = self._arrays.read()
+        else:
+            arrays = self._arrays.read_gradient(result.gradient)
+        answer = _answer(message, arrays, result.training)
+        metrics = answer.content.metric_records["metrics"]
+        metrics.update(result.metrics)
+        return answer
+
+    def answer_query(self, message: Message, context: Context) -> Message:
+        """Answer a query for moments; see :mod:`atoll.clients.moments`."""
+        partition = _partition_id(context)
+        seed_everything(self._seed(_config(message), "train", partition))
+        self._arrays.load(_arrays(message))
+        query = MomentsQuery.from_records(message.content)
+        examples = self._domain_examples(partition, _config(message), query.examples)
+        return Message(self._aligned.measure(examples, query).records(), reply_to=message)
+
+    def _domain_examples(
+        self, partition: int, config: ConfigRecord, limit: int | None
+    ) -> DomainExamples:
+        """Return what the client uses in a round: the same, whichever message asks.
+
+        A round has several messages to a client, so the last client's examples are kept.
+        """
+        key = (partition, limit, None if limit is None else _round(config))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._load_domain_examples(partition, config, limit)
+        return self._kept[1]
+
+    def _load_domain_examples(
+        self, partition: int, config: ConfigRecord, limit: int | None
+    ) -> DomainExamples:
+        chosen = self._training_part(partition)
+        if limit is not None and limit < len(chosen):
+            generator = np.random.default_rng(self._seed(config, "round examples", partition))
+            chosen = np.sort(generator.choice(chosen, limit, replace=False))
+        images, labels = self._examples([partition], [chosen], config)
+        domains, names = self._domains(chosen, partition)
+        return DomainExamples(images, labels, domains.to(self._spec.device), names)
+
+    def _domains(self, chosen: NDArray[np.int64], partition: int) -> tuple[Tensor, list[str]]:
+        """Return the domain of each example; without domains, a client is one of its own."""
+        given = self._dataset.train.domains
+        if given is None:
+            return torch.zeros(len(chosen), dtype=torch.int64), [f"client {partition}"]
+        held, places = np.unique(given[chosen], return_inverse=True)
+        return torch.from_numpy(places), [self._dataset.domains[index] for index in held]
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
@@ -246,9 +335,13 @@ class _Clients:
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
         """Answer several training messages, those that ask for the same at once."""
         alike: dict[tuple[object, ...], list[int]] = {}
-        for place, message in enumerate(messages):
-            alike.setdefault(self._asked_for(message), []).append(place)
         answers: dict[int, Message] = {}
+        for place, message in enumerate(messages):
+            if TrainingTerms.are_in(message.content):
+                # Domains, weights and moments differ from client to client.
+                answers[place] = self.train(message, contexts[place])
+            else:
+                alike.setdefault(self._asked_for(message), []).append(place)
         for places in alike.values():
             partitions = [_partition_id(contexts[place]) for place in places]
             results = self._train_partitions(messages[places[0]], partitions)
@@ -283,7 +376,7 @@ class _Clients:
         seed_everything(seeds[0])
         self._arrays.load(_arrays(message))
         parts = [self._training_part(partition) for partition in partitions]
-        images, labels = self._examples(np.concatenate(parts))
+        images, labels = self._examples(partitions, parts, config)
         return {
             "images": images,
             "labels": labels,

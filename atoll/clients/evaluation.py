@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from atoll.clients.data.domains import TestSets
 from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.data.tensors import to_tensor
+from atoll.clients.losses import losses_of, predictions_of
 
 BATCH = 512
+
+Metrics = dict[str, int | float | list[int] | list[float]]
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,43 @@ def evaluate(
             images = to_tensor(split.images[chosen], dataset.mean, dataset.std).to(device)
             labels = torch.from_numpy(split.labels[chosen])
             logits = model(images).cpu()
-            is_right = (logits.argmax(1) == labels).numpy()
+            is_right = (predictions_of(logits) == labels).numpy()
             counts += np.bincount(labels.numpy(), minlength=classes)
             correct += np.bincount(labels.numpy()[is_right], minlength=classes)
-            loss_sum += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+            loss_sum += float(losses_of(logits.double(), labels).sum())
     return Evaluation(correct, counts, loss_sum)
+
+
+def metrics_by_domain(sets: TestSets, evaluations: Sequence[Evaluation]) -> Metrics:
+    """Return the server's metrics.
+
+    Parameters
+    ----------
+    sets : TestSets
+        What was evaluated.
+    evaluations : Sequence[Evaluation]
+        One a domain of ``sets``, in its order.
+
+    Returns
+    -------
+    Metrics
+        ``accuracy``, ``loss`` and ``per_class_accuracy`` over the examples of the main domains
+        (those held out, where there are any); ``accuracy_DOMAIN`` and ``loss_DOMAIN`` for each
+        domain; and, beside held-out domains, ``validation_accuracy`` and ``validation_loss``: the
+        training domains' mean, each domain counting the same.
+    """
+    by_name = dict(zip(sets.names, evaluations, strict=True))
+    total = reduce(add, [by_name[name] for name in sets.main])
+    metrics: Metrics = {
+        "accuracy": total.accuracy,
+        "loss": total.loss,
+        "per_class_accuracy": total.per_class_accuracy,
+    }
+    if sets.validation:
+        own = [by_name[name] for name in sets.validation]
+        metrics["validation_accuracy"] = sum(e.accuracy for e in own) / len(own)
+        metrics["validation_loss"] = sum(e.loss for e in own) / len(own)
+    for name in filter(None, sets.names):
+        metrics[f"accuracy_{name}"] = by_name[name].accuracy
+        metrics[f"loss_{name}"] = by_name[name].loss
+    return metrics

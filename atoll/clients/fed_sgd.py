@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.clients.losses import losses_of
 from atoll.clients.settings import ClientSettings
 from atoll.clients.summed_training import SummedTraining, add_stacked, zero_sum
 from atoll.clients.training import TrainingResult
@@ -94,7 +94,7 @@ def _weighted_gradient(
     losses = []
     for start in range(0, len(chosen), EXAMPLES_A_PASS):
         part = chosen[start : start + EXAMPLES_A_PASS]
-        each = F.cross_entropy(model(images[part]), labels[part], reduction="none")
+        each = losses_of(model(images[part]), labels[part])
         found = torch.autograd.grad(
             each @ weights[start : start + EXAMPLES_A_PASS],
             list(parameters.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class ModelArrays:
 
     def __init__(self, model: nn.Module) -> None:
         self._tensors = {key: value.detach() for key, value in model.state_dict().items()}
+        self._trained = [k for k, p in model.named_parameters() if p.requires_grad]
         self._on_cpu = all(value.device.type == "cpu" for value in self._tensors.values())
         # NumPy's copyto on a view costs a fraction of Tensor.copy_, and there is one a client.
         self._views = {key: v.numpy() for key, v in self._tensors.items()} if self._on_cpu else {}
@@ -69,3 +71,16 @@ class ModelArrays:
     def read(self) -> ArrayRecord:
         """Return the model's tensors."""
         return array_record({key: to_array(values) for key, values in self.values().items()})
+
+    def read_gradient(self, gradient: Sequence[Tensor]) -> ArrayRecord:
+        """Return a gradient under the names of the model's tensors.
+
+        Parameters
+        ----------
+        gradient : Sequence[Tensor]
+            By each trainable parameter, in the order of ``model.parameters()``; what is not
+            trained has a gradient of zero.
+        """
+        values = {key: torch.zeros_like(tensor) for key, tensor in self._tensors.items()}
+        values.update(zip(self._trained, gradient, strict=True))
+        return array_record({key: to_array(v.cpu().numpy()) for key, v in values.items()})

@@ -7,7 +7,7 @@ parameters of many clients just as well.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ class LocalOptimizer(Protocol):
 
     def keep_first(self, count: int) -> None:
         """From now on, step the first ``count`` of the stacked clients only."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
 
 
 class SGD:
@@ -53,6 +59,14 @@ class SGD:
         """From now on, step the first ``count`` of the stacked clients only."""
         if self._buffers is not None:
             self._buffers = [buffer[:count] for buffer in self._buffers]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the momentum buffers."""
+        return {"buffers": self._buffers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._buffers = state["buffers"]
 
 
 class Adam:
@@ -86,6 +100,15 @@ class Adam:
         """From now on, step the first ``count`` of the stacked clients only."""
         self._first = [moment[:count] for moment in self._first]
         self._second = [moment[:count] for moment in self._second]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps taken and both moments."""
+        return {"steps": self._steps, "first": self._first, "second": self._second}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._steps = int(state["steps"])
+        self._first, self._second = list(state["first"]), list(state["second"])
 
 
 def local_optimizer(settings: ClientSettings, learning_rate: float) -> LocalOptimizer:

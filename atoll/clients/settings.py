@@ -25,8 +25,8 @@ class Section(BaseModel):
 class PartitionSettings(Section):
     """``[data.partition]``: how examples are dealt to clients.
 
-    Keys beside ``name`` are the keyword arguments of the flwr-datasets partitioner of that name
-    (``alpha``, ``min_partition_size``, ``num_shards_per_partition``, ...).
+    Keys beside ``name`` are the keyword arguments of the partitioner of that name (``alpha``,
+    ``min_partition_size``, ``num_shards_per_partition``, ``heterogeneity``, ...).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -40,10 +40,17 @@ class PartitionSettings(Section):
 
 
 class DataSettings(Section):
-    """``[data]``: which data set, and how it is spread over clients."""
+    """``[data]``: which data set, and how it is spread over clients.
+
+    ``options`` are the data set's own (``preset``, ``protocol``, ``image_size``, ...). Domains in
+    ``held_out`` are given to no client. ``test_examples`` is the limit for each domain, where the
+    data set has domains.
+    """
 
     dataset: str = "mnist"
     path: FilePath | None = None
+    options: dict[str, Any] = {}
+    held_out: Annotated[tuple[str, ...], Field(strict=False)] = ()
     clients: PositiveInt = 100
     partition: PartitionSettings = PartitionSettings()
     train_examples: PositiveInt | None = None

@@ -6,13 +6,13 @@ from a tensor before the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.clients.losses import mean_loss
 from atoll.clients.optimizers import local_optimizer
 from atoll.clients.settings import ClientSettings
 
@@ -29,11 +29,19 @@ class TrainingResult:
         The client's examples.
     steps : int
         Optimiser steps taken.
+    drift : float or None
+        Where a reference gradient was given: ||mean of the steps' gradients - reference|| /
+        ||reference||.
     """
 
     loss: float
     examples: int
     steps: int
+    drift: float | None = None
+
+
+# Takes the indices of a batch's examples; returns the loss to descend and the mean cross-entropy.
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def batches(count: int, settings: ClientSettings, generator: torch.Generator) -> Iterator[Tensor]:
@@ -65,6 +73,8 @@ def train(
     learning_rate: float,
     generator: torch.Generator,
     proximal_mu: float | None = None,
+    objective: Objective | None = None,
+    reference: Sequence[Tensor] | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on one client's examples.
 
@@ -86,21 +96,80 @@ def train(
     proximal_mu : float, optional
         The weight of FedProx's term mu/2 ||w - w_global||^2 (Li et al., 2020); by default that
         of the settings.
+    objective : Objective, optional
+        The loss of a batch; by default the mean cross-entropy.
+    reference : Sequence[Tensor], optional
+        The objective's gradient at the global parameters, to measure how far the steps left it.
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     update = UpdateRule(parameters, settings, learning_rate, proximal_mu)
     total = torch.zeros((), device=images.device)
+    objective = objective or cross_entropy_objective(model, images, labels)
+    mean_gradient = [torch.zeros_like(gradient) for gradient in reference or ()]
     examples_seen = steps = 0
     for chosen in batches(len(labels), settings, generator):
-        loss = F.cross_entropy(model(images[chosen]), labels[chosen])
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        loss, cross_entropy = objective(chosen)
+        gradients = gradients_of(loss, parameters)
         with torch.no_grad():
+            steps += 1
+            if reference:
+                torch._foreach_lerp_(mean_gradient, gradients, 1 / steps)
             update.apply(gradients)
-            total += loss.detach() * len(chosen)
+            total += cross_entropy.detach() * len(chosen)
         examples_seen += len(chosen)
-        steps += 1
-    return TrainingResult(float(total) / max(1, examples_seen), len(labels), steps)
+    mean = float(total) / max(1, examples_seen)
+    drift = _relative_distance(mean_gradient, reference) if reference and steps else None
+    return TrainingResult(mean, len(labels), steps, drift)
+
+
+def cross_entropy_objective(model: nn.Module, images: Tensor, labels: Tensor) -> Objective:
+    """Return the mean cross-entropy as an objective."""
+
+    def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        loss = mean_loss(model(images[chosen]), labels[chosen])
+        return loss, loss
+
+    return objective
+
+
+def full_gradient(
+    objective: Objective, parameters: Sequence[Tensor], examples: int, batch_size: int
+) -> tuple[list[Tensor], float]:
+    """Return an objective's gradient over all examples, and the mean cross-entropy.
+
+    Parameters
+    ----------
+    objective : Objective
+        Its loss over all examples is the weighted mean of that of batches.
+    examples : int
+        How many there are; with none, the gradient is zero.
+    batch_size : int
+        How many are held in memory at once; it changes nothing but the order of additions.
+    """
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    mean = 0.0
+    for chosen in torch.split(torch.arange(examples), batch_size):
+        if not len(chosen):
+            break
+        loss, cross_entropy = objective(chosen)
+        share = len(chosen) / examples
+        torch._foreach_add_(total, gradients_of(loss, parameters), alpha=share)
+        mean += float(cross_entropy.detach()) * share
+    return total, mean
+
+
+def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradient of ``loss`` by each parameter; zero where it does not depend on it."""
+    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+
+def _relative_distance(values: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    """Return ||values - reference|| / ||reference||; 0 if the reference is 0."""
+    difference = torch._foreach_sub(list(values), list(reference))
+    distance = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(difference)))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(reference))))
+    return float(distance / norm) if float(norm) > 0.0 else 0.0
 
 
 class UpdateRule:

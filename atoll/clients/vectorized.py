@@ -14,13 +14,13 @@ from functools import partial
 from itertools import accumulate
 
 import torch
-import torch.nn.functional as F
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from atoll.clients.arrays import array_record, to_array
 from atoll.clients.fed_sgd import is_linear, one_step_sum
+from atoll.clients.losses import losses_of
 from atoll.clients.settings import ClientSettings
 from atoll.clients.stacked_layers import Forward, stacked_linear_layers
 from atoll.clients.summed_training import SummedTraining, add_stacked, zero_sum
@@ -245,7 +245,7 @@ class VectorizedTrainer:
             chosen, lengths = _pad(active)
             wanted = labels[chosen]
             logits = self._forward(dict(zip(self._global, leaves, strict=True)), images[chosen])
-            losses = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+            losses = losses_of(logits.flatten(0, 1), wanted.flatten())
             sums = _sum_of_first(losses.view_as(wanted), lengths)
             sizes = lengths.to(sums.device)
             gradients = torch.autograd.grad(

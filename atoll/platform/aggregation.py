@@ -2,7 +2,7 @@
 
 Where it is, workers add up replies and only sums travel. FedAvg's ``aggregate_train`` is that
 mean, and FedProx inherits it; FedAvgM, FedAdam, FedYogi and FedAdagrad call it first and then use
-nothing but the mean.
+nothing but the mean. Ours that do the same say so by :func:`~atoll.strategies.mean.uses_mean_only`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from flwr.serverapp.strategy import (
 )
 
 from atoll.platform import flower
+from atoll.strategies.mean import is_mean_only
 
 _MEAN_ONLY = tuple(
     strategy.aggregate_train for strategy in (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad)
@@ -82,7 +83,7 @@ def _obstacle(strategy: Strategy) -> str | None:
     if not isinstance(strategy, FedAvg):
         return f"{name} is not derived from FedAvg"
     kind = type(strategy)
-    if kind.aggregate_train not in _MEAN_ONLY:
+    if kind.aggregate_train not in _MEAN_ONLY and not is_mean_only(kind.aggregate_train):
         return f"{name}'s aggregation is not known to be a weighted mean"
     if not flower.checks_replies_as_flower_does(strategy):
         return f"{name} checks replies in its own way"

@@ -224,9 +224,11 @@ class ClientRunner:
         Nothing is kept if a client fails or the sum is not what was asked for: with replies, it
         is found which client that was.
         """
-        if chunk_sum is None or not self._can_sum_in_app(exchange, chunk, at_once=at_once):
+        if chunk_sum is None or chunk.isolated:
             return False
         request = self._request(exchange, chunk, 0)
+        if not self._can_sum_in_app(exchange, chunk, request, at_once=at_once):
+            return False
         contexts = [self._context(exchange, chunk, place) for place in range(len(chunk))]
         try:
             total, metrics, seconds = self._app.train_and_sum(  # type: ignore[attr-defined]
@@ -250,9 +252,11 @@ class ClientRunner:
         chunk_sum.merge(total)
         return True
 
-    def _can_sum_in_app(self, exchange: Exchange, chunk: Chunk, *, at_once: bool) -> bool:
+    def _can_sum_in_app(
+        self, exchange: Exchange, chunk: Chunk, request: Message, *, at_once: bool
+    ) -> bool:
         can_sum = getattr(self._app, "can_sum", None)
-        if can_sum is None or can_sum() is not None or chunk.isolated or chunk.states:
+        if can_sum is None or can_sum(request) is not None or chunk.states:
             return False
         is_one_message = len(set(chunk.envelopes)) == 1
         message_type = exchange.envelopes[chunk.envelopes[0]].message_type

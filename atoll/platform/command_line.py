@@ -1,7 +1,8 @@
-"""The command line: ``atoll run``, ``resume``, ``report``, ``list``, ``data get``, ``flower``."""
+"""The command line: ``atoll run``, ``sweep``, ``resume``, ``report``, ``list``, ..."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +46,9 @@ OutOption = Annotated[
 
 
 @contextmanager
-def _clear_errors(directory: Callable[[], Path | None] = lambda: None) -> Iterator[None]:
+def _clear_errors(
+    directory: Callable[[], Path | None] = lambda: None, config: str = "config.toml"
+) -> Iterator[None]:
     """Print a user's errors as lines, without a traceback, and exit with their code."""
     try:
         yield
@@ -55,8 +58,9 @@ def _clear_errors(directory: Callable[[], Path | None] = lambda: None) -> Iterat
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         where = directory()
-        if where is not None and (where / "config.toml").is_file():
-            errors.print(f"interrupted; go on with: atoll resume {where}")
+        if where is not None and (where / config).is_file():
+            again = "the same command" if config == "sweep.toml" else f"atoll resume {where}"
+            errors.print(f"interrupted; go on with: {again}")
         else:
             errors.print("interrupted")
         raise typer.Exit(INTERRUPTED) from None
@@ -105,6 +109,50 @@ def run(
         _quiet_flower()
         observers = _observers(experiment.log.progress, directories)
         run_experiment(experiment, out=out, observers=observers)
+
+
+@application.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="An experiment file with a section [sweep].")],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The sweep directory; by default run.out/run.name."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials only.")] = False,
+) -> None:
+    """Run a grid of experiments, or what is missing of it, and show the table of results."""
+    directories: list[Path] = []
+    with _clear_errors(lambda: directories[0] if directories else None, "sweep.toml"):
+        from atoll.platform.sweep_plan import load_sweep
+
+        settings = list(overrides or [])
+        if workers is not None:
+            settings.append(f"ray.workers={workers}")
+        _log_to_terminal("info")
+        _quiet_flower()
+        planned = load_sweep(file, settings)
+        if dry_run:
+            for trial in planned.trials:
+                for_validation = " (for validation)" if trial.is_validation else ""
+                console.print(f"{trial.key}  {trial}{for_validation}", soft_wrap=True)
+            return
+        from atoll.platform.sweep import run_sweep, sweep_directory
+        from atoll.platform.sweep_progress import SweepProgress
+
+        directories.append(sweep_directory(planned, out))
+        with SweepProgress(console, directories[0]) as progress:
+            result = run_sweep(
+                planned, directories[0], on_start=progress.on_start, on_end=progress.on_end
+            )
+        console.print(result.tables, soft_wrap=True)
+        console.print(f"tables: {result.directory / 'results.md'}", soft_wrap=True)
+        if result.failed:
+            errors.print(
+                f"{len(result.failed)} trials failed; 'atoll sweep' again tries them again"
+            )
+            raise typer.Exit(1)
 
 
 @application.command()
@@ -219,6 +267,8 @@ def flower(
 
 def _quiet_flower() -> None:
     """Our progress shows the rounds; Flower's own lines would say it all twice."""
+    # Flower sets the level when this is first imported, so that must be over.
+    importlib.import_module("flwr.common.logger")
     logging.getLogger("flwr").setLevel(logging.ERROR)
 
 

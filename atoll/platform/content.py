@@ -100,6 +100,15 @@ def parts_of(records: RecordDict) -> Parts:
     return Parts(one_arrays, one_metrics, arrays_name, metrics_name)
 
 
+def broadcast_arrays(records: RecordDict) -> ArrayRecord | None:
+    """Return the model in a content that goes out: its only ``ArrayRecord``, or "arrays".
+
+    A training message may carry more than the model (a strategy's control variates, say).
+    """
+    named = records.get("arrays")
+    return named if isinstance(named, ArrayRecord) else parts_of(records).arrays
+
+
 def structure_of(arrays: ArrayRecord) -> Structure:
     """Return keys, shapes and averaged dtypes, which replies must share to be averaged."""
     return tuple((key, tuple(a.shape), averaged_dtype(a.dtype)) for key, a in arrays.items())

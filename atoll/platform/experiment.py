@@ -23,6 +23,8 @@ from atoll.platform.validation import describe_problems
 
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)
+# The table that makes an experiment file a sweep.
+SWEEP = "sweep"
 
 
 class EarlyStoppingSettings(Section):
@@ -138,13 +140,23 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     InvalidExperimentError
         If the file cannot be read or the experiment cannot be run.
     """
+    tables = read_tables(path)
+    if SWEEP in tables:
+        raise InvalidExperimentError(
+            f"{path}: has a section [{SWEEP}]; expected 'atoll sweep {path}', or a file without"
+        )
+    return Experiment.from_dict(with_overrides(tables, overrides))
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """Return an experiment file's tables, a relative ``data.path`` resolved."""
     tables = read_toml(path)
     for name in ADDED_TABLES:
         tables.pop(name, None)
     data = tables.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
-    return Experiment.from_dict(with_overrides(tables, overrides))
+    return tables
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -76,17 +76,20 @@ def prepare(experiment: Experiment) -> Federation:
     """
     from atoll.clients.app import ClientSpec
     from atoll.clients.data.catalog import load_dataset
+    from atoll.clients.data.domains import warn_of_unequal_classes
     from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
-    from atoll.clients.models.build import build_model
+    from atoll.clients.models.build import build_model, warn_of_other_normalization
     from atoll.clients.vectorized import obstacle_to_vectorizing
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
+    from atoll.strategies.alignment.checks import check_federation
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
-    dataset = load_dataset(data.dataset, data.path)
+    dataset = load_dataset(data.dataset, data.path, data.options, run.seed)
     partition = partition_dataset(dataset, data, run.seed)
+    warn_of_unequal_classes(dataset, data.held_out)
     model = build_model(
         experiment.model,
         dataset.image_shape,
@@ -100,6 +103,8 @@ def prepare(experiment: Experiment) -> Federation:
                 f"client.vectorize = True: model.name = {experiment.model.name!r}: {obstacle}; "
                 "expected 'auto' or false"
             )
+    warn_of_other_normalization(model, dataset)
+    check_federation(strategy, model, dataset, partition)
     spec = ClientSpec(
         dataset=dataset.directory,
         partition=partition.directory,
@@ -210,7 +215,7 @@ def _run(
                 observers=partial(_all_observers, experiment, observers),
             )
             with session:
-                _write_partition(directory, federation)
+                _write_partition(directory, federation, experiment.data.held_out)
                 arrays = _run_rounds(experiment, federation, grid, session, callbacks)
                 summary = session.finish(arrays, vectorized=vars(grid.vectorization))
     return RunResult(directory, arrays, summary["metrics"], summary)
@@ -280,6 +285,7 @@ def _run_rounds(
     session: Session,
     callbacks: Sequence[Callback],
 ) -> ArrayRecord:
+    from atoll.clients.data.domains import test_sets
     from atoll.platform import flower
     from atoll.platform.rounds import run_rounds
     from atoll.platform.server_evaluation import ServerEvaluation
@@ -292,7 +298,7 @@ def _run_rounds(
         grid,
         federation.dataset,
         experiment.model,
-        experiment.data.test_examples,
+        test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples),
         federation.spec.device,
     )
     options = session.options(
@@ -335,8 +341,9 @@ def _domain_of(federation: Federation) -> Callable[[int], str | None]:
     return names.__getitem__
 
 
-def _write_partition(directory: Path, federation: Federation) -> None:
-    """Keep each client's class histogram for the report."""
+def _write_partition(directory: Path, federation: Federation, held_out: Sequence[str]) -> None:
+    """Keep each client's class histogram and the domains, for reports."""
+    from atoll.clients.data.domains import training_domains
     from atoll.clients.data.partition import class_histogram
 
     dataset, partition = federation.dataset, federation.partition
@@ -347,6 +354,7 @@ def _write_partition(directory: Path, federation: Federation) -> None:
             "clients": list(range(len(partition))),
             "classes": list(dataset.classes),
             "domains": list(dataset.domains),
+            "training_domains": training_domains(dataset, held_out),
             "histogram": histogram.tolist(),
         },
     )
@@ -362,8 +370,8 @@ def check(experiment: Experiment) -> None:
     """
     from flwr.serverapp.strategy import FedXgbBagging
 
-    from atoll.clients.data.catalog import DATASETS
-    from atoll.clients.data.partition import partitioner_class
+    from atoll.clients.data.catalog import check_options
+    from atoll.clients.data.partition import check_partitioner
     from atoll.clients.models import MODELS
     from atoll.clients.mods import find_mods
     from atoll.strategies import build_strategy
@@ -377,8 +385,8 @@ def check(experiment: Experiment) -> None:
         )
     MODELS.check(experiment.model.name, "model.name")
     find_mods(experiment.client.mods)
-    partitioner_class(experiment.data.partition.name)
-    DATASETS.find(experiment.data.dataset, "data.dataset")
+    check_partitioner(experiment.data.partition.name)
+    check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():
         raise InvalidExperimentError(
             f"data.path = {str(experiment.data.path)!r}: no such folder; expected the data set's "

@@ -26,7 +26,7 @@ def _models() -> Rows:
 def _partitioners() -> Rows:
     from atoll.clients.data.partition import PARTITIONERS
 
-    return [(name, f"flwr_datasets.partitioner.{kind}") for name, kind in PARTITIONERS.items()]
+    return _documented(PARTITIONERS)
 
 
 def _strategies() -> Rows:

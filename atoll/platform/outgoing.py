@@ -13,9 +13,9 @@ from atoll.clients.weighted_sum import Structure
 from atoll.platform import flower
 from atoll.platform.content import (
     PackedRecords,
+    broadcast_arrays,
     is_model,
     pack,
-    parts_of,
     structure_of,
 )
 from atoll.platform.exchange import Chunk, Envelope
@@ -177,7 +177,7 @@ class Outgoing:
     def _expected(self, request: Message) -> Structure | None:
         if not self._check_replies or not request.metadata.message_type.startswith("train"):
             return None
-        arrays = parts_of(request.content).arrays
+        arrays = broadcast_arrays(request.content)
         if arrays is None:
             return None
         structure = structure_of(arrays)

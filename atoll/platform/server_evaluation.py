@@ -10,9 +10,11 @@ from typing import Any, cast
 import numpy as np
 import ray
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
+from atoll.clients.data.domains import TestSets
 from atoll.clients.data.store import ImageDataset
-from atoll.clients.evaluation import Evaluation, evaluate
+from atoll.clients.evaluation import Evaluation, evaluate, metrics_by_domain
 from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
@@ -25,7 +27,7 @@ PART = 1024
 
 
 class ServerEvaluation:
-    """The ``evaluate_fn`` of a run: accuracy, loss and accuracy per class.
+    """The ``evaluate_fn`` of a run: accuracy, loss and accuracy per class, and by domain.
 
     Parameters
     ----------
@@ -35,8 +37,8 @@ class ServerEvaluation:
         Its test split is used.
     model : ModelSettings
         ``[model]``.
-    examples : int or None
-        Use only the first so many test examples.
+    sets : TestSets
+        Which test examples are used, by domain.
     device : str
         Where the workers' models are.
     """
@@ -46,27 +48,29 @@ class ServerEvaluation:
         grid: RayGrid,
         dataset: ImageDataset,
         model: ModelSettings,
-        examples: int | None,
+        sets: TestSets,
         device: str,
     ) -> None:
         self._grid = grid
         self._place = (dataset.directory, model, device)
-        count = min(examples or len(dataset.test), len(dataset.test))
-        self._parts = [(start, min(start + PART, count)) for start in range(0, count, PART)]
+        self._sets = sets
+        self._parts = [_cut(indices) for indices in sets.indices]
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Evaluate the model of a round."""
         content = ray.put(pack(RecordDict({"arrays": arrays})))
-        calls = [(content, *self._place, *part) for part in self._parts]
-        parts: list[Evaluation] = map_over_workers(self._grid.pool, evaluate_part, calls)
-        total = reduce(add, parts)
-        return MetricRecord(
-            {
-                "accuracy": total.accuracy,
-                "loss": total.loss,
-                "per_class_accuracy": total.per_class_accuracy,
-            }
-        )
+        calls = [(content, *self._place, part) for parts in self._parts for part in parts]
+        done: list[Evaluation] = map_over_workers(self._grid.pool, evaluate_part, calls)
+        ends = np.cumsum([len(parts) for parts in self._parts]).tolist()
+        evaluations = [
+            reduce(add, done[end - len(parts) : end])
+            for end, parts in zip(ends, self._parts, strict=True)
+        ]
+        return MetricRecord(metrics_by_domain(self._sets, evaluations))
+
+
+def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [indices[start : start + PART] for start in range(0, len(indices), PART)]
 
 
 @lru_cache(maxsize=4)
@@ -82,10 +86,9 @@ def evaluate_part(
     directory: Path,
     model: ModelSettings,
     device: str,
-    start: int,
-    stop: int,
+    indices: NDArray[np.int64],
 ) -> Evaluation:
-    """Evaluate the test examples ``start`` to ``stop`` in a worker."""
+    """Evaluate some test examples in a worker."""
     dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
     arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
-    return evaluate(network, dataset, dataset.test, np.arange(start, stop), device)
+    return evaluate(network, dataset, dataset.test, indices, device)

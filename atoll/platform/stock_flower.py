@@ -11,11 +11,11 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from atoll.clients.moments.messages import MOMENTS
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import Federation, prepare
@@ -55,6 +55,7 @@ def _answer(message: Message, context: Context) -> Message:
 
 client_app.train()(_answer)
 client_app.evaluate()(_answer)
+client_app.query(MOMENTS)(_answer)
 
 
 @server_app.main()
@@ -82,6 +83,7 @@ class _Evaluation:
     """Evaluates in the ServerApp's own process: stock Flower has no workers for it."""
 
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
+        from atoll.clients.data.domains import test_sets
         from atoll.clients.model_arrays import ModelArrays
         from atoll.clients.models.build import build_model
 
@@ -91,12 +93,13 @@ class _Evaluation:
             experiment.model, dataset.image_shape, len(dataset.classes), experiment.run.seed
         )
         self._arrays = ModelArrays(self._model)
-        count = min(experiment.data.test_examples or len(dataset.test), len(dataset.test))
-        self._indices = np.arange(count)
+        data = experiment.data
+        self._sets = test_sets(dataset, data.held_out, data.test_examples)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        from atoll.clients.evaluation import evaluate
+        from atoll.clients.evaluation import evaluate, metrics_by_domain
 
         self._arrays.load(arrays)
-        done = evaluate(self._model, self._dataset, self._dataset.test, self._indices)
-        return MetricRecord({"accuracy": done.accuracy, "loss": done.loss})
+        dataset = self._dataset
+        done = [evaluate(self._model, dataset, dataset.test, own) for own in self._sets.indices]
+        return MetricRecord(metrics_by_domain(self._sets, done))

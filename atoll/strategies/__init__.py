@@ -11,14 +11,15 @@ from flwr.serverapp.strategy import Strategy
 
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
+from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 
+FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
+    name: kind
+    for name, kind in vars(flower_strategies).items()
+    if inspect.isclass(kind) and issubclass(kind, Strategy) and not inspect.isabstract(kind)
+}
 STRATEGIES: Registry[type[Strategy]] = Registry(
-    "strategy",
-    {
-        name: kind
-        for name, kind in vars(flower_strategies).items()
-        if inspect.isclass(kind) and issubclass(kind, Strategy) and not inspect.isabstract(kind)
-    },
+    "strategy", {**FLOWER_STRATEGIES, **ALIGNMENT_STRATEGIES}
 )
 
 
@@ -59,6 +60,8 @@ def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy
         )
     try:
         strategy = kind(**values)
+    except InvalidExperimentError:
+        raise
     except Exception as error:
         raise InvalidExperimentError(f"{key}.name = {name!r}: {error}") from error
     if not isinstance(strategy, Strategy):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from PIL import Image
 from ray import cloudpickle
 
 from atoll.clients.app import ClientSpec, make_client_app
@@ -189,8 +190,8 @@ def test_training_together_gives_the_same_answers_in_order(spec: ClientSpec) -> 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_sum_is_that_of_the_answers(spec: ClientSpec, at_once: bool) -> None:
     app = make_client_app(spec)
-    assert app.can_sum() is None
     message, contexts = request(initial(spec), server_round=2), [context(p) for p in (3, 0, 7)]
+    assert app.can_sum(message) is None
     total, metrics, seconds = app.train_and_sum(message, contexts, at_once=at_once)
     expected = WeightedSum()
     for one, found in zip(contexts, metrics, strict=True):
@@ -212,7 +213,7 @@ def test_mods_act_and_keep_clients_apart(spec: ClientSpec) -> None:
     clipped = replace(spec, client=spec.client.model_copy(update={"mods": ("fixedclipping_mod",)}))
     app = make_client_app(clipped)
     assert app.can_vectorize() == "client.mods see one client at a time"
-    assert app.can_sum() == "client.mods see every reply"
+    assert app.can_sum(request(initial(spec))) == "client.mods see every reply"
     arrays = initial(spec)
     message = request(arrays)
     # The key under which Flower's strategies send the norm to this mod.
@@ -237,3 +238,37 @@ def test_a_message_without_arrays_says_so(spec: ClientSpec) -> None:
     message = Message(RecordDict(), dst_node_id=1, message_type="train")
     with pytest.raises(ValueError, match="no ArrayRecord 'arrays'"):
         make_client_app(spec)(message, context(0))
+
+
+def test_augmentation_is_of_the_round_and_the_client_alone_or_together(
+    spec: ClientSpec, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    for index in range(30):
+        place = tmp_path / "images" / "ab"[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(place / f"{index}.png")
+    answers = {}
+    for name in ("none", "domainbed"):
+        options = {"image_size": 8, "augmentation": name}
+        dataset = load_dataset("folder", tmp_path / "images", options)
+        settings = DataSettings(dataset="folder", clients=2)
+        of_folder = replace(
+            spec,
+            dataset=dataset.directory,
+            partition=partition_dataset(dataset, settings, 3).directory,
+        )
+        app = make_client_app(of_folder)
+        arrays = ModelArrays(build_model(spec.model, (3, 8, 8), 2, seed=1)).read()
+        requests = [request(arrays, node=n + 1, server_round=1) for n in range(2)]
+        together = app.train_together(requests, [context(n) for n in range(2)])
+        alone = [app(message, context(n)) for n, message in enumerate(requests)]
+        for one, other in zip(together, alone, strict=True):
+            for key, array in one.content["arrays"].items():
+                expected = other.content["arrays"][key].numpy()
+                np.testing.assert_allclose(array.numpy(), expected, atol=1e-5)
+        later = app(request(arrays, server_round=2), context(0))
+        answers[name] = [float(m.content["metrics"]["loss"]) for m in (*alone, later)]
+    assert answers["none"] != answers["domainbed"]
+    assert len(set(answers["domainbed"])) == 3

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.domains import test_sets as domain_sets  # pytest would collect it
 from atoll.clients.data.store import ImageDataset
-from atoll.clients.evaluation import evaluate
+from atoll.clients.evaluation import evaluate, metrics_by_domain
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
 
@@ -36,6 +37,34 @@ def test_evaluation_equals_one_pass_over_all_examples(digits: ImageDataset) -> N
     assert done.per_class_accuracy == pytest.approx(
         [float(right[labels == c].double().mean()) for c in range(10)], abs=0.02
     )
+
+
+def test_a_sigmoid_head_is_evaluated_as_two_classes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ATOLL_CACHE", str(tmp_path))
+    data = load_dataset("colored-digits", seed=1)
+    model = build_model(ModelSettings(name="mlp-irm", hidden=8), data.image_shape, 2, seed=0)
+    done = evaluate(model, data, data.test, np.arange(len(data.test)))
+    images = torch.from_numpy(data.test.images.copy()).permute(0, 3, 1, 2) / 255
+    labels = torch.from_numpy(data.test.labels.copy())
+    with torch.no_grad():
+        chance = torch.sigmoid(model(images).double()).squeeze(1)
+    likelihood = torch.where(labels == 1, chance, 1 - chance)
+    assert done.loss == pytest.approx(float(-likelihood.log().mean()), rel=1e-5)
+    assert done.accuracy == pytest.approx(float((likelihood > 0.5).double().mean()))
+
+
+def test_metrics_are_by_domain_and_held_out_domains_are_the_headline(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ATOLL_CACHE", str(tmp_path))
+    data = load_dataset("colored-digits", seed=1)
+    sets = domain_sets(data, ("e0.9",), None)
+    model = build_model(ModelSettings(name="mlp-irm", hidden=8), data.image_shape, 2, seed=0)
+    done = [evaluate(model, data, data.test, own) for own in sets.indices]
+    metrics = metrics_by_domain(sets, done)
+    assert metrics["accuracy"] == metrics["accuracy_e0.9"] == done[2].accuracy
+    assert metrics["validation_accuracy"] == pytest.approx(
+        (done[0].accuracy + done[1].accuracy) / 2
+    )
+    assert metrics["loss_grey"] == done[3].loss
 
 
 def test_parts_add_up(digits: ImageDataset) -> None:

@@ -292,7 +292,7 @@ def test_lists_and_help(atoll_here: AtollHere) -> None:
     assert "FedTrimmedAvg" in atoll_here("list", "strategies").stdout
     assert "resnet18" in atoll_here("list", "models").stdout
     text = atoll("--help").stdout
-    for command in ("run", "resume", "report", "list", "data", "flower"):
+    for command in ("run", "sweep", "resume", "report", "list", "data", "flower"):
         assert command in text
     assert atoll_here("--version").stdout.startswith("atoll ")
     assert "1,437 + 360 images" in atoll_here("data", "get", "digits").stdout

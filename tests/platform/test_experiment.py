@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment, load_experiment, with_overrides
+from atoll.platform.experiment import SWEEP, Experiment, load_experiment, with_overrides
+from atoll.platform.sweep_plan import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
     "path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem
 )
 def test_the_ready_experiments_are_valid(path: Path) -> None:
+    if SWEEP in tomllib.loads(path.read_text()):
+        assert load_sweep(path).trials
+        return
     experiment = load_experiment(path)
     assert Experiment.from_dict(tomllib.loads(experiment.to_toml())) == experiment
 

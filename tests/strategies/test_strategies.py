@@ -6,7 +6,8 @@ import pytest
 from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 
 from atoll.errors import InvalidExperimentError
-from atoll.strategies import STRATEGIES, build_strategy
+from atoll.strategies import FLOWER_STRATEGIES, STRATEGIES, build_strategy
+from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 
 WRAPPED = {"noise_multiplier": 0.5, "num_sampled_clients": 10, "strategy": {"name": "FedMedian"}}
 NEEDED = {
@@ -19,13 +20,16 @@ NEEDED = {
 }
 
 
-def test_there_are_eighteen() -> None:
-    assert len(STRATEGIES) == 18
+def test_there_are_eighteen_of_flower_and_ours() -> None:
+    assert len(FLOWER_STRATEGIES) == 18
+    assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ALIGNMENT_STRATEGIES}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_each_is_built_by_its_name(name: str) -> None:
-    strategy = build_strategy(name, NEEDED.get(name, {}))
+    stepping = {"server_learning_rate": 0.1}
+    needed = stepping if name in ("ANDMask", "SANDMask", "MLDG", "Fish") else {}
+    strategy = build_strategy(name, NEEDED.get(name, needed))
     assert type(strategy).__name__ == name
     assert isinstance(strategy, Strategy)
     if name.startswith("Differential"):

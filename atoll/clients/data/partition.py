@@ -19,28 +19,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.cache import appearing, cache_root
-from atoll.clients.data.store import ImageDataset, Split
+from atoll.clients.data.domains import check_held_out, trainable
+from atoll.clients.data.store import ImageDataset
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.randomness import derive_seed
 from atoll.registry import Registry, closest
 
-PARTITIONERS: Registry[str] = Registry(
+FLWR_DATASETS = {
+    "iid": "IidPartitioner",
+    "dirichlet": "DirichletPartitioner",
+    "inner-dirichlet": "InnerDirichletPartitioner",
+    "distribution": "DistributionPartitioner",
+    "pathological": "PathologicalPartitioner",
+    "shard": "ShardPartitioner",
+    "natural-id": "NaturalIdPartitioner",
+    "grouped-natural-id": "GroupedNaturalIdPartitioner",
+    "continuous": "ContinuousPartitioner",
+    "linear": "LinearPartitioner",
+    "square": "SquarePartitioner",
+    "exponential": "ExponentialPartitioner",
+    "size": "SizePartitioner",
+}
+PARTITIONERS: Registry[Any] = Registry(
     "partitioner",
     {
-        "iid": "IidPartitioner",
-        "dirichlet": "DirichletPartitioner",
-        "inner-dirichlet": "InnerDirichletPartitioner",
-        "distribution": "DistributionPartitioner",
-        "pathological": "PathologicalPartitioner",
-        "shard": "ShardPartitioner",
-        "natural-id": "NaturalIdPartitioner",
-        "grouped-natural-id": "GroupedNaturalIdPartitioner",
-        "continuous": "ContinuousPartitioner",
-        "linear": "LinearPartitioner",
-        "square": "SquarePartitioner",
-        "exponential": "ExponentialPartitioner",
-        "size": "SizePartitioner",
+        **{name: f"flwr_datasets.partitioner:{kind}" for name, kind in FLWR_DATASETS.items()},
+        "domain": "atoll.clients.data.domain_partitioner:DomainPartitioner",
     },
 )
 # Bump to forget partitions that older code has cached.
@@ -118,9 +123,13 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
     Raises
     ------
     InvalidExperimentError
-        If there are more clients than examples, or the partitioner refuses its arguments.
+        If there are more clients than examples, a held-out domain is unknown or given to a client,
+        or the partitioner refuses its arguments.
     """
-    available = min(settings.train_examples or len(dataset.train), len(dataset.train))
+    check_held_out(dataset, settings.held_out)
+    _check_home_domains(settings)
+    examples = trainable(dataset, settings.held_out)
+    available = min(settings.train_examples or len(examples), len(examples))
     if settings.clients > available:
         raise InvalidExperimentError(
             f"data.clients = {settings.clients}: there are only {available} training examples in "
@@ -128,7 +137,7 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         )
     target = cache_root() / "partitions" / _key(dataset, settings, seed)
     if not (target / "indices.npy").exists():
-        parts = _deal(dataset.train, settings, seed)
+        parts = _deal(dataset, examples, settings, seed)
         with appearing(target) as folder:
             _write(folder, parts)
     return Partition(target)
@@ -152,6 +161,7 @@ def _key(dataset: ImageDataset, settings: DataSettings, seed: int) -> str:
         "dataset": dataset.fingerprint,
         "seed": seed,
         "clients": settings.clients,
+        "held_out": sorted(settings.held_out),
         "partition": settings.partition.model_dump(mode="json"),
         "train_examples": settings.train_examples,
         "examples_per_client": settings.examples_per_client,
@@ -165,20 +175,34 @@ def _write(folder: Path, parts: Sequence[NDArray[np.int64]]) -> None:
     np.save(folder / "indices.npy", np.concatenate(parts).astype(np.int64))
 
 
-def _deal(split: Split, settings: DataSettings, seed: int) -> list[NDArray[np.int64]]:
+def _check_home_domains(settings: DataSettings) -> None:
+    """Refuse a held-out domain that a client is to have."""
+    homes = settings.partition.arguments.get("clients_per_domain")
+    given = homes if isinstance(homes, dict) else {}
+    for domain in settings.held_out:
+        if given.get(domain):
+            raise InvalidExperimentError(
+                f"data.partition.clients_per_domain = {homes}: gives clients the domain "
+                f"{domain!r}, which data.held_out keeps from them; expected it in one of the two"
+            )
+
+
+def _deal(
+    dataset: ImageDataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
+) -> list[NDArray[np.int64]]:
     os.environ.setdefault("TQDM_DISABLE", "1")
     from datasets import Dataset
 
-    chosen = np.arange(len(split))
-    if settings.train_examples is not None and settings.train_examples < len(split):
+    split, chosen = dataset.train, examples
+    if settings.train_examples is not None and settings.train_examples < len(examples):
         generator = np.random.default_rng(derive_seed(seed, "train examples"))
-        chosen = np.sort(generator.choice(len(split), settings.train_examples, replace=False))
+        chosen = np.sort(generator.choice(examples, settings.train_examples, replace=False))
     columns = {"index": chosen, "label": split.labels[chosen]}
     if split.domains is not None:
         columns["domain"] = split.domains[chosen]
     if split.groups is not None:
         columns["group"] = split.groups[chosen]
-    partitioner = _partitioner(settings, seed, columns)
+    partitioner = _partitioner(settings, seed, columns, dataset.domains)
     partitioner.dataset = Dataset.from_dict(columns)
     try:
         with warnings.catch_warnings():
@@ -218,35 +242,38 @@ def _limit(
     return limited
 
 
-def partitioner_class(name: str) -> str:
-    """Return the name of the class in flwr-datasets, given that or its short name.
+def check_partitioner(name: str) -> str:
+    """Return the short name of a partitioner, given that or its class in flwr-datasets.
+
+    ``module:Class`` is returned as it is.
 
     Raises
     ------
     UnknownNameError
         If there is no such partitioner.
     """
-    if name in PARTITIONERS.values():
-        return name
-    return PARTITIONERS[PARTITIONERS.check(name, "data.partition.name")]
+    for short, kind in FLWR_DATASETS.items():
+        if kind == name:
+            return short
+    return PARTITIONERS.check(name, "data.partition.name")
 
 
-def _partitioner(settings: DataSettings, seed: int, columns: dict[str, Any]) -> Any:
-    import flwr_datasets.partitioner as library
-
+def _partitioner(
+    settings: DataSettings, seed: int, columns: dict[str, Any], domains: tuple[str, ...]
+) -> Any:
     given = settings.partition
-    name = partitioner_class(given.name)
-    kind = getattr(library, name)
+    kind = PARTITIONERS.find(check_partitioner(given.name), "data.partition.name")
     accepted = inspect.signature(kind.__init__).parameters
     for argument, value in given.arguments.items():
         if argument not in accepted:
             raise InvalidExperimentError(
-                f"data.partition.{argument} = {value!r}: {name} has no such argument; "
+                f"data.partition.{argument} = {value!r}: {kind.__name__} has no such argument; "
                 f"{closest(argument, [n for n in accepted if n != 'self'])}"
             )
     defaults = {
         "num_partitions": settings.clients,
-        "partition_by": _partition_by(name, columns),
+        "partition_by": _partition_by(kind.__name__, columns),
+        "domain_names": domains,
         "seed": derive_seed(seed, "partition") % 2**32,
     }
     arguments = {k: v for k, v in defaults.items() if k in accepted} | given.arguments
@@ -263,5 +290,7 @@ def _partitioner(settings: DataSettings, seed: int, columns: dict[str, Any]) -> 
 
 
 def _partition_by(name: str, columns: dict[str, Any]) -> str:
+    if name == "DomainPartitioner":
+        return "domain"
     natural = [column for column in ("domain", "group") if column in columns]
     return natural[0] if "NaturalId" in name and natural else "label"

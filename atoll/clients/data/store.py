@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from atoll.errors import DataUnavailableError
 
 SPLITS = ("train", "test")
+STATISTICS_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,27 @@ class Split:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set as its decoder returns it, before it is written to the cache."""
+    """A data set as its decoder returns it, before it is written to the cache.
+
+    Attributes
+    ----------
+    classes, domains : tuple[str, ...]
+        Names of the labels and of the domains. A domain may have test examples only.
+    train, test : Split
+        The examples.
+    normalization : tuple of two sequences, or None
+        Mean and standard deviation per channel, in units of [0, 1], by which a model's input is
+        normalised; None takes those of the training images.
+    augmentation : str
+        A name in :data:`~atoll.clients.data.augmentation.AUGMENTATIONS`.
+    """
 
     classes: tuple[str, ...]
     train: Split
     test: Split
     domains: tuple[str, ...] = ()
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None
+    augmentation: str = "none"
 
 
 class ImageDataset:
@@ -80,7 +97,10 @@ class ImageDataset:
     classes, domains : tuple[str, ...]
         Names of the labels and of the domains (empty if it has none).
     mean, std : tuple[float, ...]
-        Per channel, over the training images, in units of [0, 1].
+        Per channel, in units of [0, 1]: what a model's input is normalised by.
+    augmentation : str
+        How training images are varied: "none", or a name in
+        :data:`~atoll.clients.data.augmentation.AUGMENTATIONS`.
     train, test : Split
         The examples.
     fingerprint : str
@@ -103,6 +123,7 @@ class ImageDataset:
         self.domains: tuple[str, ...] = tuple(about["domains"])
         self.mean: tuple[float, ...] = tuple(about["mean"])
         self.std: tuple[float, ...] = tuple(about["std"])
+        self.augmentation: str = about.get("augmentation", "none")
         self.fingerprint: str = about["fingerprint"]
         self._shape: tuple[int, int, int] = tuple(about["shape"])
         self.train = _map_split(self.directory / "train.arrow", self._shape)
@@ -122,17 +143,36 @@ def write_dataset(name: str, decoded: Decoded, folder: Path) -> None:
     """Write a decoded data set into ``folder``, for :class:`ImageDataset` to open."""
     for split_name in SPLITS:
         _write_split(folder / f"{split_name}.arrow", getattr(decoded, split_name))
-    scaled = decoded.train.images.reshape(-1, decoded.train.images.shape[-1])
+    mean, std = decoded.normalization or channel_statistics(decoded.train.images)
     about = {
         "name": name,
         "classes": decoded.classes,
         "domains": decoded.domains,
         "shape": decoded.train.images.shape[1:],
-        "mean": (scaled.mean(axis=0, dtype=np.float64) / 255).tolist(),
-        "std": (scaled.std(axis=0, dtype=np.float64) / 255).tolist(),
+        "mean": list(mean),
+        "std": list(std),
+        "augmentation": decoded.augmentation,
         "fingerprint": fingerprint_of(decoded),
     }
     (folder / "dataset.json").write_text(json.dumps(about, indent=1))
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel, in units of [0, 1].
+
+    They are computed from counts of the 256 values, so data sets larger than memory will do.
+    """
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), STATISTICS_ROWS):
+        rows = images[start : start + STATISTICS_ROWS].reshape(-1, channels)
+        for channel in range(channels):
+            counts[channel] += np.bincount(rows[:, channel], minlength=256)
+    values = np.arange(256) / 255
+    total = np.maximum(counts.sum(axis=1), 1)
+    mean = counts @ values / total
+    variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
+    return mean.tolist(), np.sqrt(variance).tolist()
 
 
 def fingerprint_of(decoded: Decoded) -> str:

@@ -15,10 +15,13 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
     {
         "linear": "atoll.clients.models.mlp:linear",
         "mlp": "atoll.clients.models.mlp:mlp",
+        "mlp-irm": "atoll.clients.models.mlp:irm_mlp",
         "lenet": "atoll.clients.models.cnn:lenet",
         "cnn-small": "atoll.clients.models.cnn:small_cnn",
         "cnn-pfl": "atoll.clients.models.cnn:benchmark_cnn",
+        "cnn-domainbed": "atoll.clients.models.cnn:domainbed_cnn",
         "resnet8": "atoll.clients.models.resnet:resnet8",
         "resnet18": "atoll.clients.models.resnet:resnet18",
+        "resnet50": "atoll.clients.models.resnet50:resnet50",
     },
 )

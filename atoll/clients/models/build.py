@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
+from atoll.clients.data.folder import NORMALIZATIONS
+from atoll.clients.data.store import ImageDataset
 from atoll.clients.models import MODELS
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
+
+logger = logging.getLogger("atoll")
 
 
 def build_model(
@@ -26,7 +32,7 @@ def build_model(
     image_shape : tuple[int, int, int]
         Channels, height, width.
     classes : int
-        The number of logits.
+        The number of logits; a model may give one logit for two classes (a sigmoid head).
     seed : int
         Seeds the initialisation; the global generator is left as it was.
 
@@ -53,6 +59,20 @@ def build_model(
     return model
 
 
+def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None:
+    """Say so if pretrained weights expect images normalised otherwise than the data set's are."""
+    wanted = getattr(model, "normalization", None)
+    expected = None if wanted is None else NORMALIZATIONS[wanted]
+    if expected is not None and not np.allclose(expected, [dataset.mean, dataset.std]):
+        logger.warning(
+            "the model's weights expect images normalised as %r, and those of %s are not: its "
+            "features are worth less (data.options.normalization = %r mends it for folders)",
+            wanted,
+            dataset.name,
+            wanted,
+        )
+
+
 def _check_arguments(make: Callable[..., nn.Module], settings: ModelSettings) -> None:
     try:
         accepted = inspect.signature(make).parameters
@@ -75,7 +95,7 @@ def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: 
     with torch.no_grad():
         logits = model(torch.zeros(2, *image_shape))
     model.train(was_training)
-    if logits.shape != (2, classes):
+    if logits.shape != (2, classes) and not (classes == 2 and logits.shape == (2, 1)):
         raise ValueError(
             f"it gives outputs of shape {tuple(logits.shape)}, expected (2, {classes})"
         )

@@ -88,3 +88,29 @@ def benchmark_cnn(
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
     return _channels_last(model)
+
+
+def domainbed_cnn(image_shape: tuple[int, int, int], classes: int, width: int = 64) -> nn.Module:
+    """Return DomainBed's network for MNIST: four 3x3 convolutions, GroupNorm, mean pooling.
+
+    Each convolution is followed by ReLU and then by GroupNorm of 8 groups; the second has stride 2
+    (Gulrajani and Lopez-Paz, 2021, arXiv 2007.01434, appendix; 371,850 parameters on 28x28 grey
+    images of 10 classes).
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first convolution, a multiple of 8; the others have twice as many.
+    """
+    if width % 8:
+        raise ValueError(f"width = {width}: expected a multiple of 8")
+    layers: list[nn.Module] = []
+    inputs = image_shape[0]
+    for outputs, stride in ((width, 1), (2 * width, 2), (2 * width, 1), (2 * width, 1)):
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1),
+            nn.ReLU(),
+            nn.GroupNorm(8, outputs),
+        ]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))

@@ -29,3 +29,22 @@ def mlp(
         layers += [nn.Linear(width, units), nn.ReLU()]
         width = units
     return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def irm_mlp(image_shape: tuple[int, int, int], classes: int, hidden: int = 390) -> nn.Module:
+    """Return the Colored MNIST network of the IRM paper: two hidden layers of ReLU.
+
+    Xavier-uniform weights, zero biases, and one sigmoid logit for two classes: 392-390-390-1 on
+    2x14x14 images (Arjovsky et al., 2019, arXiv 1907.02893).
+
+    Parameters
+    ----------
+    hidden : int
+        Units of each hidden layer.
+    """
+    model = mlp(image_shape, 1 if classes == 2 else classes, (hidden, hidden))
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    return model

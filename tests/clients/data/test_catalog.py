@@ -20,6 +20,7 @@ from atoll.clients.data.folder import decode_folder
 from atoll.clients.data.idx import read_idx
 from atoll.clients.data.sources import NpmPackage
 from atoll.clients.data.store import ImageDataset, fingerprint_of
+from atoll.clients.data.tensors import to_tensor
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError
 
 
@@ -156,14 +157,33 @@ def test_image_folders_have_domains_and_classes(tmp_path: Path) -> None:
         decode_folder(tmp_path)
 
 
-def test_image_folders_with_unequal_classes_or_no_images_are_refused(tmp_path: Path) -> None:
+def test_image_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataUnavailableError, match="found 0 images"):
         decode_folder(tmp_path)
-    make_folder(tmp_path, ("art", "photo"), ("cat",))
-    (tmp_path / "art" / "dog").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "art" / "dog" / "x.png")
-    with pytest.raises(DataUnavailableError, match="photo: has no images of class 'dog'"):
-        decode_folder(tmp_path)
+
+
+def test_image_folders_hold_out_a_fifth_of_each_domain_by_the_seed(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("art", "photo"), ("cat", "dog"))
+    splits = [load_dataset("folder", tmp_path, {"seed": seed, "image_size": 4}) for seed in (0, 1)]
+    for dataset in splits:
+        assert np.bincount(dataset.test.domains).tolist() == [4, 4]
+        assert np.bincount(dataset.train.domains).tolist() == [16, 16]
+        assert dataset.image_shape == (3, 4, 4)
+    assert splits[0].fingerprint != splits[1].fingerprint
+
+
+def test_image_folders_are_normalised_as_asked(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("art", "photo"), ("cat", "dog"))
+    caffe = load_dataset("folder", tmp_path, {"normalization": "caffe"})
+    pixels = to_tensor(caffe.train.images[[0]], caffe.mean, caffe.std)[0].numpy()
+    expected = caffe.train.images[0].transpose(2, 0, 1) - np.reshape(
+        [123.68, 116.779, 103.939], (3, 1, 1)
+    )
+    np.testing.assert_allclose(pixels, expected, atol=1e-4)
+    own = load_dataset("folder", tmp_path)
+    scaled = own.train.images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(own.mean, scaled.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(own.std, scaled.std(axis=0), rtol=1e-12)
 
 
 def test_class_only_folders_are_one_domain(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def test_parameter_counts() -> None:
     # pfl-research, benchmarks/model/pytorch/cnn.py: simple_cnn((32, 32, 3), 10).
     assert size("cnn-pfl", (3, 32, 32)) == 1_626_442
     assert 11_000_000 < size("resnet18", (3, 32, 32)) < 11_300_000
+    assert size("cnn-domainbed", (1, 28, 28)) == 371_850
 
 
 def test_the_benchmark_cnn_starts_as_pfls() -> None:
@@ -45,6 +46,19 @@ def test_the_benchmark_cnn_starts_as_pfls() -> None:
     weight = model[7].weight
     bound = (6 / sum(weight.shape)) ** 0.5
     assert bound * 0.99 < float(weight.detach().abs().max()) <= bound
+
+
+def test_the_irm_network_has_one_logit_for_two_classes() -> None:
+    model = build_model(ModelSettings(name="mlp-irm"), (2, 14, 14), 2, seed=0)
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    shapes = [tuple(layer.weight.shape) for layer in linear]
+    assert shapes == [(390, 392), (390, 390), (1, 390)]
+    for layer in linear:
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert bound * 0.98 < float(layer.weight.detach().abs().max()) <= bound
+        assert not layer.bias.any()
+    more = build_model(ModelSettings(name="mlp-irm", hidden=8), (2, 14, 14), 3, seed=0)
+    assert more(torch.zeros(1, 2, 14, 14)).shape == (1, 3)
 
 
 @pytest.mark.parametrize(("norm", "kind"), [("group", nn.GroupNorm), ("batch", nn.BatchNorm2d)])

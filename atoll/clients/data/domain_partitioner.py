@@ -1,0 +1,143 @@
+"""Domains dealt to clients: one domain a client, domains mixed evenly, or anything between.
+
+A partitioner in flwr-datasets' sense, so it also serves Flower apps of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr_datasets.partitioner import Partitioner
+from numpy.typing import NDArray
+
+from atoll.randomness import derive_seed
+
+Indices = NDArray[np.int64]
+
+
+class DomainPartitioner(Partitioner):  # type: ignore[misc]
+    """Gives each client a home domain, and a share of all domains.
+
+    A share ``heterogeneity`` of each domain's examples is split over the clients whose home it is;
+    the rest is split over all clients. So 1 is one domain a client and 0 mixes domains evenly (Bai
+    et al., "Benchmarking Algorithms for Federated Domain Generalization", 2024, have this knob the
+    other way round). With fewer clients than domains, a client is home to several domains.
+
+    Parameters
+    ----------
+    num_partitions : int
+        Clients.
+    partition_by : str
+        The data set's column with the domain.
+    heterogeneity : float
+        In [0, 1].
+    clients_per_domain : int or Mapping[str, int], optional
+        How many clients each domain is home to; by default clients are shared out evenly, in the
+        domains' order. Domains that a mapping does not name have none.
+    weights : Sequence[float], optional
+        The clients' relative sizes, positive, one a client; by default all are equal.
+    domain_names : Sequence[str], optional
+        What the numbers in the column are called.
+    seed : int
+        Decides which examples go where.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or does not fit the number of clients or the domains.
+    """
+
+    def __init__(
+        self,
+        num_partitions: int,
+        partition_by: str = "domain",
+        heterogeneity: float = 1.0,
+        clients_per_domain: int | Mapping[str, int] | None = None,
+        weights: Sequence[float] | None = None,
+        domain_names: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= heterogeneity <= 1.0:
+            raise ValueError(f"heterogeneity = {heterogeneity}: expected a number from 0 to 1")
+        if weights is not None and (len(weights) != num_partitions or min(weights) <= 0):
+            raise ValueError(
+                f"weights = {list(weights)}: expected {num_partitions} positive numbers"
+            )
+        self._clients = num_partitions
+        self._column = partition_by
+        self._heterogeneity = heterogeneity
+        self._clients_per_domain = clients_per_domain
+        self._weights = np.ones(num_partitions) if weights is None else np.asarray(weights, float)
+        self._names = list(domain_names)
+        self._seed = seed
+        self._parts: list[Indices] | None = None
+
+    @property
+    def num_partitions(self) -> int:
+        """The number of clients."""
+        return self._clients
+
+    def load_partition(self, partition_id: int) -> Any:
+        """Return a client's examples."""
+        if self._parts is None:
+            self._parts = self._deal()
+        return self.dataset.select(self._parts[partition_id])
+
+    def _deal(self) -> list[Indices]:
+        if self._column not in self.dataset.column_names:
+            raise ValueError("the data set has no domains")
+        column = np.asarray(self.dataset[self._column])
+        domains = np.unique(column)
+        home = self._homes([self._name(domain) for domain in domains])
+        parts: list[list[Indices]] = [[] for _ in range(self._clients)]
+        for place, domain in enumerate(domains):
+            generator = np.random.default_rng(derive_seed(self._seed, "domain", int(domain)))
+            own = generator.permutation(np.flatnonzero(column == domain))
+            kept = round(self._heterogeneity * len(own)) if home[place] else 0
+            self._split(own[:kept], home[place], parts)
+            self._split(own[kept:], list(range(self._clients)), parts)
+        return [np.sort(np.concatenate(part)) for part in parts]
+
+    def _name(self, domain: Any) -> str:
+        return self._names[int(domain)] if self._names else str(domain)
+
+    def _split(self, examples: Indices, clients: list[int], parts: list[list[Indices]]) -> None:
+        """Split examples over clients by their weights."""
+        if not clients:
+            return
+        shares = np.cumsum(self._weights[clients])
+        ends = np.rint(shares / shares[-1] * len(examples)).astype(np.int64)
+        for client, part in zip(clients, np.split(examples, ends[:-1]), strict=True):
+            parts[client].append(part)
+
+    def _homes(self, names: list[str]) -> list[list[int]]:
+        """Return the clients that each domain is home to."""
+        if self._clients < len(names) and self._clients_per_domain is None:
+            return [[place % self._clients] for place in range(len(names))]
+        counts = self._counts(names)
+        starts = np.cumsum([0, *counts])
+        return [list(range(starts[i], starts[i + 1])) for i in range(len(names))]
+
+    def _counts(self, names: list[str]) -> list[int]:
+        given = self._clients_per_domain
+        if given is None:
+            least, more = divmod(self._clients, len(names))
+            return [least + (place < more) for place in range(len(names))]
+        if isinstance(given, int):
+            given = dict.fromkeys(names, given)
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise ValueError(
+                f"clients_per_domain names {unknown[0]!r}, which has no training examples here; "
+                f"expected some of {', '.join(names)}"
+            )
+        counts = [given.get(name, 0) for name in names]
+        if min(counts) < 0 or sum(counts) != self._clients:
+            raise ValueError(
+                f"clients_per_domain = {given}: makes {sum(counts)} clients, expected "
+                f"{self._clients}"
+            )
+        return counts

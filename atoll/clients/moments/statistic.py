@@ -1,0 +1,77 @@
+"""What a statistic is: a function of examples, written as its inner product with a cotangent."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from atoll.clients.moments.head import ModelSizes
+from atoll.clients.moments.outputs import HeadOutputs
+
+
+@dataclass(frozen=True)
+class DomainContext:
+    """What a statistic of one domain may depend on beside the examples.
+
+    Attributes
+    ----------
+    domain : str
+        The domain's name.
+    vectors : Tensor or None
+        Shape (k, h), for :class:`HessianProduct`.
+    """
+
+    domain: str
+    vectors: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Statistic(ABC):
+    """A function of examples that is summed over a client's examples of a domain."""
+
+    name: ClassVar[str]
+    # Whether it exists in closed form only, for a head that is one linear layer.
+    needs_linear_head: ClassVar[bool] = False
+    # Whether it needs the graph from the model's parameters to its output, even to be summed.
+    needs_graph: ClassVar[bool] = False
+
+    @abstractmethod
+    def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
+        """Return the moment's shape."""
+
+    @abstractmethod
+    def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
+        """Return <cotangent, sum of phi over the examples>: a scalar, in the graph of both."""
+
+    def total(
+        self,
+        outputs: HeadOutputs,
+        sizes: ModelSizes,
+        context: DomainContext,
+        *,
+        create_graph: bool = False,
+    ) -> Tensor:
+        """Return the sum of phi over the examples, the gradient of :meth:`inner`.
+
+        Parameters
+        ----------
+        create_graph : bool
+            Whether the sum is to be differentiated by the model's parameters.
+        """
+        shape = self.shape(sizes, context)
+        with torch.enable_grad():
+            # Penalties are of small differences of scalars, and eight bytes are nothing to send.
+            dtype = outputs.logits.dtype if shape else torch.float64
+            cotangent = outputs.logits.new_zeros(shape, dtype=dtype, requires_grad=True)
+            value = self.inner(outputs, cotangent, context)
+            (gradient,) = torch.autograd.grad(value, cotangent, create_graph=create_graph)
+        return gradient if create_graph else gradient.detach()
+
+    def to_json(self) -> str:
+        """Return the statistic as text, for a message."""
+        return json.dumps({"name": self.name, **asdict(self)})

@@ -1,0 +1,337 @@
+"""Sweeps: an experiment file with a section ``[sweep]`` in, the trials it stands for out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from atoll.clients.settings import PositiveInt, Section
+from atoll.errors import InvalidExperimentError
+from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
+from atoll.platform.validation import describe_problems
+
+if TYPE_CHECKING:
+    from atoll.clients.data.store import ImageDataset
+
+SEED, HELD_OUT, STRATEGY = "run.seed", "data.held_out", "strategy.name"
+EACH = "each"
+# What may differ without a trial becoming another: none of it changes a run's results.
+IRRELEVANT = {
+    "run": ("name", "out", "checkpoint_every", "keep_checkpoints"),
+    "ray": ("address", "workers", "cpus_per_worker"),
+}
+
+
+class SweepSettings(Section):
+    """``[sweep]``: which experiments to run.
+
+    Attributes
+    ----------
+    grid : dict
+        Lists of values by experiment key ("strategy.name", "run.seed", ...): every combination is
+        run. ``"data.held_out" = "each"`` holds out each domain in turn.
+    variants : dict
+        Methods by name: tables of an experiment, put over the file's own. A variant may have a
+        ``grid`` of its own, for its hyper-parameters.
+    leave_one_domain_out : bool
+        Whether to add the trials that leave-one-domain-out validation needs: each with one more
+        domain held out.
+    parallel : int or "auto"
+        Trials at once; "auto" is as many as the cluster has workers.
+    """
+
+    grid: dict[str, Any] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    leave_one_domain_out: bool = False
+    parallel: Literal["auto"] | PositiveInt = "auto"
+
+
+class _SweepFile(Section):
+    """For errors that name ``sweep.key``."""
+
+    sweep: SweepSettings
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep.
+
+    Attributes
+    ----------
+    method : str
+        The variant's name, or the strategy's.
+    choices : tuple[tuple[str, object], ...]
+        The grid's other keys and their values: the hyper-parameters.
+    experiment : Experiment
+        What is run.
+    is_validation : bool
+        Whether it only serves leave-one-domain-out validation.
+    """
+
+    method: str
+    choices: tuple[tuple[str, Any], ...]
+    experiment: Experiment
+    is_validation: bool = False
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.experiment.run.seed
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The held-out domains, in alphabetical order."""
+        return tuple(sorted(self.experiment.data.held_out))
+
+    @property
+    def hyperparameters(self) -> str:
+        """The choices as JSON."""
+        return json.dumps(dict(self.choices), sort_keys=True)
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the run's results depend on."""
+        tables = self.experiment.to_dict()
+        tables.pop("log")
+        for section, names in IRRELEVANT.items():
+            tables[section] = {k: v for k, v in tables[section].items() if k not in names}
+        tables["data"]["held_out"] = self.held_out
+        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """The name of its run directory."""
+        plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.method)
+        return f"{plain}-{self.key}"
+
+    def __str__(self) -> str:
+        parts = [self.method, *(f"{key} = {value}" for key, value in self.choices)]
+        if self.held_out:
+            parts.append(f"held out {' and '.join(self.held_out)}")
+        return ", ".join([*parts, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: its settings, its base experiment and its trials, each once."""
+
+    settings: SweepSettings
+    base: Experiment
+    trials: tuple[Trial, ...]
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file and work out its trials.
+
+    Parameters
+    ----------
+    path : Path
+        An experiment file with a section ``[sweep]``.
+    overrides : Sequence[str]
+        ``section.key=value``; they win over the file, the grid and variants over them.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the file is not a sweep, or any of its trials cannot be run.
+    """
+    tables = with_overrides(read_tables(path), overrides)
+    if SWEEP not in tables:
+        raise InvalidExperimentError(
+            f"{path}: has no section [{SWEEP}]; expected one with a grid or variants"
+        )
+    try:
+        settings = _SweepFile.model_validate({SWEEP: tables.pop(SWEEP)}).sweep
+    except ValidationError as error:
+        raise InvalidExperimentError(describe_problems(error, _SweepFile)) from None
+    base = Experiment.from_dict(tables)
+    trials: dict[str, Trial] = {}
+    for trial in _trials(tables, settings):
+        trials.setdefault(trial.name, trial)
+    return Sweep(settings, base, tuple(trials.values()))
+
+
+def _trials(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[Trial]:
+    """Yield all trials, those that results are reported of before those for validation."""
+    reported: list[Trial] = []
+    for method, own_tables, own_grid in _methods(tables, settings):
+        grid = {**_axes(settings.grid, "sweep.grid"), **own_grid}
+        for values in itertools.product(*grid.values()):
+            reported += _combination(method, own_tables, dict(zip(grid, values, strict=True)))
+    yield from reported
+    if settings.leave_one_domain_out:
+        for trial in reported:
+            yield from _with_one_more_held_out(trial)
+
+
+def _methods(
+    tables: Mapping[str, Any], settings: SweepSettings
+) -> Iterator[tuple[str | None, dict[str, Any], dict[str, list[Any]]]]:
+    """Yield each variant's name, tables and grid; without variants, the file's own."""
+    if not settings.variants:
+        yield None, dict(tables), {}
+    elif STRATEGY in _axes(settings.grid, "sweep.grid"):
+        raise InvalidExperimentError(
+            f"sweep.grid.{STRATEGY}: there are sweep.variants too; expected one of the two, as "
+            "both name the methods"
+        )
+    for name, variant in settings.variants.items():
+        key = f"sweep.variants.{name}"
+        own = {section: table for section, table in variant.items() if section != "grid"}
+        unknown = [section for section in own if section not in Experiment.model_fields]
+        if unknown:
+            raise InvalidExperimentError(
+                f"{key}.{unknown[0]} = {own[unknown[0]]!r}: expected sections of an experiment "
+                f"({', '.join(Experiment.model_fields)}) or grid"
+            )
+        yield name, _merged(tables, own), _axes(variant.get("grid", {}), f"{key}.grid")
+
+
+def _axes(grid: Any, key: str) -> dict[str, list[Any]]:
+    """Return a grid's lists of values by experiment key."""
+    if not isinstance(grid, Mapping):
+        raise InvalidExperimentError(f"{key} = {grid!r}: expected lists of values by key")
+    axes: dict[str, list[Any]] = {}
+    for name, values in _flattened(grid):
+        parts = name.split(".")
+        if len(parts) < 2 or not all(parts) or parts[0] not in Experiment.model_fields:
+            raise InvalidExperimentError(
+                f"{key}.{name}: expected an experiment's key, 'client.learning_rate' say"
+            )
+        axes[name] = [EACH] if (name, values) == (HELD_OUT, EACH) else _values(values, key, name)
+    return axes
+
+
+def _flattened(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values, whether TOML had the keys quoted or made tables of them."""
+    for name, values in grid.items():
+        if isinstance(values, Mapping):
+            yield from ((f"{name}.{rest}", some) for rest, some in _flattened(values))
+        else:
+            yield name, values
+
+
+def _values(values: Any, key: str, name: str) -> list[Any]:
+    if not isinstance(values, list) or not values:
+        raise InvalidExperimentError(
+            f"{key}.{name} = {values!r}: expected a list of values, not empty"
+        )
+    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    if repeated:
+        raise InvalidExperimentError(
+            f"{key}.{name} = {values!r}: has {repeated[0]!r} twice; expected each value once"
+        )
+    return values
+
+
+def _combination(
+    method: str | None, tables: Mapping[str, Any], values: Mapping[str, Any]
+) -> Iterator[Trial]:
+    """Yield the trial of one combination of values, or one for each domain to hold out."""
+    own = copy.deepcopy(dict(tables))
+    for key, value in values.items():
+        if not (key == HELD_OUT and value == EACH):
+            _put(own, key, value)
+    choices = tuple((k, v) for k, v in values.items() if k not in (SEED, HELD_OUT, STRATEGY))
+    experiment = _experiment(own, values, method)
+    trial = Trial(method or experiment.strategy.name, choices, experiment)
+    if values.get(HELD_OUT) != EACH:
+        yield trial
+        return
+    domains = _training_domains(trial.experiment)
+    if len(domains) < 2:
+        raise InvalidExperimentError(
+            f"sweep.grid.{HELD_OUT} = {EACH!r}: {trial.experiment.data.dataset} has "
+            f"{len(domains)} domains to train on; expected at least 2"
+        )
+    for domain in domains:
+        yield _holding_out(trial, (domain,), is_validation=False)
+
+
+def _experiment(
+    tables: Mapping[str, Any], values: Mapping[str, Any], method: str | None
+) -> Experiment:
+    from atoll.clients.data.domains import check_held_out
+    from atoll.platform.federation import check
+
+    try:
+        experiment = Experiment.from_dict(tables)
+        check(experiment)
+        if experiment.data.held_out:
+            check_held_out(_dataset_of(experiment), experiment.data.held_out)
+    except InvalidExperimentError as error:
+        named = [f"variant {method}"] if method else []
+        named += [f"{key} = {value}" for key, value in values.items()]
+        where = f" (the trial with {', '.join(named)})" if named else ""
+        lines = [f"{line}{where}" for line in str(error).splitlines()]
+        raise InvalidExperimentError("\n".join(lines)) from None
+    return experiment
+
+
+def _with_one_more_held_out(trial: Trial) -> Iterator[Trial]:
+    domains = [d for d in _training_domains(trial.experiment) if d not in trial.held_out]
+    if not trial.held_out or len(domains) < 3:
+        raise InvalidExperimentError(
+            f"sweep.leave_one_domain_out = true: {trial} trains on {len(domains)} domains"
+            f"{'' if trial.held_out else ' and holds out none'}; expected a held-out domain and at "
+            "least 3 to train on, so that 2 are left"
+        )
+    for domain in domains:
+        yield _holding_out(trial, (*trial.held_out, domain), is_validation=True)
+
+
+def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool) -> Trial:
+    data = trial.experiment.data.model_copy(update={"held_out": tuple(sorted(domains))})
+    experiment = trial.experiment.model_copy(update={"data": data})
+    return Trial(trial.method, trial.choices, experiment, is_validation)
+
+
+def _training_domains(experiment: Experiment) -> tuple[str, ...]:
+    from atoll.clients.data.domains import training_domains
+
+    return training_domains(_dataset_of(experiment))
+
+
+def _dataset_of(experiment: Experiment) -> ImageDataset:
+    data = experiment.data
+    options = json.dumps(data.options, sort_keys=True)
+    return _opened(data.dataset, data.path, options, experiment.run.seed)
+
+
+@lru_cache(maxsize=16)
+def _opened(dataset: str, path: Path | None, options: str, seed: int) -> ImageDataset:
+    from atoll.clients.data.catalog import load_dataset
+
+    return load_dataset(dataset, path, json.loads(options), seed)
+
+
+def _merged(tables: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``tables`` with ``over`` put over them, table by table."""
+    merged = copy.deepcopy(dict(tables))
+    for name, value in over.items():
+        inner = merged.get(name)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merged(inner, value)
+        else:
+            merged[name] = copy.deepcopy(value)
+    return merged
+
+
+def _put(tables: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key."""
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = tables.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise InvalidExperimentError(f"sweep.grid.{key}: {section} is not a section")
+        tables = inner
+    tables[name] = copy.deepcopy(value)

@@ -1,0 +1,266 @@
+"""From a sweep's finished trials to the table that a paper prints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atoll.errors import RunDirectoryError
+from atoll.platform.atomic import replacing, write_text
+from atoll.platform.ledger import ROUNDS, read_table
+from atoll.platform.sweep_plan import Sweep, Trial
+from atoll.platform.sweep_selection import Choice, Curve, choose
+
+RESULTS, CURVES, TRIALS = "results.parquet", "curves.parquet", "trials.parquet"
+# The name under which data sets without domains are reported.
+WHOLE = "test"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    rule, method : str
+        The rule of model selection, and the method.
+    target : str
+        The held-out domains, joined by "+"; empty if none was.
+    domain : str
+        What was evaluated on.
+    role : str
+        "held out", "training", or "probe" (a domain that is only ever evaluated).
+    mean, standard_error : float
+        Of the accuracy over seeds, in [0, 1]; NaN is the standard error of a single seed.
+    seeds : int
+        How many.
+    hyperparameters : str
+        What the rule chose, as JSON.
+    rounds : list[int]
+        Which round it chose, by seed.
+    """
+
+    rule: str
+    method: str
+    target: str
+    domain: str
+    role: str
+    mean: float
+    standard_error: float
+    seeds: int
+    hyperparameters: str
+    rounds: list[int]
+
+
+def read_curve(trial: Trial, directory: Path) -> Curve:
+    """Read a finished trial's accuracies from its run directory.
+
+    Raises
+    ------
+    RunDirectoryError
+        If a file is missing or cannot be read.
+    """
+    table = read_table(directory / ROUNDS)
+    try:
+        domains = json.loads((directory / "partition.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{directory}: has no partition.json ({error})") from error
+    columns = {name: f"server_accuracy_{name}".replace("-", "_") for name in domains["domains"]}
+    columns = {n: c for n, c in columns.items() if c in table.column_names}
+    training = tuple(name for name in columns if name in domains["training_domains"])
+    if not columns:
+        columns, training = {WHOLE: "server_accuracy"}, (WHOLE,)
+    is_evaluated = np.array(table.column("server_accuracy").is_valid().to_pylist())
+    return Curve(
+        trial.method,
+        trial.hyperparameters,
+        trial.seed,
+        trial.held_out,
+        training,
+        table.column("round").to_numpy()[is_evaluated],
+        {name: table.column(c).to_numpy()[is_evaluated] for name, c in columns.items()},
+    )
+
+
+def figures_of(trials: Sequence[Trial], curves: Sequence[Curve]) -> list[Figure]:
+    """Apply every rule to every method and held-out domain.
+
+    Parameters
+    ----------
+    trials : Sequence[Trial]
+        The finished trials.
+    curves : Sequence[Curve]
+        Their accuracies, in the same order.
+    """
+    reported = [c for t, c in zip(trials, curves, strict=True) if not t.is_validation]
+    figures: list[Figure] = []
+    for method, target in dict.fromkeys((curve.method, curve.held_out) for curve in reported):
+        own = [c for c in reported if (c.method, c.held_out) == (method, target)]
+        others = [c for c in curves if c.method == method and len(c.held_out) == len(target) + 1]
+        for choice in choose(own, others):
+            figures += _figures(choice)
+    return figures
+
+
+def _figures(choice: Choice) -> Iterable[Figure]:
+    first = choice.curves[0]
+    for domain in first.accuracy:
+        role = "training" if domain in first.training else "probe"
+        values = choice.accuracies(domain)
+        count = len(values)
+        yield Figure(
+            rule=choice.rule,
+            method=first.method,
+            target="+".join(first.held_out),
+            domain=domain,
+            role="held out" if domain in first.held_out else role,
+            mean=float(values.mean()),
+            standard_error=float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan,
+            seeds=count,
+            hyperparameters=first.hyperparameters,
+            rounds=choice.rounds,
+        )
+
+
+def write_results(
+    directory: Path, sweep: Sweep, states: Sequence[dict[str, Any]], curves: Sequence[Curve]
+) -> str:
+    """Write a sweep's tables, and return their text.
+
+    Parameters
+    ----------
+    directory : Path
+        Gets ``results.parquet``, ``results.txt``, ``results.md``, ``curves.parquet`` and
+        ``trials.parquet``.
+    sweep : Sweep
+        The sweep.
+    states : Sequence[dict]
+        A row per trial for ``trials.parquet``; ``status`` is "finished" for those with a curve.
+    curves : Sequence[Curve]
+        The finished trials' accuracies, in their order.
+    """
+    finished = [
+        trial
+        for trial, state in zip(sweep.trials, states, strict=True)
+        if state["status"] == "finished"
+    ]
+    figures = figures_of(finished, curves)
+    _write_rows(directory / TRIALS, states)
+    _write_rows(directory / CURVES, list(_curve_rows(curves)))
+    _write_rows(directory / RESULTS, [vars(figure) for figure in figures])
+    tables = tables_of(figures)
+    write_text(directory / "results.md", "\n".join(map(as_markdown, tables)))
+    text = "\n".join(map(as_text, tables))
+    write_text(directory / "results.txt", text)
+    return text
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(list(rows)), partial)
+
+
+def _curve_rows(curves: Sequence[Curve]) -> Iterable[dict[str, Any]]:
+    for curve in curves:
+        for domain, values in curve.accuracy.items():
+            for server_round, value in zip(curve.rounds, values, strict=True):
+                yield {
+                    "method": curve.method,
+                    "hyperparameters": curve.hyperparameters,
+                    "seed": curve.seed,
+                    "held_out": "+".join(curve.held_out),
+                    "domain": domain,
+                    "round": int(server_round),
+                    "accuracy": float(value),
+                }
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to print: one rule's figures, methods by domains.
+
+    Attributes
+    ----------
+    title : str
+        The rule.
+    header : list[str]
+        The columns.
+    rows : list[list[str]]
+        The cells: mean and standard error in per cent.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def tables_of(figures: Sequence[Figure]) -> list[Table]:
+    """Return a table a rule.
+
+    With one set of held-out domains, columns are all domains; with several, each is the held-out
+    domains' own accuracy, and the last is their mean.
+    """
+    targets = list(dict.fromkeys(figure.target for figure in figures))
+    tables = []
+    for rule in dict.fromkeys(figure.rule for figure in figures):
+        own = [figure for figure in figures if figure.rule == rule]
+        shown = own if len(targets) == 1 else [f for f in own if f.role == "held out"]
+        shown.sort(key=lambda f: ("held out", "probe", "training").index(f.role))
+        columns = list(dict.fromkeys((f.target, f.domain, f.role) for f in shown))
+        columns.sort(key=lambda column: targets.index(column[0]))
+        with_mean = len(columns) > 1 and len(targets) > 1
+        header = ["method", *(f"{domain} ({role})" for _, domain, role in columns)]
+        rows = []
+        for method in dict.fromkeys(figure.method for figure in own):
+            by_column = {(f.target, f.domain, f.role): f for f in shown if f.method == method}
+            cells = [_cell(by_column.get(column)) for column in columns]
+            if with_mean:
+                cells.append(_mean_cell([by_column.get(column) for column in columns]))
+            rows.append([method, *cells])
+        tables.append(Table(rule, [*header, *(["mean"] if with_mean else [])], rows))
+    return tables
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    if math.isnan(figure.standard_error):
+        return f"{100 * figure.mean:.1f} (1 seed)"
+    return f"{100 * figure.mean:.1f} ± {100 * figure.standard_error:.1f} ({figure.seeds} seeds)"
+
+
+def _mean_cell(figures: Sequence[Figure | None]) -> str:
+    known = [figure.mean for figure in figures if figure is not None]
+    return f"{100 * sum(known) / len(known):.1f}" if len(known) == len(figures) else "-"
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown, its title in a line before."""
+    lines = [
+        f"**{table.title}** (accuracy in %, mean ± standard error over seeds)",
+        "",
+        f"| {' | '.join(table.header)} |",
+        f"|{'---|' * len(table.header)}",
+        *(f"| {' | '.join(row)} |" for row in table.rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_text(table: Table) -> str:
+    """Return a table as aligned text, its title in a line before."""
+    rows = [table.header, *table.rows]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(table.header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    title = f"{table.title} (accuracy in %, mean ± standard error over seeds)"
+    return "\n".join([title, *lines]) + "\n"

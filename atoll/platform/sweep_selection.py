@@ -1,0 +1,166 @@
+"""Model selection: which hyper-parameters and which round a figure is reported for.
+
+The rules are those of DomainBed (Gulrajani and Lopez-Paz, 2021, arXiv 2007.01434, section 3). Each
+is a criterion, a figure for every round of every run:
+
+- training-domain validation: the mean accuracy on the training domains' test examples;
+- leave-one-domain-out: the mean, over the training domains, of the accuracy on that domain when it
+  is held out too (which takes a run more for each);
+- oracle: the accuracy on the held-out domain itself, at the last round or at the best one. It is
+  no selection that one could do, but a bound; with one set of hyper-parameters "oracle (last)" is
+  simply the last round.
+
+Hyper-parameters are chosen once for all seeds, by the criterion's mean over the seeds at each
+one's best round, so that the spread over seeds is a method's own; then each run's round is chosen
+by its own criterion. DomainBed chooses hyper-parameters for each seed anew, which mixes the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A finished trial's accuracies.
+
+    Attributes
+    ----------
+    method, hyperparameters : str
+        The method, and the rest of the grid's choices as JSON.
+    seed : int
+        The run's seed.
+    held_out : tuple[str, ...]
+        Domains that no client had, in alphabetical order.
+    training : tuple[str, ...]
+        Domains that clients had.
+    rounds : NDArray[int64]
+        The rounds after which the model was evaluated.
+    accuracy : Mapping[str, NDArray[float64]]
+        In [0, 1], by domain, one a round.
+    """
+
+    method: str
+    hyperparameters: str
+    seed: int
+    held_out: tuple[str, ...]
+    training: tuple[str, ...]
+    rounds: NDArray[np.int64]
+    accuracy: Mapping[str, NDArray[np.float64]]
+
+    def mean_over(self, domains: Sequence[str]) -> NDArray[np.float64]:
+        """Return the mean accuracy over some domains, each counting the same, by round."""
+        values: NDArray[np.float64] = np.mean([self.accuracy[name] for name in domains], axis=0)
+        return values
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule chose, of one method and for one held-out domain.
+
+    Attributes
+    ----------
+    rule : str
+        The rule.
+    curves : tuple[Curve, ...]
+        The chosen hyper-parameters' runs, by seed.
+    places : tuple[int, ...]
+        Which of its evaluated rounds is reported, for each of them.
+    """
+
+    rule: str
+    curves: tuple[Curve, ...]
+    places: tuple[int, ...]
+
+    def accuracies(self, domain: str) -> NDArray[np.float64]:
+        """Return each run's accuracy on a domain at its chosen round."""
+        at = zip(self.curves, self.places, strict=True)
+        return np.array([curve.accuracy[domain][place] for curve, place in at])
+
+    @property
+    def rounds(self) -> list[int]:
+        """The chosen round of each run."""
+        return [int(c.rounds[p]) for c, p in zip(self.curves, self.places, strict=True)]
+
+
+Criterion = Callable[[Curve], NDArray[np.float64] | None]
+
+
+def choose(curves: Sequence[Curve], others: Sequence[Curve]) -> list[Choice]:
+    """Apply every rule that can be applied.
+
+    Parameters
+    ----------
+    curves : Sequence[Curve]
+        All runs of one method with one set of held-out domains.
+    others : Sequence[Curve]
+        The method's runs with one more domain held out, for leave-one-domain-out validation.
+
+    Returns
+    -------
+    list[Choice]
+        One a rule, in the order of this module's description.
+    """
+    target = curves[0].held_out or curves[0].training
+
+    def validation(curve: Curve) -> NDArray[np.float64] | None:
+        return curve.mean_over(curve.training) if curve.held_out else None
+
+    def leave_one_out(curve: Curve) -> NDArray[np.float64] | None:
+        return _leave_one_out(curve, others)
+
+    def oracle(curve: Curve) -> NDArray[np.float64]:
+        return curve.mean_over(target)
+
+    def oracle_at_last(curve: Curve) -> NDArray[np.float64]:
+        reached = np.full(len(curve.rounds), -np.inf)
+        reached[-1] = oracle(curve)[-1]
+        return reached
+
+    rules: dict[str, Criterion] = {
+        "training-domain validation": validation,
+        "leave-one-domain-out": leave_one_out,
+        "oracle (last)": oracle_at_last,
+        "oracle (best)": oracle,
+    }
+    made = (_choice(rule, curves, criterion) for rule, criterion in rules.items())
+    return [choice for choice in made if choice is not None]
+
+
+def _choice(rule: str, curves: Sequence[Curve], criterion: Criterion) -> Choice | None:
+    """Choose the hyper-parameters with the best mean over seeds, and each run's best round."""
+    best: tuple[float, Choice] | None = None
+    for hyperparameters in dict.fromkeys(curve.hyperparameters for curve in curves):
+        own = sorted(
+            (curve for curve in curves if curve.hyperparameters == hyperparameters),
+            key=lambda curve: curve.seed,
+        )
+        figures = [values for curve in own if (values := criterion(curve)) is not None]
+        if len(figures) < len(own):
+            continue
+        # The first of equal rounds, and of equal hyper-parameters.
+        places = tuple(int(np.argmax(values)) for values in figures)
+        score = float(np.mean([v[p] for v, p in zip(figures, places, strict=True)]))
+        if best is None or score > best[0]:
+            best = score, Choice(rule, tuple(own), places)
+    return None if best is None else best[1]
+
+
+def _leave_one_out(curve: Curve, others: Sequence[Curve]) -> NDArray[np.float64] | None:
+    """Return the mean accuracy on each training domain when it is held out too."""
+    figures = []
+    for domain in curve.training:
+        wanted = tuple(sorted((*curve.held_out, domain)))
+        for other in others:
+            is_same = (other.hyperparameters, other.seed) == (curve.hyperparameters, curve.seed)
+            if is_same and other.held_out == wanted and np.array_equal(other.rounds, curve.rounds):
+                figures.append(other.accuracy[domain])
+                break
+        else:
+            return None
+    values: NDArray[np.float64] = np.mean(figures, axis=0)
+    return values

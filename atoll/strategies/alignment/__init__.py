@@ -1,0 +1,17 @@
+"""Strategies that make a federation generalise to a domain that no client has.
+
+A method is a dataclass with its hyper-parameters and one function, ``penalty(domains)``; see
+:class:`~atoll.strategies.alignment.strategy.AlignmentStrategy`.
+"""
+
+# Names of strategies to where they are: a name is checked before torch is loaded.
+_MODULES = {
+    "regularizers": ("IRM", "VREx", "GradientAlignment", "FedIIR", "IGA", "Fishr", "CORAL", "MMD"),
+    "hessians": ("HGP", "Hutchinson", "CMA"),
+    "reweighting": ("ERM", "GroupDRO", "AFL", "EQRM", "SD", "FedL2R", "Mixup"),
+    "gradients": ("ANDMask", "SANDMask", "MLDG", "Fish"),
+    "updates": ("FedGMA", "FedDGGA"),
+}
+ALIGNMENT_STRATEGIES = {
+    name: f"{__name__}.{module}:{name}" for module, names in _MODULES.items() for name in names
+}

@@ -1,0 +1,101 @@
+"""What can be known to be wrong of a federation before it starts, where its strategy aligns."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from atoll.clients.data.partition import Partition
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.moments.head import try_head
+from atoll.errors import InvalidExperimentError
+from atoll.strategies.alignment.strategy import AlignmentStrategy
+
+logger = logging.getLogger("atoll")
+
+
+def check_federation(
+    strategy: Strategy, model: nn.Module, dataset: ImageDataset, partition: Partition
+) -> None:
+    """Refuse a federation that an alignment strategy cannot do anything with.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any; others than alignment strategies are not looked at.
+    model, dataset, partition
+        Of the federation.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the clients hold too few domains, or the model's head is not what the method needs.
+    """
+    if not isinstance(strategy, AlignmentStrategy):
+        return
+    _check_domains(strategy, domains_held(dataset, partition))
+    if strategy.measures:
+        _check_head(strategy, model, dataset)
+    _warn_of_layers(strategy, model)
+
+
+def domains_held(dataset: ImageDataset, partition: Partition) -> list[str]:
+    """Return the domains of which some client has examples; without any, each client is one."""
+    clients = [client for client in range(len(partition)) if partition.sizes[client]]
+    domains = dataset.train.domains
+    if domains is None:
+        return [f"client {client}" for client in clients]
+    held = np.unique(np.concatenate([domains[partition.indices(client)] for client in clients]))
+    return [dataset.domains[index] for index in held]
+
+
+def _check_domains(strategy: AlignmentStrategy, held: list[str]) -> None:
+    if len(held) < strategy.min_domains:
+        names = ", ".join(map(repr, held)) or "none"
+        raise InvalidExperimentError(
+            f"strategy.name = {type(strategy).__name__!r}: the clients hold {len(held)} domain"
+            f"{'' if len(held) == 1 else 's'} ({names}); expected at least "
+            f"{strategy.min_domains}, one domain alone has nothing to be aligned with"
+        )
+
+
+def _check_head(strategy: AlignmentStrategy, model: nn.Module, dataset: ImageDataset) -> None:
+    name = type(strategy).__name__
+    try:
+        split = try_head(model, dataset.image_shape)
+    except ValueError as error:
+        raise InvalidExperimentError(
+            f"strategy.name = {name!r} with this model: {error}; expected a model that ends in "
+            "its head"
+        ) from error
+    if strategy.needs_linear_head and not split.has_linear_head:
+        raise InvalidExperimentError(
+            f"strategy.name = {name!r}: it has a closed form for a linear head only, and the "
+            f"model's head is a {type(split.head).__name__}; expected a model that ends in one "
+            "Linear layer"
+        )
+
+
+def _warn_of_layers(strategy: AlignmentStrategy, model: nn.Module) -> None:
+    """Warn of layers by which a client's moments depend on more than its examples."""
+    was_training = model.training
+    model.train()
+    training = [module for module in model.modules() if module.training]
+    model.train(was_training)
+    name = type(strategy).__name__
+    if any(getattr(module, "running_mean", None) is not None for module in training):
+        logger.warning(
+            "the model has BatchNorm layers in training mode: an example's moments then depend on "
+            "the others of its batch, and %s is no longer exactly the centralised method (freeze "
+            "them, or use GroupNorm)",
+            name,
+        )
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in training):
+        logger.warning(
+            "the model has Dropout layers: moments and training draw different masks, and %s is "
+            "the centralised method on average only",
+            name,
+        )

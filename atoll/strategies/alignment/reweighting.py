@@ -1,0 +1,198 @@
+"""Methods that weigh the domains' losses: their only statistic is the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from atoll.clients.moments.statistic import Statistic
+from atoll.clients.moments.statistics import Loss, SquaredFeatures, SquaredLogits
+from atoll.strategies.alignment.domains import Domains
+from atoll.strategies.alignment.fields import Fraction, NonNegative, NonNegativeCount, Positive
+from atoll.strategies.alignment.strategy import AlignmentStrategy
+
+BISECTIONS = 60
+
+
+@dataclass(kw_only=True, eq=False)
+class ERM(AlignmentStrategy):
+    """The mean of the domains' losses: FedAvg with domain weights (Vapnik, 1998)."""
+
+    min_domains: ClassVar[int] = 1
+    penalty_weight: NonNegative = 0.0
+
+
+@dataclass(kw_only=True, eq=False)
+class GroupDRO(AlignmentStrategy):
+    """Group distributionally robust optimisation (Sagawa et al., 2020).
+
+    The loss is the sum of q_e L_e; in every round q_e is multiplied by exp(eta L_e).
+
+    Parameters
+    ----------
+    eta : float
+        The step size of q.
+    """
+
+    eta: NonNegative = 1e-2
+
+    def penalty(self, domains: Domains) -> Tensor:
+        """Return the difference of the weighted loss to the mean loss."""
+        losses = domains.moment(Loss())
+        weights = self._updated(self._weights(domains), losses.detach())
+        for name, weight in zip(domains.names, weights, strict=True):
+            self.memory[name] = weight
+        return (weights - domains.weights) @ losses
+
+    def _weights(self, domains: Domains) -> Tensor:
+        """Return q, uniform over domains that are new."""
+        new = torch.tensor(1 / len(domains), dtype=torch.float64)
+        known = torch.stack([self.memory.get(name, new) for name in domains.names])
+        return known / known.sum()
+
+    def _updated(self, weights: Tensor, losses: Tensor) -> Tensor:
+        scaled = weights * torch.exp(self.eta * losses)
+        return scaled / scaled.sum()
+
+
+@dataclass(kw_only=True, eq=False)
+class AFL(GroupDRO):
+    """Agnostic federated learning (Mohri et al., 2019): projected ascent on the weights.
+
+    Parameters
+    ----------
+    eta : float
+        The step size of the weights.
+    """
+
+    def _updated(self, weights: Tensor, losses: Tensor) -> Tensor:
+        return project_to_simplex(weights + self.eta * losses)
+
+
+@dataclass(kw_only=True, eq=False)
+class EQRM(AlignmentStrategy):
+    """The alpha-quantile of the domains' losses (Eastwood et al., 2022), after a burn-in of ERM.
+
+    The quantile is that of a Gaussian kernel density estimate with the bandwidth
+    1.06 std n^(-1/5), and its gradient is the quantile's own (by the implicit function theorem).
+
+    Parameters
+    ----------
+    quantile : float
+        Alpha.
+    """
+
+    anneal_rounds: NonNegativeCount = 2500
+    quantile: Fraction = 0.75
+
+    def penalty(self, domains: Domains) -> Tensor:
+        """Return the difference of the quantile to the mean loss."""
+        losses = domains.moment(Loss())
+        return kernel_quantile(losses, self.quantile) - domains.mean(losses)
+
+
+@dataclass(kw_only=True, eq=False)
+class SD(AlignmentStrategy):
+    """Spectral decoupling (Pezeshki et al., 2021): the mean squared logit, within each client.
+
+    Parameters
+    ----------
+    weight : float
+        Of the mean squared logit.
+    """
+
+    min_domains: ClassVar[int] = 1
+    penalty_weight: NonNegative = 0.0
+    weight: NonNegative = 0.1
+
+    def local_terms(self) -> list[tuple[Statistic, float]]:
+        """See :class:`SD`."""
+        return [(SquaredLogits(), self.weight)]
+
+
+@dataclass(kw_only=True, eq=False)
+class FedL2R(AlignmentStrategy):
+    """The squared norm of features, within each client: FedSR's L2R term (Nguyen et al., 2022).
+
+    FedSR's other term, on a probabilistic representation, is not part of it.
+
+    Parameters
+    ----------
+    weight : float
+        Of the squared norm.
+    """
+
+    min_domains: ClassVar[int] = 1
+    penalty_weight: NonNegative = 0.0
+    weight: NonNegative = 0.01
+
+    def local_terms(self) -> list[tuple[Statistic, float]]:
+        """See :class:`FedL2R`."""
+        return [(SquaredFeatures(), self.weight)]
+
+
+@dataclass(kw_only=True, eq=False)
+class Mixup(AlignmentStrategy):
+    """Mixup of each client's own examples (Zhang et al., 2018).
+
+    Inexact: DomainBed mixes examples of different domains, which clients of one domain cannot.
+
+    Parameters
+    ----------
+    alpha : float
+        Of the Beta distribution that mixing coefficients come from.
+    """
+
+    min_domains: ClassVar[int] = 1
+    penalty_weight: NonNegative = 0.0
+    alpha: Positive = 0.2
+
+    @property
+    def mixup_alpha(self) -> float:
+        """See :class:`Mixup`."""
+        return self.alpha
+
+
+def project_to_simplex(values: Tensor) -> Tensor:
+    """Return the nearest point with non-negative coordinates that sum to 1 (Duchi et al., 2008)."""
+    ordered = torch.sort(values, descending=True).values
+    places = torch.arange(1, len(values) + 1, dtype=values.dtype)
+    shifts = (ordered.cumsum(0) - 1) / places
+    last = int(torch.nonzero(ordered > shifts)[-1])
+    return (values - shifts[last]).clamp_min(0.0)
+
+
+def kernel_quantile(values: Tensor, quantile: float) -> Tensor:
+    """Return the quantile of a Gaussian kernel density estimate of ``values``, differentiable.
+
+    Parameters
+    ----------
+    values : Tensor
+        Shape (n,), n >= 2.
+    quantile : float
+        In (0, 1); the nearest inside at 0 and 1.
+    """
+    wanted = min(max(quantile, 1e-6), 1 - 1e-6)
+    bandwidth = (1.06 * values.std() * len(values) ** -0.2).clamp_min(1e-9)
+    root = _root(values.detach(), float(bandwidth.detach()), wanted)
+    standard = (root - values) / bandwidth
+    cumulative = (0.5 * (1 + torch.erf(standard / math.sqrt(2)))).mean()
+    density = (torch.exp(-standard.square() / 2) / math.sqrt(2 * math.pi) / bandwidth).mean()
+    # At the root a Newton step moves nothing, and its gradient is the quantile's.
+    step: Tensor = (cumulative - wanted) / density.detach().clamp_min(1e-12)
+    return root - step
+
+
+def _root(values: Tensor, bandwidth: float, wanted: float) -> float:
+    low = float(values.min()) - 10 * bandwidth
+    high = float(values.max()) + 10 * bandwidth
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        standard = (middle - values) / bandwidth
+        below = float((0.5 * (1 + torch.erf(standard / math.sqrt(2)))).mean()) < wanted
+        low, high = (middle, high) if below else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,102 @@
+"""The server's optimiser: torch's SGD and Adam on the model's arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.optimizers import SGD, Adam, LocalOptimizer
+
+
+class ServerOptimizer:
+    """Takes one step a round; its state is part of checkpoints.
+
+    Parameters
+    ----------
+    name : str
+        "sgd" or "adam", with the semantics of ``torch.optim`` (Adam: bias correction, betas .9
+        and .999, epsilon 1e-8, weight decay added to the gradient).
+    learning_rate, weight_decay : float
+        Of the optimiser.
+    """
+
+    def __init__(self, name: str, learning_rate: float, weight_decay: float = 0.0) -> None:
+        self._name = name
+        self._learning_rate = learning_rate
+        self._weight_decay = weight_decay
+        self._optimizer = self._fresh()
+
+    def _fresh(self) -> LocalOptimizer:
+        if self._name == "adam":
+            return Adam(self._learning_rate, self._weight_decay)
+        return SGD(self._learning_rate, 0.0, self._weight_decay)
+
+    def reset(self) -> None:
+        """Forget all state, as a new optimiser."""
+        self._optimizer = self._fresh()
+
+    def step(self, arrays: ArrayRecord, gradient: ArrayRecord) -> ArrayRecord:
+        """Return ``arrays`` after a step along the gradient of the same keys.
+
+        Arrays of integers stay as they are.
+        """
+        floats = [key for key, array in arrays.items() if array.dtype.startswith("float")]
+        parameters = [_tensor(arrays, key) for key in floats]
+        gradients = [
+            _tensor(gradient, key).to(parameter.dtype)
+            for key, parameter in zip(floats, parameters, strict=True)
+        ]
+        self._optimizer.step(parameters, gradients)
+        changed = {key: p.numpy() for key, p in zip(floats, parameters, strict=True)}
+        return array_record(
+            {key: to_array(changed[key]) if key in changed else a for key, a in arrays.items()}
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to go on."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._optimizer.load_state_dict(state)
+
+
+def difference(before: ArrayRecord, after: ArrayRecord) -> ArrayRecord:
+    """Return ``before - after``, the direction in which clients moved the model, reversed."""
+    return array_record(
+        {
+            key: to_array(np.asarray(view(array) - view(after[key]), dtype=array.dtype))
+            for key, array in before.items()
+        }
+    )
+
+
+def flat_to_arrays(flat: Tensor, names: list[str], arrays: ArrayRecord) -> ArrayRecord:
+    """Return a flat gradient under the keys of ``arrays``; what it has no part for is 0.
+
+    Parameters
+    ----------
+    flat : Tensor
+        The gradient by the parameters called ``names``, one after another.
+    """
+    sizes = [int(np.prod(arrays[name].shape)) for name in names]
+    parts = dict(zip(names, torch.split(flat, sizes), strict=True))
+    return array_record(
+        {
+            key: to_array(
+                parts[key].reshape(array.shape).numpy().astype(array.dtype)
+                if key in parts
+                else np.zeros(array.shape, array.dtype)
+            )
+            for key, array in arrays.items()
+        }
+    )
+
+
+def _tensor(arrays: ArrayRecord, key: str) -> Tensor:
+    return torch.from_numpy(np.array(view(arrays[key])))

@@ -1,0 +1,68 @@
+"""FedGMA and FedDG-GA against their formulas, on the clients' own replies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import centralised as c
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord
+from small_federation import LAYOUTS, SmallFederation, make_federation, values
+
+from atoll.clients.settings import ClientSettings
+from atoll.platform.aggregation import aggregation_of
+from atoll.strategies import build_strategy
+
+STEPS = ClientSettings(learning_rate=0.3, batch_size=4, epochs=2)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> SmallFederation:
+    return make_federation(tmp_path, LAYOUTS["one client a domain"], client=STEPS)
+
+
+def test_updates_are_masked_by_the_agreement_of_their_signs(federation: SmallFederation) -> None:
+    strategy = build_strategy("FedGMA", {"tau": 0.8, "step_size": 0.5})
+    messages = list(strategy.configure_train(1, federation.arrays, ConfigRecord(), federation.grid))
+    replies = federation.grid.send_and_receive(messages)
+    after, _ = strategy.aggregate_train(1, replies)
+    assert after is not None
+    for key, before in values(federation.arrays).items():
+        updates = [r.content["arrays"][key].numpy() - before for r in replies]
+        agreement = np.abs(np.mean(np.sign(updates), axis=0))
+        mask = np.where(agreement >= 0.8, 1.0, agreement)
+        # Domains count the same, and each is one client.
+        expected = before + 0.5 * mask * np.mean(updates, axis=0)
+        np.testing.assert_allclose(after[key].numpy(), expected, atol=1e-12)
+        assert agreement.min() < 1.0
+    assert not aggregation_of(strategy).sum_replies
+    assert aggregation_of(build_strategy("VREx", {})).sum_replies
+
+
+def test_clients_with_a_larger_gap_count_more(federation: SmallFederation) -> None:
+    strategy = build_strategy("FedDGGA", {"step_size": 0.2})
+    first, metrics = federation.round(strategy)
+    equal, _ = federation.round(build_strategy("ERM", {}))
+    for key, value in values(equal).items():
+        np.testing.assert_allclose(values(first)[key], value, atol=1e-12)
+    assert metrics["sums_suffice"] == 0.0
+    local = dict(strategy._losses_after)  # type: ignore[attr-defined]
+    messages = list(strategy.configure_train(2, first, ConfigRecord(), federation.grid))
+    weights = dict(strategy._client_weights)  # type: ignore[attr-defined]
+    for key, value in values(first).items():
+        module, _, name = key.rpartition(".")
+        parameter = federation.model.get_submodule(module).get_parameter(name)
+        parameter.data.copy_(parameter.new_tensor(value))
+    order = ("photo", "art", "sketch")
+    losses = [float(c.Domain(federation.model, *federation.data[d]).loss.detach()) for d in order]
+    gaps = np.array([loss - local[node] for node, loss in enumerate(losses, 1)])
+    moved = 1 / 3 + 0.2 * (gaps - gaps.mean()) / np.abs(gaps - gaps.mean()).max()
+    moved = np.clip(moved, 0, 1)
+    np.testing.assert_allclose([weights[n] for n in (1, 2, 3)], moved / moved.sum(), atol=1e-9)
+    replies = federation.grid.send_and_receive(messages)
+    trained = [r.content["arrays"]["head.bias"].numpy() for r in replies]
+    after, _ = strategy.aggregate_train(2, replies)
+    assert after is not None
+    expected = np.average(trained, axis=0, weights=moved)
+    np.testing.assert_allclose(after["head.bias"].numpy(), expected, atol=1e-9)
