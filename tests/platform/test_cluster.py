@@ -1,0 +1,51 @@
+"""Workers on a cluster of two nodes: as many as its CPUs and GPUs allow, on each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROBE = Path(__file__).with_name("cluster_probe.py")
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONPATH": str(PROBE.parents[2])}
+    environment.pop("RAY_ADDRESS", None)
+    done = subprocess.run(
+        [sys.executable, str(PROBE)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, done.stdout + done.stderr
+    return dict(json.loads(lines[0].removeprefix("FOUND ")))
+
+
+def test_every_cpu_of_every_node_has_a_worker(found: dict[str, Any]) -> None:
+    assert found["cpus"]["workers"] == 5
+    assert len({place["pid"] for place in found["cpus"]["places"]}) == 5
+    assert len({place["node"] for place in found["cpus"]["places"]}) == 2
+
+
+def test_workers_share_gpus_by_fractions(found: dict[str, Any]) -> None:
+    assert found["gpus"]["workers"] == 4
+    seen = {(place["node"], place["pid"]): place["gpus"] for place in found["gpus"]["places"]}
+    assert len(seen) == 4
+    assert set(seen.values()) == {"0"}
+    assert len({node for node, _ in seen}) == 2
+
+
+def test_a_worker_never_spans_nodes(found: dict[str, Any]) -> None:
+    assert found["large"]["workers"] == 2
+    assert "ray.cpus_per_worker = 4" in found["refused"]
+    assert "2 CPU, 1 GPU; 3 CPU, 1 GPU" in found["refused"]
