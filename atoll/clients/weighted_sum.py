@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ Structure = tuple[tuple[str, tuple[int, ...], str], ...]
 BLOCK = 1 << 15
 
 
+@lru_cache(maxsize=64)
 def averaged_dtype(dtype: str) -> str:
     """Return the dtype that Flower's weighted mean gives arrays of ``dtype``: floats keep theirs.
 

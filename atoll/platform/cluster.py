@@ -23,6 +23,7 @@ SYSTEM_CONFIG = {
     "max_direct_call_object_size": 1 << 20,
     "task_rpc_inlined_bytes_limit": 1 << 27,
     "enable_metrics_collection": False,
+    "free_objects_batch_size": 1,
 }
 
 

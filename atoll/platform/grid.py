@@ -206,7 +206,8 @@ class RayGrid(Grid):
             outgoing.share(chunks),
             chunks,
             self._suspects,
-            self._chunk_seconds.get(outgoing.kind),
+            # Large sums come one at a time, or a job's reply would be of many.
+            None if outgoing.is_large else self._chunk_seconds.get(outgoing.kind),
             lambda ended: self.on_progress(outgoing.kind, ended, len(requests)),
         )
         self.pool.run(cohort, timeout)

@@ -23,6 +23,8 @@ from atoll.platform.exchange import Chunk, Envelope
 MAX_CHUNK = 16
 # Where a chunk's clients train at once, a larger one has less to send for each of them.
 MAX_CHUNK_TOGETHER = 64
+# Chunks of so many clients may differ by one.
+UNEVEN = 8
 # From this size on, a chunk's sum costs more to move than uneven chunks cost in waiting.
 LARGE_CONTENT = 4_000_000
 # Up to this size a content is sent along with each job.
@@ -94,6 +96,11 @@ class Outgoing:
         sizes = [self.contents[envelope.content].array_bytes for envelope in self.envelopes]
         return sum(sizes[envelope] for envelope in self._envelope_of)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether a chunk's sum is of megabytes."""
+        return max(content.array_bytes for content in self.contents) >= LARGE_CONTENT
+
     def server_round(self) -> int | None:
         """Return the round that the first message's config names, if it does."""
         for record in self.requests[0].content.values():
@@ -145,16 +152,19 @@ class Outgoing:
         ]
 
     def _ends(self, together: bool) -> list[int]:
-        """Return where chunks end: they are equal to one client, and a multiple of eight.
+        """Return where chunks end: an even number of chunks, short ones equally long if they can.
 
         So few workers share them evenly. Small chunks balance best; a large model's sums are
         worth fewer, larger ones, and so are clients that train at once.
         """
         clients = len(self._nodes)
-        is_large = max(content.array_bytes for content in self.contents) >= LARGE_CONTENT
-        fewest = 8 if is_large else 16 if together else 32
+        fewest = 8 if self.is_large else 16 if together else 32
         longest = MAX_CHUNK_TOGETHER if together else MAX_CHUNK
-        count = max(fewest, 8 * -(-clients // (8 * longest)))
+        fewest = max(fewest, 2 * -(-clients // (2 * longest)))
+        count = fewest
+        if clients < UNEVEN * fewest:
+            equal = (n for n in range(fewest, 2 * fewest, 2) if clients % n == 0)
+            count = next(equal, fewest)
         return [clients * (index + 1) // count for index in range(count)]
 
     def share(self, chunks: list[Chunk]) -> list[Any]:

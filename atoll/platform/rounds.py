@@ -6,6 +6,7 @@ a strategy cannot tell the difference.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
@@ -166,6 +167,10 @@ class _RoundLoop:
             self._evaluate_on_server(0, arrays, evaluate_fn)
         previous = self._grid.on_outcomes
         self._grid.on_outcomes = self._collect
+        # A round makes objects by the thousand, and each full collection would look at all that
+        # has been loaded; what there is now is given back to the collector afterwards.
+        is_frozen = gc.get_freeze_count() > 0
+        gc.freeze()
         try:
             for server_round in range(first_round, self._num_rounds + 1):
                 started = time.perf_counter()
@@ -180,6 +185,8 @@ class _RoundLoop:
             self._save_pending()
             raise
         finally:
+            if not is_frozen:
+                gc.unfreeze()
             self._grid.on_outcomes = previous
             self._grid.server_round = None
         self._result.arrays = arrays
