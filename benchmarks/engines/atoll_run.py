@@ -19,6 +19,7 @@ rounds = 1
 dataset = "{dataset}"
 clients = {clients}
 examples_per_client = {examples}
+test_examples = 1  # the other engine does not evaluate
 partition = {{name = "iid"}}
 [model]
 name = "{model}"
