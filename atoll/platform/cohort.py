@@ -37,6 +37,9 @@ class Cohort:
         Nodes that have killed workers before; they are run alone from the start.
     chunk_seconds : float or None
         How long a chunk took in earlier exchanges.
+    one_at_a_time : bool
+        Whether every chunk is a job, given to a worker that is free: replies are so large that
+        the driver should not hold many.
     on_progress : callable
         Called with the number of clients that have ended.
     """
@@ -48,12 +51,15 @@ class Cohort:
         chunks: list[Chunk],
         suspects: set[int],
         chunk_seconds: float | None = None,
+        *,
+        one_at_a_time: bool = False,
         on_progress: Callable[[int], None] = lambda ended: None,
     ) -> None:
         self._exchange = exchange
         self._contents = contents
         self._suspects = suspects
-        self._chunk_seconds = chunk_seconds
+        self._chunk_seconds = None if one_at_a_time else chunk_seconds
+        self._one_at_a_time = one_at_a_time
         self._on_progress = on_progress
         self._chunks = chunks
         self._queue: deque[Chunk] = deque()
@@ -93,8 +99,8 @@ class Cohort:
 
     @property
     def waiting(self) -> int:
-        """How many chunks have not been started."""
-        return len(self._queue)
+        """How many chunks have not been started, and may be given to workers ahead."""
+        return 0 if self._one_at_a_time else len(self._queue)
 
     def put_back(self, job: Job) -> None:
         """Take back a job's chunks; nothing speaks against them."""

@@ -206,9 +206,9 @@ class RayGrid(Grid):
             outgoing.share(chunks),
             chunks,
             self._suspects,
-            # Large sums come one at a time, or a job's reply would be of many.
-            None if outgoing.is_large else self._chunk_seconds.get(outgoing.kind),
-            lambda ended: self.on_progress(outgoing.kind, ended, len(requests)),
+            self._chunk_seconds.get(outgoing.kind),
+            one_at_a_time=outgoing.is_large,
+            on_progress=lambda ended: self.on_progress(outgoing.kind, ended, len(requests)),
         )
         self.pool.run(cohort, timeout)
         if cohort.chunk_seconds is not None:

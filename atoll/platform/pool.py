@@ -57,7 +57,7 @@ class JobSource(Protocol):
 
     @property
     def waiting(self) -> int:
-        """About how many jobs there are that have not been started."""
+        """About how many jobs may be given to workers that are not free yet."""
 
     def next_job(self, workers: int) -> Job | None:
         """Return the next job to start, or None if there is none now."""

@@ -1,0 +1,324 @@
+"""The clients of a process: local training and evaluation on partitions of a real data set.
+
+What is costly to make (the mapped data, the model) is made once a process and kept from message
+to message.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atoll.clients.data.augmentation import augment
+from atoll.clients.data.partition import Partition
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.evaluation import evaluate
+from atoll.clients.messages import (
+    answer,
+    arrays_of,
+    config_of,
+    partition_of,
+    proximal_mu_of,
+    round_of,
+)
+from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.models.build import build_model
+from atoll.clients.moments.client import AlignedClient
+from atoll.clients.moments.examples import DomainExamples
+from atoll.clients.moments.head import SplitModel
+from atoll.clients.moments.messages import MomentsQuery, TrainingTerms
+from atoll.clients.schedules import learning_rate_at
+from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.summed_training import SummedTraining
+from atoll.clients.training import TrainingResult, train
+from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.clients.weighted_sum import WeightedSum
+from atoll.randomness import derive_seed, seed_everything
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """What every client of a federation needs to know; small, and the same for all.
+
+    Attributes
+    ----------
+    dataset, partition : Path
+        Folders of the data set and of its partition, readable where clients run.
+    model, client : ModelSettings, ClientSettings
+        ``[model]`` and ``[client]``.
+    num_rounds : int
+        For learning-rate schedules.
+    seed : int
+        The run's seed.
+    client_test_fraction : float
+        The share of a client's examples that it evaluates on.
+    device : str
+        "cpu" or "cuda".
+    """
+
+    dataset: Path
+    partition: Path
+    model: ModelSettings
+    client: ClientSettings
+    num_rounds: int
+    seed: int
+    client_test_fraction: float = 0.0
+    device: str = "cpu"
+
+
+class LocalClients:
+    """The process's clients: one mapped data set, one model, used by each in turn."""
+
+    def __init__(self, spec: ClientSpec) -> None:
+        self._spec = spec
+        self._kept: tuple[tuple[int, int | None, int | None], DomainExamples] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return clients_of, (self._spec,)
+
+    @cached_property
+    def _dataset(self) -> ImageDataset:
+        return ImageDataset(self._spec.dataset)
+
+    @cached_property
+    def _partition(self) -> Partition:
+        return Partition(self._spec.partition)
+
+    @cached_property
+    def _model(self) -> torch.nn.Module:
+        dataset = self._dataset
+        model = build_model(self._spec.model, dataset.image_shape, len(dataset.classes), 0)
+        return model.to(self._spec.device)
+
+    @cached_property
+    def _arrays(self) -> ModelArrays:
+        return ModelArrays(self._model)
+
+    @cached_property
+    def _vectorized(self) -> VectorizedTrainer:
+        return VectorizedTrainer(self._model, self._spec.client)
+
+    @cached_property
+    def _aligned(self) -> AlignedClient:
+        return AlignedClient(SplitModel(self._model), self._spec.client)
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """Why clients cannot train together, or None if they can."""
+        return obstacle_to_vectorizing(self._model, self._dataset.image_shape)
+
+    def _training_part(self, partition: int) -> NDArray[np.int64]:
+        spec = self._spec
+        return self._partition.split(partition, spec.client_test_fraction, spec.seed)[0]
+
+    def _examples(
+        self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
+    ) -> tuple[Tensor, Tensor]:
+        """Return the partitions' examples one after another, varied as in all of the round."""
+        dataset, device = self._dataset, self._spec.device
+        chosen = np.concatenate(parts)
+        pixels = dataset.train.images[chosen]
+        if dataset.augmentation != "none":
+            start = 0
+            for partition, part in zip(partitions, parts, strict=True):
+                own = slice(start, start := start + len(part))
+                seed = self._seed(config, "augmentation", partition)
+                pixels[own] = augment(pixels[own], dataset.augmentation, seed)
+        images = to_tensor(pixels, dataset.mean, dataset.std)
+        return images.to(device), torch.from_numpy(dataset.train.labels[chosen]).to(device)
+
+    def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
+        return derive_seed(self._spec.seed, round_of(config), phase, partition)
+
+    def _learning_rate(self, config: ConfigRecord) -> float:
+        given = config.get("learning-rate")
+        if given is not None:
+            return float(given)  # type: ignore[arg-type]
+        return learning_rate_at(self._spec.client, round_of(config), self._spec.num_rounds)
+
+    def train(self, message: Message, context: Context) -> Message:
+        """Answer a training message."""
+        partition = partition_of(context)
+        self._arrays.load(arrays_of(message))
+        terms = TrainingTerms.from_records(message.content)
+        if terms is not None:
+            return self._train_aligned(message, partition, terms)
+        result = self._train_partition(config_of(message), partition)
+        return answer(message, self._arrays.read(), result)
+
+    def sum_in_turn(
+        self, message: Message, partitions: list[int]
+    ) -> tuple[SummedTraining, list[float]]:
+        """Train the clients of these partitions one after another; return their sum."""
+        config = config_of(message)
+        self._arrays.load(arrays_of(message))
+        start = self._arrays.snapshot()
+        summed, seconds = SummedTraining(WeightedSum(), []), []
+        for partition in partitions:
+            began = time.perf_counter()
+            self._arrays.restore(start)
+            result = self._train_partition(config, partition)
+            summed.total.add_values(self._arrays.values(), result.examples)
+            summed.results.append(result)
+            seconds.append(time.perf_counter() - began)
+        return summed, seconds
+
+    def _train_partition(self, config: ConfigRecord, partition: int) -> TrainingResult:
+        seed = self._seed(config, "train", partition)
+        # Dropout draws from the global generator; stock Flower does not seed it for us.
+        seed_everything(seed)
+        images, labels = self._examples([partition], [self._training_part(partition)], config)
+        return train(
+            self._model,
+            images,
+            labels,
+            self._spec.client,
+            learning_rate=self._learning_rate(config),
+            generator=torch.Generator().manual_seed(seed),
+            proximal_mu=proximal_mu_of(config),
+        )
+
+    def _train_aligned(self, message: Message, partition: int, terms: TrainingTerms) -> Message:
+        """Answer the training message of a strategy that aligns domains."""
+        config = config_of(message)
+        seed = self._seed(config, "train", partition)
+        seed_everything(seed)
+        result = self._aligned.train(
+            self._domain_examples(partition, config, terms.examples),
+            terms,
+            learning_rate=self._learning_rate(config),
+            seed=seed,
+            proximal_mu=proximal_mu_of(config),
+        )
+        if result.gradient is None:
+            arrays = self._arrays.read()
+        else:
+            arrays = self._arrays.read_gradient(result.gradient)
+        reply = answer(message, arrays, result.training)
+        reply.content.metric_records["metrics"].update(result.metrics)
+        return reply
+
+    def answer_query(self, message: Message, context: Context) -> Message:
+        """Answer a query for moments; see :mod:`atoll.clients.moments`."""
+        partition = partition_of(context)
+        seed_everything(self._seed(config_of(message), "train", partition))
+        self._arrays.load(arrays_of(message))
+        query = MomentsQuery.from_records(message.content)
+        examples = self._domain_examples(partition, config_of(message), query.examples)
+        return Message(self._aligned.measure(examples, query).records(), reply_to=message)
+
+    def _domain_examples(
+        self, partition: int, config: ConfigRecord, limit: int | None
+    ) -> DomainExamples:
+        """Return what the client uses in a round: the same, whichever message asks.
+
+        A round has several messages to a client, so the last client's examples are kept.
+        """
+        key = (partition, limit, None if limit is None else round_of(config))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._load_domain_examples(partition, config, limit)
+        return self._kept[1]
+
+    def _load_domain_examples(
+        self, partition: int, config: ConfigRecord, limit: int | None
+    ) -> DomainExamples:
+        chosen = self._training_part(partition)
+        if limit is not None and limit < len(chosen):
+            generator = np.random.default_rng(self._seed(config, "round examples", partition))
+            chosen = np.sort(generator.choice(chosen, limit, replace=False))
+        images, labels = self._examples([partition], [chosen], config)
+        domains, names = self._domains(chosen, partition)
+        return DomainExamples(images, labels, domains.to(self._spec.device), names)
+
+    def _domains(self, chosen: NDArray[np.int64], partition: int) -> tuple[Tensor, list[str]]:
+        """Return the domain of each example; without domains, a client is one of its own."""
+        given = self._dataset.train.domains
+        if given is None:
+            return torch.zeros(len(chosen), dtype=torch.int64), [f"client {partition}"]
+        held, places = np.unique(given[chosen], return_inverse=True)
+        return torch.from_numpy(places), [self._dataset.domains[index] for index in held]
+
+    def evaluate(self, message: Message, context: Context) -> Message:
+        """Answer an evaluation message: on the client's held-out examples, or on all it has."""
+        partition = partition_of(context)
+        self._arrays.load(arrays_of(message))
+        spec = self._spec
+        train_part, test_part = self._partition.split(
+            partition, spec.client_test_fraction, spec.seed
+        )
+        chosen = test_part if len(test_part) else train_part
+        done = evaluate(self._model, self._dataset, self._dataset.train, chosen, spec.device)
+        metrics = MetricRecord(
+            {"num-examples": done.examples, "loss": done.loss, "accuracy": done.accuracy}
+        )
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
+        """Answer several training messages, those that ask for the same at once."""
+        alike: dict[tuple[object, ...], list[int]] = {}
+        answers: dict[int, Message] = {}
+        for place, message in enumerate(messages):
+            if TrainingTerms.are_in(message.content):
+                # Domains, weights and moments differ from client to client.
+                answers[place] = self.train(message, contexts[place])
+            else:
+                alike.setdefault(self._asked_for(message), []).append(place)
+        for places in alike.values():
+            partitions = [partition_of(contexts[place]) for place in places]
+            results = self._train_partitions(messages[places[0]], partitions)
+            for place, (arrays, result) in zip(places, results, strict=True):
+                answers[place] = answer(messages[place], arrays, result)
+        return [answers[place] for place in range(len(messages))]
+
+    def _asked_for(self, message: Message) -> tuple[object, ...]:
+        """Return all of a message that training depends on; arrays by identity."""
+        config = config_of(message)
+        arrays = tuple(map(id, arrays_of(message).values()))
+        return (round_of(config), self._learning_rate(config), proximal_mu_of(config), *arrays)
+
+    def _train_partitions(
+        self, message: Message, partitions: list[int]
+    ) -> list[tuple[ArrayRecord, TrainingResult]]:
+        return self._vectorized.train(**self._training(message, partitions))
+
+    def sum_at_once(
+        self, message: Message, partitions: list[int]
+    ) -> tuple[SummedTraining, list[float]]:
+        """Train the clients of these partitions together; return their sum."""
+        began = time.perf_counter()
+        summed = self._vectorized.train_and_sum(**self._training(message, partitions))
+        share = (time.perf_counter() - began) / len(partitions)
+        return summed, [share] * len(partitions)
+
+    def _training(self, message: Message, partitions: list[int]) -> dict[str, Any]:
+        """Return what the trainer needs for these partitions, with the model loaded."""
+        config = config_of(message)
+        seeds = [self._seed(config, "train", partition) for partition in partitions]
+        seed_everything(seeds[0])
+        self._arrays.load(arrays_of(message))
+        parts = [self._training_part(partition) for partition in partitions]
+        images, labels = self._examples(partitions, parts, config)
+        return {
+            "images": images,
+            "labels": labels,
+            "counts": [len(part) for part in parts],
+            "learning_rate": self._learning_rate(config),
+            "generators": [torch.Generator().manual_seed(seed) for seed in seeds],
+            "proximal_mu": proximal_mu_of(config),
+        }
+
+
+@lru_cache(maxsize=4)
+def clients_of(spec: ClientSpec) -> LocalClients:
+    """Return the process's clients of a federation, however often its app is unpickled."""
+    return LocalClients(spec)
