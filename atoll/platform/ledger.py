@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atoll.errors import RunDirectoryError
@@ -186,6 +187,14 @@ class Ledger:
         """Write all rows that are not in the files yet."""
         self._rounds.flush()
         self._clients.flush()
+
+    def count_errors(self) -> int:
+        """Return how many rows of the clients' table, as it is on disk, are errors."""
+        path = self.directory / CLIENTS
+        if not path.exists():
+            return 0
+        status = pq.read_table(path, columns=["status"]).column("status")
+        return int(pc.sum(pc.equal(status, "error")).as_py() or 0)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""

@@ -123,15 +123,16 @@ class Session:
         """Write the result and the report, and tell every observer."""
         from atoll.platform.report import write_report
 
+        self.ledger.flush()
         result = {
             "status": "finished",
             "rounds": 0 if self._last is None else self._last.server_round,
             "metrics": self.final_metrics(),
             "wall_seconds": time.perf_counter() - self._started,
+            "errors": self.ledger.count_errors(),
             "parameters_sha256": parameters_sha256(arrays),
             **more,
         }
-        self.ledger.flush()
         self.ledger.write_result(result)
         result["report"] = str(write_report(self.directory))
         for observer in self._observers:

@@ -98,6 +98,7 @@ def test_a_client_whose_training_gives_nan_is_found_and_the_others_count(
     assert len(rows) == 6
     assert len(bad) == 1
     assert bad[0]["domain"] == "domain-4"
+    assert result.summary["errors"] == 1
     assert bad[0]["reason"].startswith("NaN or infinite values in 'layer.")
     for array in result.arrays.values():
         assert np.isfinite(array.numpy()).all()
