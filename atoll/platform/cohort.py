@@ -100,7 +100,9 @@ class Cohort:
     @property
     def waiting(self) -> int:
         """How many chunks have not been started, and may be given to workers ahead."""
-        return 0 if self._one_at_a_time else len(self._queue)
+        if self._one_at_a_time or not self._queue or not self._is_plain(self._queue[0]):
+            return 0
+        return len(self._queue)
 
     def put_back(self, job: Job) -> None:
         """Take back a job's chunks; nothing speaks against them."""
@@ -111,7 +113,8 @@ class Cohort:
         if not self._queue:
             return None
         chunks = [self._queue.popleft()]
-        if self._is_plain(chunks[0]):
+        is_plain = self._is_plain(chunks[0])
+        if is_plain:
             limit = len(self._queue) // (2 * workers)
             if self._chunk_seconds is not None:
                 limit = min(limit, int(SECONDS_A_JOB / max(self._chunk_seconds, 1e-6)))
@@ -134,6 +137,7 @@ class Cohort:
             ),
             payload=chunks,
             seconds=None if timeout is None else timeout * clients + GRACE_SECONDS,
+            alone=not is_plain,
         )
 
     def _is_plain(self, chunk: Chunk) -> bool:

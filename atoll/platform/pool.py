@@ -40,12 +40,15 @@ class Job:
         What the source needs to recognise the job.
     seconds : float or None
         How long the job may take before its worker is killed.
+    alone : bool
+        Whether no other job may wait behind it: if its worker dies, it was this one.
     """
 
     method: str
     arguments: tuple[Any, ...]
     payload: Any
     seconds: float | None = None
+    alone: bool = False
 
 
 class JobSource(Protocol):
@@ -171,9 +174,11 @@ class WorkerPool:
                 return
             self._give(self._idle.pop(), job)
         # A job ahead spares a worker the wait for the driver; one that has a time limit must
-        # start when it is given, and the last jobs are for whoever is free first.
+        # start when it is given, and the last jobs are for whoever is free first. A worker that
+        # dies with a second job may not have sent the result of the first, which is then blamed.
         for worker in self._busy():
-            if len(worker.jobs) == 1 and self._running[worker.jobs[0]].job.seconds is None:
+            first = self._running[worker.jobs[0]].job
+            if len(worker.jobs) == 1 and first.seconds is None and not first.alone:
                 job = source.next_job(self.size) if source.waiting >= self.size else None
                 if job is not None:
                     self._give(worker, job)

@@ -169,3 +169,17 @@ def test_every_client_failing_leaves_the_model_as_it_was() -> None:
     final, errors, _ = run({"fault": "raise", "nodes": list(range(1, NODES + 1))}, rounds=1)
     assert len(errors) == NODES
     assert parameters_sha256(final) == parameters_sha256(arrays())
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_a_client_that_kills_is_told_from_those_before_it(chunk_size: int) -> None:
+    """Workers have a job ahead: the death must be laid to the job that was running."""
+    config = ConfigRecord({"fault": "kill", "nodes": [20, 41]})
+    with RayGrid(app, 60, workers=2, chunk_size=chunk_size, seed=1) as grid:
+        failed: list[tuple[int, str | None]] = []
+        grid.on_outcomes = lambda kind, number, outcomes: failed.extend(
+            (o.node_id, o.reason) for o in outcomes if o.status == "error"
+        )
+        messages = FedAvg(fraction_evaluate=0.0).configure_train(1, arrays(), config, grid)
+        grid.send_and_receive(messages)
+    assert failed == [(node, "the client killed its worker 2 times") for node in (20, 41)]
