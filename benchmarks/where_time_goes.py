@@ -27,7 +27,6 @@ from benchmarks.workloads import WORKLOADS, data_of, spec_of
 
 WORKERS = 2
 STEPS = {
-    "python and numpy": "import numpy",
     "ray.init, nothing else running": "import ray; ray.init(address='local', "
     "include_dashboard=False, logging_level='ERROR')",
     "import torch": "import torch",
@@ -92,9 +91,11 @@ def profile_start() -> None:
     for name, code in STEPS.items():
         seconds = []
         for _ in range(3):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            seconds.append(time.perf_counter() - started)
+            timed = f"import time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"
+            done = subprocess.run(
+                [sys.executable, "-c", timed], check=True, capture_output=True, text=True
+            )
+            seconds.append(float(done.stdout.splitlines()[-1]))
         print(f"{name}: {median(seconds):.2f} s")
 
 
