@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from atoll.clients.losses import losses_of
 from atoll.clients.settings import ClientSettings
 from atoll.clients.summed_training import SummedTraining, add_stacked, zero_sum
-from atoll.clients.training import TrainingResult
+from atoll.clients.training import TrainingResult, gradients_of
 
 # Examples a pass: more fill the matrix units no better, and their activations leave the cache.
 EXAMPLES_A_PASS = 320
@@ -90,17 +90,13 @@ def _weighted_gradient(
     weights: Tensor,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the gradient of the weighted sum of the chosen examples' losses, and each loss."""
-    gradients = {key: torch.zeros_like(p, requires_grad=False) for key, p in parameters.items()}
+    gradients = {key: torch.zeros_like(p) for key, p in parameters.items()}
     losses = []
     for start in range(0, len(chosen), EXAMPLES_A_PASS):
         part = chosen[start : start + EXAMPLES_A_PASS]
         each = losses_of(model(images[part]), labels[part])
-        found = torch.autograd.grad(
-            each @ weights[start : start + EXAMPLES_A_PASS],
-            list(parameters.values()),
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        loss = each @ weights[start : start + EXAMPLES_A_PASS]
+        found = gradients_of(loss, list(parameters.values()))
         torch._foreach_add_(list(gradients.values()), list(found))
         losses.append(each.detach())
     return gradients, torch.cat(losses) if losses else images.new_empty(0)

@@ -24,7 +24,7 @@ from atoll.clients.losses import losses_of
 from atoll.clients.settings import ClientSettings
 from atoll.clients.stacked_layers import Forward, stacked_linear_layers
 from atoll.clients.summed_training import SummedTraining, add_stacked, zero_sum
-from atoll.clients.training import TrainingResult, UpdateRule, batches
+from atoll.clients.training import TrainingResult, UpdateRule, batches, gradients_of
 
 # Stacked parameters up to this size stay in a processor's cache between a step's passes.
 CACHED_BYTES = 8 << 20
@@ -248,9 +248,7 @@ class VectorizedTrainer:
             losses = losses_of(logits.flatten(0, 1), wanted.flatten())
             sums = _sum_of_first(losses.view_as(wanted), lengths)
             sizes = lengths.to(sums.device)
-            gradients = torch.autograd.grad(
-                (sums / sizes).sum(), leaves, allow_unused=True, materialize_grads=True
-            )
+            gradients = gradients_of((sums / sizes).sum(), leaves)
             with torch.no_grad():
                 update.apply(gradients)
                 totals[: len(active)] += sums.detach()

@@ -224,7 +224,7 @@ class ClientRunner:
         Nothing is kept if a client fails or the sum is not what was asked for: with replies, it
         is found which client that was.
         """
-        if chunk_sum is None or chunk.isolated:
+        if chunk_sum is None or chunk.isolated or not hasattr(self._app, "can_sum"):
             return False
         request = self._request(exchange, chunk, 0)
         if not self._can_sum_in_app(exchange, chunk, request, at_once=at_once):
@@ -255,8 +255,7 @@ class ClientRunner:
     def _can_sum_in_app(
         self, exchange: Exchange, chunk: Chunk, request: Message, *, at_once: bool
     ) -> bool:
-        can_sum = getattr(self._app, "can_sum", None)
-        if can_sum is None or can_sum(request) is not None or chunk.states:
+        if self._app.can_sum(request) is not None or chunk.states:  # type: ignore[attr-defined]
             return False
         is_one_message = len(set(chunk.envelopes)) == 1
         message_type = exchange.envelopes[chunk.envelopes[0]].message_type
