@@ -45,6 +45,9 @@ from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.clients.weighted_sum import WeightedSum
 from atoll.randomness import derive_seed, seed_everything
 
+# What a process keeps of the examples of clients that are measured before they train, at most.
+KEPT_BYTES = 256 * 2**20
+
 
 @dataclass(frozen=True)
 class ClientSpec:
@@ -81,7 +84,7 @@ class LocalClients:
 
     def __init__(self, spec: ClientSpec) -> None:
         self._spec = spec
-        self._kept: tuple[tuple[int, int | None, int | None], DomainExamples] | None = None
+        self._kept: dict[tuple[int, int | None, int | None], DomainExamples] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return clients_of, (self._spec,)
@@ -222,12 +225,18 @@ class LocalClients:
     ) -> DomainExamples:
         """Return what the client uses in a round: the same, whichever message asks.
 
-        A round has several messages to a client, so the last client's examples are kept.
+        A round has several messages to a client, so its examples are kept, if there is room.
         """
-        key = (partition, limit, None if limit is None else round_of(config))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, self._load_domain_examples(partition, config, limit)
-        return self._kept[1]
+        drawn_in = None if limit is None else round_of(config)
+        key = (partition, limit, drawn_in)
+        if key not in self._kept:
+            loaded = self._load_domain_examples(partition, config, limit)
+            self._kept = {k: kept for k, kept in self._kept.items() if k[2] == drawn_in}
+            room = KEPT_BYTES - loaded.nbytes
+            while self._kept and sum(kept.nbytes for kept in self._kept.values()) > room:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = loaded
+        return self._kept[key]
 
     def _load_domain_examples(
         self, partition: int, config: ConfigRecord, limit: int | None

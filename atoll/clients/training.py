@@ -6,7 +6,7 @@ from a tensor before the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,8 @@ class TrainingResult:
 
 # Takes the indices of a batch's examples; returns the loss to descend and the mean cross-entropy.
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+# The same two of a batch, and its number of examples.
+BatchLoss = tuple[Tensor, Tensor, int]
 
 
 def batches(count: int, settings: ClientSettings, generator: torch.Generator) -> Iterator[Tensor]:
@@ -134,29 +136,27 @@ def cross_entropy_objective(model: nn.Module, images: Tensor, labels: Tensor) ->
 
 
 def full_gradient(
-    objective: Objective, parameters: Sequence[Tensor], examples: int, batch_size: int
+    losses: Iterable[BatchLoss], parameters: Sequence[Tensor], examples: int
 ) -> tuple[list[Tensor], float]:
     """Return an objective's gradient over all examples, and the mean cross-entropy.
 
     Parameters
     ----------
-    objective : Objective
-        Its loss over all examples is the weighted mean of that of batches.
+    losses : Iterable[BatchLoss]
+        The objective on the batches that the examples are cut into; the loss over all is their
+        weighted mean. How they are cut changes nothing but the order of additions.
+    parameters : Sequence[Tensor]
+        What to differentiate by.
     examples : int
         How many there are; with none, the gradient is zero.
-    batch_size : int
-        How many are held in memory at once; it changes nothing but the order of additions.
     """
     total = [torch.zeros_like(parameter) for parameter in parameters]
-    mean = 0.0
-    for chosen in torch.split(torch.arange(examples), batch_size):
-        if not len(chosen):
-            break
-        loss, cross_entropy = objective(chosen)
-        share = len(chosen) / examples
+    mean: Tensor | float = 0.0
+    for loss, cross_entropy, count in losses:
+        share = count / examples
         torch._foreach_add_(total, gradients_of(loss, parameters), alpha=share)
-        mean += float(cross_entropy.detach()) * share
-    return total, mean
+        mean = mean + cross_entropy.detach().double() * share
+    return total, float(mean)
 
 
 def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:

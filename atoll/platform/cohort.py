@@ -7,7 +7,9 @@ run one a job: the one that kills its worker again (twice) is an error, the othe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from atoll.clients.weighted_sum import WeightedSum
@@ -20,6 +22,8 @@ from atoll.platform.pool import GRACE_SECONDS, Job
 MAX_DEATHS = 2
 # Chunks that take next to no time are sent several a job, up to about this much work.
 SECONDS_A_JOB = 0.25
+# How far ahead in the queue a worker's own clients are looked for.
+LOOK_AHEAD = 64
 
 
 class Cohort:
@@ -37,6 +41,9 @@ class Cohort:
         Nodes that have killed workers before; they are run alone from the start.
     chunk_seconds : float or None
         How long a chunk took in earlier exchanges.
+    places : mapping
+        By a chunk's nodes, the worker that had them in the exchange before. A worker gets its own
+        clients again where it can, because it may have their data at hand.
     one_at_a_time : bool
         Whether every chunk is a job, given to a worker that is free: replies are so large that
         the driver should not hold many.
@@ -52,6 +59,7 @@ class Cohort:
         suspects: set[int],
         chunk_seconds: float | None = None,
         *,
+        places: Mapping[tuple[int, ...], str] = MappingProxyType({}),
         one_at_a_time: bool = False,
         on_progress: Callable[[int], None] = lambda ended: None,
     ) -> None:
@@ -60,6 +68,8 @@ class Cohort:
         self._suspects = suspects
         self._chunk_seconds = None if one_at_a_time else chunk_seconds
         self._one_at_a_time = one_at_a_time
+        self._earlier_places = places
+        self.places: dict[tuple[int, ...], str] = {}
         self._on_progress = on_progress
         self._chunks = chunks
         self._queue: deque[Chunk] = deque()
@@ -108,11 +118,11 @@ class Cohort:
         """Take back a job's chunks; nothing speaks against them."""
         self._queue.extendleft(reversed(job.payload))
 
-    def next_job(self, workers: int) -> Job | None:
+    def next_job(self, workers: int, worker: str) -> Job | None:
         """Return the next chunk, or several if they are short."""
         if not self._queue:
             return None
-        chunks = [self._queue.popleft()]
+        chunks = [self._next_chunk(worker)]
         is_plain = self._is_plain(chunks[0])
         if is_plain:
             limit = len(self._queue) // (2 * workers)
@@ -121,7 +131,7 @@ class Cohort:
             else:
                 limit = 0
             while limit > 0 and self._queue and self._is_plain(self._queue[0]):
-                chunks.append(self._queue.popleft())
+                chunks.append(self._next_chunk(worker))
                 limit -= 1
         envelopes = {envelope for chunk in chunks for envelope in chunk.envelopes}
         indices = sorted({self._exchange.envelopes[envelope].content for envelope in envelopes})
@@ -139,6 +149,21 @@ class Cohort:
             seconds=None if timeout is None else timeout * clients + GRACE_SECONDS,
             alone=not is_plain,
         )
+
+    def _next_chunk(self, worker: str) -> Chunk:
+        """Take the first chunk of this worker's from the queue, or else the first."""
+        # Sums that come out of order are held until the ones before them are there.
+        ahead = 0 if self._one_at_a_time else LOOK_AHEAD
+        own = (
+            place
+            for place, chunk in enumerate(islice(self._queue, ahead))
+            if self._is_plain(chunk) and self._earlier_places.get(chunk.nodes) == worker
+        )
+        place = next(own, 0)
+        chunk = self._queue[place]
+        del self._queue[place]
+        self.places[chunk.nodes] = worker
+        return chunk
 
     def _is_plain(self, chunk: Chunk) -> bool:
         return not chunk.isolated and chunk.index not in self._deaths

@@ -115,6 +115,7 @@ class RayGrid(Grid):
         self.bytes_down = 0
         self._aggregation: Aggregation | None = None
         self._suspects: set[int] = set()
+        self._places: dict[tuple[int, ...], str] = {}
         self._chunk_seconds: dict[str, float] = {}
         self._exchanges = 0
         self._mailbox = Mailbox(self.send_and_receive)
@@ -207,10 +208,12 @@ class RayGrid(Grid):
             chunks,
             self._suspects,
             self._chunk_seconds.get(outgoing.kind),
+            places=self._places,
             one_at_a_time=outgoing.is_large,
             on_progress=lambda ended: self.on_progress(outgoing.kind, ended, len(requests)),
         )
         self.pool.run(cohort, timeout)
+        self._places = cohort.places
         if cohort.chunk_seconds is not None:
             self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
         return self._conclude(outgoing, exchange, cohort)

@@ -34,7 +34,7 @@ class _Calls:
     def put_back(self, job: Job) -> None:
         self._queue.appendleft(job)
 
-    def next_job(self, workers: int) -> Job | None:
+    def next_job(self, workers: int, worker: str) -> Job | None:
         return self._queue.popleft() if self._queue else None
 
     def done(self, job: Job, result: Any) -> bool:

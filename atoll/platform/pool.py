@@ -62,8 +62,8 @@ class JobSource(Protocol):
     def waiting(self) -> int:
         """About how many jobs may be given to workers that are not free yet."""
 
-    def next_job(self, workers: int) -> Job | None:
-        """Return the next job to start, or None if there is none now."""
+    def next_job(self, workers: int, worker: str) -> Job | None:
+        """Return the next job for one of ``workers`` workers, or None if there is none now."""
 
     def put_back(self, job: Job) -> None:
         """Take back a job that was given to a worker and never started there."""
@@ -169,7 +169,7 @@ class WorkerPool:
 
     def _assign(self, source: JobSource) -> None:
         while self._idle:
-            job = source.next_job(self.size)
+            job = source.next_job(self.size, self._idle[-1].name)
             if job is None:
                 return
             self._give(self._idle.pop(), job)
@@ -179,7 +179,8 @@ class WorkerPool:
         for worker in self._busy():
             first = self._running[worker.jobs[0]].job
             if len(worker.jobs) == 1 and first.seconds is None and not first.alone:
-                job = source.next_job(self.size) if source.waiting >= self.size else None
+                ahead = source.waiting >= self.size
+                job = source.next_job(self.size, worker.name) if ahead else None
                 if job is not None:
                     self._give(worker, job)
 

@@ -54,7 +54,7 @@ class _OneJob:
         self.result: Any = None
         self.waiting = 0
 
-    def next_job(self, workers: int) -> Job | None:
+    def next_job(self, workers: int, worker: str) -> Job | None:
         job, self._job = self._job, None
         return job
 

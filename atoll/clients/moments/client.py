@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,10 @@ from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.measure import measure
 from atoll.clients.moments.messages import DomainSums, MomentsQuery, TrainingTerms
 from atoll.clients.moments.objective import AlignmentObjective, reply_weight
+from atoll.clients.moments.passes import BATCH, Passes
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training import (
+    BatchLoss,
     Objective,
     TrainingResult,
     cross_entropy_objective,
@@ -59,11 +62,12 @@ class AlignedClient:
     def __init__(self, model: SplitModel, settings: ClientSettings) -> None:
         self._model = model
         self._settings = settings
+        self._passes = Passes(model, settings.batch_size)
 
     def measure(self, examples: DomainExamples, query: MomentsQuery) -> DomainSums:
         """Answer a query."""
         self._model.model.train()
-        return measure(self._model, examples, query, self._settings.batch_size)
+        return measure(self._model, examples, query, self._passes)
 
     def train(
         self,
@@ -90,10 +94,8 @@ class AlignedClient:
         metrics = {"weight": reply_weight(terms, examples)}
         gradient, loss = None, 0.0
         if terms.replies_gradient or (terms.reports_drift and not self._is_one_step(examples)):
-            batch_size = self._settings.batch_size
-            gradient, loss = full_gradient(
-                objective, self._model.parameters, len(examples), batch_size
-            )
+            losses = self._losses(objective, examples)
+            gradient, loss = full_gradient(losses, self._model.parameters, len(examples))
         if terms.replies_gradient:
             return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, metrics)
         result = train(
@@ -113,6 +115,18 @@ class AlignedClient:
             metrics["loss_after"] = self._mean_loss(examples)
         return AlignedResult(result, None, metrics)
 
+    def _losses(self, objective: Objective, examples: DomainExamples) -> Iterator[BatchLoss]:
+        """Yield the objective on all examples, batch by batch."""
+        if isinstance(objective, AlignmentObjective) and objective.needs_outputs:
+            for part, outputs in self._passes.take(examples):
+                yield *objective.of_outputs(part, outputs), len(outputs)
+            return
+        for chosen in torch.split(
+            torch.arange(len(examples)), max(self._settings.batch_size, BATCH)
+        ):
+            if len(chosen):
+                yield *objective(chosen), len(chosen)
+
     def _mean_loss(self, examples: DomainExamples) -> float:
         with torch.no_grad():
             losses = [
@@ -129,7 +143,7 @@ class AlignedClient:
         if terms.is_plain:
             return cross_entropy_objective(self._model.model, examples.images, examples.labels)
         if terms.mixup is None:
-            return AlignmentObjective(self._model, examples, terms, self._settings.batch_size)
+            return AlignmentObjective(self._model, examples, terms, self._passes)
         return mixup_objective(
             self._model.model,
             examples.images,

@@ -35,6 +35,11 @@ class DomainExamples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """The images' size in bytes."""
+        return self.images.nbytes
+
     @cached_property
     def counts(self) -> dict[str, int]:
         """Examples by domain."""
@@ -50,11 +55,13 @@ class DomainExamples:
             positions[own] = torch.arange(int(own.sum()), device=positions.device)
         return positions
 
-    def outputs(self, model: SplitModel, chosen: Tensor) -> HeadOutputs:
+    def outputs(self, model: SplitModel, chosen: Tensor | slice) -> HeadOutputs:
         """Run the model on some of the examples."""
         return model(self.images[chosen], self.labels[chosen], self.positions[chosen])
 
-    def by_domain(self, outputs: HeadOutputs, chosen: Tensor) -> Iterator[tuple[str, HeadOutputs]]:
+    def by_domain(
+        self, outputs: HeadOutputs, chosen: Tensor | slice
+    ) -> Iterator[tuple[str, HeadOutputs]]:
         """Yield the outputs of each domain that has examples among the chosen."""
         if len(self.names) == 1:
             yield self.names[0], outputs

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from atoll.clients.moments.examples import DomainExamples
 from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.messages import DomainSums, MomentsQuery
+from atoll.clients.moments.passes import Batch, Passes
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistics import Gradient
 
-# Examples at a time, at least: enough to keep a processor busy, few enough for its memory.
-BATCH = 512
-
 
 def measure(
-    model: SplitModel, examples: DomainExamples, query: MomentsQuery, batch_size: int = BATCH
+    model: SplitModel, examples: DomainExamples, query: MomentsQuery, passes: Passes
 ) -> DomainSums:
     """Answer a query.
 
@@ -26,8 +23,8 @@ def measure(
     ----------
     model : SplitModel
         At the broadcast parameters; in training mode, as the training that follows.
-    batch_size : int
-        Examples at a time; it changes nothing but the order of additions.
+    passes : Passes
+        Of this model.
 
     Raises
     ------
@@ -42,7 +39,10 @@ def measure(
         }
         for index in range(len(query.statistics))
     }
-    sums = sums_of(model, examples, query.statistics, by_index, max(batch_size, BATCH))
+    check_head(model, query.statistics)
+    needs_graph = any(statistic.needs_graph for statistic in query.statistics)
+    batches = passes.read(examples, graph=needs_graph, keep_graph=query.before_gradient)
+    sums = sums_of(model, examples, query.statistics, by_index, batches)
     whole = any(isinstance(statistic, Gradient) for statistic in query.statistics)
     return DomainSums(examples.counts, sums, model.parameter_names if whole else ())
 
@@ -52,17 +52,11 @@ def sums_of(
     examples: DomainExamples,
     statistics: Sequence[Statistic],
     contexts: Mapping[int, Mapping[str, DomainContext]],
-    batch_size: int,
+    batches: Iterable[Batch],
 ) -> dict[tuple[int, str], Tensor]:
     """Return the sum of each statistic over each domain's examples, by index and domain."""
-    check_head(model, statistics)
-    needs_graph = any(statistic.needs_graph for statistic in statistics)
     sums: dict[tuple[int, str], Tensor] = {}
-    for chosen in torch.split(torch.arange(len(examples)), batch_size):
-        if not len(chosen):
-            break
-        with torch.set_grad_enabled(needs_graph):
-            outputs = examples.outputs(model, chosen)
+    for chosen, outputs in batches:
         sizes = model.sizes(outputs)
         for name, part in examples.by_domain(outputs, chosen):
             for index, statistic in enumerate(statistics):

@@ -42,15 +42,23 @@ class MomentsQuery:
         Of a Hessian product, by the statistic's index and domain: shape (k, h).
     examples : int or None
         How many of its examples a client uses in this round; None for all.
+    before_gradient : bool
+        Whether the client will be asked for a gradient at the same parameters.
     """
 
     statistics: tuple[Statistic, ...]
     vectors: Indexed = field(default_factory=dict)
     examples: int | None = None
+    before_gradient: bool = False
 
     def records(self) -> dict[str, ConfigRecord | ArrayRecord]:
         """Return the query as records for a message."""
-        config = ConfigRecord({"statistics": [s.to_json() for s in self.statistics]})
+        config = ConfigRecord(
+            {
+                "statistics": [s.to_json() for s in self.statistics],
+                "before-gradient": self.before_gradient,
+            }
+        )
         if self.examples is not None:
             config["examples"] = self.examples
         records: dict[str, ConfigRecord | ArrayRecord] = {ALIGNMENT: config}
@@ -66,6 +74,7 @@ class MomentsQuery:
             _statistics(config),
             _from_arrays(records.array_records.get(VECTORS)),
             _optional_int(config, "examples"),
+            bool(config["before-gradient"]),
         )
 
 

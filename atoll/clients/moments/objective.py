@@ -11,6 +11,7 @@ from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.measure import check_head, sums_of
 from atoll.clients.moments.messages import Term, TrainingTerms
 from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.moments.passes import Passes
 from atoll.clients.moments.statistic import DomainContext
 
 
@@ -33,12 +34,12 @@ class AlignmentObjective:
         The client's.
     terms : TrainingTerms
         From the strategy.
-    batch_size : int
-        Examples at a time where the moments at the broadcast parameters are needed.
+    passes : Passes
+        Of this model.
     """
 
     def __init__(
-        self, model: SplitModel, examples: DomainExamples, terms: TrainingTerms, batch_size: int
+        self, model: SplitModel, examples: DomainExamples, terms: TrainingTerms, passes: Passes
     ) -> None:
         check_head(model, [term.statistic for term in terms.terms])
         self._model = model
@@ -53,34 +54,48 @@ class AlignmentObjective:
         self._factor = terms.scale * len(examples) / weight if weight else 0.0
         factors = [terms.loss_weights[name] * self._factor for name in examples.names]
         self._loss_factors = torch.tensor(factors, dtype=torch.float64)
-        self._anchors = self._moments_now(batch_size)
+        self._anchors = self._moments_now(passes)
 
-    def _moments_now(self, batch_size: int) -> dict[tuple[int, str], Tensor]:
+    @property
+    def needs_outputs(self) -> bool:
+        """Whether the loss depends on what the head saw, beside what it said."""
+        return bool(self._terms.terms)
+
+    def _moments_now(self, passes: Passes) -> dict[tuple[int, str], Tensor]:
         """Return the client's own moments at the broadcast parameters, where they are needed."""
         if not any(term.curvatures for term in self._terms.terms):
             return {}
         statistics = [term.statistic for term in self._terms.terms]
-        sums = sums_of(self._model, self._examples, statistics, self._contexts, batch_size)
+        needs_graph = any(statistic.needs_graph for statistic in statistics)
+        batches = passes.read(self._examples, graph=needs_graph, keep_graph=False)
+        sums = sums_of(self._model, self._examples, statistics, self._contexts, batches)
         counts = self._examples.counts
         return {(index, name): total / counts[name] for (index, name), total in sums.items()}
 
     def __call__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch, and its mean cross-entropy."""
-        examples, terms = self._examples, self._terms
-        outputs = None
-        if terms.terms:
-            outputs = examples.outputs(self._model, chosen)
-            losses = outputs.losses
-        else:
-            losses = losses_of(self._model.model(examples.images[chosen]), examples.labels[chosen])
-        factors = self._loss_factors.to(losses)[examples.domains[chosen]]
+        examples = self._examples
+        if self.needs_outputs:
+            return self.of_outputs(chosen, examples.outputs(self._model, chosen))
+        # Without terms the model need not have a head.
+        return self._of_losses(
+            chosen, losses_of(self._model.model(examples.images[chosen]), examples.labels[chosen])
+        )
+
+    def of_outputs(self, chosen: Tensor | slice, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
+        """Return the same for a batch whose outputs are there already."""
+        loss, cross_entropy = self._of_losses(chosen, outputs.losses)
+        for name, part in self._examples.by_domain(outputs, chosen):
+            loss = loss + self._of_domain(name, part) * (self._factor / len(outputs))
+        return loss, cross_entropy
+
+    def _of_losses(self, chosen: Tensor | slice, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted mean of the examples' losses and the norm, and the plain mean."""
+        factors = self._loss_factors.to(losses)[self._examples.domains[chosen]]
         loss = (factors * losses).mean()
-        if outputs is not None:
-            for name, part in examples.by_domain(outputs, chosen):
-                loss = loss + self._of_domain(name, part) * (self._factor / len(chosen))
-        if terms.l2:
+        if self._terms.l2:
             squares = torch.stack([p.square().sum() for p in self._model.parameters])
-            loss = loss + terms.scale * terms.l2 * squares.sum()
+            loss = loss + self._terms.scale * self._terms.l2 * squares.sum()
         return loss, losses.detach().mean()
 
     def _of_domain(self, name: str, part: HeadOutputs) -> Tensor:

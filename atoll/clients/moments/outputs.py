@@ -58,6 +58,20 @@ class HeadOutputs:
         )
 
     @cached_property
+    def detached(self) -> HeadOutputs:
+        """The same outputs, outside of any graph."""
+        if not self.logits.requires_grad and not self.features.requires_grad:
+            return self
+        return HeadOutputs(
+            self.features.detach(),
+            self.logits.detach(),
+            self.labels,
+            self.positions,
+            self.head,
+            self.parameters,
+        )
+
+    @cached_property
     def losses(self) -> Tensor:
         """Each example's cross-entropy, shape (n,)."""
         return losses_of(self.logits, self.labels)

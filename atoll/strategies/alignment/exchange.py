@@ -70,6 +70,8 @@ class MomentExchange:
         How many of its examples a client uses in this round.
     traffic : Traffic
         Counts bytes.
+    before_gradient : bool
+        Whether clients will be asked for a gradient at the broadcast parameters.
     arrays_key, config_key : str
         The strategy's names of records.
     """
@@ -79,6 +81,7 @@ class MomentExchange:
     server_round: int
     examples: int | None
     traffic: Traffic
+    before_gradient: bool = False
     arrays_key: str = "arrays"
     config_key: str = "config"
 
@@ -142,7 +145,8 @@ class MomentExchange:
         arrays: ArrayRecord | None,
     ) -> RecordDict:
         own = {key: v.to(self.dtype) for key, v in vectors.items() if key[1] in domains}
-        query = MomentsQuery(tuple(statistics), own, self.examples)
+        before_gradient = self.before_gradient and arrays is None
+        query = MomentsQuery(tuple(statistics), own, self.examples, before_gradient)
         config = ConfigRecord({"server-round": self.server_round})
         parameters = self.arrays if arrays is None else arrays
         return RecordDict({self.arrays_key: parameters, self.config_key: config, **query.records()})

@@ -258,6 +258,7 @@ class AlignmentStrategy(FedAvg):
             server_round,
             self.examples_per_round,
             traffic,
+            self.client_update == "gradient",
             self.arrayrecord_key,
             self.configrecord_key,
         )
