@@ -1,0 +1,58 @@
+"""The order in which an exchange's chunks are given to workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.platform.cohort import LOOK_AHEAD, Cohort
+from atoll.platform.exchange import Chunk, Envelope, Exchange
+
+
+def cohort(
+    chunks: int, places: Mapping[tuple[int, ...], str], suspects: set[int], **options: Any
+) -> Cohort:
+    envelope = Envelope(0, "train", "", 1.0, 0.0)
+    exchange = Exchange(1, 0, 1, chunks, (envelope,), (None,))
+    cut = [Chunk(index, (index,), (index + 1,), (0,)) for index in range(chunks)]
+    return Cohort(exchange, ["content"], cut, suspects, places=places, **options)
+
+
+def nodes_given(cohort: Cohort, *workers: str) -> list[int]:
+    given = []
+    for worker in workers:
+        job = cohort.next_job(2, worker)
+        assert job is not None
+        given.append(job.payload[0].nodes[0])
+    return given
+
+
+EARLIER = {(1,): "b", (2,): "a", (3,): "b", (4,): "a"}
+
+
+def test_a_worker_gets_the_clients_that_it_had_in_the_exchange_before() -> None:
+    given = cohort(4, EARLIER, set())
+    assert nodes_given(given, "a", "a", "b", "b") == [2, 4, 1, 3]
+    assert given.places == EARLIER
+    assert given.finished is False
+    assert given.next_job(2, "a") is None
+
+
+def test_a_worker_without_clients_of_its_own_left_takes_the_first() -> None:
+    given = cohort(4, EARLIER, set())
+    assert nodes_given(given, "a", "a", "a", "c") == [2, 4, 1, 3]
+    assert given.places == {(2,): "a", (4,): "a", (1,): "a", (3,): "c"}
+
+
+def test_a_client_that_has_killed_workers_is_nobody_s_own() -> None:
+    assert nodes_given(cohort(4, EARLIER, {2}), "a", "a", "a") == [4, 2, 1]
+
+
+def test_large_replies_stay_in_order() -> None:
+    assert nodes_given(cohort(4, EARLIER, set(), one_at_a_time=True), "a", "a") == [1, 2]
+
+
+def test_a_worker_does_not_look_far_ahead() -> None:
+    count = LOOK_AHEAD + 2
+    places = {(count,): "a", (LOOK_AHEAD,): "a"}
+    assert nodes_given(cohort(count, places, set()), "a", "a") == [LOOK_AHEAD, 1]
