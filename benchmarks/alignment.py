@@ -140,9 +140,9 @@ class CentralisedStep:
 def main() -> None:
     """Time everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="tiny", help="tiny, small or paper")
+    parser.add_argument("--preset", default="paper", help="tiny, small or paper")
     parser.add_argument("--hidden", type=int, default=390)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
