@@ -19,9 +19,9 @@ from torch import Tensor
 from atoll.clients.arrays import view
 from atoll.clients.moments.statistics import Gradient, Loss
 from atoll.strategies.alignment.exchange import MomentExchange
-from atoll.strategies.alignment.fields import Count, Fraction, NonNegative, Positive
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, flat_to_arrays
 from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.fields import Count, Fraction, NonNegative, Positive
 
 
 class DomainGradients:

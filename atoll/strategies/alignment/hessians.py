@@ -21,8 +21,8 @@ from atoll.clients.moments.statistics import (
     ProbedDiagonal,
 )
 from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.fields import Count, NonNegative
 from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.fields import Count, NonNegative
 
 RELEASED_PROBES = 300
 

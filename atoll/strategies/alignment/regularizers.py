@@ -26,8 +26,8 @@ from atoll.clients.moments.statistics import (
     SquaredHeadGradient,
 )
 from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.fields import Count, NonNegative, NonNegativeCount
 from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.fields import Count, NonNegative, NonNegativeCount
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 # The widths of DomainBed's Gaussian kernels.

@@ -12,8 +12,8 @@ from torch import Tensor
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import Loss, SquaredFeatures, SquaredLogits
 from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.fields import Fraction, NonNegative, NonNegativeCount, Positive
 from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 BISECTIONS = 60
 

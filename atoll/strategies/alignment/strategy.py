@@ -27,7 +27,8 @@ from atoll.errors import InvalidExperimentError
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domains import Domains, StoredMoments, Weighting
 from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError, Traffic
-from atoll.strategies.alignment.fields import (
+from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
+from atoll.strategies.fields import (
     Count,
     Fraction,
     NonNegative,
@@ -35,7 +36,6 @@ from atoll.strategies.alignment.fields import (
     Positive,
     check_fields,
 )
-from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
 from atoll.strategies.mean import uses_mean_only
 
 logger = logging.getLogger("atoll")

@@ -12,8 +12,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.moments.statistics import Loss
 from atoll.strategies.alignment.exchange import MomentExchange
-from atoll.strategies.alignment.fields import Fraction, NonNegative, NonNegativeCount, Positive
 from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,0 +1,12 @@
+"""Strategies whose server does not wait for everybody, on a virtual clock."""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import Strategy
+
+from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
+from atoll.strategies.asynchronous.fed_buff import FedBuff
+
+ASYNCHRONOUS_STRATEGIES: dict[str, type[Strategy]] = {
+    kind.__name__: kind for kind in (FedBuff, DeadlineFedAvg)
+}
