@@ -117,7 +117,9 @@ class AlignedClient:
 
     def _losses(self, objective: Objective, examples: DomainExamples) -> Iterator[BatchLoss]:
         """Yield the objective on all examples, batch by batch."""
-        if isinstance(objective, AlignmentObjective) and objective.needs_outputs:
+        if isinstance(objective, AlignmentObjective) and (
+            objective.needs_outputs or self._passes.holds(examples)
+        ):
             for part, outputs in self._passes.take(examples):
                 yield *objective.of_outputs(part, outputs), len(outputs)
             return

@@ -85,6 +85,8 @@ class AlignmentObjective:
     def of_outputs(self, chosen: Tensor | slice, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
         """Return the same for a batch whose outputs are there already."""
         loss, cross_entropy = self._of_losses(chosen, outputs.losses)
+        if not self.needs_outputs:
+            return loss, cross_entropy
         for name, part in self._examples.by_domain(outputs, chosen):
             loss = loss + self._of_domain(name, part) * (self._factor / len(outputs))
         return loss, cross_entropy

@@ -71,6 +71,11 @@ class Passes:
         batches = self._run(examples, graph=graph) if kept is None else kept.batches
         return batches if graph else _without_graph(batches)
 
+    def holds(self, examples: DomainExamples) -> bool:
+        """Tell whether :meth:`take` will find outputs with their graph."""
+        kept = self._find(examples)
+        return kept is not None and kept.with_graph
+
     def take(self, examples: DomainExamples) -> Iterator[Batch]:
         """Yield the outputs in the graph of the parameters, which is the caller's to use up."""
         kept = self._find(examples)
@@ -112,7 +117,8 @@ class Passes:
         def count(tensor: Tensor) -> Tensor:
             if tensor.data_ptr() not in own:
                 seen[tensor.data_ptr()] = tensor.nbytes
-            return tensor
+            # A layer that holds its own output would never be freed.
+            return tensor.detach()
 
         for chosen in self._splits(examples):
             seen.clear()

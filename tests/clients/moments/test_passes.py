@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -108,6 +110,22 @@ def test_only_what_fits_is_kept(model: CountingModel, limit: int, kept: int) -> 
     for own, gradient in zip(clients, expected, strict=True):
         assert_same(gradient_of(passes, own, model), gradient)
     assert model.seen == (2 - kept) * COUNT
+
+
+@pytest.mark.parametrize("use", ["used up", "forgotten"])
+def test_what_is_not_kept_any_more_is_freed(model: CountingModel, use: str) -> None:
+    examples, passes = some_examples(), Passes(SplitModel(model))
+    batches = list(passes.read(examples, graph=True, keep_graph=True))
+    references = [weakref.ref(outputs.features) for _, outputs in batches]
+    del batches
+    assert passes.holds(examples)
+    if use == "used up":
+        gradient_of(passes, examples, model)
+    else:
+        model.body.weight.detach().add_(0.1)
+    assert not passes.holds(examples)
+    gc.collect()
+    assert all(reference() is None for reference in references)
 
 
 def test_a_statistic_that_needs_the_graph_gets_it(model: CountingModel) -> None:
