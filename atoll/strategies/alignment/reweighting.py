@@ -84,10 +84,21 @@ class EQRM(AlignmentStrategy):
     ----------
     quantile : float
         Alpha.
+    quantile_learning_rate : float, optional
+        Of the server's optimiser from the end of the burn-in on, where it takes steps; None for
+        none of its own.
     """
 
     anneal_rounds: NonNegativeCount = 2500
     quantile: Fraction = 0.75
+    quantile_learning_rate: Positive | None = 1e-6
+
+    def server_learning_rate_at(self, server_round: int) -> float:
+        """See :class:`EQRM`."""
+        own = self.quantile_learning_rate
+        if own is None or self.server_optimizer == "average" or server_round <= self.anneal_rounds:
+            return super().server_learning_rate_at(server_round)
+        return own
 
     def penalty(self, domains: Domains) -> Tensor:
         """Return the difference of the quantile to the mean loss."""

@@ -136,8 +136,9 @@ class AlignmentStrategy(FedAvg):
             weighted_by_key="weight",
         )
         self._check_combination()
-        rate = self.server_learning_rate or 0.0
-        self.optimizer = ServerOptimizer(self.server_optimizer, rate, self.server_weight_decay)
+        self.optimizer = ServerOptimizer(
+            self.server_optimizer, self.server_learning_rate_at(1), self.server_weight_decay
+        )
         # A method's own state from round to round (moving averages, weights of domains).
         self.memory: dict[str, Tensor] = {}
         self.stored: dict[str, StoredMoments] = {}
@@ -199,6 +200,10 @@ class AlignmentStrategy(FedAvg):
             return self.initial_penalty_weight
         return self.penalty_weight
 
+    def server_learning_rate_at(self, server_round: int) -> float:
+        """Return the server's learning rate in a round, from 1; 0 where it takes no steps."""
+        return self.server_learning_rate or 0.0
+
     def probe_seed(self) -> int:
         """Return the seed of a round's random vectors."""
         # Flower's strategies sample nodes from this generator, whose state is in checkpoints.
@@ -213,6 +218,7 @@ class AlignmentStrategy(FedAvg):
         self._broadcast, self._report = arrays, {}
         if server_round == self.anneal_rounds + 1 and server_round > 1 and self.reset_optimizer:
             self.optimizer.reset()
+        self.optimizer.learning_rate = self.server_learning_rate_at(server_round)
         nodes = [
             message.metadata.dst_node_id
             for message in super().configure_train(server_round, arrays, config, grid)
