@@ -35,6 +35,7 @@ from atoll.strategies.alignment.fields import (
     Positive,
     check_fields,
 )
+from atoll.strategies.alignment.lost_clients import lost_share, warn_of_lost_clients
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
 from atoll.strategies.mean import uses_mean_only
 
@@ -145,6 +146,7 @@ class AlignmentStrategy(FedAvg):
         self._counts: dict[int, dict[str, int]] = {}
         self._broadcast: ArrayRecord | None = None
         self._report: dict[str, float] = {}
+        self._sent_weight = 0.0
         self._warned_of_one_domain = False
 
     def _check_combination(self) -> None:
@@ -296,6 +298,9 @@ class AlignmentStrategy(FedAvg):
                 )
             exchange.traffic.count_terms(terms.terms, names)
             messages.append(Message(contents[names], node, MessageType.TRAIN))
+        self._sent_weight = sum(
+            terms.weights[name] * count for held in counts.values() for name, count in held.items()
+        )
         return messages
 
     def _training_terms(self, server_round: int, domains: Domains) -> TrainingTerms:
@@ -368,10 +373,15 @@ class AlignmentStrategy(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the replies, and take the server's step."""
-        mean, metrics = super().aggregate_train(server_round, replies)
+        kept = list(replies)
+        mean, metrics = super().aggregate_train(server_round, kept)
         broadcast, self._broadcast = self._broadcast, None
         if mean is None or broadcast is None:
             return mean, metrics
+        lost = lost_share(kept, self.weighted_by_key, self._sent_weight)
+        if lost and "penalty" in self._report:
+            warn_of_lost_clients(server_round, kept, lost)
+        self._report["lost_weight"] = lost
         return self._step(broadcast, mean), self._with_report(metrics)
 
     def aggregate_evaluate(

@@ -111,7 +111,9 @@ class FedDGGA(AlignmentStrategy):
                 for node, answer in answers.items()
             }
             self._adjust(server_round, losses)
-        return super()._messages(server_round, exchange, counts, config)
+        messages = super()._messages(server_round, exchange, counts, config)
+        self._sent_weight = sum(self._client_weights[node] for node in counts)
+        return messages
 
     def _adjust(self, server_round: int, losses: Mapping[int, float]) -> None:
         gaps = {
