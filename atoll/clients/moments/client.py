@@ -22,7 +22,7 @@ from atoll.clients.training import (
     full_gradient,
     train,
 )
-from atoll.randomness import derive_seed
+from atoll.randomness import derive_seed, seed_everything
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,9 @@ class AlignedClient:
             )
         if terms.replies_gradient:
             return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, metrics)
+        if gradient is not None:
+            # Measuring drift must not change what training draws.
+            seed_everything(seed)
         result = train(
             self._model.model,
             examples.images,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.head import ModelSizes
+from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.randomness import derive_seed
@@ -333,6 +334,9 @@ STATISTICS: dict[str, type[Statistic]] = {
         RandomFeatures,
         SquaredLogits,
         SquaredFeatures,
+        LatentSquare,
+        LatentNorm,
+        ConditionalInformation,
         Gradient,
     )
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.statistic import Statistic
-from atoll.clients.moments.statistics import Loss, SquaredFeatures, SquaredLogits
+from atoll.clients.moments.statistics import Loss, SquaredLogits
 from atoll.strategies.alignment.domains import Domains
 from atoll.strategies.alignment.fields import Fraction, NonNegative, NonNegativeCount, Positive
 from atoll.strategies.alignment.strategy import AlignmentStrategy
@@ -123,27 +123,6 @@ class SD(AlignmentStrategy):
     def local_terms(self) -> list[tuple[Statistic, float]]:
         """See :class:`SD`."""
         return [(SquaredLogits(), self.weight)]
-
-
-@dataclass(kw_only=True, eq=False)
-class FedL2R(AlignmentStrategy):
-    """The squared norm of features, within each client: FedSR's L2R term (Nguyen et al., 2022).
-
-    FedSR's other term, on a probabilistic representation, is not part of it.
-
-    Parameters
-    ----------
-    weight : float
-        Of the squared norm.
-    """
-
-    min_domains: ClassVar[int] = 1
-    penalty_weight: NonNegative = 0.0
-    weight: NonNegative = 0.01
-
-    def local_terms(self) -> list[tuple[Statistic, float]]:
-        """See :class:`FedL2R`."""
-        return [(SquaredFeatures(), self.weight)]
 
 
 @dataclass(kw_only=True, eq=False)

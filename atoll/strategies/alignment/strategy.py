@@ -192,6 +192,11 @@ class AlignmentStrategy(FedAvg):
         return False
 
     @property
+    def needs_gaussian_head(self) -> bool:
+        """Whether the method needs a model with a Gaussian representation."""
+        return False
+
+    @property
     def measures(self) -> bool:
         """Whether the method asks clients for moments, or has them in their loss."""
         return type(self).penalty is not AlignmentStrategy.penalty or bool(self.local_terms())
