@@ -31,6 +31,8 @@ class FedGMA(AlignmentStrategy):
         Of the server, on the masked mean update.
     """
 
+    # The signs of each update are taken on the server.
+    sums_suffice: ClassVar[bool] = False
     min_domains: ClassVar[int] = 1
     penalty_weight: NonNegative = 0.0
     client_update: Literal["cotangent"] = "cotangent"
