@@ -38,7 +38,7 @@ def check_federation(
     if not isinstance(strategy, AlignmentStrategy):
         return
     _check_domains(strategy, domains_held(dataset, partition))
-    if strategy.measures:
+    if strategy.measures or strategy.diagnostics_every:
         _check_head(strategy, model, dataset)
     _warn_of_layers(strategy, model)
 
