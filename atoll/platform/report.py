@@ -46,6 +46,7 @@ def write_report(directory: Path) -> Path:
     import jinja2
     import plotly.offline
 
+    from atoll.platform.domain_figures import domain_figures, statistic_rows
     from atoll.platform.figures import all_figures
 
     check_run_directory(directory)
@@ -59,7 +60,10 @@ def write_report(directory: Path) -> Path:
             title,
             figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}),
         )
-        for title, figure in all_figures(rounds, clients, partition)
+        for title, figure in [
+            *domain_figures(rounds, partition),
+            *all_figures(rounds, clients, partition),
+        ]
     ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
@@ -69,6 +73,7 @@ def write_report(directory: Path) -> Path:
         headline=headline(directory),
         finished=read_result(directory) is not None,
         figures=figures,
+        statistics=statistic_rows(rounds),
         faults=_faults(clients),
         reasons=Counter(row["reason"] for row in _faults(clients)).most_common(),
         config=(directory / CONFIG).read_text(),
