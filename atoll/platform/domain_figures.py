@@ -88,7 +88,11 @@ def _accuracies(rounds: pa.Table, partition: Mapping[str, Any]) -> Any:
             "color": COLORS[place % len(COLORS)],
         }
         traces.append(go.Scatter(x=x, y=y, name=f"{domain} ({role})", mode="lines", line=line))
-    return figure(traces, "accuracy") if traces else None
+    if not traces:
+        return None
+    drawn = figure(traces, "accuracy")
+    # Domains can be many: their names go beside the plot.
+    return drawn.update_layout(legend={"orientation": "v", "x": 1.02, "y": 1.0})
 
 
 def _roles(partition: Mapping[str, Any]) -> dict[str, str]:
@@ -121,7 +125,8 @@ def _against(rounds: pa.Table, measure: str) -> Any:
                 text=[f"round {number}" for number in at],
             )
             traces.append(points)
-    return figure(traces, "accuracy", MEASURES[measure].lower()) if traces else None
+    title = MEASURES[measure]
+    return figure(traces, "accuracy", title[0].lower() + title[1:]) if traces else None
 
 
 def _mean_of(rounds: pa.Table, prefix: str) -> dict[int, float]:

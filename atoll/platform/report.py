@@ -23,6 +23,8 @@ from atoll.platform.ledger import (
 
 REPORT = "report.html"
 MAX_FAULTS = 200
+# Its row of buttons would lie over the legend.
+PLOTLY = {"responsive": True, "displayModeBar": False}
 
 
 def write_report(directory: Path) -> Path:
@@ -58,7 +60,7 @@ def write_report(directory: Path) -> Path:
     figures = [
         (
             title,
-            figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}),
+            figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY),
         )
         for title, figure in [
             *domain_figures(rounds, partition),
