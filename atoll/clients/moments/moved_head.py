@@ -46,7 +46,7 @@ class MovedHeadRisk(Statistic):
 
     def _sums(self, outputs: HeadOutputs, context: DomainContext) -> Tensor:
         with torch.enable_grad():
-            moves = vectors_of(context).to(outputs.logits).requires_grad_()
+            moves = vectors_of(context).to(outputs.logits).detach().requires_grad_()
             losses = torch.stack(
                 [losses_of(_logits_at(outputs, move), outputs.labels).sum() for move in moves]
             )
