@@ -18,7 +18,15 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class LocalOptimizer(Protocol):
-    """Updates parameters in place."""
+    """Updates parameters in place.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Of the next step.
+    """
+
+    learning_rate: float
 
     def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Take one step; ``gradients`` may be overwritten."""
@@ -37,7 +45,7 @@ class SGD:
     """As ``torch.optim.SGD(lr, momentum, weight_decay=...)``."""
 
     def __init__(self, learning_rate: float, momentum: float, weight_decay: float) -> None:
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._momentum = momentum
         self._weight_decay = weight_decay
         self._buffers: list[Tensor] | None = None
@@ -53,7 +61,7 @@ class SGD:
                 torch._foreach_mul_(self._buffers, self._momentum)
                 torch._foreach_add_(self._buffers, gradients)
             gradients = self._buffers
-        torch._foreach_add_(parameters, gradients, alpha=-self._learning_rate)
+        torch._foreach_add_(parameters, gradients, alpha=-self.learning_rate)
 
     def keep_first(self, count: int) -> None:
         """From now on, step the first ``count`` of the stacked clients only."""
@@ -73,7 +81,7 @@ class Adam:
     """As ``torch.optim.Adam(lr, weight_decay=...)`` with its default betas and epsilon."""
 
     def __init__(self, learning_rate: float, weight_decay: float) -> None:
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._weight_decay = weight_decay
         self._steps = 0
         self._first: list[Tensor] = []
@@ -93,7 +101,7 @@ class Adam:
         deviations = torch._foreach_sqrt(self._second)
         torch._foreach_div_(deviations, (1 - BETA_2**self._steps) ** 0.5)
         torch._foreach_add_(deviations, EPSILON)
-        step_size = self._learning_rate / (1 - BETA_1**self._steps)
+        step_size = self.learning_rate / (1 - BETA_1**self._steps)
         torch._foreach_addcdiv_(parameters, self._first, deviations, -step_size)
 
     def keep_first(self, count: int) -> None:

@@ -288,18 +288,21 @@ def _run_rounds(
     from atoll.clients.data.domains import test_sets
     from atoll.platform import flower
     from atoll.platform.rounds import run_rounds
+    from atoll.platform.server_diagnostics import ServerDiagnostics
     from atoll.platform.server_evaluation import ServerEvaluation
     from atoll.randomness import derive_seed, seed_everything
 
     settings, strategy = experiment.run, federation.strategy
     stopping = settings.early_stopping
     seed_everything(derive_seed(settings.seed, "server"))
+    sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
+    place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
+    diagnostics_every = getattr(strategy, "diagnostics_every", 0)
     evaluation = ServerEvaluation(
-        grid,
-        federation.dataset,
-        experiment.model,
-        test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples),
-        federation.spec.device,
+        *place,
+        ServerDiagnostics(*place, diagnostics_every)
+        if diagnostics_every and sets.validation
+        else None,
     )
     options = session.options(
         name=settings.name,
@@ -355,6 +358,7 @@ def _write_partition(directory: Path, federation: Federation, held_out: Sequence
             "classes": list(dataset.classes),
             "domains": list(dataset.domains),
             "training_domains": training_domains(dataset, held_out),
+            "held_out": sorted(held_out),
             "histogram": histogram.tolist(),
         },
     )

@@ -21,15 +21,16 @@ def all_figures(
         ("Loss", lambda: _curves(rounds, "loss", "loss")),
         ("Accuracy per class, last evaluation", lambda: _per_class(rounds, partition)),
         ("Clients in the last round", lambda: _client_distribution(clients)),
-        ("Seconds a round", lambda: _lines({"seconds": _column(rounds, "seconds")}, "s")),
+        ("Seconds a round", lambda: _lines({"seconds": column(rounds, "seconds")}, "s")),
         ("Seconds of work per worker", lambda: _worker_load(clients)),
         ("Examples of each class, per client", lambda: _histogram(partition)),
     ]
     made = ((title, maker()) for title, maker in makers)
-    return [(title, figure) for title, figure in made if figure is not None]
+    return [(title, drawn) for title, drawn in made if drawn is not None]
 
 
-def _figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
+def figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
+    """Return a figure in the report's style."""
     import plotly.graph_objects as go
 
     return go.Figure(
@@ -48,7 +49,8 @@ def _figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
     )
 
 
-def _column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
+def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
+    """Return the rounds in which a column has a value, and the values."""
     values = rounds.column(name).to_pylist()
     pairs = [
         (r, v) for r, v in zip(rounds.column("round").to_pylist(), values, strict=True) if v == v
@@ -65,10 +67,10 @@ def _curves(rounds: pa.Table, suffix: str, y_title: str) -> Any:
     }
     series: dict[str, tuple[list[Any], list[Any]]] = {}
     for group, label in names.items():
-        for column in rounds.column_names:
-            is_scalar = pa.types.is_floating(rounds.schema.field(column).type)
-            if column.startswith(f"{group}_") and column.endswith(suffix) and is_scalar:
-                series.setdefault(label, _column(rounds, column))
+        for name in rounds.column_names:
+            is_scalar = pa.types.is_floating(rounds.schema.field(name).type)
+            if name.startswith(f"{group}_") and name.endswith(suffix) and is_scalar:
+                series.setdefault(label, column(rounds, name))
     return _lines(series, y_title) if series else None
 
 
@@ -76,7 +78,7 @@ def _lines(series: Mapping[str, tuple[list[Any], list[Any]]], y_title: str) -> A
     import plotly.graph_objects as go
 
     traces = [go.Scatter(x=x, y=y, name=name, mode="lines") for name, (x, y) in series.items()]
-    return _figure(traces, y_title)
+    return figure(traces, y_title)
 
 
 def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:
@@ -88,7 +90,7 @@ def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:
     if not evaluated:
         return None
     names = (partition or {}).get("classes") or [str(i) for i in range(len(evaluated[-1]))]
-    return _figure([go.Bar(x=names, y=evaluated[-1])], "accuracy", "class")
+    return figure([go.Bar(x=names, y=evaluated[-1])], "accuracy", "class")
 
 
 def _client_distribution(clients: pa.Table) -> Any:
@@ -104,7 +106,7 @@ def _client_distribution(clients: pa.Table) -> Any:
             values = [v for v in rows.column(name).to_pylist() if v is not None]
             if values:
                 traces.append(go.Box(x=values, name=f"{phase} {name}", boxpoints="outliers"))
-    return _figure(traces, "", "value") if traces else None
+    return figure(traces, "", "value") if traces else None
 
 
 def _worker_load(clients: pa.Table) -> Any:
@@ -119,7 +121,7 @@ def _worker_load(clients: pa.Table) -> Any:
         if worker is not None and seconds is not None:
             load[worker] = load.get(worker, 0.0) + seconds
     names = sorted(load)
-    return _figure([go.Bar(x=names, y=[load[n] for n in names])], "s", "worker") if load else None
+    return figure([go.Bar(x=names, y=[load[n] for n in names])], "s", "worker") if load else None
 
 
 def _histogram(partition: Mapping[str, Any] | None) -> Any:
@@ -135,4 +137,4 @@ def _histogram(partition: Mapping[str, Any] | None) -> Any:
         colorscale="Teal",
         colorbar={"title": "examples"},
     )
-    return _figure([heat], "class", "client (partition)")
+    return figure([heat], "class", "client (partition)")

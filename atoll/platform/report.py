@@ -23,6 +23,8 @@ from atoll.platform.ledger import (
 
 REPORT = "report.html"
 MAX_FAULTS = 200
+# Its row of buttons would lie over the legend.
+PLOTLY = {"responsive": True, "displayModeBar": False}
 
 
 def write_report(directory: Path) -> Path:
@@ -46,6 +48,7 @@ def write_report(directory: Path) -> Path:
     import jinja2
     import plotly.offline
 
+    from atoll.platform.domain_figures import domain_figures, statistic_rows
     from atoll.platform.figures import all_figures
 
     check_run_directory(directory)
@@ -57,9 +60,12 @@ def write_report(directory: Path) -> Path:
     figures = [
         (
             title,
-            figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}),
+            figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY),
         )
-        for title, figure in all_figures(rounds, clients, partition)
+        for title, figure in [
+            *domain_figures(rounds, partition),
+            *all_figures(rounds, clients, partition),
+        ]
     ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
@@ -69,6 +75,7 @@ def write_report(directory: Path) -> Path:
         headline=headline(directory),
         finished=read_result(directory) is not None,
         figures=figures,
+        statistics=statistic_rows(rounds),
         faults=_faults(clients),
         reasons=Counter(row["reason"] for row in _faults(clients)).most_common(),
         config=(directory / CONFIG).read_text(),

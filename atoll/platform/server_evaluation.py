@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache, reduce
 from operator import add
 from pathlib import Path
@@ -25,6 +26,8 @@ from atoll.platform.mapping import map_over_workers
 # Parts are the same for any number of workers, so their sum has the same bits.
 PART = 1024
 
+Diagnostics = Callable[[int, ArrayRecord], Mapping[str, float]]
+
 
 class ServerEvaluation:
     """The ``evaluate_fn`` of a run: accuracy, loss and accuracy per class, and by domain.
@@ -41,6 +44,8 @@ class ServerEvaluation:
         Which test examples are used, by domain.
     device : str
         Where the workers' models are.
+    diagnostics : callable, optional
+        Returns more figures of a round.
     """
 
     def __init__(
@@ -50,8 +55,10 @@ class ServerEvaluation:
         model: ModelSettings,
         sets: TestSets,
         device: str,
+        diagnostics: Diagnostics | None = None,
     ) -> None:
         self._grid = grid
+        self._diagnostics = diagnostics
         self._place = (dataset.directory, model, device)
         self._sets = sets
         self._parts = [_cut(indices) for indices in sets.indices]
@@ -66,7 +73,10 @@ class ServerEvaluation:
             reduce(add, done[end - len(parts) : end])
             for end, parts in zip(ends, self._parts, strict=True)
         ]
-        return MetricRecord(metrics_by_domain(self._sets, evaluations))
+        metrics = metrics_by_domain(self._sets, evaluations)
+        if self._diagnostics is not None:
+            metrics.update(self._diagnostics(server_round, arrays))
+        return MetricRecord(metrics)
 
 
 def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -74,7 +84,8 @@ def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 @lru_cache(maxsize=4)
-def _opened(directory: Path, model: str, device: str) -> tuple[ImageDataset, Any, ModelArrays]:
+def opened(directory: Path, model: str, device: str) -> tuple[ImageDataset, Any, ModelArrays]:
+    """Return a worker's data set and model, and the model's arrays; made once a process."""
     dataset = ImageDataset(directory)
     settings = ModelSettings.model_validate_json(model)
     network = build_model(settings, dataset.image_shape, len(dataset.classes), 0).to(device)
@@ -89,6 +100,6 @@ def evaluate_part(
     indices: NDArray[np.int64],
 ) -> Evaluation:
     """Evaluate some test examples in a worker."""
-    dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
+    dataset, network, arrays = opened(directory, model.model_dump_json(), device)
     arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
     return evaluate(network, dataset, dataset.test, indices, device)

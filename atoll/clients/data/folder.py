@@ -67,7 +67,8 @@ def decode_folder(
     Raises
     ------
     DataUnavailableError
-        If there are no images two or three levels down, or one cannot be read.
+        If there are no images two or three levels down, one cannot be read, or two domains cannot
+        be told apart in the ledger.
     """
     options = options or FolderOptions()
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -79,6 +80,7 @@ def decode_folder(
             f"{len(files)} images"
         )
     domains = tuple(sorted({p[0] for p in parts})) if depths == {3} else ()
+    _check_names(folder, domains)
     classes = tuple(sorted({p[-2] for p in parts}))
     labels = np.array([classes.index(p[-2]) for p in parts], np.int64)
     which = np.array([domains.index(p[0]) for p in parts], np.int64) if domains else None
@@ -96,6 +98,18 @@ def decode_folder(
         NORMALIZATIONS[options.normalization],
         options.augmentation,
     )
+
+
+def _check_names(folder: Path, domains: tuple[str, ...]) -> None:
+    """Refuse domains that would have the same columns in the ledger, which has no hyphens."""
+    by_column: dict[str, str] = {}
+    for domain in domains:
+        other = by_column.setdefault(domain.replace("-", "_"), domain)
+        if other != domain:
+            raise DataUnavailableError(
+                f"{folder}: the domains {other!r} and {domain!r} differ only by '-' and '_' and "
+                "would share their columns in the ledger; expected another name for one of them"
+            )
 
 
 def _is_test(domains: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from atoll.clients.training import (
     full_gradient,
     train,
 )
-from atoll.randomness import derive_seed
+from atoll.randomness import derive_seed, seed_everything
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ class AlignedClient:
             gradient, loss = full_gradient(losses, self._model.parameters, len(examples))
         if terms.replies_gradient:
             return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, metrics)
+        if gradient is not None:
+            # Measuring drift must not change what training draws.
+            seed_everything(seed)
         result = train(
             self._model.model,
             examples.images,

@@ -23,7 +23,7 @@ class DomainContext:
     domain : str
         The domain's name.
     vectors : Tensor or None
-        Shape (k, h), for :class:`HessianProduct`.
+        Shape (k, h), of the head's parameters, for statistics that depend on vectors.
     """
 
     domain: str
@@ -75,3 +75,16 @@ class Statistic(ABC):
     def to_json(self) -> str:
         """Return the statistic as text, for a message."""
         return json.dumps({"name": self.name, **asdict(self)})
+
+
+def vectors_of(context: DomainContext) -> Tensor:
+    """Return the vectors of a statistic that depends on some.
+
+    Raises
+    ------
+    ValueError
+        If the message had none.
+    """
+    if context.vectors is None:
+        raise ValueError(f"the message has no vectors for domain {context.domain!r}")
+    return context.vectors

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.head import ModelSizes
+from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
+from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.outputs import HeadOutputs
-from atoll.clients.moments.statistic import DomainContext, Statistic
+from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
 from atoll.randomness import derive_seed
 
 # Probes evaluated at a time: (probes, examples, outputs) numbers are held at once.
@@ -63,11 +65,11 @@ class HessianProduct(Statistic):
 
     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
         """Return the vectors' own shape, (k, h)."""
-        return tuple(_vectors(context).shape)
+        return tuple(vectors_of(context).shape)
 
     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
         """See :class:`Statistic`."""
-        return outputs.curvature_along(cotangent, _vectors(context).to(cotangent))
+        return outputs.curvature_along(cotangent, vectors_of(context).to(cotangent))
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,7 @@ STATISTICS: dict[str, type[Statistic]] = {
         HessianProbes,
         ProbedDiagonal,
         HessianDiagonal,
+        MovedHeadRisk,
         SquaredHeadGradient,
         ScaleGradient,
         ScaleGradientHalves,
@@ -333,6 +336,9 @@ STATISTICS: dict[str, type[Statistic]] = {
         RandomFeatures,
         SquaredLogits,
         SquaredFeatures,
+        LatentSquare,
+        LatentNorm,
+        ConditionalInformation,
         Gradient,
     )
 }
@@ -357,12 +363,6 @@ def rademacher(seed: int, shape: tuple[int, ...]) -> Tensor:
     """Return independent signs: +1 or -1 with equal probability, the same on every machine."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1
-
-
-def _vectors(context: DomainContext) -> Tensor:
-    if context.vectors is None:
-        raise ValueError(f"the message has no vectors for the Hessian of domain {context.domain!r}")
-    return context.vectors
 
 
 def _squares_along(outputs: HeadOutputs, weights: Tensor, cotangent: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ A method is a dataclass with its hyper-parameters and one function, ``penalty(do
 _MODULES = {
     "regularizers": ("IRM", "VREx", "GradientAlignment", "FedIIR", "IGA", "Fishr", "CORAL", "MMD"),
     "hessians": ("HGP", "Hutchinson", "CMA"),
-    "reweighting": ("ERM", "GroupDRO", "AFL", "EQRM", "SD", "FedL2R", "Mixup"),
+    "reweighting": ("ERM", "GroupDRO", "AFL", "EQRM", "SD", "Mixup"),
+    "representation": ("FedSR", "FedL2R"),
     "gradients": ("ANDMask", "SANDMask", "MLDG", "Fish"),
     "updates": ("FedGMA", "FedDGGA"),
 }

@@ -10,6 +10,7 @@ from torch import nn
 
 from atoll.clients.data.partition import Partition
 from atoll.clients.data.store import ImageDataset
+from atoll.clients.models.gaussian import GaussianHead
 from atoll.clients.moments.head import try_head
 from atoll.errors import InvalidExperimentError
 from atoll.strategies.alignment.strategy import AlignmentStrategy
@@ -37,7 +38,7 @@ def check_federation(
     if not isinstance(strategy, AlignmentStrategy):
         return
     _check_domains(strategy, domains_held(dataset, partition))
-    if strategy.measures:
+    if strategy.measures or strategy.diagnostics_every:
         _check_head(strategy, model, dataset)
     _warn_of_layers(strategy, model)
 
@@ -78,6 +79,13 @@ def _check_head(strategy: AlignmentStrategy, model: nn.Module, dataset: ImageDat
             "Linear layer"
         )
 
+    if strategy.needs_gaussian_head and not isinstance(split.head, GaussianHead):
+        raise InvalidExperimentError(
+            f"strategy.name = {name!r}: it needs a model that draws its representation from a "
+            f"Gaussian, and the model's head is a {type(split.head).__name__}; expected model.name "
+            "= 'gaussian', with this model as model.body"
+        )
+
 
 def _warn_of_layers(strategy: AlignmentStrategy, model: nn.Module) -> None:
     """Warn of layers by which a client's moments depend on more than its examples."""
@@ -91,6 +99,14 @@ def _warn_of_layers(strategy: AlignmentStrategy, model: nn.Module) -> None:
             "the model has BatchNorm layers in training mode: an example's moments then depend on "
             "the others of its batch, and %s is no longer exactly the centralised method (freeze "
             "them, or use GroupNorm)",
+            name,
+        )
+    if type(strategy).penalty is not AlignmentStrategy.penalty and any(
+        isinstance(module, GaussianHead) for module in training
+    ):
+        logger.warning(
+            "the model draws its representation: moments and training draw differently, and %s is "
+            "the centralised method on average only",
             name,
         )
     if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in training):

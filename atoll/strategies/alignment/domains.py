@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.messages import DomainSums, Term
+from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HessianProduct, Loss
-from atoll.strategies.alignment.exchange import MomentExchange
+from atoll.strategies.alignment.exchange import Exchange
 
 Weighting = Literal["uniform", "examples"]
 
@@ -47,7 +48,7 @@ class Domains:
 
     Parameters
     ----------
-    exchange : MomentExchange
+    exchange : Exchange
         To the nodes of the round.
     counts : mapping
         By node, its examples by domain.
@@ -68,7 +69,7 @@ class Domains:
 
     def __init__(
         self,
-        exchange: MomentExchange,
+        exchange: Exchange,
         counts: Mapping[int, Mapping[str, int]],
         weighting: Weighting = "uniform",
         stored: Mapping[str, StoredMoments] | None = None,
@@ -126,6 +127,23 @@ class Domains:
         (values,) = self._ask([statistic], [vectors.detach()])
         self._measured.append(_Measured(statistic, values.requires_grad_(), vectors))
         return values
+
+    def moved_head_risks(self, moves: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each domain's loss, and its head gradient, with the head moved; as constants.
+
+        Parameters
+        ----------
+        moves : Tensor
+            Shape (k, h): k heads, less the present one.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Shapes (n, k) and (n, k, h).
+        """
+        vectors = moves.expand(len(self), *moves.shape)
+        (values,) = self._ask([MovedHeadRisk()], [vectors])
+        return values[:, :, 0], values[:, :, 1:]
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the weighted mean over domains, shape (...)."""

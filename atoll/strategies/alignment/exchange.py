@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -52,6 +53,22 @@ class Traffic:
             for way, counts in named
             for name, count in sorted(counts.items())
         }
+
+
+class Exchange(Protocol):
+    """Whatever answers queries for moments."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what travels."""
+
+    def ask(
+        self,
+        domains_of: Mapping[int, Sequence[str]],
+        statistics: Sequence[Statistic],
+        vectors: Mapping[tuple[int, str], Tensor] | None = None,
+    ) -> dict[int, DomainSums]:
+        """Return sums of statistics by node; see :meth:`MomentExchange.ask`."""
 
 
 @dataclass(frozen=True)

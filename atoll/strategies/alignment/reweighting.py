@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.statistic import Statistic
-from atoll.clients.moments.statistics import Loss, SquaredFeatures, SquaredLogits
+from atoll.clients.moments.statistics import Loss, SquaredLogits
 from atoll.strategies.alignment.domains import Domains
 from atoll.strategies.alignment.strategy import AlignmentStrategy
 from atoll.strategies.fields import Fraction, NonNegative, NonNegativeCount, Positive
@@ -84,10 +84,21 @@ class EQRM(AlignmentStrategy):
     ----------
     quantile : float
         Alpha.
+    quantile_learning_rate : float, optional
+        Of the server's optimiser from the end of the burn-in on, where it takes steps; None for
+        none of its own.
     """
 
     anneal_rounds: NonNegativeCount = 2500
     quantile: Fraction = 0.75
+    quantile_learning_rate: Positive | None = 1e-6
+
+    def server_learning_rate_at(self, server_round: int) -> float:
+        """See :class:`EQRM`."""
+        own = self.quantile_learning_rate
+        if own is None or self.server_optimizer == "average" or server_round <= self.anneal_rounds:
+            return super().server_learning_rate_at(server_round)
+        return own
 
     def penalty(self, domains: Domains) -> Tensor:
         """Return the difference of the quantile to the mean loss."""
@@ -112,27 +123,6 @@ class SD(AlignmentStrategy):
     def local_terms(self) -> list[tuple[Statistic, float]]:
         """See :class:`SD`."""
         return [(SquaredLogits(), self.weight)]
-
-
-@dataclass(kw_only=True, eq=False)
-class FedL2R(AlignmentStrategy):
-    """The squared norm of features, within each client: FedSR's L2R term (Nguyen et al., 2022).
-
-    FedSR's other term, on a probabilistic representation, is not part of it.
-
-    Parameters
-    ----------
-    weight : float
-        Of the squared norm.
-    """
-
-    min_domains: ClassVar[int] = 1
-    penalty_weight: NonNegative = 0.0
-    weight: NonNegative = 0.01
-
-    def local_terms(self) -> list[tuple[Statistic, float]]:
-        """See :class:`FedL2R`."""
-        return [(SquaredFeatures(), self.weight)]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -23,18 +23,23 @@ class ServerOptimizer:
         and .999, epsilon 1e-8, weight decay added to the gradient).
     learning_rate, weight_decay : float
         Of the optimiser.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Of the next step.
     """
 
     def __init__(self, name: str, learning_rate: float, weight_decay: float = 0.0) -> None:
         self._name = name
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._weight_decay = weight_decay
         self._optimizer = self._fresh()
 
     def _fresh(self) -> LocalOptimizer:
         if self._name == "adam":
-            return Adam(self._learning_rate, self._weight_decay)
-        return SGD(self._learning_rate, 0.0, self._weight_decay)
+            return Adam(self.learning_rate, self._weight_decay)
+        return SGD(self.learning_rate, 0.0, self._weight_decay)
 
     def reset(self) -> None:
         """Forget all state, as a new optimiser."""
@@ -51,6 +56,7 @@ class ServerOptimizer:
             _tensor(gradient, key).to(parameter.dtype)
             for key, parameter in zip(floats, parameters, strict=True)
         ]
+        self._optimizer.learning_rate = self.learning_rate
         self._optimizer.step(parameters, gradients)
         changed = {key: p.numpy() for key, p in zip(floats, parameters, strict=True)}
         return array_record(

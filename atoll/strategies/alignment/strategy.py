@@ -27,6 +27,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domains import Domains, StoredMoments, Weighting
 from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError, Traffic
+from atoll.strategies.alignment.lost_clients import lost_share, warn_of_lost_clients
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
 from atoll.strategies.fields import (
     Count,
@@ -136,14 +137,16 @@ class AlignmentStrategy(FedAvg):
             weighted_by_key="weight",
         )
         self._check_combination()
-        rate = self.server_learning_rate or 0.0
-        self.optimizer = ServerOptimizer(self.server_optimizer, rate, self.server_weight_decay)
+        self.optimizer = ServerOptimizer(
+            self.server_optimizer, self.server_learning_rate_at(1), self.server_weight_decay
+        )
         # A method's own state from round to round (moving averages, weights of domains).
         self.memory: dict[str, Tensor] = {}
         self.stored: dict[str, StoredMoments] = {}
         self._counts: dict[int, dict[str, int]] = {}
         self._broadcast: ArrayRecord | None = None
         self._report: dict[str, float] = {}
+        self._sent_weight = 0.0
         self._warned_of_one_domain = False
 
     def _check_combination(self) -> None:
@@ -189,6 +192,11 @@ class AlignmentStrategy(FedAvg):
         return False
 
     @property
+    def needs_gaussian_head(self) -> bool:
+        """Whether the method needs a model with a Gaussian representation."""
+        return False
+
+    @property
     def measures(self) -> bool:
         """Whether the method asks clients for moments, or has them in their loss."""
         return type(self).penalty is not AlignmentStrategy.penalty or bool(self.local_terms())
@@ -198,6 +206,10 @@ class AlignmentStrategy(FedAvg):
         if server_round <= self.anneal_rounds and self.penalty_weight > 0.0:
             return self.initial_penalty_weight
         return self.penalty_weight
+
+    def server_learning_rate_at(self, server_round: int) -> float:
+        """Return the server's learning rate in a round, from 1; 0 where it takes no steps."""
+        return self.server_learning_rate or 0.0
 
     def probe_seed(self) -> int:
         """Return the seed of a round's random vectors."""
@@ -213,6 +225,7 @@ class AlignmentStrategy(FedAvg):
         self._broadcast, self._report = arrays, {}
         if server_round == self.anneal_rounds + 1 and server_round > 1 and self.reset_optimizer:
             self.optimizer.reset()
+        self.optimizer.learning_rate = self.server_learning_rate_at(server_round)
         nodes = [
             message.metadata.dst_node_id
             for message in super().configure_train(server_round, arrays, config, grid)
@@ -291,6 +304,9 @@ class AlignmentStrategy(FedAvg):
                 )
             exchange.traffic.count_terms(terms.terms, names)
             messages.append(Message(contents[names], node, MessageType.TRAIN))
+        self._sent_weight = sum(
+            terms.weights[name] * count for held in counts.values() for name, count in held.items()
+        )
         return messages
 
     def _training_terms(self, server_round: int, domains: Domains) -> TrainingTerms:
@@ -363,10 +379,15 @@ class AlignmentStrategy(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the replies, and take the server's step."""
-        mean, metrics = super().aggregate_train(server_round, replies)
+        kept = list(replies)
+        mean, metrics = super().aggregate_train(server_round, kept)
         broadcast, self._broadcast = self._broadcast, None
         if mean is None or broadcast is None:
             return mean, metrics
+        lost = lost_share(kept, self.weighted_by_key, self._sent_weight)
+        if lost and "penalty" in self._report:
+            warn_of_lost_clients(server_round, kept, lost)
+        self._report["lost_weight"] = lost
         return self._step(broadcast, mean), self._with_report(metrics)
 
     def aggregate_evaluate(

@@ -31,6 +31,8 @@ class FedGMA(AlignmentStrategy):
         Of the server, on the masked mean update.
     """
 
+    # The signs of each update are taken on the server.
+    sums_suffice: ClassVar[bool] = False
     min_domains: ClassVar[int] = 1
     penalty_weight: NonNegative = 0.0
     client_update: Literal["cotangent"] = "cotangent"
@@ -111,7 +113,9 @@ class FedDGGA(AlignmentStrategy):
                 for node, answer in answers.items()
             }
             self._adjust(server_round, losses)
-        return super()._messages(server_round, exchange, counts, config)
+        messages = super()._messages(server_round, exchange, counts, config)
+        self._sent_weight = sum(self._client_weights[node] for node in counts)
+        return messages
 
     def _adjust(self, server_round: int, losses: Mapping[int, float]) -> None:
         gaps = {

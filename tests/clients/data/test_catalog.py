@@ -157,6 +157,12 @@ def test_image_folders_have_domains_and_classes(tmp_path: Path) -> None:
         decode_folder(tmp_path)
 
 
+def test_domains_that_the_ledger_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("real-photo", "real_photo", "art"), ("cat", "dog"))
+    with pytest.raises(DataUnavailableError, match="'real-photo' and 'real_photo' differ only by"):
+        load_dataset("folder", tmp_path)
+
+
 def test_image_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataUnavailableError, match="found 0 images"):
         decode_folder(tmp_path)

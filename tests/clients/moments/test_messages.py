@@ -96,5 +96,5 @@ def test_a_message_without_terms_has_none_and_plain_ones_are_known() -> None:
 
 
 def test_vectors_that_are_missing_are_named() -> None:
-    with pytest.raises(ValueError, match="no vectors for the Hessian of domain 'a'"):
+    with pytest.raises(ValueError, match="no vectors for domain 'a'"):
         HessianProduct().shape(ModelSizes(1, 1, 2, 2), DomainContext("a"))

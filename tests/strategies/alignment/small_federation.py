@@ -161,7 +161,8 @@ def make_federation(
     np.save(folder / "parts" / "offsets.npy", offsets.astype(np.int64))
     np.save(folder / "parts" / "indices.npy", np.concatenate(parts))
     extra = {"outputs": outputs} if model == "double_model" else {}
-    settings = ModelSettings(name=f"small_federation:{model}", **extra)
+    name = model if ":" in model else f"small_federation:{model}"
+    settings = ModelSettings(name=name, **extra)
     spec = ClientSpec(
         dataset=folder / "data",
         partition=folder / "parts",

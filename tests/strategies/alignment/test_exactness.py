@@ -87,7 +87,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], Any, float]] = {
     ),
     "CMA": ("CMA", {**BOTH, "classes": 3}, c.cma, 1.0),
     "GroupDRO": ("GroupDRO", {"eta": 0.5}, c.group_dro, 1.0),
-    "EQRM": ("EQRM", NOW, c.quantile, 1.0),
+    "EQRM": ("EQRM", {**NOW, "quantile_learning_rate": None}, c.quantile, 1.0),
     "SD": ("SD", {"weight": 0.3}, c.squared_logits, 0.3),
     "FedL2R": ("FedL2R", {"weight": 0.3}, c.squared_features, 0.3),
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.checkpoint import parameters_sha256
@@ -100,6 +102,24 @@ def test_domains_split_over_clients_come_to_the_same_model(
     whole = run(experiment(HGP, data=data), out=tmp_path / "whole")
     for key, array in whole.arrays.items():
         np.testing.assert_allclose(split[0].arrays[key].numpy(), array.numpy(), atol=2e-5)
+
+
+def fail_once(message: Message, context: Context, call: ClientAppCallable) -> Message:
+    """A mod: partition 1 fails in the training of round 2."""
+    server_round = message.content.config_records["config"]["server-round"]
+    if (context.node_config["partition-id"], server_round) == (1, 2):
+        raise ValueError("the battery is empty")
+    return call(message, context)
+
+
+def test_a_client_that_fails_between_query_and_training_is_reported(tmp_path: Path) -> None:
+    rows: list[RoundRecord] = []
+    client = {"mods": ["test_run:fail_once"]}
+    run(experiment(HGP, client=client), out=tmp_path / "failing", callbacks=[rows.append])
+    # Each domain counts for a half; partition 1 has three quarters of its own.
+    lost = [row.train_metrics["lost_weight"] for row in rows]
+    assert lost == [0.0, pytest.approx(0.375, abs=2e-3), 0.0, 0.0]
+    assert [row.errors for row in rows] == [0, 1, 0, 0]
 
 
 def test_methods_on_the_server_and_by_updates_run_too(tmp_path: Path) -> None:

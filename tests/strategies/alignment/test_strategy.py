@@ -29,7 +29,9 @@ SPLIT = LAYOUTS["domains split over unequal clients"]
 MIXED = LAYOUTS["several domains on a client"]
 ON_SERVER = ("ANDMask", "SANDMask", "MLDG", "Fish")
 BY_UPDATES = ("FedGMA", "FedDGGA")
-BY_PENALTY = [n for n in ALIGNMENT_STRATEGIES if n not in (*ON_SERVER, *BY_UPDATES, "Mixup")]
+# FedSR needs a model of its own; see test_representation.py.
+OTHERS = (*ON_SERVER, *BY_UPDATES, "Mixup", "FedSR")
+BY_PENALTY = [name for name in ALIGNMENT_STRATEGIES if name not in OTHERS]
 EXACT_STEP = {
     "client_update": "gradient",
     "server_optimizer": "sgd",
@@ -278,28 +280,6 @@ def test_a_rounds_examples_are_the_same_for_moments_and_training(tmp_path: Path)
     for key, value in expected.items():
         moved = values(federation.arrays)[key] - values(after)[key]
         np.testing.assert_allclose(moved, value.numpy(), atol=1e-10)
-
-
-def test_diagnostics_are_distances_of_gradients_and_hessians(tmp_path: Path) -> None:
-    federation = make_federation(tmp_path, SPLIT)
-    strategy = build_strategy("ERM", {"diagnostics_every": 1})
-    random.seed(0)
-    _, metrics = federation.round(strategy)
-    domains = c.make_domains(federation.model, federation.data)
-    gradients = torch.stack([d.gradient() for d in domains]).detach()
-    hessians = torch.stack([d.hessian() for d in domains]).detach()
-    for place, name in enumerate(sorted(federation.data)):
-        gradient = (gradients[place] - gradients.mean(0)).norm()
-        difference = hessians[place] - hessians.mean(0)
-        spectral = torch.linalg.eigvalsh(difference).abs().max()
-        assert metrics[f"gradient_distance_{name}"] == pytest.approx(float(gradient), rel=1e-9)
-        # 16 probes: a relative standard error of about sqrt(2 / 16) of the square at most.
-        found = metrics[f"hessian_distance_{name}"]
-        assert found == pytest.approx(float(difference.norm()), rel=0.35)
-        bound = metrics[f"hessian_spectral_distance_{name}"]
-        assert 0.9 * float(spectral) <= bound <= float(spectral) * (1 + 1e-9)
-    _, quiet = federation.round(build_strategy("ERM", {"diagnostics_every": 2}))
-    assert not [key for key in quiet if key.startswith("gradient_distance")]
 
 
 def test_bytes_are_counted_by_statistic(tmp_path: Path) -> None:

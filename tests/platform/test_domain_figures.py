@@ -1,0 +1,108 @@
+"""The report of domains: what is drawn and tabled is what the ledger has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from atoll.platform.domain_figures import domain_figures, statistic_rows
+from atoll.platform.ledger import Ledger, read_table
+from atoll.platform.observers import RoundRecord
+from atoll.platform.report import write_report
+
+PARTITION = {
+    "clients": [0],
+    "classes": ["no", "yes"],
+    "domains": ["real-photo", "art", "grey"],
+    "training_domains": ["art"],
+    "held_out": ["real-photo"],
+    "histogram": [[3, 4]],
+}
+
+
+def write_run(folder: Path, sums_suffice: float = 1.0) -> None:
+    """Write a run of four rounds; every second one is evaluated and has diagnostics."""
+    ledger = Ledger.create(folder, "[run]\n")
+    for number in range(1, 5):
+        train = {
+            "bytes_up_head-gradient": 100.0,
+            "bytes_down_head-gradient": 10.0 * number,
+            "sums_suffice": sums_suffice,
+        }
+        server = {}
+        if number % 2 == 0:
+            train |= {"transfer_art": 0.2 * number, "transfer_oil": 0.4 * number}
+            server = {
+                "accuracy": 0.1 * number,
+                "accuracy_real-photo": 0.1 * number,
+                "accuracy_art": 0.9,
+                "accuracy_grey": 0.5,
+                "transfer_real-photo": 7.0 + number,
+            }
+        ledger.on_round(
+            RoundRecord(
+                server_round=number,
+                num_rounds=4,
+                seconds=1.0,
+                cohort=1,
+                replies=1,
+                errors=0,
+                examples=7,
+                train_metrics=train,
+                server_metrics=server,
+                clients={},
+            )
+        )
+    ledger.flush()
+    (folder / "partition.json").write_text(json.dumps(PARTITION))
+
+
+def test_accuracies_are_drawn_by_domain_and_measures_against_the_unseen_domain(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path)
+    figures = dict(domain_figures(read_table(tmp_path / "rounds.parquet"), PARTITION))
+    lines = {
+        line.name: (line.x, line.y, line.line.dash) for line in figures["Accuracy by domain"].data
+    }
+    assert lines == {
+        "real-photo (held out)": ((2, 4), (0.2, 0.4), "solid"),
+        "art (training)": ((2, 4), (0.9, 0.9), "dot"),
+        "grey (probe)": ((2, 4), (0.5, 0.5), "dash"),
+    }
+    points = figures["Transfer measure, against unseen-domain accuracy"].data
+    assert [(trace.name, trace.x, trace.y) for trace in points] == [
+        ("held-out domain", (9.0, 11.0), (0.2, 0.4)),
+        ("training domains, mean", (pytest.approx(0.6), pytest.approx(1.2)), (0.2, 0.4)),
+    ]
+    assert set(figures) == {
+        "Accuracy by domain",
+        "Transfer measure, against unseen-domain accuracy",
+        "Bytes of statistics a round",
+    }
+
+
+@pytest.mark.parametrize(("suffice", "expected"), [(1.0, "yes: only sums"), (0.0, "no: single")])
+def test_statistics_have_their_bytes_and_whether_sums_suffice(
+    suffice: float, expected: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, suffice)
+    (row,) = statistic_rows(read_table(tmp_path / "rounds.parquet"))
+    assert (row.name, row.up, row.down) == ("head gradient", 100.0, 25.0)
+    assert row.survives.startswith(expected)
+    page = write_report(tmp_path).read_text()
+    assert "survives secure aggregation" in page
+    assert row.survives.replace("'", "&#39;") in page
+
+
+def test_a_run_without_domains_has_none_of_it(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    plain = {"server_round": 1, "num_rounds": 1, "seconds": 1.0, "cohort": 1, "replies": 1}
+    ledger.on_round(
+        RoundRecord(**plain, errors=0, examples=7, server_metrics={"accuracy": 0.5}, clients={})
+    )
+    ledger.flush()
+    assert domain_figures(read_table(tmp_path / "rounds.parquet"), None) == []
+    assert "secure aggregation" not in write_report(tmp_path).read_text()
