@@ -78,7 +78,13 @@ class SGD:
 
 
 class Adam:
-    """As ``torch.optim.Adam(lr, weight_decay=...)`` with its default betas and epsilon."""
+    """As ``torch.optim.Adam(lr, weight_decay=...)`` with its default betas and epsilon.
+
+    Attributes
+    ----------
+    learning_rate : float
+        May be changed between steps.
+    """
 
     def __init__(self, learning_rate: float, weight_decay: float) -> None:
         self.learning_rate = learning_rate

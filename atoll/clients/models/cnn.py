@@ -6,6 +6,8 @@ the other layout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -42,6 +44,73 @@ def lenet(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
 def _lenet_features(height: int, width: int) -> int:
     lost = 4 if min(height, width) >= 28 else 0
     return 16 * ((height // 2 - lost) // 2) * ((width // 2 - lost) // 2)
+
+
+def sigmoid_lenet(
+    image_shape: tuple[int, int, int], classes: int, spread: float = 0.5
+) -> nn.Module:
+    """Return the network on which gradient inversion was first shown: LeNet with sigmoids.
+
+    Three 5x5 convolutions of 12 channels, of strides 2, 2 and 1, and a linear layer; all weights
+    and biases are uniform in [-spread, spread] (Zhu et al., 2019; 13,426 parameters on 28x28 grey
+    images of 10 classes).
+
+    Parameters
+    ----------
+    spread : float
+        Of the parameters, positive.
+    """
+    if spread <= 0:
+        raise ValueError(f"spread = {spread}: expected a positive number")
+    model = _strided_lenet(image_shape, classes, nn.Sigmoid)
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -spread, spread)
+    return model
+
+
+def relu_lenet(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return the layers of 'lenet-sigmoid' with ReLU and PyTorch's own initialisation."""
+    return _strided_lenet(image_shape, classes, nn.ReLU)
+
+
+def _strided_lenet(
+    image_shape: tuple[int, int, int], classes: int, activation: Callable[[], nn.Module]
+) -> nn.Module:
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 12, 5, 2, padding=2),
+        activation(),
+        nn.Conv2d(12, 12, 5, 2, padding=2),
+        activation(),
+        nn.Conv2d(12, 12, 5, 1, padding=2),
+        activation(),
+        nn.Flatten(),
+        nn.Linear(12 * -(-height // 4) * -(-width // 4), classes),
+    )
+
+
+def leaky_cnn(image_shape: tuple[int, int, int], classes: int, slope: float = 0.2) -> nn.Module:
+    """Return two convolutions with leaky ReLU and a linear layer: each layer can be inverted.
+
+    Neither convolution has a bias, and no activation throws anything away, as R-GAP needs it (Zhu
+    and Blaschko, 2021).
+
+    Parameters
+    ----------
+    slope : float
+        Of the activation below zero, positive.
+    """
+    if slope <= 0:
+        raise ValueError(f"slope = {slope}: expected a positive number")
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 6 * channels, 5, 2, padding=2, bias=False),
+        nn.LeakyReLU(slope),
+        nn.Conv2d(6 * channels, 16 * channels, 3, 2, padding=1, bias=False),
+        nn.LeakyReLU(slope),
+        nn.Flatten(),
+        nn.Linear(16 * channels * -(-height // 4) * -(-width // 4), classes),
+    )
 
 
 def small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
