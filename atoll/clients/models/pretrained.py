@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     DataUnavailableError
         If it is not there, or holds anything but tensors by name.
     """
+    found = read_checkpoint(path)
+    if not all(isinstance(value, Tensor) for value in found.values()):
+        raise DataUnavailableError(f"{path}: expected a state dict, tensors by name")
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what is in a file of the user's, as :func:`read_weights`, which may be nested.
+
+    Raises
+    ------
+    DataUnavailableError
+        If it is not there, or holds anything but a dictionary of tensors and plain values: code
+        is not run.
+    """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -67,7 +83,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise DataUnavailableError(
             f"{path}: cannot be read as weights ({type(error).__name__}: expected tensors only)"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(found, dict):
         raise DataUnavailableError(f"{path}: expected a state dict, tensors by name")
     return found
 

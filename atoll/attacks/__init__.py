@@ -1,0 +1,1 @@
+"""What an onlooker does: gradient inversion, and the generators that it draws images from."""
