@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 ATTACKS: Registry[type[Attack]] = Registry(
     "attack",
     {
+        "gifd": "atoll.attacks.gifd:GIFD",
+        "gias": "atoll.attacks.gias:GIAS",
+        "ggl": "atoll.attacks.ggl:GGL",
+        "generator-sample": "atoll.attacks.generator_sample:GeneratorSample",
         "dlg": "atoll.attacks.dlg:DLG",
         "idlg": "atoll.attacks.dlg:IDLG",
         "inverting-gradients": "atoll.attacks.inverting_gradients:InvertingGradients",

@@ -77,7 +77,7 @@ def widths_of(weights: Mapping[str, Tensor], source: str) -> Architecture:
     DataUnavailableError
         If they are not those of a StyleGAN2 generator.
     """
-    widths = []
+    widths = list[int]()
     while (weight := weights.get(f"blocks.{len(widths)}.layer.conv.weight")) is not None:
         widths.append(len(weight))
     rgb = weights.get("blocks.0.to_rgb.weight")
