@@ -33,8 +33,8 @@ def project_l1_ball(values: Tensor, center: Tensor, radius: float) -> Tensor:
     last = (count * descending > excess).sum(1, keepdim=True).clamp_min(1) - 1
     threshold = excess.gather(1, last) / (last + 1)
     inside = moved.sign() * (size - threshold).clamp_min(0)
-    projected = torch.where(outside[:, None], inside, moved)
-    return center + projected.view_as(values)
+    projected = center + torch.where(outside[:, None], inside, moved).view_as(values)
+    return projected
 
 
 def row_norms(values: Tensor) -> Tensor:

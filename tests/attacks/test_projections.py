@@ -69,9 +69,7 @@ def test_l1_projection_is_the_same_for_a_row_alone() -> None:
     values = torch.randn(5, 100, generator=torch.Generator().manual_seed(0))
     center = torch.zeros_like(values)
     together = project_l1_ball(values, center, 3.0)
-    alone = [
-        project_l1_ball(v[None], c[None], 3.0)[0] for v, c in zip(values, center, strict=True)
-    ]
+    alone = [project_l1_ball(v[None], c[None], 3.0)[0] for v, c in zip(values, center, strict=True)]
     assert torch.equal(together, torch.stack(alone))
 
 

@@ -64,7 +64,8 @@ class ConditionalNorm(nn.Module):
         """Map (n, channels, h, w) to the same shape; the condition is (n, 256)."""
         scale = (1 + self.scale(condition)) * (self.variance + EPSILON).rsqrt()
         shift = self.offset(condition) - self.mean * scale
-        return x * scale[:, :, None, None] + shift[:, :, None, None]
+        normalized: Tensor = x * scale[:, :, None, None] + shift[:, :, None, None]
+        return normalized
 
 
 class FixedNorm(nn.Module):

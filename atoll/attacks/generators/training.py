@@ -106,7 +106,7 @@ class GeneratorTraining:
             torch.default_generator.manual_seed(derive_seed(settings.seed, "generator"))
             self.generator = ConditionalGenerator(shape, classes, settings.latent, settings.width)
             self.encoder = Encoder(shape, classes, settings.latent)
-        self._parameters = [*self.generator.parameters(), *self.encoder.parameters()]
+        self._parameters: list[Tensor] = [*self.generator.parameters(), *self.encoder.parameters()]
         self._optimizer = Adam(settings.learning_rate, 0.0)
         self.loss = math.nan
 
