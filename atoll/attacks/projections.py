@@ -33,8 +33,8 @@ def project_l1_ball(values: Tensor, center: Tensor, radius: float) -> Tensor:
     last = (count * descending > excess).sum(1, keepdim=True).clamp_min(1) - 1
     threshold = excess.gather(1, last) / (last + 1)
     inside = moved.sign() * (size - threshold).clamp_min(0)
-    projected = center + torch.where(outside[:, None], inside, moved).view_as(values)
-    return projected
+    projected: Tensor = torch.where(outside[:, None], inside, moved)
+    return center + projected.view(values.shape)
 
 
 def row_norms(values: Tensor) -> Tensor:
@@ -44,7 +44,8 @@ def row_norms(values: Tensor) -> Tensor:
     map a channel) has a norm for each entry of its first two.
     """
     dimensions = tuple(range(min(2, values.dim() - 1), values.dim()))
-    return torch.linalg.vector_norm(values, dim=dimensions, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(values, dim=dimensions, keepdim=True)
+    return norms
 
 
 def project_sphere(values: Tensor, norms: Tensor) -> Tensor:

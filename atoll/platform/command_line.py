@@ -275,6 +275,38 @@ def doctor(
             raise typer.Exit(1)
 
 
+@application.command("train-generator")
+def train_generator(
+    dataset: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    path: Annotated[
+        Path | None, typer.Option(help="A folder with its files, in place of a download.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
+    ] = "test",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+) -> None:
+    """Train the generator of a data set, for attacks that need one; it is kept in the cache."""
+    with _clear_errors():
+        from atoll.platform.generator_run import run_training
+
+        _log_to_terminal("info")
+        run_training(
+            dataset,
+            path,
+            _one_of(split, ("test", "train"), "--split"),
+            settings or (),
+            seed=seed,
+            threads=threads,
+            console=console,
+        )
+
+
 def _one_of(value: str, allowed: tuple[str, ...], option: str) -> Any:
     if value not in allowed:
         raise InvalidExperimentError(f"{option} {value}: expected {' or '.join(allowed)}")
