@@ -90,6 +90,10 @@ class StagedGenerator(nn.Module, ABC):
             features = self.advance(k, features)
         return self.finish(features)
 
+    def forward(self, stage: int, features: Features) -> Tensor:
+        """Return :meth:`decode`: what ``torch.func.functional_call`` runs with other weights."""
+        return self.decode(stage, features)
+
     def sample(self, labels: Tensor, random: RandomState) -> Tensor:
         """Return images drawn from the generator, one for each label."""
         return self.decode(0, self.init(labels, random))
