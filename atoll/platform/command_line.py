@@ -195,7 +195,10 @@ def report(
 @application.command("list")
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="datasets, models, partitioners, strategies, mods or attacks.")
+        str,
+        typer.Argument(
+            help="datasets, models, partitioners, strategies, mods, attacks or generators."
+        ),
     ],
 ) -> None:
     """List the names that experiment files can use."""

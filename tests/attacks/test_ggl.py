@@ -34,8 +34,8 @@ def test_the_search_finds_latents_that_match_and_leaves_global_numbers_alone() -
         assert one.cost < floor.cost
         assert one.cost_path[-1] < one.cost_path[0]
         assert torch.equal(one.labels, truth.labels)
-    again = attack.run_checked(observed(attack, victims), seed=1)
-    assert all(torch.equal(a.images, b.images) for a, b in zip(found, again, strict=True))
+    [again] = attack.run_checked(observed(attack, victims[:1]), seed=1)
+    assert torch.equal(again.images, found[0].images)
 
 
 def test_batches_are_searched_together() -> None:

@@ -13,8 +13,8 @@ def test_weights_find_what_the_latent_cannot_and_stay_each_victims_own() -> None
         {
             "generator": "digits",
             "generator_path": folder,
-            "latent_steps": 60,
-            "weight_steps": 80,
+            "latent_steps": 30,
+            "weight_steps": 30,
             "restarts": 2,
         }
     )
@@ -29,5 +29,3 @@ def test_weights_find_what_the_latent_cannot_and_stay_each_victims_own() -> None
         assert one.cost == weights.cost
         assert psnr_of(one.images, truth) > 10
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
-    again = attack.run_checked(observations, seed=1)
-    assert all(torch.equal(a.images, b.images) for a, b in zip(found, again, strict=True))
