@@ -13,6 +13,7 @@ from torch import Tensor
 
 from atoll.attacks.generators.load import fitted, load_generator
 from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.trained import TrainedGenerator
 from atoll.attacks.observation import Observation
 from atoll.attacks.optimization import Decode, Group, OptimizationAttack
 from atoll.attacks.threat import Capability
@@ -43,6 +44,13 @@ class GeneratorAttack(OptimizationAttack):
         """Refuse what cannot be simulated, and a generator that does not fit the images."""
         super().check(observation)
         self.generator_for(observation).check(observation.space.shape, observation.classes)
+
+    def has_seen(self, observation: Observation, pixels: Tensor) -> list[bool | None]:
+        """Tell which images the generator was trained on, where it knows."""
+        generator = self.generator_for(observation)
+        if not isinstance(generator, TrainedGenerator):
+            return super().has_seen(observation, pixels)
+        return list(generator.has_seen(pixels.numpy()).tolist())
 
     def generator_for(self, observation: Observation) -> StagedGenerator:
         """Return the generator, on the observation's device."""
