@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from atoll.attacks.attack import Progress, Reconstruction
 from atoll.attacks.generator_attack import GeneratorAttack, decoder, draw, split, stack, unstack
+from atoll.attacks.generators.staged import Features, StagedGenerator
 from atoll.attacks.matching import cosine
 from atoll.attacks.minimize import minimize
 from atoll.attacks.optimization import Group, matching_objective
@@ -62,8 +63,9 @@ class GIAS(GeneratorAttack):
             schedule=thirds_of_eight,
             on_step=lambda done: progress(done, total),
         )
-        names, weights = zip(*generator.named_parameters(), strict=True)
         parts = split(unstack(first.values, features), group)
+        used = _used_weights(generator, parts[0])
+        names = list(used)
 
         def by_weights(values: list[Tensor]) -> Tensor:
             images = [
@@ -74,7 +76,7 @@ class GIAS(GeneratorAttack):
 
         second = minimize(
             matching_objective(group, cosine, by_weights, priors),
-            [weight.expand(group.candidates, *weight.shape) for weight in weights],
+            [weight.expand(group.candidates, *weight.shape) for weight in used.values()],
             Adam(self.weight_rate),
             self.weight_steps,
             schedule=thirds_of_eight,
@@ -86,3 +88,15 @@ class GIAS(GeneratorAttack):
                 StageResult("weights", second, by_weights(second.values)),
             ]
         return best_stages(group, results)
+
+
+def _used_weights(generator: StagedGenerator, features: Features) -> dict[str, Tensor]:
+    """Return the weights that the images depend on: not those that only make latents."""
+    weights = {name: w.detach().requires_grad_() for name, w in generator.named_parameters()}
+    images = functional_call(generator, weights, (0, features))
+    gradients = torch.autograd.grad(images.sum(), list(weights.values()), allow_unused=True)
+    return {
+        name: weight.detach()
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+        if gradient is not None
+    }

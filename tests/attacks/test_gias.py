@@ -29,3 +29,11 @@ def test_weights_find_what_the_latent_cannot_and_stay_each_victims_own() -> None
         assert one.cost == weights.cost
         assert psnr_of(one.images, truth) > 10
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+
+
+def test_weights_that_make_no_difference_are_left_out() -> None:
+    attack = GIAS.model_validate(
+        {"generator": "digit_generator:tiny_stylegan2", "latent_steps": 3, "weight_steps": 3}
+    )
+    [one] = attack.run_checked(observed(attack, [victim([3])]), seed=1)
+    assert one.cost < one.stages[0].cost

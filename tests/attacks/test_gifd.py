@@ -216,3 +216,22 @@ def test_a_generator_of_other_images_is_refused_before_compute(folder, victims) 
     gifd(folder, resize=True).check(other)
     with pytest.raises(InvalidExperimentError, match=r"labels are in 0 \.\. 99"):
         attack.generator_for(observation).check((1, 8, 8), 100)
+
+
+def test_a_stage_of_several_tensors_keeps_each_where_it_may_be(victims) -> None:
+    name = "digit_generator:tiny_stylegan2"
+    attack = GIFD(generator=name, steps=4, restarts=2, radius=0.1)
+    observations = observed(attack, victims[:2])
+    found = attack.run_checked(observations, seed=1)
+    assert all(len(one.stages) == 2 and one.cost == one.cost for one in found)
+    [(_, group)] = attack._groups(observations, 0)
+    generator = attack.generator_for(observations[0])
+    start = generator.advance(0, draw(generator, group))
+    assert list(start.free) == ["features", "styles", "noise1", "noise2"]
+    values = [value + torch.randn_like(value) for value in stack(start, group)]
+    attack.model_copy(update={"ball": False})._projection(generator, 1, start)(values)
+    features, styles, first, _ = values
+    before = stack(start, group)
+    torch.testing.assert_close(styles.norm(dim=-1), before[1].norm(dim=-1))
+    torch.testing.assert_close(first.norm(dim=(-1, -2)), before[2].norm(dim=(-1, -2)))
+    assert not torch.allclose(features.norm(dim=(-1, -2)), before[0].norm(dim=(-1, -2)))
