@@ -21,7 +21,8 @@ def fill(build: Callable[[], M], weights: Mapping[str, Tensor], source: str, wha
     build : Callable
         Makes the module; it is called where tensors have shapes but no memory.
     weights : Mapping[str, Tensor]
-        By the names of the module's ``state_dict``; none may be missing or left over.
+        By the names of the module's ``state_dict``; none may be missing or left over. Those of half
+        or double precision become float32.
     source, what : str
         Where the weights come from and what they should be, for the error.
 
@@ -41,7 +42,8 @@ def fill(build: Callable[[], M], weights: Mapping[str, Tensor], source: str, wha
                 f"{source}: is not {what}: {name} {_described(found)}, expected "
                 f"{'no such tensor' if wanted is None else f'shape {wanted}'}"
             )
-    module.load_state_dict(dict(weights), assign=True)
+    single = {name: w.float() if w.is_floating_point() else w for name, w in weights.items()}
+    module.load_state_dict(single, assign=True)
     return module.eval().requires_grad_(False)
 
 

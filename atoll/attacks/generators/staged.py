@@ -47,8 +47,8 @@ class StagedGenerator(nn.Module, ABC):
     classes : int or None
         How many classes it can be asked for; None if labels make no difference to it.
     spherical : frozenset[str]
-        The free tensors that are drawn from a standard normal distribution, whose mass lies near
-        a sphere: an attack may hold them there.
+        The free tensors whose distribution has its mass near a sphere, as a normal one has: an
+        attack may hold them there.
     """
 
     stages: int
