@@ -22,5 +22,9 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "inverting-gradients": "atoll.attacks.inverting_gradients:InvertingGradients",
         "gradinversion": "atoll.attacks.gradinversion:GradInversion",
         "rog": "atoll.attacks.rog:ROG",
+        "gifd": "atoll.attacks.gifd:GIFD",
+        "gias": "atoll.attacks.gias:GIAS",
+        "ggl": "atoll.attacks.ggl:GGL",
+        "generator-sample": "atoll.attacks.generator_sample:GeneratorSample",
     },
 )

@@ -105,6 +105,23 @@ class Attack(Section, ABC):
             Saying what is missing.
         """
 
+    def has_seen(self, observation: Observation, pixels: Tensor) -> list[bool | None]:
+        """Tell which images were among those that the attacker's generator was trained on.
+
+        It is for reports only: a reconstruction of such an image proves nothing.
+
+        Parameters
+        ----------
+        pixels : Tensor
+            uint8, shape (n, height, width, channels): the truth.
+
+        Returns
+        -------
+        list[bool or None]
+            One an image; None if that is not known, or there is no generator.
+        """
+        return [None] * len(pixels)
+
     @abstractmethod
     def run(
         self,

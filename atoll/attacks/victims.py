@@ -208,7 +208,8 @@ def attack_victims(
         One a victim. A row holds: attack, threat, label_source, round, node_id, image (its place),
         images (how many the update depends on), model, batch_norm, label, label_found,
         label_accuracy (of the victim's labels as a multiset), psnr, ssim, lpips, mse, identified,
-        cost, restart, oracle_psnr (of the best stage, where there are stages) and cpu_seconds
+        cost, restart, seen (whether the attack's generator was trained on that very image; None if
+        that is not known), oracle_psnr (of the best stage, where there are stages) and cpu_seconds
         (the attack's, over all victims).
     """
     started = time.process_time()
@@ -239,6 +240,7 @@ def _measured(
         "lpips": [None] * len(truth) if lpips is None else lpips(images, truth).tolist(),
         "mse": mse(images, truth).tolist(),
         "identified": identified(images, truth, gallery).tolist(),
+        "seen": attack.has_seen(observation, victim.truth.pixels),
         "label": victim.truth.labels.tolist(),
         "label_found": result.labels[order].tolist(),
         "oracle_psnr": _oracle_psnr(result, truth),

