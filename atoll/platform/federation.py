@@ -80,7 +80,9 @@ def prepare(experiment: Experiment) -> Federation:
     from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
     from atoll.clients.models.build import build_model, warn_of_other_normalization
+    from atoll.clients.mods import check_mods
     from atoll.clients.vectorized import obstacle_to_vectorizing
+    from atoll.platform.mods import with_references
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
     from atoll.strategies.alignment.checks import check_federation
@@ -105,11 +107,13 @@ def prepare(experiment: Experiment) -> Federation:
             )
     warn_of_other_normalization(model, dataset)
     check_federation(strategy, model, dataset, partition)
+    client = with_references(experiment.client)
+    check_mods(client.mods, model)
     spec = ClientSpec(
         dataset=dataset.directory,
         partition=partition.directory,
         model=experiment.model,
-        client=experiment.client,
+        client=client,
         num_rounds=run.rounds,
         seed=run.seed,
         client_test_fraction=data.client_test_fraction,
@@ -374,6 +378,7 @@ def check(experiment: Experiment) -> None:
     from atoll.clients.data.partition import check_partitioner
     from atoll.clients.models import MODELS
     from atoll.clients.mods import find_mods
+    from atoll.platform.mods import MODS
     from atoll.strategies import build_strategy
 
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
@@ -384,7 +389,7 @@ def check(experiment: Experiment) -> None:
             "'atoll flower')"
         )
     MODELS.check(experiment.model.name, "model.name")
-    find_mods(experiment.client.mods)
+    find_mods(experiment.client.mods, MODS)
     check_partitioner(experiment.data.partition.name)
     check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():

@@ -23,5 +23,6 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "resnet8": "atoll.clients.models.resnet:resnet8",
         "resnet18": "atoll.clients.models.resnet:resnet18",
         "resnet50": "atoll.clients.models.resnet50:resnet50",
+        "precode": "atoll.clients.models.precode:precode",
     },
 )
