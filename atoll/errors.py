@@ -40,3 +40,15 @@ class CorruptCheckpointError(RunDirectoryError):
 
 class EngineError(AtollError):
     """The engine cannot go on (no workers can be started, no client replied, ...)."""
+
+
+class CaptureError(RunDirectoryError):
+    """A capture that cannot be read, or lacks what is asked of it."""
+
+    exit_code = 2
+
+
+class AttackError(AtollError):
+    """An attack that cannot be run on what it is given, or has been given wrong settings."""
+
+    exit_code = 2

@@ -70,10 +70,16 @@ class SGD:
 
 
 class Adam:
-    """As ``torch.optim.Adam(lr, weight_decay=...)`` with its default betas and epsilon."""
+    """As ``torch.optim.Adam(lr, weight_decay=...)`` with its default betas and epsilon.
+
+    Attributes
+    ----------
+    learning_rate : float
+        May be changed between steps.
+    """
 
     def __init__(self, learning_rate: float, weight_decay: float) -> None:
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
         self._weight_decay = weight_decay
         self._steps = 0
         self._first: list[Tensor] = []
@@ -93,7 +99,7 @@ class Adam:
         deviations = torch._foreach_sqrt(self._second)
         torch._foreach_div_(deviations, (1 - BETA_2**self._steps) ** 0.5)
         torch._foreach_add_(deviations, EPSILON)
-        step_size = self._learning_rate / (1 - BETA_1**self._steps)
+        step_size = self.learning_rate / (1 - BETA_1**self._steps)
         torch._foreach_addcdiv_(parameters, self._first, deviations, -step_size)
 
     def keep_first(self, count: int) -> None:

@@ -17,6 +17,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "mlp": "atoll.clients.models.mlp:mlp",
         "mlp-irm": "atoll.clients.models.mlp:irm_mlp",
         "lenet": "atoll.clients.models.cnn:lenet",
+        "lenet-sigmoid": "atoll.clients.models.cnn:sigmoid_lenet",
         "cnn-small": "atoll.clients.models.cnn:small_cnn",
         "cnn-pfl": "atoll.clients.models.cnn:benchmark_cnn",
         "cnn-domainbed": "atoll.clients.models.cnn:domainbed_cnn",

@@ -44,6 +44,38 @@ def _lenet_features(height: int, width: int) -> int:
     return 16 * ((height // 2 - lost) // 2) * ((width // 2 - lost) // 2)
 
 
+def sigmoid_lenet(
+    image_shape: tuple[int, int, int], classes: int, spread: float = 0.5
+) -> nn.Module:
+    """Return the network on which gradient inversion was first shown: LeNet with sigmoids.
+
+    Three 5x5 convolutions of 12 channels, of strides 2, 2 and 1, and a linear layer; all weights
+    and biases are uniform in [-spread, spread] (Zhu et al., 2019; 13,426 parameters on 28x28 grey
+    images of 10 classes).
+
+    Parameters
+    ----------
+    spread : float
+        Of the parameters, positive.
+    """
+    if spread <= 0:
+        raise ValueError(f"spread = {spread}: expected a positive number")
+    channels, height, width = image_shape
+    model = nn.Sequential(
+        nn.Conv2d(channels, 12, 5, 2, padding=2),
+        nn.Sigmoid(),
+        nn.Conv2d(12, 12, 5, 2, padding=2),
+        nn.Sigmoid(),
+        nn.Conv2d(12, 12, 5, 1, padding=2),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.Linear(12 * -(-height // 4) * -(-width // 4), classes),
+    )
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -spread, spread)
+    return model
+
+
 def small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Return two convolutions and a linear layer: about 18,000 parameters on 28x28 grey images."""
     channels, height, width = image_shape

@@ -1,0 +1,95 @@
+"""Matching costs: how far a simulated update is from the observed one.
+
+Each takes updates as tensors a parameter, stacked over candidates, and the targets of those
+candidates in the same shapes; it returns a cost a candidate, 0 (or the least) for equal updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Stacked = Sequence[Tensor]
+Cost = Callable[[Stacked, Stacked], Tensor]
+# No update is as small; it keeps the derivative finite where an update is zero.
+TINY = 1e-30
+
+
+def squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
+    """Return the sum of squared differences (DLG; Zhu et al., 2019): shape (candidates,)."""
+    return torch.stack([_sum((u - t).square()) for u, t in zip(updates, targets, strict=True)]).sum(
+        0
+    )
+
+
+def mean_squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
+    """Return the mean over parameters of the sum of squared differences (GGL; Li et al., 2022)."""
+    return squared_l2(updates, targets) / len(updates)
+
+
+def cosine(updates: Stacked, targets: Stacked) -> Tensor:
+    """Return 1 - the cosine of the angle between whole updates (Geiping et al., 2020, eq. 4).
+
+    It does not change with the scale of either, so clipping does not touch it.
+    """
+    dot = torch.stack([_sum(u * t) for u, t in zip(updates, targets, strict=True)]).sum(0)
+    of_updates = torch.stack([_sum(u.square()) for u in updates]).sum(0)
+    of_targets = torch.stack([_sum(t.square()) for t in targets]).sum(0)
+    return 1 - dot * (of_updates * of_targets).clamp_min(TINY).rsqrt()
+
+
+def layerwise_cosine(updates: Stacked, targets: Stacked) -> Tensor:
+    """Return the mean over parameters of 1 - the cosine of each."""
+    return torch.stack([cosine([u], [t]) for u, t in zip(updates, targets, strict=True)]).mean(0)
+
+
+def weighted(cost: Cost, weights: Sequence[float]) -> Cost:
+    """Return ``cost`` of updates whose parameters are multiplied by weights first.
+
+    A weight of zero leaves a parameter out, the weight of a layer that a defense has changed, say.
+
+    Parameters
+    ----------
+    weights : Sequence[float]
+        One a parameter.
+    """
+
+    def cost_of_weighted(updates: Stacked, targets: Stacked) -> Tensor:
+        kept = [
+            (u * w, t * w) for u, t, w in zip(updates, targets, weights, strict=True) if w != 0.0
+        ]
+        return cost([u for u, _ in kept], [t for _, t in kept])
+
+    return cost_of_weighted
+
+
+def later_layers_weigh_more(parameters: int) -> list[float]:
+    """Return weights that rise evenly from 1/parameters to 1 with depth (Wei et al., 2020)."""
+    return [(index + 1) / parameters for index in range(parameters)]
+
+
+def on_support(cost: Cost) -> Cost:
+    """Return ``cost`` of the entries that are not zero in the target.
+
+    What a client pruned from its update is zero there, whatever the rule by which it pruned.
+    """
+
+    def cost_on_support(updates: Stacked, targets: Stacked) -> Tensor:
+        return cost([u * (t != 0) for u, t in zip(updates, targets, strict=True)], targets)
+
+    return cost_on_support
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sum over all but the first dimension."""
+    return values.flatten(1).sum(1)
+
+
+COSTS: dict[str, Cost] = {
+    "l2": squared_l2,
+    "mean-l2": mean_squared_l2,
+    "cosine": cosine,
+    "layerwise-cosine": layerwise_cosine,
+}

@@ -1,0 +1,175 @@
+"""The model that a client trained, as a function of parameters and images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from atoll.clients.models.build import build_model
+from atoll.clients.moments.head import find_head
+from atoll.clients.settings import ModelSettings
+from atoll.errors import AttackError, CaptureError
+
+BatchNormMode = Literal["train", "eval"]
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class VictimModel:
+    """A model with the parameters that the server broadcast; stateless.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The architecture; taken over and changed (use a fresh one).
+    state : Mapping[str, Tensor]
+        The broadcast ``state_dict``. Entries of running statistics may be missing: the model's own
+        initial ones stay.
+    mode : "train" or "eval"
+        Whether BatchNorm normalises by the batch (as clients do in training) or by its running
+        statistics. Dropout is off in both: an attacker does not know the mask.
+    device : str
+        Where it computes.
+
+    Attributes
+    ----------
+    parameters : dict[str, Tensor]
+        The trainable parameters, detached, in the order of ``module.parameters()``; updates have
+        the same order.
+    mode : str
+        As given.
+
+    Raises
+    ------
+    CaptureError
+        If ``state`` does not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        state: Mapping[str, Tensor],
+        mode: BatchNormMode = "train",
+        device: str = "cpu",
+    ) -> None:
+        self.module = module.to(device)
+        self.mode = mode
+        self.device = device
+        _load(self.module, state)
+        self.module.eval()
+        if mode == "train":
+            _normalize_by_batch(self.module)
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self.parameters = {k: p.detach() for k, p in self.module.named_parameters()}
+        # From here on every derivative is taken by what is passed to logits().
+        self.module.requires_grad_(False)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters, in order."""
+        return list(self.parameters)
+
+    def logits(self, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Return the model's output at other parameters.
+
+        Parameters
+        ----------
+        parameters : Mapping[str, Tensor]
+            All trainable parameters.
+        images : Tensor
+            Shape (n, channels, height, width), normalised.
+        """
+        output: Tensor = functional_call(self.module, dict(parameters), (images,))
+        return output
+
+    @property
+    def batch_norms(self) -> list[tuple[str, nn.Module]]:
+        """The BatchNorm layers, by name, in order."""
+        return [(n, m) for n, m in self.module.named_modules() if isinstance(m, _BATCH_NORM)]
+
+    def head_index(self, gradient: Sequence[Tensor]) -> tuple[int, int | None]:
+        """Return where the last linear layer's weight and bias are among the parameters.
+
+        Parameters
+        ----------
+        gradient : Sequence[Tensor]
+            An update, to check that it has an entry for each parameter.
+
+        Raises
+        ------
+        AttackError
+            If the model does not end in a linear layer.
+        """
+        if len(gradient) != len(self.parameters):
+            raise AttackError(
+                f"the update has {len(gradient)} tensors, the model {len(self.parameters)}"
+            )
+        try:
+            head = find_head(self.module)
+        except ValueError as error:
+            raise AttackError(str(error)) from error
+        if not isinstance(head, nn.Linear):
+            raise AttackError(
+                f"the model's head is a {type(head).__name__}; expected a linear layer"
+            )
+        prefix = next(name for name, module in self.module.named_modules() if module is head)
+        names = self.names
+        weight = names.index(f"{prefix}.weight" if prefix else "weight")
+        bias = f"{prefix}.bias" if prefix else "bias"
+        return weight, names.index(bias) if bias in names else None
+
+
+def build_victim(
+    settings: ModelSettings,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    state: Mapping[str, Tensor],
+    mode: BatchNormMode = "train",
+    device: str = "cpu",
+) -> VictimModel:
+    """Build a :class:`VictimModel` from ``[model]``.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the model cannot be built.
+    CaptureError
+        If ``state`` does not fit it.
+    """
+    return VictimModel(build_model(settings, image_shape, classes, 0), state, mode, device)
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    own = module.state_dict()
+    trained = {name for name, _ in module.named_parameters()}
+    unknown = sorted(state.keys() - own.keys())
+    missing = sorted(trained - state.keys())
+    if unknown or missing:
+        text = f"has {unknown[:3]} too" if unknown else f"lacks {missing[:3]}"
+        raise CaptureError(f"the capture's model does not fit the architecture: it {text}")
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise CaptureError(
+                f"the capture's {name!r} has shape {tuple(value.shape)}, the architecture "
+                f"expects {tuple(own[name].shape)}"
+            )
+    module.load_state_dict({**own, **state})
+
+
+def _normalize_by_batch(module: nn.Module) -> None:
+    """Make BatchNorm use the batch's statistics and keep none, so that ``vmap`` accepts it."""
+    for layer in module.modules():
+        if isinstance(layer, _BATCH_NORM):
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Tell whether a model has BatchNorm layers with running statistics."""
+    return any(
+        isinstance(layer, _BATCH_NORM) and isinstance(layer.running_mean, torch.Tensor)
+        for layer in module.modules()
+    )
