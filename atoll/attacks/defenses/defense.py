@@ -128,9 +128,9 @@ class Defense(Section, ABC):
         Parameters
         ----------
         observed : Sequence[Tensor]
-            The defended gradient or update, by trainable parameter.
+            The defended gradient or update, by parameter.
         model : nn.Module
-            The model that it is of.
+            The model that it is of; ``observed`` is in the order of its parameters.
         """
         return Estimate()
 

@@ -50,9 +50,8 @@ class Precode(Defense):
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
         """Tell which parameters are the bottleneck's: the sample's noise is in their gradient."""
         own = {id(parameter) for parameter in find_bottleneck(model).parameters()}
-        trained = [p for p in model.parameters() if p.requires_grad]
-        masks = [p.new_full((), float(id(p) not in own)) for p in trained]
-        left = sum(p.numel() for p in trained if id(p) in own)
+        masks = [p.new_full((), float(id(p) not in own)) for p in model.parameters()]
+        left = sum(p.numel() for p in model.parameters() if id(p) in own)
         return Estimate({"parameters left out": float(left)}, masks)
 
     @classmethod

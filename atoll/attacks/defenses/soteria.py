@@ -42,13 +42,13 @@ class Soteria(Defense):
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse a model without a linear head."""
-        head_weight(model)
+        head_weight(model, [p for p in model.parameters() if p.requires_grad])
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Prune."""
         step = task.step
         assert step is not None
-        place = head_weight(step.model)
+        place = head_weight(step.model, step.parameters)
         gradient = compute(task)
         scores = feature_scores(step)
         mask = largest(scores, len(scores) - round(self.pruned * len(scores)))
@@ -59,7 +59,7 @@ class Soteria(Defense):
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
         """Read the mask: the columns of the head's weight that are not all zero."""
         masks = [torch.ones((), device=values.device) for values in observed]
-        place = head_weight(model)
+        place = head_weight(model, list(model.parameters()))
         mask = (observed[place] != 0).any(0).to(observed[place].dtype)
         masks[place] = mask
         return Estimate({"pruned": 1.0 - float(mask.mean())}, masks)
@@ -70,19 +70,18 @@ class Soteria(Defense):
         return [g * mask for g, mask in zip(gradient, estimate.tensors, strict=True)]
 
 
-def head_weight(model: nn.Module) -> int:
-    """Return the place of the head's weight among the trainable parameters.
+def head_weight(model: nn.Module, parameters: Sequence[Tensor]) -> int:
+    """Return the place of the head's weight among ``parameters`` of the model.
 
     Raises
     ------
     ValueError
-        If the model has no head, or one that is not a linear layer.
+        If the model has no head, one that is not a linear layer, or one that is not among them.
     """
     head = find_head(model)
     if not isinstance(head, nn.Linear):
         raise ValueError(f"the model's head is a {type(head).__name__}; expected a Linear")
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for place, parameter in enumerate(trained):
+    for place, parameter in enumerate(parameters):
         if parameter is head.weight:
             return place
     raise ValueError("the weight of the model's head is not trained; expected a trainable one")

@@ -8,7 +8,7 @@ from atoll.attacks.defenses.soteria import Soteria, feature_scores, head_weight
 
 def test_only_columns_of_the_heads_weight_go_those_of_the_least_scores() -> None:
     step = a_step(a_model())
-    place = head_weight(step.model)
+    place = head_weight(step.model, step.parameters)
     plain = gradient(a_task(step))
     defended = Soteria(pruned=0.75).apply(a_task(step), gradient)
     for index, (before, after) in enumerate(zip(plain, defended, strict=True)):

@@ -1,0 +1,77 @@
+"""The adaptive attacker: who knows which defenses act, and works out the rest from the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from atoll.attacks.defenses import DEFENSES
+from atoll.attacks.defenses.defense import Defense, Estimate
+from atoll.attacks.observation import Mimic, Observation
+from atoll.attacks.threat import Capability
+from atoll.clients.mods import find_mods
+from atoll.clients.settings import ClientSettings
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What an attacker believes that the client's defenses did.
+
+    Attributes
+    ----------
+    mimic : Mimic
+        Does the same to a simulated update, differentiably.
+    figures : dict[str, float]
+        What was estimated, by "defense: figure".
+    """
+
+    mimic: Mimic
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def defenses_of(client: ClientSettings) -> list[Defense]:
+    """Return the defenses among ``client.mods``, the outermost first."""
+    return [mod for mod in find_mods(client.mods, DEFENSES) if isinstance(mod, Defense)]
+
+
+def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
+    """Return what an observed update tells of the defenses that made it.
+
+    Parameters
+    ----------
+    observation : Observation
+        The update.
+    kinds : Sequence[type[Defense]]
+        The outermost first; their arguments are not known.
+    """
+    module = observation.model.module
+    estimates = [(kind, kind.estimate(observation.target, module)) for kind in kinds]
+    figures = {
+        f"{kind.name}: {name}": value
+        for kind, estimate in estimates
+        for name, value in estimate.figures.items()
+    }
+    return Belief(_Mimics(tuple(reversed(estimates))), figures)
+
+
+def with_knowledge(observation: Observation, kinds: Sequence[type[Defense]]) -> Observation:
+    """Return the observation of an attacker who knows the defenses by name."""
+    return replace(
+        observation,
+        threat=observation.threat.with_({Capability.DEFENSE}),
+        mimic=believe(observation, kinds).mimic,
+    )
+
+
+@dataclass(frozen=True)
+class _Mimics:
+    """The defenses' copies one after another, the innermost first."""
+
+    estimates: tuple[tuple[type[Defense], Estimate], ...]
+
+    def __call__(self, update: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        for kind, estimate in self.estimates:
+            update = tuple(kind.mimic(update, estimate))
+        return update
