@@ -12,8 +12,15 @@ if TYPE_CHECKING:
 ATTACKS: Registry[type[Attack]] = Registry(
     "attack",
     {
+        "random-image": "atoll.attacks.floors:RandomImage",
+        "class-mean": "atoll.attacks.floors:ClassMean",
+        "linear-layer": "atoll.attacks.linear_layer:LinearLayer",
+        "imprint": "atoll.attacks.imprint:Imprint",
+        "r-gap": "atoll.attacks.rgap:RGAP",
         "dlg": "atoll.attacks.dlg:DLG",
         "idlg": "atoll.attacks.dlg:IDLG",
         "inverting-gradients": "atoll.attacks.inverting_gradients:InvertingGradients",
+        "gradinversion": "atoll.attacks.gradinversion:GradInversion",
+        "rog": "atoll.attacks.rog:ROG",
     },
 )

@@ -360,7 +360,7 @@ def find_captures(run_directory: Path, message_type: str = "train") -> list[Path
     """
     root = run_directory / CAPTURES
     found = [path.parent for path in root.glob(f"*/{ABOUT}")]
-    kept = sorted(path for path in found if path.name.split("-", 4)[-1] == message_type)
+    kept = sorted(path for path in found if path.name.split("-")[4:5] == [message_type])
     if not kept:
         raise CaptureError(
             f"{run_directory}: has no captures of {message_type!r} messages; expected some in "

@@ -8,7 +8,7 @@ unless it handles its absence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -165,7 +165,7 @@ class Observation:
     training: LocalTraining | None = None
     labels: Tensor | None = None
     buffers: Mapping[str, Tensor] | None = None
-    sent_buffers: Mapping[str, Tensor] | None = None
+    sent_buffers: Mapping[str, Tensor] = field(default_factory=dict)
     batches: tuple[Tensor, ...] | None = None
     mimic: Mimic | None = None
     public: PublicData | None = None

@@ -192,6 +192,7 @@ def matching_objective(
     decode: Decode,
     priors: Sequence[tuple[float, Prior]] = (),
     *,
+    matching_weight: float = 1.0,
     targets_of: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> Objective:
     """Return the objective of a group: matching cost plus weighted priors.
@@ -206,6 +207,8 @@ def matching_objective(
         From variables to normalised images, (candidates, n, channels, height, width).
     priors : Sequence[tuple[float, Prior]]
         On the images, with their weights; those of weight 0 are left out.
+    matching_weight : float
+        What the matching cost counts for beside the priors.
     targets_of : callable, optional
         From variables to labels' probabilities, (candidates, n, classes); by default the group's
         labels.
@@ -218,7 +221,7 @@ def matching_objective(
         images = decode(values)
         labels = group.labels if targets_of is None else targets_of(values)
         matching = cost(simulation.stacked(images, labels), observed)
-        total = matching
+        total = matching_weight * matching
         for weight, prior in used:
             total = total + weight * prior(images)
         return total, matching

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -55,7 +56,9 @@ def group_consistency(restarts: int) -> Prior:
 
 
 def batch_norm_statistics(
-    model: VictimModel, statistics: Mapping[str, tuple[Tensor, Tensor]], first_weight: float = 10.0
+    model: VictimModel,
+    statistics: Sequence[Mapping[str, tuple[Tensor, Tensor]]],
+    first_weight: float = 10.0,
 ) -> Prior:
     """Return the prior that features have known means and variances (Yin et al., 2021, eq. 10).
 
@@ -66,8 +69,8 @@ def batch_norm_statistics(
     ----------
     model : VictimModel
         Has the BatchNorm layers.
-    statistics : Mapping[str, tuple[Tensor, Tensor]]
-        By the layer's name, the mean and the variance, each of shape (channels,).
+    statistics : Sequence[Mapping[str, tuple[Tensor, Tensor]]]
+        Per candidate, by the layer's name: mean and variance, each of shape (channels,).
     first_weight : float
         What the first layer counts for.
 
@@ -79,6 +82,10 @@ def batch_norm_statistics(
     layers = model.batch_norms
     if not layers:
         raise AttackError("the model has no BatchNorm layers; expected some for their prior")
+    known = [
+        [torch.stack(part) for part in zip(*(own[name] for own in statistics), strict=True)]
+        for name, _ in layers
+    ]
 
     def features(images: Tensor) -> list[tuple[Tensor, Tensor]]:
         return _input_statistics(model, images, layers)
@@ -86,8 +93,9 @@ def batch_norm_statistics(
     def prior(images: Tensor) -> Tensor:
         found = vmap(features)(images) if len(images) > 1 else _of_one(features, images)
         total = images.new_zeros(len(images))
-        for index, ((name, _), (mean, variance)) in enumerate(zip(layers, found, strict=True)):
-            known_mean, known_variance = statistics[name]
+        for index, ((mean, variance), (known_mean, known_variance)) in enumerate(
+            zip(found, known, strict=True)
+        ):
             distance = (mean - known_mean).norm(dim=1) + (variance - known_variance).norm(dim=1)
             total = total + (first_weight if index == 0 else 1.0) * distance
         return total

@@ -40,7 +40,7 @@ from atoll.clients.moments.messages import MomentsQuery, TrainingTerms
 from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.summed_training import SummedTraining
-from atoll.clients.training import TrainingResult, train
+from atoll.clients.training import TrainingResult, batches, train
 from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.clients.weighted_sum import WeightedSum
 from atoll.randomness import derive_seed, seed_everything
@@ -76,6 +76,29 @@ class ClientSpec:
     device: str = "cpu"
 
 
+@dataclass(frozen=True)
+class RoundExamples:
+    """What a client trains on in a round.
+
+    Attributes
+    ----------
+    pixels : NDArray[uint8]
+        Shape (n, height, width, channels), varied as in that round.
+    labels, indices : NDArray[int64]
+        Shape (n,): the labels, and which examples of the training split they are.
+    batches : tuple[Tensor, ...]
+        Per local step the indices of its examples, among the n.
+    seed : int
+        Of the client's generators in that round.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    batches: tuple[Tensor, ...]
+    seed: int
+
+
 class LocalClients:
     """The process's clients: one mapped data set, one model, used by each in turn."""
 
@@ -93,6 +116,11 @@ class LocalClients:
     @cached_property
     def _partition(self) -> Partition:
         return Partition(self._spec.partition)
+
+    @property
+    def count(self) -> int:
+        """How many clients the federation has."""
+        return len(self._partition)
 
     @cached_property
     def _model(self) -> torch.nn.Module:
@@ -126,6 +154,14 @@ class LocalClients:
     ) -> tuple[Tensor, Tensor]:
         """Return the partitions' examples one after another, varied as in all of the round."""
         dataset, device = self._dataset, self._spec.device
+        images = to_tensor(self._pixels(partitions, parts, config), dataset.mean, dataset.std)
+        labels = torch.from_numpy(dataset.train.labels[np.concatenate(parts)])
+        return images.to(device), labels.to(device)
+
+    def _pixels(
+        self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
+    ) -> NDArray[np.uint8]:
+        dataset = self._dataset
         chosen = np.concatenate(parts)
         pixels = dataset.train.images[chosen]
         if dataset.augmentation != "none":
@@ -134,8 +170,7 @@ class LocalClients:
                 own = slice(start, start := start + len(part))
                 seed = self._seed(config, "augmentation", partition)
                 pixels[own] = augment(pixels[own], dataset.augmentation, seed)
-        images = to_tensor(pixels, dataset.mean, dataset.std)
-        return images.to(device), torch.from_numpy(dataset.train.labels[chosen]).to(device)
+        return pixels
 
     def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
         return derive_seed(self._spec.seed, round_of(config), phase, partition)
@@ -232,13 +267,39 @@ class LocalClients:
     def _load_domain_examples(
         self, partition: int, config: ConfigRecord, limit: int | None
     ) -> DomainExamples:
-        chosen = self._training_part(partition)
-        if limit is not None and limit < len(chosen):
-            generator = np.random.default_rng(self._seed(config, "round examples", partition))
-            chosen = np.sort(generator.choice(chosen, limit, replace=False))
+        chosen = self._chosen(partition, config, limit)
         images, labels = self._examples([partition], [chosen], config)
         domains, names = self._domains(chosen, partition)
         return DomainExamples(images, labels, domains.to(self._spec.device), names)
+
+    def _chosen(self, partition: int, config: ConfigRecord, limit: int | None) -> NDArray[np.int64]:
+        """Return which examples a client uses in a round: all, or ``limit`` at random."""
+        chosen = self._training_part(partition)
+        if limit is None or limit >= len(chosen):
+            return chosen
+        generator = np.random.default_rng(self._seed(config, "round examples", partition))
+        return np.sort(generator.choice(chosen, limit, replace=False))
+
+    def round_examples(self, message: Message, partition: int) -> RoundExamples:
+        """Return what the client of ``partition`` trains on when it gets ``message``.
+
+        It depends on the federation, the message's config and the partition alone, so that any
+        process can tell. A client that is asked for a gradient or for moments takes no step.
+        """
+        config = config_of(message)
+        seed = self._seed(config, "train", partition)
+        limit, takes_no_step = _asked_of(message)
+        chosen = self._chosen(partition, config, limit)
+        generator = torch.Generator().manual_seed(seed)
+        return RoundExamples(
+            pixels=self._pixels([partition], [chosen], config),
+            labels=self._dataset.train.labels[chosen],
+            indices=chosen,
+            batches=()
+            if takes_no_step
+            else tuple(batches(len(chosen), self._spec.client, generator)),
+            seed=seed,
+        )
 
     def _domains(self, chosen: NDArray[np.int64], partition: int) -> tuple[Tensor, list[str]]:
         """Return the domain of each example; without domains, a client is one of its own."""
@@ -316,6 +377,14 @@ class LocalClients:
             "generators": [torch.Generator().manual_seed(seed) for seed in seeds],
             "proximal_mu": proximal_mu_of(config),
         }
+
+
+def _asked_of(message: Message) -> tuple[int | None, bool]:
+    """Return how many examples a message limits a client to, and whether it takes no step."""
+    if not message.metadata.message_type.startswith("train"):
+        return MomentsQuery.from_records(message.content).examples, True
+    terms = TrainingTerms.from_records(message.content)
+    return (None, False) if terms is None else (terms.examples, terms.replies_gradient)
 
 
 @lru_cache(maxsize=4)

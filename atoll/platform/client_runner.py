@@ -96,7 +96,7 @@ class ClientRunner:
             return Timing(obstacle=self._obstacle)
         seconds = []
         for together in (False, True):
-            trial = replace(exchange, vectorize=together)
+            trial = replace(exchange, vectorize=together, captured=frozenset())
             self.run_chunk(trial, chunk.part(0, 2), contents)
             seconds.append(self.run_chunk(trial, chunk, contents).seconds)
         return Timing(sequential=seconds[0], vectorized=seconds[1])
@@ -248,9 +248,17 @@ class ClientRunner:
             outcome.metrics, outcome.metrics_name = plain_metrics(record), "metrics"
             outcome.arrays_name, outcome.bytes_up, outcome.summed = "arrays", bytes_up, True
             outcome.seconds = seconds[place]
+            if outcome.node_id in exchange.captured:
+                outcome.captured = self._reply_apart(exchange, chunk, place)
             result.outcomes.append(outcome)
         chunk_sum.merge(total)
         return True
+
+    def _reply_apart(self, exchange: Exchange, chunk: Chunk, place: int) -> PackedRecords | None:
+        """Return what a client of a sum made in the app would have replied; None if it raises."""
+        apart = Outcome(chunk.positions[place], chunk.nodes[place])
+        answer, _ = self._call_app(exchange, chunk, place, apart)
+        return pack(answer.content) if isinstance(answer, Message) else None
 
     def _can_sum_in_app(
         self, exchange: Exchange, chunk: Chunk, request: Message, *, at_once: bool
@@ -346,6 +354,8 @@ def _accept(
         return
     parts = parts_of(answer.content)
     arrays = parts.arrays
+    if outcome.node_id in exchange.captured:
+        outcome.captured = pack(answer.content)
     if parts.metrics is not None:
         outcome.metrics = plain_metrics(parts.metrics)
     problem = _problem(exchange, arrays, outcome)

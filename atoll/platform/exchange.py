@@ -51,6 +51,8 @@ class Exchange:
         Seconds that one client may take.
     vectorize : bool
         Whether a chunk's clients train at once, where the app can.
+    captured : frozenset[int]
+        Nodes whose replies are wanted as they are, beside whatever else is made of them.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Exchange:
     check_finite: bool = True
     client_timeout: float | None = None
     vectorize: bool = False
+    captured: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ class Outcome:
         How the reply differs from what was expected.
     state : bytes or None
         The node's new state, if it changed.
+    captured : PackedRecords or None
+        The reply's content as the client sent it, where it is captured.
     """
 
     position: int
@@ -150,13 +155,14 @@ class Outcome:
     mismatch: str | None = None
     summed: bool = False
     state: bytes | None = None
+    captured: PackedRecords | None = None
     bytes_up: int = 0
 
     def fail(self, reason: str, code: int, details: str | None = None) -> None:
         """Turn this into an error; nothing of the reply is kept."""
         self.status = "error"
         self.reason, self.code, self.details = reason, code, details
-        self.records = self.state = self.structure = self.metrics = None
+        self.records = self.state = self.structure = self.metrics = self.captured = None
         self.summed = False
 
 

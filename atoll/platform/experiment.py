@@ -85,6 +85,13 @@ class LogSettings(Section):
     tensorboard: bool = False
 
 
+class CaptureSettings(Section):
+    """``[capture]``: whose messages are recorded, and in which rounds; nodes are 1 to clients."""
+
+    nodes: Literal["all"] | Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+    rounds: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+
+
 class Experiment(Section):
     """An experiment: every key has a value, and the values fit together."""
 
@@ -95,6 +102,7 @@ class Experiment(Section):
     strategy: StrategySettings = StrategySettings()
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
+    capture: CaptureSettings | None = None
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any]) -> Experiment:
@@ -239,10 +247,28 @@ def _impossible(experiment: Experiment) -> list[str]:
     stopping = experiment.run.early_stopping
     if stopping is not None and stopping.patience is None and stopping.target is None:
         problems.append("run.early_stopping: expected patience or target to be set")
+    if experiment.capture is not None:
+        problems += _cannot_be_captured(experiment.capture, data.clients, experiment.run.rounds)
     if data.dataset == "folder" and data.path is None:
         problems.append(
             "data.path is not set; expected a folder of images for data.dataset = 'folder'"
         )
+    return problems
+
+
+def _cannot_be_captured(capture: CaptureSettings, clients: int, rounds: int) -> list[str]:
+    problems = []
+    nodes = () if capture.nodes == "all" else capture.nodes
+    for key, values, last, name in (
+        ("nodes", nodes, clients, "data.clients"),
+        ("rounds", capture.rounds, rounds, "run.rounds"),
+    ):
+        beyond = [value for value in values if value > last]
+        if beyond:
+            problems.append(
+                f"capture.{key} = {list(values)}: there is no {beyond[0]} (with {name} = {last}); "
+                f"expected numbers from 1 to {last}"
+            )
     return problems
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from atoll.clients.app import ClientSpec
     from atoll.clients.data.partition import Partition
     from atoll.clients.data.store import ImageDataset
+    from atoll.platform.capture import CaptureRecorder
     from atoll.platform.grid import RayGrid
 
 logger = logging.getLogger("atoll")
@@ -314,6 +315,7 @@ def _run_rounds(
         reduce=experiment.strategy.reduce,
         domain_of=_domain_of(federation),
     )
+    grid.recorder = _recorder(experiment, federation, session.directory)
     for observer in options.observers:
         if hasattr(observer, "on_clients"):
             grid.on_progress = observer.on_clients
@@ -327,8 +329,22 @@ def _run_rounds(
     loop = partial(run_rounds, options=options)
     if flower.overrides_start(strategy):
         with flower.route_start_to(loop):
-            return strategy.start(**named).arrays
-    return loop(strategy, **named).arrays
+            arrays = strategy.start(**named).arrays
+    else:
+        arrays = loop(strategy, **named).arrays
+    if grid.recorder is not None:
+        grid.recorder.warn_of_missing()
+    return arrays
+
+
+def _recorder(
+    experiment: Experiment, federation: Federation, directory: Path
+) -> CaptureRecorder | None:
+    from atoll.platform.capture import CaptureRecorder
+
+    if experiment.capture is None:
+        return None
+    return CaptureRecorder(directory, experiment.capture, federation.spec, federation.dataset)
 
 
 def _domain_of(federation: Federation) -> Callable[[int], str | None]:

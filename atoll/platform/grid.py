@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -29,6 +29,9 @@ from atoll.platform.pool import WorkerPool
 from atoll.platform.replies import replies_of, settle_mismatches
 from atoll.platform.vectorization import VectorizationChoice, choose
 from atoll.platform.worker_setup import worker_setup
+
+if TYPE_CHECKING:
+    from atoll.platform.capture import CaptureRecorder
 
 
 class RayGrid(Grid):
@@ -110,6 +113,7 @@ class RayGrid(Grid):
         self.vectorization = VectorizationChoice.requested(vectorize)
         self.server_round: int | None = None
         self.states: dict[int, bytes] = {}
+        self.recorder: CaptureRecorder | None = None
         self.on_outcomes: Callable[[str, int, list[Outcome]], None] = _ignore_outcomes
         self.on_progress: Callable[[str, int, int], None] = lambda kind, ended, of: None
         self.bytes_down = 0
@@ -257,6 +261,9 @@ class RayGrid(Grid):
             sum_replies=aggregation.sum_replies if aggregation else False,
             check_finite=outgoing.is_training and self._check_replies is not False,
             client_timeout=self._client_timeout,
+            captured=frozenset()
+            if self.recorder is None
+            else self.recorder.nodes(outgoing.kind, server_round),
         )
 
     def _conclude(self, outgoing: Outgoing, exchange: Exchange, cohort: Cohort) -> list[Message]:
@@ -265,6 +272,8 @@ class RayGrid(Grid):
         for outcome in outcomes:
             if outcome.status == "ok" and outcome.state is not None:
                 self.states[outcome.node_id] = outcome.state
+        if self.recorder is not None:
+            self.recorder.record(exchange.server_round, outgoing.requests, outcomes)
         replies = replies_of(outgoing.requests, outcomes, exchange, total)
         self.on_outcomes(outgoing.kind, exchange.server_round, outcomes)
         return replies

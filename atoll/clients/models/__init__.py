@@ -18,6 +18,8 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "mlp-irm": "atoll.clients.models.mlp:irm_mlp",
         "lenet": "atoll.clients.models.cnn:lenet",
         "lenet-sigmoid": "atoll.clients.models.cnn:sigmoid_lenet",
+        "cnn-leaky": "atoll.clients.models.cnn:leaky_cnn",
+        "imprint": "atoll.clients.models.imprint:imprint",
         "cnn-small": "atoll.clients.models.cnn:small_cnn",
         "cnn-pfl": "atoll.clients.models.cnn:benchmark_cnn",
         "cnn-domainbed": "atoll.clients.models.cnn:domainbed_cnn",

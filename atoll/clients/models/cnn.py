@@ -76,6 +76,30 @@ def sigmoid_lenet(
     return model
 
 
+def leaky_cnn(image_shape: tuple[int, int, int], classes: int, slope: float = 0.2) -> nn.Module:
+    """Return two convolutions with leaky ReLU and a linear layer: each layer can be inverted.
+
+    Neither convolution has a bias, and no activation throws anything away, as R-GAP needs it (Zhu
+    and Blaschko, 2021).
+
+    Parameters
+    ----------
+    slope : float
+        Of the activation below zero, positive.
+    """
+    if slope <= 0:
+        raise ValueError(f"slope = {slope}: expected a positive number")
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 6 * channels, 5, 2, padding=2, bias=False),
+        nn.LeakyReLU(slope),
+        nn.Conv2d(6 * channels, 16 * channels, 3, 2, padding=1, bias=False),
+        nn.LeakyReLU(slope),
+        nn.Flatten(),
+        nn.Linear(16 * channels * -(-height // 4) * -(-width // 4), classes),
+    )
+
+
 def small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Return two convolutions and a linear layer: about 18,000 parameters on 28x28 grey images."""
     channels, height, width = image_shape

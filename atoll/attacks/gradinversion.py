@@ -1,0 +1,134 @@
+"""GradInversion (Yin et al., 2021, "See through gradients", arXiv 2104.07586).
+
+Squared distance of gradients with priors on the images: total variation, norm, BatchNorm's
+statistics, and that restarts agree with their mean; Adam with Langevin noise. The paper registers
+the restarts' images before it takes their mean; here the mean is of the images as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from atoll.attacks.attack import Progress, Reconstruction
+from atoll.attacks.matching import squared_l2
+from atoll.attacks.minimize import minimize
+from atoll.attacks.observation import Observation
+from atoll.attacks.optimization import (
+    Group,
+    OptimizationAttack,
+    best_restarts,
+    matching_objective,
+)
+from atoll.attacks.priors import (
+    Prior,
+    batch_norm_statistics,
+    batch_statistics,
+    group_consistency,
+    l2_norm,
+    running_statistics,
+    total_variation,
+)
+from atoll.attacks.schedules import cosine
+from atoll.attacks.step_rules import Adam, Langevin
+from atoll.attacks.threat import Capability, ThreatModel
+from atoll.clients.settings import PositiveInt
+from atoll.errors import AttackError
+
+NonNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class GradInversion(OptimizationAttack):
+    """Squared distance, image and BatchNorm priors, group consistency, Langevin noise.
+
+    Attributes
+    ----------
+    steps : int
+        The paper takes 20,000.
+    learning_rate : float
+        Rises over 50 steps, then falls along a cosine.
+    matching, tv, l2, batch_norm, group : float
+        What the parts of the cost count for.
+    langevin : float
+        The noise's standard deviation, as a share of the learning rate.
+    statistics : str
+        What features' means and variances should be: "running" (the broadcast model's), "batch"
+        (the client's own, from the buffers that it sent), "none"; "auto" is "running" for a model
+        with BatchNorm.
+    """
+
+    steps: PositiveInt = 4000
+    learning_rate: Positive = 0.1
+    restarts: PositiveInt = 4
+    matching: Positive = 1e-3
+    tv: NonNegative = 1e-4
+    l2: NonNegative = 1e-6
+    batch_norm: NonNegative = 1e-1
+    group: NonNegative = 1e-2
+    langevin: NonNegative = 1e-2
+    statistics: Literal["auto", "running", "batch", "none"] = "auto"
+
+    @property
+    def threat(self) -> ThreatModel:
+        """What the attack is given."""
+        threat = super().threat
+        return threat.with_({Capability.BUFFERS}) if self.statistics == "batch" else threat
+
+    def check(self, observation: Observation) -> None:
+        """Refuse statistics of a model that has none."""
+        super().check(observation)
+        if self.statistics in ("running", "batch") and not observation.model.batch_norms:
+            raise AttackError(
+                f"statistics = {self.statistics!r}: the model has no BatchNorm layers; expected "
+                "'auto' or 'none'"
+            )
+        training = observation.training
+        if self.statistics == "batch" and (training is None or training.steps != 1):
+            raise AttackError(
+                "statistics = 'batch': the client takes several steps, and its buffers are of all "
+                "of them; expected 'running'"
+            )
+
+    def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
+        """Attack observations that share their broadcast model."""
+        space = group.first.space
+
+        def into_box(values: list[Tensor]) -> None:
+            values[0].copy_(space.clip(values[0]))
+
+        adam = Adam(self.learning_rate)
+        minimum = minimize(
+            matching_objective(
+                group,
+                squared_l2,
+                lambda values: values[0],
+                self._priors(group),
+                matching_weight=self.matching,
+            ),
+            [group.image_noise],
+            Langevin(adam, self.langevin, self.learning_rate, group.generators("langevin")),
+            self.steps,
+            schedule=cosine,
+            project=into_box,
+            on_step=lambda done: progress(done, self.steps),
+        )
+        return best_restarts(group, minimum, minimum.values[0])
+
+    def _priors(self, group: Group) -> list[tuple[float, Prior]]:
+        priors: list[tuple[float, Prior]] = [(self.tv, total_variation), (self.l2, l2_norm)]
+        if group.restarts > 1:
+            priors.append((self.group, group_consistency(group.restarts)))
+        model = group.first.model
+        if self.statistics != "none" and model.batch_norms:
+            statistics = [
+                running_statistics(model, o.sent_buffers)
+                if o.buffers is None
+                else batch_statistics(model, o.sent_buffers, o.buffers)
+                for o in group.observations
+                for _ in range(group.restarts)
+            ]
+            priors.append((self.batch_norm, batch_norm_statistics(model, statistics)))
+        return priors

@@ -1,0 +1,1 @@
+"""Metrics of reconstructions, all on images in [0, 1]."""

@@ -1,0 +1,28 @@
+"""Whether a reconstruction tells who it is: its nearest neighbour among many images."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from atoll.attacks.assignment import squared_distances
+
+
+def identified(images: Tensor, truth: Tensor, gallery: Tensor) -> Tensor:
+    """Tell of each reconstruction whether its truth is nearer than every image of a gallery.
+
+    Parameters
+    ----------
+    images, truth : Tensor
+        Shape (n, channels, height, width), in [0, 1]; image i is the reconstruction of truth i.
+    gallery : Tensor
+        Other images of the same kind, shape (m, channels, height, width). By chance alone one in
+        m + 1 is identified.
+
+    Returns
+    -------
+    Tensor
+        bool, shape (n,). Of a gallery image that equals the truth, nothing can be told.
+    """
+    own = (images.double() - truth.double()).square().flatten(1).mean(1)
+    nearest = squared_distances(images, gallery).min(1).values
+    return own < nearest

@@ -1,0 +1,162 @@
+"""Recording what an onlooker at the server sees of chosen clients, in chosen rounds.
+
+What is recorded is the message to a client and its reply after the client's mods have acted, as
+:mod:`atoll.attacks.captures` keeps them. The run's result does not change by a bit. Where clients'
+models are added up without replies, the recorded client is asked once more, by itself: its reply
+has the bits of its share in the sum (to rounding, where clients trained at once).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from atoll.attacks.captures import (
+    CAPTURES,
+    Capture,
+    Content,
+    FederationInfo,
+    Truth,
+    capture_name,
+    write_capture,
+)
+from atoll.clients.arrays import view
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.local_clients import ClientSpec, clients_of
+from atoll.platform import flower
+from atoll.platform.content import unpack
+from atoll.platform.exchange import Outcome
+from atoll.platform.experiment import CaptureSettings
+
+logger = logging.getLogger("atoll")
+
+# Types of messages whose replies say something of a client's examples.
+RECORDED = ("train", "query")
+
+
+class CaptureRecorder:
+    """Writes the captures of a run.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory; captures go to ``captures/`` in it.
+    settings : CaptureSettings
+        ``[capture]``.
+    spec : ClientSpec
+        The federation, for the truth.
+    dataset : ImageDataset
+        Its data set.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: CaptureSettings,
+        spec: ClientSpec,
+        dataset: ImageDataset,
+    ) -> None:
+        self._directory = directory / CAPTURES
+        self._settings = settings
+        self._clients = clients_of(spec)
+        self._recorded: Counter[str] = Counter()
+        self._everyone = frozenset(range(1, self._clients.count + 1))
+        self._info = FederationInfo(
+            dataset=dataset.name,
+            model=spec.model,
+            client=spec.client,
+            image_shape=dataset.image_shape,
+            classes=dataset.classes,
+            mean=dataset.mean,
+            std=dataset.std,
+            num_rounds=spec.num_rounds,
+        )
+
+    def nodes(self, message_type: str, server_round: int) -> frozenset[int]:
+        """Return whose replies to messages of this type are recorded in this round."""
+        is_recorded = message_type.partition(".")[0] in RECORDED
+        if not is_recorded or server_round not in self._settings.rounds:
+            return frozenset()
+        nodes = self._settings.nodes
+        return self._everyone if nodes == "all" else frozenset(nodes)
+
+    def record(
+        self, server_round: int, requests: Sequence[Message], outcomes: Sequence[Outcome]
+    ) -> None:
+        """Write a capture for each outcome that holds a captured reply.
+
+        Parameters
+        ----------
+        server_round : int
+            The round.
+        requests, outcomes : Sequence
+            The exchange's messages, and what became of each.
+
+        Raises
+        ------
+        DataUnavailableError
+            If a capture cannot be written.
+        """
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if outcome.captured is None:
+                continue
+            message_type = flower.address(request)[1]
+            capture = Capture(
+                server_round=server_round,
+                node_id=outcome.node_id,
+                message_type=message_type,
+                federation=self._info,
+                sent=_content(request.content),
+                reply=_content(unpack(outcome.captured)),
+            )
+            name = capture_name(server_round, outcome.node_id, message_type)
+            self._recorded[name] += 1
+            if self._recorded[name] > 1:
+                name += f"-{self._recorded[name]}"
+            write_capture(capture, self._truth(request, outcome.node_id), self._directory / name)
+            outcome.captured = None
+
+    def _truth(self, request: Message, node_id: int) -> Truth:
+        examples = self._clients.round_examples(request, node_id - 1)
+        return Truth(
+            pixels=torch.from_numpy(np.array(examples.pixels)),
+            labels=torch.from_numpy(np.array(examples.labels)),
+            batches=examples.batches,
+            seed=examples.seed,
+            indices=torch.from_numpy(np.array(examples.indices)),
+        )
+
+    def warn_of_missing(self) -> None:
+        """Say which of the clients that were named did not reply in a named round."""
+        nodes = self._settings.nodes
+        for server_round in self._settings.rounds:
+            missing = [
+                node
+                for node in (() if nodes == "all" else nodes)
+                if not (self._directory / capture_name(server_round, node, "train")).exists()
+            ]
+            if missing:
+                logger.warning(
+                    "nothing was captured of node%s %s in round %d: not sampled, or failed",
+                    "s" * (len(missing) > 1),
+                    ", ".join(map(str, missing)),
+                    server_round,
+                )
+
+
+def _content(records: RecordDict) -> Content:
+    arrays, values = {}, {}
+    for name, record in records.items():
+        if isinstance(record, ArrayRecord):
+            arrays[name] = {
+                key: torch.from_numpy(np.array(view(array))) for key, array in record.items()
+            }
+        else:
+            values[name] = dict(record.items())
+    return Content(arrays, values)
