@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from atoll.attacks.defenses import DEFENSES
 from atoll.attacks.defenses.defense import Defense, Estimate
 from atoll.attacks.observation import Mimic, Observation
-from atoll.attacks.threat import Capability
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 
@@ -54,15 +53,6 @@ def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
         for name, value in estimate.figures.items()
     }
     return Belief(_Mimics(tuple(reversed(estimates))), figures)
-
-
-def with_knowledge(observation: Observation, kinds: Sequence[type[Defense]]) -> Observation:
-    """Return the observation of an attacker who knows the defenses by name."""
-    return replace(
-        observation,
-        threat=observation.threat.with_({Capability.DEFENSE}),
-        mimic=believe(observation, kinds).mimic,
-    )
 
 
 @dataclass(frozen=True)
