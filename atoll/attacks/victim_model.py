@@ -58,7 +58,7 @@ class VictimModel:
         self.module = module.to(device)
         self.mode = mode
         self.device = device
-        _load(self.module, state)
+        load_state(self.module, state)
         self.module.eval()
         if mode == "train":
             _normalize_by_batch(self.module)
@@ -143,7 +143,14 @@ def build_victim(
     return VictimModel(build_model(settings, image_shape, classes, 0), state, mode, device)
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a broadcast ``state_dict``; buffers that it lacks stay as they are.
+
+    Raises
+    ------
+    CaptureError
+        If it does not fit the architecture.
+    """
     own = module.state_dict()
     trained = {name for name, _ in module.named_parameters()}
     unknown = sorted(state.keys() - own.keys())

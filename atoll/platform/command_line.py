@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from atoll.errors import AtollError
+from atoll.errors import AtollError, InvalidExperimentError
 
 if TYPE_CHECKING:
     from atoll.platform.observers import Observer
@@ -195,7 +195,7 @@ def report(
 @application.command("list")
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="datasets, models, partitioners, strategies or mods.")
+        str, typer.Argument(help="datasets, models, partitioners, strategies, mods or attacks.")
     ],
 ) -> None:
     """List the names that experiment files can use."""
@@ -206,6 +206,79 @@ def list_names(
         for name, about in describe(kind):
             table.add_row(name, about, style=None)
         console.print(table)
+
+
+@application.command()
+def attack(
+    run_directory: Annotated[
+        Path, typer.Argument(help="The directory of a run whose experiment has [capture].")
+    ],
+    name: Annotated[str, typer.Option("--attack", help="An attack ('atoll list attacks').")],
+    victims: Annotated[
+        list[str] | None,
+        typer.Option("--victim", metavar="ROUND:NODE", help="Whom; by default all captured."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the attack.")] = 0,
+    batch_norm: Annotated[
+        str, typer.Option(help="How BatchNorm runs at clients: train or eval.")
+    ] = "train",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    lpips: Annotated[
+        Path | None, typer.Option(help="LPIPS's weights; by default they are fetched once.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where rows and pictures go; by default in RUN_DIR/attacks.")
+    ] = None,
+) -> None:
+    """Reconstruct clients' images from a run's captures, and show how well it worked."""
+    with _clear_errors():
+        from atoll.platform.attack_run import parse_settings, run_attack
+        from atoll.platform.attack_table import AttackProgress, table_of
+
+        _log_to_terminal("info")
+        with AttackProgress(console) as progress:
+            result = run_attack(
+                run_directory,
+                name,
+                victims=victims or (),
+                settings=parse_settings(settings or ()),
+                seed=seed,
+                mode=_one_of(batch_norm, ("train", "eval"), "--batch-norm"),
+                device=_one_of(device, ("cpu", "cuda"), "--device"),
+                lpips=lpips or True,
+                out=out,
+                progress=progress,
+            )
+        console.print(table_of(result))
+        console.print(f"rows and pictures: {result.directory}", soft_wrap=True)
+
+
+@application.command()
+def doctor(
+    capture: Annotated[Path, typer.Argument(help="A folder in RUN_DIR/captures.")],
+) -> None:
+    """Replay a captured client's true batches, and say whether the capture is consistent."""
+    with _clear_errors():
+        from atoll.attacks.doctor import diagnose_capture
+
+        found = diagnose_capture(capture)
+        console.print(
+            f"cosine {found.cosine:.9f}, ratio of norms {found.norm_ratio:.6f}: "
+            f"{found.advice if found.cause is None else f'{found.cause}: {found.advice}'}",
+            soft_wrap=True,
+        )
+        if not found.consistent:
+            raise typer.Exit(1)
+
+
+def _one_of(value: str, allowed: tuple[str, ...], option: str) -> Any:
+    if value not in allowed:
+        raise InvalidExperimentError(f"{option} {value}: expected {' or '.join(allowed)}")
+    return value
 
 
 @data_commands.command("get")

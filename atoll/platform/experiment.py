@@ -208,11 +208,12 @@ def with_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[
                 )
             table[part] = dict(inner)
             table = table[part]
-        table[parts[-1]] = _parse_value(text.strip())
+        table[parts[-1]] = parse_value(text.strip())
     return changed
 
 
-def _parse_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Return the value that a text is in TOML, or the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, KeyError, ValueError, RecursionError):

@@ -41,6 +41,12 @@ def _mods() -> Rows:
     return _documented(MODS)
 
 
+def _attacks() -> Rows:
+    from atoll.attacks import ATTACKS
+
+    return _documented(ATTACKS)
+
+
 def _documented(entries: Mapping[str, Any]) -> Rows:
     rows = []
     for name, entry in entries.items():
@@ -57,6 +63,7 @@ LISTS: Registry[Callable[[], Rows]] = Registry(
         "partitioners": _partitioners,
         "strategies": _strategies,
         "mods": _mods,
+        "attacks": _attacks,
     },
 )
 

@@ -1,0 +1,235 @@
+"""The doctor: whether a capture is consistent, by replaying the client on its true examples.
+
+The replay is the client's own training (:func:`atoll.clients.training.train`) from the broadcast
+model on the true batches. If its update is not the captured one, the usual mistakes are replayed
+too, and the one that explains the update is named.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from atoll.attacks.captures import Capture, Truth, read_capture, read_truth
+from atoll.attacks.victim_model import has_batch_norm, load_state
+from atoll.attacks.victims import check_labels
+from atoll.clients.losses import losses_of, mean_loss
+from atoll.clients.models.build import build_model
+from atoll.clients.training import Objective, full_gradient, train
+from atoll.errors import CaptureError
+from atoll.randomness import seed_everything
+
+# A capture is consistent if the cosine of true and captured update is at least 1 - this, and
+# their norms agree to NORM_TOLERANCE.
+COSINE_TOLERANCE = 1e-6
+NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found.
+
+    Attributes
+    ----------
+    consistent : bool
+        Whether the replayed update is the captured one.
+    cosine : float
+        Of the two, over all trainable parameters.
+    norm_ratio : float
+        Norm of the captured update over that of the replayed one.
+    cause : str or None
+        What explains the difference: "batch-norm mode", "loss reduction", "normalisation",
+        "missing buffers", "defense" or "unknown"; None if there is none.
+    advice : str
+        A sentence.
+    """
+
+    consistent: bool
+    cosine: float
+    norm_ratio: float
+    cause: str | None
+    advice: str
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """How a client might have trained."""
+
+    mode: str = "train"
+    reduction: str = "mean"
+    normalized: bool = True
+
+
+def diagnose_capture(directory: Path) -> Diagnosis:
+    """Read a capture with its truth, and diagnose it.
+
+    Raises
+    ------
+    CaptureError
+        If it cannot be read, or is not of plain local training.
+    """
+    return diagnose(read_capture(directory), read_truth(directory))
+
+
+def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
+    """Replay the true batches and compare.
+
+    Parameters
+    ----------
+    capture : Capture
+        Of a training message.
+    truth : Truth
+        Of the same client and round.
+
+    Raises
+    ------
+    CaptureError
+        If the capture lacks arrays, or is not of plain local training.
+    """
+    _check_replayable(capture, truth)
+    module = _architecture(capture)
+    missing = sorted(module.state_dict().keys() - capture.broadcast.keys())
+    captured = _update(capture, module)
+    cosine, ratio = _compare(captured, _replay(capture, truth, module, _Replay()))
+    if cosine >= 1 - COSINE_TOLERANCE and abs(ratio - 1) <= NORM_TOLERANCE:
+        return Diagnosis(True, cosine, ratio, None, "the capture is consistent")
+    for cause, replay, advice in _suspects(capture, module):
+        found, of_norms = _compare(captured, _replay(capture, truth, module, replay))
+        if found >= 1 - COSINE_TOLERANCE and abs(of_norms - 1) <= NORM_TOLERANCE:
+            return Diagnosis(False, cosine, ratio, cause, advice)
+    if missing:
+        advice = (
+            f"the broadcast lacks {', '.join(missing[:3])}: BatchNorm's buffers must be captured "
+            "with the parameters"
+        )
+        return Diagnosis(False, cosine, ratio, "missing buffers", advice)
+    if capture.federation.client.mods:
+        mods = ", ".join(capture.federation.client.mods)
+        advice = f"the client's mods ({mods}) changed the update after training, as they should"
+        return Diagnosis(False, cosine, ratio, "defense", advice)
+    advice = "the update is not that of these examples, settings and broadcast parameters"
+    return Diagnosis(False, cosine, ratio, "unknown", advice)
+
+
+def _suspects(capture: Capture, module: nn.Module) -> list[tuple[str, _Replay, str]]:
+    """Return the usual mistakes, each with what it looks like."""
+    found = [
+        (
+            "loss reduction",
+            _Replay(reduction="sum"),
+            "the client descends the sum of the losses of a batch, not their mean: divide its "
+            "learning rate by the batch size, or the update",
+        ),
+        (
+            "normalisation",
+            _Replay(normalized=False),
+            "the client's model saw pixels in [0, 1]: the capture's mean and std must be those "
+            "that the client normalises by",
+        ),
+    ]
+    if has_batch_norm(module):
+        found.insert(
+            0,
+            (
+                "batch-norm mode",
+                _Replay(mode="eval"),
+                "the client trains with BatchNorm's running statistics (model.eval()): attack "
+                "with --batch-norm eval",
+            ),
+        )
+    return found
+
+
+def _check_replayable(capture: Capture, truth: Truth) -> None:
+    where = capture.directory or capture.name
+    if not capture.message_type.startswith("train"):
+        raise CaptureError(
+            f"{where}: is of a {capture.message_type!r} message; expected a training message"
+        )
+    if capture.sent.value("statistics") or capture.sent.value("mixup") is not None:
+        raise CaptureError(
+            f"{where}: the strategy added terms to the client's loss; expected plain training"
+        )
+    if len(truth.labels) != capture.examples:
+        raise CaptureError(
+            f"{where}: the truth has {len(truth.labels)} examples, the client said "
+            f"{capture.examples}; expected the same"
+        )
+    check_labels(truth.labels, capture)
+
+
+def _architecture(capture: Capture) -> nn.Module:
+    info = capture.federation
+    module = build_model(info.model, info.image_shape, len(info.classes), 0)
+    load_state(module, capture.broadcast)
+    return module
+
+
+def _update(capture: Capture, module: nn.Module) -> list[Tensor]:
+    sent, update = capture.broadcast, capture.update
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    absent = [name for name in names if name not in update]
+    if absent:
+        raise CaptureError(
+            f"{capture.directory or capture.name}: the reply lacks the arrays {absent[:3]}; "
+            "expected one for each parameter of the model"
+        )
+    if capture.replies_gradient:
+        return [update[name].double() for name in names]
+    return [update[name].double() - sent[name].double() for name in names]
+
+
+def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> list[Tensor]:
+    """Return the update of a client that trains so."""
+    model, info = copy.deepcopy(module), capture.federation
+    images = truth.normalized(info) if how.normalized else truth.images
+    objective = _objective(model, images, truth.labels, how)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    start = [p.detach().clone() for p in parameters]
+    # Dropout draws from the global generator.
+    seed_everything(truth.seed)
+    if capture.replies_gradient:
+        gradient, _ = full_gradient(
+            objective, parameters, len(truth.labels), info.client.batch_size
+        )
+        return [tensor.double() for tensor in gradient]
+    train(
+        model,
+        images,
+        truth.labels,
+        info.client,
+        learning_rate=capture.learning_rate,
+        generator=torch.Generator().manual_seed(truth.seed),
+        proximal_mu=capture.proximal_mu,
+        objective=objective,
+    )
+    return [p.detach().double() - s.double() for p, s in zip(parameters, start, strict=True)]
+
+
+def _objective(model: nn.Module, images: Tensor, labels: Tensor, how: _Replay) -> Objective:
+    def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        model.train(how.mode == "train")
+        logits = model(images[chosen])
+        loss = mean_loss(logits, labels[chosen])
+        if how.reduction == "sum":
+            return losses_of(logits, labels[chosen]).sum(), loss
+        return loss, loss
+
+    return objective
+
+
+def _compare(captured: list[Tensor], replayed: list[Tensor]) -> tuple[float, float]:
+    """Return the cosine of two updates, and the ratio of their norms."""
+    first = torch.cat([tensor.flatten() for tensor in captured])
+    second = torch.cat([tensor.flatten() for tensor in replayed])
+    norms = float(first.norm()), float(second.norm())
+    if norms == (0.0, 0.0):
+        return 1.0, 1.0
+    if 0.0 in norms or not all(map(math.isfinite, norms)):
+        return 0.0, norms[0] / norms[1] if norms[1] else math.inf
+    return float(first @ second) / (norms[0] * norms[1]), norms[0] / norms[1]

@@ -1,0 +1,284 @@
+"""From captures to observations and from reconstructions to rows of metrics."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atoll.attacks.assignment import assign
+from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
+from atoll.attacks.captures import Capture, Truth, read_capture, read_truth
+from atoll.attacks.metrics.identification import identified
+from atoll.attacks.metrics.lpips import LPIPS
+from atoll.attacks.metrics.pixels import mse, psnr
+from atoll.attacks.metrics.ssim import ssim
+from atoll.attacks.observation import Mimic, Observation, PublicData, observe, used_examples
+from atoll.attacks.victim_model import BatchNormMode
+from atoll.clients.data.store import ImageDataset
+from atoll.errors import CaptureError
+
+# Images that a reconstruction is told from, for the identification rate.
+GALLERY = 1000
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A capture of a training message, with its truth.
+
+    Attributes
+    ----------
+    capture : Capture
+        What the server saw.
+    truth : Truth
+        The examples that the update depends on.
+    """
+
+    capture: Capture
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class References:
+    """Images beside the clients', from the data set's test split.
+
+    Attributes
+    ----------
+    public : PublicData
+        What an attacker with public data has.
+    gallery : Tensor
+        What reconstructions are told from: float32, shape (n, channels, height, width), in [0, 1];
+        none of them is public.
+    """
+
+    public: PublicData
+    gallery: Tensor
+
+
+def references_of(dataset: ImageDataset, gallery: int = GALLERY) -> References:
+    """Deal a data set's test images: every other one is public, of the rest some are the gallery.
+
+    Parameters
+    ----------
+    gallery : int
+        At most so many.
+    """
+    split = dataset.test
+    images = torch.from_numpy(split.images.copy()).permute(0, 3, 1, 2).float() / 255
+    labels = torch.from_numpy(split.labels.copy())
+    return References(PublicData(images[::2], labels[::2]), images[1::2][:gallery])
+
+
+def read_victims(captures: Sequence[Path]) -> list[Victim]:
+    """Read captures of training messages, with their truths.
+
+    Raises
+    ------
+    CaptureError
+        If one cannot be read, holds no training message, or its labels are not the model's.
+    """
+    victims = []
+    for path in captures:
+        capture, truth = read_capture(path), used_examples(read_truth(path))
+        if not capture.message_type.startswith("train"):
+            raise CaptureError(
+                f"{path}: is of a {capture.message_type!r} message; expected a training message"
+            )
+        check_labels(truth.labels, capture)
+        victims.append(Victim(capture, truth))
+    return victims
+
+
+def check_labels(labels: Tensor, capture: Capture) -> None:
+    """Refuse labels that the model does not have.
+
+    Raises
+    ------
+    CaptureError
+        Naming the first label out of range.
+    """
+    classes = len(capture.federation.classes)
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise CaptureError(
+            f"{capture.directory or capture.name}: has the label {int(outside[0])}; expected 0 to "
+            f"{classes - 1}, of {classes} classes"
+        )
+
+
+def observe_victims(
+    victims: Sequence[Victim],
+    attack: Attack,
+    *,
+    public: PublicData | None = None,
+    mimic_of: Callable[[Capture], Mimic | None] = lambda capture: None,
+    mode: BatchNormMode = "train",
+    device: str = "cpu",
+) -> list[Observation]:
+    """Return what the attack's threat model grants of each victim.
+
+    Parameters
+    ----------
+    public, mode, device
+        As for :func:`~atoll.attacks.observation.observe`.
+    mimic_of : callable
+        Returns what the attacker believes that a client did to its update.
+
+    Raises
+    ------
+    AttackError, CaptureError
+        If something that is granted is not there, or the attack cannot be run.
+    """
+    observations = [
+        observe(
+            victim.capture,
+            attack.threat,
+            truth=victim.truth,
+            mimic=mimic_of(victim.capture),
+            public=public,
+            mode=mode,
+            device=device,
+        )
+        for victim in victims
+    ]
+    for observation in observations:
+        attack.check(observation)
+    return observations
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """An attack's result on one victim, with its images in the order of the truth.
+
+    Attributes
+    ----------
+    victim : Victim
+        Who.
+    reconstruction : Reconstruction
+        As the attack returned it.
+    images : Tensor
+        The reconstructions in the order of the truth's images (the Hungarian method's).
+    rows : list[dict]
+        One an image; see :func:`attack_victims`.
+    """
+
+    victim: Victim
+    reconstruction: Reconstruction
+    images: Tensor
+    rows: list[dict[str, Any]]
+
+
+def attack_victims(
+    name: str,
+    attack: Attack,
+    victims: Sequence[Victim],
+    observations: Sequence[Observation],
+    *,
+    gallery: Tensor,
+    lpips: LPIPS | None = None,
+    seed: int = 0,
+    progress: Progress = ignore_progress,
+) -> list[Attacked]:
+    """Attack victims and measure what came out.
+
+    Parameters
+    ----------
+    name : str
+        The attack's name, for the rows.
+    attack : Attack
+        The attack.
+    victims, observations : Sequence
+        In the same order; see :func:`observe_victims`.
+    gallery : Tensor
+        For the identification rate.
+    lpips : LPIPS, optional
+        Without it rows have no perceptual distance.
+    seed, progress
+        As for :meth:`~atoll.attacks.attack.Attack.run`.
+
+    Returns
+    -------
+    list[Attacked]
+        One a victim. A row holds: attack, threat, label_source, round, node_id, image (its place),
+        images (how many the update depends on), model, batch_norm, label, label_found,
+        label_accuracy (of the victim's labels as a multiset), psnr, ssim, lpips, mse, identified,
+        cost, restart, oracle_psnr (of the best stage, where there are stages) and cpu_seconds
+        (the attack's, over all victims).
+    """
+    started = time.process_time()
+    reconstructions = attack.run_checked(observations, seed=seed, progress=progress)
+    seconds = time.process_time() - started
+    return [
+        _measured(name, attack, victim, observation, result, gallery, lpips, seconds)
+        for victim, observation, result in zip(victims, observations, reconstructions, strict=True)
+    ]
+
+
+def _measured(
+    name: str,
+    attack: Attack,
+    victim: Victim,
+    observation: Observation,
+    result: Reconstruction,
+    gallery: Tensor,
+    lpips: LPIPS | None,
+    seconds: float,
+) -> Attacked:
+    truth = victim.truth.images
+    order = assign(result.images, truth)
+    images = result.images[order].nan_to_num(nan=0.5)
+    columns: dict[str, list[Any]] = {
+        "psnr": psnr(images, truth).tolist(),
+        "ssim": ssim(images, truth).tolist(),
+        "lpips": [None] * len(truth) if lpips is None else lpips(images, truth).tolist(),
+        "mse": mse(images, truth).tolist(),
+        "identified": identified(images, truth, gallery).tolist(),
+        "label": victim.truth.labels.tolist(),
+        "label_found": result.labels[order].tolist(),
+        "oracle_psnr": _oracle_psnr(result, truth),
+    }
+    shared = {
+        "attack": name,
+        "threat": str(attack.threat),
+        "label_source": result.label_source,
+        "round": victim.capture.server_round,
+        "node_id": victim.capture.node_id,
+        "images": len(truth),
+        "model": victim.capture.federation.model.name,
+        "batch_norm": observation.model.mode if observation.model.batch_norms else "none",
+        "label_accuracy": label_accuracy(result.labels, victim.truth.labels),
+        "cost": result.cost,
+        "restart": result.restart,
+        "cpu_seconds": seconds,
+    }
+    rows = [
+        {**shared, "image": place, **{key: column[place] for key, column in columns.items()}}
+        for place in range(len(truth))
+    ]
+    return Attacked(victim, result, images, rows)
+
+
+def label_accuracy(found: Tensor, truth: Tensor) -> float:
+    """Return the share of labels that were found, as multisets: their order means nothing."""
+    common = Counter(found.tolist()) & Counter(truth.tolist())
+    return common.total() / max(1, len(truth))
+
+
+def _oracle_psnr(result: Reconstruction, truth: Tensor) -> list[float | None]:
+    """Return the PSNR of the stage whose mean PSNR is best, image by image."""
+    if not result.stages:
+        return [None] * len(truth)
+    of_stages = [
+        psnr(stage.images[assign(stage.images, truth)].nan_to_num(nan=0.5), truth)
+        for stage in result.stages
+    ]
+    best: list[float | None] = list(
+        max(of_stages, key=lambda values: float(values.mean())).tolist()
+    )
+    return best

@@ -1,0 +1,247 @@
+"""``atoll attack``: an attack on the captures of a run, its table, rows and picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import ValidationError
+
+from atoll.attacks import ATTACKS
+from atoll.attacks.attack import Attack, Progress, ignore_progress
+from atoll.attacks.captures import find_captures
+from atoll.attacks.metrics.lpips import LPIPS
+from atoll.attacks.picture import save_picture
+from atoll.attacks.victim_model import BatchNormMode
+from atoll.attacks.victims import (
+    Attacked,
+    attack_victims,
+    observe_victims,
+    read_victims,
+    references_of,
+)
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.store import ImageDataset
+from atoll.errors import AttackError, CaptureError, DataUnavailableError
+from atoll.platform.atomic import replacing, write_json
+from atoll.platform.experiment import load_experiment, parse_value
+from atoll.platform.ledger import CONFIG, check_run_directory
+from atoll.platform.validation import describe_problems
+
+logger = logging.getLogger("atoll")
+
+ROWS, PICTURE, ABOUT = "rows.parquet", "pictures.png", "attack.json"
+FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """What came of an attack on a run's captures.
+
+    Attributes
+    ----------
+    directory : Path
+        Has ``rows.parquet``, ``pictures.png`` and ``attack.json``.
+    attacked : list[Attacked]
+        One a victim.
+    """
+
+    directory: Path
+    attacked: list[Attacked]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One an image."""
+        return [row for attacked in self.attacked for row in attacked.rows]
+
+    def means(self) -> dict[str, float | None]:
+        """Return the mean of each figure over all images; None where it was not measured."""
+        return {name: _mean([row[name] for row in self.rows]) for name in FIGURES}
+
+
+def build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
+    """Return a registered attack, or ``module:Class``, with its settings checked.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such attack.
+    AttackError
+        With a line per setting that it does not have or that is out of range.
+    """
+    kind = ATTACKS.find(name, "--attack")
+    if not (isinstance(kind, type) and issubclass(kind, Attack)):
+        raise AttackError(f"--attack {name}: is not an attack; expected a subclass of Attack")
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        raise AttackError(describe_problems(error, kind)) from None
+
+
+def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` settings of an attack, values as in TOML or bare words.
+
+    Raises
+    ------
+    AttackError
+        If one is not of that form.
+    """
+    settings = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise AttackError(f"--set {override!r}: expected KEY=VALUE, steps=1000 say")
+        settings[key.strip()] = parse_value(text.strip())
+    return settings
+
+
+def choose_captures(run_directory: Path, victims: Sequence[str]) -> list[Path]:
+    """Return the captures of ``ROUND:NODE`` victims, or all of a run's.
+
+    Raises
+    ------
+    CaptureError
+        If one is not there, or not of that form.
+    """
+    found = find_captures(run_directory)
+    if not victims:
+        return found
+    by_name = {_victim_of(path): path for path in found}
+    chosen = []
+    for victim in victims:
+        if victim not in by_name:
+            raise CaptureError(
+                f"--victim {victim}: was not captured; expected ROUND:NODE, one of "
+                f"{', '.join(list(by_name)[:12])}"
+            )
+        chosen.append(by_name[victim])
+    return chosen
+
+
+def _victim_of(capture: Path) -> str:
+    _, server_round, _, node = capture.name.split("-")[:4]
+    return f"{int(server_round)}:{int(node)}"
+
+
+def run_attack(
+    run_directory: Path,
+    name: str,
+    *,
+    victims: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    mode: BatchNormMode = "train",
+    device: str = "cpu",
+    lpips: Path | bool = True,
+    out: Path | None = None,
+    progress: Progress = ignore_progress,
+) -> AttackRun:
+    """Attack the captures of a run, and write rows and picture.
+
+    Parameters
+    ----------
+    run_directory : Path
+        A run of an experiment with ``[capture]``.
+    name : str
+        The attack's.
+    victims : Sequence[str]
+        ``ROUND:NODE``; by default all that were captured.
+    settings : Mapping, optional
+        The attack's own.
+    seed : int
+        Seeds the attack.
+    mode : "train" or "eval"
+        How the attacker believes BatchNorm to run at clients.
+    device : str
+        "cpu" or "cuda".
+    lpips : Path or bool
+        LPIPS's weights; True fetches them, and goes on without if they cannot be had.
+    out : Path, optional
+        By default the first free ``RUN_DIR/attacks/NAME[-n]``.
+
+    Raises
+    ------
+    AtollError
+        If the attack cannot be run; before anything is computed.
+    """
+    check_run_directory(run_directory)
+    attack = build_attack(name, settings or {})
+    known = read_victims(choose_captures(run_directory, victims))
+    dataset = _dataset_of(run_directory)
+    references = references_of(dataset)
+    observations = observe_victims(
+        known, attack, public=references.public, mode=mode, device=device
+    )
+    attacked = attack_victims(
+        name,
+        attack,
+        known,
+        observations,
+        gallery=references.gallery,
+        lpips=_lpips(lpips),
+        seed=seed,
+        progress=progress,
+    )
+    directory = out or _free_directory(run_directory / "attacks" / name)
+    result = AttackRun(directory, attacked)
+    _write(result, name, attack, seed)
+    return result
+
+
+def _dataset_of(run_directory: Path) -> ImageDataset:
+    experiment = load_experiment(run_directory / CONFIG)
+    data = experiment.data
+    return load_dataset(data.dataset, data.path, data.options, experiment.run.seed)
+
+
+def _lpips(wanted: Path | bool) -> LPIPS | None:
+    if wanted is False:
+        return None
+    if isinstance(wanted, Path):
+        return LPIPS("alexnet", wanted)
+    try:
+        return LPIPS("alexnet")
+    except DataUnavailableError as error:
+        logger.warning("LPIPS is left out: %s", error)
+        return None
+
+
+def _free_directory(wanted: Path) -> Path:
+    candidate, count = wanted, 1
+    while candidate.exists():
+        count += 1
+        candidate = wanted.with_name(f"{wanted.name}-{count}")
+    return candidate
+
+
+def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
+    with replacing(result.directory / ROWS) as partial:
+        pq.write_table(pa.Table.from_pylist(result.rows), partial)
+    truth = torch.cat([attacked.victim.truth.images for attacked in result.attacked])
+    images = torch.cat([attacked.images for attacked in result.attacked])
+    with replacing(result.directory / PICTURE) as partial:
+        save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
+    about = {
+        "attack": name,
+        "settings": attack.model_dump(mode="json"),
+        "threat": str(attack.threat),
+        "seed": seed,
+        "victims": [
+            f"{attacked.victim.capture.server_round}:{attacked.victim.capture.node_id}"
+            for attacked in result.attacked
+        ],
+        "means": result.means(),
+    }
+    write_json(result.directory / ABOUT, about)
+
+
+def _mean(values: Sequence[float | bool | None]) -> float | None:
+    measured = [float(value) for value in values if value is not None]
+    return fmean(measured) if measured else None
