@@ -103,7 +103,32 @@ def label_counts(observation: Observation) -> Tensor:
     assert at_bias is not None
     parameters = observation.model.parameters
     head, head_bias = parameters[names[at_weight]], parameters[names[at_bias]]
-    probability = bias.new_full((len(bias),), 1 / len(bias))
+    return counts_of_head(weight, bias, head, head_bias, images)
+
+
+def counts_of_head(
+    weight: Tensor,
+    bias: Tensor,
+    head: Tensor,
+    head_bias: Tensor,
+    images: int,
+    least: Tensor | None = None,
+) -> Tensor:
+    """Return how often each class occurs, from the mean gradient of a linear head with a bias.
+
+    Parameters
+    ----------
+    weight, bias : Tensor
+        The mean gradient, shapes (classes, features) and (classes,).
+    head, head_bias : Tensor
+        The head's parameters.
+    images : int
+        How many examples the mean is over.
+    least : Tensor, optional
+        Shape (classes,): what the mean probabilities are known to be at least.
+    """
+    floor = torch.zeros_like(bias) if least is None else least.to(bias)
+    probability = torch.maximum(bias.new_full((len(bias),), 1 / len(bias)), floor)
     counts = _whole(images * (probability - bias), images)
     # Of classes that do occur, the row is dominated by their own examples' features.
     safe = torch.where(bias.abs() > 1e-12, bias, 1e-12)
@@ -114,6 +139,7 @@ def label_counts(observation: Observation) -> Tensor:
         if not bool(shares.any()):
             break
         probability = (shares / shares.sum()) @ posteriors.nan_to_num()
+        probability = torch.maximum(probability, floor)
         updated = _whole(images * (probability - bias), images)
         if torch.equal(updated, counts):
             break

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from atoll.attacks.arena.job import Conditions, Job
 
 ARENA = "arena"
-UNDEFENDED = "none"
 
 
 class ArenaSettings(Section):
@@ -189,8 +188,8 @@ def _check_attacks(settings: ArenaSettings) -> None:
 
 def _check_models(federations: Sweep) -> None:
     """Refuse defenses that lack something in the models that they would act on."""
-    from atoll.clients.mods import check_mods
     from atoll.clients.models.build import build_model
+    from atoll.clients.mods import check_mods
     from atoll.platform.mods import with_references
 
     seen: list[tuple[Any, Any]] = []

@@ -16,11 +16,8 @@ from torch import Tensor
 from atoll.attacks import ATTACKS
 from atoll.attacks.aggregate import aggregate_captures, aggregate_truths
 from atoll.attacks.attack import Attack
-from atoll.attacks.captures import Capture
-from atoll.attacks.defenses.adaptive import believe, defenses_of
+from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
-from atoll.attacks.observation import Mimic, observe
-from atoll.attacks.threat import Capability, ThreatModel
 from atoll.attacks.victim_model import BatchNormMode
 from atoll.attacks.victims import (
     References,
@@ -116,7 +113,7 @@ class JobResult:
     Attributes
     ----------
     rows : list[dict]
-        One an image: the columns of :func:`~atoll.attacks.victims.attack_victims` with the job's.
+        One an image: the columns of :func:`~atoll.attacks.victims.attack_victims`.
     seconds : float
         Of processor time.
     truth, images : Tensor
@@ -151,18 +148,8 @@ def run_job(conditions: Conditions, job: Job) -> JobResult:
         If the attack cannot be run on the victim.
     """
     victims = read_victims(job.captures)
-    defenses = defenses_of(victims[0].capture.federation.client)
     victim = victims[0] if len(victims) == 1 else _sum_of(victims)
     attack = build_attack(job.attack, job.settings, job.knowledge)
-    kinds = [type(defense) for defense in defenses]
-
-    def mimic_of(capture: Capture) -> Mimic | None:
-        if Capability.DEFENSE not in attack.threat:
-            return None
-        known = {Capability.TRAINING} & attack.threat.capabilities
-        update = observe(capture, ThreatModel(frozenset(known)), device=conditions.device)
-        return believe(update, kinds).mimic
-
     references = _references(conditions.dataset, conditions.gallery)
     [done] = attack_victims(
         job.attack,
@@ -172,7 +159,7 @@ def run_job(conditions: Conditions, job: Job) -> JobResult:
             [victim],
             attack,
             public=references.public,
-            mimic_of=mimic_of,
+            mimic_of=lambda capture: mimic_of(capture, attack.threat, conditions.device),
             mode=conditions.batch_norm,
             device=conditions.device,
         ),
@@ -180,12 +167,8 @@ def run_job(conditions: Conditions, job: Job) -> JobResult:
         lpips=_lpips() if conditions.lpips else None,
         seed=job.seed,
     )
-    key = job.key(conditions)
     seconds = float(done.rows[0]["cpu_seconds"])
-    rows = [
-        {"key": key, **job.labels, **{k: v for k, v in row.items() if k != "cpu_seconds"}}
-        for row in done.rows
-    ]
+    rows = [{k: v for k, v in row.items() if k != "cpu_seconds"} for row in done.rows]
     return JobResult(rows, seconds, victim.truth.images, done.images)
 
 
@@ -207,5 +190,5 @@ def _lpips() -> LPIPS:
 
 
 def prepare_process() -> None:
-    """Set the process up for jobs: one thread, so that a job's bits do not depend on the machine."""
+    """Set the process up for jobs: with one thread, bits do not depend on the machine."""
     torch.set_num_threads(1)

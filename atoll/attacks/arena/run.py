@@ -90,6 +90,10 @@ def run_jobs(
 
 
 def table_of(jobs: Sequence[Job], conditions: Conditions, store: JobStore) -> list[dict[str, Any]]:
-    """Return the rows of all finished jobs, in the jobs' order."""
-    keys = dict.fromkeys(job.key(conditions) for job in jobs)
-    return [row for key in keys if key in store for row in store.rows(key)]
+    """Return the rows of all finished jobs with their labels, in the jobs' order."""
+    return [
+        {"key": key, **job.labels, **row}
+        for job in jobs
+        if (key := job.key(conditions)) in store
+        for row in store.rows(key)
+    ]

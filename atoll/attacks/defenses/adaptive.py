@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from atoll.attacks.captures import Capture
 from atoll.attacks.defenses import DEFENSES
 from atoll.attacks.defenses.defense import Defense, Estimate
-from atoll.attacks.observation import Mimic, Observation
+from atoll.attacks.observation import Mimic, Observation, observe
+from atoll.attacks.threat import Capability, ThreatModel
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 
@@ -53,6 +55,25 @@ def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
         for name, value in estimate.figures.items()
     }
     return Belief(_Mimics(tuple(reversed(estimates))), figures)
+
+
+def mimic_of(capture: Capture, threat: ThreatModel, device: str = "cpu") -> Mimic | None:
+    """Return what an attacker believes that the defenses of a captured client do.
+
+    Parameters
+    ----------
+    capture : Capture
+        Whose federation says which defenses act.
+    threat : ThreatModel
+        The attacker's; without DEFENSE it believes nothing.
+    device : str
+        Where tensors go.
+    """
+    if Capability.DEFENSE not in threat:
+        return None
+    known = ThreatModel(frozenset({Capability.TRAINING} & threat.capabilities))
+    kinds = [type(defense) for defense in defenses_of(capture.federation.client)]
+    return believe(observe(capture, known, device=device), kinds).mimic
 
 
 @dataclass(frozen=True)
