@@ -135,7 +135,7 @@ def counts_of_head(
     posteriors = torch.softmax((weight / safe[:, None]) @ head.T + head_bias, 1)
     usable = posteriors.isfinite().all(1)
     for _ in range(ROUNDS):
-        shares = torch.where(usable, counts / images, 0.0)
+        shares = torch.where(usable, counts / images, 0.0).to(bias)
         if not bool(shares.any()):
             break
         probability = (shares / shares.sum()) @ posteriors.nan_to_num()
