@@ -112,7 +112,6 @@ def counts_of_head(
     head: Tensor,
     head_bias: Tensor,
     images: int,
-    least: Tensor | None = None,
 ) -> Tensor:
     """Return how often each class occurs, from the mean gradient of a linear head with a bias.
 
@@ -124,12 +123,9 @@ def counts_of_head(
         The head's parameters.
     images : int
         How many examples the mean is over.
-    least : Tensor, optional
-        Shape (classes,): what the mean probabilities are known to be at least.
     """
-    floor = torch.zeros_like(bias) if least is None else least.to(bias)
-    probability = torch.maximum(bias.new_full((len(bias),), 1 / len(bias)), floor)
-    counts = _whole(images * (probability - bias), images)
+    probability = bias.new_full((len(bias),), 1 / len(bias))
+    counts = whole_numbers(images * (probability - bias), images)
     # Of classes that do occur, the row is dominated by their own examples' features.
     safe = torch.where(bias.abs() > 1e-12, bias, 1e-12)
     posteriors = torch.softmax((weight / safe[:, None]) @ head.T + head_bias, 1)
@@ -139,8 +135,7 @@ def counts_of_head(
         if not bool(shares.any()):
             break
         probability = (shares / shares.sum()) @ posteriors.nan_to_num()
-        probability = torch.maximum(probability, floor)
-        updated = _whole(images * (probability - bias), images)
+        updated = whole_numbers(images * (probability - bias), images)
         if torch.equal(updated, counts):
             break
         counts = updated
@@ -163,7 +158,7 @@ def _counts_by_impact(sums: Tensor, images: int) -> Tensor:
     return counts
 
 
-def _whole(amounts: Tensor, total: int) -> Tensor:
+def whole_numbers(amounts: Tensor, total: int) -> Tensor:
     """Round amounts to whole numbers, at least 0, that add up to ``total`` (largest remainders)."""
     amounts = amounts.double().clamp_min(0.0)
     amounts = amounts * (total / amounts.sum().clamp_min(1e-12))

@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from atoll.attacks.captures import Capture, Content
-from atoll.attacks.labels import counts_of_head
+from atoll.attacks.labels import counts_of_head, whole_numbers
 from atoll.clients.models.build import build_model
 from atoll.clients.moments.head import find_head
 from atoll.clients.moments.messages import ALIGNMENT, DOMAINS, MOMENTS, MomentsQuery
@@ -95,15 +95,17 @@ def _of_domain(
     domain: str, count: int, gradient: Tensor, diagonal: Tensor | None, head: nn.Linear
 ) -> LeakedLabels:
     mean = _as_matrix(gradient, head) / count
-    least, at_least = None, None
+    weight, bias = head.weight.double(), head.bias.double()
+    counts = counts_of_head(mean[:, :-1], mean[:, -1], weight, bias, count)
+    at_least = None
     if diagonal is not None:
         variance = _as_matrix(diagonal, head)[:, -1] / count
         least = (1 - (1 - 4 * variance).clamp_min(0.0).sqrt()) / 2
         # Less than a thousandth of an example is rounding.
         at_least = ((least - mean[:, -1]) * count - 1e-3).ceil().clamp_min(0.0).long()
-    counts = counts_of_head(
-        mean[:, :-1], mean[:, -1], head.weight.double(), head.bias.double(), count, least
-    )
+        # The rest is dealt as the gradient alone has it.
+        rest = (counts - at_least).clamp_min(0)
+        counts = at_least + whole_numbers(rest, count - int(at_least.sum()))
     return LeakedLabels(domain, count, counts, at_least)
 
 

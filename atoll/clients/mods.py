@@ -1,4 +1,4 @@
-"""Mods by name: Flower's, and the user's own by ``module:callable``.
+"""Mods by name: Flower's, SecAgg+, and the user's own by ``module:callable``.
 
 A mod that a class makes (Flower's ``LocalDpMod``, our defenses) takes the other keys of its entry
 in ``client.mods`` as arguments. This package knows no defense: the platform gives those as
@@ -20,17 +20,20 @@ from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
 
 KEY = "client.mods"
-FLOWER_MODS: dict[str, Any] = {
-    name: getattr(mod, name)
-    for name in (
-        "fixedclipping_mod",
-        "adaptiveclipping_mod",
-        "message_size_mod",
-        "arrays_size_mod",
-        "LocalDpMod",
-    )
+CLIENT_MODS: dict[str, Any] = {
+    **{
+        name: getattr(mod, name)
+        for name in (
+            "fixedclipping_mod",
+            "adaptiveclipping_mod",
+            "message_size_mod",
+            "arrays_size_mod",
+            "LocalDpMod",
+        )
+    },
+    "secure-aggregation": "atoll.clients.secure_aggregation:SecureAggregationMod",
 }
-MODS: Registry[Any] = Registry("mod", FLOWER_MODS)
+MODS: Registry[Any] = Registry("mod", CLIENT_MODS)
 
 
 @runtime_checkable

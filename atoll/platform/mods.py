@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from atoll.attacks.defenses import REFERENCES
-from atoll.clients.mods import FLOWER_MODS, KEY, as_settings
+from atoll.clients.mods import CLIENT_MODS, KEY, as_settings
 from atoll.clients.settings import ClientSettings
 from atoll.registry import Registry
 
-MODS: Registry[Any] = Registry("mod", {**FLOWER_MODS, **REFERENCES})
+MODS: Registry[Any] = Registry("mod", {**CLIENT_MODS, **REFERENCES})
 
 
 def with_references(client: ClientSettings) -> ClientSettings:

@@ -84,7 +84,8 @@ def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
         shutil.rmtree(lost)
     ends: list[JobEnd] = []
     trials: list[TrialEnd] = []
-    run_arena(arena, result.directory, on_job=ends.append, on_federation=trials.append)
+    again = run_arena(arena, result.directory, on_job=ends.append, on_federation=trials.append)
+    assert again.failed == {}
     assert trials == []
     assert len(ends) == len(jobs[::3])
     assert (result.directory / "results.parquet").read_bytes() == before
