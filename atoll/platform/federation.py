@@ -396,6 +396,7 @@ def check(experiment: Experiment) -> None:
     from atoll.clients.mods import find_mods
     from atoll.platform.mods import MODS
     from atoll.strategies import build_strategy
+    from atoll.strategies.secure_aggregation import SecAggPlus
 
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     if isinstance(strategy, FedXgbBagging):
@@ -404,6 +405,7 @@ def check(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
+    _check_secure_aggregation(experiment, is_secure=isinstance(strategy, SecAggPlus))
     MODELS.check(experiment.model.name, "model.name")
     find_mods(experiment.client.mods, MODS)
     check_partitioner(experiment.data.partition.name)
@@ -412,4 +414,21 @@ def check(experiment: Experiment) -> None:
         raise InvalidExperimentError(
             f"data.path = {str(experiment.data.path)!r}: no such folder; expected the data set's "
             "files"
+        )
+
+
+def _check_secure_aggregation(experiment: Experiment, *, is_secure: bool) -> None:
+    from atoll.clients.mods import as_settings
+
+    has_mod = "secure-aggregation" in [as_settings(mod).name for mod in experiment.client.mods]
+    if is_secure != has_mod:
+        raise InvalidExperimentError(
+            f"strategy.name = {experiment.strategy.name!r}: client.mods "
+            f"{'has' if has_mod else 'lacks'} 'secure-aggregation'; expected strategy SecAggPlus "
+            "and that mod, or neither"
+        )
+    if is_secure and experiment.capture is not None:
+        raise InvalidExperimentError(
+            "capture: under SecAggPlus no client's message holds its update; expected no [capture] "
+            "(arena.sums attacks what is decoded: the sum)"
         )

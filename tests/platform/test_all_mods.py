@@ -73,3 +73,16 @@ def test_the_epsilon_that_clients_spent_is_in_the_ledger(tmp_path: Path, cluster
     assert 0.0 < first < second
     rounds = pq.read_table(result.directory / "rounds.parquet").to_pylist()
     assert [row["train_epsilon"] for row in rounds] == pytest.approx([first, second])
+
+
+def test_secure_aggregation_needs_both_its_parts() -> None:
+    with pytest.raises(InvalidExperimentError, match="client.mods has 'secure-aggregation'"):
+        check(experiment("secure-aggregation"))
+    tables = experiment().to_dict()
+    tables["strategy"] = {"name": "SecAggPlus"}
+    with pytest.raises(InvalidExperimentError, match="client.mods lacks 'secure-aggregation'"):
+        check(Experiment.from_dict(tables))
+    tables["client"]["mods"] = ["secure-aggregation"]
+    tables["capture"] = {"nodes": "all", "rounds": [1]}
+    with pytest.raises(InvalidExperimentError, match="no client's message holds its update"):
+        check(Experiment.from_dict(tables))
