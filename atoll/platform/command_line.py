@@ -229,7 +229,8 @@ def attack(
     ] = "train",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     lpips: Annotated[
-        Path | None, typer.Option(help="LPIPS's weights; by default they are fetched once.")
+        str | None,
+        typer.Option(help="LPIPS's weights, or 'none'; by default they are fetched once."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where rows and pictures go; by default in RUN_DIR/attacks.")
@@ -250,7 +251,7 @@ def attack(
                 seed=seed,
                 mode=_one_of(batch_norm, ("train", "eval"), "--batch-norm"),
                 device=_one_of(device, ("cpu", "cuda"), "--device"),
-                lpips=lpips or True,
+                lpips=lpips != "none" if lpips in (None, "none") else Path(lpips),
                 out=out,
                 progress=progress,
             )

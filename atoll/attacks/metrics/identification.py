@@ -8,7 +8,7 @@ from atoll.attacks.assignment import squared_distances
 
 
 def identified(images: Tensor, truth: Tensor, gallery: Tensor) -> Tensor:
-    """Tell of each reconstruction whether its truth is nearer than every image of a gallery.
+    """Tell of each reconstruction whether no image of a gallery is nearer to it than its truth.
 
     Parameters
     ----------
@@ -21,8 +21,9 @@ def identified(images: Tensor, truth: Tensor, gallery: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        bool, shape (n,). Of a gallery image that equals the truth, nothing can be told.
+        bool, shape (n,). A gallery image that equals the truth does not count against it.
     """
     own = (images.double() - truth.double()).square().flatten(1).mean(1)
     nearest = squared_distances(images, gallery).min(1).values
-    return own < nearest
+    # Both are rounded, by different sums.
+    return own <= nearest * (1 + 1e-9)

@@ -18,6 +18,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "mlp-irm": "atoll.clients.models.mlp:irm_mlp",
         "lenet": "atoll.clients.models.cnn:lenet",
         "lenet-sigmoid": "atoll.clients.models.cnn:sigmoid_lenet",
+        "lenet-relu": "atoll.clients.models.cnn:relu_lenet",
         "cnn-leaky": "atoll.clients.models.cnn:leaky_cnn",
         "imprint": "atoll.clients.models.imprint:imprint",
         "cnn-small": "atoll.clients.models.cnn:small_cnn",

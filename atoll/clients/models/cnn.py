@@ -6,6 +6,8 @@ the other layout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -60,20 +62,31 @@ def sigmoid_lenet(
     """
     if spread <= 0:
         raise ValueError(f"spread = {spread}: expected a positive number")
-    channels, height, width = image_shape
-    model = nn.Sequential(
-        nn.Conv2d(channels, 12, 5, 2, padding=2),
-        nn.Sigmoid(),
-        nn.Conv2d(12, 12, 5, 2, padding=2),
-        nn.Sigmoid(),
-        nn.Conv2d(12, 12, 5, 1, padding=2),
-        nn.Sigmoid(),
-        nn.Flatten(),
-        nn.Linear(12 * -(-height // 4) * -(-width // 4), classes),
-    )
+    model = _strided_lenet(image_shape, classes, nn.Sigmoid)
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -spread, spread)
     return model
+
+
+def relu_lenet(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return the layers of 'lenet-sigmoid' with ReLU and PyTorch's own initialisation."""
+    return _strided_lenet(image_shape, classes, nn.ReLU)
+
+
+def _strided_lenet(
+    image_shape: tuple[int, int, int], classes: int, activation: Callable[[], nn.Module]
+) -> nn.Module:
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 12, 5, 2, padding=2),
+        activation(),
+        nn.Conv2d(12, 12, 5, 2, padding=2),
+        activation(),
+        nn.Conv2d(12, 12, 5, 1, padding=2),
+        activation(),
+        nn.Flatten(),
+        nn.Linear(12 * -(-height // 4) * -(-width // 4), classes),
+    )
 
 
 def leaky_cnn(image_shape: tuple[int, int, int], classes: int, slope: float = 0.2) -> nn.Module:

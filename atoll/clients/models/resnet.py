@@ -1,7 +1,8 @@
 """Residual networks for small images (He et al., 2016), with GroupNorm or BatchNorm.
 
 GroupNorm (Wu and He, 2018) has no running statistics, so averaging clients' models averages all
-there is; it is the default.
+there is; it is the default. "frozen" is BatchNorm with mean 0 and variance 1, as untrained
+networks have it that are only ever run in evaluation mode: the setting of most gradient inversions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Norm = Literal["group", "batch"]
+from atoll.clients.models.resnet50 import FrozenBatchNorm2d
+
+Norm = Literal["group", "batch", "frozen"]
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
@@ -18,7 +21,9 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
         return nn.GroupNorm(min(32, channels // 4), channels)
     if kind == "batch":
         return nn.BatchNorm2d(channels)
-    raise ValueError(f"norm = {kind!r}: expected 'group' or 'batch'")
+    if kind == "frozen":
+        return FrozenBatchNorm2d(channels, 1e-5)
+    raise ValueError(f"norm = {kind!r}: expected 'group', 'batch' or 'frozen'")
 
 
 class ResidualBlock(nn.Module):

@@ -1,0 +1,76 @@
+"""Captures made by real clients: our local training, on real images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.models.build import build_model
+from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.training import batches, train
+from atoll.randomness import seed_everything
+
+
+def client_update(
+    model: dict[str, Any],
+    client: dict[str, Any],
+    indices: list[int],
+    *,
+    seed: int = 11,
+    dataset: str = "digits",
+    node_id: int = 1,
+    state: dict[str, Tensor] | None = None,
+) -> tuple[Capture, Truth]:
+    """Train a client on these examples of the test split, and capture what it sends."""
+    data = load_dataset(dataset)
+    model_settings = ModelSettings.model_validate(model)
+    settings = ClientSettings.model_validate(client)
+    module = build_model(model_settings, data.image_shape, len(data.classes), 5)
+    if state is not None:
+        module.load_state_dict(state)
+    pixels = np.array(data.test.images[indices])
+    labels = torch.from_numpy(np.array(data.test.labels[indices]))
+    sent = copy_of(module)
+    seed_everything(seed)
+    result = train(
+        module,
+        to_tensor(pixels, data.mean, data.std),
+        labels,
+        settings,
+        learning_rate=settings.learning_rate,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    info = FederationInfo(
+        dataset=dataset,
+        model=model_settings,
+        client=settings,
+        image_shape=data.image_shape,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        num_rounds=3,
+    )
+    capture = Capture(
+        server_round=1,
+        node_id=node_id,
+        message_type="train",
+        federation=info,
+        sent=Content({"arrays": sent}, {"config": {"server-round": 1}}),
+        reply=Content(
+            {"arrays": copy_of(module)},
+            {"metrics": {"num-examples": result.examples, "loss": result.loss}},
+        ),
+    )
+    order = tuple(batches(len(labels), settings, torch.Generator().manual_seed(seed)))
+    truth = Truth(torch.from_numpy(pixels), labels, order, seed, torch.tensor(indices))
+    return capture, truth
+
+
+def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}

@@ -1,0 +1,73 @@
+"""Captures on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from real_updates import client_update
+
+from atoll.attacks.captures import (
+    CAPTURES,
+    Capture,
+    capture_name,
+    find_captures,
+    read_capture,
+    read_truth,
+    write_capture,
+)
+from atoll.errors import CaptureError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    capture, truth = client_update({"name": "mlp", "hidden": [4]}, {"batch_size": 2}, [0, 1, 2])
+    directory = tmp_path / CAPTURES / capture_name(1, 1, "train")
+    write_capture(capture, truth, directory)
+    return directory
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    capture, truth = client_update({"name": "mlp", "hidden": [4]}, {"batch_size": 2}, [0, 1, 2])
+    found, found_truth = read_capture(folder), read_truth(folder)
+    assert found.federation == capture.federation
+    assert (found.sent.values, found.reply.values) == (capture.sent.values, capture.reply.values)
+    for read, written in ((found.broadcast, capture.broadcast), (found.update, capture.update)):
+        assert list(read) == list(written)
+        assert all(torch.equal(read[key], written[key]) for key in written)
+    assert torch.equal(found_truth.pixels, truth.pixels)
+    assert torch.equal(found_truth.labels, truth.labels)
+    assert [b.tolist() for b in found_truth.batches] == [b.tolist() for b in truth.batches]
+    assert found_truth.seed == truth.seed
+    assert find_captures(folder.parents[1]) == [folder]
+
+
+def _change(folder: Path, **changes: object) -> Path:
+    about = json.loads((folder / "capture.json").read_text())
+    (folder / "capture.json").write_text(json.dumps({**about, **changes}))
+    return folder
+
+
+def test_what_is_not_a_capture_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=r"is not a capture \(it has no capture\.json\)"):
+        read_capture(tmp_path)
+    with pytest.raises(CaptureError, match="has no captures of 'query.moments' messages"):
+        find_captures(folder.parents[1], "query.moments")
+    with pytest.raises(CaptureError, match="has format 99, expected 1"):
+        read_capture(_change(folder, format=99))
+    with pytest.raises(CaptureError, match=r"not a complete capture \(KeyError: 'sent/arrays/x'"):
+        read_capture(_change(folder, format=1, arrays=["sent/arrays/x"]))
+    (folder / "messages.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(CaptureError, match=r"messages\.safetensors: cannot be read"):
+        read_capture(folder)
+    (folder / "truth.json").unlink()
+    with pytest.raises(CaptureError, match=r"is not a capture with its truth"):
+        read_truth(folder)
+
+
+def test_a_reply_that_does_not_say_how_many_examples_it_is_of_is_refused(folder: Path) -> None:
+    capture: Capture = read_capture(_change(folder, reply={"metrics": {"loss": 1.0}}))
+    with pytest.raises(CaptureError, match="num-examples is None; expected at least 1"):
+        _ = capture.examples

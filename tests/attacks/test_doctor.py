@@ -1,0 +1,124 @@
+"""The doctor on healthy captures and on each mistake that it knows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from real_updates import client_update
+from torch import nn
+
+from atoll.attacks.captures import Capture, Content, Truth, write_capture
+from atoll.attacks.doctor import diagnose, diagnose_capture
+from atoll.clients import training
+from atoll.errors import CaptureError
+
+BATCH_NORM = {"name": "resnet8", "norm": "batch"}
+SETTINGS = {"batch_size": 3, "epochs": 2, "learning_rate": 0.1}
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    """A client that trains with BatchNorm's running statistics."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.train = lambda mode=True, layer=layer: layer  # type: ignore[method-assign]
+            layer.training = False
+    return module
+
+
+@pytest.mark.parametrize(
+    "model", [{"name": "mlp"}, BATCH_NORM, {"name": "resnet8"}, {"name": "cnn-pfl"}]
+)
+def test_a_real_update_is_consistent(model: dict[str, Any], tmp_path: Path) -> None:
+    capture, truth = client_update(model, SETTINGS, list(range(7)))
+    write_capture(capture, truth, tmp_path / "capture")
+    found = diagnose_capture(tmp_path / "capture")
+    assert found.consistent
+    assert found.cause is None
+    assert found.cosine > 1 - 1e-6
+
+
+def test_batch_norm_in_another_mode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import real_updates
+
+    build = real_updates.build_model
+    monkeypatch.setattr(real_updates, "build_model", lambda *given: _frozen(build(*given)))
+    capture, truth = client_update(BATCH_NORM, SETTINGS, list(range(7)))
+    found = diagnose(capture, truth)
+    assert (found.consistent, found.cause) == (False, "batch-norm mode")
+
+
+def test_a_sum_of_losses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def summed(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "mean_loss", summed)
+        capture, truth = client_update({"name": "mlp"}, SETTINGS, list(range(7)))
+    found = diagnose(capture, truth)
+    assert (found.consistent, found.cause) == (False, "loss reduction")
+
+
+def test_images_that_were_not_normalised_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import real_updates
+
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            real_updates,
+            "to_tensor",
+            lambda pixels, mean, std: torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255,
+        )
+        capture, truth = client_update({"name": "mlp"}, SETTINGS, list(range(7)))
+    found = diagnose(capture, truth)
+    assert (found.consistent, found.cause) == (False, "normalisation")
+
+
+def test_missing_buffers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import real_updates
+
+    build = real_updates.build_model
+
+    def trained_elsewhere(*given: Any) -> nn.Module:
+        module = _frozen(build(*given))
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean += 0.3
+        return module
+
+    monkeypatch.setattr(real_updates, "build_model", trained_elsewhere)
+    capture, truth = client_update(BATCH_NORM, SETTINGS, list(range(7)))
+    kept = {k: v for k, v in capture.broadcast.items() if "running" not in k}
+    found = diagnose(replace(capture, sent=Content({"arrays": kept}, capture.sent.values)), truth)
+    assert (found.consistent, found.cause) == (False, "missing buffers")
+    assert "running_mean" in found.advice
+
+
+def _noised(capture: Capture, **client: Any) -> Capture:
+    noised = {k: v + 0.1 * torch.randn_like(v) for k, v in capture.update.items()}
+    settings = capture.federation.client.model_copy(update=client)
+    return replace(
+        capture,
+        federation=replace(capture.federation, client=settings),
+        reply=Content({"arrays": noised}, capture.reply.values),
+    )
+
+
+def test_a_defense_is_named_and_what_is_not_known_is_said_to_be_unknown() -> None:
+    capture, truth = client_update({"name": "mlp"}, SETTINGS, list(range(7)))
+    found = diagnose(_noised(capture, mods=("arrays_size_mod",)), truth)
+    assert (found.consistent, found.cause) == (False, "defense")
+    assert diagnose(_noised(capture), truth).cause == "unknown"
+
+
+def test_bad_captures_are_refused() -> None:
+    capture, truth = client_update({"name": "mlp"}, SETTINGS, list(range(7)))
+    with pytest.raises(CaptureError, match="has the label 12; expected 0 to 9, of 10 classes"):
+        diagnose(capture, replace(truth, labels=truth.labels + 12 - int(truth.labels[0])))
+    fewer = Truth(truth.pixels[:3], truth.labels[:3], truth.batches, 1, truth.indices[:3])
+    with pytest.raises(CaptureError, match="the truth has 3 examples, the client said 7"):
+        diagnose(capture, fewer)
+    with pytest.raises(CaptureError, match="expected a training message"):
+        diagnose(replace(capture, message_type="query.moments"), truth)
