@@ -390,6 +390,7 @@ def check(experiment: Experiment) -> None:
     """
     from flwr.serverapp.strategy import FedXgbBagging
 
+    from atoll.attacks.defenses.order import check_order
     from atoll.clients.data.catalog import check_options
     from atoll.clients.data.partition import check_partitioner
     from atoll.clients.models import MODELS
@@ -407,7 +408,7 @@ def check(experiment: Experiment) -> None:
         )
     _check_secure_aggregation(experiment, is_secure=isinstance(strategy, SecAggPlus))
     MODELS.check(experiment.model.name, "model.name")
-    find_mods(experiment.client.mods, MODS)
+    check_order(find_mods(experiment.client.mods, MODS))
     check_partitioner(experiment.data.partition.name)
     check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():

@@ -213,8 +213,8 @@ class Defense(Section, ABC):
             )
         place, arrays = named[0]
         keys = [key for key, values in start.items() if _is_update(key, values)]
-        before = [torch.tensor(np.array(start[key])) for key in keys]
-        after = [torch.tensor(np.array(view(arrays[key]))) for key in keys]
+        before = [torch.from_numpy(np.array(start[key])) for key in keys]
+        after = [torch.from_numpy(np.array(view(arrays[key]))) for key in keys]
         origin = [torch.zeros_like(b) for b in before] if is_gradient else before
         update = torch._foreach_sub(after, origin)
         task = Task(before, server_round)

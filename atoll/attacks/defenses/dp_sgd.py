@@ -12,13 +12,13 @@ from flwr.app import Context
 from pydantic import Field
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.clipping import Clipping
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.defense import Compute, Task
+from atoll.attacks.defenses.observed import BoundedDefense
 from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
 from atoll.clients.step_mods import LocalStep
 
 
-class DPSGD(Defense):
+class DPSGD(BoundedDefense):
     """Opacus's per-sample clipping and noise, on each step.
 
     The reply's metrics get ``epsilon``: what a client's rounds have spent so far, for the removal
@@ -36,7 +36,6 @@ class DPSGD(Defense):
     """
 
     name: ClassVar[str] = "dp-sgd"
-    is_mimicked: ClassVar[bool] = True
 
     acts_on: Literal["step"] = "step"
     clipping_norm: Annotated[float, Field(gt=0.0)] = 1.0
@@ -82,16 +81,6 @@ class DPSGD(Defense):
             hooked.to_standard_module()
             for parameter in parameters:
                 parameter.grad = parameter.summed_grad = None  # type: ignore[attr-defined]
-
-    @classmethod
-    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Take the observed norm for the bound (with noise, it is larger)."""
-        return Clipping.estimate(observed, model)
-
-    @classmethod
-    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Clip the mean: what clipping does to a batch of one."""
-        return Clipping.mimic(gradient, estimate)
 
     def metrics(self, context: Context, steps: Sequence[LocalStep]) -> dict[str, float]:
         """Return the epsilon that the client's rounds have spent."""

@@ -12,16 +12,16 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp.mod import LocalDpMod
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from atoll.attacks.defenses.clipping import Clipping
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.defense import Compute, Task
+from atoll.attacks.defenses.observed import BoundedDefense
 from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.step_mods import LocalStep
 
 
-class LocalDP(Defense):
+class LocalDP(BoundedDefense):
     """Flower's ``LocalDpMod``, which also says what a client's rounds have spent so far.
 
     The reply's metrics get ``epsilon``, at the same delta, for the exchange of all of a client's
@@ -35,7 +35,6 @@ class LocalDP(Defense):
     """
 
     name: ClassVar[str] = "local-dp"
-    is_mimicked: ClassVar[bool] = True
 
     acts_on: Literal["update"] = "update"
     clipping_norm: Annotated[float, Field(gt=0.0)] = 1.0
@@ -81,16 +80,6 @@ class LocalDP(Defense):
             torch.from_numpy(np.array(view(array))).to(values.dtype)
             for array, values in zip(defended.values(), update, strict=True)
         ]
-
-    @classmethod
-    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Take the observed norm for the bound (with noise, it is larger)."""
-        return Clipping.estimate(observed, model)
-
-    @classmethod
-    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Clip."""
-        return Clipping.mimic(gradient, estimate)
 
     def metrics(self, context: Context, steps: Sequence[LocalStep]) -> dict[str, float]:
         """Return the epsilon that the client's rounds have spent."""

@@ -8,19 +8,19 @@ other.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.defense import Compute, Task
+from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.attacks.defenses.pruning import kept
-from atoll.attacks.defenses.tensors import gaussian, largest, supports, zero_share
+from atoll.attacks.defenses.tensors import gaussian, largest
 
 
-class Outpost(Defense):
+class Outpost(MaskedDefense):
     """Prunes each tensor, and adds N(0, (noise * risk)^2) where the squared gradient is large.
 
     Attributes
@@ -36,7 +36,6 @@ class Outpost(Defense):
     """
 
     name: ClassVar[str] = "outpost"
-    is_mimicked: ClassVar[bool] = True
 
     noise: Annotated[float, Field(ge=0.0)] = 0.8
     fisher: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
@@ -60,16 +59,6 @@ class Outpost(Defense):
                 gradient, noisy_parts, noises, task.parameters, strict=True
             )
         ]
-
-    @classmethod
-    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Read the mask from what is not zero; the noise leaves no trace of its own."""
-        return Estimate({"pruned": zero_share(observed)}, supports(observed))
-
-    @classmethod
-    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Keep what the client sent."""
-        return [g * mask for g, mask in zip(gradient, estimate.tensors, strict=True)]
 
 
 def risk_of(parameter: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.defense import Compute, Estimate, Task
+from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.clients.models.precode import find_bottleneck
 
 
-class Precode(Defense):
+class Precode(MaskedDefense):
     """Adds ``beta`` times the bottleneck's divergence to each step's loss.
 
     The model has the bottleneck: ``[model] name = "precode"``, ``base = "lenet"``.
@@ -25,7 +26,6 @@ class Precode(Defense):
     """
 
     name: ClassVar[str] = "precode"
-    is_mimicked: ClassVar[bool] = True
 
     acts_on: Literal["step"] = "step"
     beta: Annotated[float, Field(ge=0.0)] = 1e-3
@@ -53,8 +53,3 @@ class Precode(Defense):
         masks = [p.new_full((), float(id(p) not in own)) for p in model.parameters()]
         left = sum(p.numel() for p in model.parameters() if id(p) in own)
         return Estimate({"parameters left out": float(left)}, masks)
-
-    @classmethod
-    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Leave the bottleneck out: a constant in squared errors, a factor in the cosine."""
-        return [g * mask for g, mask in zip(gradient, estimate.tensors, strict=True)]

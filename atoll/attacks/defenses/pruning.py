@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
-from atoll.attacks.defenses.tensors import largest, supports, zero_share
+from atoll.attacks.defenses.defense import Compute, Task
+from atoll.attacks.defenses.observed import MaskedDefense
+from atoll.attacks.defenses.tensors import largest
 
 
-class TopK(Defense):
+class TopK(MaskedDefense):
     """Sets the smallest values of each tensor to zero.
 
     Attributes
@@ -23,23 +23,12 @@ class TopK(Defense):
     """
 
     name: ClassVar[str] = "top-k"
-    is_mimicked: ClassVar[bool] = True
 
     pruned: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Prune."""
         return [values * kept(values, self.pruned) for values in compute(task)]
-
-    @classmethod
-    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Read the mask from what is not zero."""
-        return Estimate({"pruned": zero_share(observed)}, supports(observed))
-
-    @classmethod
-    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Keep what the client kept."""
-        return [g * mask for g, mask in zip(gradient, estimate.tensors, strict=True)]
 
 
 def kept(values: Tensor, pruned: float) -> Tensor:

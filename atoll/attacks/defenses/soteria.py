@@ -14,7 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.defense import Compute, Estimate, Task
+from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.attacks.defenses.tensors import largest
 from atoll.clients.moments.head import find_head
 from atoll.clients.step_mods import LocalStep
@@ -25,7 +26,7 @@ BLOCK = 32
 SMALLEST = 1e-10
 
 
-class Soteria(Defense):
+class Soteria(MaskedDefense):
     """Prunes columns of the gradient of the last linear layer's weight, on each step.
 
     Attributes
@@ -35,7 +36,6 @@ class Soteria(Defense):
     """
 
     name: ClassVar[str] = "soteria"
-    is_mimicked: ClassVar[bool] = True
 
     acts_on: Literal["step"] = "step"
     pruned: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
@@ -63,11 +63,6 @@ class Soteria(Defense):
         mask = (observed[place] != 0).any(0).to(observed[place].dtype)
         masks[place] = mask
         return Estimate({"pruned": 1.0 - float(mask.mean())}, masks)
-
-    @classmethod
-    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Prune the same columns."""
-        return [g * mask for g, mask in zip(gradient, estimate.tensors, strict=True)]
 
 
 def head_weight(model: nn.Module, parameters: Sequence[Tensor]) -> int:

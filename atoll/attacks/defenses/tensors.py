@@ -27,17 +27,6 @@ def largest(values: Tensor, count: int) -> Tensor:
     return mask.view(values.shape)
 
 
-def supports(observed: Sequence[Tensor]) -> list[Tensor]:
-    """Return each tensor's mask of values that are not zero, as 0 and 1."""
-    return [(values != 0).to(values.dtype) for values in observed]
-
-
-def zero_share(observed: Sequence[Tensor]) -> float:
-    """Return the share of values that are exactly zero."""
-    total = sum(values.numel() for values in observed)
-    return 1.0 - sum(int(torch.count_nonzero(values)) for values in observed) / max(1, total)
-
-
 def straight_through(exact: Tensor, smooth: Tensor) -> Tensor:
     """Return the values of ``exact`` with the derivative of ``smooth`` (Bengio et al., 2013)."""
     return exact.detach() + smooth - smooth.detach()
