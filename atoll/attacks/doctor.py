@@ -20,6 +20,7 @@ from atoll.attacks.victim_model import has_batch_norm, load_state
 from atoll.attacks.victims import check_labels
 from atoll.clients.losses import losses_of, mean_loss
 from atoll.clients.models.build import build_model
+from atoll.clients.mods import as_settings
 from atoll.clients.training import Objective, full_gradient, train
 from atoll.errors import CaptureError
 from atoll.randomness import seed_everything
@@ -109,7 +110,7 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
         )
         return Diagnosis(False, cosine, ratio, "missing buffers", advice)
     if capture.federation.client.mods:
-        mods = ", ".join(capture.federation.client.mods)
+        mods = ", ".join(as_settings(mod).name for mod in capture.federation.client.mods)
         advice = f"the client's mods ({mods}) changed the update after training, as they should"
         return Diagnosis(False, cosine, ratio, "defense", advice)
     advice = "the update is not that of these examples, settings and broadcast parameters"

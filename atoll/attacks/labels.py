@@ -103,18 +103,39 @@ def label_counts(observation: Observation) -> Tensor:
     assert at_bias is not None
     parameters = observation.model.parameters
     head, head_bias = parameters[names[at_weight]], parameters[names[at_bias]]
+    return counts_of_head(weight, bias, head, head_bias, images)
+
+
+def counts_of_head(
+    weight: Tensor,
+    bias: Tensor,
+    head: Tensor,
+    head_bias: Tensor,
+    images: int,
+) -> Tensor:
+    """Return how often each class occurs, from the mean gradient of a linear head with a bias.
+
+    Parameters
+    ----------
+    weight, bias : Tensor
+        The mean gradient, shapes (classes, features) and (classes,).
+    head, head_bias : Tensor
+        The head's parameters.
+    images : int
+        How many examples the mean is over.
+    """
     probability = bias.new_full((len(bias),), 1 / len(bias))
-    counts = _whole(images * (probability - bias), images)
+    counts = whole_numbers(images * (probability - bias), images)
     # Of classes that do occur, the row is dominated by their own examples' features.
     safe = torch.where(bias.abs() > 1e-12, bias, 1e-12)
     posteriors = torch.softmax((weight / safe[:, None]) @ head.T + head_bias, 1)
     usable = posteriors.isfinite().all(1)
     for _ in range(ROUNDS):
-        shares = torch.where(usable, counts / images, 0.0)
+        shares = torch.where(usable, counts / images, 0.0).to(bias)
         if not bool(shares.any()):
             break
         probability = (shares / shares.sum()) @ posteriors.nan_to_num()
-        updated = _whole(images * (probability - bias), images)
+        updated = whole_numbers(images * (probability - bias), images)
         if torch.equal(updated, counts):
             break
         counts = updated
@@ -137,7 +158,7 @@ def _counts_by_impact(sums: Tensor, images: int) -> Tensor:
     return counts
 
 
-def _whole(amounts: Tensor, total: int) -> Tensor:
+def whole_numbers(amounts: Tensor, total: int) -> Tensor:
     """Round amounts to whole numbers, at least 0, that add up to ``total`` (largest remainders)."""
     amounts = amounts.double().clamp_min(0.0)
     amounts = amounts * (total / amounts.sum().clamp_min(1e-12))

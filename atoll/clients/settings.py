@@ -82,8 +82,24 @@ class ScheduleSettings(Section):
     warmup_rounds: Annotated[int, Field(ge=0)] = 0
 
 
+class ModSettings(Section):
+    """An entry of ``client.mods``: a mod's name; other keys are its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The mod's own keyword arguments."""
+        return dict(self.model_extra or {})
+
+
 class ClientSettings(Section):
-    """``[client]``: local training and evaluation."""
+    """``[client]``: local training and evaluation.
+
+    ``mods`` are the outermost first, each a name or a table with a name and arguments.
+    """
 
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
@@ -97,4 +113,4 @@ class ClientSettings(Section):
     gradient_clip: Annotated[float, Field(gt=0.0)] | None = None
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[float, Field(gt=0.0)] | None = None
-    mods: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    mods: Annotated[tuple[str | ModSettings, ...], Field(strict=False)] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from atoll.clients.losses import mean_loss
 from atoll.clients.optimizers import local_optimizer
 from atoll.clients.settings import ClientSettings
+from atoll.clients.step_mods import LocalStep, StepGradient, StepMod, active_step_mods
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,19 @@ def train(
     total = torch.zeros((), device=images.device)
     objective = objective or cross_entropy_objective(model, images, labels)
     mean_gradient = [torch.zeros_like(gradient) for gradient in reference or ()]
+    mods = active_step_mods()
+    gradients: list[Tensor] | tuple[Tensor, ...]
     examples_seen = steps = 0
     for chosen in batches(len(labels), settings, generator):
-        loss, cross_entropy = objective(chosen)
-        gradients = gradients_of(loss, parameters)
+        if mods:
+            loss_of_batch = partial(objective, chosen)
+            step = LocalStep(
+                model, parameters, images[chosen], labels[chosen], len(labels), loss_of_batch
+            )
+            gradients, cross_entropy = _gradient_through(mods, step)
+        else:
+            loss, cross_entropy = objective(chosen)
+            gradients = gradients_of(loss, parameters)
         with torch.no_grad():
             steps += 1
             if reference:
@@ -123,6 +134,25 @@ def train(
     mean = float(total) / max(1, examples_seen)
     drift = _relative_distance(mean_gradient, reference) if reference and steps else None
     return TrainingResult(mean, len(labels), steps, drift)
+
+
+def _gradient_through(mods: Sequence[StepMod], step: LocalStep) -> tuple[list[Tensor], Tensor]:
+    """Return a step's gradient as the mods leave it, and the mean cross-entropy."""
+    cross_entropies: list[Tensor] = []
+
+    def plain(step: LocalStep) -> list[Tensor]:
+        loss, cross_entropy = step.objective()
+        cross_entropies.append(cross_entropy)
+        return list(gradients_of(loss, step.parameters))
+
+    compute: StepGradient = plain
+    for mod in reversed(mods):
+        compute = partial(_through, mod, compute)
+    return compute(step), cross_entropies[0]
+
+
+def _through(mod: StepMod, compute: StepGradient, step: LocalStep) -> list[Tensor]:
+    return mod(step, compute)
 
 
 def cross_entropy_objective(model: nn.Module, images: Tensor, labels: Tensor) -> Objective:

@@ -27,10 +27,12 @@ BLOCK = 1 << 15
 def averaged_dtype(dtype: str) -> str:
     """Return the dtype that Flower's weighted mean gives arrays of ``dtype``: floats keep theirs.
 
-    A BatchNorm counter goes out as float64 and comes back as int64: both average to float64.
+    A BatchNorm counter goes out as float64 and comes back as int64: both average to float64. NumPy
+    has no bfloat16, and messages of Flower's older API name no dtype: those stay as they are.
     """
-    kind = np.dtype(dtype).kind if dtype != "bfloat16" else "f"
-    return "float64" if kind in "iub" else dtype
+    if dtype in ("bfloat16", ""):
+        return dtype
+    return "float64" if np.dtype(dtype).kind in "iub" else dtype
 
 
 @dataclass

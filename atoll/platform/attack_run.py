@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from atoll.attacks import ATTACKS
 from atoll.attacks.attack import Attack, Progress, ignore_progress
 from atoll.attacks.captures import find_captures
+from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.picture import save_picture
 from atoll.attacks.victim_model import BatchNormMode
@@ -177,7 +178,12 @@ def run_attack(
     dataset = _dataset_of(run_directory)
     references = references_of(dataset)
     observations = observe_victims(
-        known, attack, public=references.public, mode=mode, device=device
+        known,
+        attack,
+        public=references.public,
+        mimic_of=lambda capture: mimic_of(capture, attack.threat, device),
+        mode=mode,
+        device=device,
     )
     attacked = attack_victims(
         name,

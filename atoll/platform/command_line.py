@@ -59,7 +59,8 @@ def _clear_errors(
     except KeyboardInterrupt:
         where = directory()
         if where is not None and (where / config).is_file():
-            again = "the same command" if config == "sweep.toml" else f"atoll resume {where}"
+            is_run = config == "config.toml"
+            again = f"atoll resume {where}" if is_run else "the same command"
             errors.print(f"interrupted; go on with: {again}")
         else:
             errors.print("interrupted")
@@ -259,6 +260,46 @@ def attack(
             )
         console.print(table_of(result))
         console.print(f"rows and pictures: {result.directory}", soft_wrap=True)
+
+
+@application.command()
+def arena(
+    file: Annotated[
+        Path, typer.Argument(help="An experiment file with sections [capture] and [arena].")
+    ],
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The arena directory; by default run.out/run.name.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the federations only.")] = False,
+) -> None:
+    """Run attacks on defended federations, or what is missing of it, and write the report."""
+    directories: list[Path] = []
+    with _clear_errors(lambda: directories[0] if directories else None, "arena.toml"):
+        from atoll.platform.arena_plan import load_arena
+
+        _log_to_terminal("info")
+        _quiet_flower()
+        planned = load_arena(file, list(overrides or []))
+        if dry_run:
+            for trial in planned.federations.trials:
+                console.print(f"{trial.key}  {trial}", soft_wrap=True)
+            return
+        from atoll.platform.arena import arena_directory, run_arena
+        from atoll.platform.arena_progress import ArenaProgress
+
+        directories.append(arena_directory(planned, out))
+        progress = ArenaProgress(console)
+        result = run_arena(
+            planned,
+            directories[0],
+            on_federation=progress.on_federation,
+            on_job=progress.on_job,
+        )
+        console.print(f"report: {result.report}", soft_wrap=True)
+        if result.failed:
+            errors.print(f"{len(result.failed)} parts failed; 'atoll arena' again tries them again")
+            raise typer.Exit(1)
 
 
 @application.command()

@@ -81,7 +81,9 @@ def prepare(experiment: Experiment) -> Federation:
     from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
     from atoll.clients.models.build import build_model, warn_of_other_normalization
+    from atoll.clients.mods import check_mods
     from atoll.clients.vectorized import obstacle_to_vectorizing
+    from atoll.platform.mods import with_references
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
     from atoll.strategies.alignment.checks import check_federation
@@ -106,11 +108,13 @@ def prepare(experiment: Experiment) -> Federation:
             )
     warn_of_other_normalization(model, dataset)
     check_federation(strategy, model, dataset, partition)
+    client = with_references(experiment.client)
+    check_mods(client.mods, model)
     spec = ClientSpec(
         dataset=dataset.directory,
         partition=partition.directory,
         model=experiment.model,
-        client=experiment.client,
+        client=client,
         num_rounds=run.rounds,
         seed=run.seed,
         client_test_fraction=data.client_test_fraction,
@@ -390,11 +394,14 @@ def check(experiment: Experiment) -> None:
     """
     from flwr.serverapp.strategy import FedXgbBagging
 
+    from atoll.attacks.defenses.order import check_order
     from atoll.clients.data.catalog import check_options
     from atoll.clients.data.partition import check_partitioner
     from atoll.clients.models import MODELS
     from atoll.clients.mods import find_mods
+    from atoll.platform.mods import MODS
     from atoll.strategies import build_strategy
+    from atoll.strategies.secure_aggregation import SecAggPlus
 
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     if isinstance(strategy, FedXgbBagging):
@@ -403,12 +410,30 @@ def check(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
+    _check_secure_aggregation(experiment, is_secure=isinstance(strategy, SecAggPlus))
     MODELS.check(experiment.model.name, "model.name")
-    find_mods(experiment.client.mods)
+    check_order(find_mods(experiment.client.mods, MODS))
     check_partitioner(experiment.data.partition.name)
     check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():
         raise InvalidExperimentError(
             f"data.path = {str(experiment.data.path)!r}: no such folder; expected the data set's "
             "files"
+        )
+
+
+def _check_secure_aggregation(experiment: Experiment, *, is_secure: bool) -> None:
+    from atoll.clients.mods import as_settings
+
+    has_mod = "secure-aggregation" in [as_settings(mod).name for mod in experiment.client.mods]
+    if is_secure != has_mod:
+        raise InvalidExperimentError(
+            f"strategy.name = {experiment.strategy.name!r}: client.mods "
+            f"{'has' if has_mod else 'lacks'} 'secure-aggregation'; expected strategy SecAggPlus "
+            "and that mod, or neither"
+        )
+    if is_secure and experiment.capture is not None:
+        raise InvalidExperimentError(
+            "capture: under SecAggPlus no client's message holds its update; expected no [capture] "
+            "(arena.sums attacks what is decoded: the sum)"
         )

@@ -40,6 +40,7 @@ CLIENT_SCHEMA = pa.schema(
         ("examples", pa.int64()),
         ("loss", pa.float64()),
         ("accuracy", pa.float64()),
+        ("epsilon", pa.float64()),
         ("seconds", pa.float64()),
         ("worker", pa.string()),
         ("status", pa.string()),

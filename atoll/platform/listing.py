@@ -36,7 +36,7 @@ def _strategies() -> Rows:
 
 
 def _mods() -> Rows:
-    from atoll.clients.mods import MODS
+    from atoll.platform.mods import MODS
 
     return _documented(MODS)
 

@@ -71,6 +71,7 @@ def _client_columns(
         "examples": [_examples(o.metrics) for _, o in rows],
         "loss": [_named(o.metrics, "loss") for _, o in rows],
         "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
+        "epsilon": [_named(o.metrics, "epsilon") for _, o in rows],
         "seconds": [o.seconds for _, o in rows],
         "worker": [o.worker or None for _, o in rows],
         "status": [o.status for _, o in rows],

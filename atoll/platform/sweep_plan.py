@@ -153,6 +153,17 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         settings = _SweepFile.model_validate({SWEEP: tables.pop(SWEEP)}).sweep
     except ValidationError as error:
         raise InvalidExperimentError(describe_problems(error, _SweepFile)) from None
+    return plan_sweep(tables, settings)
+
+
+def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
+    """Work out the trials of a sweep over an experiment given as tables.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If any of its trials cannot be run.
+    """
     base = Experiment.from_dict(tables)
     trials: dict[str, Trial] = {}
     for trial in _trials(tables, settings):
@@ -267,7 +278,7 @@ def _experiment(
         experiment = Experiment.from_dict(tables)
         check(experiment)
         if experiment.data.held_out:
-            check_held_out(_dataset_of(experiment), experiment.data.held_out)
+            check_held_out(dataset_of(experiment), experiment.data.held_out)
     except InvalidExperimentError as error:
         named = [f"variant {method}"] if method else []
         named += [f"{key} = {value}" for key, value in values.items()]
@@ -298,10 +309,11 @@ def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool)
 def _training_domains(experiment: Experiment) -> tuple[str, ...]:
     from atoll.clients.data.domains import training_domains
 
-    return training_domains(_dataset_of(experiment))
+    return training_domains(dataset_of(experiment))
 
 
-def _dataset_of(experiment: Experiment) -> ImageDataset:
+def dataset_of(experiment: Experiment) -> ImageDataset:
+    """Return an experiment's data set; the last ones stay open."""
     data = experiment.data
     options = json.dumps(data.options, sort_keys=True)
     return _opened(data.dataset, data.path, options, experiment.run.seed)

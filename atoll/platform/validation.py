@@ -31,7 +31,8 @@ def _describe(problem: Any, root: type[BaseModel]) -> tuple[str, str]:
     subject = f"{key} = {_short(value)}"
     if kind == "extra_forbidden":
         known = list(_model_at(path[:-1], root).model_fields)
-        what = "section" if len(path) == 1 else "key"
+        has_sections = any(_section_of(f.annotation) for f in root.model_fields.values())
+        what = "section" if len(path) == 1 and has_sections else "key"
         return subject, f": no such {what}; {closest(path[-1], known)}"
     if kind == "missing":
         return key, " is not set"

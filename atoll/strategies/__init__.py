@@ -13,6 +13,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
+from atoll.strategies.secure_aggregation import SecAggPlus
 
 FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
     name: kind
@@ -20,7 +21,13 @@ FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
     if inspect.isclass(kind) and issubclass(kind, Strategy) and not inspect.isabstract(kind)
 }
 STRATEGIES: Registry[type[Strategy]] = Registry(
-    "strategy", {**FLOWER_STRATEGIES, **ALIGNMENT_STRATEGIES, **ASYNCHRONOUS_STRATEGIES}
+    "strategy",
+    {
+        **FLOWER_STRATEGIES,
+        **ALIGNMENT_STRATEGIES,
+        **ASYNCHRONOUS_STRATEGIES,
+        "SecAggPlus": SecAggPlus,
+    },
 )
 
 

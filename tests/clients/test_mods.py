@@ -2,6 +2,7 @@ import pytest
 from flwr.clientapp import mod
 
 from atoll.clients.mods import find_mods
+from atoll.clients.settings import ModSettings
 from atoll.errors import InvalidExperimentError
 
 
@@ -21,3 +22,34 @@ def test_mods_are_found_by_name_and_by_reference() -> None:
 def test_wrong_mods_are_clear_errors(name: str, message: str) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
         find_mods([name])
+
+
+def test_a_class_takes_the_other_keys_of_its_entry() -> None:
+    [found] = find_mods(
+        [
+            ModSettings(
+                name="LocalDpMod", clipping_norm=2.0, sensitivity=1.0, epsilon=3.0, delta=1e-4
+            )
+        ]
+    )
+    assert isinstance(found, mod.LocalDpMod)
+    assert (found.clipping_norm, found.epsilon) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (ModSettings(name="message_size_mod", norm=1), "with norm = 1: it is a function"),
+        (ModSettings(name="LocalDpMod", norm=1), "norm = 1: no such argument.*'clipping_norm'"),
+        (ModSettings(name="LocalDpMod"), "missing 4 required"),
+        (
+            ModSettings(
+                name="LocalDpMod", clipping_norm=-1, sensitivity=1.0, epsilon=3.0, delta=1e-4
+            ),
+            "should be a positive value",
+        ),
+    ],
+)
+def test_wrong_arguments_are_clear_errors(entry: ModSettings, message: str) -> None:
+    with pytest.raises(InvalidExperimentError, match=f"client.mods has {entry.name!r}.*{message}"):
+        find_mods([entry])

@@ -34,6 +34,7 @@ def record(server_round: int, clients: int = 3, **server: object) -> RoundRecord
         "examples": [10] * clients,
         "loss": [0.5] * clients,
         "accuracy": [None] * clients,
+        "epsilon": [None] * clients,
         "seconds": [0.1] * clients,
         "worker": ["worker-0"] * clients,
         "status": ["ok"] * (clients - 1) + ["error"],

@@ -22,7 +22,7 @@ NEEDED = {
 
 def test_there_are_eighteen_of_flower_and_ours() -> None:
     assert len(FLOWER_STRATEGIES) == 18
-    assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ALIGNMENT_STRATEGIES}
+    assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ALIGNMENT_STRATEGIES, "SecAggPlus"}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -28,5 +28,6 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "resnet18": "atoll.clients.models.resnet:resnet18",
         "resnet50": "atoll.clients.models.resnet50:resnet50",
         "gaussian": "atoll.clients.models.gaussian:gaussian_representation",
+        "precode": "atoll.clients.models.precode:precode",
     },
 )

@@ -1,0 +1,29 @@
+"""Defenses by name: Flower mods that change what a client sends, and what is known of each.
+
+Each is one class derived from :class:`~atoll.attacks.defenses.defense.Defense`. The names are
+imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+from atoll.attacks.defenses.defense import Defense as Defense
+from atoll.registry import Registry
+
+REFERENCES: dict[str, str] = {
+    name: f"atoll.attacks.defenses.{place}"
+    for name, place in {
+        "gaussian-noise": "noise:GaussianNoise",
+        "clipping": "clipping:Clipping",
+        "dp-sgd": "dp_sgd:DPSGD",
+        "local-dp": "local_dp:LocalDP",
+        "top-k": "pruning:TopK",
+        "sign": "quantization:Sign",
+        "quantization": "quantization:Quantization",
+        "soteria": "soteria:Soteria",
+        "precode": "precode:Precode",
+        "outpost": "outpost:Outpost",
+        "orthogonal": "orthogonal:OrthogonalGradient",
+        "mixup": "mixup:MixUp",
+    }.items()
+}
+DEFENSES: Registry[type[Defense]] = Registry("defense", REFERENCES)

@@ -1,0 +1,33 @@
+"""Clipping by the norm of all values, as Flower's ``fixedclipping_mod`` clips an update.
+
+Attacks that match directions (cosine) are not hindered by it at all.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from atoll.attacks.defenses.defense import Compute, Task
+from atoll.attacks.defenses.observed import BoundedDefense, clipped
+
+
+class Clipping(BoundedDefense):
+    """Scales to norm ``bound`` what is longer.
+
+    Attributes
+    ----------
+    bound : float
+        The largest L2 norm, over all parameters together.
+    """
+
+    name: ClassVar[str] = "clipping"
+
+    bound: Annotated[float, Field(gt=0.0)] = 1.0
+
+    def apply(self, task: Task, compute: Compute) -> list[Tensor]:
+        """Clip."""
+        return clipped(compute(task), torch.tensor(self.bound))

@@ -1,0 +1,248 @@
+"""What a defense is: a Flower mod around one function of gradients.
+
+``apply`` takes what a client is about to compute and the function that computes it, as a Flower
+mod takes a message and ``call_next``. Where it acts is a setting: on the gradient of each step of
+local training (``acts_on = "step"``), or on the update that is sent (``acts_on = "update"``: the
+reply's arrays minus the broadcast ones). On stock Flower the same object goes into
+``ClientApp.train(mods=[...])``.
+
+An attacker who knows which defense acts, but not its arguments, has ``estimate`` (what the
+observed update tells of them) and ``mimic`` (what the defense would have made of a gradient of his
+own, differentiable), both without the defense's own settings.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.constant import ErrorCode
+from torch import Tensor, nn
+
+from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.messages import config_of, round_of
+from atoll.clients.moments.messages import TrainingTerms
+from atoll.clients.settings import Section
+from atoll.clients.step_mods import LocalStep, StepGradient, on_steps
+from atoll.randomness import derive_seed
+
+# BatchNorm's running statistics are no part of an update: noise would make variances negative.
+RUNNING = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a client is about to compute.
+
+    Attributes
+    ----------
+    parameters : Sequence[Tensor]
+        The parameters that it starts from.
+    server_round : int
+        From 1.
+    step : LocalStep or None
+        The step of local training, where the defense acts on steps.
+    """
+
+    parameters: Sequence[Tensor]
+    server_round: int = 1
+    step: LocalStep | None = None
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """A generator for this task, on the CPU: the same numbers on every device.
+
+        It is seeded from the global generator, which the engine (and our clients, on stock
+        Flower) seed for each client and round.
+        """
+        drawn = int(torch.randint(2**62, ()))
+        return torch.Generator().manual_seed(derive_seed(drawn, "defense"))
+
+
+Compute = Callable[[Task], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an attacker can tell of a defense from one update.
+
+    Attributes
+    ----------
+    figures : Mapping[str, float]
+        For people.
+    tensors : Sequence[Tensor]
+        One a parameter, where the defense's ``mimic`` needs them (masks, scales).
+    """
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    tensors: Sequence[Tensor] = ()
+
+
+class Defense(Section, ABC):
+    """A defense; its fields are the arguments of its entry in ``client.mods``.
+
+    Attributes
+    ----------
+    name : str
+        As in an experiment file.
+    is_mimicked : bool
+        Whether ``mimic`` changes what it is given, so that an adaptive attacker differs from a
+        naive one.
+    acts_on : "step" or "update"
+        Where it acts.
+    """
+
+    name: ClassVar[str]
+    is_mimicked: ClassVar[bool] = False
+
+    acts_on: Literal["step", "update"] = "update"
+
+    @abstractmethod
+    def apply(self, task: Task, compute: Compute) -> list[Tensor]:
+        """Return the defended gradient (or update).
+
+        Parameters
+        ----------
+        task : Task
+            What is computed.
+        compute : Callable
+            Computes it without this defense, from the task or a changed one.
+
+        Returns
+        -------
+        list[Tensor]
+            Shaped as ``task.parameters``, without a graph.
+        """
+
+    @classmethod
+    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
+        """Return what an attacker can tell of the defense.
+
+        Parameters
+        ----------
+        observed : Sequence[Tensor]
+            The defended gradient or update, by parameter.
+        model : nn.Module
+            The model that it is of; ``observed`` is in the order of its parameters.
+        """
+        return Estimate()
+
+    @classmethod
+    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
+        """Return what the defense makes of a gradient, in expectation; differentiable."""
+        return list(gradient)
+
+    def metrics(self, context: Context, steps: Sequence[LocalStep]) -> dict[str, float]:
+        """Return what is reported beside the reply's metrics: nothing, or privacy spent.
+
+        Parameters
+        ----------
+        context : Context
+            The client's; its state remembers earlier rounds.
+        steps : Sequence[LocalStep]
+            The steps on which the defense acted.
+        """
+        return {}
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise a ``ValueError`` that says what the model lacks for this defense."""
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Answer a training message, as a Flower mod."""
+        if message.metadata.message_type.partition(".")[0] != "train":
+            return call_next(message, context)
+        steps: list[LocalStep] = []
+        if self.acts_on == "step":
+            reply = self._call_with_steps(message, context, call_next, steps)
+        else:
+            reply = self._call_on_update(message, context, call_next)
+        if not reply.has_error():
+            measured = self.metrics(context, steps)
+            for record in reply.content.metric_records.values():
+                record.update(measured)
+        return reply
+
+    def _call_with_steps(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        steps: list[LocalStep],
+    ) -> Message:
+        server_round = round_of(config_of(message))
+
+        def mod(step: LocalStep, compute: StepGradient) -> list[Tensor]:
+            steps.append(step)
+            return self.apply(
+                Task(step.parameters, server_round, step), lambda task: compute(_step_of(task))
+            )
+
+        with on_steps(mod) as active:
+            reply = call_next(message, context)
+        if not active.was_asked_for and not reply.has_error():
+            return _refusal(
+                message,
+                f"the defense {self.name!r} acts on steps of local training, and this client's "
+                "training does not ask for such mods",
+            )
+        return reply
+
+    def _call_on_update(
+        self, message: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message:
+        sent = list(message.content.array_records.values())[:1]
+        start = {key: view(array) for record in sent for key, array in record.items()}
+        server_round = round_of(config_of(message))
+        is_gradient = _replies_gradient(message)
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        named = list(reply.content.array_records.items())
+        if len(named) != 1 or named[0][1].keys() != start.keys():
+            return _refusal(
+                message,
+                f"the defense {self.name!r} expects a reply with one ArrayRecord, whose keys are "
+                "those of the message's",
+            )
+        place, arrays = named[0]
+        keys = [key for key, values in start.items() if _is_update(key, values)]
+        before = [torch.from_numpy(np.array(start[key])) for key in keys]
+        after = [torch.from_numpy(np.array(view(arrays[key]))) for key in keys]
+        origin = [torch.zeros_like(b) for b in before] if is_gradient else before
+        update = torch._foreach_sub(after, origin)
+        task = Task(before, server_round)
+        defended = torch._foreach_add(origin, self.apply(task, lambda task: list(update)))
+        changed = dict(zip(keys, defended, strict=True))
+        reply.content[place] = array_record(
+            {
+                key: to_array(changed[key].numpy()) if key in changed else array
+                for key, array in arrays.items()
+            }
+        )
+        return reply
+
+
+def _step_of(task: Task) -> LocalStep:
+    assert task.step is not None
+    return task.step
+
+
+def _is_update(key: str, values: np.ndarray) -> bool:
+    return values.dtype.kind == "f" and not key.endswith(RUNNING)
+
+
+def _replies_gradient(message: Message) -> bool:
+    """Tell whether the reply's arrays are a gradient, not a model."""
+    terms = TrainingTerms.from_records(message.content)
+    return terms is not None and terms.replies_gradient
+
+
+def _refusal(message: Message, reason: str) -> Message:
+    return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)

@@ -1,0 +1,88 @@
+"""Flower's local differential privacy: the update is clipped and gets noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp.mod import LocalDpMod
+from pydantic import Field
+from torch import Tensor
+
+from atoll.attacks.defenses.defense import Compute, Task
+from atoll.attacks.defenses.observed import BoundedDefense
+from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
+from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.step_mods import LocalStep
+
+
+class LocalDP(BoundedDefense):
+    """Flower's ``LocalDpMod``, which also says what a client's rounds have spent so far.
+
+    The reply's metrics get ``epsilon``, at the same delta, for the exchange of all of a client's
+    data for other data: two clipped updates are up to 2 ``clipping_norm`` apart.
+
+    Attributes
+    ----------
+    clipping_norm, sensitivity, epsilon, delta : float
+        As of Flower's mod: the noise's deviation is sensitivity sqrt(2 ln(1.25 / delta)) /
+        epsilon. ``sensitivity`` is 2 ``clipping_norm`` unless it is given.
+    """
+
+    name: ClassVar[str] = "local-dp"
+
+    acts_on: Literal["update"] = "update"
+    clipping_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    sensitivity: Annotated[float, Field(gt=0.0)] | None = None
+    epsilon: Annotated[float, Field(gt=0.0)] = 8.0
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+
+    @property
+    def std(self) -> float:
+        """The noise's deviation."""
+        return self._sensitivity * math.sqrt(2 * math.log(1.25 / self.delta)) / self.epsilon
+
+    @property
+    def _sensitivity(self) -> float:
+        return 2 * self.clipping_norm if self.sensitivity is None else self.sensitivity
+
+    @cached_property
+    def _mod(self) -> LocalDpMod:
+        return LocalDpMod(self.clipping_norm, self._sensitivity, self.epsilon, self.delta)
+
+    def apply(self, task: Task, compute: Compute) -> list[Tensor]:
+        """Give the update to Flower's mod."""
+        update = compute(task)
+        arrays = {str(index): to_array(values.numpy()) for index, values in enumerate(update)}
+        zeros = {key: to_array(np.zeros_like(view(array))) for key, array in arrays.items()}
+        message = Message(
+            RecordDict({"arrays": array_record(zeros)}), dst_node_id=1, message_type="train"
+        )
+        content = RecordDict({"arrays": array_record(arrays)})
+
+        def answer(message: Message, context: Context) -> Message:
+            return Message(content, reply_to=message)
+
+        # Flower's mod draws from NumPy's global generator.
+        earlier = np.random.get_state()
+        np.random.seed(int(torch.randint(2**32, (), generator=task.generator)))
+        try:
+            reply = self._mod(message, Context(1, 1, {}, RecordDict(), {}), answer)
+        finally:
+            np.random.set_state(earlier)
+        defended = reply.content.array_records["arrays"]
+        return [
+            torch.from_numpy(np.array(view(array))).to(values.dtype)
+            for array, values in zip(defended.values(), update, strict=True)
+        ]
+
+    def metrics(self, context: Context, steps: Sequence[LocalStep]) -> dict[str, float]:
+        """Return the epsilon that the client's rounds have spent."""
+        uses = count_uses(context, self.name, 1)
+        multiplier = self.std / (2 * self.clipping_norm)
+        return {"epsilon": gaussian_epsilon(multiplier, uses, self.delta)}

@@ -1,0 +1,55 @@
+"""PRECODE: the variational bottleneck's part in the loss (Scheliga et al., WACV 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from atoll.attacks.defenses.defense import Compute, Estimate, Task
+from atoll.attacks.defenses.observed import MaskedDefense
+from atoll.clients.models.precode import find_bottleneck
+
+
+class Precode(MaskedDefense):
+    """Adds ``beta`` times the bottleneck's divergence to each step's loss.
+
+    The model has the bottleneck: ``[model] name = "precode"``, ``base = "lenet"``.
+
+    Attributes
+    ----------
+    beta : float
+        The divergence's weight.
+    """
+
+    name: ClassVar[str] = "precode"
+
+    acts_on: Literal["step"] = "step"
+    beta: Annotated[float, Field(ge=0.0)] = 1e-3
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model without the bottleneck."""
+        find_bottleneck(model)
+
+    def apply(self, task: Task, compute: Compute) -> list[Tensor]:
+        """Compute the gradient of the loss with the divergence."""
+        step = task.step
+        assert step is not None
+        bottleneck = find_bottleneck(step.model)
+
+        def objective() -> tuple[Tensor, Tensor]:
+            loss, cross_entropy = step.objective()
+            return loss + self.beta * bottleneck.divergence, cross_entropy
+
+        return compute(replace(task, step=replace(step, objective=objective)))
+
+    @classmethod
+    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
+        """Tell which parameters are the bottleneck's: the sample's noise is in their gradient."""
+        own = {id(parameter) for parameter in find_bottleneck(model).parameters()}
+        masks = [p.new_full((), float(id(p) not in own)) for p in model.parameters()]
+        left = sum(p.numel() for p in model.parameters() if id(p) in own)
+        return Estimate({"parameters left out": float(left)}, masks)

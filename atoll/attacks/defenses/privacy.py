@@ -1,0 +1,52 @@
+"""Differential privacy spent: Renyi accounting by Opacus, with what each client remembers.
+
+No amplification is claimed: neither by the sampling of clients (a client's own messages are what
+is accounted for), nor by that of examples (our batches are shuffled passes, to which the accounting
+of Poisson sampling does not apply: Chua et al., "How Private are DP-SGD Implementations?", 2024).
+Each use of the data is one Gaussian mechanism; uses compose.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from flwr.app import ConfigRecord, Context
+
+
+@lru_cache(maxsize=1024)
+def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
+    """Return the epsilon of so many Gaussian mechanisms.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        The noise's deviation by the sensitivity, > 0.
+    uses : int
+        How many mechanisms compose, >= 0.
+    delta : float
+        In (0, 1).
+    """
+    if uses == 0:
+        return 0.0
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [(noise_multiplier, 1.0, uses)]
+    return float(accountant.get_epsilon(delta))
+
+
+def count_uses(context: Context, name: str, more: int) -> int:
+    """Add ``more`` uses of a client's data to its count, and return all so far.
+
+    Parameters
+    ----------
+    context : Context
+        The client's; its state keeps the count from round to round.
+    name : str
+        The mechanism.
+    """
+    record = context.state.config_records.setdefault("privacy", ConfigRecord())
+    earlier = record.get(name, 0)
+    assert isinstance(earlier, int)
+    record[name] = earlier + more
+    return earlier + more

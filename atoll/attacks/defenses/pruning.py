@@ -1,0 +1,36 @@
+"""Top-k sparsification: only each tensor's largest values are sent (Aji and Heafield, 2017)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from atoll.attacks.defenses.defense import Compute, Task
+from atoll.attacks.defenses.observed import MaskedDefense
+from atoll.attacks.defenses.tensors import largest
+
+
+class TopK(MaskedDefense):
+    """Sets the smallest values of each tensor to zero.
+
+    Attributes
+    ----------
+    pruned : float
+        The share of each tensor's values that is set to zero, in (0, 1); a tensor keeps at least
+        one value.
+    """
+
+    name: ClassVar[str] = "top-k"
+
+    pruned: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+
+    def apply(self, task: Task, compute: Compute) -> list[Tensor]:
+        """Prune."""
+        return [values * kept(values, self.pruned) for values in compute(task)]
+
+
+def kept(values: Tensor, pruned: float) -> Tensor:
+    """Return the mask of the values that stay when a share of the smallest is pruned."""
+    return largest(values.abs(), max(1, round((1.0 - pruned) * values.numel())))

@@ -1,0 +1,121 @@
+"""Signs and few levels in the place of values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.tensors import straight_through
+
+# Of the largest value: less is rounding, in a difference of float32 parameters.
+TOLERANCE = 1e-4
+
+
+class Sign(Defense):
+    """Sends each value's sign, times the tensor's mean size (scaled signSGD).
+
+    Bernstein et al., 2018; with the scale of Karimireddy et al., 2019, so that updates add up.
+    """
+
+    name: ClassVar[str] = "sign"
+    is_mimicked: ClassVar[bool] = True
+
+    def apply(self, task: Task, compute: Compute) -> list[Tensor]:
+        """Keep the signs."""
+        return [values.sign() * values.abs().mean() for values in compute(task)]
+
+    @classmethod
+    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
+        """Read each tensor's scale."""
+        scales = [values.detach().abs().amax() for values in observed]
+        return Estimate({"mean scale": float(torch.stack(scales).mean())}, scales)
+
+    @classmethod
+    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
+        """Return signs times the scales, with the derivative of a soft sign.
+
+        The soft sign is tanh(g / s), s being the gradient's mean size in the tensor.
+        """
+        mimicked = []
+        for values, scale in zip(gradient, estimate.tensors, strict=True):
+            size = values.detach().abs().mean().clamp_min(torch.finfo(values.dtype).tiny)
+            soft = torch.tanh(values / size)
+            mimicked.append(scale * straight_through(values.sign(), soft))
+        return mimicked
+
+
+class Quantization(Defense):
+    """Rounds each value to a level between 0 and its tensor's norm (QSGD).
+
+    Alistarh et al., 2017: |v| / ||v|| is rounded to a multiple of 1 / levels, up or down at random
+    so that the expectation is v; or to the nearest, where ``stochastic`` is false.
+
+    Attributes
+    ----------
+    levels : int
+        How many levels there are above zero.
+    stochastic : bool
+        Whether rounding is random.
+    """
+
+    name: ClassVar[str] = "quantization"
+    is_mimicked: ClassVar[bool] = True
+
+    levels: Annotated[int, Field(gt=0)] = 16
+    stochastic: bool = True
+
+    def apply(self, task: Task, compute: Compute) -> list[Tensor]:
+        """Quantise."""
+        quantized = []
+        for values in compute(task):
+            step = _step(values.norm(), self.levels)
+            sizes = values.abs() / step
+            if self.stochastic:
+                drawn = torch.rand(values.shape, generator=task.generator).to(values)
+                sizes = (sizes + drawn).floor()
+            else:
+                sizes = sizes.round()
+            quantized.append(values.sign() * sizes * step)
+        return quantized
+
+    @classmethod
+    def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
+        """Read each tensor's step: the largest of which all values are multiples (0 if none is)."""
+        steps = [values.new_tensor(common_step(values.detach())) for values in observed]
+        return Estimate({"mean step": float(torch.stack(steps).mean())}, steps)
+
+    @classmethod
+    def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
+        """Round to the nearest level, with the derivative of the identity."""
+        return [
+            straight_through(_nearest(values, step), values)
+            for values, step in zip(gradient, estimate.tensors, strict=True)
+        ]
+
+
+def _step(norm: Tensor, levels: int) -> Tensor:
+    return (norm / levels).clamp_min(torch.finfo(norm.dtype).tiny)
+
+
+def common_step(values: Tensor) -> float:
+    """Return the largest number of which all ``values`` are multiples, to rounding; 0 for zeros."""
+    sizes = torch.unique(values.double().abs())
+    tolerance = TOLERANCE * float(sizes[-1])
+    is_new = torch.diff(sizes, prepend=sizes.new_zeros(1)) > tolerance
+    step = 0.0
+    for size in sizes[is_new].tolist():
+        larger, smaller = size, step
+        while smaller > tolerance:
+            larger, smaller = smaller, abs(larger - smaller * round(larger / smaller))
+        step = larger
+    return step
+
+
+def _nearest(values: Tensor, step: Tensor) -> Tensor:
+    safe = step.clamp_min(torch.finfo(step.dtype).tiny)
+    return torch.where(step > 0, (values / safe).round() * safe, torch.zeros_like(values))

@@ -1,0 +1,85 @@
+"""Mods of local training: what a Flower mod is to a message, for the gradient of a step.
+
+A Flower mod sees a client's message before and after its training. One that must act inside (on
+each step's gradient, as DP-SGD does) calls the app within :func:`on_steps`; our training asks
+:func:`active_step_mods`. Another's ClientApp can do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LocalStep:
+    """One step of local training.
+
+    Attributes
+    ----------
+    model : nn.Module
+        At the parameters before the step, in training mode.
+    parameters : Sequence[Tensor]
+        The trainable ones, in the order of ``model.parameters()``.
+    images, labels : Tensor
+        The step's batch: shapes (n, channels, height, width) and (n,).
+    examples : int
+        How many examples the client has in all.
+    objective : Callable
+        Computes the batch's loss to descend and its mean cross-entropy, scalars in the graph of
+        the parameters.
+    """
+
+    model: nn.Module
+    parameters: Sequence[Tensor]
+    images: Tensor
+    labels: Tensor
+    examples: int
+    objective: Callable[[], tuple[Tensor, Tensor]]
+
+
+StepGradient = Callable[[LocalStep], list[Tensor]]
+# Takes the step and what computes its gradient without this mod; returns the gradient with it.
+StepMod = Callable[[LocalStep, StepGradient], list[Tensor]]
+
+
+class ActiveMod:
+    """A mod of steps that is in force.
+
+    Attributes
+    ----------
+    mod : StepMod
+        The mod.
+    was_asked_for : bool
+        Whether some training has asked for it.
+    """
+
+    def __init__(self, mod: StepMod) -> None:
+        self.mod = mod
+        self.was_asked_for = False
+
+
+_active: ContextVar[tuple[ActiveMod, ...]] = ContextVar("mods of local steps", default=())
+
+
+@contextmanager
+def on_steps(mod: StepMod) -> Iterator[ActiveMod]:
+    """Within this context, training in this thread computes gradients through ``mod``."""
+    entry = ActiveMod(mod)
+    token = _active.set((*_active.get(), entry))
+    try:
+        yield entry
+    finally:
+        _active.reset(token)
+
+
+def active_step_mods() -> tuple[StepMod, ...]:
+    """Return the mods of steps that are in force, the outermost first."""
+    entries = _active.get()
+    for entry in entries:
+        entry.was_asked_for = True
+    return tuple(entry.mod for entry in entries)

@@ -1,0 +1,281 @@
+"""Arenas: an experiment file with a section ``[arena]`` in, federations and attacks out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from atoll.clients.settings import PositiveInt, Section
+from atoll.errors import InvalidExperimentError
+from atoll.platform.experiment import Experiment, read_tables, with_overrides
+from atoll.platform.sweep_plan import SEED, Sweep, SweepSettings, Trial, dataset_of, plan_sweep
+from atoll.platform.validation import describe_problems
+
+if TYPE_CHECKING:
+    from atoll.attacks.arena.job import Conditions, Job
+
+ARENA = "arena"
+
+
+class ArenaSettings(Section):
+    """``[arena]``: which attacks meet which defenses, on whose captures.
+
+    Attributes
+    ----------
+    attacks : dict
+        Attacks by a label: each a table with its ``name`` and settings.
+    defenses : dict
+        Defenses by a label: each the tables of an experiment (``client.mods``, ``model``) that are
+        put over the file's own. ``none`` is the file as it is.
+    grid : dict
+        Lists of values by experiment key ("model.name", "client.batch_size"): every combination
+        is a setting.
+    seeds : list[int]
+        Seeds of the federations, and of the attacks on them.
+    knowledge : list
+        "naive": the attacker matches the update as if nobody defended it. "adaptive": it knows
+        which defenses act, estimates their arguments from the update, and does the same to its own
+        gradients.
+    sums : list[str]
+        Defenses under which the onlooker sees only the sum over a round's captured clients
+        (secure aggregation).
+    victims : int
+        Captures of each round and federation that are attacked, of the lowest nodes.
+    baseline : str or None
+        The attack that others are compared with; by default the first.
+    gallery : int
+        Test images that a reconstruction is told from.
+    lpips : bool
+        Whether the perceptual distance is measured.
+    batch_norm : "train" or "eval"
+        How attackers believe BatchNorm to run at the client.
+    pictures : bool
+        Whether the clients' images and their reconstructions are kept, and shown in the report.
+    cpus_per_job, gpus_per_job : float
+        What an attack takes of the cluster.
+    """
+
+    attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    defenses: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    grid: dict[str, Any] = Field(default_factory=dict)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (
+        0,
+    )
+    knowledge: Annotated[
+        tuple[Literal["naive", "adaptive"], ...], Field(strict=False, min_length=1)
+    ] = ("naive", "adaptive")
+    sums: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    victims: PositiveInt = 1
+    baseline: str | None = None
+    gallery: PositiveInt = 1000
+    lpips: bool = False
+    batch_norm: Literal["train", "eval"] = "train"
+    pictures: bool = False
+    cpus_per_job: Annotated[float, Field(gt=0.0)] = 1.0
+    gpus_per_job: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class _ArenaFile(Section):
+    """For errors that name ``arena.key``."""
+
+    arena: ArenaSettings
+
+
+@dataclass(frozen=True)
+class Arena:
+    """An arena: its settings, and the federations whose captures are attacked."""
+
+    settings: ArenaSettings
+    federations: Sweep
+
+    @property
+    def baseline(self) -> str:
+        """The attack that others are compared with."""
+        return self.settings.baseline or next(iter(self.settings.attacks))
+
+    def conditions(self) -> Conditions:
+        """Return what all jobs share."""
+        from atoll.attacks.arena.job import Conditions
+
+        settings = self.settings
+        return Conditions(
+            dataset=dataset_of(self.federations.base).directory,
+            gallery=settings.gallery,
+            lpips=settings.lpips,
+            batch_norm=settings.batch_norm,
+            device="cuda" if settings.gpus_per_job > 0 else "cpu",
+        )
+
+
+def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
+    """Read an arena file, and refuse what cannot be run before anything is.
+
+    Parameters
+    ----------
+    path : Path
+        An experiment file with sections ``[capture]`` and ``[arena]``.
+    overrides : Sequence[str]
+        ``section.key=value``; they win over the file.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If an attack or a defense is unknown or has wrong settings, a defense cannot act on a model,
+        or a federation cannot be run.
+    """
+    tables = with_overrides(read_tables(path), overrides)
+    if ARENA not in tables:
+        raise InvalidExperimentError(
+            f"{path}: has no section [{ARENA}]; expected one with attacks and defenses"
+        )
+    try:
+        settings = _ArenaFile.model_validate({ARENA: tables.pop(ARENA)}).arena
+    except ValidationError as error:
+        raise InvalidExperimentError(describe_problems(error, _ArenaFile)) from None
+    if "capture" not in tables:
+        raise InvalidExperimentError(
+            f"{path}: has no section [capture]; expected one with nodes and rounds"
+        )
+    _check_labels(settings)
+    _check_attacks(settings)
+    sweep_settings = SweepSettings(
+        grid={**settings.grid, SEED: list(settings.seeds)}, variants=settings.defenses
+    )
+    federations = plan_sweep(tables, sweep_settings)
+    _check_models(federations)
+    return Arena(settings, federations)
+
+
+def _check_labels(settings: ArenaSettings) -> None:
+    for name in settings.sums:
+        if name not in settings.defenses:
+            raise InvalidExperimentError(
+                f"arena.sums has {name!r}: no such defense; expected one of "
+                f"{', '.join(settings.defenses)}"
+            )
+    if settings.baseline is not None and settings.baseline not in settings.attacks:
+        raise InvalidExperimentError(
+            f"arena.baseline = {settings.baseline!r}: no such attack; expected one of "
+            f"{', '.join(settings.attacks)}"
+        )
+
+
+def _check_attacks(settings: ArenaSettings) -> None:
+    from atoll.attacks import ATTACKS
+
+    for label, table in settings.attacks.items():
+        key = f"arena.attacks.{label}"
+        name = table.get("name", label)
+        kind = ATTACKS.find(str(name), f"{key}.name")
+        own = {k: v for k, v in table.items() if k != "name"}
+        if "defense" in own:
+            raise InvalidExperimentError(
+                f"{key}.defense = {own['defense']!r}: is set by arena.knowledge; expected it to be "
+                "left out"
+            )
+        try:
+            kind(**own)
+        except ValidationError as error:
+            text = describe_problems(error, kind)
+            raise InvalidExperimentError(
+                "\n".join(f"{key}.{line}" for line in text.splitlines())
+            ) from None
+
+
+def _check_models(federations: Sweep) -> None:
+    """Refuse defenses that lack something in the models that they would act on."""
+    from atoll.clients.models.build import build_model
+    from atoll.clients.mods import check_mods
+    from atoll.platform.mods import with_references
+
+    seen: list[tuple[Any, Any]] = []
+    for trial in federations.trials:
+        experiment = trial.experiment
+        parts = (experiment.model, experiment.client.mods)
+        if parts in seen:
+            continue
+        seen.append(parts)
+        dataset = dataset_of(experiment)
+        model = build_model(experiment.model, dataset.image_shape, len(dataset.classes), 0)
+        try:
+            check_mods(with_references(experiment.client).mods, model)
+        except InvalidExperimentError as error:
+            raise InvalidExperimentError(f"{error} (arena.defenses.{trial.method})") from None
+
+
+def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None) -> list[Job]:
+    """Return the jobs on one federation's captures.
+
+    Parameters
+    ----------
+    trial : Trial
+        The federation.
+    directory : Path
+        Its run directory.
+    accuracy : float or None
+        The server's, at the end of the run, for the rows.
+    """
+    from atoll.attacks.arena.job import Job
+
+    labels = {
+        "defense": trial.method,
+        "setting": _setting_of(trial),
+        "seed": trial.seed,
+        "accuracy": accuracy,
+    }
+    jobs = []
+    for captures in _victims(arena, trial, directory):
+        for label, kind, settings, knowledge in _attackers(arena, trial.experiment):
+            jobs.append(
+                Job(
+                    federation=trial.key,
+                    captures=captures,
+                    attack=kind,
+                    settings=settings,
+                    knowledge=knowledge,
+                    seed=trial.seed,
+                    labels={**labels, "attack_label": label, "knowledge": knowledge},
+                )
+            )
+    return jobs
+
+
+def _setting_of(trial: Trial) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in trial.choices) or "as in the file"
+
+
+def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield what is attacked: each round's first captures, or all of them where sums are seen."""
+    from atoll.attacks.captures import find_captures
+
+    by_round: dict[str, list[Path]] = {}
+    for path in find_captures(directory):
+        by_round.setdefault("-".join(path.name.split("-")[:2]), []).append(path)
+    for paths in by_round.values():
+        if trial.method in arena.settings.sums:
+            yield tuple(paths)
+        else:
+            yield from ((path,) for path in paths[: arena.settings.victims])
+
+
+def _attackers(
+    arena: Arena, experiment: Experiment
+) -> Iterator[tuple[str, str, Mapping[str, Any], Literal["naive", "adaptive"]]]:
+    """Yield each attack with each kind of knowledge that makes a difference to it."""
+    from atoll.attacks import ATTACKS
+    from atoll.attacks.arena.job import can_adapt
+    from atoll.attacks.defenses.adaptive import defenses_of
+    from atoll.platform.mods import with_references
+
+    defenses = defenses_of(with_references(experiment.client))
+    is_mimicked = any(defense.is_mimicked for defense in defenses)
+    for label, table in arena.settings.attacks.items():
+        name = str(table.get("name", label))
+        settings = {k: v for k, v in table.items() if k != "name"}
+        differs = is_mimicked and can_adapt(ATTACKS.find(name, "arena.attacks"))
+        for knowledge in arena.settings.knowledge if differs else ("naive",):
+            yield label, name, settings, knowledge

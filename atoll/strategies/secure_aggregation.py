@@ -1,0 +1,170 @@
+"""SecAgg+ around a strategy: it gets the clients' mean, and nobody sees a client's update.
+
+The protocol is Flower's ``SecAggPlusWorkflow``, run within ``configure_train``: keys, shares,
+masked vectors, and their sum unmasked. Clients have the mod "secure-aggregation".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common import FitIns, FitRes, parameters_to_ndarrays
+from flwr.compat.common.recorddict_compat import arrayrecord_to_parameters
+from flwr.server.workflow import SecAggPlusWorkflow
+from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.secure_aggregation import KEYS
+
+logger = logging.getLogger("atoll")
+
+
+class SecAggPlus(Strategy):
+    """Another strategy under secure aggregation: it aggregates replies that are all the mean.
+
+    The strategy must be one that uses the replies' weighted mean alone.
+
+    Parameters
+    ----------
+    strategy : Strategy, optional
+        The strategy; FedAvg by default.
+    num_shares, reconstruction_threshold : int or float
+        As of Flower's workflow: how many shares a client's keys are split into, and how many of
+        them undo a mask; as floats, shares of the cohort and of the shares.
+    max_weight : float
+        The most examples that a client may have.
+    clipping_range : float
+        The largest size of a parameter; larger ones are clipped.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy | None = None,
+        num_shares: float = 1.0,
+        reconstruction_threshold: float = 0.5,
+        max_weight: float = 1000.0,
+        clipping_range: float = 8.0,
+    ) -> None:
+        self.strategy = FedAvg() if strategy is None else strategy
+        self._workflow = SecAggPlusWorkflow(
+            num_shares,
+            reconstruction_threshold,
+            max_weight=max_weight,
+            clipping_range=clipping_range,
+        )
+        self._replies: list[Message] = []
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Run the round's protocol; no message is left to be sent."""
+        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        round_context = _Round(server_round, messages)
+        state = WorkflowState()
+        workflow = self._workflow
+        stages = (
+            workflow.setup_stage,
+            workflow.share_keys_stage,
+            workflow.collect_masked_vectors_stage,
+            workflow.unmask_stage,
+        )
+        done = bool(messages) and all(stage(grid, round_context, state) for stage in stages)  # type: ignore[arg-type]
+        if messages and not done:
+            logger.warning("round %d: secure aggregation was given up", server_round)
+        self._replies = round_context.replies() if done else []
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate what the protocol gave."""
+        return self.strategy.aggregate_train(server_round, self._replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """See the strategy."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """See the strategy."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        """See the strategy."""
+        self.strategy.summary()
+
+
+class _Node:
+    """What the workflow calls a client: its id."""
+
+    def __init__(self, node_id: int) -> None:
+        self.node_id = node_id
+
+
+class _Round:
+    """One round as Flower's workflow sees it: a context, a strategy and a manager of clients."""
+
+    def __init__(self, server_round: int, messages: Sequence[Message]) -> None:
+        self._messages = {message.metadata.dst_node_id: message for message in messages}
+        self._results: list[tuple[_Node, FitRes]] = []
+        content = messages[0].content if messages else RecordDict()
+        self._arrays = next(iter(content.array_records.values()), ArrayRecord())
+        self.state = RecordDict(
+            {
+                "config": ConfigRecord({"current_round": server_round}),
+                "parameters": self._arrays,
+            }
+        )
+        self.strategy = self.client_manager = self
+
+    def num_available(self) -> int:
+        """Return how many clients there are."""
+        return len(self._messages)
+
+    def configure_fit(self, server_round: int, *_: Any) -> list[tuple[_Node, FitIns]]:
+        """Return what each client is asked for."""
+        parameters = arrayrecord_to_parameters(self._arrays, keep_input=True)
+        keys = json.dumps(list(self._arrays))
+        return [
+            (_Node(node_id), FitIns(parameters, {**_config(message), KEYS: keys}))
+            for node_id, message in self._messages.items()
+        ]
+
+    def aggregate_fit(
+        self, server_round: int, results: list[tuple[_Node, FitRes]], failures: list[Exception]
+    ) -> tuple[None, dict[str, Any]]:
+        """Keep the results: each has the mean in the place of the client's parameters."""
+        self._results = results
+        return None, {}
+
+    def replies(self) -> list[Message]:
+        """Return a reply a client, all with the mean of their parameters."""
+        if not self._results:
+            return []
+        mean = parameters_to_ndarrays(self._results[0][1].parameters)
+        arrays = array_record(
+            {
+                key: to_array(np.asarray(values, dtype=view(array).dtype))
+                for (key, array), values in zip(self._arrays.items(), mean, strict=True)
+            }
+        )
+        replies = []
+        for node, result in self._results:
+            metrics = MetricRecord({"num-examples": result.num_examples, **result.metrics})  # type: ignore[dict-item]
+            content = RecordDict({"arrays": arrays, "metrics": metrics})
+            replies.append(Message(content, reply_to=self._messages[node.node_id]))
+        return replies
+
+
+def _config(message: Message) -> dict[str, Any]:
+    return {k: v for record in message.content.config_records.values() for k, v in record.items()}

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+from one_step import a_model, a_step, a_task, flat, gradient
+from scipy import stats
+from test_privacy import exact_epsilon
+from torch import Tensor
+
+from atoll.attacks.defenses.dp_sgd import DPSGD
+from atoll.clients.losses import losses_of
+
+
+def per_sample(step) -> list[Tensor]:  # type: ignore[no-untyped-def]
+    losses = losses_of(step.model(step.images), step.labels)
+    return [flat(torch.autograd.grad(loss, step.parameters, retain_graph=True)) for loss in losses]
+
+
+@pytest.mark.parametrize("model", ["lenet", "resnet8"])
+def test_every_examples_gradient_is_clipped_before_the_mean(model: str) -> None:
+    step = a_step(a_model(model), examples=5)
+    single = per_sample(step)
+    bound = float(torch.stack([g.norm() for g in single]).median())
+    expected = sum(g * min(1.0, bound / float(g.norm())) for g in single) / 5
+    tiny = DPSGD(clipping_norm=bound, noise_multiplier=1e-12)
+    torch.testing.assert_close(
+        flat(tiny.apply(a_task(step), gradient)), expected, rtol=1e-3, atol=1e-6
+    )
+
+
+def test_the_noise_has_the_deviation_that_epsilon_is_for() -> None:
+    step = a_step(a_model(), examples=5)
+    plain = flat(DPSGD(noise_multiplier=1e-12).apply(a_task(step), gradient))
+    noisy = flat(DPSGD(noise_multiplier=3.0, clipping_norm=1.0).apply(a_task(step), gradient))
+    assert stats.kstest(((noisy - plain) / (3.0 / 5)).numpy(), "norm").pvalue > 1e-3
+
+
+def test_epsilon_counts_passes_over_the_clients_examples() -> None:
+    context = Context(1, 1, {}, RecordDict(), {})
+    step = a_step(a_model("linear"), examples=4)
+    defense = DPSGD(noise_multiplier=2.0)
+    first = defense.metrics(context, [step, step])["epsilon"]
+    second = defense.metrics(context, [step])["epsilon"]
+    for epsilon, passes in ((first, 2), (second, 3)):
+        exact = exact_epsilon(2.0, passes, 1e-5)
+        assert exact <= epsilon <= 1.2 * exact
+
+
+def test_a_client_without_examples_spends_nothing() -> None:
+    context = Context(1, 1, {}, RecordDict(), {})
+    assert DPSGD().metrics(context, []) == {"epsilon": 0.0}
+
+
+def test_the_model_has_no_hooks_left() -> None:
+    step = a_step(a_model())
+    DPSGD().apply(a_task(step), gradient)
+    for module in step.model.modules():
+        assert not module._forward_hooks
+        assert not module._backward_hooks
+    assert not any(hasattr(p, "grad_sample") for p in step.parameters)
+
+
+def test_batchnorm_is_refused() -> None:
+    with pytest.raises(ValueError, match="BatchNorm"):
+        DPSGD().check_model(a_model("resnet8", norm="batch"))

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from atoll.attacks.defenses import DEFENSES
+from atoll.clients.mods import find_mods
+from atoll.clients.settings import ClientSettings
+from atoll.errors import InvalidExperimentError
+from atoll.platform.experiment import Experiment
+from atoll.platform.federation import check, prepare, run
+from atoll.platform.mods import MODS, with_references
+
+
+def experiment(*mods: object, model: dict[str, object] | None = None) -> Experiment:
+    return Experiment.from_dict(
+        {
+            "run": {"rounds": 2, "evaluate_every": 2},
+            "data": {"dataset": "digits", "clients": 3, "examples_per_client": 40},
+            "model": model or {"name": "mlp", "hidden": [8]},
+            "client": {"mods": list(mods), "batch_size": 16},
+            "strategy": {"fraction_evaluate": 0.0},
+            "ray": {"workers": 1},
+        }
+    )
+
+
+def test_every_defense_has_a_name_that_clients_need_not_know() -> None:
+    assert set(DEFENSES) < set(MODS)
+    client = with_references(ClientSettings(mods=("top-k", "message_size_mod")))
+    first, second = find_mods(client.mods)
+    assert type(first).name == "top-k"
+    assert second is MODS["message_size_mod"]
+    for name in DEFENSES:
+        assert DEFENSES[name].name == name
+        assert (DEFENSES[name].__doc__ or "").strip()
+
+
+def test_entries_with_arguments_survive_toml() -> None:
+    given = experiment({"name": "top-k", "pruned": 0.5}, "sign")
+    assert Experiment.from_dict(given.to_dict()) == given
+    assert 'name = "top-k"' in given.to_toml()
+    assert "pruned = 0.5" in given.to_toml()
+
+
+@pytest.mark.parametrize(
+    ("mod", "message"),
+    [
+        ("topk", "client.mods = 'topk': no such mod; did you mean 'top-k'"),
+        ({"name": "top-k", "pruned": 1.5}, "'top-k' with pruned = 1.5: expected less than 1"),
+        ({"name": "top-k", "share": 0.5}, "'top-k' with share = 0.5: no such argument"),
+        ({"name": "soteria", "acts_on": "update"}, "with acts_on = 'update': expected 'step'"),
+    ],
+)
+def test_wrong_defenses_are_refused_without_data(mod: object, message: str) -> None:
+    with pytest.raises(InvalidExperimentError, match=message):
+        check(experiment(mod))
+
+
+def test_a_defense_that_needs_what_the_model_lacks_is_refused_before_the_run() -> None:
+    with pytest.raises(InvalidExperimentError, match="'precode': the model has no variational"):
+        prepare(experiment("precode"))
+    batch_norm = {"name": "resnet8", "norm": "batch"}
+    with pytest.raises(InvalidExperimentError, match="'dp-sgd': .*BatchNorm"):
+        prepare(experiment("dp-sgd", model=batch_norm))
+
+
+def test_the_epsilon_that_clients_spent_is_in_the_ledger(tmp_path: Path, cluster: None) -> None:
+    result = run(experiment("dp-sgd"), out=tmp_path / "run")
+    rows = pq.read_table(result.directory / "clients.parquet").to_pylist()
+    by_round = {r: {row["epsilon"] for row in rows if row["round"] == r} for r in (1, 2)}
+    [first], [second] = by_round.values()
+    assert 0.0 < first < second
+    rounds = pq.read_table(result.directory / "rounds.parquet").to_pylist()
+    assert [row["train_epsilon"] for row in rounds] == pytest.approx([first, second])
+
+
+def test_secure_aggregation_needs_both_its_parts() -> None:
+    with pytest.raises(InvalidExperimentError, match="client.mods has 'secure-aggregation'"):
+        check(experiment("secure-aggregation"))
+    tables = experiment().to_dict()
+    tables["strategy"] = {"name": "SecAggPlus"}
+    with pytest.raises(InvalidExperimentError, match="client.mods lacks 'secure-aggregation'"):
+        check(Experiment.from_dict(tables))
+    tables["client"]["mods"] = ["secure-aggregation"]
+    tables["capture"] = {"nodes": "all", "rounds": [1]}
+    with pytest.raises(InvalidExperimentError, match="no client's message holds its update"):
+        check(Experiment.from_dict(tables))

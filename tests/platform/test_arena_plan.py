@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+
+from atoll.errors import InvalidExperimentError
+from atoll.platform.arena_plan import load_arena
+
+ROOT = Path(__file__).resolve().parents[2]
+ARENA = """
+[run]
+name = "small"
+rounds = 2
+[data]
+dataset = "digits"
+clients = 4
+examples_per_client = 2
+[model]
+name = "lenet-sigmoid"
+[client]
+learning_rate = 0.1
+batch_size = 8
+[strategy]
+fraction_evaluate = 0.0
+[ray]
+workers = 1
+[capture]
+nodes = "all"
+rounds = [1, 2]
+[arena]
+seeds = [0]
+victims = 1
+gallery = 50
+sums = ["secagg"]
+[arena.attacks.ig]
+name = "inverting-gradients"
+steps = 20
+[arena.attacks.random-image]
+[arena.defenses.none]
+[arena.defenses.top-k.client]
+mods = [{ name = "top-k", pruned = 0.9 }]
+[arena.defenses.secagg]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "arena.toml"
+    path.write_text(ARENA)
+    return path
+
+
+def test_federations_are_settings_by_defenses_by_seeds(file: Path) -> None:
+    arena = load_arena(file, ["arena.seeds=[0, 1]", "arena.grid.client.batch_size=[8, 16]"])
+    described = [
+        (t.method, t.seed, t.experiment.client.batch_size) for t in arena.federations.trials
+    ]
+    assert len(described) == len(set(described)) == 3 * 2 * 2
+    assert arena.baseline == "ig"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("arena.attacks.ig.name=dgl", r"arena.attacks.ig.name = 'dgl': no such attack.*'dlg'"),
+        ("arena.attacks.ig.steps=0", "arena.attacks.ig.steps = 0: expected greater than 0"),
+        ("arena.attacks.ig.stps=5", "arena.attacks.ig.stps = 5: no such key.*'steps'"),
+        ("arena.attacks.ig.defense=adaptive", "is set by arena.knowledge"),
+        ('arena.defenses.none.client.mods=["topk"]', r"client.mods = 'topk'.*'top-k'"),
+        (
+            'arena.defenses.none.client.mods=[{name="top-k", pruned=2.0}]',
+            "client.mods has 'top-k' with pruned = 2.0: expected less than 1",
+        ),
+        (
+            'arena.defenses.none.client.mods=["precode"]',
+            r"client.mods has 'precode': the model has no variational bottleneck.*"
+            r"\(arena.defenses.none\)",
+        ),
+        ('arena.sums=["nothing"]', "arena.sums has 'nothing': no such defense"),
+        ("arena.baseline=dlg", "arena.baseline = 'dlg': no such attack; expected one of ig"),
+        ("arena.victims=0", "arena.victims = 0: expected greater than 0"),
+        ("capture.rounds=[3]", r"capture.rounds = \[3\]: there is no 3"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is(
+    file: Path, override: str, message: str
+) -> None:
+    with pytest.raises(InvalidExperimentError, match=message):
+        load_arena(file, [override])
+
+
+def test_a_file_without_captures_or_arena_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "arena.toml"
+    path.write_text(ARENA.replace('[capture]\nnodes = "all"\nrounds = [1, 2]\n', ""))
+    with pytest.raises(InvalidExperimentError, match=r"has no section \[capture\]"):
+        load_arena(path)
+    with pytest.raises(InvalidExperimentError, match=r"has no section \[arena\]"):
+        load_arena(ROOT / "experiments" / "quickstart.toml")

@@ -1,0 +1,83 @@
+"""SecAgg+ of Flower's, on our engine and clients."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message
+from flwr.common import bytes_to_ndarray
+from flwr.common.secure_aggregation.secaggplus_constants import Key
+from flwr.serverapp.strategy import FedAvg
+from scipy import stats
+
+from atoll.clients.app import make_client_app
+from atoll.platform.experiment import Experiment
+from atoll.platform.federation import prepare, run
+from atoll.platform.grid import RayGrid
+from atoll.strategies.secure_aggregation import SecAggPlus
+
+
+def experiment(*, secure: bool) -> Experiment:
+    plain = {"name": "FedAvg", "fraction_evaluate": 0.0}
+    return Experiment.from_dict(
+        {
+            "run": {"rounds": 2},
+            "data": {"dataset": "digits", "clients": 5, "examples_per_client": 40},
+            "model": {"name": "mlp", "hidden": [16]},
+            "client": {"batch_size": 16, "mods": ["secure-aggregation"] if secure else []},
+            "strategy": {"name": "SecAggPlus", "strategy": plain} if secure else plain,
+            "ray": {"workers": 1},
+        }
+    )
+
+
+class Onlooker(RayGrid):
+    """Sees what the server is sent."""
+
+    seen: list[Message]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        replies = super().send_and_receive(messages, timeout=timeout)
+        self.seen += replies
+        return replies
+
+
+def test_a_run_comes_to_the_plain_runs_model_but_for_rounding(
+    tmp_path: Path, cluster: None
+) -> None:
+    secure = run(experiment(secure=True), out=tmp_path / "secure")
+    plain = run(experiment(secure=False), out=tmp_path / "plain")
+    for key, array in plain.arrays.items():
+        # Parameters are rounded to 2^22 levels of [-8, 8], weights to 2^22 levels too.
+        np.testing.assert_allclose(secure.arrays[key].numpy(), array.numpy(), rtol=0, atol=1e-3)
+    assert secure.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
+
+
+def test_what_a_client_sends_is_noise_to_the_onlooker(cluster: None) -> None:
+    federation = prepare(experiment(secure=True))
+    app = partial(make_client_app, federation.spec)
+    with Onlooker(app, 5, workers=1) as grid:
+        grid.seen = []
+        strategy = SecAggPlus(FedAvg(fraction_train=1.0))
+        start = federation.initial_arrays
+        assert strategy.configure_train(1, start, ConfigRecord(), grid) == []
+        mean, _ = strategy.aggregate_train(1, [])
+    assert mean is not None
+    assert any(not np.array_equal(mean[key].numpy(), start[key].numpy()) for key in start)
+    vectors = []
+    for reply in grid.seen:
+        assert all(not arrays for arrays in reply.content.array_records.values())
+        for record in reply.content.config_records.values():
+            if Key.MASKED_PARAMETERS in record:
+                # The first array is the masked weight.
+                arrays = [bytes_to_ndarray(b) for b in record[Key.MASKED_PARAMETERS]][1:]
+                vectors.append(np.concatenate([array.ravel() for array in arrays]))
+    assert len(vectors) == 5
+    parameters = np.concatenate([start[key].numpy().ravel() for key in start])
+    for vector in vectors:
+        assert stats.kstest(vector / 2**32, "uniform").pvalue > 1e-4
+        assert abs(np.corrcoef(vector, parameters)[0, 1]) < 0.12
