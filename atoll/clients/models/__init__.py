@@ -23,5 +23,8 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "resnet8": "atoll.clients.models.resnet:resnet8",
         "resnet18": "atoll.clients.models.resnet:resnet18",
         "resnet50": "atoll.clients.models.resnet50:resnet50",
+        "noprop-dt": "atoll.clients.noprop.network:noprop_dt",
+        "noprop-ct": "atoll.clients.noprop.network:noprop_ct",
+        "noprop-fm": "atoll.clients.noprop.network:noprop_fm",
     },
 )
