@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
+from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
 
 FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
     name: kind
@@ -19,7 +20,7 @@ FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
     if inspect.isclass(kind) and issubclass(kind, Strategy) and not inspect.isabstract(kind)
 }
 STRATEGIES: Registry[type[Strategy]] = Registry(
-    "strategy", {**FLOWER_STRATEGIES, **ALIGNMENT_STRATEGIES}
+    "strategy", {**FLOWER_STRATEGIES, **ALIGNMENT_STRATEGIES, **LAYERWISE_STRATEGIES}
 )
 
 

@@ -7,9 +7,8 @@ takes z is sequential. No label is used.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,9 +19,6 @@ from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.noise_schedule import LearnedSchedule
 from atoll.clients.noprop.settings import ContinuousSettings
 from atoll.randomness import derive_seed
-
-# Maps a function over argument tuples, results in order: builtin-like, or over workers.
-Map = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,11 @@ class Noise:
         """Return standard normal noise for a step; 0 is that of z_0."""
         seed = derive_seed(self.seed, "inference", self.repetition, self.first, step)
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def noise_of_runs(runs: int, seed: int, place: int) -> list[Noise]:
+    """Return the noise of several stochastic runs on a batch that begins at ``place``."""
+    return [Noise(seed, run, place) for run in range(runs)]
 
 
 @dataclass(frozen=True)
@@ -180,16 +181,17 @@ class Inference:
         noise : Noise or None
             None leaves the step's noise out.
         """
-        return self._moved(step, self._prediction(step, features, z), z, noise)
+        return self.moved(step, self.prediction(step, features, z), z, noise)
 
-    def _prediction(self, step: Step, features: Tensor, z: Tensor) -> Tensor:
+    def prediction(self, step: Step, features: Tensor, z: Tensor) -> Tensor:
         """Return what the block says: the denoised embedding, or FM's velocity."""
         time = None if step.time is None else torch.tensor([step.time]).to(z)
         logits = self._blocks[step.block].logits(features, z, time)
         weights = logits if self._design.variant == "fm" else logits.softmax(-1)
         return weights @ self._shared.embedding
 
-    def _moved(self, step: Step, prediction: Tensor, z: Tensor, noise: Noise | None) -> Tensor:
+    def moved(self, step: Step, prediction: Tensor, z: Tensor, noise: Noise | None) -> Tensor:
+        """Return the latents after a step in which the block has said ``prediction``."""
         if self._design.variant == "fm":
             return z + (step.end - step.start) * prediction
         moved = transition(step.start, step.end)
@@ -215,47 +217,86 @@ class Inference:
         z = self.first_latents(len(next(iter(features.values()))), noise)
         for step in self.plan:
             z = self.advance(step, features[step.block], z, noise if stochastic else None)
+        return self.read(z)
+
+    def read(self, z: Tensor) -> Tensor:
+        """Return the logits that latents of the last level hold."""
         return self._shared.read(z)
 
-    def exits(self, features: Mapping[int, Tensor], noise: Noise) -> Iterator[Tensor]:
-        """Yield the logits of an early exit after each step, noise-free.
-
-        An exit jumps from the step's level to the last one by the same formula.
-        """
-        z = self.first_latents(len(next(iter(features.values()))), noise)
-        last = self.plan[-1].end
-        for step in self.plan:
-            said = self._prediction(step, features[step.block], z)
-            jump = Step(step.number, step.block, step.time, step.start, last)
-            yield self._shared.read(self._moved(jump, said, z, None))
-            z = self._moved(step, said, z, None)
+    def exit(self, step: Step, prediction: Tensor, z: Tensor) -> Tensor:
+        """Return the logits of an exit at a step: a jump to the last level by the same formula."""
+        jump = replace(step, end=self.plan[-1].end)
+        return self._shared.read(self.moved(jump, prediction, z, None))
 
 
-def probabilities(
-    inference: Inference, features: Mapping[int, Tensor], noise: Sequence[Noise]
-) -> dict[str, Tensor]:
-    """Return the labels' probabilities by each way of inference.
+# What an inference in several ways has come to: latents by way, and early exits' logits.
+States = dict[str, Tensor]
+MEAN, RUNS, EXITS = "mean", "runs", "exits"
+
+
+class AllWays:
+    """Inference without noise, in several stochastic runs, and with an exit after each step.
+
+    All share what blocks need of the images. The state after a step is a few small tensors, so
+    the steps can be taken by different processes.
 
     Parameters
     ----------
     inference : Inference
         The network.
-    features : Mapping[int, Tensor]
-        From :meth:`Inference.features`.
     noise : Sequence[Noise]
         One a stochastic run; the first also draws z_0 of the noise-free one.
-
-    Returns
-    -------
-    dict[str, Tensor]
-        "mean": without noise, shape (n, classes). "stochastic": shape (runs, n, classes).
-        "mean_of_runs": the stochastic runs' mean. The readings are probabilities by softmax.
     """
-    runs = torch.stack(
-        [inference.logits(features, one, stochastic=True).softmax(-1) for one in noise]
-    )
-    return {
-        "mean": inference.logits(features, noise[0]).softmax(-1),
-        "stochastic": runs,
-        "mean_of_runs": runs.mean(0),
-    }
+
+    def __init__(self, inference: Inference, noise: Sequence[Noise]) -> None:
+        self._inference = inference
+        self._noise = list(noise)
+
+    def begin(self, count: int) -> States:
+        """Return the states of so many examples before the first step."""
+        first = [self._inference.first_latents(count, noise) for noise in self._noise]
+        return {MEAN: first[0], RUNS: torch.stack(first)}
+
+    def advance(self, step: Step, features: Tensor, states: States) -> States:
+        """Return the states after a step; DT's have the logits of an exit too."""
+        inference = self._inference
+        said = inference.prediction(step, features, states[MEAN])
+        after = {
+            MEAN: inference.moved(step, said, states[MEAN], None),
+            RUNS: torch.stack(
+                [
+                    inference.advance(step, features, z, noise)
+                    for z, noise in zip(states[RUNS], self._noise, strict=True)
+                ]
+            ),
+        }
+        if step.time is None:
+            left = inference.exit(step, said, states[MEAN]).unsqueeze(0)
+            after[EXITS] = torch.cat([states[EXITS], left]) if EXITS in states else left
+        return after
+
+    def end(self, states: States) -> dict[str, Tensor]:
+        """Return log-probabilities of the labels by way of inference.
+
+        "mean": without noise, shape (n, classes). "stochastic": the first run, the same shape.
+        "mean_of_runs": of the runs' mean probabilities. "stochastic_runs": (runs, n, classes).
+        "exits": with an exit after each step, (steps, n, classes).
+        """
+        runs = self._inference.read(states[RUNS].flatten(0, 1)).log_softmax(-1)
+        runs = runs.view(*states[RUNS].shape[:2], -1)
+        ways = {
+            "mean": self._inference.read(states[MEAN]).log_softmax(-1),
+            "stochastic": runs[0],
+            "mean_of_runs": runs.exp().mean(0).log(),
+            "stochastic_runs": runs,
+        }
+        if EXITS in states:
+            ways["exits"] = states[EXITS].log_softmax(-1)
+        return ways
+
+    def run(self, features: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Return :meth:`end` after all steps, in this process."""
+        states = self.begin(len(next(iter(features.values()))))
+        for step in self._inference.plan:
+            states = self.advance(step, features[step.block], states)
+        return self.end(states)

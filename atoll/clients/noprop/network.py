@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from atoll.clients.noprop.settings import (
     parse_model,
 )
 from atoll.clients.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from atoll.clients.noprop.inference import Inference
 
 DIMENSION = 20
 
@@ -171,13 +174,35 @@ class NoPropNetwork(nn.Module):
         self.shared = design.make_shared_part()
         self.blocks = nn.ModuleList(design.make_block() for _ in range(design.blocks))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images: (n, channels, height, width) to (n, classes)."""
-        from atoll.clients.noprop.inference import Inference, Noise
+    def inference(self) -> Inference:
+        """Return inference through all blocks."""
+        from atoll.clients.noprop.inference import Inference
 
         blocks = {index: cast(Block, block) for index, block in enumerate(self.blocks)}
-        inference = Inference(self.design, self.shared, blocks)
+        return Inference(self.design, self.shared, blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images: (n, channels, height, width) to (n, classes)."""
+        from atoll.clients.noprop.inference import Noise
+
+        inference = self.inference()
         return inference.logits(inference.features(images), Noise(0))
+
+    def inferences(self, images: Tensor, place: int) -> dict[str, Tensor]:
+        """Return log-probabilities by way of inference, as evaluation wants them.
+
+        Parameters
+        ----------
+        images : Tensor
+            Shape (n, channels, height, width).
+        place : int
+            Of the first image in the data set; it decides the noise.
+        """
+        from atoll.clients.noprop.inference import AllWays, noise_of_runs
+
+        inference = self.inference()
+        noise = noise_of_runs(self.design.settings.mean_of, 0, place)
+        return AllWays(inference, noise).run(inference.features(images))
 
 
 def _network(

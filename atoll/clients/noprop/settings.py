@@ -34,6 +34,8 @@ class NoPropSettings(Section):
         image of each class and is trained.
     dimension : int or None
         Of "orthogonal" and "learned" embeddings; 20 (or the classes, if more) by default.
+    mean_of : int
+        Stochastic runs that are averaged in evaluation.
     """
 
     block: Literal["paper", "half", "small"] = "paper"
@@ -42,6 +44,7 @@ class NoPropSettings(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     embedding: Literal["one-hot", "orthogonal", "learned", "prototype"] = "one-hot"
     dimension: PositiveInt | None = None
+    mean_of: PositiveInt = 5
 
     @property
     def embedding_is_trained(self) -> bool:

@@ -1,16 +1,11 @@
 import pytest
 import torch
+from small_networks import design
 from torch import nn
 
 from atoll.clients.models.build import build_model
 from atoll.clients.noprop.blocks import BLOCK_SIZES, Block, ByteDropout, TimeFeatures
-from atoll.clients.noprop.network import Design
 from atoll.clients.settings import ModelSettings
-
-
-def design(name="noprop-dt", image_shape=(1, 28, 28), classes=10, **arguments):
-    settings = ModelSettings.model_validate({"name": name, **arguments})
-    return Design.of(settings, image_shape, classes)
 
 
 def parameters(module):

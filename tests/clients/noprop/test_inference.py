@@ -3,11 +3,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import design, parts
 
-from atoll.clients.noprop.inference import Inference, Noise, Step, plan, probabilities
+from atoll.clients.noprop.inference import AllWays, Inference, Noise, Step, noise_of_runs, plan
 from atoll.clients.noprop.network import NoPropNetwork
-from tests.clients.noprop.test_blocks import design
-from tests.clients.noprop.test_objectives import parts
 
 COUNT = 4000
 
@@ -117,29 +116,32 @@ def test_the_exact_flow_ends_at_the_embedding_in_any_number_of_steps():
         assert (shared.read(z).argmax(1) == LABELS).all()
 
 
-def test_the_last_early_exit_is_the_whole_inference():
+def test_the_last_early_exit_is_the_whole_inference_and_the_first_one_is_the_first_block_alone():
     torch.manual_seed(0)
     network = NoPropNetwork(design(block="small", steps=4)).eval()
-    inference = Inference(network.design, network.shared, dict(enumerate(network.blocks)))
-    images = torch.randn(5, 1, 28, 28)
-    features = inference.features(images)
-    exits = list(inference.exits(features, Noise(0)))
-    assert len(exits) == 4
-    assert torch.equal(exits[-1], inference.logits(features, Noise(0)))
+    images, noise = torch.randn(5, 1, 28, 28), Noise(0)
+    inference = network.inference()
+    ways = AllWays(inference, [noise]).run(inference.features(images))
+    assert ways["exits"].shape == (4, 5, 10)
+    assert torch.equal(ways["exits"][-1], ways["mean"])
+    assert torch.equal(network(images).log_softmax(-1), ways["mean"])
     alone = Inference(network.design, network.shared, {0: network.blocks[0]})
-    assert torch.allclose(exits[0], alone.logits(features, Noise(0)), atol=1e-6)
+    expected = alone.logits(alone.features(images), noise).log_softmax(-1)
+    assert torch.allclose(ways["exits"][0], expected, atol=1e-5)
 
 
-def test_the_mean_of_runs_averages_different_stochastic_runs():
+def test_all_ways_are_what_each_is_by_itself():
     made, shared = parts()
     inference = Inference(made, shared, {i: Oracle(1.0, 3.0) for i in range(10)})
-    features = inference.features(ONE_HOT)
-    found = probabilities(inference, features, [Noise(0, run) for run in range(3)])
-    assert found["stochastic"].shape == (3, COUNT, 10)
-    assert not torch.equal(found["stochastic"][0], found["stochastic"][1])
-    assert torch.allclose(found["mean_of_runs"], found["stochastic"].mean(0))
-    again = probabilities(inference, features, [Noise(0, run) for run in range(3)])
-    assert all(torch.equal(found[name], again[name]) for name in found)
+    features, noise = inference.features(ONE_HOT[:50]), noise_of_runs(3, 0, 0)
+    ways = AllWays(inference, noise).run(features)
+    runs = [inference.logits(features, one, stochastic=True).log_softmax(-1) for one in noise]
+    assert all(torch.allclose(a, b) for a, b in zip(ways["stochastic_runs"], runs, strict=True))
+    assert not torch.allclose(runs[0], runs[1])
+    assert torch.equal(ways["stochastic"], ways["stochastic_runs"][0])
+    assert torch.allclose(ways["mean_of_runs"].exp(), torch.stack(runs).exp().mean(0))
+    quiet = inference.logits(features, noise[0]).log_softmax(-1)
+    assert torch.allclose(ways["mean"], quiet)
 
 
 def test_noise_depends_on_its_place_alone():
