@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,10 +100,11 @@ def evaluate(
         for start in range(0, len(indices), BATCH):
             chosen = indices[start : start + BATCH]
             images = to_tensor(split.images[chosen], dataset.mean, dataset.std).to(device)
-            if hasattr(model, "inferences"):
-                ways = model.inferences(images, int(chosen[0]))
-            else:
+            inferences: Any = getattr(model, "inferences", None)
+            if inferences is None:
                 ways = {MAIN: model(images)}
+            else:
+                ways = inferences(images, int(chosen[0]))
             done.append(count(ways, split.labels[chosen], len(dataset.classes)))
     nothing = np.zeros(len(dataset.classes), np.int64)
     return reduce(add, done) if done else Evaluation(nothing, nothing, 0.0)

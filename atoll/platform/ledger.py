@@ -23,6 +23,7 @@ from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.observers import RoundRecord, RunInfo
 
 CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
+LAYERS = "layers.parquet"
 FLUSH_SECONDS = 1.0
 # A rewrite may take this share of the time since the one before.
 FLUSH_SHARE = 0.1

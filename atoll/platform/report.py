@@ -15,6 +15,7 @@ from atoll.platform.ledger import (
     CLIENT_SCHEMA,
     CLIENTS,
     CONFIG,
+    LAYERS,
     ROUNDS,
     check_run_directory,
     read_result,
@@ -53,13 +54,14 @@ def write_report(directory: Path) -> Path:
         directory / ROUNDS, pa.schema([("round", pa.int64()), ("seconds", pa.float64())])
     )
     clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    layers = _table(directory / LAYERS, pa.schema([]))
     partition = _partition(directory / "partition.json")
     figures = [
         (
             title,
             figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}),
         )
-        for title, figure in all_figures(rounds, clients, partition)
+        for title, figure in all_figures(rounds, clients, partition, layers)
     ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True

@@ -128,8 +128,7 @@ class StateDecoder:
     def value(self, encoded: Any, current: Any = None) -> Any:
         """Return the value; ``current`` is the object to restore in place, where one is."""
         if isinstance(encoded, list):
-            places = current if _is_list_of(current, len(encoded)) else [None] * len(encoded)
-            return [self.value(i, place) for i, place in zip(encoded, places, strict=True)]
+            return [self.value(item) for item in encoded]
         if not isinstance(encoded, dict):
             return encoded
         ((tag, body),) = encoded.items()
@@ -143,9 +142,7 @@ class StateDecoder:
             records = flower.load_records(self._arrays[body].tobytes())
             return records["record"] if tag == "record" else records
         if tag == "dict":
-            places = current if isinstance(current, Mapping) else {}
-            pairs = [(self._key(key), item) for key, item in body]
-            return {key: self.value(item, places.get(key)) for key, item in pairs}
+            return {self._key(key): self.value(item) for key, item in body}
         if tag in _CONTAINERS:
             return _CONTAINERS[tag](self.value(item) for item in body)
         return self._in_place(tag, body, current)
@@ -189,10 +186,6 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 def _deep_tuple(value: Any) -> Any:
     return tuple(map(_deep_tuple, value)) if isinstance(value, list | tuple) else value
-
-
-def _is_list_of(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length
 
 
 def _is_tensor(value: Any) -> bool:

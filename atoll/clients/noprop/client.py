@@ -95,10 +95,10 @@ class NoPropClients:
             self._dataset, self._dataset.train, self._parts(partition)[0], self._spec.device
         )
         shared_keys = by_layer.pop(None, [])
+        blocks = sorted(index for index in by_layer if index is not None)
         results, trained = [], dict(given)
         shared_copies: list[dict[str, NDArray[Any]]] = []
-        for index in sorted(by_layer, key=lambda layer: -1 if layer is None else layer):
-            assert index is not None
+        for index in blocks:
             shared = self._shared_part(given, shared_keys)
             block = self._design.make_block().to(self._spec.device)
             _load(block, given, block_prefix(index))
@@ -113,8 +113,8 @@ class NoPropClients:
         metrics: dict[str, Any] = {
             "num-examples": len(examples),
             "loss": sum(r.loss for r in results) / max(1, len(results)),
-            "layers": [int(index) for index in sorted(by_layer) if index is not None],
-            "peak-memory": self._memory.needed(len(by_layer)),
+            "layers": blocks,
+            "peak-memory": self._memory.needed(len(blocks)),
             "seconds": time.perf_counter() - began,
         }
         arrays = array_record({key: trained[key] for key in given})

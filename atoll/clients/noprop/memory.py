@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.noprop.network import Design
-from atoll.clients.noprop.parts import BlockPart, Part, make_part
+from atoll.clients.noprop.parts import Part, make_part
 from atoll.clients.settings import ClientSettings
 
 
@@ -74,9 +74,8 @@ class ClientMemory:
     def __init__(self, design: Design, client: ClientSettings) -> None:
         shared = design.make_shared_part()
         part = make_part("block-01", design, shared, 0)
-        assert isinstance(part, BlockPart)
         self._blocks = design.blocks
-        self._block = held_bytes(part.module["block"])
+        self._block = held_bytes(design.make_block())
         self._fixed = training_bytes(part, design, client) + 2 * held_bytes(shared)
 
     def needed(self, blocks: int) -> int:

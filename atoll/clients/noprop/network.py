@@ -143,8 +143,15 @@ class SharedPart(nn.Module):
             self.embedding = nn.Parameter(rows)
         else:
             self.register_buffer("embedding", rows)
-        self.head = nn.Linear(design.dimension, design.classes) if design.has_head else None
+        self.head = _nearest(rows) if design.has_head else None
         self.schedule = LearnedSchedule() if design.variant == "ct" else None
+
+    def set_embedding(self, rows: Tensor) -> None:
+        """Begin with these embeddings, of shape (classes, dimension)."""
+        with torch.no_grad():
+            self.embedding.copy_(rows)
+        if self.head is not None:
+            self.head = _nearest(rows)
 
     def read(self, z: Tensor) -> Tensor:
         """Return the logits of the label that latents of the last level hold.
@@ -160,6 +167,18 @@ class SharedPart(nn.Module):
         if len(self.embedding) < 2:
             return 0.0
         return float(torch.nn.functional.pdist(self.embedding.detach().double()).min())
+
+
+def _nearest(rows: Tensor) -> nn.Linear:
+    """Return a linear layer whose largest logit is that of the nearest embedding.
+
+    The head begins so: else its first epochs would hide what the blocks can do.
+    """
+    head = nn.Linear(rows.shape[1], rows.shape[0])
+    with torch.no_grad():
+        head.weight.copy_(rows)
+        head.bias.copy_(-0.5 * rows.square().sum(1))
+    return head
 
 
 class NoPropNetwork(nn.Module):

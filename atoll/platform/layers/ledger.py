@@ -7,9 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from atoll.platform.layers.part_job import PartReport
-from atoll.platform.ledger import ParquetTable, read_table
+from atoll.platform.ledger import LAYERS, ParquetTable, read_table
 
-LAYERS = "layers.parquet"
 SCHEMA = pa.schema(
     [
         ("round", pa.int64()),

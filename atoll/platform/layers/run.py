@@ -98,7 +98,7 @@ class LayerRun:
         self._files = PartFiles(session.directory / PARTS)
         self._table = LayerTable(session.directory)
         self._blocks = names_of_blocks(self._design)
-        self._baselines = {
+        self._baselines: dict[str, list[str]] = {
             name: names_of_baseline(name, self._design) for name in self._layers.baselines
         }
         sets = test_sets(self._dataset, experiment.data.held_out, experiment.data.test_examples)
@@ -164,7 +164,7 @@ class LayerRun:
         if not self._files.path(SHARED, 0).exists():
             shared = make_shared_part(self._design, self._spec.seed)
             if self._design.settings.embedding == "prototype":
-                shared.embedding.data.copy_(self._prototypes())
+                shared.set_embedding(self._prototypes())
             self._files.write(SHARED, PartState(0, dict(shared.state_dict())))
         return recorded + 1
 

@@ -114,7 +114,7 @@ class AsynchronousLayerwise(Layerwise):
             "under_way": len(self.under_way),
             "mean_age": float(np.mean(ages)) if ages else 0.0,
         }
-        return arrays, MetricRecord(metrics)  # type: ignore[arg-type]
+        return arrays, MetricRecord(metrics)
 
     def _update_of(
         self, server_round: int, broadcast: ArrayRecord, reply: Message

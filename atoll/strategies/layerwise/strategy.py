@@ -16,6 +16,7 @@ from atoll.clients.arrays import array_record
 from atoll.clients.noprop.arrays import keys_by_layer
 from atoll.clients.noprop.client import CAPACITY
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.strategies.alignment.strategy import AlignmentStrategy
 from atoll.strategies.layerwise.assignment import deal_layers
 
 logger = logging.getLogger("atoll")
@@ -23,6 +24,44 @@ logger = logging.getLogger("atoll")
 # Where the shared part's strategy is, beside those of layers 0 and on.
 SHARED = "shared"
 WEIGHT = "num-examples"
+
+
+class LayerStrategies:
+    """A strategy a layer: copies of one, each with a state of its own.
+
+    Parameters
+    ----------
+    pattern : FedAvg
+        What is copied.
+    """
+
+    def __init__(self, pattern: FedAvg) -> None:
+        self._pattern = pattern
+        self._by_name: dict[str, FedAvg] = {}
+
+    def of(self, layer: int | None) -> FedAvg:
+        """Return a layer's strategy, or with None that of the shared part."""
+        return self._named(SHARED if layer is None else str(layer))
+
+    def _named(self, name: str) -> FedAvg:
+        if name not in self._by_name:
+            own = copy.deepcopy(self._pattern)
+            # Clients are sampled once for all layers, and not by these.
+            own.fraction_train, own.fraction_evaluate = 0.0, 0.0
+            self._by_name[name] = own
+        return self._by_name[name]
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Return each strategy's attributes; callables are part of its code."""
+        return {
+            name: {key: value for key, value in vars(own).items() if not callable(value)}
+            for name, own in self._by_name.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from a checkpoint."""
+        for name, attributes in state.items():
+            vars(self._named(name)).update(attributes)
 
 
 class Layerwise(FedAvg):
@@ -62,6 +101,11 @@ class Layerwise(FedAvg):
                 f"strategy.strategy: a {type(strategy).__name__} does not average; expected a "
                 "strategy derived from FedAvg"
             )
+        if isinstance(strategy, Layerwise | AlignmentStrategy):
+            raise InvalidExperimentError(
+                f"strategy.strategy: {type(strategy).__name__} looks at the whole model; expected "
+                "FedAvg, FedProx, FedAdam or another that averages arrays by themselves"
+            )
         super().__init__(
             fraction_train=fraction_train,
             fraction_evaluate=fraction_evaluate,
@@ -69,10 +113,8 @@ class Layerwise(FedAvg):
             min_evaluate_nodes=min_evaluate_nodes,
             min_available_nodes=min_available_nodes,
         )
-        self.strategy = strategy or FedAvg()
+        self.strategies = LayerStrategies(strategy or FedAvg())
         self.layers_per_client = layers_per_client
-        # One a layer, by its number, and the shared part's.
-        self.strategies: dict[str, FedAvg] = {}
         self.capacities: dict[int, int] = {}
         self.dealt: list[int] = []
         self.versions: list[int] = []
@@ -86,12 +128,14 @@ class Layerwise(FedAvg):
         """Deal layers to the sampled clients."""
         self._broadcast = arrays
         by_layer = keys_by_layer(arrays)
-        self._make_strategies(arrays, by_layer)
+        if not self.versions:
+            layers = sum(layer is not None for layer in by_layer)
+            self.versions, self.dealt = [0] * layers, [0] * layers
         sampled = self._sampled(super().configure_train(server_round, arrays, config, grid))
-        for name, keys in self._names(by_layer):
+        for layer, keys in by_layer.items():
             # Tells a layer's strategy the round's arrays, and lets it say what clients are to know.
             own = array_record({key: arrays[key] for key in keys})
-            list(self.strategies[name].configure_train(server_round, own, config, grid))
+            list(self.strategies.of(layer).configure_train(server_round, own, config, grid))
         config["server-round"] = server_round
         self._ask_capacities(sampled, config, grid)
         layers = len(self.versions)
@@ -114,27 +158,6 @@ class Layerwise(FedAvg):
     def _sampled(self, messages: Iterable[Message]) -> list[int]:
         """Return the nodes that may be asked to train."""
         return [message.metadata.dst_node_id for message in messages]
-
-    def _make_strategies(
-        self, arrays: ArrayRecord, by_layer: Mapping[int | None, Sequence[str]]
-    ) -> None:
-        if self.versions:
-            return
-        layers = sorted(layer for layer in by_layer if layer is not None)
-        self.versions, self.dealt = [0] * len(layers), [0] * len(layers)
-        self._fill_strategies(len(layers))
-
-    def _fill_strategies(self, layers: int) -> None:
-        for name in [*map(str, range(layers)), SHARED]:
-            own = copy.deepcopy(self.strategy)
-            # Clients are sampled here, once for all layers.
-            own.fraction_train, own.fraction_evaluate = 0.0, 0.0
-            self.strategies[name] = own
-
-    def _names(
-        self, by_layer: Mapping[int | None, Sequence[str]]
-    ) -> list[tuple[str, Sequence[str]]]:
-        return [(_name(layer), keys) for layer, keys in by_layer.items()]
 
     def _ask_capacities(self, nodes: Sequence[int], config: ConfigRecord, grid: Grid) -> None:
         """Ask nodes that have not said it yet how many layers their memory holds."""
@@ -181,7 +204,7 @@ class Layerwise(FedAvg):
         self, server_round: int, layer: int | None, replies: list[Message]
     ) -> dict[str, Any]:
         """Return a layer's new arrays."""
-        changed, _ = self.strategies[_name(layer)].aggregate_train(server_round, replies)
+        changed, _ = self.strategies.of(layer).aggregate_train(server_round, replies)
         if changed is None:
             return {}
         if layer is not None:
@@ -200,18 +223,6 @@ class Layerwise(FedAvg):
                 "layer_clients": counts,
             }
         )
-
-    # --- checkpoints ---------------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "versions" and value and not self.strategies:
-            # Restored from a checkpoint: the layers' strategies must be there to be restored too.
-            self._fill_strategies(len(value))
-        super().__setattr__(name, value)
-
-
-def _name(layer: int | None) -> str:
-    return SHARED if layer is None else str(layer)
 
 
 def _order(item: tuple[int | None, Any]) -> int:

@@ -39,13 +39,13 @@ class InProcessPool:
 def experiment(**sections: Any) -> Experiment:
     tables: dict[str, Any] = {
         "run": {"rounds": 2, "seed": 3},
-        "data": {"dataset": "digits", "clients": 1, "train_examples": 256, "test_examples": 64},
+        "data": {"dataset": "digits", "clients": 1, "train_examples": 480, "test_examples": 100},
         "model": {"name": "noprop-dt", "block": "small", "steps": 3, "mean_of": 2},
         "client": {
             "optimizer": "adamw",
             "learning_rate": 0.002,
             "weight_decay": 0.001,
-            "batch_size": 64,
+            "batch_size": 16,
         },
         "layers": {},
         "log": {"progress": False},
