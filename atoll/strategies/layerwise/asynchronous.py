@@ -157,7 +157,7 @@ class AsynchronousLayerwise(Layerwise):
                 continue
             layer = layer_of(next(iter(waiting[0]["change"])))
             replies = [self._reply(update, layer, broadcast) for update in waiting]
-            arrays |= self._update(server_round, layer, replies)
+            arrays |= self._update(server_round, layer, replies, broadcast)
             if layer is not None:
                 counts[layer] = len(waiting)
             del self.buffers[name]
@@ -168,7 +168,7 @@ class AsynchronousLayerwise(Layerwise):
         age = 0 if layer is None else self.versions[layer] - update["versions"][layer]
         weight = self.staleness_weight(age)
         moved = {
-            key: to_array(np.asarray(view(now[key]) + weight * view(change), now[key].dtype))
+            key: to_array(np.asarray(view(now[key]) + weight * view(change)))
             for key, change in update["change"].items()
         }
         content = RecordDict(

@@ -8,11 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from atoll.clients.arrays import array_record
+from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.noprop.arrays import keys_by_layer
 from atoll.clients.noprop.client import CAPACITY
 from atoll.errors import EngineError, InvalidExperimentError
@@ -24,6 +32,8 @@ logger = logging.getLogger("atoll")
 # Where the shared part's strategy is, beside those of layers 0 and on.
 SHARED = "shared"
 WEIGHT = "num-examples"
+# BatchNorm's buffers, which are averaged whatever a layer's strategy does with parameters.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class LayerStrategies:
@@ -134,7 +144,7 @@ class Layerwise(FedAvg):
         sampled = self._sampled(super().configure_train(server_round, arrays, config, grid))
         for layer, keys in by_layer.items():
             # Tells a layer's strategy the round's arrays, and lets it say what clients are to know.
-            own = array_record({key: arrays[key] for key in keys})
+            own = array_record({key: arrays[key] for key in keys if not _is_statistic(key)})
             list(self.strategies.of(layer).configure_train(server_round, own, config, grid))
         config["server-round"] = server_round
         self._ask_capacities(sampled, config, grid)
@@ -197,19 +207,33 @@ class Layerwise(FedAvg):
             if layer is not None:
                 counts.append(len(own))
             if own:
-                arrays |= self._update(server_round, layer, own)
+                arrays |= self._update(server_round, layer, own, broadcast)
         return array_record(arrays), self._metrics(replies, counts)
 
     def _update(
-        self, server_round: int, layer: int | None, replies: list[Message]
+        self,
+        server_round: int,
+        layer: int | None,
+        replies: list[Message],
+        broadcast: ArrayRecord,
     ) -> dict[str, Any]:
-        """Return a layer's new arrays."""
-        changed, _ = self.strategies.of(layer).aggregate_train(server_round, replies)
+        """Return a layer's new arrays, of the types that it had."""
+        keys = list(_arrays(replies[0]))
+        trained = [key for key in keys if not _is_statistic(key)]
+        parts = [_part(reply, trained) for reply in replies]
+        changed, _ = self.strategies.of(layer).aggregate_train(server_round, parts)
         if changed is None:
             return {}
         if layer is not None:
             self.versions[layer] += 1
-        return dict(changed)
+        arrays = dict(changed)
+        if len(trained) < len(keys):
+            # A server's optimiser could make a variance negative; a mean cannot.
+            statistics = [key for key in keys if _is_statistic(key)]
+            parts = [_part(reply, statistics) for reply in replies]
+            mean, _ = FedAvg().aggregate_train(server_round, parts)
+            arrays |= mean or {}
+        return {key: _like(array, broadcast[key]) for key, array in arrays.items()}
 
     def _metrics(self, replies: Sequence[Message], counts: list[int]) -> MetricRecord:
         rows = [_metrics_of(reply) for reply in replies]
@@ -223,6 +247,17 @@ class Layerwise(FedAvg):
                 "layer_clients": counts,
             }
         )
+
+
+def _is_statistic(key: str) -> bool:
+    return key.rpartition(".")[2] in STATISTICS
+
+
+def _like(array: Array, before: Array) -> Array:
+    """Return an array in the dtype that it had: means of counters are floats."""
+    values, dtype = view(array), np.dtype(before.dtype)
+    rounded = np.rint(values) if dtype.kind in "iu" else values
+    return to_array(np.asarray(rounded, dtype))
 
 
 def _order(item: tuple[int | None, Any]) -> int:

@@ -70,7 +70,7 @@ def test_a_block_that_saw_z_t_in_training_fails_in_stochastic_inference(
             return sound(target, made.levels[place], generator)
 
         monkeypatch.setattr(objectives, "noised", at_a_later_level)
-        network = network_of(made, *trained(made, 600, 8))
+        network = network_of(made, *trained(made, 480, 6))
         done = evaluate(network, test, test.test, np.arange(300))
         runs = done.other_ways["stochastic_runs"] / done.examples
         found.append((done.accuracy, float(runs.mean())))
