@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from layer_runs import InProcessPool, experiment, hashes, run_here
+from rich.console import Console
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.federation import check
 from atoll.platform.layers.messages import counted_messages
 from atoll.platform.layers.run import network_arrays
+from atoll.platform.observers import RunInfo
+from atoll.platform.progress import ConsoleProgress
 
 BLOCKS = ["block-01", "block-02", "block-03"]
 
@@ -137,7 +141,7 @@ def test_a_head_that_fails_leaves_the_nearest_embedding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["noprop-ct", "noprop-fm"])
 def test_continuous_variants_run_with_a_network_an_interval(tmp_path: Path, name: str) -> None:
-    tables = experiment(run={"rounds": 12}).to_dict()
+    tables = experiment(run={"rounds": 8}).to_dict()
     tables["model"] = {"name": name, "block": "small", "steps": 10, "blocks": 2, "mean_of": 2}
     result = run_here(tmp_path, type(experiment()).from_dict(tables))
     assert result["metrics"]["server_accuracy"] > 0.5
@@ -182,3 +186,14 @@ def test_bad_input_is_refused_with_its_key(sections, message: str) -> None:
 def test_an_embedding_of_the_wrong_width_is_refused(tmp_path: Path, dimension: int) -> None:
     with pytest.raises(InvalidExperimentError, match=f"model.dimension = {dimension}"):
         run_here(tmp_path, experiment(model={"embedding": "one-hot", "dimension": dimension}))
+
+
+def test_a_terminal_has_a_bar_for_each_layer(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    progress = ConsoleProgress(Console(file=shown, force_terminal=True, width=120))
+    run = RunInfo("small", tmp_path, 2, 1, 1, 3, 9, "noprop-dt", members="layers")
+    progress.on_start(run)
+    progress.on_part("block-02", 1, 2)
+    progress.close()
+    assert "3 layers" in shown.getvalue()
+    assert "block-02" in shown.getvalue()
