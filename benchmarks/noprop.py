@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from atoll.clients.noprop.training import train_epoch
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.platform.experiment import Experiment
 from atoll.platform.federation import prepare, run
+from atoll.platform.layers.process_memory import peak_memory
 
 CLIENT = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-3, "batch_size": 128}
 
@@ -106,7 +106,7 @@ def _peak_of(name: str | None, arguments: argparse.Namespace) -> int:
             learning_rate=1e-3,
             generator=torch.Generator().manual_seed(0),
         )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
 
 
 def step(arguments: argparse.Namespace) -> None:

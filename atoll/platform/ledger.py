@@ -178,8 +178,10 @@ class Ledger:
     def on_round(self, record: RoundRecord) -> None:
         """Add a round."""
         if record.clients:
+            nothing = [None] * len(record.clients["round"])
             columns = [
-                pa.array(record.clients[field.name], type=field.type) for field in CLIENT_SCHEMA
+                pa.array(record.clients.get(field.name, nothing), type=field.type)
+                for field in CLIENT_SCHEMA
             ]
             self._clients.append(pa.table(columns, schema=CLIENT_SCHEMA))
         self._rounds.append(pa.table({key: [v] for key, v in _round_row(record).items()}))

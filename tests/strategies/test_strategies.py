@@ -8,6 +8,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 from atoll.errors import InvalidExperimentError
 from atoll.strategies import FLOWER_STRATEGIES, STRATEGIES, build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
+from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
 
 WRAPPED = {"noise_multiplier": 0.5, "num_sampled_clients": 10, "strategy": {"name": "FedMedian"}}
 NEEDED = {
@@ -22,7 +23,7 @@ NEEDED = {
 
 def test_there_are_eighteen_of_flower_and_ours() -> None:
     assert len(FLOWER_STRATEGIES) == 18
-    assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ALIGNMENT_STRATEGIES}
+    assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ALIGNMENT_STRATEGIES, *LAYERWISE_STRATEGIES}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -26,10 +25,8 @@ from atoll.clients.noprop.training import EpochResult, train_epoch
 from atoll.clients.schedules import learning_rate_at
 from atoll.platform.layers.messages import counted_messages
 from atoll.platform.layers.part_files import SHARED, PartFiles, PartState
+from atoll.platform.layers.process_memory import forget_peak, peak_memory
 from atoll.randomness import derive_seed, seed_everything
-
-PEAK = Path("/proc/self/clear_refs")
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def _train_one_epoch(
     spec: ClientSpec, files: PartFiles, name: str, state: PartState | None
 ) -> PartState:
     began = time.perf_counter()
-    _forget_peak()
+    forget_peak()
     dataset, design, indices = _opened(spec)
     epoch = 1 if state is None else state.epoch + 1
     shared = load_shared_part(design, files, shared_epoch_before(design, epoch)).to(spec.device)
@@ -149,7 +146,7 @@ def _train_one_epoch(
         examples=result.examples,
         steps=result.steps,
         seconds=time.perf_counter() - began,
-        peak_memory=_peak(),
+        peak_memory=peak_memory(),
         messages=count.messages,
         process=os.getpid(),
     )
@@ -208,20 +205,3 @@ def load_shared_part(design: Design, files: PartFiles, epoch: int) -> SharedPart
     shared = design.make_shared_part()
     shared.load_state_dict(files.read(SHARED, epoch).module)
     return shared
-
-
-def _forget_peak() -> None:
-    """Let the kernel measure this process's largest size anew, where it can."""
-    try:
-        PEAK.write_text("5")
-    except OSError:
-        return
-
-
-def _peak() -> int:
-    try:
-        lines = STATUS.read_text().splitlines()
-        line = next(line for line in lines if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
