@@ -13,6 +13,7 @@ from atoll.clients.local_clients import clients_of
 from atoll.clients.messages import metrics_of, partition_of
 from atoll.clients.mods import find_mods
 from atoll.clients.moments.messages import MOMENTS, TrainingTerms
+from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.weighted_sum import WeightedSum
 
 
@@ -86,6 +87,10 @@ class FederatedClientApp(ClientApp):
         return summed.total, [metrics_of(result) for result in summed.results], seconds
 
 
-def make_client_app(spec: ClientSpec) -> FederatedClientApp:
+def make_client_app(spec: ClientSpec) -> ClientApp:
     """Return the ClientApp of a federation."""
+    if is_noprop(spec.model):
+        from atoll.clients.noprop.client import make_noprop_app
+
+        return make_noprop_app(spec)
     return FederatedClientApp(spec)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from atoll.clients.data.domains import TestSets
 from atoll.clients.data.store import ImageDataset, Split
@@ -18,6 +19,8 @@ from atoll.clients.data.tensors import to_tensor
 from atoll.clients.losses import losses_of, predictions_of
 
 BATCH = 512
+# The way of inference that the metrics "accuracy" and "loss" are of.
+MAIN = "mean"
 
 Metrics = dict[str, int | float | list[int] | list[float]]
 
@@ -32,17 +35,22 @@ class Evaluation:
         Per class: examples classified rightly, and examples.
     loss_sum : float
         The sum of the cross-entropy over the examples.
+    other_ways : dict[str, NDArray[int64]]
+        Examples classified rightly by the model's other ways of inference, where it has any: a
+        number a way, or one for each of several runs.
     """
 
     correct: NDArray[np.int64]
     counts: NDArray[np.int64]
     loss_sum: float
+    other_ways: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(
             self.correct + other.correct,
             self.counts + other.counts,
             self.loss_sum + other.loss_sum,
+            {name: right + other.other_ways[name] for name, right in self.other_ways.items()},
         )
 
     @property
@@ -66,6 +74,11 @@ class Evaluation:
         shares = self.correct / np.maximum(1, self.counts)
         return [float(share) for share in shares]
 
+    def metrics_of_other_ways(self) -> Metrics:
+        """Return ``NAME_accuracy`` of other ways of inference, a list where there are several."""
+        shares = {name: right / max(1, self.examples) for name, right in self.other_ways.items()}
+        return {f"{name}_accuracy": share.tolist() for name, share in shares.items()}
+
 
 def evaluate(
     model: nn.Module,
@@ -82,20 +95,46 @@ def evaluate(
         Summed over batches of 512, in order.
     """
     model.eval()
-    classes = len(dataset.classes)
-    correct, counts = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    loss_sum = 0.0
+    done = []
     with torch.no_grad():
         for start in range(0, len(indices), BATCH):
             chosen = indices[start : start + BATCH]
             images = to_tensor(split.images[chosen], dataset.mean, dataset.std).to(device)
-            labels = torch.from_numpy(split.labels[chosen])
-            logits = model(images).cpu()
-            is_right = (predictions_of(logits) == labels).numpy()
-            counts += np.bincount(labels.numpy(), minlength=classes)
-            correct += np.bincount(labels.numpy()[is_right], minlength=classes)
-            loss_sum += float(losses_of(logits.double(), labels).sum())
-    return Evaluation(correct, counts, loss_sum)
+            inferences: Any = getattr(model, "inferences", None)
+            if inferences is None:
+                ways = {MAIN: model(images)}
+            else:
+                ways = inferences(images, int(chosen[0]))
+            done.append(count(ways, split.labels[chosen], len(dataset.classes)))
+    nothing = np.zeros(len(dataset.classes), np.int64)
+    return reduce(add, done) if done else Evaluation(nothing, nothing, 0.0)
+
+
+def count(ways: Mapping[str, Tensor], labels: NDArray[np.int64], classes: int) -> Evaluation:
+    """Return how many examples are classified rightly.
+
+    Parameters
+    ----------
+    ways : Mapping[str, Tensor]
+        Logits by way of inference, shape (n, outputs) or (runs, n, outputs); "mean" is the main
+        one.
+    labels : NDArray[int64]
+        Shape (n,).
+    classes : int
+        How many classes there are.
+    """
+    wanted, logits = torch.from_numpy(labels), ways[MAIN].cpu()
+    is_right = (predictions_of(logits) == wanted).numpy()
+    return Evaluation(
+        correct=np.bincount(labels[is_right], minlength=classes),
+        counts=np.bincount(labels, minlength=classes),
+        loss_sum=float(losses_of(logits.double(), wanted).sum()),
+        other_ways={
+            name: np.asarray((predictions_of(other.cpu()) == wanted).sum(-1).numpy())
+            for name, other in ways.items()
+            if name != MAIN
+        },
+    )
 
 
 def metrics_by_domain(sets: TestSets, evaluations: Sequence[Evaluation]) -> Metrics:
@@ -122,6 +161,7 @@ def metrics_by_domain(sets: TestSets, evaluations: Sequence[Evaluation]) -> Metr
         "accuracy": total.accuracy,
         "loss": total.loss,
         "per_class_accuracy": total.per_class_accuracy,
+        **total.metrics_of_other_ways(),
     }
     if sets.validation:
         own = [by_name[name] for name in sets.validation]

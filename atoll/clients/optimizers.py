@@ -1,4 +1,4 @@
-"""SGD and Adam on lists of tensors, with the semantics of ``torch.optim``.
+"""SGD, Adam and AdamW on lists of tensors, with the semantics of ``torch.optim``.
 
 A client's optimiser lives for a handful of steps, so constructing one from ``torch.optim`` would
 cost as much as a step. These have no parameter groups, hooks or profiling, and work on stacked
@@ -80,22 +80,34 @@ class SGD:
 class Adam:
     """As ``torch.optim.Adam(lr, weight_decay=...)`` with its default betas and epsilon.
 
+    Parameters
+    ----------
+    learning_rate, weight_decay : float
+        Of the optimiser.
+    decoupled : bool
+        Whether weights decay by themselves and not through the gradient: ``torch.optim.AdamW``.
+
     Attributes
     ----------
     learning_rate : float
         May be changed between steps.
     """
 
-    def __init__(self, learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self, learning_rate: float, weight_decay: float, *, decoupled: bool = False
+    ) -> None:
         self.learning_rate = learning_rate
         self._weight_decay = weight_decay
+        self._decoupled = decoupled
         self._steps = 0
         self._first: list[Tensor] = []
         self._second: list[Tensor] = []
 
     def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Take one step."""
-        if self._weight_decay:
+        if self._weight_decay and self._decoupled:
+            torch._foreach_mul_(parameters, 1 - self.learning_rate * self._weight_decay)
+        elif self._weight_decay:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=self._weight_decay))
         if not self._first:
             self._first = [torch.zeros_like(parameter) for parameter in parameters]
@@ -127,6 +139,7 @@ class Adam:
 
 def local_optimizer(settings: ClientSettings, learning_rate: float) -> LocalOptimizer:
     """Return a client's optimiser, with no state yet."""
-    if settings.optimizer == "adam":
-        return Adam(learning_rate, settings.weight_decay)
+    if settings.optimizer in ("adam", "adamw"):
+        decoupled = settings.optimizer == "adamw"
+        return Adam(learning_rate, settings.weight_decay, decoupled=decoupled)
     return SGD(learning_rate, settings.momentum, settings.weight_decay)

@@ -99,9 +99,13 @@ class ClientSettings(Section):
     """``[client]``: local training and evaluation.
 
     ``mods`` are the outermost first, each a name or a table with a name and arguments.
+
+    ``memory_mb`` is what clients declare to have for training, in units of 1e6 bytes: client ``i``
+    has entry ``i`` of the list, which is repeated. Layerwise strategies give each as many layers as
+    fit.
     """
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -114,3 +118,4 @@ class ClientSettings(Section):
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[float, Field(gt=0.0)] | None = None
     mods: Annotated[tuple[str | ModSettings, ...], Field(strict=False)] = ()
+    memory_mb: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(strict=False)] = ()

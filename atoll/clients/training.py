@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -236,6 +237,14 @@ class UpdateRule:
         self._per_client = per_client
         self._optimizer = local_optimizer(settings, learning_rate)
         self._start = [p.clone() for p in self.parameters] if self._mu else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimiser's state."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from an optimiser's state."""
+        self._optimizer.load_state_dict(state)
 
     def keep_first(self, count: int) -> None:
         """From now on, change the first ``count`` of the stacked clients only."""

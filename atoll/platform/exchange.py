@@ -157,6 +157,7 @@ class Outcome:
     state: bytes | None = None
     captured: PackedRecords | None = None
     bytes_up: int = 0
+    bytes_down: int = 0
 
     def fail(self, reason: str, code: int, details: str | None = None) -> None:
         """Turn this into an error; nothing of the reply is kept."""

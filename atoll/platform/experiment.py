@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import ConfigDict, Field, ValidationError
 
+from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.settings import (
     ClientSettings,
     DataSettings,
@@ -77,6 +78,26 @@ class RaySettings(Section):
     chunk_size: Literal["auto"] | PositiveInt = "auto"
 
 
+class LayersSettings(Section):
+    """``[layers]``: train a NoProp network's blocks where the data are, each by itself.
+
+    Its presence makes the experiment a layer run: a round is an epoch of every part, and there is
+    no ``[strategy]``.
+
+    Attributes
+    ----------
+    baselines : tuple[str, ...]
+        What is trained beside the blocks, to compare with.
+    inference : "process", "features" or "pipeline"
+        How evaluation goes through the blocks: a worker has them all; workers compute what each
+        block needs of the images, and then one has the rest; or the latents go from one worker to
+        the next. All give the same bits.
+    """
+
+    baselines: Annotated[tuple[Literal["chain", "cnn", "ensemble"], ...], Field(strict=False)] = ()
+    inference: Literal["process", "features", "pipeline"] = "process"
+
+
 class LogSettings(Section):
     """``[log]``: what is shown and written beside the ledger."""
 
@@ -100,6 +121,7 @@ class Experiment(Section):
     model: ModelSettings = ModelSettings()
     client: ClientSettings = ClientSettings()
     strategy: StrategySettings = StrategySettings()
+    layers: LayersSettings | None = None
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
     capture: CaptureSettings | None = None
@@ -245,6 +267,8 @@ def _impossible(experiment: Experiment) -> list[str]:
         value = strategy.arguments.get(key)
         if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
             problems.append(f"strategy.{key} = {value}: expected a number from 0 to 1")
+    if experiment.layers is not None:
+        problems += _impossible_in_a_layer_run(experiment, experiment.layers)
     stopping = experiment.run.early_stopping
     if stopping is not None and stopping.patience is None and stopping.target is None:
         problems.append("run.early_stopping: expected patience or target to be set")
@@ -270,6 +294,38 @@ def _cannot_be_captured(capture: CaptureSettings, clients: int, rounds: int) -> 
                 f"capture.{key} = {list(values)}: there is no {beyond[0]} (with {name} = {last}); "
                 f"expected numbers from 1 to {last}"
             )
+    return problems
+
+
+def _impossible_in_a_layer_run(experiment: Experiment, layers: LayersSettings) -> list[str]:
+    """Return what cannot be in an experiment with ``[layers]``."""
+    problems = []
+    model, client = experiment.model, experiment.client
+    if not is_noprop(model):
+        problems.append(
+            f"model.name = {model.name!r}: its layers cannot be trained apart; expected "
+            "'noprop-dt', 'noprop-ct' or 'noprop-fm' with [layers]"
+        )
+    if experiment.strategy != StrategySettings():
+        problems.append(
+            f"strategy.name = {experiment.strategy.name!r}: with [layers] there is no federation; "
+            "expected one of the two sections"
+        )
+    if experiment.data.clients != 1:
+        problems.append(
+            f"data.clients = {experiment.data.clients}: with [layers] all data are in one place; "
+            "expected 1"
+        )
+    if client.proximal_mu or client.mods or client.memory_mb:
+        problems.append(
+            "client.proximal_mu, client.mods and client.memory_mb: are of a federation; expected "
+            "none of them with [layers]"
+        )
+    if "ensemble" in layers.baselines and model.name.casefold() != "noprop-dt":
+        problems.append(
+            "layers.baselines has 'ensemble': it is of as many first blocks as NoProp-DT has "
+            f"blocks; expected 'chain' and 'cnn' with model.name = {model.name!r}"
+        )
     return problems
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from atoll.clients.data.partition import Partition
     from atoll.clients.data.store import ImageDataset
     from atoll.platform.capture import CaptureRecorder
+    from atoll.platform.cluster import Cluster
     from atoll.platform.grid import RayGrid
 
 logger = logging.getLogger("atoll")
@@ -87,6 +88,7 @@ def prepare(experiment: Experiment) -> Federation:
     from atoll.randomness import derive_seed
     from atoll.strategies import build_strategy
     from atoll.strategies.alignment.checks import check_federation
+    from atoll.strategies.layerwise.checks import check_layerwise
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
@@ -110,6 +112,8 @@ def prepare(experiment: Experiment) -> Federation:
     check_federation(strategy, model, dataset, partition)
     client = with_references(experiment.client)
     check_mods(client.mods, model)
+    if experiment.layers is None:
+        check_layerwise(strategy, experiment.model, experiment.client, model, data.clients)
     spec = ClientSpec(
         dataset=dataset.directory,
         partition=partition.directory,
@@ -195,7 +199,12 @@ def _finished(directory: Path) -> RunResult | None:
     checkpoint = CheckpointStore(directory / "checkpoints").latest()
     if checkpoint is None or checkpoint.server_round != summary["rounds"]:
         return None
-    return RunResult(directory, checkpoint.arrays, summary["metrics"], summary)
+    arrays = checkpoint.arrays
+    if "failed_layers" in summary:
+        from atoll.platform.layers.run import network_arrays
+
+        arrays = network_arrays(directory)
+    return RunResult(directory, arrays, summary["metrics"], summary)
 
 
 def _no_observers(directory: Path) -> list[Observer]:
@@ -210,6 +219,8 @@ def _run(
     callbacks: Sequence[Callback],
 ) -> RunResult:
     settings = experiment.run
+    if experiment.layers is not None:
+        return _run_layers(experiment, directory, is_new, observers, callbacks)
     with _StartedCluster(experiment) as cluster:
         federation = prepare(experiment)
         with cluster.grid(federation) as grid, terminated_as_interrupt():
@@ -223,6 +234,35 @@ def _run(
                 _write_partition(directory, federation, experiment.data.held_out)
                 arrays = _run_rounds(experiment, federation, grid, session, callbacks)
                 summary = session.finish(arrays, vectorized=vars(grid.vectorization))
+    return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+def _run_layers(
+    experiment: Experiment,
+    directory: Path,
+    is_new: bool,
+    observers: Observers,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    from atoll.platform.layers.run import LayerRun, start_workers
+
+    with _StartedCluster(experiment) as cluster, terminated_as_interrupt():
+        federation = prepare(experiment)
+        session = Session(
+            directory,
+            experiment.to_dict() if is_new else None,
+            keep_checkpoints=experiment.run.keep_checkpoints,
+            observers=partial(_all_observers, experiment, observers),
+        )
+        with session:
+            _write_partition(directory, federation, experiment.data.held_out)
+            layers = LayerRun(experiment, federation, session, callbacks)
+            pool = start_workers(cluster.connection, experiment.ray)
+            try:
+                arrays = layers.run(pool)
+            finally:
+                pool.close()
+            summary = session.finish(arrays, **layers.facts())
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
@@ -244,6 +284,12 @@ class _StartedCluster:
 
         return Cluster(self._experiment.ray.address)
 
+    @property
+    def connection(self) -> Cluster:
+        """The connection, once Ray has started."""
+        connected: Cluster = self._cluster.result()
+        return connected
+
     def grid(self, federation: Federation) -> RayGrid:
         """Return the grid, on the cluster that was started."""
         from atoll.clients.app import make_client_app
@@ -264,7 +310,7 @@ class _StartedCluster:
             client_timeout=experiment.client.timeout,
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,
-            cluster=self._cluster.result(),
+            cluster=self.connection,
         )
 
     def __exit__(self, *exception: object) -> None:
@@ -399,6 +445,7 @@ def check(experiment: Experiment) -> None:
     from atoll.clients.data.partition import check_partitioner
     from atoll.clients.models import MODELS
     from atoll.clients.mods import find_mods
+    from atoll.clients.noprop.settings import is_noprop, parse_model
     from atoll.platform.mods import MODS
     from atoll.strategies import build_strategy
     from atoll.strategies.secure_aggregation import SecAggPlus
@@ -413,6 +460,8 @@ def check(experiment: Experiment) -> None:
     _check_secure_aggregation(experiment, is_secure=isinstance(strategy, SecAggPlus))
     MODELS.check(experiment.model.name, "model.name")
     check_order(find_mods(experiment.client.mods, MODS))
+    if is_noprop(experiment.model):
+        parse_model(experiment.model)
     check_partitioner(experiment.data.partition.name)
     check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():

@@ -13,12 +13,18 @@ COLORS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c")
 
 
 def all_figures(
-    rounds: pa.Table, clients: pa.Table, partition: Mapping[str, Any] | None
+    rounds: pa.Table,
+    clients: pa.Table,
+    partition: Mapping[str, Any] | None,
+    layers: pa.Table | None = None,
 ) -> list[tuple[str, Any]]:
     """Return the report's figures with their titles, those that there are data for."""
     makers: list[tuple[str, Callable[[], Any]]] = [
         ("Accuracy", lambda: _curves(rounds, "accuracy", "accuracy")),
         ("Loss", lambda: _curves(rounds, "loss", "loss")),
+        ("Accuracy by inference, and of baselines", lambda: _ways_of_inference(rounds)),
+        ("Accuracy with an exit after each layer", lambda: _exits(rounds)),
+        ("Loss of each layer", lambda: _layer_losses(layers)),
         ("Accuracy per class, last evaluation", lambda: _per_class(rounds, partition)),
         ("Clients in the last round", lambda: _client_distribution(clients)),
         ("Seconds a round", lambda: _lines({"seconds": column(rounds, "seconds")}, "s")),
@@ -79,6 +85,49 @@ def _lines(series: Mapping[str, tuple[list[Any], list[Any]]], y_title: str) -> A
 
     traces = [go.Scatter(x=x, y=y, name=name, mode="lines") for name, (x, y) in series.items()]
     return figure(traces, y_title)
+
+
+def _ways_of_inference(rounds: pa.Table) -> Any:
+    """Return the curves of several accuracies on the server, where there are several."""
+    suffix = "_accuracy"
+    names = [
+        name
+        for name in rounds.column_names
+        if name.startswith("server_")
+        and name.endswith(suffix)
+        and pa.types.is_floating(rounds.schema.field(name).type)
+    ]
+    if len(names) < 2:
+        return None
+    labels = {
+        name: name.removeprefix("server_").removesuffix(suffix).replace("_", " ") or "noise-free"
+        for name in names
+    }
+    labels["server_accuracy"] = "noise-free"
+    return _lines({labels[name]: column(rounds, name) for name in names}, "accuracy")
+
+
+def _exits(rounds: pa.Table) -> Any:
+    import plotly.graph_objects as go
+
+    name = "server_exits_accuracy"
+    found = [v for v in rounds.column(name).to_pylist() if v] if name in rounds.column_names else []
+    if not found:
+        return None
+    places = list(range(1, len(found[-1]) + 1))
+    return figure([go.Bar(x=places, y=found[-1])], "accuracy", "layers used")
+
+
+def _layer_losses(layers: pa.Table | None) -> Any:
+    if layers is None or not len(layers):
+        return None
+    series: dict[str, tuple[list[Any], list[Any]]] = {}
+    for row in layers.select(["layer", "round", "loss"]).to_pylist():
+        if row["loss"] is not None and row["layer"].startswith("block-"):
+            rounds, losses = series.setdefault(row["layer"], ([], []))
+            rounds.append(row["round"])
+            losses.append(row["loss"])
+    return _lines(dict(sorted(series.items())), "squared error") if series else None
 
 
 def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:

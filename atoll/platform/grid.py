@@ -271,6 +271,8 @@ class RayGrid(Grid):
 
     def _conclude(self, outgoing: Outgoing, exchange: Exchange, cohort: Cohort) -> list[Message]:
         outcomes, total = cohort.outcomes(), cohort.total
+        for outcome, sent in zip(outcomes, outgoing.bytes_to, strict=True):
+            outcome.bytes_down = sent
         settle_mismatches(outcomes, exchange, total, strict=self._check_replies is True)
         for outcome in outcomes:
             if outcome.status == "ok" and outcome.state is not None:

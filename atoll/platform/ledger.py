@@ -23,6 +23,7 @@ from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.observers import RoundRecord, RunInfo
 
 CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
+LAYERS = "layers.parquet"
 FLUSH_SECONDS = 1.0
 # A rewrite may take this share of the time since the one before.
 FLUSH_SHARE = 0.1
@@ -42,6 +43,10 @@ CLIENT_SCHEMA = pa.schema(
         ("accuracy", pa.float64()),
         ("epsilon", pa.float64()),
         ("seconds", pa.float64()),
+        ("bytes_down", pa.int64()),
+        ("bytes_up", pa.int64()),
+        ("layers", pa.list_(pa.int64())),
+        ("peak_memory", pa.int64()),
         ("worker", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
@@ -174,8 +179,10 @@ class Ledger:
     def on_round(self, record: RoundRecord) -> None:
         """Add a round."""
         if record.clients:
+            nothing = [None] * len(record.clients["round"])
             columns = [
-                pa.array(record.clients[field.name], type=field.type) for field in CLIENT_SCHEMA
+                pa.array(record.clients.get(field.name, nothing), type=field.type)
+                for field in CLIENT_SCHEMA
             ]
             self._clients.append(pa.table(columns, schema=CLIENT_SCHEMA))
         self._rounds.append(pa.table({key: [v] for key, v in _round_row(record).items()}))

@@ -34,6 +34,8 @@ class RunInfo:
         The strategy's class.
     notes : Sequence[str]
         What the engine decided, a line each.
+    members : str
+        What ``clients`` counts: "clients", or "layers".
     """
 
     name: str
@@ -45,6 +47,7 @@ class RunInfo:
     parameters: int
     strategy: str
     notes: Sequence[str] = ()
+    members: str = "clients"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class RoundRecord:
         Bytes of arrays sent to and by clients.
     clients : dict[str, list]
         Columns with a row per client: round, phase, node_id, partition, domain, examples, loss,
-        accuracy, seconds, worker, status, reason.
+        accuracy, seconds, bytes_down, bytes_up, layers, peak_memory, worker, status, reason.
     """
 
     server_round: int

@@ -93,8 +93,13 @@ class Outgoing:
     @property
     def bytes_down(self) -> int:
         """Bytes of arrays that go out, counted once a client."""
+        return sum(self.bytes_to)
+
+    @property
+    def bytes_to(self) -> list[int]:
+        """Bytes of arrays that go to each client, in the order of the requests."""
         sizes = [self.contents[envelope.content].array_bytes for envelope in self.envelopes]
-        return sum(sizes[envelope] for envelope in self._envelope_of)
+        return [sizes[envelope] for envelope in self._envelope_of]
 
     @property
     def is_large(self) -> bool:

@@ -33,13 +33,15 @@ class ConsoleProgress:
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = float("-inf")
-        self._clients: tuple[str, int, int] = ("", 0, 0)
+        self._parts: dict[str, Any] = {}
+        self._members = "clients"
 
     def on_start(self, run: RunInfo) -> None:
         """Say what begins."""
+        self._members = run.members
         going_on = f", going on from round {run.first_round}" if run.first_round > 1 else ""
         self._console.print(
-            f"[bold]{run.name}[/bold]: {run.strategy}, {run.clients:,} clients, "
+            f"[bold]{run.name}[/bold]: {run.strategy}, {run.clients:,} {run.members}, "
             f"{run.parameters:,} parameters, {run.num_rounds} rounds{going_on}, "
             f"{run.workers} {'worker' if run.workers == 1 else 'workers'} -> {run.directory}"
         )
@@ -47,7 +49,7 @@ class ConsoleProgress:
             self._console.print(f"  {note}", style="dim")
         if self._live and self._console.is_terminal and run.first_round <= run.num_rounds:
             self._progress = Progress(
-                TextColumn("round"),
+                TextColumn("{task.description}"),
                 MofNCompleteColumn(),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[figures]}"),
@@ -55,7 +57,7 @@ class ConsoleProgress:
                 console=self._console,
             )
             self._task = self._progress.add_task(
-                "", total=run.num_rounds, completed=run.first_round - 1, figures=""
+                "round", total=run.num_rounds, completed=run.first_round - 1, figures=""
             )
             self._progress.start()
 
@@ -64,9 +66,17 @@ class ConsoleProgress:
         if self._progress is not None:
             self._progress.update(self._task, figures=f"{kind}: {ended} of {of} clients")
 
+    def on_part(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Show how far a part is that goes at its own pace: a bar each, above the rounds'."""
+        if self._progress is None:
+            return
+        if name not in self._parts:
+            self._parts[name] = self._progress.add_task(name, total=num_rounds, figures="")
+        self._progress.update(self._parts[name], completed=server_round)
+
     def on_round(self, record: RoundRecord) -> None:
         """Show a round."""
-        figures = _figures(record)
+        figures = _figures(record, self._members)
         if self._progress is not None:
             self._progress.update(self._task, completed=record.server_round, figures=figures)
             return
@@ -84,7 +94,10 @@ class ConsoleProgress:
         for key, value in result["metrics"].items():
             if isinstance(value, int | float):
                 table.add_row(key.replace("_", " "), f"{value:.4f}")
-        table.add_row("client errors", str(result.get("errors", 0)))
+        if "failed_layers" in result:
+            table.add_row("failed layers", ", ".join(result["failed_layers"]) or "none")
+        else:
+            table.add_row("client errors", str(result.get("errors", 0)))
         table.add_row("seconds", f"{result['wall_seconds']:.1f}")
         table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
         self._console.print(table)
@@ -98,7 +111,7 @@ class ConsoleProgress:
             self._progress = None
 
 
-def _figures(record: RoundRecord) -> str:
+def _figures(record: RoundRecord, members: str) -> str:
     shown = []
     for group, metrics in (
         ("server", record.server_metrics),
@@ -110,6 +123,6 @@ def _figures(record: RoundRecord) -> str:
             if isinstance(value, int | float):
                 shown.append(f"{group} {name} {value:.4f}")
     failed = f", {record.errors} failed" if record.errors else ""
-    shown.append(f"{record.replies}/{record.cohort} clients{failed}")
+    shown.append(f"{record.replies}/{record.cohort} {members}{failed}")
     shown.append(f"{record.seconds:.2f} s")
     return "  ".join(shown)

@@ -73,6 +73,10 @@ def _client_columns(
         "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
         "epsilon": [_named(o.metrics, "epsilon") for _, o in rows],
         "seconds": [o.seconds for _, o in rows],
+        "bytes_down": [o.bytes_down for _, o in rows],
+        "bytes_up": [o.bytes_up for _, o in rows],
+        "layers": [_numbers(o.metrics, "layers") for _, o in rows],
+        "peak_memory": [_number(o.metrics, "peak-memory") for _, o in rows],
         "worker": [o.worker or None for _, o in rows],
         "status": [o.status for _, o in rows],
         "reason": [o.reason for _, o in rows],
@@ -82,6 +86,16 @@ def _client_columns(
 def _examples(metrics: Metrics | None) -> int | None:
     value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
     return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _number(metrics: Metrics | None, name: str) -> int | None:
+    value = (metrics or {}).get(name)
+    return int(value) if isinstance(value, int | float) else None
+
+
+def _numbers(metrics: Metrics | None, name: str) -> list[int] | None:
+    value = (metrics or {}).get(name)
+    return list(map(int, value)) if isinstance(value, list) else None
 
 
 def _named(metrics: Metrics | None, *names: str) -> float | None:

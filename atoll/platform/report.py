@@ -15,6 +15,7 @@ from atoll.platform.ledger import (
     CLIENT_SCHEMA,
     CLIENTS,
     CONFIG,
+    LAYERS,
     ROUNDS,
     check_run_directory,
     read_result,
@@ -56,6 +57,7 @@ def write_report(directory: Path) -> Path:
         directory / ROUNDS, pa.schema([("round", pa.int64()), ("seconds", pa.float64())])
     )
     clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    layers = _table(directory / LAYERS, pa.schema([]))
     partition = _partition(directory / "partition.json")
     figures = [
         (
@@ -64,7 +66,7 @@ def write_report(directory: Path) -> Path:
         )
         for title, figure in [
             *domain_figures(rounds, partition),
-            *all_figures(rounds, clients, partition),
+            *all_figures(rounds, clients, partition, layers),
         ]
     ]
     environment = jinja2.Environment(

@@ -139,6 +139,17 @@ class Session:
             observer.on_end(result)
         return result
 
+    def start(self, run: RunInfo) -> None:
+        """Tell every observer that a run that is not of rounds begins."""
+        for observer in self._observers:
+            observer.on_start(run)
+
+    def part_ended(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Tell the observers that want to know of a part's end of a round."""
+        for observer in self._observers:
+            if hasattr(observer, "on_part"):
+                observer.on_part(name, server_round, num_rounds)
+
     def record(self, record: RoundRecord) -> None:
         """Tell every observer of a round that the round loop did not run."""
         self._last = record

@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from atoll.clients.moments.messages import MOMENTS
+from atoll.clients.noprop.client import CAPACITY
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import Federation, prepare
@@ -56,6 +57,7 @@ def _answer(message: Message, context: Context) -> Message:
 client_app.train()(_answer)
 client_app.evaluate()(_answer)
 client_app.query(MOMENTS)(_answer)
+client_app.query(CAPACITY)(_answer)
 
 
 @server_app.main()

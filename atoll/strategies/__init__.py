@@ -13,6 +13,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
+from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
 from atoll.strategies.secure_aggregation import SecAggPlus
 
 FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
@@ -26,6 +27,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         **FLOWER_STRATEGIES,
         **ALIGNMENT_STRATEGIES,
         **ASYNCHRONOUS_STRATEGIES,
+        **LAYERWISE_STRATEGIES,
         "SecAggPlus": SecAggPlus,
     },
 )

@@ -37,7 +37,7 @@ def test_the_ready_experiments_are_valid(path: Path) -> None:
         ),
         (
             {"client": {"optimizer": "sgdd"}},
-            "client.optimizer = 'sgdd': expected 'sgd' or 'adam'; did you mean 'sgd'?",
+            "client.optimizer = 'sgdd': expected 'sgd', 'adam' or 'adamw'; did you mean 'sgd'?",
         ),
         ({"run": {"rounds": "5"}}, "run.rounds = '5': expected a valid integer"),
         ({"run": {"rounds": True}}, "run.rounds = True: expected a valid integer"),

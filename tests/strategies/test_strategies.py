@@ -8,6 +8,8 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 from atoll.errors import InvalidExperimentError
 from atoll.strategies import FLOWER_STRATEGIES, STRATEGIES, build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
+from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
+from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
 
 WRAPPED = {"noise_multiplier": 0.5, "num_sampled_clients": 10, "strategy": {"name": "FedMedian"}}
 NEEDED = {
@@ -22,7 +24,8 @@ NEEDED = {
 
 def test_there_are_eighteen_of_flower_and_ours() -> None:
     assert len(FLOWER_STRATEGIES) == 18
-    assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ALIGNMENT_STRATEGIES, "SecAggPlus"}
+    ours = {*ALIGNMENT_STRATEGIES, *ASYNCHRONOUS_STRATEGIES, *LAYERWISE_STRATEGIES, "SecAggPlus"}
+    assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ours}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -13,6 +13,7 @@ from typing import Any
 
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.cifar10 import decode_cifar10
+from atoll.clients.data.cifar100 import decode_cifar100
 from atoll.clients.data.colored import ColoredOptions, colored
 from atoll.clients.data.digits import decode_digits
 from atoll.clients.data.emoji import decode_emoji
@@ -114,6 +115,11 @@ DATASETS: Registry[DatasetEntry] = Registry(
                 ),
             ),
             "a69ceca5375518071dca765e026449df1533321a12982abdc09e04db0d762ead",
+        ),
+        "cifar100": DatasetEntry(
+            "photographs of a hundred classes, 32x32 colour, 50,000 + 10,000",
+            decode_cifar100,
+            (Download("https://www.cs.toronto.edu/~kriz", ("cifar-100-binary.tar.gz",)),),
         ),
         "emoji": DatasetEntry(
             "emoji drawn by four vendors (domains), 9 categories, 32x32 colour",

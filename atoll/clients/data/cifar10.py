@@ -33,8 +33,8 @@ def decode_cifar10(folder: Path) -> Decoded:
     first. ``.png`` files are sheets of an image a row, with the labels in JSON beside them.
     """
     if any(folder.rglob("data_batch_1.bin")):
-        train = _join([_read_binary(_find(folder, f"{name}.bin")) for name in TRAIN])
-        return Decoded(CLASSES, train, _read_binary(_find(folder, "test_batch.bin")))
+        train = _join([read_records(_find(folder, f"{name}.bin")) for name in TRAIN])
+        return Decoded(CLASSES, train, read_records(_find(folder, "test_batch.bin")))
     images = np.concatenate([_read_sheet(_find(folder, f"{name}.png")) for name in TRAIN])
     train = Split(images, _read_labels(_find(folder, "train_lables.json")))
     test_images = _read_sheet(_find(folder, "test_batch.png"))
@@ -58,13 +58,21 @@ def _join(splits: list[Split]) -> Split:
     )
 
 
-def _read_binary(path: Path) -> Split:
-    records = np.fromfile(path, np.uint8)
-    if records.size == 0 or records.size % 3073:
-        raise DataUnavailableError(f"{path}: holds {records.size} bytes, not records of 3073")
-    records = records.reshape(-1, 3073)
-    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Split(np.ascontiguousarray(images), records[:, 0].astype(np.int64))
+def read_records(path: Path, label_bytes: int = 1) -> Split:
+    """Read a file of the binary version: label bytes, of which the last is used, and 3072 pixels.
+
+    Raises
+    ------
+    DataUnavailableError
+        If the file does not hold whole records.
+    """
+    records, size = np.fromfile(path, np.uint8), label_bytes + 3072
+    if records.size == 0 or records.size % size:
+        raise DataUnavailableError(f"{path}: holds {records.size} bytes, not records of {size}")
+    records = records.reshape(-1, size)
+    images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    labels = records[:, label_bytes - 1].astype(np.int64)
+    return Split(np.ascontiguousarray(images), labels)
 
 
 def _read_sheet(path: Path) -> NDArray[np.uint8]:

@@ -29,5 +29,8 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "resnet50": "atoll.clients.models.resnet50:resnet50",
         "gaussian": "atoll.clients.models.gaussian:gaussian_representation",
         "precode": "atoll.clients.models.precode:precode",
+        "noprop-dt": "atoll.clients.noprop.network:noprop_dt",
+        "noprop-ct": "atoll.clients.noprop.network:noprop_ct",
+        "noprop-fm": "atoll.clients.noprop.network:noprop_fm",
     },
 )

@@ -1,0 +1,182 @@
+"""What each part of a network descends: the paper's losses, one block at a time.
+
+A block sees the raw image and a noised embedding of the true label; it never sees what another
+block computed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atoll.clients.noprop.blocks import Block
+from atoll.clients.noprop.diffusion import loss_weights, prior_divergence
+from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.settings import (
+    ContinuousTimeSettings,
+    DiscreteSettings,
+    FlowMatchingSettings,
+)
+
+# The cap of the SNR's differences where the embedding is trained: the last weight would pull all
+# classes together.
+TRAINED_EMBEDDING_CAP = 40.0
+
+
+class BlockObjective:
+    """The loss of one block.
+
+    Parameters
+    ----------
+    design : Design
+        The network's.
+    index : int
+        The block, from 0.
+    """
+
+    def __init__(self, design: Design, index: int) -> None:
+        self._design = design
+        self._index = index
+        if isinstance(design.settings, DiscreteSettings):
+            settings = design.settings
+            cap = settings.snr_cap
+            if cap is None and settings.embedding_is_trained:
+                cap = TRAINED_EMBEDDING_CAP
+            weights = loss_weights(design.levels, settings.eta, cap)
+            self._weight = weights[index] if settings.snr_weight else 1.0
+
+    def __call__(
+        self,
+        block: Block,
+        shared: SharedPart,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Return a batch's loss, and the mean squared error that is its main part.
+
+        Parameters
+        ----------
+        block, shared
+            The block and what it shares with others.
+        images, labels : Tensor
+            Shapes (n, channels, height, width) and (n,).
+        generator : torch.Generator
+            Draws the noise and the times.
+        """
+        of_variant = {"dt": self._discrete, "ct": self._continuous, "fm": self._flow}
+        return of_variant[self._design.variant](block, shared, images, labels, generator)
+
+    def _discrete(
+        self,
+        block: Block,
+        shared: SharedPart,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        levels = self._design.levels
+        target = shared.embedding[labels]
+        z = noised(target, levels[self._index], generator)
+        error = _prediction_errors(block(images, z), shared, target).mean()
+        loss = self._weight * error
+        if self._design.is_shared_part_trained_by_blocks:
+            loss = loss + label_loss(self._design, shared, labels, generator)
+            loss = loss + _mean_divergence(levels[0], target)
+        return loss, error
+
+    def _continuous(
+        self,
+        block: Block,
+        shared: SharedPart,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        settings, schedule = self._design.settings, shared.schedule
+        assert isinstance(settings, ContinuousTimeSettings)
+        assert schedule is not None
+        target = shared.embedding[labels]
+        time = self._times(len(labels), generator).to(target)
+        level = schedule.level(time).unsqueeze(1)
+        z = level.sqrt() * target + (1 - level).sqrt() * _normal(target, generator)
+        errors = _prediction_errors(block(images, z, time), shared, target)
+        weight: Tensor | float = 1.0
+        if settings.snr_weight:
+            _, growth = schedule.snr_and_derivative(time)
+            weight = growth if settings.snr_cap is None else growth.clamp(max=settings.snr_cap)
+        loss = 0.5 * settings.eta * (weight * errors).mean()
+        first = schedule.level(torch.zeros((), dtype=target.dtype, device=target.device))
+        loss = loss + label_loss(self._design, shared, labels, generator)
+        return loss + _mean_divergence(first, target), errors.mean()
+
+    def _flow(
+        self,
+        block: Block,
+        shared: SharedPart,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        settings = self._design.settings
+        assert isinstance(settings, FlowMatchingSettings)
+        target = shared.embedding[labels]
+        start = _normal(target, generator)
+        time = self._times(len(labels), generator).to(target)
+        at = time.unsqueeze(1)
+        z = at * target + (1 - at) * start
+        if settings.sigma:
+            z = z + settings.sigma * _normal(target, generator)
+        velocity = block(images, z, time) @ shared.embedding
+        error = (velocity - (target - start)).square().sum(1).mean()
+        if shared.head is None:
+            return error, error
+        # The end that the velocity points to must tell the classes apart, or they would collapse.
+        return error + F.cross_entropy(shared.head(z + (1 - at) * velocity), labels), error
+
+    def _times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return times from the block's interval."""
+        drawn = torch.rand(count, generator=generator)
+        return (self._index + drawn) / self._design.blocks
+
+
+def label_loss(
+    design: Design, shared: SharedPart, labels: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return the cross-entropy of the label read from z_T: it needs no image and no block.
+
+    z_T is drawn from q(z_T | y), so no block has a gradient from it.
+    """
+    target = shared.embedding[labels]
+    if shared.schedule is not None:
+        level = shared.schedule.level(torch.ones((), dtype=target.dtype, device=target.device))
+        noise = _normal(target, generator)
+        z = level.sqrt() * target + (1 - level).sqrt() * noise
+    else:
+        z = noised(target, design.levels[-1], generator)
+    return F.cross_entropy(shared.read(z), labels)
+
+
+def noised(target: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Return ``sqrt(level) target + sqrt(1 - level) noise``."""
+    noise = _normal(target, generator)
+    return torch.add(level**0.5 * target, noise, alpha=(1 - level) ** 0.5)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    # Drawn in main memory on every device: the same noise, whatever trains the block.
+    return torch.randn(like.shape, dtype=like.dtype, generator=generator).to(like.device)
+
+
+def _prediction_errors(logits: Tensor, shared: SharedPart, target: Tensor) -> Tensor:
+    """Return each example's ``|softmax(logits) W - u|^2``."""
+    return (logits.softmax(-1) @ shared.embedding - target).square().sum(1)
+
+
+def _mean_divergence(level: float | Tensor, target: Tensor) -> Tensor:
+    """Return the batch's mean of KL(q(z_0 | y) || N(0, I))."""
+    squares, dimension = target.square().sum(1).mean(), target.shape[1]
+    if isinstance(level, float):
+        return squares * (level / 2) + prior_divergence(level, 0.0, dimension)
+    return 0.5 * (level * squares - dimension * level - dimension * torch.log1p(-level))

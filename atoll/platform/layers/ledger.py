@@ -1,0 +1,67 @@
+"""``layers.parquet``: a row for every epoch of every part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from atoll.platform.layers.part_job import PartReport
+from atoll.platform.ledger import LAYERS, ParquetTable, read_table
+
+SCHEMA = pa.schema(
+    [
+        ("round", pa.int64()),
+        ("layer", pa.string()),
+        ("loss", pa.float64()),
+        ("examples", pa.int64()),
+        ("steps", pa.int64()),
+        ("seconds", pa.float64()),
+        ("peak_memory", pa.int64()),
+        ("messages", pa.int64()),
+        ("process", pa.int64()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+class LayerTable:
+    """The table of a layer run.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+
+    Attributes
+    ----------
+    messages : int
+        The sum of its column ``messages``: calls by which a part in training could have reached
+        another worker.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LAYERS
+        self._table = ParquetTable(self._path)
+        self.messages = 0
+
+    def reopen(self, last_round: int) -> None:
+        """Go on after an epoch; rows of later ones are dropped, and will come again."""
+        self._table.truncate(last_round)
+        if self._path.exists():
+            self.messages = sum(read_table(self._path).column("messages").to_pylist())
+
+    def add(self, report: PartReport) -> None:
+        """Add a row."""
+        row = {
+            **{field.name: [getattr(report, field.name, None)] for field in SCHEMA},
+            "round": [report.epoch],
+            "layer": [report.name],
+        }
+        self.messages += report.messages
+        self._table.append(pa.table(row, schema=SCHEMA))
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._table.flush()

@@ -1,0 +1,11 @@
+"""Strategies that average each layer over the clients that trained it.
+
+For networks whose layers do not need each other in training (NoProp): a client gets as many layers
+as its memory holds, and any vector of layers' versions is a valid model.
+"""
+
+# Names of strategies to where they are: a name is checked before torch is loaded.
+LAYERWISE_STRATEGIES = {
+    "Layerwise": f"{__name__}.strategy:Layerwise",
+    "AsynchronousLayerwise": f"{__name__}.asynchronous:AsynchronousLayerwise",
+}

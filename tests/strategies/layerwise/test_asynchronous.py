@@ -1,0 +1,92 @@
+"""Updates arrive when their clients are done, and weigh less the older they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layer_federation import LayerFederation, experiment
+
+from atoll.clients.arrays import view
+from atoll.errors import InvalidExperimentError
+from atoll.platform.state_tree import StateDecoder, StateEncoder
+
+KEY = "blocks.1.from_image.weight"
+NAME = "AsynchronousLayerwise"
+
+
+def federation(**strategy):
+    return LayerFederation(experiment(strategy={"name": NAME, **strategy}))
+
+
+def value(record):
+    return np.array(view(record[KEY]), np.float64)
+
+
+def test_without_delays_it_is_the_synchronous_strategy():
+    now = federation(buffer_size=4).run_round()
+    expected = LayerFederation(experiment()).run_round()
+    for key in expected.after:
+        assert np.allclose(view(now.after[key]), view(expected.after[key]), atol=1e-5), key
+    assert now.metrics["layer_versions"] == [1, 1, 1]
+
+
+def test_a_slow_clients_update_arrives_later_with_the_weight_of_its_age():
+    running = federation(delays=[1, 1, 1, 2], staleness_exponent=1.0)
+    first = running.run_round()
+    assert len(first.replies) == 4
+    assert first.metrics["under_way"] == 1
+    slow = first.replies[3]
+    change = value(slow.content["arrays"]) - value(first.before)
+    second = running.run_round()
+    # The slow client was busy; its update is one version old in every layer.
+    assert [m.metadata.dst_node_id for m in second.messages] == [1, 2, 3]
+    weights = [r.content["metrics"]["num-examples"] for r in [*second.replies, slow]]
+    changes = [value(r.content["arrays"]) - value(second.before) for r in second.replies]
+    changes.append(change / 2)
+    mean = sum(w * c for w, c in zip(weights, changes, strict=True)) / sum(weights)
+    assert np.allclose(value(second.after), value(second.before) + mean, atol=1e-6)
+    assert second.metrics["mean_age"] == pytest.approx(1 / 4)
+
+
+def test_a_layer_waits_until_its_buffer_is_full():
+    running = federation(buffer_size=6)
+    first = running.run_round()
+    assert first.metrics["layer_versions"] == [0, 0, 0]
+    assert np.array_equal(value(first.before), value(first.after))
+    second = running.run_round()
+    assert second.metrics["layer_versions"] == [1, 1, 1]
+    assert second.metrics["layer_clients"] == [8, 8, 8]
+    assert not np.array_equal(value(second.before), value(second.after))
+
+
+def test_older_updates_weigh_less():
+    weight = federation(staleness_exponent=0.5).strategy.staleness_weight
+    assert [weight(age) for age in (0, 3)] == [1.0, 0.5]
+    assert federation(staleness_exponent=0.0).strategy.staleness_weight(7) == 1.0
+
+
+def test_updates_under_way_survive_a_checkpoint():
+    straight = federation(delays=[1, 3])
+    straight.run_round()
+    encoder = StateEncoder()
+    tree = encoder.attributes(straight.strategy, "strategy")
+    assert encoder.skipped == []
+    resumed = federation(delays=[1, 3])
+    resumed.arrays, resumed.rounds = straight.arrays, 1
+    StateDecoder(encoder.arrays).restore_attributes(resumed.strategy, tree)
+    for _ in range(2):
+        one, other = straight.run_round(), resumed.run_round()
+        assert np.array_equal(value(one.after), value(other.after))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"delays": [0]}, "strategy.delays = \\[0\\]"),
+        ({"buffer_size": 0}, "strategy.buffer_size = 0"),
+        ({"staleness_exponent": -1.0}, "strategy.staleness_exponent = -1.0"),
+    ],
+)
+def test_bad_input_is_refused_with_its_key(argument, message):
+    with pytest.raises(InvalidExperimentError, match=message):
+        federation(**argument)
