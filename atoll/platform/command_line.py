@@ -94,6 +94,14 @@ def run(
     overrides: SetOption = None,
     workers: WorkersOption = None,
     out: OutOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run that is in the run directory, if one is. Without --out, the "
+            "run directory is run.out/run.name then.",
+        ),
+    ] = False,
 ) -> None:
     """Run an experiment."""
     directories: list[Path] = []
@@ -108,7 +116,7 @@ def run(
         _log_to_terminal(experiment.log.level)
         _quiet_flower()
         observers = _observers(experiment.log.progress, directories)
-        run_experiment(experiment, out=out, observers=observers)
+        run_experiment(experiment, out=out, resume=resume, observers=observers)
 
 
 @application.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pydantic import Field, ValidationError
 from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
+from atoll.platform.identity import relevant, sha256_of_tables
 from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 SEED, HELD_OUT, STRATEGY = "run.seed", "data.held_out", "strategy.name"
 EACH = "each"
-# What may differ without a trial becoming another: none of it changes a run's results.
-IRRELEVANT = {
-    "run": ("name", "out", "checkpoint_every", "keep_checkpoints"),
-    "ray": ("address", "workers", "cpus_per_worker"),
-}
 
 
 class SweepSettings(Section):
@@ -100,12 +95,9 @@ class Trial:
     @property
     def key(self) -> str:
         """A hash of all that the run's results depend on."""
-        tables = self.experiment.to_dict()
-        tables.pop("log")
-        for section, names in IRRELEVANT.items():
-            tables[section] = {k: v for k, v in tables[section].items() if k not in names}
+        tables = relevant(self.experiment.to_dict())
         tables["data"]["held_out"] = self.held_out
-        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
+        return sha256_of_tables(tables)[:16]
 
     @property
     def name(self) -> str:
