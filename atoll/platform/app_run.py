@@ -139,4 +139,5 @@ def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp])
         gpus_per_worker=settings.gpus_per_worker,
         run_config=app.run_config,
         client_timeout=settings.client_timeout,
+        name=app.name,
     )

@@ -15,7 +15,7 @@ from atoll.errors import EngineError, InvalidExperimentError
 
 logger = logging.getLogger("atoll")
 
-
+LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 1.0
 # A chunk's sum of a small model is some hundred kilobytes: sent along with the reply it spares the
 # object store's bookkeeping, which costs more than the clients' own overhead.
@@ -80,7 +80,12 @@ class Cluster:
         if started_by_hand is not None:
             ray.init(address=started_by_hand, **quiet)
             return
-        settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
+        # All of Ray's servers listen on this address: nothing of it can be reached from outside.
+        settings = {
+            "include_dashboard": False,
+            "_node_ip_address": LOOPBACK,
+            "_system_config": SYSTEM_CONFIG,
+        }
         ray.init(address="local", **settings, **own, **quiet)
         self.started = True
 

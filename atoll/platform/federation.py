@@ -306,6 +306,7 @@ class _StartedCluster:
             client_timeout=experiment.client.timeout,
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,
+            name=experiment.run.name,
             cluster=self._cluster.result(),
         )
 
@@ -322,6 +323,10 @@ def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> 
         from atoll.platform.tensorboard import TensorBoardLog
 
         observers.append(TensorBoardLog(directory))
+    if experiment.log.mlflow is not False:
+        from atoll.platform.mlflow_log import MLflowLog
+
+        observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
     return observers
 
 
@@ -423,6 +428,10 @@ def check(experiment: Experiment) -> None:
     from atoll.clients.mods import find_mods
     from atoll.strategies import build_strategy
 
+    if experiment.log.mlflow is not False:
+        from atoll.platform.mlflow_log import check_installed
+
+        check_installed()
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     if isinstance(strategy, FedXgbBagging):
         raise InvalidExperimentError(

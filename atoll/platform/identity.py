@@ -131,7 +131,7 @@ def _as_json(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _depends_on_rounds(tables: Mapping[str, Any]) -> bool:
     schedule = tables.get("client", {}).get("schedule", {})
-    return schedule.get("name") == "cosine"
+    return bool(schedule.get("name") == "cosine")
 
 
 def _differences(

@@ -23,6 +23,7 @@ from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.observers import RoundRecord, RunInfo
 
 CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
+ENGINE = "engine.json"
 FLUSH_SECONDS = 1.0
 # A rewrite may take this share of the time since the one before.
 FLUSH_SHARE = 0.1
@@ -168,7 +169,7 @@ class Ledger:
             "num_rounds": run.num_rounds,
             "notes": list(run.notes),
         }
-        write_json(self.directory / "engine.json", notes)
+        write_json(self.directory / ENGINE, notes)
 
     def on_round(self, record: RoundRecord) -> None:
         """Add a round."""
