@@ -252,7 +252,9 @@ def _run(
             session = Session(
                 directory,
                 experiment.to_dict() if is_given else None,
-                identity=_identity(experiment, _data_hashes(federation)),
+                identity=_identity(
+                    experiment, {experiment.data.dataset: federation.dataset.fingerprint}
+                ),
                 is_new=is_new,
                 keep_checkpoints=settings.keep_checkpoints,
                 observers=partial(_all_observers, experiment, observers),
@@ -262,10 +264,6 @@ def _run(
                 arrays = _run_rounds(experiment, federation, grid, session, callbacks)
                 summary = session.finish(arrays, vectorized=vars(grid.vectorization))
     return RunResult(directory, arrays, summary["metrics"], summary)
-
-
-def _data_hashes(federation: Federation) -> dict[str, str]:
-    return {federation.dataset.name: federation.dataset.fingerprint}
 
 
 class _StartedCluster:

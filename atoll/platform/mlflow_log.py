@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,10 @@ class MLflowLog:
 
     def on_start(self, run: RunInfo) -> None:
         """Note the run."""
-        self._client.set_tag(self._run_id, "strategy", run.strategy)
-        self._client.set_tag(self._run_id, "directory", str(run.directory))
-        self._client.update_run(self._run_id, status="RUNNING")
+        with self._tolerated("the start"):
+            self._client.update_run(self._run_id, status="RUNNING")
+            self._client.set_tag(self._run_id, "strategy", run.strategy)
+            self._client.set_tag(self._run_id, "directory", str(run.directory))
 
     def on_round(self, record: RoundRecord) -> None:
         """Log a round's scalars, its number as their step."""
@@ -113,16 +115,23 @@ class MLflowLog:
             for name, value in some.items()
             if isinstance(value, int | float)
         ]
-        try:
+        with self._tolerated(f"round {record.server_round}"):
             self._client.log_batch(self._run_id, metrics=metrics)
-        except self._failure as error:
-            # Metrics are in the ledger, too: a server that is away for a while ends no run.
-            logger.warning("round %d is not in MLflow: %s", record.server_round, error)
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished, with its parameters' hash."""
-        self._client.set_tag(self._run_id, "parameters_sha256", str(result["parameters_sha256"]))
-        self._client.set_terminated(self._run_id, "FINISHED")
+        with self._tolerated("the end"):
+            sha256 = str(result["parameters_sha256"])
+            self._client.set_tag(self._run_id, "parameters_sha256", sha256)
+            self._client.set_terminated(self._run_id, "FINISHED")
+
+    @contextmanager
+    def _tolerated(self, what: str) -> Iterator[None]:
+        """Warn of what the server does not take; it is in the ledger, too, so no run ends."""
+        try:
+            yield
+        except self._failure as error:
+            logger.warning("%s is not in MLflow: %s", what, error)
 
 
 def _flattened(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -88,7 +88,7 @@ class Halving:
         self._rounds = rounds
         self._scheduler_class = asha_scheduler()
         self._schedulers: dict[str, Any] = {}
-        self._known: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], Any] = {}
 
     def report(self, group: str, trial: str, server_round: int, value: float) -> bool:
         """Take a trial's metric after a round; return whether the trial is to stop.
@@ -118,12 +118,12 @@ class Halving:
                 stop_last_trials=False,
             )
         scheduler = self._schedulers[group]
-        if trial not in self._known:
+        if (group, trial) not in self._known:
             # All that the scheduler asks of a trial is its id.
-            self._known[trial] = SimpleNamespace(trial_id=trial)
-            scheduler.on_trial_add(None, self._known[trial])
+            self._known[group, trial] = SimpleNamespace(trial_id=trial)
+            scheduler.on_trial_add(None, self._known[group, trial])
         result = {"round": server_round, "value": value}
-        return bool(scheduler.on_trial_result(None, self._known[trial], result) == "STOP")
+        return bool(scheduler.on_trial_result(None, self._known[group, trial], result) == "STOP")
 
 
 def asha_scheduler() -> Any:
