@@ -29,7 +29,11 @@ def averaged_dtype(dtype: str) -> str:
 
     A BatchNorm counter goes out as float64 and comes back as int64: both average to float64.
     """
-    kind = np.dtype(dtype).kind if dtype != "bfloat16" else "f"
+    try:
+        kind = np.dtype(dtype).kind
+    except TypeError:
+        # "bfloat16", or the name of a serialisation that is not NumPy's.
+        return dtype
     return "float64" if kind in "iub" else dtype
 
 

@@ -60,16 +60,18 @@ def test_a_ray_that_is_started_here_listens_on_loopback_only() -> None:
         for process in own:
             for connection in process.net_connections(kind="inet"):
                 if connection.status == psutil.CONN_LISTEN:
-                    found.add(connection.laddr.ip)
-        print("LISTENS", *sorted(found))
+                    found.add(f"{connection.laddr.ip} {process.name()}")
+        print("LISTENS", *sorted(found), sep=";")
         cluster.close()
     """
     # A folder of its own, so that no other Ray of this machine is taken for ours.
     with tempfile.TemporaryDirectory(prefix="r") as folder:
         output = in_a_process(code, RAY_TMPDIR=folder)
     [line] = [line for line in output.splitlines() if line.startswith("LISTENS")]
-    assert set(line.split()[1:]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert "127.0.0.1" in line
+    servers = line.split(";")[1:]
+    loopback = ("127.0.0.1 ", "::1 ", "::ffff:127.0.0.1 ")
+    assert servers
+    assert [server for server in servers if not server.startswith(loopback)] == []
 
 
 def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path: Path) -> Non
                 raise RuntimeError(f"{{event}} {{arguments}}")
 
         store = CheckpointStore(Path({str(tmp_path)!r}))
-        import importlib, encodings.idna
+        import numpy.random
         StateDecoder({{}}).value({{"dict": []}})
         sys.addaudithook(refuse)
         checkpoint = store.latest()
@@ -178,7 +180,7 @@ def refuse_or_load(content: bytes) -> None:
             return
         again = Path(folder) / "again.toml"
         again.write_text(experiment.to_toml(), encoding="utf-8")
-        assert load_experiment(again) == experiment
+        assert load_experiment(again).to_toml() == experiment.to_toml()
 
 
 @given(TABLES.map(as_toml))

@@ -86,7 +86,7 @@ ARRAYS = st.builds(
         np.ones((2, 3), np.complex64),
         np.ones((2, 3), bool),
         np.zeros((0, 3), np.float32),
-        np.float32(1.0),
+        np.array(1.0, np.float32),
     ]
 ).map(Array)
 ARRAY_RECORDS = st.dictionaries(st.sampled_from(["w", "b", "c", ""]), ARRAYS, max_size=3).map(
