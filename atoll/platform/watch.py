@@ -252,7 +252,7 @@ class SweepWatch:
             for trial, state, figures in standing.values():
                 table.add_row(Text(trial), state, figures)
             self._live.update(Group(Text(summary), table), refresh=True)
-        return ended == len(rows)
+        return bool(ended == len(rows))
 
     def _place(self, row: Mapping[str, Any]) -> Path:
         """Return a trial's run directory as it is seen from here."""
