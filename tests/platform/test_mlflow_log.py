@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from atoll.platform.federation import check
 from atoll.platform.mlflow_log import MLflowLog
 from atoll.platform.observers import RoundRecord, RunInfo
 
+# A folder in place of a server, which MLflow wants to be asked for.
+pytestmark = pytest.mark.usefixtures("folder_store")
 CONFIG = Experiment.from_dict({"run": {"name": "logged"}, "client": {"learning_rate": 0.25}})
+
+
+@pytest.fixture
+def folder_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
 
 def a_round(server_round: int) -> RoundRecord:
@@ -32,7 +40,7 @@ def a_round(server_round: int) -> RoundRecord:
 
 
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
-    tracking: Any = pytest.importorskip("mlflow.tracking")
+    tracking: Any = importlib.import_module("mlflow.tracking")
     server, directory = (tmp_path / "server").as_uri(), tmp_path / "run"
     directory.mkdir()
     info = RunInfo("logged", directory, 3, 1, 1, 10, 100, "FedAvg")
@@ -57,7 +65,6 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
 def test_a_server_that_refuses_is_a_clear_line_and_one_that_goes_away_ends_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("mlflow.tracking")
     with pytest.raises(AtollError, match=r"log\.mlflow = 'nowhere:x': MLflow refuses the run"):
         MLflowLog(tmp_path, "nowhere:x", CONFIG.to_dict())
     log = MLflowLog(tmp_path, (tmp_path / "server").as_uri(), CONFIG.to_dict())
