@@ -248,7 +248,7 @@ def _run(
     settings = experiment.run
     with _StartedCluster(experiment) as cluster:
         federation = prepare(experiment)
-        with cluster.grid(federation) as grid, terminated_as_interrupt():
+        with cluster.grid(federation, directory.name) as grid, terminated_as_interrupt():
             session = Session(
                 directory,
                 experiment.to_dict() if is_given else None,
@@ -284,8 +284,8 @@ class _StartedCluster:
 
         return Cluster(self._experiment.ray.address)
 
-    def grid(self, federation: Federation) -> RayGrid:
-        """Return the grid, on the cluster that was started."""
+    def grid(self, federation: Federation, name: str) -> RayGrid:
+        """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
         from atoll.clients.app import make_client_app
         from atoll.platform.grid import RayGrid
 
@@ -304,7 +304,7 @@ class _StartedCluster:
             client_timeout=experiment.client.timeout,
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,
-            name=experiment.run.name,
+            name=name,
             cluster=self._cluster.result(),
         )
 

@@ -17,20 +17,20 @@ from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.identity import relevant, sha256_of_tables
-from atoll.platform.sweep_random import (
-    Distribution,
-    distribution_of,
-    draw_samples,
-    is_distribution,
+from atoll.platform.sweep_axes import (
+    EACH,
+    HELD_OUT,
+    SEED,
+    STRATEGY,
+    axes_of,
+    distributions_of,
 )
+from atoll.platform.sweep_random import Distribution, draw_samples
 from atoll.platform.sweep_stopping import TrialStoppingSettings
 from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:
     from atoll.clients.data.store import ImageDataset
-
-SEED, HELD_OUT, STRATEGY = "run.seed", "data.held_out", "strategy.name"
-EACH = "each"
 
 
 class SweepSettings(Section):
@@ -201,8 +201,8 @@ def _trials(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[Tria
     """Yield all trials, those that results are reported of before those for validation."""
     reported: list[Trial] = []
     for method in _methods(tables, settings):
-        grid = {**_axes(settings.grid, "sweep.grid"), **method.grid}
-        random = {**_distributions(settings.random, "sweep.random"), **method.random}
+        grid = {**axes_of(settings.grid, "sweep.grid"), **method.grid}
+        random = {**distributions_of(settings.random, "sweep.random"), **method.random}
         twice = [key for key in random if key in grid]
         if twice:
             raise InvalidExperimentError(
@@ -231,7 +231,7 @@ class _Method:
 def _methods(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[_Method]:
     if not settings.variants:
         yield _Method(None, dict(tables))
-    elif STRATEGY in _axes(settings.grid, "sweep.grid"):
+    elif STRATEGY in axes_of(settings.grid, "sweep.grid"):
         raise InvalidExperimentError(
             f"sweep.grid.{STRATEGY}: there are sweep.variants too; expected one of the two, as "
             "both name the methods"
@@ -245,65 +245,9 @@ def _methods(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[_Me
                 f"{key}.{unknown[0]} = {own[unknown[0]]!r}: expected sections of an experiment "
                 f"({', '.join(Experiment.model_fields)}), grid or random"
             )
-        grid = _axes(variant.get("grid", {}), f"{key}.grid")
-        random = _distributions(variant.get("random", {}), f"{key}.random")
+        grid = axes_of(variant.get("grid", {}), f"{key}.grid")
+        random = distributions_of(variant.get("random", {}), f"{key}.random")
         yield _Method(name, _merged(tables, own), grid, random)
-
-
-def _axes(grid: Any, key: str) -> dict[str, list[Any]]:
-    """Return a grid's lists of values by experiment key."""
-    if not isinstance(grid, Mapping):
-        raise InvalidExperimentError(f"{key} = {grid!r}: expected lists of values by key")
-    axes: dict[str, list[Any]] = {}
-    for name, values in _flattened(grid):
-        _check_key(name, key)
-        axes[name] = [EACH] if (name, values) == (HELD_OUT, EACH) else _values(values, key, name)
-    return axes
-
-
-def _distributions(random: Any, key: str) -> dict[str, Distribution]:
-    """Return what values are drawn from, by experiment key."""
-    if not isinstance(random, Mapping):
-        raise InvalidExperimentError(f"{key} = {random!r}: expected distributions by key")
-    found: dict[str, Distribution] = {}
-    for name, value in _flattened(random):
-        _check_key(name, key)
-        if name in (SEED, HELD_OUT, STRATEGY):
-            raise InvalidExperimentError(
-                f"{key}.{name}: is nothing to draw at random; expected it in a grid"
-            )
-        found[name] = distribution_of(value, f"{key}.{name}")
-    return found
-
-
-def _check_key(name: str, key: str) -> None:
-    parts = name.split(".")
-    if len(parts) < 2 or not all(parts) or parts[0] not in Experiment.model_fields:
-        raise InvalidExperimentError(
-            f"{key}.{name}: expected an experiment's key, 'client.learning_rate' say"
-        )
-
-
-def _flattened(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values, whether TOML had the keys quoted or made tables of them."""
-    for name, values in grid.items():
-        if not is_distribution(values):
-            yield from ((f"{name}.{rest}", some) for rest, some in _flattened(values))
-        else:
-            yield name, values
-
-
-def _values(values: Any, key: str, name: str) -> list[Any]:
-    if not isinstance(values, list) or not values:
-        raise InvalidExperimentError(
-            f"{key}.{name} = {values!r}: expected a list of values, not empty"
-        )
-    repeated = [value for place, value in enumerate(values) if value in values[:place]]
-    if repeated:
-        raise InvalidExperimentError(
-            f"{key}.{name} = {values!r}: has {repeated[0]!r} twice; expected each value once"
-        )
-    return values
 
 
 def _combination(

@@ -59,7 +59,8 @@ def watch(
     """
     waited = False
     while not (kind := _kind_of(directory)):
-        if once or (directory.exists() and any(directory.iterdir()) and waited):
+        is_full = directory.is_dir() and any(directory.iterdir())
+        if once or directory.is_file() or (waited and is_full):
             raise RunDirectoryError(
                 f"{directory}: is neither a run directory (it has no {CONFIG}) nor a sweep's (it "
                 f"has no {TABLE})"
