@@ -84,9 +84,13 @@ class RunIdentity:
             return None
         try:
             tables = json.loads(path.read_text())
-            return cls(dict(tables["config"]), dict(tables["data"]), dict(tables["versions"]))
+            found = cls(dict(tables["config"]), dict(tables["data"]), dict(tables["versions"]))
+            is_whole = tables["config_sha256"] == sha256_of_tables(found.config)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
+        if not is_whole:
+            raise RunDirectoryError(f"{path}: cannot be read (config_sha256 is of another config)")
+        return found
 
     def check_same(self, directory: Path) -> None:
         """Refuse to go on in ``directory`` if it is of another run than this.

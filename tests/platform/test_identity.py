@@ -68,6 +68,11 @@ def test_a_file_that_is_no_identity_is_refused(tmp_path: Path) -> None:
         (tmp_path / IDENTITY).write_text(content)
         with pytest.raises(RunDirectoryError, match=r"identity\.json: cannot be read"):
             identity().check_same(tmp_path)
+    identity().write(tmp_path)
+    edited = (tmp_path / IDENTITY).read_text().replace("0.05", "0.5", 1)
+    (tmp_path / IDENTITY).write_text(edited)
+    with pytest.raises(RunDirectoryError, match="config_sha256 is of another config"):
+        identity().check_same(tmp_path)
 
 
 def draw_images(folder: Path, seed: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.errors import AtollError, InvalidExperimentError
+from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.sweep_plan import Sweep, Trial, load_sweep
 
@@ -164,47 +164,6 @@ def test_a_sweep_is_not_run_as_an_experiment(tmp_path: Path) -> None:
     planned(tmp_path, "[sweep.grid]\nrun.seed = [1]\n")
     with pytest.raises(InvalidExperimentError, match="expected 'atoll sweep"):
         load_experiment(tmp_path / "sweep.toml")
-
-
-TABLES = st.recursive(
-    st.integers() | st.text(max_size=4) | st.lists(st.integers(0, 2), max_size=2),
-    lambda inner: st.dictionaries(
-        st.sampled_from(
-            [
-                "grid",
-                "variants",
-                "run",
-                "seed",
-                "data",
-                "held_out",
-                "x",
-                "run.seed",
-                "random",
-                "samples",
-            ]
-            + ["early_stopping", "distribution", "low", "high"]
-        ),
-        inner,
-        max_size=2,
-    ),
-    max_leaves=6,
-)
-
-
-@given(TABLES)
-@settings(max_examples=150, deadline=None)
-def test_no_sweep_raises_anything_else(tables: object) -> None:
-    import tempfile
-
-    import tomli_w
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sweep.toml"
-        path.write_text(tomli_w.dumps({"sweep": tables, "data": {"dataset": "digits"}}))
-        try:
-            load_sweep(path)
-        except AtollError as error:
-            assert str(error).strip()
 
 
 RANDOM = (

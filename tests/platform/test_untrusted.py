@@ -29,7 +29,7 @@ from atoll.platform.state_tree import StateDecoder, StateEncoder
 from atoll.platform.sweep_plan import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "150"))
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 READY = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.toml"))]
 
@@ -183,7 +183,7 @@ def refuse_or_load(content: bytes) -> None:
         assert load_experiment(again).to_toml() == experiment.to_toml()
 
 
-@given(TABLES.map(as_toml))
+@given(TABLES.map(as_toml) | st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 @FUZZ
 def test_no_tables_end_with_anything_but_an_error_of_ours(content: bytes) -> None:
     refuse_or_load(content)
