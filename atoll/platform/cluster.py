@@ -111,12 +111,13 @@ class Cluster:
                 f"ray.gpus_per_worker = {gpus:g}: there is no GPU in this Ray cluster; expected 0"
             )
         slots = sum(_slots(node, cpus, gpus) for node in nodes)
+        has_cpus = any(node.get("CPU", 0.0) for node in nodes)
+        if not has_cpus or (workers == "auto" and slots == 0):
+            raise InvalidExperimentError(
+                f"ray.cpus_per_worker = {cpus:g}, ray.gpus_per_worker = {gpus:g}: no node of "
+                f"this Ray cluster has as much ({_describe(nodes)})"
+            )
         if workers == "auto":
-            if slots == 0:
-                raise InvalidExperimentError(
-                    f"ray.cpus_per_worker = {cpus:g}, ray.gpus_per_worker = {gpus:g}: no node of "
-                    f"this Ray cluster has as much ({_describe(nodes)})"
-                )
             return Allocation(slots, cpus, gpus)
         if workers <= slots:
             return Allocation(workers, cpus, gpus)
