@@ -40,11 +40,17 @@ def _header_problem(
     except ValueError as error:
         return str(error)
     if found.hasobject or found_shape != shape or (str(found) != dtype and dtype != "bfloat16"):
-        return f"its bytes hold {found} {found_shape}, declared are {dtype} {shape}"
+        return _differs(found, found_shape, dtype, shape)
     expected = found.itemsize * math.prod(shape)
     if num_bytes != expected:
         return f"it has {num_bytes} bytes of values, expected {expected}"
     return None
+
+
+def _differs(
+    found: np.dtype[Any], found_shape: tuple[int, ...], dtype: str, shape: tuple[int, ...]
+) -> str:
+    return f"its bytes hold {found} {found_shape}, declared are {dtype} {shape}"
 
 
 def problem_of(array: Array) -> str | None:
@@ -64,10 +70,9 @@ def problem_of(array: Array) -> str | None:
         values = array.numpy()
     except (ValueError, TypeError, EOFError, OSError, SyntaxError, MemoryError) as error:
         return f"its bytes are no array ({error})"
-    if values.shape != tuple(array.shape) or str(values.dtype) != array.dtype:
-        return f"its bytes hold {values.dtype} {values.shape}, declared are {array.dtype} " + str(
-            tuple(array.shape)
-        )
+    declared = array.dtype, tuple(array.shape)
+    if (str(values.dtype), values.shape) != declared:
+        return _differs(values.dtype, values.shape, *declared)
     return None
 
 

@@ -82,8 +82,9 @@ def _client_columns(
 
 def _examples(metrics: Metrics | None) -> int | None:
     value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
-    is_count = isinstance(value, int | float) and abs(value) <= LARGEST_COUNT
-    return int(value) if is_count else None  # type: ignore[arg-type]
+    if isinstance(value, int | float) and abs(value) <= LARGEST_COUNT:
+        return int(value)
+    return None
 
 
 def _named(metrics: Metrics | None, *names: str) -> float | None:
