@@ -23,8 +23,57 @@ _SERIALISATION = "numpy.ndarray"
 
 @lru_cache(maxsize=4096)
 def _parse_header(header: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
-    fields = ast.literal_eval(header.decode("latin1"))
-    return np.dtype(fields["descr"]), fields["fortran_order"], fields["shape"]
+    try:
+        fields = ast.literal_eval(header.decode("latin1"))
+        return np.dtype(fields["descr"]), fields["fortran_order"], fields["shape"]
+    except (SyntaxError, KeyError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the array's .npy header cannot be read ({error})") from error
+
+
+@lru_cache(maxsize=4096)
+def _header_problem(
+    header: bytes, dtype: str, shape: tuple[int, ...], num_bytes: int
+) -> str | None:
+    """Return how a .npy header differs from what is declared beside it, or None."""
+    try:
+        found, _, found_shape = _parse_header(header)
+    except ValueError as error:
+        return str(error)
+    if found.hasobject or found_shape != shape or (str(found) != dtype and dtype != "bfloat16"):
+        return _differs(found, found_shape, dtype, shape)
+    expected = found.itemsize * math.prod(shape)
+    if num_bytes != expected:
+        return f"it has {num_bytes} bytes of values, expected {expected}"
+    return None
+
+
+def _differs(
+    found: np.dtype[Any], found_shape: tuple[int, ...], dtype: str, shape: tuple[int, ...]
+) -> str:
+    return f"its bytes hold {found} {found_shape}, declared are {dtype} {shape}"
+
+
+def problem_of(array: Array) -> str | None:
+    """Return why the values of ``array`` are not what its fields say; None if they are.
+
+    It costs a look at the header, which is remembered, and none at the values.
+    """
+    data = array.data
+    if array.stype != _SERIALISATION:
+        return f"it is serialised as {array.stype!r}, expected {_SERIALISATION!r}"
+    if data[:7] == _MAGIC_1:
+        start = 10 + int.from_bytes(data[8:10], "little")
+        return _header_problem(
+            bytes(data[10:start]), array.dtype, tuple(array.shape), len(data) - start
+        )
+    try:
+        values = array.numpy()
+    except (ValueError, TypeError, EOFError, OSError, SyntaxError, MemoryError) as error:
+        return f"its bytes are no array ({error})"
+    declared = array.dtype, tuple(array.shape)
+    if (str(values.dtype), values.shape) != declared:
+        return _differs(values.dtype, values.shape, *declared)
+    return None
 
 
 def view(array: Array) -> NDArray[Any]:
@@ -39,10 +88,7 @@ def view(array: Array) -> NDArray[Any]:
     if array.stype != _SERIALISATION or data[:7] != _MAGIC_1:
         return array.numpy()
     start = 10 + int.from_bytes(data[8:10], "little")
-    try:
-        dtype, fortran_order, shape = _parse_header(bytes(data[10:start]))
-    except (SyntaxError, KeyError, TypeError) as error:
-        raise ValueError(f"the array's .npy header cannot be read ({error})") from error
+    dtype, fortran_order, shape = _parse_header(bytes(data[10:start]))
     # NumPy refuses to make an array of an empty buffer.
     values = np.frombuffer(data, dtype, offset=start) if start < len(data) else np.empty(0, dtype)
     return values.reshape(shape, order="F" if fortran_order else "C")

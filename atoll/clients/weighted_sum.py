@@ -30,9 +30,12 @@ def averaged_dtype(dtype: str) -> str:
     A BatchNorm counter goes out as float64 and comes back as int64: both average to float64. NumPy
     has no bfloat16, and messages of Flower's older API name no dtype: those stay as they are.
     """
-    if dtype in ("bfloat16", ""):
+    try:
+        kind = np.dtype(dtype).kind
+    except TypeError:
+        # "bfloat16", or the name of a serialisation that is not NumPy's.
         return dtype
-    return "float64" if np.dtype(dtype).kind in "iub" else dtype
+    return "float64" if kind in "iub" else dtype
 
 
 @dataclass

@@ -14,9 +14,10 @@ from atoll.errors import RunDirectoryError
 from atoll.platform.app_directory import FlowerApp, read_app, run_app
 from atoll.platform.experiment import read_toml
 from atoll.platform.grid import RayGrid
+from atoll.platform.identity import RunIdentity
 from atoll.platform.ledger import CONFIG
 from atoll.platform.observers import Observer
-from atoll.platform.session import Session, new_run_directory, terminated_as_interrupt
+from atoll.platform.session import Session, new_run_directory, terminated_as_interrupt, versions
 from atoll.randomness import derive_seed, seed_everything
 
 TABLE = "flower"
@@ -103,12 +104,30 @@ def _run(
     config: dict[str, Any] | None,
     observers: Callable[[Path], list[Observer]],
 ) -> dict[str, Any]:
-    session = Session(directory, config, keep_checkpoints=KEEP_CHECKPOINTS, observers=observers)
+    session = Session(
+        directory,
+        config,
+        identity=_identity(settings, app),
+        is_new=config is not None,
+        keep_checkpoints=KEEP_CHECKPOINTS,
+        observers=observers,
+    )
     seed_everything(derive_seed(settings.seed, "server"))
     with session, terminated_as_interrupt():
         return run_app(
             app, partial(_grid, settings, app), session, checkpoint_every=CHECKPOINT_EVERY
         )
+
+
+def _identity(settings: AppRun, app: FlowerApp) -> RunIdentity:
+    """Return what a run of an app is: how it is configured, not where it lies or runs."""
+    config = {
+        "run_config": app.run_config,
+        "num_supernodes": settings.num_supernodes or app.num_supernodes,
+        "seed": settings.seed,
+        "client_timeout": settings.client_timeout,
+    }
+    return RunIdentity({TABLE: config}, versions=versions())
 
 
 def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp]) -> RayGrid:
@@ -120,4 +139,5 @@ def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp])
         gpus_per_worker=settings.gpus_per_worker,
         run_config=app.run_config,
         client_timeout=settings.client_timeout,
+        name=app.name,
     )

@@ -23,7 +23,8 @@ from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.ledger import RunLock, read_result
 from atoll.platform.session import terminated_as_interrupt
-from atoll.platform.sweep import TRIALS, OnEnd, run_sweep
+from atoll.platform.sweep import OnEnd, run_sweep
+from atoll.platform.sweep_trials import TRIALS
 
 if TYPE_CHECKING:
     from atoll.attacks.arena.job import Conditions, Job

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError
 from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import Experiment, read_tables, with_overrides
-from atoll.platform.sweep_plan import SEED, Sweep, SweepSettings, Trial, dataset_of, plan_sweep
+from atoll.platform.sweep_axes import SEED
+from atoll.platform.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
 from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:

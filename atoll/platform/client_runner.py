@@ -24,6 +24,7 @@ from atoll.platform.content import (
     describe_mismatch,
     first_not_finite,
     fresh_copy,
+    malformed,
     pack,
     parts_of,
     structure_of,
@@ -38,6 +39,9 @@ from atoll.platform.exchange import (
     plain_metrics,
 )
 from atoll.randomness import derive_seed, seed_everything
+
+# Integers up to here are exact; a weight beyond is no count of examples, but makes sums overflow.
+LARGEST_WEIGHT = 2.0**53
 
 
 class ClientRunner:
@@ -359,6 +363,8 @@ def _accept(
     if parts.metrics is not None:
         outcome.metrics = plain_metrics(parts.metrics)
     problem = _problem(exchange, arrays, outcome)
+    if problem is None and arrays is not None and (exchange.check_finite or chunk_sum is not None):
+        problem = malformed(arrays, numbers=exchange.sum_replies)
     if problem is not None:
         outcome.fail(problem, flower.REJECTED)
         return
@@ -390,8 +396,11 @@ def _problem(exchange: Exchange, arrays: ArrayRecord | None, outcome: Outcome) -
         weight = outcome.metrics.get(weighted_by)
         if isinstance(weight, list) or weight is None:
             return f"the reply's metrics must hold a number {weighted_by!r}, got {weight!r}"
-        if not 0.0 <= weight < float("inf"):
-            return f"the reply's {weighted_by!r} is {weight!r}, expected a finite number >= 0"
+        if not 0.0 <= weight <= LARGEST_WEIGHT:
+            return (
+                f"the reply's {weighted_by!r} is {weight!r}, expected a finite number >= 0, at "
+                f"most {LARGEST_WEIGHT:g}"
+            )
     return None
 
 

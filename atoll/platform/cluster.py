@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +18,7 @@ from atoll.errors import EngineError, InvalidExperimentError
 
 logger = logging.getLogger("atoll")
 
-
+CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
 # A chunk's sum of a small model is some hundred kilobytes: sent along with the reply it spares the
 # object store's bookkeeping, which costs more than the clients' own overhead.
@@ -81,7 +84,8 @@ class Cluster:
             ray.init(address=started_by_hand, **quiet)
             return
         settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
-        ray.init(address="local", **settings, **own, **quiet)
+        with _on_loopback():
+            ray.init(address="local", **settings, **own, **quiet)
         self.started = True
 
     def allocate(self, workers: int | Literal["auto"], cpus: float, gpus: float) -> Allocation:
@@ -107,12 +111,13 @@ class Cluster:
                 f"ray.gpus_per_worker = {gpus:g}: there is no GPU in this Ray cluster; expected 0"
             )
         slots = sum(_slots(node, cpus, gpus) for node in nodes)
+        has_cpus = any(node.get("CPU", 0.0) for node in nodes)
+        if not has_cpus or (workers == "auto" and slots == 0):
+            raise InvalidExperimentError(
+                f"ray.cpus_per_worker = {cpus:g}, ray.gpus_per_worker = {gpus:g}: no node of "
+                f"this Ray cluster has as much ({_describe(nodes)})"
+            )
         if workers == "auto":
-            if slots == 0:
-                raise InvalidExperimentError(
-                    f"ray.cpus_per_worker = {cpus:g}, ray.gpus_per_worker = {gpus:g}: no node of "
-                    f"this Ray cluster has as much ({_describe(nodes)})"
-                )
             return Allocation(slots, cpus, gpus)
         if workers <= slots:
             return Allocation(workers, cpus, gpus)
@@ -132,6 +137,26 @@ class Cluster:
         if self.started and ray.is_initialized():
             ray.shutdown()
         self.started = False
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Within this context Ray starts with servers that listen on loopback only.
+
+    That is its own way on macOS and Windows, where nodes do not form clusters. On Linux its
+    servers would listen on every address of the machine, without any authentication.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER, os.environ.get(CLUSTER_SWITCH)
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ[CLUSTER_SWITCH] = "0"
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before[0]
+        os.environ.pop(CLUSTER_SWITCH)
+        if before[1] is not None:
+            os.environ[CLUSTER_SWITCH] = before[1]
 
 
 def _running_here() -> str | None:

@@ -72,6 +72,7 @@ class Cohort:
         self.places: dict[tuple[int, ...], str] = {}
         self._on_progress = on_progress
         self._chunks = chunks
+        self._job_name = _name_of(exchange)
         self._queue: deque[Chunk] = deque()
         self._deaths: dict[int, int] = {}
         self._deaths_alone: dict[int, int] = {}
@@ -148,6 +149,7 @@ class Cohort:
             payload=chunks,
             seconds=None if timeout is None else timeout * clients + GRACE_SECONDS,
             alone=not is_plain,
+            name=self._job_name,
         )
 
     def _next_chunk(self, worker: str) -> Chunk:
@@ -266,6 +268,12 @@ class Cohort:
             for position in chunk.positions:
                 add_to_sum(total, self._outcomes[position], self._exchange)
         self._total.merge(total)
+
+
+def _name_of(exchange: Exchange) -> str:
+    """Return what an exchange is, for Ray's dashboard: "train, round 3"."""
+    kinds = sorted({envelope.message_type for envelope in exchange.envelopes})
+    return f"{' and '.join(kinds)}, round {exchange.server_round}"
 
 
 def add_to_sum(total: WeightedSum, outcome: Outcome, exchange: Exchange) -> None:

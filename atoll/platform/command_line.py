@@ -95,6 +95,14 @@ def run(
     overrides: SetOption = None,
     workers: WorkersOption = None,
     out: OutOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run that is in the run directory, if one is. Without --out, the "
+            "run directory is run.out/run.name then.",
+        ),
+    ] = False,
 ) -> None:
     """Run an experiment."""
     directories: list[Path] = []
@@ -109,7 +117,7 @@ def run(
         _log_to_terminal(experiment.log.level)
         _quiet_flower()
         observers = _observers(experiment.log.progress, directories)
-        run_experiment(experiment, out=out, observers=observers)
+        run_experiment(experiment, out=out, resume=resume, observers=observers)
 
 
 @application.command()
@@ -157,6 +165,84 @@ def sweep(
 
 
 @application.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="An experiment or sweep file.")],
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS", help="The head's dashboard, http://HEAD:8265."
+        ),
+    ],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run directory, an absolute path that the cluster shares; by default "
+            "run.out/run.name. If a run is in it already, that goes on."
+        ),
+    ] = None,
+    working_dir: Annotated[
+        Path, typer.Option(help="The folder that is sent to the cluster; the file is in it.")
+    ] = Path(),
+    runtime_env: Annotated[
+        Path | None, typer.Option(help="A Ray runtime environment (YAML).")
+    ] = None,
+    python: Annotated[str, typer.Option(help="The interpreter on the cluster.")] = "python",
+    submission_id: Annotated[
+        str | None, typer.Option(help="The job's id; by default Ray's choice.")
+    ] = None,
+    entrypoint_num_cpus: Annotated[
+        float | None, typer.Option(min=0.0, help="CPUs that the run's driver takes.")
+    ] = None,
+    entrypoint_num_gpus: Annotated[
+        float | None, typer.Option(min=0.0, help="GPUs that the run's driver takes.")
+    ] = None,
+    entrypoint_memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes of memory that the run's driver takes.")
+    ] = None,
+    entrypoint_resources: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Other resources that the driver takes.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the job is submitted.")
+    ] = False,
+) -> None:
+    """Run an experiment or a sweep as a Ray job, and follow its log."""
+    with _clear_errors():
+        from atoll.platform import submission
+
+        _log_to_terminal("info")
+        settings = list(overrides or [])
+        if workers is not None:
+            settings.append(f"ray.workers={workers}")
+        what = submission.Submission(
+            file,
+            out=out,
+            overrides=settings,
+            working_dir=working_dir,
+            runtime_env=runtime_env,
+            python=python,
+            submission_id=submission_id,
+            resources=submission.entrypoint_resources(
+                entrypoint_num_cpus, entrypoint_num_gpus, entrypoint_memory, entrypoint_resources
+            ),
+        )
+        what.entrypoint()
+        jobs = submission.RayJobs(address)
+        job = jobs.submit(what)
+        console.print(f"job {job}", soft_wrap=True)
+        if detach:
+            return
+        try:
+            code = jobs.follow(job, lambda text: console.out(text, end="", highlight=False))
+        except KeyboardInterrupt:
+            errors.print(f"the job goes on; stop it with: ray job stop --address {address} {job}")
+            raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(code)
+
+
+@application.command()
 def resume(
     run_directory: Annotated[Path, typer.Argument(help="The directory of an interrupted run.")],
     workers: WorkersOption = None,
@@ -175,6 +261,19 @@ def resume(
         else:
             _quiet_flower()
             resume_run(run_directory, workers=workers, observers=observers)
+
+
+@application.command()
+def watch(
+    run_directory: Annotated[Path, typer.Argument(help="A run's or a sweep's directory.")],
+    once: Annotated[bool, typer.Option("--once", help="Show how it stands, and return.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+) -> None:
+    """Show the progress of a run or a sweep, wherever it runs, until it ends."""
+    with _clear_errors():
+        from atoll.platform.watch import watch as watch_directory
+
+        watch_directory(run_directory, console, once=once, every=every)
 
 
 @application.command()

@@ -8,13 +8,14 @@ worker of a machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from atoll.clients.arrays import is_finite, view
+from atoll.clients.arrays import is_finite, problem_of, view
 from atoll.clients.weighted_sum import Structure, averaged_dtype
 from atoll.platform import flower
 
@@ -49,11 +50,16 @@ def pack(records: RecordDict) -> PackedRecords:
     for name, record in records.items():
         if isinstance(record, ArrayRecord):
             heads = tuple((key, a.dtype, tuple(a.shape), a.stype) for key, a in record.items())
-            buffers = tuple(np.frombuffer(a.data, np.uint8) for a in record.values())
+            buffers = tuple(map(_bytes_of, record.values()))
             packed.append((name, ArrayRecord, PackedArrays(heads, buffers)))
         else:
             packed.append((name, type(record), dict(record)))
     return PackedRecords(tuple(packed))
+
+
+def _bytes_of(array: Array) -> NDArray[np.uint8]:
+    # NumPy refuses to make an array of an empty buffer.
+    return np.frombuffer(array.data, np.uint8) if array.data else np.empty(0, np.uint8)
 
 
 def unpack(packed: PackedRecords) -> RecordDict:
@@ -135,6 +141,32 @@ def describe_mismatch(expected: Structure, got: Structure) -> str:
         if found[key][1] != dtype:
             return f"wrong dtype of {key!r}: {found[key][1]}, expected {dtype}"
     return "wrong order of keys"
+
+
+def malformed(arrays: ArrayRecord, *, numbers: bool) -> str | None:
+    """Say which array is not what it says it is, or None.
+
+    Parameters
+    ----------
+    numbers : bool
+        Whether all must be real numbers, which can be added up; else arrays of a serialisation
+        other than NumPy's are let through, unless they call themselves floats.
+    """
+    for key, array in arrays.items():
+        is_foreign = array.stype != "numpy.ndarray" and not array.dtype.startswith("float")
+        if is_foreign and not numbers:
+            continue
+        problem = problem_of(array)
+        if problem is None and numbers and not _is_real(array.dtype):
+            problem = f"it holds {array.dtype}, expected real numbers"
+        if problem is not None:
+            return f"{key!r} is malformed: {problem}"
+    return None
+
+
+@lru_cache(maxsize=64)
+def _is_real(dtype: str) -> bool:
+    return dtype == "bfloat16" or np.dtype(dtype).kind in "biuf"
 
 
 def first_not_finite(arrays: ArrayRecord) -> str | None:

@@ -99,11 +99,15 @@ class LayersSettings(Section):
 
 
 class LogSettings(Section):
-    """``[log]``: what is shown and written beside the ledger."""
+    """``[log]``: what is shown and written beside the ledger.
+
+    ``mlflow`` is true (the server that ``MLFLOW_TRACKING_URI`` names) or a tracking URI.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     progress: bool = True
     tensorboard: bool = False
+    mlflow: bool | str = False
 
 
 class CaptureSettings(Section):

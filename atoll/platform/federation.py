@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,15 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.atomic import write_json
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, load_experiment
+from atoll.platform.identity import RunIdentity, relevant
 from atoll.platform.ledger import CONFIG, RESULT, check_run_directory
 from atoll.platform.observers import Observer, RoundRecord
-from atoll.platform.session import Session, new_run_directory, terminated_as_interrupt
+from atoll.platform.session import (
+    Session,
+    new_run_directory,
+    terminated_as_interrupt,
+    versions,
+)
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -131,6 +137,7 @@ def run(
     experiment: Experiment | Path | str,
     *,
     out: Path | None = None,
+    resume: bool = False,
     observers: Observers | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
@@ -142,6 +149,9 @@ def run(
         An experiment, or the path of its file.
     out : Path, optional
         The run directory; by default a new one below ``run.out``.
+    resume : bool
+        Whether to go on with the run that is in ``out`` (by default ``run.out/run.name``), if one
+        is: a job that is tried again then ends as if nothing had happened.
     observers : callable, optional
         Makes observers beside the ledger, given the run directory.
     callbacks : Sequence
@@ -155,13 +165,19 @@ def run(
     Raises
     ------
     AtollError
-        If the experiment cannot be run; before anything starts, where that can be known.
+        If the experiment cannot be run; before anything starts, where that can be known. If
+        there is a run in ``out`` that is of another configuration or other data.
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
     check(experiment)
+    if resume and out is None:
+        out = experiment.run.out / experiment.run.name
+    if resume and out is not None and (out / CONFIG).is_file():
+        logger.info("%s: there is a run in it, which goes on", out)
+        return _go_on(experiment, out, True, observers, callbacks)
     directory = new_run_directory(out, experiment.run.out, experiment.run.name)
-    return _run(experiment, directory, True, observers or _no_observers, callbacks)
+    return _run(experiment, directory, True, True, observers or _no_observers, callbacks)
 
 
 def resume(
@@ -179,16 +195,38 @@ def resume(
         If the folder is not a run directory, or no checkpoint in it is whole.
     """
     check_run_directory(directory)
-    finished = _finished(directory)
-    if finished is not None:
-        logger.info("%s is finished; its result is as it was", directory)
-        return finished
     overrides = [] if workers is None else [f"ray.workers={workers}"]
     experiment = load_experiment(directory / CONFIG, overrides)
-    return _run(experiment, directory, False, observers or _no_observers, callbacks)
+    return _go_on(experiment, directory, False, observers, callbacks)
 
 
-def _finished(directory: Path) -> RunResult | None:
+def _go_on(
+    experiment: Experiment,
+    directory: Path,
+    is_given: bool,
+    observers: Observers | None,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    """Go on with a run; ``is_given`` says that the experiment is not from its directory."""
+    finished = _finished(directory, experiment.run.rounds)
+    if finished is not None:
+        before = RunIdentity.read(directory)
+        if is_given and before is not None:
+            # Without the data, which a finished run does not need.
+            _identity(experiment, before.data).check_same(directory)
+        logger.info("%s is finished; its result is as it was", directory)
+        return finished
+    return _run(experiment, directory, False, is_given, observers or _no_observers, callbacks)
+
+
+def _identity(experiment: Experiment, data: Mapping[str, str]) -> RunIdentity:
+    """Return what a run is; its data are known by their contents, wherever they lie."""
+    config = relevant(experiment.to_dict())
+    config["data"].pop("path", None)
+    return RunIdentity(config, dict(data), versions())
+
+
+def _finished(directory: Path, rounds: int) -> RunResult | None:
     """Return the result of a run that is over, without a cluster."""
     from atoll.platform.checkpoint import CheckpointStore
 
@@ -198,6 +236,8 @@ def _finished(directory: Path) -> RunResult | None:
     summary = json.loads(path.read_text())
     checkpoint = CheckpointStore(directory / "checkpoints").latest()
     if checkpoint is None or checkpoint.server_round != summary["rounds"]:
+        return None
+    if rounds > summary["rounds"] and checkpoint.tree.get("stopped") is None:
         return None
     arrays = checkpoint.arrays
     if "failed_layers" in summary:
@@ -215,25 +255,22 @@ def _run(
     experiment: Experiment,
     directory: Path,
     is_new: bool,
+    is_given: bool,
     observers: Observers,
     callbacks: Sequence[Callback],
 ) -> RunResult:
-    settings = experiment.run
     if experiment.layers is not None:
-        return _run_layers(experiment, directory, is_new, observers, callbacks)
+        return _run_layers(experiment, directory, is_new, is_given, observers, callbacks)
     with _StartedCluster(experiment) as cluster:
         federation = prepare(experiment)
-        with cluster.grid(federation) as grid, terminated_as_interrupt():
-            session = Session(
-                directory,
-                experiment.to_dict() if is_new else None,
-                keep_checkpoints=settings.keep_checkpoints,
-                observers=partial(_all_observers, experiment, observers),
-            )
-            with session:
-                _write_partition(directory, federation, experiment.data.held_out)
-                arrays = _run_rounds(experiment, federation, grid, session, callbacks)
-                summary = session.finish(arrays, vectorized=vars(grid.vectorization))
+        with (
+            cluster.grid(federation, directory.name) as grid,
+            terminated_as_interrupt(),
+            _session(experiment, federation, directory, is_new, is_given, observers) as session,
+        ):
+            _write_partition(directory, federation, experiment.data.held_out)
+            arrays = _run_rounds(experiment, federation, grid, session, callbacks)
+            summary = session.finish(arrays, vectorized=vars(grid.vectorization))
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
@@ -241,6 +278,7 @@ def _run_layers(
     experiment: Experiment,
     directory: Path,
     is_new: bool,
+    is_given: bool,
     observers: Observers,
     callbacks: Sequence[Callback],
 ) -> RunResult:
@@ -248,13 +286,7 @@ def _run_layers(
 
     with _StartedCluster(experiment) as cluster, terminated_as_interrupt():
         federation = prepare(experiment)
-        session = Session(
-            directory,
-            experiment.to_dict() if is_new else None,
-            keep_checkpoints=experiment.run.keep_checkpoints,
-            observers=partial(_all_observers, experiment, observers),
-        )
-        with session:
+        with _session(experiment, federation, directory, is_new, is_given, observers) as session:
             _write_partition(directory, federation, experiment.data.held_out)
             layers = LayerRun(experiment, federation, session, callbacks)
             pool = start_workers(cluster.connection, experiment.ray)
@@ -264,6 +296,25 @@ def _run_layers(
                 pool.close()
             summary = session.finish(arrays, **layers.facts())
     return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+def _session(
+    experiment: Experiment,
+    federation: Federation,
+    directory: Path,
+    is_new: bool,
+    is_given: bool,
+    observers: Observers,
+) -> Session:
+    data = {experiment.data.dataset: federation.dataset.fingerprint}
+    return Session(
+        directory,
+        experiment.to_dict() if is_given else None,
+        identity=_identity(experiment, data),
+        is_new=is_new,
+        keep_checkpoints=experiment.run.keep_checkpoints,
+        observers=partial(_all_observers, experiment, observers),
+    )
 
 
 class _StartedCluster:
@@ -290,8 +341,8 @@ class _StartedCluster:
         connected: Cluster = self._cluster.result()
         return connected
 
-    def grid(self, federation: Federation) -> RayGrid:
-        """Return the grid, on the cluster that was started."""
+    def grid(self, federation: Federation, name: str) -> RayGrid:
+        """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
         from atoll.clients.app import make_client_app
         from atoll.platform.grid import RayGrid
 
@@ -310,6 +361,7 @@ class _StartedCluster:
             client_timeout=experiment.client.timeout,
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,
+            name=name,
             cluster=self.connection,
         )
 
@@ -326,6 +378,10 @@ def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> 
         from atoll.platform.tensorboard import TensorBoardLog
 
         observers.append(TensorBoardLog(directory))
+    if experiment.log.mlflow is not False:
+        from atoll.platform.mlflow_log import MLflowLog
+
+        observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
     return observers
 
 
@@ -450,6 +506,10 @@ def check(experiment: Experiment) -> None:
     from atoll.strategies import build_strategy
     from atoll.strategies.secure_aggregation import SecAggPlus
 
+    if experiment.log.mlflow is not False:
+        from atoll.platform.mlflow_log import check_installed
+
+        check_installed()
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     if isinstance(strategy, FedXgbBagging):
         raise InvalidExperimentError(

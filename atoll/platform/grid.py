@@ -68,6 +68,8 @@ class RayGrid(Grid):
     vectorize : bool or "auto"
         Whether a chunk's clients train at once, where the app offers it; "auto" times the first
         chunk both ways.
+    name : str
+        What the workers are named by in Ray's dashboard.
     address : str, optional
         The Ray cluster; by default the one at hand, or one started here.
     cluster : Cluster, optional
@@ -97,6 +99,7 @@ class RayGrid(Grid):
         client_timeout: float | None = None,
         check_replies: bool | Literal["auto"] = "auto",
         vectorize: bool | Literal["auto"] = False,
+        name: str = "federation",
         address: str | None = None,
         cluster: Cluster | None = None,
     ) -> None:
@@ -132,7 +135,7 @@ class RayGrid(Grid):
             setup = worker_setup(
                 client_app, run_config or {}, threads_per_worker, gpu=gpus_per_worker > 0
             )
-            self.pool = WorkerPool(setup, self.workers, allocation.cpus, allocation.gpus)
+            self.pool = WorkerPool(setup, self.workers, allocation.cpus, allocation.gpus, name)
         except BaseException:
             if self._own_cluster is not None:
                 self._own_cluster.close()

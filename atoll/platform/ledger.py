@@ -24,6 +24,7 @@ from atoll.platform.observers import RoundRecord, RunInfo
 
 CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
 LAYERS = "layers.parquet"
+ENGINE = "engine.json"
 FLUSH_SECONDS = 1.0
 # A rewrite may take this share of the time since the one before.
 FLUSH_SHARE = 0.1
@@ -174,7 +175,7 @@ class Ledger:
             "num_rounds": run.num_rounds,
             "notes": list(run.notes),
         }
-        write_json(self.directory / "engine.json", notes)
+        write_json(self.directory / ENGINE, notes)
 
     def on_round(self, record: RoundRecord) -> None:
         """Add a round."""

@@ -12,6 +12,10 @@ from atoll.platform.pool import Job, WorkerPool
 MAX_LOSSES = 3
 
 
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", "call")).strip("_").replace("_", " ")
+
+
 class _Calls:
     """A job source: one call a job, repeated if its worker dies."""
 
@@ -20,7 +24,8 @@ class _Calls:
         self._missing = len(arguments)
         self._losses: dict[int, int] = {}
         self._queue = deque(
-            Job("call", (function, *some), payload=index) for index, some in enumerate(arguments)
+            Job("call", (function, *some), payload=index, name=_name_of(function))
+            for index, some in enumerate(arguments)
         )
 
     @property

@@ -7,6 +7,7 @@ to an idle worker, and tells the source what came of it.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,6 +43,8 @@ class Job:
         How long the job may take before its worker is killed.
     alone : bool
         Whether no other job may wait behind it: if its worker dies, it was this one.
+    name : str
+        What it is, for Ray's dashboard ("train, round 3").
     """
 
     method: str
@@ -49,6 +52,7 @@ class Job:
     payload: Any
     seconds: float | None = None
     alone: bool = False
+    name: str = "call"
 
 
 class JobSource(Protocol):
@@ -94,6 +98,16 @@ class _WorkerHandle:
     pid: int = 0
     node: str = ""
     jobs: list[Any] = field(default_factory=list)
+    methods: dict[str, tuple[str, Any]] = field(default_factory=dict)
+
+    def submit(self, job: Job) -> Any:
+        """Send a job to the worker under its name; return the reference to its result."""
+        name, method = self.methods.get(job.method, ("", None))
+        if name != job.name:
+            # Naming a method costs more than calling it; a round's jobs have one name.
+            method = getattr(self.actor, job.method).options(name=job.name)
+            self.methods[job.method] = job.name, method
+        return method.remote(*job.arguments)
 
 
 class WorkerPool:
@@ -107,13 +121,19 @@ class WorkerPool:
         The number of workers.
     cpus, gpus : float
         The share of a node's CPUs and GPUs that a worker takes.
+    label : str
+        What the workers work for, for Ray's dashboard: they are named ``label/worker-0``, ....
     """
 
-    def __init__(self, setup: WorkerSetup, size: int, cpus: float, gpus: float) -> None:
+    def __init__(
+        self, setup: WorkerSetup, size: int, cpus: float, gpus: float, label: str = "federation"
+    ) -> None:
         self.size = size
+        # Names are unique in a cluster's namespace; a label need not be.
+        self._label = f"{label}-{os.urandom(3).hex()}"
         self._setup = setup
-        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
-        self._actor_class = ray.remote(Worker).options(**options)
+        resources = {"num_cpus": cpus, "num_gpus": gpus}
+        self._actor_class = ray.remote(scheduling_strategy="SPREAD", **resources)(Worker)
         self._idle: list[_WorkerHandle] = []
         self._starting: dict[Any, _WorkerHandle] = {}
         self._running: dict[Any, _Running] = {}
@@ -126,7 +146,8 @@ class WorkerPool:
     def _start_worker(self) -> None:
         name = f"worker-{self._started}"
         self._started += 1
-        handle = _WorkerHandle(name, self._actor_class.remote(name, self._setup))
+        actor_class = self._actor_class.options(name=f"{self._label}/{name}")
+        handle = _WorkerHandle(name, actor_class.remote(name, self._setup))
         self._starting[handle.actor.where.remote()] = handle
 
     def pids(self) -> list[int]:
@@ -185,7 +206,7 @@ class WorkerPool:
                     self._give(worker, job)
 
     def _give(self, worker: _WorkerHandle, job: Job) -> None:
-        reference = getattr(worker.actor, job.method).remote(*job.arguments)
+        reference = worker.submit(job)
         overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
         self._running[reference] = _Running(worker, job, overdue_at)
         worker.jobs.append(reference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,9 @@ from flwr.app import MetricRecord
 
 from atoll.platform.exchange import Metrics, Outcome
 from atoll.platform.observers import RoundRecord
+
+# The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
+LARGEST_COUNT = 2**53
 
 
 def round_record(
@@ -85,7 +87,9 @@ def _client_columns(
 
 def _examples(metrics: Metrics | None) -> int | None:
     value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
-    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    if isinstance(value, int | float) and abs(value) <= LARGEST_COUNT:
+        return int(value)
+    return None
 
 
 def _number(metrics: Metrics | None, name: str) -> int | None:

@@ -103,12 +103,15 @@ def _mean_reply(
 
 
 def _keep_common_metrics(outcomes: list[Outcome]) -> None:
-    """Leave out metrics that not every reply has: strategies average them over all replies."""
+    """Leave out metrics that not every reply has alike: strategies average them over all replies.
+
+    Alike are numbers, and lists of one length.
+    """
     replied = [outcome for outcome in outcomes if outcome.metrics is not None]
-    names = {frozenset(outcome.metrics or ()) for outcome in replied}
-    if len(names) <= 1:
+    kinds = {_kinds(outcome.metrics or {}) for outcome in replied}
+    if len(kinds) <= 1:
         return
-    common = frozenset.intersection(*names)
+    common = frozenset(name for name, _ in frozenset.intersection(*kinds))
     for outcome in replied:
         outcome.metrics = _only(outcome.metrics or {}, common)
         if outcome.records is not None:
@@ -118,6 +121,13 @@ def _keep_common_metrics(outcomes: list[Outcome]) -> None:
                     for name, kind, body in outcome.records.records
                 )
             )
+
+
+def _kinds(metrics: Metrics) -> frozenset[tuple[str, int | None]]:
+    """Return the names of metrics, each with the length of its list."""
+    return frozenset(
+        (name, len(value) if isinstance(value, list) else None) for name, value in metrics.items()
+    )
 
 
 def _only(metrics: Metrics, names: frozenset[str]) -> Metrics:

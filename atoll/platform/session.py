@@ -22,8 +22,10 @@ import tomli_w
 from flwr.app import ArrayRecord
 
 from atoll.errors import RunDirectoryError
+from atoll.platform.atomic import write_text
 from atoll.platform.checkpoint import CheckpointStore, parameters_sha256
-from atoll.platform.ledger import Ledger, RunLock
+from atoll.platform.identity import IDENTITY, RunIdentity
+from atoll.platform.ledger import CONFIG, Ledger, RunLock
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.rounds import RoundOptions
 
@@ -52,7 +54,7 @@ def new_run_directory(out: Path | None, parent: Path, name: str) -> Path:
         If ``out`` exists and is not empty.
     """
     if out is not None:
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        if _is_taken(out):
             raise RunDirectoryError(
                 f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
                 f"('atoll resume {out}' goes on with a run)"
@@ -65,6 +67,14 @@ def new_run_directory(out: Path | None, parent: Path, name: str) -> Path:
     return candidate
 
 
+def _is_taken(directory: Path) -> bool:
+    """Tell whether there is more in a folder than a run leaves that is killed as it begins."""
+    if not directory.is_dir():
+        return directory.exists()
+    names = {path.name for path in directory.iterdir()}
+    return any(name != IDENTITY and not name.startswith(".") for name in names)
+
+
 class Session:
     """A run in its directory.
 
@@ -73,8 +83,11 @@ class Session:
     directory : Path
         The run directory.
     config : Mapping or None
-        The resolved configuration of a new run, written as ``config.toml``; None resumes the run
-        that is there.
+        The resolved configuration, written as ``config.toml``; None keeps the one that is there.
+    identity : RunIdentity
+        What the run is; one that goes on must be the one that began.
+    is_new : bool
+        Whether the run begins; else it goes on.
     keep_checkpoints : int
         How many checkpoints stay.
     observers : Callable
@@ -86,6 +99,8 @@ class Session:
         directory: Path,
         config: Mapping[str, Any] | None,
         *,
+        identity: RunIdentity,
+        is_new: bool,
         keep_checkpoints: int,
         observers: Callable[[Path], list[Observer]],
     ) -> None:
@@ -94,7 +109,7 @@ class Session:
         self._lock = RunLock(directory)
         self._lock.acquire()
         try:
-            self.ledger = self._open_ledger(config)
+            self.ledger = self._open_ledger(config, identity, is_new=is_new)
         except BaseException:
             self._lock.release()
             raise
@@ -102,10 +117,18 @@ class Session:
         self._started = time.perf_counter()
         self._last: RoundRecord | None = None
 
-    def _open_ledger(self, config: Mapping[str, Any] | None) -> Ledger:
+    def _open_ledger(
+        self, config: Mapping[str, Any] | None, identity: RunIdentity, *, is_new: bool
+    ) -> Ledger:
+        text = None
         if config is not None:
-            resolved = {**config, "versions": versions()}
-            return Ledger.create(self.directory, tomli_w.dumps(resolved))
+            text = tomli_w.dumps({**config, "versions": identity.versions})
+        if is_new:
+            identity.write(self.directory)
+            return Ledger.create(self.directory, text or "")
+        identity.check_same(self.directory)
+        if text is not None:
+            write_text(self.directory / CONFIG, text)
         checkpoint = self.checkpoints.latest()
         return Ledger.reopen(self.directory, 0 if checkpoint is None else checkpoint.server_round)
 

@@ -159,13 +159,21 @@ class StateDecoder:
         elif tag == "generator":
             state = self.value(body)
             if not isinstance(current, np.random.Generator):
-                current = np.random.Generator(getattr(np.random, state["bit_generator"])())
+                current = np.random.Generator(_bit_generator(state["bit_generator"]))
             current.bit_generator.state = state
         elif tag == "state_dict":
             current.load_state_dict(self.value(body))
         elif tag == "set_state":
             current.set_state(self.value(body))
         return current
+
+
+def _bit_generator(name: str) -> np.random.BitGenerator:
+    """Return a new bit generator of a class of NumPy's; a file may name nothing else."""
+    kind = getattr(np.random, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
+        raise ValueError(f"{name!r} is no bit generator of NumPy's")
+    return kind()
 
 
 def random_states() -> dict[str, Any]:

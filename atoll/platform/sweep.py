@@ -3,12 +3,12 @@
 A trial is a run like any other, in a directory of its own that is named by a hash of its resolved
 configuration. So a sweep that was interrupted (or grew) runs only what is missing: finished trials
 are read, interrupted ones resumed. Trials' drivers are Ray tasks on this machine; their workers
-are wherever the cluster has room.
+are wherever the cluster has room. Trials that are stopped early are told so by an actor that holds
+Ray Tune's scheduler (sweep_stopping.py).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
@@ -25,15 +25,24 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atoll.errors import AtollError, RunDirectoryError
-from atoll.platform.atomic import write_text
+from atoll.platform.atomic import write_json, write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.experiment import Experiment
-from atoll.platform.ledger import CONFIG, RESULT, RunLock, read_result
+from atoll.platform.ledger import CONFIG, RunLock
 from atoll.platform.session import terminated_as_interrupt
 from atoll.platform.sweep_plan import Sweep, Trial
 from atoll.platform.sweep_results import read_curve, write_results
+from atoll.platform.sweep_stopping import (
+    STOPPED,
+    AskAfterRound,
+    Halving,
+    TrialStopped,
+    asha_scheduler,
+    recorded_metric,
+)
+from atoll.platform.sweep_trials import EARLY, FINISHED, TRIALS, TrialTable, place_of
 
-SWEEP_CONFIG, TRIALS = "sweep.toml", "trials"
+SWEEP_CONFIG = "sweep.toml"
 # How long interrupted trials may take to write their checkpoints.
 INTERRUPT_SECONDS = 30.0
 # How long a trial of a killed sweep may go on.
@@ -56,6 +65,8 @@ class TrialEnd:
         How long it took, from its start or resumption.
     error : str or None
         Why it failed.
+    is_stopped : bool
+        Whether it was stopped early.
     """
 
     trial: Trial
@@ -64,6 +75,7 @@ class TrialEnd:
     metrics: dict[str, Any]
     seconds: float
     error: str | None
+    is_stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,17 +151,22 @@ def run_sweep(
     lock = RunLock(directory)
     lock.acquire()
     try:
-        tables = {"sweep": sweep.settings.model_dump(mode="json"), **sweep.base.to_dict()}
+        settings = sweep.settings.model_dump(mode="json", exclude_none=True)
+        tables = {"sweep": settings, **sweep.base.to_dict()}
         write_text(directory / SWEEP_CONFIG, tomli_w.dumps(tables))
-        failed = _run_missing(sweep, directory, on_start, on_end)
-        return _finish(sweep, directory, failed)
+        table = TrialTable(directory, sweep)
+        table.write()
+        failed = _run_missing(sweep, directory, table, on_start, on_end)
+        return _finish(sweep, directory, table, failed)
     finally:
         lock.release()
 
 
-def _run_missing(sweep: Sweep, directory: Path, on_start: OnStart, on_end: OnEnd) -> dict[str, str]:
-    """Run the trials that are not finished; return why some failed, by their names."""
-    missing = [t for t in sweep.trials if not (_place(directory, t) / RESULT).exists()]
+def _run_missing(
+    sweep: Sweep, directory: Path, table: TrialTable, on_start: OnStart, on_end: OnEnd
+) -> dict[str, str]:
+    """Run the trials that have not ended; return why some failed, by their names."""
+    missing = table.missing()
     finished = len(sweep.trials) - len(missing)
     if not missing:
         on_start(len(sweep.trials), finished, 0)
@@ -160,7 +177,7 @@ def _run_missing(sweep: Sweep, directory: Path, on_start: OnStart, on_end: OnEnd
         slots = cluster.allocate("auto", settings.cpus_per_worker, settings.gpus_per_worker).workers
         parallel, workers = _shares(sweep, slots, len(missing))
         on_start(len(sweep.trials), finished, parallel)
-        running = _Running(directory, workers, parallel, missing)
+        running = _Running(sweep, directory, table, workers, parallel)
         # Only now: Ray sets a handler of its own when it starts.
         with terminated_as_interrupt():
             return running.run(on_end, finished, len(sweep.trials))
@@ -177,21 +194,39 @@ def _shares(sweep: Sweep, slots: int, missing: int) -> tuple[int, int]:
     return parallel, max(1, slots // parallel) if wanted == "auto" else wanted
 
 
-def _place(directory: Path, trial: Trial) -> Path:
-    return directory / TRIALS / trial.name
+def _start_halving(sweep: Sweep, directory: Path, here: Any) -> Any:
+    """Start the actor that stops trials early, knowing what trials have come to before."""
+    settings = sweep.settings.early_stopping
+    if settings is None:
+        return None
+    # Here, where an error is the user's; in the actor it would be a death.
+    asha_scheduler()
+    longest = max(trial.experiment.run.rounds for trial in sweep.trials)
+    actor = ray.remote(Halving).options(num_cpus=0, scheduling_strategy=here)
+    halving = actor.remote(settings, longest)
+    reports = [
+        halving.report.remote(trial.group, trial.name, server_round, value)
+        for trial in sweep.trials
+        for server_round, value in recorded_metric(place_of(directory, trial), settings.metric)
+    ]
+    ray.get(reports)
+    return halving
 
 
 class _Running:
     """Keeps so many trials under way until all have ended."""
 
-    def __init__(self, directory: Path, workers: int, parallel: int, trials: list[Trial]) -> None:
-        self._directory, self._workers, self._parallel = directory, workers, parallel
-        self._waiting = deque(trials)
+    def __init__(
+        self, sweep: Sweep, directory: Path, table: TrialTable, workers: int, parallel: int
+    ) -> None:
+        self._sweep, self._directory, self._table = sweep, directory, table
+        self._workers, self._parallel = workers, parallel
+        self._waiting = deque(table.missing())
         self._under_way: dict[Any, tuple[Trial, float]] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._task = ray.remote(run_trial).options(
-            num_cpus=0, max_retries=2, scheduling_strategy=here
-        )
+        self._task = ray.remote(run_trial)
+        self._options = {"num_cpus": 0, "max_retries": 2, "scheduling_strategy": here}
+        self._halving = _start_halving(sweep, directory, here)
 
     def run(self, on_end: OnEnd, done: int, of: int) -> dict[str, str]:
         failed: dict[str, str] = {}
@@ -205,18 +240,31 @@ class _Running:
                 error = _outcome(reference)
                 if error is not None:
                     failed[trial.name] = error
-                result = read_result(_place(self._directory, trial)) or {}
-                seconds = time.monotonic() - started
-                on_end(TrialEnd(trial, done, of, result.get("metrics", {}), seconds, error))
+                self._table.end(trial, error)
+                on_end(
+                    TrialEnd(
+                        trial,
+                        done,
+                        of,
+                        self._table.metrics(trial),
+                        time.monotonic() - started,
+                        error,
+                        self._table.status(trial) == EARLY,
+                    )
+                )
         except KeyboardInterrupt:
             self._interrupt()
             raise
         return failed
 
     def _start(self, trial: Trial) -> None:
-        place = _place(self._directory, trial)
-        arguments = trial.experiment.to_dict(), str(place), self._workers, list(sys.path)
-        self._under_way[self._task.remote(*arguments)] = trial, time.monotonic()
+        place = place_of(self._directory, trial)
+        ask, stopping = None, self._sweep.settings.early_stopping
+        if self._halving is not None and stopping is not None:
+            ask = AskAfterRound(self._halving, stopping.metric, trial.group, trial.name)
+        arguments = trial.experiment.to_dict(), str(place), self._workers, list(sys.path), ask
+        task = self._task.options(name=f"trial {trial}", **self._options)
+        self._under_way[task.remote(*arguments)] = trial, time.monotonic()
 
     def _interrupt(self) -> None:
         """Have the trials under way write their checkpoints."""
@@ -227,33 +275,46 @@ class _Running:
             ray.wait(references, num_returns=len(references), timeout=INTERRUPT_SECONDS)
 
 
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or ["?"])[0]
+
+
 def _outcome(reference: Any) -> str | None:
     """Return why a trial failed, or None."""
     try:
         error: str | None = ray.get(reference)
     except RayError as problem:
-        return f"its process ended ({(str(problem).strip().splitlines() or ['?'])[0]})"
+        return f"its process ended ({_first_line(problem)})"
     return error
 
 
 def run_trial(
-    tables: dict[str, Any], directory: str, workers: int, search_path: list[str]
+    tables: dict[str, Any],
+    directory: str,
+    workers: int,
+    search_path: list[str],
+    ask: AskAfterRound | None = None,
 ) -> str | None:
     """Run or resume a trial (in a process of its own); return why it failed, or None."""
     sys.path.extend(path for path in search_path if path not in sys.path)
     from atoll.platform.federation import resume, run
 
-    place = Path(directory)
+    place, started = Path(directory), time.monotonic()
+    callbacks = () if ask is None else (ask,)
     with _LogFile(place.with_suffix(".log")) as log:
         try:
             _wait_until_free(place)
+            (place / STOPPED).unlink(missing_ok=True)
             if (place / CONFIG).is_file():
-                resume(place, workers=workers)
+                resume(place, workers=workers, callbacks=callbacks)
             else:
                 # What a trial leaves that was killed before it could begin.
                 shutil.rmtree(place, ignore_errors=True)
                 tables["ray"]["workers"] = workers
-                run(Experiment.from_dict(tables), out=place)
+                run(Experiment.from_dict(tables), out=place, callbacks=callbacks)
+        except TrialStopped as stop:
+            log.info("stopped early after round %d", stop.server_round)
+            _write_stopped(place, stop, ask, time.monotonic() - started)
         except AtollError as error:
             log.exception("failed")
             return str(error)
@@ -261,6 +322,17 @@ def run_trial(
             log.exception("failed")
             return f"{type(error).__name__}: {error} ({place.with_suffix('.log')} has more)"
     return None
+
+
+def _write_stopped(
+    place: Path, stop: TrialStopped, ask: AskAfterRound | None, seconds: float
+) -> None:
+    from atoll.platform.report import write_report
+
+    metric = "" if ask is None else ask.metric
+    stopped = {"round": stop.server_round, "metric": metric, "value": stop.value}
+    write_json(place / STOPPED, {**stopped, "seconds": seconds})
+    write_report(place)
 
 
 def _wait_until_free(place: Path) -> None:
@@ -302,36 +374,14 @@ class _LogFile:
         self._handler.close()
 
 
-def _finish(sweep: Sweep, directory: Path, failed: dict[str, str]) -> SweepResult:
-    states, curves = [], []
-    for trial in sweep.trials:
-        place = _place(directory, trial)
-        result = read_result(place)
-        if result is not None:
-            curves.append(read_curve(trial, place))
-        states.append(_state(trial, place, result, failed.get(trial.name)))
-    text = write_results(directory, sweep, states, curves)
+def _finish(
+    sweep: Sweep, directory: Path, table: TrialTable, failed: dict[str, str]
+) -> SweepResult:
+    table.write()
+    ended = [trial for trial in sweep.trials if table.status(trial) in (FINISHED, EARLY)]
+    curves = [
+        read_curve(t, place_of(directory, t), is_whole=table.status(t) == FINISHED) for t in ended
+    ]
+    text = write_results(directory, ended, curves)
     described = {str(trial): failed[trial.name] for trial in sweep.trials if trial.name in failed}
     return SweepResult(directory, text, described)
-
-
-def _state(
-    trial: Trial, place: Path, result: dict[str, Any] | None, error: str | None
-) -> dict[str, Any]:
-    """Return a trial's row of the table of trials."""
-    metrics = {} if result is None else result["metrics"]
-    return {
-        "key": trial.key,
-        "method": trial.method,
-        "hyperparameters": trial.hyperparameters,
-        "held_out": "+".join(trial.held_out),
-        "seed": trial.seed,
-        "for_validation": trial.is_validation,
-        "status": "failed" if result is None else "finished",
-        "error": error,
-        "directory": str(place),
-        "rounds": None if result is None else result["rounds"],
-        "seconds": None if result is None else result["wall_seconds"],
-        "parameters_sha256": None if result is None else result["parameters_sha256"],
-        "metrics": json.dumps({k: v for k, v in metrics.items() if not isinstance(v, list)}),
-    }

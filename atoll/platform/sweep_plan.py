@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
+from atoll.platform.identity import relevant, sha256_of_tables
+from atoll.platform.sweep_axes import (
+    EACH,
+    HELD_OUT,
+    SEED,
+    STRATEGY,
+    axes_of,
+    distributions_of,
+)
+from atoll.platform.sweep_random import Distribution, draw_samples
+from atoll.platform.sweep_stopping import TrialStoppingSettings
 from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:
     from atoll.clients.data.store import ImageDataset
-
-SEED, HELD_OUT, STRATEGY = "run.seed", "data.held_out", "strategy.name"
-EACH = "each"
-# What may differ without a trial becoming another: none of it changes a run's results.
-IRRELEVANT = {
-    "run": ("name", "out", "checkpoint_every", "keep_checkpoints"),
-    "ray": ("address", "workers", "cpus_per_worker"),
-}
 
 
 class SweepSettings(Section):
@@ -45,6 +47,16 @@ class SweepSettings(Section):
     leave_one_domain_out : bool
         Whether to add the trials that leave-one-domain-out validation needs: each with one more
         domain held out.
+    random : dict
+        Distributions by experiment key: values are drawn from them, and every combination of the
+        grid is run with each sample. A list is a choice of its values. A variant may have a
+        ``random`` of its own.
+    samples : int or None
+        How many samples are drawn.
+    samples_seed : int
+        Decides what is drawn.
+    early_stopping : TrialStoppingSettings or None
+        Which trials are stopped before their last round.
     parallel : int or "auto"
         Trials at once; "auto" is as many as the cluster has workers.
     """
@@ -52,6 +64,10 @@ class SweepSettings(Section):
     grid: dict[str, Any] = Field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     leave_one_domain_out: bool = False
+    random: dict[str, Any] = Field(default_factory=dict)
+    samples: PositiveInt | None = None
+    samples_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    early_stopping: TrialStoppingSettings | None = None
     parallel: Literal["auto"] | PositiveInt = "auto"
 
 
@@ -98,14 +114,16 @@ class Trial:
         return json.dumps(dict(self.choices), sort_keys=True)
 
     @property
+    def group(self) -> str:
+        """The trials that it is compared with: those of its method and held-out domains."""
+        return f"{self.method}, {'+'.join(self.held_out)}"
+
+    @property
     def key(self) -> str:
         """A hash of all that the run's results depend on."""
-        tables = self.experiment.to_dict()
-        tables.pop("log")
-        for section, names in IRRELEVANT.items():
-            tables[section] = {k: v for k, v in tables[section].items() if k not in names}
+        tables = relevant(self.experiment.to_dict())
         tables["data"]["held_out"] = self.held_out
-        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
+        return sha256_of_tables(tables)[:16]
 
     @property
     def name(self) -> str:
@@ -147,7 +165,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     tables = with_overrides(read_tables(path), overrides)
     if SWEEP not in tables:
         raise InvalidExperimentError(
-            f"{path}: has no section [{SWEEP}]; expected one with a grid or variants"
+            f"{path}: has no section [{SWEEP}]; expected one with a grid, random or variants"
         )
     try:
         settings = _SweepFile.model_validate({SWEEP: tables.pop(SWEEP)}).sweep
@@ -164,6 +182,7 @@ def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
     InvalidExperimentError
         If any of its trials cannot be run.
     """
+    _check_settings(settings)
     base = Experiment.from_dict(tables)
     trials: dict[str, Trial] = {}
     for trial in _trials(tables, settings):
@@ -171,77 +190,75 @@ def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
     return Sweep(settings, base, tuple(trials.values()))
 
 
+def _check_settings(settings: SweepSettings) -> None:
+    """Refuse settings that do not go together."""
+    has_random = bool(settings.random) or any("random" in v for v in settings.variants.values())
+    if has_random and settings.samples is None:
+        raise InvalidExperimentError(
+            "sweep.samples is not set; expected how many samples of sweep.random are run"
+        )
+    if settings.samples is not None and not has_random:
+        raise InvalidExperimentError(
+            f"sweep.samples = {settings.samples}: there is no sweep.random to draw them from"
+        )
+    if settings.early_stopping is not None and settings.leave_one_domain_out:
+        raise InvalidExperimentError(
+            "sweep.early_stopping: leave-one-domain-out validation compares whole runs; expected "
+            "sweep.leave_one_domain_out = false"
+        )
+
+
 def _trials(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[Trial]:
     """Yield all trials, those that results are reported of before those for validation."""
     reported: list[Trial] = []
-    for method, own_tables, own_grid in _methods(tables, settings):
-        grid = {**_axes(settings.grid, "sweep.grid"), **own_grid}
-        for values in itertools.product(*grid.values()):
-            reported += _combination(method, own_tables, dict(zip(grid, values, strict=True)))
+    for method in _methods(tables, settings):
+        grid = {**axes_of(settings.grid, "sweep.grid"), **method.grid}
+        random = {**distributions_of(settings.random, "sweep.random"), **method.random}
+        twice = [key for key in random if key in grid]
+        if twice:
+            raise InvalidExperimentError(
+                f"sweep.random.{twice[0]}: is in a grid too; expected one of the two"
+            )
+        for sample in draw_samples(random, settings.samples or 1, settings.samples_seed):
+            for values in itertools.product(*grid.values()):
+                chosen = {**sample, **dict(zip(grid, values, strict=True))}
+                reported += _combination(method.name, method.tables, chosen)
     yield from reported
     if settings.leave_one_domain_out:
         for trial in reported:
             yield from _with_one_more_held_out(trial)
 
 
-def _methods(
-    tables: Mapping[str, Any], settings: SweepSettings
-) -> Iterator[tuple[str | None, dict[str, Any], dict[str, list[Any]]]]:
-    """Yield each variant's name, tables and grid; without variants, the file's own."""
+@dataclass(frozen=True)
+class _Method:
+    """A variant's name and tables, and what of it varies; without variants, the file's own."""
+
+    name: str | None
+    tables: dict[str, Any]
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    random: dict[str, Distribution] = field(default_factory=dict)
+
+
+def _methods(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[_Method]:
     if not settings.variants:
-        yield None, dict(tables), {}
-    elif STRATEGY in _axes(settings.grid, "sweep.grid"):
+        yield _Method(None, dict(tables))
+    elif STRATEGY in axes_of(settings.grid, "sweep.grid"):
         raise InvalidExperimentError(
             f"sweep.grid.{STRATEGY}: there are sweep.variants too; expected one of the two, as "
             "both name the methods"
         )
     for name, variant in settings.variants.items():
         key = f"sweep.variants.{name}"
-        own = {section: table for section, table in variant.items() if section != "grid"}
+        own = {section: t for section, t in variant.items() if section not in ("grid", "random")}
         unknown = [section for section in own if section not in Experiment.model_fields]
         if unknown:
             raise InvalidExperimentError(
                 f"{key}.{unknown[0]} = {own[unknown[0]]!r}: expected sections of an experiment "
-                f"({', '.join(Experiment.model_fields)}) or grid"
+                f"({', '.join(Experiment.model_fields)}), grid or random"
             )
-        yield name, _merged(tables, own), _axes(variant.get("grid", {}), f"{key}.grid")
-
-
-def _axes(grid: Any, key: str) -> dict[str, list[Any]]:
-    """Return a grid's lists of values by experiment key."""
-    if not isinstance(grid, Mapping):
-        raise InvalidExperimentError(f"{key} = {grid!r}: expected lists of values by key")
-    axes: dict[str, list[Any]] = {}
-    for name, values in _flattened(grid):
-        parts = name.split(".")
-        if len(parts) < 2 or not all(parts) or parts[0] not in Experiment.model_fields:
-            raise InvalidExperimentError(
-                f"{key}.{name}: expected an experiment's key, 'client.learning_rate' say"
-            )
-        axes[name] = [EACH] if (name, values) == (HELD_OUT, EACH) else _values(values, key, name)
-    return axes
-
-
-def _flattened(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values, whether TOML had the keys quoted or made tables of them."""
-    for name, values in grid.items():
-        if isinstance(values, Mapping):
-            yield from ((f"{name}.{rest}", some) for rest, some in _flattened(values))
-        else:
-            yield name, values
-
-
-def _values(values: Any, key: str, name: str) -> list[Any]:
-    if not isinstance(values, list) or not values:
-        raise InvalidExperimentError(
-            f"{key}.{name} = {values!r}: expected a list of values, not empty"
-        )
-    repeated = [value for place, value in enumerate(values) if value in values[:place]]
-    if repeated:
-        raise InvalidExperimentError(
-            f"{key}.{name} = {values!r}: has {repeated[0]!r} twice; expected each value once"
-        )
-    return values
+        grid = axes_of(variant.get("grid", {}), f"{key}.grid")
+        random = distributions_of(variant.get("random", {}), f"{key}.random")
+        yield _Method(name, _merged(tables, own), grid, random)
 
 
 def _combination(

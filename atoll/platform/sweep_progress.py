@@ -48,6 +48,9 @@ class SweepProgress:
         """Say what came of a trial."""
         accuracy = end.metrics.get("server_accuracy")
         figure = "finished" if accuracy is None else f"accuracy {accuracy:.4f}"
+        if end.is_stopped:
+            [(metric, value)] = end.metrics.items()
+            figure = f"stopped early with {metric.replace('_', ' ')} {value:.4f}"
         outcome = f"{figure}, {end.seconds:.1f} s" if end.error is None else f"failed: {end.error}"
         line = f"[{end.done}/{end.of}] {end.trial}: {outcome}"
         self._console.print(line, soft_wrap=True, markup=False)

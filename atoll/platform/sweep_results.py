@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from atoll.errors import RunDirectoryError
 from atoll.platform.atomic import replacing, write_text
 from atoll.platform.ledger import ROUNDS, read_table
-from atoll.platform.sweep_plan import Sweep, Trial
+from atoll.platform.sweep_plan import Trial
 from atoll.platform.sweep_selection import Choice, Curve, choose
 
-RESULTS, CURVES, TRIALS = "results.parquet", "curves.parquet", "trials.parquet"
+RESULTS, CURVES = "results.parquet", "curves.parquet"
 # The name under which data sets without domains are reported.
 WHOLE = "test"
 
@@ -60,8 +60,8 @@ class Figure:
     rounds: list[int]
 
 
-def read_curve(trial: Trial, directory: Path) -> Curve:
-    """Read a finished trial's accuracies from its run directory.
+def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve:
+    """Read a trial's accuracies from its run directory; ``is_whole`` unless it was stopped early.
 
     Raises
     ------
@@ -87,6 +87,7 @@ def read_curve(trial: Trial, directory: Path) -> Curve:
         training,
         table.column("round").to_numpy()[is_evaluated],
         {name: table.column(c).to_numpy()[is_evaluated] for name, c in columns.items()},
+        is_whole,
     )
 
 
@@ -130,35 +131,25 @@ def _figures(choice: Choice) -> Iterable[Figure]:
         )
 
 
-def write_results(
-    directory: Path, sweep: Sweep, states: Sequence[dict[str, Any]], curves: Sequence[Curve]
-) -> str:
+def write_results(directory: Path, trials: Sequence[Trial], curves: Sequence[Curve]) -> str:
     """Write a sweep's tables, and return their text.
 
     Parameters
     ----------
     directory : Path
-        Gets ``results.parquet``, ``results.txt``, ``results.md``, ``curves.parquet`` and
-        ``trials.parquet``.
-    sweep : Sweep
-        The sweep.
-    states : Sequence[dict]
-        A row per trial for ``trials.parquet``; ``status`` is "finished" for those with a curve.
+        Gets ``results.parquet``, ``results.txt``, ``results.md`` and ``curves.parquet``.
+    trials : Sequence[Trial]
+        The trials that have ended.
     curves : Sequence[Curve]
-        The finished trials' accuracies, in their order.
+        Their accuracies, in their order.
     """
-    finished = [
-        trial
-        for trial, state in zip(sweep.trials, states, strict=True)
-        if state["status"] == "finished"
-    ]
-    figures = figures_of(finished, curves)
-    _write_rows(directory / TRIALS, states)
+    figures = figures_of(trials, curves)
     _write_rows(directory / CURVES, list(_curve_rows(curves)))
     _write_rows(directory / RESULTS, [vars(figure) for figure in figures])
     tables = tables_of(figures)
-    write_text(directory / "results.md", "\n".join(map(as_markdown, tables)))
-    text = "\n".join(map(as_text, tables))
+    chosen = _chosen(figures)
+    write_text(directory / "results.md", "\n".join(map(as_markdown, tables)) + chosen)
+    text = "\n".join(map(as_text, tables)) + chosen
     write_text(directory / "results.txt", text)
     return text
 
@@ -181,6 +172,18 @@ def _curve_rows(curves: Sequence[Curve]) -> Iterable[dict[str, Any]]:
                     "round": int(server_round),
                     "accuracy": float(value),
                 }
+
+
+def _chosen(figures: Sequence[Figure]) -> str:
+    """Return a line for each choice of hyper-parameters; nothing where there was no choice."""
+    lines = []
+    for figure in figures:
+        chosen = json.loads(figure.hyperparameters)
+        if chosen:
+            held_out = f", held out {figure.target}" if figure.target else ""
+            values = ", ".join(f"{key} = {value}" for key, value in chosen.items())
+            lines.append(f"- {figure.rule}, {figure.method}{held_out}: {values}")
+    return "\nchosen hyper-parameters:\n" + "\n".join(dict.fromkeys(lines)) + "\n" if lines else ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ is a criterion, a figure for every round of every run:
 Hyper-parameters are chosen once for all seeds, by the criterion's mean over the seeds at each
 one's best round, so that the spread over seeds is a method's own; then each run's round is chosen
 by its own criterion. DomainBed chooses hyper-parameters for each seed anew, which mixes the two.
+Hyper-parameters of which a run was stopped early are chosen only where there are no others.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Curve:
         The rounds after which the model was evaluated.
     accuracy : Mapping[str, NDArray[float64]]
         In [0, 1], by domain, one a round.
+    is_whole : bool
+        Whether the run came to its end; else its sweep stopped it early.
     """
 
     method: str
@@ -51,6 +54,7 @@ class Curve:
     training: tuple[str, ...]
     rounds: NDArray[np.int64]
     accuracy: Mapping[str, NDArray[np.float64]]
+    is_whole: bool = True
 
     def mean_over(self, domains: Sequence[str]) -> NDArray[np.float64]:
         """Return the mean accuracy over some domains, each counting the same, by round."""
@@ -106,6 +110,7 @@ def choose(curves: Sequence[Curve], others: Sequence[Curve]) -> list[Choice]:
         One a rule, in the order of this module's description.
     """
     target = curves[0].held_out or curves[0].training
+    curves = _whole(curves)
 
     def validation(curve: Curve) -> NDArray[np.float64] | None:
         return curve.mean_over(curve.training) if curve.held_out else None
@@ -148,6 +153,12 @@ def _choice(rule: str, curves: Sequence[Curve], criterion: Criterion) -> Choice 
         if best is None or score > best[0]:
             best = score, Choice(rule, tuple(own), places)
     return None if best is None else best[1]
+
+
+def _whole(curves: Sequence[Curve]) -> Sequence[Curve]:
+    """Return the runs of hyper-parameters of which no run was stopped early, if there are any."""
+    stopped = {curve.hyperparameters for curve in curves if not curve.is_whole}
+    return [curve for curve in curves if curve.hyperparameters not in stopped] or curves
 
 
 def _leave_one_out(curve: Curve, others: Sequence[Curve]) -> NDArray[np.float64] | None:

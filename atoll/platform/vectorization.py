@@ -88,7 +88,7 @@ def choose(
     arguments = (exchange, chunk, indices, *(contents[index] for index in indices))
     sequential = vectorized = math.inf
     for _ in range(TRIES):
-        source = _OneJob(Job("time_both_ways", arguments, payload=None))
+        source = _OneJob(Job("time_both_ways", arguments, payload=None, name="time both ways"))
         pool.run(source)
         timing: Timing = source.result
         if timing.obstacle is not None:

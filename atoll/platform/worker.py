@@ -66,6 +66,9 @@ class Worker:
         gc.collect()
         gc.freeze()
 
+    def __repr__(self) -> str:
+        return self._name
+
     def where(self) -> dict[str, Any]:
         """Return this worker's process and node; also the sign that it has started."""
         context = ray.get_runtime_context()

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from atoll.errors import InvalidExperimentError
+from atoll.platform.cluster import Cluster
+
 PROBE = Path(__file__).with_name("cluster_probe.py")
 
 
@@ -49,3 +52,13 @@ def test_a_worker_never_spans_nodes(found: dict[str, Any]) -> None:
     assert found["large"]["workers"] == 2
     assert "ray.cpus_per_worker = 4" in found["refused"]
     assert "2 CPU, 1 GPU; 3 CPU, 1 GPU" in found["refused"]
+
+
+@pytest.mark.parametrize("workers", ["auto", 3])
+def test_a_head_without_cpus_that_no_worker_has_joined_is_refused(
+    monkeypatch: pytest.MonkeyPatch, workers: Any
+) -> None:
+    head = {"Alive": True, "Resources": {"CPU": 0.0, "memory": 1e9}}
+    monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: [head])
+    with pytest.raises(InvalidExperimentError, match=r"no node .* has as much \(0 CPU, 0 GPU\)"):
+        Cluster.__new__(Cluster).allocate(workers, 1.0, 0.0)

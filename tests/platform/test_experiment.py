@@ -112,28 +112,6 @@ def test_files_that_are_not_toml(tmp_path: Path) -> None:
             load_experiment(path)
 
 
-KEYS = st.sampled_from(
-    ["run", "data", "model", "client", "strategy", "ray", "log", "partition", "schedule", "name"]
-    + ["rounds", "seed", "epochs", "steps", "clients", "alpha", "workers", "mods", "path"]
-) | st.text(max_size=6)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@given(st.dictionaries(KEYS, VALUES, max_size=5))
-@settings(max_examples=300, deadline=None)
-def test_no_tables_raise_anything_else(tables: dict[str, object]) -> None:
-    try:
-        experiment = Experiment.from_dict(tables)
-    except InvalidExperimentError as error:
-        assert str(error).strip()
-    else:
-        experiment.to_toml()
-
-
 @given(st.lists(st.text(max_size=30), max_size=3))
 @settings(max_examples=300, deadline=None)
 def test_no_overrides_raise_anything_else(overrides: list[str]) -> None:
@@ -141,17 +119,3 @@ def test_no_overrides_raise_anything_else(overrides: list[str]) -> None:
         Experiment.from_dict(with_overrides({}, overrides))
     except InvalidExperimentError as error:
         assert str(error).strip()
-
-
-@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-@settings(max_examples=200, deadline=None)
-def test_no_file_raises_anything_else(content: bytes) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "e.toml"
-        path.write_bytes(content)
-        try:
-            load_experiment(path)
-        except InvalidExperimentError as error:
-            assert str(error).strip()

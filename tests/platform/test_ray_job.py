@@ -1,4 +1,4 @@
-"""The commands of deploy/README.md on a local head: a run as a Ray job."""
+"""The commands of deploy/README.md on a local head: runs as Ray jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -24,6 +28,12 @@ clients = 6
 [model]
 name = "linear"
 """
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
+    "RAY_AUTH_MODE": "disabled",
+    # A loaded machine needs longer to write a checkpoint than the 3 s that Ray waits.
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 def free_port() -> int:
@@ -43,45 +53,101 @@ def wait_for_port(port: int, seconds: float = 60) -> None:
             time.sleep(0.2)
 
 
-def test_a_run_as_a_ray_job(tmp_path: Path) -> None:
-    port, dashboard = free_port(), free_port()
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "job.toml").write_text(EXPERIMENT)
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
 
-    def ray(*arguments: object) -> list[str]:
-        return [sys.executable, str(RAY), *map(str, arguments)]
 
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """The address of a head's dashboard."""
+    dashboard = free_port()
     # In a session of its own: "ray stop" would stop every Ray of the machine.
-    options = ("--head", "--block", "--num-cpus", 2, "--port", port, "--include-dashboard=true")
-    options += ("--dashboard-agent-listen-port", free_port())
+    options = ("--head", "--block", "--num-cpus", 2, "--port", free_port())
+    options += ("--include-dashboard=true", "--dashboard-agent-listen-port", free_port())
+    options += ("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard)
     options += ("--temp-dir", tempfile.mkdtemp(prefix="r"))
-    head = subprocess.Popen(
-        ray("start", *options, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard),
-        env=environment,
+    process = subprocess.Popen(
+        [sys.executable, str(RAY), "start", *map(str, options)],
+        env=ENVIRONMENT,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
         wait_for_port(dashboard)
-        submit = ray(
-            *("job", "submit", "--address", f"http://127.0.0.1:{dashboard}"),
-            *("--working-dir", tmp_path / "work", "--", sys.executable, "-m", "atoll"),
-            *("run", "job.toml", "--out", tmp_path / "run"),
-        )
-        for _ in range(20):
-            done = subprocess.run(
-                submit, env=environment, capture_output=True, text=True, timeout=200, check=False
-            )
-            if "No available agent" not in done.stderr:
-                break
-            time.sleep(2.0)
-        assert done.returncode == 0, done.stdout + done.stderr
-        result = json.loads((tmp_path / "run" / "result.json").read_text())
-        assert result["rounds"] == 2
-        assert "round 2/2" in done.stdout
+        yield f"http://127.0.0.1:{dashboard}"
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(timeout=60)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "job.toml").write_text(EXPERIMENT)
+    return tmp_path / "work"
+
+
+def test_a_run_by_rays_own_command(head: str, work: Path, tmp_path: Path) -> None:
+    submit = (
+        *(RAY, "job", "submit", "--address", head, "--working-dir", work),
+        *("--", sys.executable, "-m", "atoll", "run", "job.toml", "--out", tmp_path / "run"),
+    )
+    for _ in range(20):
+        done = python(*submit)
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(2.0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["rounds"] == 2
+    assert "round 2/2" in done.stdout
+
+
+def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
+    head: str, work: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def submit(*options: object) -> subprocess.CompletedProcess[str]:
+        return python(
+            *("-m", "atoll", "submit", work / "job.toml", "--address", head, "--out", run),
+            *("--working-dir", work, "--python", sys.executable, "--workers", 1, *options),
+        )
+
+    detached = submit(
+        *("--detach", "--submission-id", "first", "--entrypoint-num-cpus", 0.5),
+        *("--set", "run.rounds=100000", "--set", "run.checkpoint_every=100000"),
+    )
+    assert (detached.returncode, detached.stdout) == (0, "job first\n"), detached.stderr
+    taken = submit("--detach", "--submission-id", "first")
+    assert taken.returncode == 1
+    assert "refuses the job" in taken.stderr
+    assert "Traceback" not in taken.stderr
+    deadline = time.monotonic() + 120
+    while not (run / "rounds.parquet").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # Ray stops a job's command with SIGTERM, upon which the run writes a checkpoint.
+    stopped = python(RAY, "job", "stop", "--address", head, "first")
+    assert stopped.returncode == 0, stopped.stderr
+    [checkpoint] = (run / "checkpoints").iterdir()
+    ended = int(checkpoint.name.removeprefix("round-"))
+
+    again = submit("--set", f"run.rounds={ended + 1}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"going on from round {ended + 1}" in again.stdout
+    assert f"round {ended + 1}/{ended + 1}" in again.stdout
+    rounds = pq.read_table(run / "rounds.parquet").column("round").to_pylist()
+    assert rounds == list(range(1, ended + 2))
+    # The exit code is the command's: 1 for a directory of another run, which is said.
+    other = submit("--set", "client.batch_size=3")
+    assert other.returncode == 1
+    assert "client.batch_size: 20 there, 3 now" in other.stdout

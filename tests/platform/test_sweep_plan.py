@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.errors import AtollError, InvalidExperimentError
+from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.sweep_plan import Sweep, Trial, load_sweep
 
@@ -109,7 +109,7 @@ def test_a_trials_configuration_survives_the_way_to_its_process(
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ("", "has no section [sweep]; expected one with a grid or variants"),
+        ("", "has no section [sweep]; expected one with a grid, random or variants"),
         ("[sweep]\ngrd = 1\n", "sweep.grd = 1: no such key; did you mean 'grid'?"),
         ("[sweep]\nparallel = 0\n", "sweep.parallel = 0: expected 'auto' or greater than 0"),
         ("[sweep.grid]\nseed = [1]\n", "sweep.grid.seed: expected an experiment's key"),
@@ -145,6 +145,35 @@ def test_a_trials_configuration_survives_the_way_to_its_process(
             '[sweep.grid]\ndata.held_out = "each"\ndata.dataset = ["digits"]\n',
             "data.options.angles",
         ),
+        ("[sweep]\nsamples = 3\n", "sweep.samples = 3: there is no sweep.random"),
+        ("[sweep.random]\nclient.epochs = [1]\n", "sweep.samples is not set"),
+        (
+            "[sweep]\nsamples = 1\n[sweep.random]\nrun.seed = [1]\n",
+            "sweep.random.run.seed: is nothing to draw at random; expected it in a grid",
+        ),
+        (
+            "[sweep]\nsamples = 1\n[sweep.random]\nclient.epochs = [1]\n[sweep.grid]\n"
+            "client.epochs = [2]\n",
+            "sweep.random.client.epochs: is in a grid too",
+        ),
+        ("[sweep]\nsamples = 1\n[sweep.random]\nepochs = [1]\n", "sweep.random.epochs: expected"),
+        (
+            "[sweep]\nsamples = 1\n[sweep.random]\nclient.epochs = 3\n",
+            "sweep.random.client.epochs = 3: expected a list of values to choose from",
+        ),
+        (
+            "[sweep]\nsamples = 1\n[sweep.variants.x]\nrandom = 3\n",
+            "sweep.variants.x.random = 3: expected distributions by key",
+        ),
+        (
+            '[sweep]\nleave_one_domain_out = true\n[sweep.early_stopping]\nmode = "max"\n'
+            '[sweep.grid]\n"data.held_out" = "each"\n',
+            "sweep.early_stopping: leave-one-domain-out validation compares whole runs",
+        ),
+        (
+            "[sweep.early_stopping]\nreduction_factor = 1.0\n[sweep.grid]\nrun.seed = [1]\n",
+            "sweep.early_stopping.reduction_factor = 1.0: expected greater than 1",
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_a_clear_line(tmp_path: Path, sweep: str, message: str) -> None:
@@ -166,28 +195,36 @@ def test_a_sweep_is_not_run_as_an_experiment(tmp_path: Path) -> None:
         load_experiment(tmp_path / "sweep.toml")
 
 
-TABLES = st.recursive(
-    st.integers() | st.text(max_size=4) | st.lists(st.integers(0, 2), max_size=2),
-    lambda inner: st.dictionaries(
-        st.sampled_from(["grid", "variants", "run", "seed", "data", "held_out", "x", "run.seed"]),
-        inner,
-        max_size=2,
-    ),
-    max_leaves=6,
+RANDOM = (
+    "[sweep]\nsamples = 3\nsamples_seed = 5\n[sweep.grid]\nrun.seed = [0, 1]\n"
+    "[sweep.random]\n"
+    'client.learning_rate = { distribution = "log-uniform", low = 0.001, high = 1.0 }\n'
+    '"client.batch_size" = [8, 16]\n'
 )
 
 
-@given(TABLES)
-@settings(max_examples=150, deadline=None)
-def test_no_sweep_raises_anything_else(tables: object) -> None:
-    import tempfile
+def test_every_combination_of_the_grid_is_run_with_each_sample(tmp_path: Path) -> None:
+    trials = planned(tmp_path, RANDOM).trials
+    assert [t.seed for t in trials] == [0, 1] * 3
+    for first, second in zip(trials[::2], trials[1::2], strict=True):
+        assert first.choices == second.choices
+        chosen = dict(first.choices)
+        assert first.experiment.client.learning_rate == chosen["client.learning_rate"]
+        assert first.experiment.client.batch_size == chosen["client.batch_size"]
+    more = planned(tmp_path, RANDOM, "sweep.samples=5").trials
+    assert [t.key for t in more[:6]] == [t.key for t in trials]
+    assert len({t.key for t in more}) == 10
 
-    import tomli_w
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sweep.toml"
-        path.write_text(tomli_w.dumps({"sweep": tables, "data": {"dataset": "digits"}}))
-        try:
-            load_sweep(path)
-        except AtollError as error:
-            assert str(error).strip()
+def test_a_variant_draws_its_own_hyperparameters_and_shares_the_others(tmp_path: Path) -> None:
+    sweep = RANDOM + (
+        "[sweep.variants.plain]\n[sweep.variants.prox.random]\n"
+        'client.proximal_mu = { distribution = "uniform", low = 0.0, high = 1.0 }\n'
+    )
+    plain, prox = (
+        [t for t in planned(tmp_path, sweep).trials if t.method == m] for m in ("plain", "prox")
+    )
+    assert [dict(t.choices).get("client.proximal_mu") for t in plain] == [None] * 6
+    assert all(0 < t.experiment.client.proximal_mu < 1 for t in prox)
+    rates = [[t.experiment.client.learning_rate for t in some] for some in (plain, prox)]
+    assert rates[0] == rates[1]

@@ -129,7 +129,7 @@ class LayerSchedule:
         """No job is given ahead: which part is next is not known before a worker is free."""
         return 0
 
-    def next_job(self, workers: int) -> Job | None:
+    def next_job(self, workers: int, worker: str) -> Job | None:
         """Return an evaluation's job, or the next epoch of the part that is least far."""
         if self._ready:
             return self._ready.popleft()

@@ -1,0 +1,150 @@
+"""Which run a run directory is of: all that its results depend on, kept beside them.
+
+A run goes on only as the run that it was. What it was is written when it begins, as
+``identity.json``: the configuration without what changes no result, the data's hash and the
+versions. Going on with another configuration or other data would give bits that no single run
+could have come to, so it is refused, with what differs; other versions are warned of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atoll.errors import RunDirectoryError
+from atoll.platform.atomic import write_json
+
+logger = logging.getLogger("atoll")
+
+IDENTITY = "identity.json"
+# What may differ without a run becoming another: none of it changes a run's results.
+IRRELEVANT: Mapping[str, Sequence[str]] = {
+    "run": ("name", "out", "checkpoint_every", "keep_checkpoints"),
+    "ray": ("address", "workers", "cpus_per_worker"),
+}
+MISSING = "not set"
+
+
+def relevant(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an experiment's tables without what its results do not depend on."""
+    kept: dict[str, Any] = {}
+    for section, table in tables.items():
+        if section == "log":
+            continue
+        names = IRRELEVANT.get(section, ())
+        kept[section] = {key: value for key, value in table.items() if key not in names}
+    return kept
+
+
+def sha256_of_tables(tables: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of tables in a canonical form."""
+    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is.
+
+    Attributes
+    ----------
+    config : dict
+        What its results depend on (:func:`relevant`).
+    data : dict[str, str]
+        Hashes of its data by name: the data set's name and the SHA-256 of its contents.
+    versions : dict[str, str]
+        Of Python and the packages that its bits depend on.
+    """
+
+    config: dict[str, Any]
+    data: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> None:
+        """Write ``identity.json`` into a run directory."""
+        tables = asdict(self)
+        tables["config_sha256"] = sha256_of_tables(self.config)
+        write_json(directory / IDENTITY, tables)
+
+    @classmethod
+    def read(cls, directory: Path) -> RunIdentity | None:
+        """Return the identity of a run directory; None if it was made before there were any.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the file cannot be read.
+        """
+        path = directory / IDENTITY
+        if not path.exists():
+            return None
+        try:
+            tables = json.loads(path.read_text())
+            found = cls(dict(tables["config"]), dict(tables["data"]), dict(tables["versions"]))
+            is_whole = tables["config_sha256"] == sha256_of_tables(found.config)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
+        if not is_whole:
+            raise RunDirectoryError(f"{path}: cannot be read (config_sha256 is of another config)")
+        return found
+
+    def check_same(self, directory: Path) -> None:
+        """Refuse to go on in ``directory`` if it is of another run than this.
+
+        More or fewer rounds are the same run, unless the learning rate depends on how many there
+        are.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the configuration or the data differ, with a line for each difference.
+        """
+        before = RunIdentity.read(directory)
+        if before is None:
+            logger.warning(
+                "%s: has no %s, so it cannot be checked that it is the same run",
+                directory,
+                IDENTITY,
+            )
+            return
+        there, here = _as_json(before.config), _as_json(self.config)
+        if not _depends_on_rounds(here):
+            for tables in (there, here):
+                tables.get("run", {}).pop("rounds", None)
+        found = [f"{key}: {was} there, {now} now" for key, was, now in _differences(there, here)]
+        found += [
+            f"the data ({name}): SHA-256 {was} there, {now} now"
+            for name, was, now in _differences(before.data, self.data)
+        ]
+        if found:
+            raise RunDirectoryError(
+                "\n".join(f"{directory}: is of another run: {line}" for line in found)
+            )
+        for name, was, now in _differences(before.versions, self.versions):
+            logger.warning("%s was %s when the run began and is %s now", name, was, now)
+
+
+def _as_json(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables as they are after a way through JSON (tuples are lists)."""
+    return dict(json.loads(json.dumps(tables)))
+
+
+def _depends_on_rounds(tables: Mapping[str, Any]) -> bool:
+    schedule = tables.get("client", {}).get("schedule", {})
+    return bool(schedule.get("name") == "cosine")
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield dotted keys whose values differ, with both values."""
+    for name in dict.fromkeys([*before, *now]):
+        was, is_now = before.get(name, MISSING), now.get(name, MISSING)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            yield from _differences(was, is_now, f"{prefix}{name}.")
+        elif was != is_now:
+            yield f"{prefix}{name}", was, is_now

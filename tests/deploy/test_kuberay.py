@@ -1,0 +1,217 @@
+"""The KubeRay manifests: their fields, their pods by Kubernetes' own schemas, their commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from typer.main import get_command
+
+from atoll.platform.command_line import application
+from atoll.platform.experiment import load_experiment
+from atoll.platform.submission import read_runtime_env
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "kuberay"
+KUBERNETES = "1.32"
+
+# What the operator (v1.5 and later) knows, and of what type; a wrong name would be dropped.
+RAY_JOB = {
+    "entrypoint": str,
+    "runtimeEnvYAML": str,
+    "submissionMode": str,
+    "shutdownAfterJobFinishes": bool,
+    "ttlSecondsAfterFinished": int,
+    "activeDeadlineSeconds": int,
+    "backoffLimit": int,
+    "suspend": bool,
+    "clusterSelector": dict,
+    "submitterPodTemplate": dict,
+    "submitterConfig": dict,
+    "entrypointNumCpus": float,
+    "entrypointNumGpus": float,
+    "entrypointResources": str,
+    "managedBy": str,
+    "deletionStrategy": dict,
+    "rayClusterSpec": dict,
+    "metadata": dict,
+}
+RAY_CLUSTER = {
+    "rayVersion": str,
+    "enableInTreeAutoscaling": bool,
+    "autoscalerOptions": dict,
+    "headGroupSpec": dict,
+    "workerGroupSpecs": list,
+    "gcsFaultToleranceOptions": dict,
+    "suspend": bool,
+}
+AUTOSCALER = {"version": str, "idleTimeoutSeconds": int, "upscalingMode": str, "resources": dict}
+HEAD = {"rayStartParams": dict, "template": dict, "serviceType": str}
+WORKERS = {
+    "groupName": str,
+    "replicas": int,
+    "minReplicas": int,
+    "maxReplicas": int,
+    "rayStartParams": dict,
+    "template": dict,
+    "numOfHosts": int,
+    "idleTimeoutSeconds": int,
+}
+
+
+def documents() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(FOLDER.glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield path.name, document
+
+
+def custom(kind: str) -> list[Any]:
+    return [pytest.param(d, id=name) for name, d in documents() if d["kind"] == kind]
+
+
+def ray_clusters() -> list[Any]:
+    specs = [(name, d["spec"]) for name, d in documents() if d["kind"] == "RayCluster"]
+    specs += [(n, d["spec"]["rayClusterSpec"]) for n, d in documents() if d["kind"] == "RayJob"]
+    assert len(specs) == 3
+    return [pytest.param(spec, id=name) for name, spec in specs]
+
+
+def check_fields(table: dict[str, Any], known: dict[str, type]) -> None:
+    for name, value in table.items():
+        assert name in known, f"{name}: no such field"
+        assert isinstance(value, known[name]), f"{name} = {value!r}: expected {known[name]}"
+
+
+def pods(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        yield group["template"]
+
+
+@pytest.mark.parametrize("job", custom("RayJob"))
+def test_a_job_is_tried_again_and_its_command_goes_on(job: dict[str, Any]) -> None:
+    assert job["apiVersion"] == "ray.io/v1"
+    spec = job["spec"]
+    check_fields(spec, RAY_JOB)
+    assert spec["backoffLimit"] > 0
+    assert spec["shutdownAfterJobFinishes"]
+    program, *arguments = shlex.split(spec["entrypoint"])
+    assert program == "atoll"
+    # The command line takes it as it is, and the experiment with its settings is in order.
+    command = get_command(application)
+    run = command.commands["run"].make_context("run", arguments[1:]).params  # type: ignore[attr-defined]
+    assert run["resume"]
+    assert str(run["out"]).startswith("/shared/")
+    file = FOLDER / Path(run["file"]).name
+    assert load_experiment(file, run["overrides"] or []).run.rounds > 0
+
+
+@pytest.mark.parametrize("job", custom("RayJob"))
+def test_a_jobs_runtime_environment_is_one(job: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "env.yaml"
+    path.write_text(job["spec"]["runtimeEnvYAML"])
+    assert set(read_runtime_env(path)) == {"env_vars"}
+
+
+@pytest.mark.parametrize("spec", ray_clusters())
+def test_a_cluster_has_the_images_ray_and_shares_what_must_outlive_it(spec: dict[str, Any]) -> None:
+    check_fields(spec, RAY_CLUSTER)
+    check_fields(spec["autoscalerOptions"], AUTOSCALER)
+    check_fields(spec["headGroupSpec"], HEAD)
+    for group in spec["workerGroupSpecs"]:
+        check_fields(group, WORKERS)
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    assert f"ray=={spec['rayVersion']}" in (ROOT / "requirements.lock").read_text().splitlines()
+    assert spec["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    claims = {d["metadata"]["name"] for _, d in documents() if d["kind"] == "PersistentVolumeClaim"}
+    for pod in pods(spec):
+        [container] = pod["spec"]["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts["shared"] == "/shared"
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        assert set(mounts) == set(volumes)
+        assert volumes["shared"]["persistentVolumeClaim"]["claimName"] in claims
+
+
+@pytest.mark.parametrize("spec", ray_clusters())
+def test_pods_are_as_kubernetes_wants_them(spec: dict[str, Any]) -> None:
+    for pod in pods(spec):
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **pod}
+        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+
+
+def test_a_wrong_field_of_a_pod_would_be_found() -> None:
+    pod = {"containers": [{"name": "x", "image": "y", "volumeMount": []}]}
+    whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+
+
+def test_the_volume_is_as_kubernetes_wants_it() -> None:
+    [claim] = [d for _, d in documents() if d["kind"] == "PersistentVolumeClaim"]
+    kubernetes_validate.validate(claim, KUBERNETES, strict=True)
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_only_the_gpu_variant_asks_for_gpus() -> None:
+    for name, document in documents():
+        assert ("nvidia.com/gpu" in json.dumps(document)) == (name == "rayjob-gpu.yaml")
+
+
+def test_kustomize_puts_it_together() -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("there is no kubectl")
+    done = subprocess.run(
+        [kubectl, "kustomize", FOLDER], capture_output=True, text=True, check=True
+    )
+    made = {d["kind"]: d for d in yaml.safe_load_all(done.stdout)}
+    assert set(made) == {"ConfigMap", "PersistentVolumeClaim", "RayJob"}
+    [name] = {
+        volume["configMap"]["name"]
+        for volume in made["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"][
+            "volumes"
+        ]
+        if "configMap" in volume
+    }
+    assert made["ConfigMap"]["metadata"]["name"] == name
+    assert set(made["ConfigMap"]["data"]) == {"experiment.toml"}
+
+
+def test_the_operators_own_schemas_agree() -> None:
+    folder = os.environ.get("ATOLL_KUBERAY_CRDS")
+    if folder is None:
+        pytest.skip("ATOLL_KUBERAY_CRDS does not name a folder with KubeRay's CRDs")
+    checked = 0
+    for path in Path(folder).glob("*.yaml"):
+        definition = yaml.safe_load(path.read_text())["spec"]
+        [version] = [v for v in definition["versions"] if v["name"] == "v1"]
+        for _, document in documents():
+            if document["kind"] == definition["names"]["kind"]:
+                jsonschema.validate(document, _closed(version["schema"]["openAPIV3Schema"]))
+                checked += 1
+    assert checked == 3
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema that knows no fields but its own, as an API server would prune them."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(value) for name, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    if schema.get("x-kubernetes-int-or-string"):
+        closed.pop("type", None)
+    return closed
