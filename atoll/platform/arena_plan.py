@@ -11,14 +11,12 @@ from pydantic import Field, ValidationError
 
 from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment, read_tables, with_overrides
+from atoll.platform.experiment import ARENA, Experiment, read_tables, with_overrides
 from atoll.platform.sweep_plan import SEED, Sweep, SweepSettings, Trial, dataset_of, plan_sweep
 from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:
     from atoll.attacks.arena.job import Conditions, Job
-
-ARENA = "arena"
 
 
 class ArenaSettings(Section):
