@@ -19,9 +19,7 @@ TINY = 1e-30
 
 def squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
     """Return the sum of squared differences (DLG; Zhu et al., 2019): shape (candidates,)."""
-    return torch.stack([_sum((u - t).square()) for u, t in zip(updates, targets, strict=True)]).sum(
-        0
-    )
+    return (_flat(updates) - _flat(targets)).square().sum(1)
 
 
 def mean_squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
@@ -34,10 +32,9 @@ def cosine(updates: Stacked, targets: Stacked) -> Tensor:
 
     It does not change with the scale of either, so clipping does not touch it.
     """
-    dot = torch.stack([_sum(u * t) for u, t in zip(updates, targets, strict=True)]).sum(0)
-    of_updates = torch.stack([_sum(u.square()) for u in updates]).sum(0)
-    of_targets = torch.stack([_sum(t.square()) for t in targets]).sum(0)
-    return 1 - dot * (of_updates * of_targets).clamp_min(TINY).rsqrt()
+    found, wanted = _flat(updates), _flat(targets)
+    squares = found.square().sum(1) * wanted.square().sum(1)
+    return 1 - (found * wanted).sum(1) * squares.clamp_min(TINY).rsqrt()
 
 
 def layerwise_cosine(updates: Stacked, targets: Stacked) -> Tensor:
@@ -82,9 +79,9 @@ def on_support(cost: Cost) -> Cost:
     return cost_on_support
 
 
-def _sum(values: Tensor) -> Tensor:
-    """Sum over all but the first dimension."""
-    return values.flatten(1).sum(1)
+def _flat(tensors: Stacked) -> Tensor:
+    """Return whole updates: shape (candidates, all values)."""
+    return torch.cat([tensor.flatten(1) for tensor in tensors], 1)
 
 
 COSTS: dict[str, Cost] = {

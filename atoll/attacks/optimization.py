@@ -31,6 +31,8 @@ from atoll.randomness import derive_seed
 Decode = Callable[[list[Tensor]], Tensor]
 # Candidates that are optimised at once: more do not fill the vector units better.
 CANDIDATES_AT_ONCE = 32
+# Values of all their gradients together: 256 MiB, of which a step holds several.
+VALUES_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class Group:
         drawn = [torch.randn(shape, generator=g) for g in self.generators(phase)]
         return torch.stack(drawn).to(self.first.model.device)
 
+    def into_box(self, values: list[Tensor]) -> None:
+        """Put normalised images, the first of the variables, back to pixels in [0, 1]."""
+        values[0].copy_(self.first.space.clip(values[0]))
+
     @property
     def image_noise(self) -> Tensor:
         """A start of normalised images: (candidates, n, channels, height, width)."""
@@ -129,7 +135,7 @@ class OptimizationAttack(Attack):
         progress: Progress = ignore_progress,
     ) -> list[Reconstruction]:
         """Attack observations, those that can be together at once."""
-        groups = self._groups(observations, seed)
+        groups = self.groups(observations, seed)
         found: dict[int, Reconstruction] = {}
         for number, (places, group) in enumerate(groups):
 
@@ -149,10 +155,16 @@ class OptimizationAttack(Attack):
             One an observation.
         """
 
-    def _groups(
+    def groups(
         self, observations: Sequence[Observation], seed: int
     ) -> list[tuple[list[int], Group]]:
-        """Put together what shares a model, number of images and training; cut long groups."""
+        """Put together what shares a model, number of images and training; cut long groups.
+
+        Returns
+        -------
+        list[tuple[list[int], Group]]
+            Each group, with its observations' places.
+        """
         alike: list[list[int]] = []
         for place, observation in enumerate(observations):
             for places in alike:
@@ -161,12 +173,12 @@ class OptimizationAttack(Attack):
                     break
             else:
                 alike.append([place])
-        victims = max(1, CANDIDATES_AT_ONCE // self.restarts)
-        cut = [
-            places[start : start + victims]
-            for places in alike
-            for start in range(0, len(places), victims)
-        ]
+        cut = []
+        for places in alike:
+            values = sum(tensor.numel() for tensor in observations[places[0]].target)
+            candidates = min(CANDIDATES_AT_ONCE, VALUES_AT_ONCE // values)
+            victims = max(1, candidates // self.restarts)
+            cut += [places[start : start + victims] for start in range(0, len(places), victims)]
         return [(places, self._group([observations[p] for p in places], seed)) for places in cut]
 
     def _group(self, observations: Sequence[Observation], seed: int) -> Group:

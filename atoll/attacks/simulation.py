@@ -163,14 +163,30 @@ class ClientSimulation:
             Per parameter, shape (candidates, *shape).
         """
         if len(images) == 1:
-            return tuple(tensor[None] for tensor in self(images[0], targets[0]))
+            return tuple(tensor[None] for tensor in self._apart(images[0], targets[0]))
         if self._vectorizes is None:
             self._vectorizes = self._try_vmap(images[:2], targets[:2])
         if self._vectorizes:
             together: tuple[Tensor, ...] = vmap(self)(images, targets)
             return together
-        each = [self(*candidate) for candidate in zip(images, targets, strict=True)]
+        each = [self._apart(*candidate) for candidate in zip(images, targets, strict=True)]
         return tuple(torch.stack(tensors) for tensors in zip(*each, strict=True))
+
+    def _apart(self, images: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Return what :meth:`__call__` does; plain autograd is faster where nothing is mapped."""
+        if not self.is_gradient:
+            return self(images, targets)
+        wants_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            leaves = {k: p.detach().requires_grad_() for k, p in self.model.parameters.items()}
+            update = torch.autograd.grad(
+                self._loss(leaves, images, targets),
+                list(leaves.values()),
+                create_graph=wants_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return update if self.mimic is None else self.mimic(update)
 
     def _try_vmap(self, images: Tensor, targets: Tensor) -> bool:
         """Tell whether the model can be run on a stack, and gives what it gives one by one."""
