@@ -21,6 +21,7 @@ from atoll.attacks.victims import check_labels
 from atoll.clients.losses import losses_of, mean_loss
 from atoll.clients.models.build import build_model
 from atoll.clients.mods import as_settings
+from atoll.clients.moments.passes import BATCH
 from atoll.clients.training import Objective, full_gradient, train
 from atoll.errors import CaptureError
 from atoll.randomness import seed_everything
@@ -195,9 +196,10 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
     # Dropout draws from the global generator.
     seed_everything(truth.seed)
     if capture.replies_gradient:
-        gradient, _ = full_gradient(
-            objective, parameters, len(truth.labels), info.client.batch_size
-        )
+        examples = len(truth.labels)
+        batches = torch.split(torch.arange(examples), max(info.client.batch_size, BATCH))
+        losses = ((*objective(chosen), len(chosen)) for chosen in batches if len(chosen))
+        gradient, _ = full_gradient(losses, parameters, examples)
         return [tensor.double() for tensor in gradient]
     train(
         model,

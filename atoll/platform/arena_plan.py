@@ -11,15 +11,13 @@ from pydantic import Field, ValidationError
 
 from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment, read_tables, with_overrides
+from atoll.platform.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.sweep_axes import SEED
 from atoll.platform.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
 from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:
     from atoll.attacks.arena.job import Conditions, Job
-
-ARENA = "arena"
 
 
 class ArenaSettings(Section):
@@ -230,7 +228,7 @@ def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None)
     }
     jobs = []
     for captures in _victims(arena, trial, directory):
-        for label, kind, settings, knowledge in _attackers(arena, trial.experiment):
+        for label, kind, settings, knowledge in _attackers(arena, trial):
             jobs.append(
                 Job(
                     federation=trial.key,
@@ -264,16 +262,20 @@ def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path
 
 
 def _attackers(
-    arena: Arena, experiment: Experiment
+    arena: Arena, trial: Trial
 ) -> Iterator[tuple[str, str, Mapping[str, Any], Literal["naive", "adaptive"]]]:
-    """Yield each attack with each kind of knowledge that makes a difference to it."""
+    """Yield each attack with each kind of knowledge that makes a difference to it.
+
+    What clients' defenses left in an update cannot be read off a sum over clients.
+    """
     from atoll.attacks import ATTACKS
     from atoll.attacks.arena.job import can_adapt
     from atoll.attacks.defenses.adaptive import defenses_of
     from atoll.platform.mods import with_references
 
-    defenses = defenses_of(with_references(experiment.client))
+    defenses = defenses_of(with_references(trial.experiment.client))
     is_mimicked = any(defense.is_mimicked for defense in defenses)
+    is_mimicked = is_mimicked and trial.method not in arena.settings.sums
     for label, table in arena.settings.attacks.items():
         name = str(table.get("name", label))
         settings = {k: v for k, v in table.items() if k != "name"}

@@ -26,6 +26,8 @@ from atoll.platform.validation import describe_problems
 ADDED_TABLES = ("versions",)
 # The table that makes an experiment file a sweep.
 SWEEP = "sweep"
+# The table that makes it an arena.
+ARENA = "arena"
 
 
 class EarlyStoppingSettings(Section):
@@ -175,10 +177,12 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         If the file cannot be read or the experiment cannot be run.
     """
     tables = read_tables(path)
-    if SWEEP in tables:
-        raise InvalidExperimentError(
-            f"{path}: has a section [{SWEEP}]; expected 'atoll sweep {path}', or a file without"
-        )
+    for section in (SWEEP, ARENA):
+        if section in tables:
+            raise InvalidExperimentError(
+                f"{path}: has a section [{section}]; expected 'atoll {section} {path}', or a file "
+                "without"
+            )
     return Experiment.from_dict(with_overrides(tables, overrides))
 
 

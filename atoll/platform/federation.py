@@ -496,15 +496,12 @@ def check(experiment: Experiment) -> None:
     """
     from flwr.serverapp.strategy import FedXgbBagging
 
-    from atoll.attacks.defenses.order import check_order
     from atoll.clients.data.catalog import check_options
     from atoll.clients.data.partition import check_partitioner
     from atoll.clients.models import MODELS
-    from atoll.clients.mods import find_mods
     from atoll.clients.noprop.settings import is_noprop, parse_model
-    from atoll.platform.mods import MODS
+    from atoll.platform.mods import check_mods_of
     from atoll.strategies import build_strategy
-    from atoll.strategies.secure_aggregation import SecAggPlus
 
     if experiment.log.mlflow is not False:
         from atoll.platform.mlflow_log import check_installed
@@ -517,32 +514,14 @@ def check(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
-    _check_secure_aggregation(experiment, is_secure=isinstance(strategy, SecAggPlus))
     MODELS.check(experiment.model.name, "model.name")
-    check_order(find_mods(experiment.client.mods, MODS))
     if is_noprop(experiment.model):
         parse_model(experiment.model)
+    check_mods_of(experiment, strategy)
     check_partitioner(experiment.data.partition.name)
     check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():
         raise InvalidExperimentError(
             f"data.path = {str(experiment.data.path)!r}: no such folder; expected the data set's "
             "files"
-        )
-
-
-def _check_secure_aggregation(experiment: Experiment, *, is_secure: bool) -> None:
-    from atoll.clients.mods import as_settings
-
-    has_mod = "secure-aggregation" in [as_settings(mod).name for mod in experiment.client.mods]
-    if is_secure != has_mod:
-        raise InvalidExperimentError(
-            f"strategy.name = {experiment.strategy.name!r}: client.mods "
-            f"{'has' if has_mod else 'lacks'} 'secure-aggregation'; expected strategy SecAggPlus "
-            "and that mod, or neither"
-        )
-    if is_secure and experiment.capture is not None:
-        raise InvalidExperimentError(
-            "capture: under SecAggPlus no client's message holds its update; expected no [capture] "
-            "(arena.sums attacks what is decoded: the sum)"
         )

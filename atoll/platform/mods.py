@@ -5,12 +5,18 @@ Clients know no defense: what they are given says ``module:Class`` where the exp
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atoll.attacks.defenses import REFERENCES
-from atoll.clients.mods import CLIENT_MODS, KEY, as_settings
+from atoll.clients.mods import CLIENT_MODS, KEY, as_settings, find_mods
 from atoll.clients.settings import ClientSettings
+from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
+
+    from atoll.platform.experiment import Experiment
 
 MODS: Registry[Any] = Registry("mod", {**CLIENT_MODS, **REFERENCES})
 
@@ -23,3 +29,30 @@ def with_references(client: ClientSettings) -> ClientSettings:
         name = MODS.check(settings.name, KEY)
         entries.append(settings.model_copy(update={"name": REFERENCES.get(name, name)}))
     return client.model_copy(update={"mods": tuple(entries)})
+
+
+def check_mods_of(experiment: Experiment, strategy: Strategy) -> None:
+    """Refuse mods that are unknown, have wrong arguments, or do not go together.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the mod's name and what was expected.
+    """
+    from atoll.attacks.defenses.order import check_order
+    from atoll.strategies.secure_aggregation import SecAggPlus
+
+    check_order(find_mods(experiment.client.mods, MODS))
+    is_secure = isinstance(strategy, SecAggPlus)
+    has_mod = "secure-aggregation" in [as_settings(mod).name for mod in experiment.client.mods]
+    if is_secure != has_mod:
+        raise InvalidExperimentError(
+            f"strategy.name = {experiment.strategy.name!r}: client.mods "
+            f"{'has' if has_mod else 'lacks'} 'secure-aggregation'; expected strategy SecAggPlus "
+            "and that mod, or neither"
+        )
+    if is_secure and experiment.capture is not None:
+        raise InvalidExperimentError(
+            "capture: under SecAggPlus no client's message holds its update; expected no [capture] "
+            "(arena.sums attacks what is decoded: the sum)"
+        )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 # Tasks that are submitted and not done, for each that can run: no worker waits for its next.
@@ -46,7 +47,8 @@ class TaskMap:
         """
         waiting = iter(enumerate(arguments))
         under_way: dict[Any, int] = {}
-        shared = ray.put((function, self._prepare, list(sys.path)))
+        # As bytes: they are read where the driver's modules can be found.
+        shared = ray.put((list(sys.path), cloudpickle.dumps((self._prepare, function))))
         try:
             while True:
                 while len(under_way) < self._ahead:
@@ -63,9 +65,10 @@ class TaskMap:
                 ray.cancel(reference, force=True)
 
 
-def _call(shared: tuple[Callable[[Any], Any], Callable[[], None], list[str]], argument: Any) -> Any:
-    function, prepare, search_path = shared
+def _call(shared: tuple[list[str], bytes], argument: Any) -> Any:
+    search_path, functions = shared
     sys.path.extend(path for path in search_path if path not in sys.path)
+    prepare, function = cloudpickle.loads(functions)
     prepare()
     return function(argument)
 

@@ -40,7 +40,7 @@ def test_a_class_takes_the_other_keys_of_its_entry() -> None:
     ("entry", "message"),
     [
         (ModSettings(name="message_size_mod", norm=1), "with norm = 1: it is a function"),
-        (ModSettings(name="LocalDpMod", norm=1), "norm = 1: no such argument.*'clipping_norm'"),
+        (ModSettings(name="LocalDpMod", deltas=1), "deltas = 1: no such argument.*'delta'"),
         (ModSettings(name="LocalDpMod"), "missing 4 required"),
         (
             ModSettings(

@@ -4,6 +4,7 @@ import pytest
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.arena_plan import load_arena
+from atoll.platform.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 ARENA = """
@@ -86,6 +87,13 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
 ) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
         load_arena(file, [override])
+
+
+def test_an_arena_is_no_single_run(file: Path) -> None:
+    with pytest.raises(
+        InvalidExperimentError, match=r"has a section \[arena\]; expected 'atoll ar"
+    ):
+        load_experiment(file)
 
 
 def test_a_file_without_captures_or_arena_says_so(tmp_path: Path) -> None:

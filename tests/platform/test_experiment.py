@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import SWEEP, Experiment, load_experiment, with_overrides
+from atoll.platform.arena_plan import load_arena
+from atoll.platform.experiment import ARENA, SWEEP, Experiment, load_experiment, with_overrides
 from atoll.platform.sweep_plan import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
     "path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem
 )
 def test_the_ready_experiments_are_valid(path: Path) -> None:
-    if SWEEP in tomllib.loads(path.read_text()):
+    tables = tomllib.loads(path.read_text())
+    if SWEEP in tables:
         assert load_sweep(path).trials
+        return
+    if ARENA in tables:
+        assert load_arena(path).federations.trials
         return
     experiment = load_experiment(path)
     assert Experiment.from_dict(tomllib.loads(experiment.to_toml())) == experiment

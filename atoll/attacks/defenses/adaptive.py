@@ -58,21 +58,21 @@ def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
 
 
 def mimic_of(capture: Capture, threat: ThreatModel, device: str = "cpu") -> Mimic | None:
-    """Return what an attacker believes that the defenses of a captured client do.
+    """Return what an attacker believes that a captured client's defenses do; None without any.
 
     Parameters
     ----------
     capture : Capture
         Whose federation says which defenses act.
     threat : ThreatModel
-        The attacker's; without DEFENSE it believes nothing.
+        The attacker's; without DEFENSE it knows of none.
     device : str
         Where tensors go.
     """
-    if Capability.DEFENSE not in threat:
+    kinds = [type(defense) for defense in defenses_of(capture.federation.client)]
+    if Capability.DEFENSE not in threat or not kinds:
         return None
     known = ThreatModel(frozenset({Capability.TRAINING} & threat.capabilities))
-    kinds = [type(defense) for defense in defenses_of(capture.federation.client)]
     return believe(observe(capture, known, device=device), kinds).mimic
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
@@ -68,13 +70,8 @@ class LocalDP(BoundedDefense):
         def answer(message: Message, context: Context) -> Message:
             return Message(content, reply_to=message)
 
-        # Flower's mod draws from NumPy's global generator.
-        earlier = np.random.get_state()
-        np.random.seed(int(torch.randint(2**32, (), generator=task.generator)))
-        try:
+        with _numpy_seeded(int(torch.randint(2**32, (), generator=task.generator))), _quiet():
             reply = self._mod(message, Context(1, 1, {}, RecordDict(), {}), answer)
-        finally:
-            np.random.set_state(earlier)
         defended = reply.content.array_records["arrays"]
         return [
             torch.from_numpy(np.array(view(array))).to(values.dtype)
@@ -86,3 +83,26 @@ class LocalDP(BoundedDefense):
         uses = count_uses(context, self.name, 1)
         multiplier = self.std / (2 * self.clipping_norm)
         return {"epsilon": gaussian_epsilon(multiplier, uses, self.delta)}
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed NumPy's global generator, which Flower's mod draws from, and give it back as it was."""
+    earlier = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(earlier)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Flower from two lines of log a client."""
+    logger = logging.getLogger("flwr")
+    earlier = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(earlier)

@@ -38,7 +38,7 @@ def cost_at_the_truth(knowledge: str, *mods: ModSettings) -> float:
     # Twice, so that the copies of defenses run under vmap.
     updates = simulation.stacked(torch.stack([images] * 2), torch.stack([truth.labels] * 2))
     target = [torch.stack([t] * 2) for t in observation.target]
-    return float(cosine(updates, target)[0])
+    return float(cosine(updates, target)[0].detach())
 
 
 @pytest.mark.parametrize(
