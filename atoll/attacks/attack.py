@@ -173,3 +173,25 @@ class Attack(Section, ABC):
                 )
             self.check(observation)
         return self.run(observations, seed=seed, progress=progress)
+
+
+class SeparateAttack(Attack):
+    """An attack that makes each reconstruction by itself, without optimising many at once."""
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int = 0,
+        progress: Progress = ignore_progress,
+    ) -> list[Reconstruction]:
+        """Attack one observation after another."""
+        results = []
+        for done, observation in enumerate(observations, start=1):
+            results.append(self.reconstruct(observation, seed))
+            progress(done, len(observations))
+        return results
+
+    @abstractmethod
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+        """Attack one observation."""

@@ -68,7 +68,7 @@ def head_gradient(observation: Observation) -> tuple[Tensor, Tensor | None]:
         If the model does not end in a linear layer with an output a class.
     """
     target = observation.target
-    at_weight, at_bias = observation.model.head_index(target)
+    at_weight, at_bias = observation.model.head_index()
     training = observation.training
     steps = 1 if training is None or training.replies_gradient else training.steps
     weight = target[at_weight] / steps
@@ -99,7 +99,7 @@ def label_counts(observation: Observation) -> Tensor:
     if bias is None:
         return _counts_by_impact(weight.sum(1), images)
     names = observation.model.names
-    at_weight, at_bias = observation.model.head_index(observation.target)
+    at_weight, at_bias = observation.model.head_index()
     assert at_bias is not None
     parameters = observation.model.parameters
     head, head_bias = parameters[names[at_weight]], parameters[names[at_bias]]

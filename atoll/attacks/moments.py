@@ -3,7 +3,8 @@
 A query for moments is answered with sums over a client's examples of a domain, and their number.
 For a linear head with softmax, the sum of head gradients holds s_c - n_c at the bias of class c:
 n_c is how often the label occurs, s_c the sum of the class's probabilities. The server has the
-head, so s_c can be estimated (:func:`atoll.attacks.labels.counts_of_head`). The diagonal of the
+head, so s_c can be estimated (:func:`atoll.attacks.labels.counts_of_head`), or, better where the
+examples are many, taken from the model on public images of the same kind. The diagonal of the
 Hessian holds D_c = sum p_c (1 - p_c) there; as the sum of p_c^2 is at least s_c^2 / N, s_c is at
 least the smaller root of s - s^2 / N = D_c. So with both, n_c is bounded from below, and exactly
 known where predictions are alike.
@@ -14,11 +15,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from atoll.attacks.captures import Capture, Content
 from atoll.attacks.labels import counts_of_head, whole_numbers
+from atoll.attacks.observation import ImageSpace
 from atoll.clients.models.build import build_model
 from atoll.clients.moments.head import find_head
 from atoll.clients.moments.messages import ALIGNMENT, DOMAINS, MOMENTS, MomentsQuery
@@ -49,13 +52,15 @@ class LeakedLabels:
     at_least: Tensor | None
 
 
-def leaked_labels(capture: Capture) -> list[LeakedLabels]:
+def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[LeakedLabels]:
     """Return what a captured answer to a query for moments tells of the client's labels.
 
     Parameters
     ----------
     capture : Capture
         Of a ``query.moments`` message.
+    public : Tensor, optional
+        Public images, float32, shape (n, channels, height, width), in [0, 1].
 
     Raises
     ------
@@ -70,7 +75,8 @@ def leaked_labels(capture: Capture) -> list[LeakedLabels]:
             f"{capture.directory or capture.name}: holds no answer to a query for moments; "
             "expected a capture of a 'query.moments' message"
         )
-    head = _head_of(capture)
+    model, head = _model_of(capture)
+    probability = None if public is None else _mean_probability(model, capture, public)
     query = _query(capture.sent)
     places = {type(statistic): place for place, statistic in enumerate(query.statistics)}
     if HeadGradient not in places:
@@ -87,16 +93,31 @@ def leaked_labels(capture: Capture) -> list[LeakedLabels]:
         diagonal = None
         if HessianDiagonal in places:
             diagonal = arrays[f"{places[HessianDiagonal]}/{domain}"]
-        found.append(_of_domain(str(domain), count, gradient, diagonal, head))
+        found.append(_of_domain(str(domain), count, gradient, diagonal, head, probability))
     return found
 
 
+def _mean_probability(model: nn.Module, capture: Capture, public: Tensor) -> Tensor:
+    info = capture.federation
+    images = ImageSpace(info.image_shape, info.mean, info.std).normalize(public)
+    with torch.no_grad():
+        return torch.softmax(model.eval()(images).double(), 1).mean(0)
+
+
 def _of_domain(
-    domain: str, count: int, gradient: Tensor, diagonal: Tensor | None, head: nn.Linear
+    domain: str,
+    count: int,
+    gradient: Tensor,
+    diagonal: Tensor | None,
+    head: nn.Linear,
+    probability: Tensor | None,
 ) -> LeakedLabels:
     mean = _as_matrix(gradient, head) / count
-    weight, bias = head.weight.double(), head.bias.double()
-    counts = counts_of_head(mean[:, :-1], mean[:, -1], weight, bias, count)
+    if probability is None:
+        weight, bias = head.weight.double(), head.bias.double()
+        counts = counts_of_head(mean[:, :-1], mean[:, -1], weight, bias, count)
+    else:
+        counts = whole_numbers(count * (probability - mean[:, -1]), count)
     at_least = None
     if diagonal is not None:
         variance = _as_matrix(diagonal, head)[:, -1] / count
@@ -114,7 +135,7 @@ def _as_matrix(values: Tensor, head: nn.Linear) -> Tensor:
     return values.double().view(head.out_features, head.in_features + 1)
 
 
-def _head_of(capture: Capture) -> nn.Linear:
+def _model_of(capture: Capture) -> tuple[nn.Module, nn.Linear]:
     info = capture.federation
     model = build_model(info.model, info.image_shape, len(info.classes), 0)
     model.load_state_dict(dict(capture.broadcast))
@@ -129,7 +150,7 @@ def _head_of(capture: Capture) -> nn.Linear:
             f"model.name = {info.model.name!r}: its head has {head.out_features} outputs for "
             f"{len(info.classes)} classes; labels can be counted from one output a class"
         )
-    return head
+    return model, head
 
 
 def _query(sent: Content) -> MomentsQuery:

@@ -178,6 +178,8 @@ def run_attack(
     check_run_directory(run_directory)
     if device != "cpu" and not torch.cuda.is_available():
         raise AttackError(f"--device {device}: there is no GPU that PyTorch can use; expected cpu")
+    # Sums are rounded in an order that depends on the number of threads.
+    torch.set_num_threads(1)
     attack = build_attack(name, settings or {})
     directory = new_run_directory(out, run_directory / "attacks", name.replace(":", "-"))
     known = read_victims(choose_captures(run_directory, victims))
