@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import re
 from pathlib import Path
 
@@ -210,3 +211,14 @@ def test_the_experiment_files_can_be_run(path: Path) -> None:
     asked = type(experiment()).from_dict(tables)
     check(asked)
     assert asked.run.name == path.stem
+
+
+def test_no_job_of_a_part_holds_a_handle_of_another_worker(tmp_path: Path) -> None:
+    pool = InProcessPool()
+    run_here(tmp_path, experiment(run={"rounds": 1}), pool=pool)
+    trained = [job for job in pool.jobs if isinstance(job.payload, str)]
+    assert len(trained) == 4
+    for job in trained:
+        sent = pickle.dumps(job.arguments)
+        assert len(sent) < 10_000
+        assert not any(word in sent for word in (b"ActorHandle", b"ObjectRef", b"ray.actor"))
