@@ -35,7 +35,12 @@ def experiment(arguments: argparse.Namespace, workers: int, out: Path) -> Experi
     return Experiment.from_dict(
         {
             "run": {"name": f"workers-{workers}", "rounds": arguments.epochs, "out": str(out)},
-            "data": {"dataset": "mnist", "clients": 1, "train_examples": arguments.examples},
+            "data": {
+                "dataset": "mnist",
+                "clients": 1,
+                "train_examples": arguments.examples,
+                "test_examples": 1000,
+            },
             "model": {"name": "noprop-dt", "block": arguments.block, "steps": arguments.layers},
             "client": CLIENT,
             "layers": {},
@@ -161,7 +166,7 @@ def main() -> None:
     parser.add_argument("--block", default="half", choices=["small", "half", "paper"])
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--examples", type=int, default=6000)
+    parser.add_argument("--examples", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()

@@ -100,6 +100,9 @@ class BlockObjective:
         target = shared.embedding[labels]
         time = self._times(len(labels), generator).to(target)
         level = schedule.level(time).unsqueeze(1)
+        if not settings.snr_weight:
+            # The schedule would make the error small by leaving noise to an instant.
+            level = level.detach()
         z = level.sqrt() * target + (1 - level).sqrt() * _normal(target, generator)
         errors = _prediction_errors(block(images, z, time), shared, target)
         weight: Tensor | float = 1.0

@@ -101,14 +101,15 @@ class ContinuousTimeSettings(ContinuousSettings):
     eta : float
         The weight of the squared error.
     snr_weight : bool
-        Whether the error is weighed by ``SNR'(t) eta / 2``, as in the paper, or by 1. Without it
-        the noise schedule learns from the cross-entropy only.
+        Whether the error is weighed by ``SNR'(t) eta / 2``, as in the paper, or by ``eta / 2``.
+        Without the weight the error does not train the noise schedule, whose ends then learn from
+        the cross-entropy and the divergence from the prior.
     snr_cap : float or None
         The largest SNR' used.
     """
 
     eta: Annotated[float, Field(gt=0.0)] = 1.0
-    snr_weight: bool = True
+    snr_weight: bool = False
     snr_cap: Annotated[float, Field(gt=0.0)] | None = None
 
 

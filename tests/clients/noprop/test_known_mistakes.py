@@ -103,14 +103,19 @@ def test_no_label_reaches_inference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "embedding"),
-    [("noprop-dt", "one-hot"), ("noprop-dt", "learned"), ("noprop-ct", "one-hot")]
-    + [("noprop-fm", "one-hot"), ("noprop-fm", "learned")],
+    ("name", "arguments"),
+    [
+        ("noprop-dt", {}),
+        ("noprop-dt", {"embedding": "learned"}),
+        ("noprop-ct", {"snr_weight": True}),
+        ("noprop-fm", {}),
+        ("noprop-fm", {"embedding": "learned"}),
+    ],
 )
 def test_every_trained_tensor_of_a_network_is_trained_by_some_part(
-    name: str, embedding: str
+    name: str, arguments: dict[str, Any]
 ) -> None:
-    made = design(name, image_shape=(1, 8, 8), block="small", steps=2, embedding=embedding)
+    made = design(name, image_shape=(1, 8, 8), block="small", steps=2, **arguments)
     before = {
         part_name: {k: v.clone() for k, v in _fresh(part_name, made).module.named_parameters()}
         for part_name in names_of_parts(made)

@@ -72,7 +72,7 @@ def test_the_labels_cross_entropy_needs_no_block_and_sends_blocks_no_gradient():
 
 
 def test_in_continuous_time_every_trained_part_has_a_gradient():
-    made, shared = parts("noprop-ct")
+    made, shared = parts("noprop-ct", snr_weight=True)
     block = made.make_block()
     images, labels = torch.randn(32, 1, 28, 28, generator=seeded()), LABELS[:32]
     loss, _ = BlockObjective(made, 0)(block, shared, images, labels, seeded())
@@ -82,9 +82,20 @@ def test_in_continuous_time_every_trained_part_has_a_gradient():
         assert parameter.grad.isfinite().all(), name
 
 
+def test_without_its_weight_the_error_does_not_train_the_schedule_but_its_ends_are_trained():
+    made, shared = parts("noprop-ct")
+    images, labels = torch.randn(32, 1, 28, 28, generator=seeded()), LABELS[:32]
+    loss, _ = BlockObjective(made, 0)(made.make_block(), shared, images, labels, seeded())
+    loss.backward()
+    schedule = shared.schedule
+    assert float(schedule.weight_in.grad.abs().max()) < 1e-6
+    assert float(schedule.gamma_0.grad.abs()) > 0
+    assert float(schedule.raw_span.grad.abs()) > 0
+
+
 def test_the_continuous_loss_is_the_papers_integral():
     """A constant error e: the main term is eta/2 e (SNR(1) - SNR(0)), on average over t."""
-    made, shared = parts("noprop-ct", eta=0.2)
+    made, shared = parts("noprop-ct", eta=0.2, snr_weight=True)
     with torch.no_grad():
         shared.schedule.gamma_0.fill_(-1.0)
         shared.schedule.raw_span.fill_(3.0)

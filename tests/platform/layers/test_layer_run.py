@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,12 +13,14 @@ from layer_runs import InProcessPool, experiment, hashes, run_here
 from rich.console import Console
 
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.platform.experiment import read_tables
 from atoll.platform.federation import check
 from atoll.platform.layers.messages import counted_messages
 from atoll.platform.layers.run import network_arrays
 from atoll.platform.observers import RunInfo
 from atoll.platform.progress import ConsoleProgress
 
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 BLOCKS = ["block-01", "block-02", "block-03"]
 
 
@@ -195,5 +199,26 @@ def test_a_terminal_has_a_bar_for_each_layer(tmp_path: Path) -> None:
     progress.on_start(run)
     progress.on_part("block-02", 1, 2)
     progress.close()
-    assert "3 layers" in shown.getvalue()
-    assert "block-02" in shown.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
+    assert "3 layers" in text
+    assert "block-02" in text
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("noprop-*.toml")), ids=lambda p: p.stem)
+def test_the_experiment_files_can_be_run(path: Path) -> None:
+    tables = read_tables(path)
+    tables.pop("sweep", None)
+    asked = type(experiment()).from_dict(tables)
+    check(asked)
+    assert asked.run.name == path.stem
+
+
+def test_no_job_of_a_part_holds_a_handle_of_another_worker(tmp_path: Path) -> None:
+    pool = InProcessPool()
+    run_here(tmp_path, experiment(run={"rounds": 1}), pool=pool)
+    trained = [job for job in pool.jobs if isinstance(job.payload, str)]
+    assert len(trained) == 4
+    for job in trained:
+        sent = pickle.dumps(job.arguments)
+        assert len(sent) < 10_000
+        assert not any(word in sent for word in (b"ActorHandle", b"ObjectRef", b"ray.actor"))
