@@ -33,7 +33,12 @@ def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
         generator["generator_path"] = given.generator_path
     stages = load_generator(given.generator, given.generator_path).stages
     of_latent = round(LATENT_SHARE * given.steps)
-    gifd = {**generator, "steps": given.steps // stages, "tv": given.tv}
+    gifd = {
+        **generator,
+        "steps": given.steps // stages,
+        "tv": given.tv,
+        "radius": given.radius,
+    }
     return {
         "Inverting Gradients": ("inverting-gradients", {"steps": given.steps}),
         "generator sample": ("generator-sample", generator),
@@ -68,6 +73,7 @@ def main() -> None:
     parser.add_argument("--generator-path", type=Path)
     parser.add_argument("--resize", action="store_true")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--radius", type=float, default=0.03, help="of GIFD's l1 ball")
     parser.add_argument("--tv", type=float, default=1e-3, help="of GIFD and GIAS")
     parser.add_argument("--arms", nargs="*", help="some of the names only")
     parser.add_argument("--seed", type=int, default=0)
