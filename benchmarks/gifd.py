@@ -41,6 +41,7 @@ def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
     }
     return {
         "Inverting Gradients": ("inverting-gradients", {"steps": given.steps}),
+        "class mean": ("class-mean", {}),
         "generator sample": ("generator-sample", generator),
         "latent only": ("gifd", {**generator, "stages": 1, "steps": given.steps, "tv": given.tv}),
         "GGL": (
