@@ -3,7 +3,7 @@
 ``python -m benchmarks.attacks`` prints three tables, all in this process on one thread (CPU
 seconds). Victims are real clients' updates: :func:`atoll.clients.training.train` from one broadcast
 model, the gradient read off the weights that come back. ``--only restored`` (or ``step``,
-``batched``) prints one table.
+``batched``) prints one table; ``--attack idlg`` one of its rows.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def victims_of(
     return victims
 
 
-def restored(dataset: ImageDataset) -> None:
-    """Print what each attack restores."""
+def restored(dataset: ImageDataset, wanted: Sequence[str]) -> None:
+    """Print what each attack (or those that are wanted) restores."""
     ones = [[index] for index in range(10)]
     rows: list[tuple[str, dict[str, Any], list[Any], dict[str, Any]]] = [
         ("random-image", {"name": "lenet-sigmoid"}, ones, {}),
@@ -98,6 +98,8 @@ def restored(dataset: ImageDataset) -> None:
     print("|---|---|---|---|---|---|---|---|")
     references = references_of(dataset)
     for name, model, groups, settings in rows:
+        if wanted and name not in wanted:
+            continue
         victims = victims_of(dataset, model, groups, seed=7)
         attack = build_attack(name, settings)
         observations = observe_victims(victims, attack, public=references.public)
@@ -201,6 +203,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("restored", "step", "batched"))
+    parser.add_argument("--attack", action="append", default=[], help="for the table 'restored'")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--dataset", default="fashion-mnist")
@@ -208,7 +211,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dataset = load_dataset(chosen.dataset)
     if chosen.only in (None, "restored"):
-        restored(dataset)
+        restored(dataset, chosen.attack)
     if chosen.only in (None, "step"):
         step(dataset, chosen.repeats)
     if chosen.only in (None, "batched"):

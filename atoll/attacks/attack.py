@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.observation import Observation
@@ -15,6 +16,8 @@ from atoll.attacks.threat import Capability, ThreatModel
 from atoll.clients.settings import Section
 from atoll.errors import AttackError
 
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 LabelSource = Literal["inferred", "given", "optimised", "none"]
 # Told how many steps of how many are done.
 Progress = Callable[[int, int], None]
@@ -170,3 +173,25 @@ class Attack(Section, ABC):
                 )
             self.check(observation)
         return self.run(observations, seed=seed, progress=progress)
+
+
+class SeparateAttack(Attack):
+    """An attack that makes each reconstruction by itself, without optimising many at once."""
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int = 0,
+        progress: Progress = ignore_progress,
+    ) -> list[Reconstruction]:
+        """Attack one observation after another."""
+        results = []
+        for done, observation in enumerate(observations, start=1):
+            results.append(self.reconstruct(observation, seed))
+            progress(done, len(observations))
+        return results
+
+    @abstractmethod
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+        """Attack one observation."""

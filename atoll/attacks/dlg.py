@@ -7,13 +7,12 @@ ReLU networks.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from atoll.attacks.attack import Progress, Reconstruction
+from atoll.attacks.attack import NonNegativeFloat, PositiveFloat, Progress, Reconstruction
 from atoll.attacks.matching import squared_l2
 from atoll.attacks.minimize import minimize
 from atoll.attacks.observation import Observation
@@ -26,8 +25,6 @@ from atoll.attacks.optimization import (
 from atoll.attacks.simulation import ClientSimulation
 from atoll.attacks.step_rules import LBFGS
 from atoll.clients.settings import PositiveInt
-
-Positive = Annotated[float, Field(gt=0.0)]
 
 
 class IDLG(OptimizationAttack):
@@ -44,8 +41,8 @@ class IDLG(OptimizationAttack):
     """
 
     steps: PositiveInt = 1200
-    learning_rate: Positive = 1.0
-    tolerance: Annotated[float, Field(ge=0.0)] = 1e-10
+    learning_rate: PositiveFloat = 1.0
+    tolerance: NonNegativeFloat = 1e-10
     restarts: PositiveInt = 3
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:

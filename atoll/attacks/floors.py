@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
-from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
+from atoll.attacks.attack import Reconstruction, SeparateAttack
 from atoll.attacks.labels import LabelMethod, head_gradient, infer_labels
 from atoll.attacks.observation import Observation
 from atoll.attacks.threat import Capability, ThreatModel
@@ -15,28 +14,18 @@ from atoll.errors import AttackError
 from atoll.randomness import derive_seed
 
 
-class RandomImage(Attack):
+class RandomImage(SeparateAttack):
     """Pixels drawn uniformly from [0, 1]."""
 
-    def run(
-        self,
-        observations: Sequence[Observation],
-        *,
-        seed: int = 0,
-        progress: Progress = ignore_progress,
-    ) -> list[Reconstruction]:
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
         """Draw images."""
-        return [_random(observation, seed) for observation in observations]
+        own = derive_seed(seed, "random image", observation.server_round, observation.node_id)
+        shape = (observation.num_images, *observation.space.shape)
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(own))
+        return Reconstruction(images, torch.full((len(images),), -1), "none")
 
 
-def _random(observation: Observation, seed: int) -> Reconstruction:
-    own = derive_seed(seed, "random image", observation.server_round, observation.node_id)
-    shape = (observation.num_images, *observation.space.shape)
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(own))
-    return Reconstruction(images, torch.full((len(images),), -1), "none")
-
-
-class ClassMean(Attack):
+class ClassMean(SeparateAttack):
     """The mean public image of each label, the labels inferred from the update or given."""
 
     labels: Literal["inferred", "given"] = "inferred"
@@ -63,28 +52,19 @@ class ClassMean(Attack):
         if self.labels == "inferred":
             head_gradient(observation)
 
-    def run(
-        self,
-        observations: Sequence[Observation],
-        *,
-        seed: int = 0,
-        progress: Progress = ignore_progress,
-    ) -> list[Reconstruction]:
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
         """Look up the means."""
-        results = []
-        for observation in observations:
-            public, labels = observation.public, observation.labels
-            assert public is not None
-            if labels is None:
-                labels = infer_labels(observation, self.label_method).cpu()
-            mean = public.images.mean(0)
-            images = torch.stack(
-                [
-                    public.images[public.labels == label].mean(0)
-                    if bool((public.labels == label).any())
-                    else mean
-                    for label in labels
-                ]
-            )
-            results.append(Reconstruction(images, labels, self.labels))
-        return results
+        public, labels = observation.public, observation.labels
+        assert public is not None
+        if labels is None:
+            labels = infer_labels(observation, self.label_method).cpu()
+        mean = public.images.mean(0)
+        images = torch.stack(
+            [
+                public.images[public.labels == label].mean(0)
+                if bool((public.labels == label).any())
+                else mean
+                for label in labels
+            ]
+        )
+        return Reconstruction(images, labels, self.labels)

@@ -7,12 +7,9 @@ the restarts' images before it takes their mean; here the mean is of the images 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-from torch import Tensor
-
-from atoll.attacks.attack import Progress, Reconstruction
+from atoll.attacks.attack import NonNegativeFloat, PositiveFloat, Progress, Reconstruction
 from atoll.attacks.matching import squared_l2
 from atoll.attacks.minimize import minimize
 from atoll.attacks.observation import Observation
@@ -37,9 +34,6 @@ from atoll.attacks.threat import Capability, ThreatModel
 from atoll.clients.settings import PositiveInt
 from atoll.errors import AttackError
 
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-
 
 class GradInversion(OptimizationAttack):
     """Squared distance, image and BatchNorm priors, group consistency, Langevin noise.
@@ -61,14 +55,14 @@ class GradInversion(OptimizationAttack):
     """
 
     steps: PositiveInt = 4000
-    learning_rate: Positive = 0.1
+    learning_rate: PositiveFloat = 0.1
     restarts: PositiveInt = 4
-    matching: Positive = 1e-3
-    tv: NonNegative = 1e-4
-    l2: NonNegative = 1e-6
-    batch_norm: NonNegative = 1e-1
-    group: NonNegative = 1e-2
-    langevin: NonNegative = 1e-2
+    matching: PositiveFloat = 1e-3
+    tv: NonNegativeFloat = 1e-4
+    l2: NonNegativeFloat = 1e-6
+    batch_norm: NonNegativeFloat = 1e-1
+    group: NonNegativeFloat = 1e-2
+    langevin: NonNegativeFloat = 1e-2
     statistics: Literal["auto", "running", "batch", "none"] = "auto"
 
     @property
@@ -94,11 +88,6 @@ class GradInversion(OptimizationAttack):
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""
-        space = group.first.space
-
-        def into_box(values: list[Tensor]) -> None:
-            values[0].copy_(space.clip(values[0]))
-
         adam = Adam(self.learning_rate)
         minimum = minimize(
             matching_objective(
@@ -112,7 +101,7 @@ class GradInversion(OptimizationAttack):
             Langevin(adam, self.langevin, self.learning_rate, group.generators("langevin")),
             self.steps,
             schedule=cosine,
-            project=into_box,
+            project=group.into_box,
             on_step=lambda done: progress(done, self.steps),
         )
         return best_restarts(group, minimum, minimum.values[0])

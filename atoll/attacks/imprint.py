@@ -6,14 +6,13 @@ neighbouring bins is that of the images whose brightness lies between their thre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
+from atoll.attacks.attack import Reconstruction, SeparateAttack
 from atoll.attacks.observation import Observation
 from atoll.attacks.optimization import to_unit
 from atoll.attacks.threat import Capability
@@ -23,7 +22,7 @@ from atoll.errors import AttackError
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class Imprint(Attack):
+class Imprint(SeparateAttack):
     """Subtracts neighbouring bins' gradients; one division an image, no optimisation.
 
     Attributes
@@ -44,17 +43,8 @@ class Imprint(Attack):
         """Refuse a model without an imprint block."""
         _block(observation)
 
-    def run(
-        self,
-        observations: Sequence[Observation],
-        *,
-        seed: int = 0,
-        progress: Progress = ignore_progress,
-    ) -> list[Reconstruction]:
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
         """Subtract and divide."""
-        return [self._reconstruct(observation) for observation in observations]
-
-    def _reconstruct(self, observation: Observation) -> Reconstruction:
         name, block = _block(observation)
         names = observation.model.names
         weight = observation.target[names.index(f"{name}.encoder.weight")].double()

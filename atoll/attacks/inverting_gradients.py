@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-from torch import Tensor
-
-from atoll.attacks.attack import Progress, Reconstruction
+from atoll.attacks.attack import NonNegativeFloat, PositiveFloat, Progress, Reconstruction
 from atoll.attacks.matching import COSTS
 from atoll.attacks.minimize import minimize
 from atoll.attacks.optimization import (
@@ -20,9 +17,6 @@ from atoll.attacks.priors import total_variation
 from atoll.attacks.schedules import SCHEDULES
 from atoll.attacks.step_rules import step_rule
 from atoll.clients.settings import PositiveInt
-
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
 
 
 class InvertingGradients(OptimizationAttack):
@@ -46,19 +40,14 @@ class InvertingGradients(OptimizationAttack):
     """
 
     steps: PositiveInt = 4800
-    learning_rate: Positive = 0.1
-    tv: NonNegative = 1e-2
+    learning_rate: PositiveFloat = 0.1
+    tv: NonNegativeFloat = 1e-2
     rule: Literal["signed-adam", "adam"] = "signed-adam"
     schedule: Literal["step", "cosine", "constant"] = "step"
     cost: Literal["cosine", "layerwise-cosine", "l2"] = "cosine"
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""
-        space = group.first.space
-
-        def into_box(values: list[Tensor]) -> None:
-            values[0].copy_(space.clip(values[0]))
-
         minimum = minimize(
             matching_objective(
                 group, COSTS[self.cost], lambda values: values[0], [(self.tv, total_variation)]
@@ -67,7 +56,7 @@ class InvertingGradients(OptimizationAttack):
             step_rule(self.rule, self.learning_rate),
             self.steps,
             schedule=SCHEDULES[self.schedule],
-            project=into_box,
+            project=group.into_box,
             on_step=lambda done: progress(done, self.steps),
         )
         return best_restarts(group, minimum, minimum.values[0])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.observation import Observation
+from atoll.attacks.victim_model import VictimModel
 from atoll.errors import AttackError
 
 LabelMethod = Literal["auto", "idlg", "gradinversion", "counts"]
@@ -68,7 +69,7 @@ def head_gradient(observation: Observation) -> tuple[Tensor, Tensor | None]:
         If the model does not end in a linear layer with an output a class.
     """
     target = observation.target
-    at_weight, at_bias = observation.model.head_index(target)
+    at_weight, at_bias = observation.model.head_index()
     training = observation.training
     steps = 1 if training is None or training.replies_gradient else training.steps
     weight = target[at_weight] / steps
@@ -83,11 +84,9 @@ def head_gradient(observation: Observation) -> tuple[Tensor, Tensor | None]:
 def label_counts(observation: Observation) -> Tensor:
     """Return how often each class occurs in the images behind an update.
 
-    With a bias gradient g: n_c = N (mean p_c - g_c). The mean probability p comes from the classes'
-    mean features, which are the rows of the weight gradient over those of the bias (as in Ma et
-    al., 2023, "Instance-wise batch label restoration via gradients in federated learning"), and
-    counts and p are found in turn. Without a bias, each occurrence of a class lowers its row's sum
-    by the same amount, that is estimated from the sums below zero (LLG; Wainakh et al., 2022).
+    With a bias gradient by :func:`counts_by_bias`. Without, each occurrence of a class lowers its
+    row's sum by the same amount, that is estimated from the sums below zero (LLG; Wainakh et al.,
+    2022).
 
     Returns
     -------
@@ -95,19 +94,53 @@ def label_counts(observation: Observation) -> Tensor:
         int64, shape (classes,); the sum is ``observation.num_images``.
     """
     weight, bias = head_gradient(observation)
-    images = observation.num_images
     if bias is None:
-        return _counts_by_impact(weight.sum(1), images)
-    names = observation.model.names
-    at_weight, at_bias = observation.model.head_index(observation.target)
+        return _counts_by_impact(weight.sum(1), observation.num_images)
+    return counts_by_bias(weight, bias, observation.num_images, observation.model)
+
+
+def counts_by_bias(
+    weight: Tensor,
+    bias: Tensor,
+    images: int,
+    model: VictimModel,
+    probability: Tensor | None = None,
+) -> Tensor:
+    """Return how often each class occurs, from the mean gradient of the last layer.
+
+    With bias gradient g: n_c = N (mean p_c - g_c). The mean probability p comes from the classes'
+    mean features, which are the rows of the weight gradient over those of the bias (as in Ma et
+    al., 2023, "Instance-wise batch label restoration via gradients in federated learning"), and
+    counts and p are found in turn. That holds for batches in which a class's own examples dominate
+    its row: of few images, or few classes.
+
+    Parameters
+    ----------
+    weight, bias : Tensor
+        The gradient: shapes (classes, features) and (classes,).
+    images : int
+        Over how many it is the mean.
+    model : VictimModel
+        Has the last layer.
+    probability : Tensor, optional
+        The mean probability of each class, where it is known: the model's on public images, say.
+
+    Returns
+    -------
+    Tensor
+        int64, shape (classes,); the sum is ``images``.
+    """
+    if probability is not None:
+        return _whole(images * (probability - bias), images)
+    at_weight, at_bias = model.head_index()
     assert at_bias is not None
-    parameters = observation.model.parameters
-    head, head_bias = parameters[names[at_weight]], parameters[names[at_bias]]
+    parameters = list(model.parameters.values())
     probability = bias.new_full((len(bias),), 1 / len(bias))
     counts = _whole(images * (probability - bias), images)
     # Of classes that do occur, the row is dominated by their own examples' features.
     safe = torch.where(bias.abs() > 1e-12, bias, 1e-12)
-    posteriors = torch.softmax((weight / safe[:, None]) @ head.T + head_bias, 1)
+    logits = (weight / safe[:, None]) @ parameters[at_weight].T + parameters[at_bias]
+    posteriors = torch.softmax(logits, 1)
     usable = posteriors.isfinite().all(1)
     for _ in range(ROUNDS):
         shares = torch.where(usable, counts / images, 0.0)

@@ -7,18 +7,17 @@ x: exactly, for one image; for several, a mixture weighted by d.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
+from atoll.attacks.attack import Reconstruction, SeparateAttack
 from atoll.attacks.observation import Observation
 from atoll.attacks.optimization import to_unit
 from atoll.errors import AttackError
 
 
-class LinearLayer(Attack):
+class LinearLayer(SeparateAttack):
     """Divides the first layer's weight gradient by its bias gradient.
 
     Of one image it is exact, also after any number of steps. Of several, it returns as many rows as
@@ -30,17 +29,8 @@ class LinearLayer(Attack):
         """Refuse a model that does not begin with a linear layer with a bias."""
         first_linear(observation)
 
-    def run(
-        self,
-        observations: Sequence[Observation],
-        *,
-        seed: int = 0,
-        progress: Progress = ignore_progress,
-    ) -> list[Reconstruction]:
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
         """Divide."""
-        return [self._reconstruct(observation) for observation in observations]
-
-    def _reconstruct(self, observation: Observation) -> Reconstruction:
         weight, bias = (observation.target[place].double() for place in first_linear(observation))
         count = observation.num_images
         if count == 1:

@@ -90,6 +90,10 @@ class Group:
         drawn = [torch.randn(shape, generator=g) for g in self.generators(phase)]
         return torch.stack(drawn).to(self.first.model.device)
 
+    def into_box(self, values: list[Tensor]) -> None:
+        """Put normalised images, the first of the variables, back to pixels in [0, 1]."""
+        values[0].copy_(self.first.space.clip(values[0]))
+
     @property
     def image_noise(self) -> Tensor:
         """A start of normalised images: (candidates, n, channels, height, width)."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
+from atoll.attacks.attack import Reconstruction, SeparateAttack
 from atoll.attacks.observation import Observation
 from atoll.attacks.optimization import to_unit
 from atoll.errors import AttackError
@@ -25,7 +25,7 @@ Activation = nn.LeakyReLU | nn.Sigmoid | nn.Tanh
 EDGE = 1e-7
 
 
-class RGAP(Attack):
+class RGAP(SeparateAttack):
     """Solves a sequential network of convolutions and invertible activations, for one image."""
 
     def check(self, observation: Observation) -> None:
@@ -37,15 +37,9 @@ class RGAP(Attack):
             )
         _layers(observation)
 
-    def run(
-        self,
-        observations: Sequence[Observation],
-        *,
-        seed: int = 0,
-        progress: Progress = ignore_progress,
-    ) -> list[Reconstruction]:
-        """Solve each."""
-        return [_solve(observation) for observation in observations]
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+        """Solve."""
+        return _solve(observation)
 
 
 def _solve(observation: Observation) -> Reconstruction:

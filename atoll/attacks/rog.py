@@ -8,13 +8,12 @@ photographs; here a small super-resolution network is trained when the attack ru
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from atoll.attacks.attack import Progress, Reconstruction
+from atoll.attacks.attack import PositiveFloat, Progress, Reconstruction
 from atoll.attacks.matching import squared_l2
 from atoll.attacks.minimize import minimize
 from atoll.attacks.observation import Observation
@@ -31,8 +30,6 @@ from atoll.attacks.threat import Capability, ThreatModel
 from atoll.clients.settings import PositiveInt
 from atoll.errors import AttackError
 from atoll.randomness import derive_seed
-
-Positive = Annotated[float, Field(gt=0.0)]
 
 
 class ROG(OptimizationAttack):
@@ -52,7 +49,7 @@ class ROG(OptimizationAttack):
     """
 
     steps: PositiveInt = 100
-    learning_rate: Positive = 0.05
+    learning_rate: PositiveFloat = 0.05
     factor: PositiveInt = 4
     enhancement: Literal["super-resolution", "none"] = "super-resolution"
     enhancement_steps: PositiveInt = 300

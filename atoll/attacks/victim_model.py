@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -91,23 +91,14 @@ class VictimModel:
         """The BatchNorm layers, by name, in order."""
         return [(n, m) for n, m in self.module.named_modules() if isinstance(m, _BATCH_NORM)]
 
-    def head_index(self, gradient: Sequence[Tensor]) -> tuple[int, int | None]:
+    def head_index(self) -> tuple[int, int | None]:
         """Return where the last linear layer's weight and bias are among the parameters.
-
-        Parameters
-        ----------
-        gradient : Sequence[Tensor]
-            An update, to check that it has an entry for each parameter.
 
         Raises
         ------
         AttackError
             If the model does not end in a linear layer.
         """
-        if len(gradient) != len(self.parameters):
-            raise AttackError(
-                f"the update has {len(gradient)} tensors, the model {len(self.parameters)}"
-            )
         try:
             head = find_head(self.module)
         except ValueError as error:

@@ -171,8 +171,16 @@ def run_attack(
     AtollError
         If the attack cannot be run; before anything is computed.
     """
+    # The session module loads Ray, which nothing else here needs.
+    from atoll.platform.session import new_run_directory
+
     check_run_directory(run_directory)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise AttackError(f"--device {device}: there is no GPU that PyTorch can use; expected cpu")
+    # Sums are rounded in an order that depends on the number of threads.
+    torch.set_num_threads(1)
     attack = build_attack(name, settings or {})
+    directory = new_run_directory(out, run_directory / "attacks", name.replace(":", "-"))
     known = read_victims(choose_captures(run_directory, victims))
     dataset = _dataset_of(run_directory)
     references = references_of(dataset)
@@ -189,7 +197,6 @@ def run_attack(
         seed=seed,
         progress=progress,
     )
-    directory = out or _free_directory(run_directory / "attacks" / name)
     result = AttackRun(directory, attacked)
     _write(result, name, attack, seed)
     return result
@@ -211,14 +218,6 @@ def _lpips(wanted: Path | bool) -> LPIPS | None:
     except DataUnavailableError as error:
         logger.warning("LPIPS is left out: %s", error)
         return None
-
-
-def _free_directory(wanted: Path) -> Path:
-    candidate, count = wanted, 1
-    while candidate.exists():
-        count += 1
-        candidate = wanted.with_name(f"{wanted.name}-{count}")
-    return candidate
 
 
 def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:

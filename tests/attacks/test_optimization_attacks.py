@@ -106,6 +106,13 @@ def test_given_labels_are_an_oracle_and_say_so() -> None:
     assert set(figures(found, "label_accuracy")) == {1.0}
 
 
+def test_an_attack_of_the_users_own_is_named_by_its_class() -> None:
+    [found] = attacked("black_box_attack:Mine", SIGMOID, [[1]], steps=60)
+    assert found.rows[0]["psnr"] > FLOOR
+    with pytest.raises(AttackError, match="is not an attack; expected a subclass of Attack"):
+        build_attack("black_box_models:no_bias", {})
+
+
 def test_settings_of_an_attack_are_checked() -> None:
     with pytest.raises(AttackError, match="steps = 0: expected greater than 0"):
         build_attack("idlg", {"steps": 0})

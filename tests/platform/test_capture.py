@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 import atoll
 from atoll.attacks.captures import CAPTURES, find_captures, read_capture, read_truth
 from atoll.attacks.doctor import diagnose_capture
+from atoll.attacks.moments import label_counts_of_moments
+from atoll.attacks.victims import references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError, CaptureError, InvalidExperimentError
 from atoll.platform.attack_run import run_attack
@@ -111,16 +113,25 @@ def test_the_doctor_finds_what_strategy_and_schedule_did_consistent(tmp_path: Pa
 
 
 def test_queries_and_gradients_of_alignment_are_recorded(tmp_path: Path) -> None:
-    strategy = {"name": "Fishr", "fraction_evaluate": 0.0}
+    strategy = {"name": "HGP", "fraction_evaluate": 0.0}
     atoll.run(
         experiment(capture={"nodes": [2], "rounds": [1]}, strategy=strategy), out=tmp_path / "run"
     )
     queries = find_captures(tmp_path / "run", "query.moments")
     asked = [read_capture(query).sent.value("statistics") for query in queries]
-    assert len(asked) == 2
-    assert asked[0] != asked[1]
+    assert [] in asked
+    assert ['{"name": "head-gradient"}'] in asked
+    assert sum("hessian-product" in str(statistics) for statistics in asked) == 2
     assert read_capture(queries[-1]).reply.arrays
-    assert len(read_truth(queries[0]).batches) == 0
+    truth = read_truth(queries[0])
+    assert len(truth.batches) == 0
+    asking = next(q for q in queries if "head-gradient" in str(read_capture(q).sent.values))
+    public = references_of(load_dataset("digits")).public.images
+    [counts] = label_counts_of_moments(read_capture(asking), public).values()
+    true = torch.bincount(truth.labels, minlength=10)
+    assert int(torch.minimum(counts, true).sum()) >= 0.9 * len(truth.labels)
+    with pytest.raises(AttackError, match="was not asked for 'head-gradient'"):
+        label_counts_of_moments(read_capture(find_captures(tmp_path / "run", "train")[0]))
     assert find_captures(tmp_path / "run", "train")
 
 

@@ -69,7 +69,7 @@ def imprint(
     distribution: Distribution = "normal",
     center: float = 0.0,
     spread: float = 0.4,
-    strength: float = 1e-3,
+    strength: float = 1e-2,
 ) -> nn.Module:
     """Return an imprint block and a network.
 
@@ -85,7 +85,8 @@ def imprint(
     center, spread : float
         Its mean and standard deviation.
     strength : float
-        How much the block changes images; small, so that the network learns as without it.
+        How much the block changes images: the smaller, the more of its gradient is lost to the
+        rounding of the weights that come back.
     """
     from atoll.clients.models.build import build_model
 

@@ -36,6 +36,20 @@ def test_parameter_counts() -> None:
     assert size("cnn-pfl", (3, 32, 32)) == 1_626_442
     assert 11_000_000 < size("resnet18", (3, 32, 32)) < 11_300_000
     assert size("cnn-domainbed", (1, 28, 28)) == 371_850
+    # DLG's LeNet has 768 features on 32x32 images: 12 channels of 8x8.
+    assert size("lenet-sigmoid", (3, 32, 32)) == 3 * 300 + 12 + 2 * (12 * 300 + 12) + 7_690
+    assert size("lenet-relu", (1, 28, 28)) == size("lenet-sigmoid", (1, 28, 28)) == 13_426
+
+
+def test_the_sigmoid_lenet_is_uniform_and_the_frozen_resnet_keeps_no_statistics() -> None:
+    model = build_model(ModelSettings(name="lenet-sigmoid", spread=0.2), (1, 28, 28), 10, seed=0)
+    for parameter in model.parameters():
+        assert 0.1 < float(parameter.detach().abs().max()) <= 0.2
+    frozen = build_model(ModelSettings(name="resnet8", norm="frozen"), (1, 28, 28), 10, seed=0)
+    before = {name: buffer.clone() for name, buffer in frozen.named_buffers()}
+    images = torch.randn(4, 1, 28, 28)
+    assert torch.equal(frozen.train()(images), frozen.eval()(images))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in frozen.named_buffers())
 
 
 def test_the_benchmark_cnn_starts_as_pfls() -> None:
@@ -88,7 +102,7 @@ def test_the_seed_alone_decides_the_parameters() -> None:
     [
         ({"name": "mlp", "hiden": [3]}, r"^model.hiden = \[3\]: mlp has no .* 'hidden'\?$"),
         ({"name": "linear", "norm": "batch"}, "^model.norm = 'batch'.* takes no arguments$"),
-        ({"name": "resnet8", "norm": "layer"}, "norm = 'layer': expected 'group' or 'batch'"),
+        ({"name": "resnet8", "norm": "layer"}, "norm = 'layer': expected .* or 'frozen'"),
         ({"name": "mlp", "hidden": "many"}, "model.name = 'mlp'"),
         ({"name": "cnn-pfl", "dropout": [0.1]}, "model.name = 'cnn-pfl'"),
     ],
