@@ -3,7 +3,7 @@
 generated: samples of the progressive GAN of faces, of latents that no attack draws.
 lfw: real faces, the first of scikit-image's LFW subset (grey, 25x25, enlarged).
 photographs: ImageNet images that come with foolbox: no faces, out of the generator's distribution.
-Run it: python -m benchmarks.face_pictures pictures [--count 20]
+Run it: python -m benchmarks.face_pictures runs/pictures [--count 20]
 """
 
 from __future__ import annotations

@@ -33,18 +33,29 @@ def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
         generator["generator_path"] = given.generator_path
     stages = load_generator(given.generator, given.generator_path).stages
     of_latent = round(LATENT_SHARE * given.steps)
-    gifd = {**generator, "steps": given.steps // stages}
+    gifd = {
+        **generator,
+        "steps": given.steps // stages,
+        "tv": given.tv,
+        "radius": given.radius,
+    }
     return {
         "Inverting Gradients": ("inverting-gradients", {"steps": given.steps}),
+        "class mean": ("class-mean", {}),
         "generator sample": ("generator-sample", generator),
-        "latent only": ("gifd", {**generator, "stages": 1, "steps": given.steps}),
+        "latent only": ("gifd", {**generator, "stages": 1, "steps": given.steps, "tv": given.tv}),
         "GGL": (
             "ggl",
             {**generator, "rounds": given.steps // STEPS_A_ROUND, "population": POPULATION},
         ),
         "GIAS": (
             "gias",
-            {**generator, "latent_steps": of_latent, "weight_steps": given.steps - of_latent},
+            {
+                **generator,
+                "latent_steps": of_latent,
+                "weight_steps": given.steps - of_latent,
+                "tv": given.tv,
+            },
         ),
         "GIFD": ("gifd", gifd),
         "GIFD, no l1 ball": ("gifd", {**gifd, "ball": False}),
@@ -63,6 +74,8 @@ def main() -> None:
     parser.add_argument("--generator-path", type=Path)
     parser.add_argument("--resize", action="store_true")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--radius", type=float, default=0.03, help="of GIFD's l1 ball")
+    parser.add_argument("--tv", type=float, default=1e-3, help="of GIFD and GIAS")
     parser.add_argument("--arms", nargs="*", help="some of the names only")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

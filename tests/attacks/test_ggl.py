@@ -6,6 +6,7 @@ from digit_generator import digit_generator, observed, psnr_of, victim
 
 from atoll.attacks.generator_sample import GeneratorSample
 from atoll.attacks.ggl import GGL, _divergence
+from atoll.clients.data.catalog import load_dataset
 
 
 def ggl(**settings: object) -> GGL:
@@ -71,3 +72,14 @@ def test_a_sample_shows_what_its_label_says() -> None:
         assert torch.equal(one.labels, truth.labels)
         assert not torch.equal(one.images, other.images)
         assert psnr_of(one.images, truth) > 5
+
+
+def test_it_is_told_which_victims_the_generator_has_seen() -> None:
+    attack = GeneratorSample(generator="digits", generator_path=digit_generator())
+    capture, truth = victim([3])
+    [observation] = observed(attack, [(capture, truth)])
+    pixels = torch.from_numpy(load_dataset("digits").train.images[:2].copy())
+    both = torch.cat([truth.pixels, pixels])
+    assert attack.has_seen(observation, both) == [False, True, True]
+    other = GeneratorSample(generator="digit_generator:tiny_stylegan2")
+    assert other.has_seen(observation, both) == [None, None, None]

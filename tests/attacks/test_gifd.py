@@ -35,15 +35,16 @@ def victims() -> list:
 
 
 def gifd(folder: Path, **settings: object) -> GIFD:
-    given = {"generator": "digits", "generator_path": folder, "steps": STEPS, **settings}
-    return GIFD.model_validate(given)
+    # So small a generator cannot make much: later stages must be free to move.
+    given = {"generator": "digits", "generator_path": folder, "steps": STEPS, "radius": 0.1}
+    return GIFD.model_validate({**given, **settings})
 
 
 def matching_cost(observation: Observation, images: Tensor, labels: Tensor) -> float:
     """The cost of images, computed anew."""
     simulation = ClientSimulation.of(observation)
     update = simulation.stacked(observation.space.normalize(images)[None], labels[None])
-    return float(cosine(update, [tensor[None] for tensor in observation.target]))
+    return float(cosine(update, [tensor[None] for tensor in observation.target]).detach())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_the_answer_is_the_stage_of_least_cost(found) -> None:
         assert one.cost == min(costs)
         assert torch.equal(one.images, one.stages[costs.index(one.cost)].images)
         # A stage starts where the one before has led, and keeps the best.
-        assert costs[1] < costs[0]
+        assert costs[-1] < costs[0]
 
 
 def test_one_seed_gives_one_result(folder, victims) -> None:
@@ -88,8 +89,8 @@ def test_the_images_of_the_best_restart_are_returned(folder, victims) -> None:
     attack = gifd(folder, restarts=3, steps=15, stages=2)
     [observation] = observed(attack, victims[:1])
     [best] = attack.run_checked([observation], seed=2)
-    # The images are not clipped where the cost is taken, and are when they are returned.
-    assert matching_cost(observation, best.images, best.labels) == pytest.approx(best.cost, rel=0.2)
+    cost = matching_cost(observation, best.images, best.labels)
+    assert cost == pytest.approx(best.cost, rel=1e-3)
     alone = gifd(folder, restarts=1, steps=15, stages=2)
     [first] = alone.run_checked([observation], seed=2)
     assert best.cost <= first.cost
@@ -115,7 +116,7 @@ def test_the_ball_keeps_a_stage_near_its_start(folder, victims) -> None:
 def test_values_are_projected_onto_their_spheres_and_balls(folder, victims) -> None:
     attack = gifd(folder, radius=0.05, restarts=2)
     observations = observed(attack, victims[:2])
-    [(_, group)] = attack._groups(observations, 0)
+    [(_, group)] = attack.groups(observations, 0)
     generator = attack.generator_for(observations[0])
     start = draw(generator, group)
     project = attack._projection(generator, 0, start)
@@ -224,7 +225,7 @@ def test_a_stage_of_several_tensors_keeps_each_where_it_may_be(victims) -> None:
     observations = observed(attack, victims[:2])
     found = attack.run_checked(observations, seed=1)
     assert all(len(one.stages) == 2 and one.cost == one.cost for one in found)
-    [(_, group)] = attack._groups(observations, 0)
+    [(_, group)] = attack.groups(observations, 0)
     generator = attack.generator_for(observations[0])
     start = generator.advance(0, draw(generator, group))
     assert list(start.free) == ["features", "styles", "noise1", "noise2"]

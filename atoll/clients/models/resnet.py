@@ -3,6 +3,8 @@
 GroupNorm (Wu and He, 2018) has no running statistics, so averaging clients' models averages all
 there is; it is the default. "frozen" is BatchNorm with mean 0 and variance 1, as untrained
 networks have it that are only ever run in evaluation mode: the setting of most gradient inversions.
+It wants ``init = "he"`` (He et al., 2015, normal by fan-out): under PyTorch's own initialisation,
+the default, signals shrink from layer to layer where no norm scales them up again.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from atoll.clients.models.resnet50 import FrozenBatchNorm2d
 
 Norm = Literal["group", "batch", "frozen"]
+Init = Literal["default", "he"]
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
@@ -58,6 +61,7 @@ def _resnet(
     widths: tuple[int, ...],
     blocks: int,
     norm: Norm,
+    init: Init,
 ) -> nn.Module:
     layers: list[nn.Module] = [
         nn.Conv2d(image_shape[0], widths[0], 3, 1, 1, bias=False),
@@ -71,14 +75,29 @@ def _resnet(
             layers.append(ResidualBlock(inputs, width, stride, norm))
             inputs = width
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*layers, *pooled, nn.Linear(inputs, classes))
+    model = nn.Sequential(*layers, *pooled, nn.Linear(inputs, classes))
+    _initialize(model, init)
+    return model
 
 
-def resnet8(image_shape: tuple[int, int, int], classes: int, norm: Norm = "group") -> nn.Module:
+def _initialize(model: nn.Module, init: Init) -> None:
+    if init == "he":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif init != "default":
+        raise ValueError(f"init = {init!r}: expected 'default' or 'he'")
+
+
+def resnet8(
+    image_shape: tuple[int, int, int], classes: int, norm: Norm = "group", init: Init = "default"
+) -> nn.Module:
     """Return a ResNet-8: three stages of one block, 16 to 64 channels."""
-    return _resnet(image_shape, classes, (16, 32, 64), 1, norm)
+    return _resnet(image_shape, classes, (16, 32, 64), 1, norm, init)
 
 
-def resnet18(image_shape: tuple[int, int, int], classes: int, norm: Norm = "group") -> nn.Module:
+def resnet18(
+    image_shape: tuple[int, int, int], classes: int, norm: Norm = "group", init: Init = "default"
+) -> nn.Module:
     """Return a ResNet-18 for small images: no max pooling, first convolution 3x3 (11.2 M)."""
-    return _resnet(image_shape, classes, (64, 128, 256, 512), 2, norm)
+    return _resnet(image_shape, classes, (64, 128, 256, 512), 2, norm, init)

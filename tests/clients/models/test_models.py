@@ -142,3 +142,17 @@ def test_a_users_own_model(tmp_path, monkeypatch) -> None:
     for name, message in (("bad", r"\(2, 64\), expected \(2, 10\)"), ("worse", "missing")):
         with pytest.raises(InvalidExperimentError, match=message):
             build_model(ModelSettings(name=f"own_models:{name}"), (1, 8, 8), 10, seed=0)
+
+
+def test_he_initialisation_keeps_the_scale_of_signals_where_no_norm_does() -> None:
+    images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    spread = {}
+    for init in ("default", "he"):
+        settings = ModelSettings(name="resnet8", norm="frozen", init=init)
+        model = build_model(settings, (1, 28, 28), 10, seed=0)
+        with torch.no_grad():
+            spread[init] = float(model[:-3](images).std() / model[:3](images).std())
+    assert 0.5 < spread["he"] < 2
+    assert spread["default"] < 0.3
+    with pytest.raises(InvalidExperimentError, match="init = 'she': expected 'default' or 'he'"):
+        build_model(ModelSettings(name="resnet8", init="she"), (1, 28, 28), 10, seed=0)
