@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atoll.platform.experiment import Experiment as Experiment
     from atoll.platform.experiment import load_experiment as load_experiment
-    from atoll.platform.federation import RunResult as RunResult
-    from atoll.platform.federation import resume as resume
-    from atoll.platform.federation import run as run
+    from atoll.platform.federation_run import RunResult as RunResult
+    from atoll.platform.federation_run import resume as resume
+    from atoll.platform.federation_run import run as run
 
 __version__ = "0.1.0"
 __all__ = ["Experiment", "RunResult", "__version__", "load_experiment", "resume", "run"]
@@ -17,9 +17,9 @@ __all__ = ["Experiment", "RunResult", "__version__", "load_experiment", "resume"
 _HOMES = {
     "Experiment": "atoll.platform.experiment",
     "load_experiment": "atoll.platform.experiment",
-    "RunResult": "atoll.platform.federation",
-    "resume": "atoll.platform.federation",
-    "run": "atoll.platform.federation",
+    "RunResult": "atoll.platform.federation_run",
+    "resume": "atoll.platform.federation_run",
+    "run": "atoll.platform.federation_run",
 }
 
 

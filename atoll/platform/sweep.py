@@ -297,7 +297,7 @@ def run_trial(
 ) -> str | None:
     """Run or resume a trial (in a process of its own); return why it failed, or None."""
     sys.path.extend(path for path in search_path if path not in sys.path)
-    from atoll.platform.federation import resume, run
+    from atoll.platform.federation_run import resume, run
 
     place, started = Path(directory), time.monotonic()
     callbacks = () if ask is None else (ask,)

@@ -8,7 +8,8 @@ from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import check, prepare, run
+from atoll.platform.federation import check, prepare
+from atoll.platform.federation_run import run
 from atoll.platform.mods import MODS, with_references
 
 

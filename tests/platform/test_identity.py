@@ -13,7 +13,7 @@ from PIL import Image
 
 from atoll.errors import RunDirectoryError
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import resume, run
+from atoll.platform.federation_run import resume, run
 from atoll.platform.identity import IDENTITY, RunIdentity, relevant
 
 DATA = {"digits": "aa"}

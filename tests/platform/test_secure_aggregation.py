@@ -14,7 +14,8 @@ from scipy import stats
 
 from atoll.clients.app import make_client_app
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import prepare, run
+from atoll.platform.federation import prepare
+from atoll.platform.federation_run import run
 from atoll.platform.grid import RayGrid
 from atoll.strategies.secure_aggregation import SecAggPlus
 

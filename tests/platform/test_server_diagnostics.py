@@ -13,7 +13,7 @@ from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import run
+from atoll.platform.federation_run import run
 from atoll.platform.observers import RoundRecord
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.local_exchange import domains_at_hand

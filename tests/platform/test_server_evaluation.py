@@ -14,7 +14,7 @@ from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import run
+from atoll.platform.federation_run import run
 
 TABLES = {
     "run": {"rounds": 2, "seed": 3},

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from atoll.errors import RunDirectoryError
 from atoll.platform.command_line import application
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import run
+from atoll.platform.federation_run import run
 from atoll.platform.sweep import SweepResult, TrialEnd, run_sweep, sweep_directory
 from atoll.platform.sweep_plan import Sweep, load_sweep
 

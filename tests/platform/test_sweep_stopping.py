@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.platform.federation import run
+from atoll.platform.federation_run import run
 from atoll.platform.ledger import RESULT
 from atoll.platform.sweep import TrialEnd, run_sweep
 from atoll.platform.sweep_plan import load_sweep

@@ -11,7 +11,7 @@ import pytest
 from layer_runs import experiment, run_here
 
 from atoll.clients.arrays import view
-from atoll.platform import federation
+from atoll.platform import federation_run
 from atoll.platform.checkpoint import parameters_sha256
 from atoll.platform.layers.part_job import PartReport
 from atoll.platform.layers.schedule import LayerSchedule
@@ -36,7 +36,7 @@ def test_a_killed_workers_layer_goes_on_from_its_checkpoint_while_the_others_tra
             os.kill(report.process, signal.SIGKILL)
 
     monkeypatch.setattr(LayerSchedule, "_take_report", kill_once)
-    result = federation.run(asked, out=tmp_path / "ray")
+    result = federation_run.run(asked, out=tmp_path / "ray")
     assert len(killed) == 1
     assert result.summary["failed_layers"] == {}
     assert result.summary["parameters_sha256"] == expected["parameters_sha256"]
@@ -47,7 +47,7 @@ def test_a_killed_workers_layer_goes_on_from_its_checkpoint_while_the_others_tra
     assert len({row["process"] for row in rows}) >= 2
     assert all(row["process"] != os.getpid() for row in rows)
 
-    again = federation.resume(tmp_path / "ray")
+    again = federation_run.resume(tmp_path / "ray")
     assert parameters_sha256(again.arrays) == result.summary["parameters_sha256"]
     assert any(key.startswith("blocks.2.") for key in again.arrays)
 
@@ -60,7 +60,7 @@ def test_a_federation_has_layers_bytes_and_memory_of_each_client_in_its_ledger(
     tables["data"]["clients"] = 4
     tables["strategy"] = {"name": "Layerwise", "layers_per_client": 1}
     tables["ray"] = {"workers": 2}
-    result = federation.run(type(experiment()).from_dict(tables), out=tmp_path / "federated")
+    result = federation_run.run(type(experiment()).from_dict(tables), out=tmp_path / "federated")
     rows = pq.read_table(tmp_path / "federated" / "clients.parquet").to_pylist()
     trained = [row for row in rows if row["phase"] == "train"]
     assert len(trained) == 8

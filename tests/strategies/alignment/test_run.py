@@ -14,7 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from atoll.errors import InvalidExperimentError
 from atoll.platform.checkpoint import parameters_sha256
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import RunResult, resume, run
+from atoll.platform.federation_run import RunResult, resume, run
 from atoll.platform.observers import RoundRecord
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAvg
 from atoll.errors import InvalidExperimentError
 from atoll.platform.checkpoint import parameters_sha256
 from atoll.platform.experiment import Experiment
-from atoll.platform.federation import RunResult, resume, run
+from atoll.platform.federation_run import RunResult, resume, run
 from atoll.platform.grid import RayGrid
 from atoll.platform.observers import RoundRecord
 from atoll.platform.rounds import run_rounds

@@ -1,0 +1,1 @@
+"""The commands of ``atoll``, and what they share at the terminal."""

@@ -1,0 +1,178 @@
+"""``atoll sweep``, ``arena`` and ``submit``: many runs, or runs elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atoll.platform.commands.terminal import (
+    INTERRUPTED,
+    SetOption,
+    WorkersOption,
+    clear_errors,
+    console,
+    errors,
+    log_to_terminal,
+    quiet_flower,
+)
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="An experiment file with a section [sweep].")],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The sweep directory; by default run.out/run.name."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials only.")] = False,
+) -> None:
+    """Run a grid of experiments, or what is missing of it, and show the table of results."""
+    directories: list[Path] = []
+    with clear_errors(lambda: directories[0] if directories else None, "sweep.toml"):
+        from atoll.platform.sweep_plan import load_sweep
+
+        settings = list(overrides or [])
+        if workers is not None:
+            settings.append(f"ray.workers={workers}")
+        log_to_terminal("info")
+        quiet_flower()
+        planned = load_sweep(file, settings)
+        if dry_run:
+            for trial in planned.trials:
+                for_validation = " (for validation)" if trial.is_validation else ""
+                console.print(f"{trial.key}  {trial}{for_validation}", soft_wrap=True)
+            return
+        from atoll.platform.sweep import run_sweep, sweep_directory
+        from atoll.platform.sweep_progress import SweepProgress
+
+        directories.append(sweep_directory(planned, out))
+        with SweepProgress(console, directories[0]) as progress:
+            result = run_sweep(
+                planned, directories[0], on_start=progress.on_start, on_end=progress.on_end
+            )
+        console.print(result.tables, soft_wrap=True)
+        console.print(f"tables: {result.directory / 'results.md'}", soft_wrap=True)
+        if result.failed:
+            errors.print(
+                f"{len(result.failed)} trials failed; 'atoll sweep' again tries them again"
+            )
+            raise typer.Exit(1)
+
+
+def arena(
+    file: Annotated[
+        Path, typer.Argument(help="An experiment file with sections [capture] and [arena].")
+    ],
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The arena directory; by default run.out/run.name.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the federations only.")] = False,
+) -> None:
+    """Run attacks on defended federations, or what is missing of it, and write the report."""
+    directories: list[Path] = []
+    with clear_errors(lambda: directories[0] if directories else None, "arena.toml"):
+        from atoll.platform.arena_plan import load_arena
+
+        log_to_terminal("info")
+        quiet_flower()
+        planned = load_arena(file, list(overrides or []))
+        if dry_run:
+            for trial in planned.federations.trials:
+                console.print(f"{trial.key}  {trial}", soft_wrap=True)
+            return
+        from atoll.platform.arena import arena_directory, run_arena
+        from atoll.platform.arena_progress import ArenaProgress
+
+        directories.append(arena_directory(planned, out))
+        progress = ArenaProgress(console)
+        result = run_arena(
+            planned,
+            directories[0],
+            on_federation=progress.on_federation,
+            on_job=progress.on_job,
+        )
+        console.print(f"report: {result.report}", soft_wrap=True)
+        if result.failed:
+            errors.print(f"{len(result.failed)} parts failed; 'atoll arena' again tries them again")
+            raise typer.Exit(1)
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="An experiment or sweep file.")],
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS", help="The head's dashboard, http://HEAD:8265."
+        ),
+    ],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run directory, an absolute path that the cluster shares; by default "
+            "run.out/run.name. If a run is in it already, that goes on."
+        ),
+    ] = None,
+    working_dir: Annotated[
+        Path, typer.Option(help="The folder that is sent to the cluster; the file is in it.")
+    ] = Path(),
+    runtime_env: Annotated[
+        Path | None, typer.Option(help="A Ray runtime environment (YAML).")
+    ] = None,
+    python: Annotated[str, typer.Option(help="The interpreter on the cluster.")] = "python",
+    submission_id: Annotated[
+        str | None, typer.Option(help="The job's id; by default Ray's choice.")
+    ] = None,
+    entrypoint_num_cpus: Annotated[
+        float | None, typer.Option(min=0.0, help="CPUs that the run's driver takes.")
+    ] = None,
+    entrypoint_num_gpus: Annotated[
+        float | None, typer.Option(min=0.0, help="GPUs that the run's driver takes.")
+    ] = None,
+    entrypoint_memory: Annotated[
+        int | None, typer.Option(min=1, help="Bytes of memory that the run's driver takes.")
+    ] = None,
+    entrypoint_resources: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Other resources that the driver takes.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the job is submitted.")
+    ] = False,
+) -> None:
+    """Run an experiment or a sweep as a Ray job, and follow its log."""
+    with clear_errors():
+        from atoll.platform import submission
+
+        log_to_terminal("info")
+        settings = list(overrides or [])
+        if workers is not None:
+            settings.append(f"ray.workers={workers}")
+        what = submission.Submission(
+            file,
+            out=out,
+            overrides=settings,
+            working_dir=working_dir,
+            runtime_env=runtime_env,
+            python=python,
+            submission_id=submission_id,
+            resources=submission.entrypoint_resources(
+                entrypoint_num_cpus, entrypoint_num_gpus, entrypoint_memory, entrypoint_resources
+            ),
+        )
+        what.entrypoint()
+        jobs = submission.RayJobs(address)
+        job = jobs.submit(what)
+        console.print(f"job {job}", soft_wrap=True)
+        if detach:
+            return
+        try:
+            code = jobs.follow(job, lambda text: console.out(text, end="", highlight=False))
+        except KeyboardInterrupt:
+            errors.print(f"the job goes on; stop it with: ray job stop --address {address} {job}")
+            raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(code)

@@ -1,0 +1,88 @@
+"""What commands share: the terminal, options, errors as lines, progress."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from atoll.errors import AtollError
+
+if TYPE_CHECKING:
+    from atoll.platform.observers import Observer
+
+INTERRUPTED = 130
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override section.key=value; may be repeated."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes; by default what the cluster holds.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option(help="The run directory; by default a new one below run.out.")
+]
+
+
+@contextmanager
+def clear_errors(
+    directory: Callable[[], Path | None] = lambda: None, config: str = "config.toml"
+) -> Iterator[None]:
+    """Print a user's errors as lines, without a traceback, and exit with their code."""
+    try:
+        yield
+    except AtollError as error:
+        for line in str(error).splitlines():
+            errors.print(f"[bold red]error:[/bold red] {_escaped(line)}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        where = directory()
+        if where is not None and (where / config).is_file():
+            is_run = config == "config.toml"
+            again = f"atoll resume {where}" if is_run else "the same command"
+            errors.print(f"interrupted; go on with: {again}")
+        else:
+            errors.print("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def log_to_terminal(level: str) -> None:
+    """Send Atoll's log to the terminal, from a level ("debug", "info", ...) on."""
+    handler = RichHandler(console=errors, show_path=False, show_time=False, markup=False)
+    logger = logging.getLogger("atoll")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(level.upper())
+
+
+def console_observers(progress: bool, directories: list[Path]) -> Callable[[Path], list[Observer]]:
+    """Return what makes a run's progress; the run's directory is added to ``directories``."""
+
+    def make(directory: Path) -> list[Observer]:
+        from atoll.platform.progress import ConsoleProgress
+
+        directories.append(directory)
+        return [ConsoleProgress(console, live=progress)]
+
+    return make
+
+
+def quiet_flower() -> None:
+    """Our progress shows the rounds; Flower's own lines would say it all twice."""
+    # Flower sets the level when this is first imported, so that must be over.
+    importlib.import_module("flwr.common.logger")
+    logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -1,0 +1,377 @@
+"""From an experiment to its result: run, resumed, and left alone where it is finished."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atoll.platform.early_stopping import EarlyStopping
+from atoll.platform.experiment import Experiment, load_experiment
+from atoll.platform.federation import Federation, check, domain_of, prepare, write_partition
+from atoll.platform.identity import RunIdentity, relevant
+from atoll.platform.ledger import CONFIG, RESULT, check_run_directory
+from atoll.platform.observers import Observer, RoundRecord
+from atoll.platform.session import (
+    Session,
+    new_run_directory,
+    terminated_as_interrupt,
+    versions,
+)
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord
+
+    from atoll.platform.capture import CaptureRecorder
+    from atoll.platform.cluster import Cluster
+    from atoll.platform.grid import RayGrid
+
+logger = logging.getLogger("atoll")
+
+Observers = Callable[[Path], list[Observer]]
+Callback = Callable[[RoundRecord], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    directory : Path
+        The run directory.
+    arrays : ArrayRecord
+        The final global model.
+    metrics : dict
+        The last round's metrics, as in ``result.json``.
+    summary : dict
+        All of ``result.json``.
+    """
+
+    directory: Path
+    arrays: ArrayRecord
+    metrics: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def run(
+    experiment: Experiment | Path | str,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    observers: Observers | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Run an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment or path
+        An experiment, or the path of its file.
+    out : Path, optional
+        The run directory; by default a new one below ``run.out``.
+    resume : bool
+        Whether to go on with the run that is in ``out`` (by default ``run.out/run.name``), if one
+        is: a job that is tried again then ends as if nothing had happened.
+    observers : callable, optional
+        Makes observers beside the ledger, given the run directory.
+    callbacks : Sequence
+        Called with every round's record.
+
+    Returns
+    -------
+    RunResult
+        The final model and metrics.
+
+    Raises
+    ------
+    AtollError
+        If the experiment cannot be run; before anything starts, where that can be known. If
+        there is a run in ``out`` that is of another configuration or other data.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = load_experiment(Path(experiment))
+    check(experiment)
+    if resume and out is None:
+        out = experiment.run.out / experiment.run.name
+    if resume and out is not None and (out / CONFIG).is_file():
+        logger.info("%s: there is a run in it, which goes on", out)
+        return _go_on(experiment, out, True, observers, callbacks)
+    directory = new_run_directory(out, experiment.run.out, experiment.run.name)
+    return _run(experiment, directory, True, True, observers or _no_observers, callbacks)
+
+
+def resume(
+    directory: Path,
+    *,
+    workers: int | None = None,
+    observers: Observers | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Go on with an interrupted run, to the bits that it would have come to.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the folder is not a run directory, or no checkpoint in it is whole.
+    """
+    check_run_directory(directory)
+    overrides = [] if workers is None else [f"ray.workers={workers}"]
+    experiment = load_experiment(directory / CONFIG, overrides)
+    return _go_on(experiment, directory, False, observers, callbacks)
+
+
+def _go_on(
+    experiment: Experiment,
+    directory: Path,
+    is_given: bool,
+    observers: Observers | None,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    """Go on with a run; ``is_given`` says that the experiment is not from its directory."""
+    finished = _finished(directory, experiment.run.rounds)
+    if finished is not None:
+        before = RunIdentity.read(directory)
+        if is_given and before is not None:
+            # Without the data, which a finished run does not need.
+            _identity(experiment, before.data).check_same(directory)
+        logger.info("%s is finished; its result is as it was", directory)
+        return finished
+    return _run(experiment, directory, False, is_given, observers or _no_observers, callbacks)
+
+
+def _identity(experiment: Experiment, data: Mapping[str, str]) -> RunIdentity:
+    """Return what a run is; its data are known by their contents, wherever they lie."""
+    config = relevant(experiment.to_dict())
+    config["data"].pop("path", None)
+    return RunIdentity(config, dict(data), versions())
+
+
+def _finished(directory: Path, rounds: int) -> RunResult | None:
+    """Return the result of a run that is over, without a cluster."""
+    from atoll.platform.checkpoint import CheckpointStore
+
+    path = directory / RESULT
+    if not path.exists():
+        return None
+    summary = json.loads(path.read_text())
+    checkpoint = CheckpointStore(directory / "checkpoints").latest()
+    if checkpoint is None or checkpoint.server_round != summary["rounds"]:
+        return None
+    if rounds > summary["rounds"] and checkpoint.tree.get("stopped") is None:
+        return None
+    arrays = checkpoint.arrays
+    if "failed_layers" in summary:
+        from atoll.platform.layers.run import network_arrays
+
+        arrays = network_arrays(directory)
+    return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+def _no_observers(directory: Path) -> list[Observer]:
+    return []
+
+
+def _run(
+    experiment: Experiment,
+    directory: Path,
+    is_new: bool,
+    is_given: bool,
+    observers: Observers,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    if experiment.layers is not None:
+        return _run_layers(experiment, directory, is_new, is_given, observers, callbacks)
+    with _StartedCluster(experiment) as cluster:
+        federation = prepare(experiment)
+        with (
+            cluster.grid(federation, directory.name) as grid,
+            terminated_as_interrupt(),
+            _session(experiment, federation, directory, is_new, is_given, observers) as session,
+        ):
+            write_partition(directory, federation, experiment.data.held_out)
+            arrays = _run_rounds(experiment, federation, grid, session, callbacks)
+            summary = session.finish(arrays, vectorized=vars(grid.vectorization))
+    return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+def _run_layers(
+    experiment: Experiment,
+    directory: Path,
+    is_new: bool,
+    is_given: bool,
+    observers: Observers,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    from atoll.platform.layers.run import LayerRun, start_workers
+
+    with _StartedCluster(experiment) as cluster, terminated_as_interrupt():
+        federation = prepare(experiment)
+        with _session(experiment, federation, directory, is_new, is_given, observers) as session:
+            write_partition(directory, federation, experiment.data.held_out)
+            layers = LayerRun(experiment, federation, session, callbacks)
+            pool = start_workers(cluster.connection, experiment.ray)
+            try:
+                arrays = layers.run(pool)
+            finally:
+                pool.close()
+            summary = session.finish(arrays, **layers.facts())
+    return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+def _session(
+    experiment: Experiment,
+    federation: Federation,
+    directory: Path,
+    is_new: bool,
+    is_given: bool,
+    observers: Observers,
+) -> Session:
+    data = {experiment.data.dataset: federation.dataset.fingerprint}
+    return Session(
+        directory,
+        experiment.to_dict() if is_given else None,
+        identity=_identity(experiment, data),
+        is_new=is_new,
+        keep_checkpoints=experiment.run.keep_checkpoints,
+        observers=partial(_all_observers, experiment, observers),
+    )
+
+
+class _StartedCluster:
+    """Ray starts while data and model are made ready: both take seconds."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+
+    def __enter__(self) -> _StartedCluster:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._executor = ThreadPoolExecutor(1)
+        self._cluster = self._executor.submit(self._connect)
+        return self
+
+    def _connect(self) -> Any:
+        from atoll.platform.cluster import Cluster
+
+        return Cluster(self._experiment.ray.address)
+
+    @property
+    def connection(self) -> Cluster:
+        """The connection, once Ray has started."""
+        connected: Cluster = self._cluster.result()
+        return connected
+
+    def grid(self, federation: Federation, name: str) -> RayGrid:
+        """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
+        from atoll.clients.app import make_client_app
+        from atoll.platform.grid import RayGrid
+
+        experiment = self._experiment
+        ray_settings = experiment.ray
+        return RayGrid(
+            partial(make_client_app, federation.spec),
+            experiment.data.clients,
+            seed=experiment.run.seed,
+            workers=ray_settings.workers,
+            cpus_per_worker=ray_settings.cpus_per_worker,
+            gpus_per_worker=ray_settings.gpus_per_worker,
+            threads_per_worker=ray_settings.threads_per_worker,
+            chunk_size=ray_settings.chunk_size,
+            sizes=federation.partition.sizes.tolist(),
+            client_timeout=experiment.client.timeout,
+            check_replies=experiment.strategy.check_replies,
+            vectorize=experiment.client.vectorize,
+            name=name,
+            cluster=self.connection,
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        if self._cluster.exception() is None:
+            self._cluster.result().close()
+        # Only now: Ray's processes are killed when the thread that started them ends.
+        self._executor.shutdown()
+
+
+def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
+    observers = more(directory)
+    if experiment.log.tensorboard:
+        from atoll.platform.tensorboard import TensorBoardLog
+
+        observers.append(TensorBoardLog(directory))
+    if experiment.log.mlflow is not False:
+        from atoll.platform.mlflow_log import MLflowLog
+
+        observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
+    return observers
+
+
+def _run_rounds(
+    experiment: Experiment,
+    federation: Federation,
+    grid: RayGrid,
+    session: Session,
+    callbacks: Sequence[Callback],
+) -> ArrayRecord:
+    from atoll.clients.data.domains import test_sets
+    from atoll.platform import flower
+    from atoll.platform.rounds import run_rounds
+    from atoll.platform.server_diagnostics import ServerDiagnostics
+    from atoll.platform.server_evaluation import ServerEvaluation
+    from atoll.randomness import derive_seed, seed_everything
+
+    settings, strategy = experiment.run, federation.strategy
+    stopping = settings.early_stopping
+    seed_everything(derive_seed(settings.seed, "server"))
+    sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
+    place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
+    diagnostics_every = getattr(strategy, "diagnostics_every", 0)
+    evaluation = ServerEvaluation(
+        *place,
+        ServerDiagnostics(*place, diagnostics_every)
+        if diagnostics_every and sets.validation
+        else None,
+    )
+    options = session.options(
+        name=settings.name,
+        checkpoint_every=settings.checkpoint_every,
+        evaluate_every=settings.evaluate_every,
+        callbacks=callbacks,
+        stopping=None if stopping is None else EarlyStopping(stopping),
+        reduce=experiment.strategy.reduce,
+        domain_of=domain_of(federation),
+    )
+    grid.recorder = _recorder(experiment, federation, session.directory)
+    for observer in options.observers:
+        if hasattr(observer, "on_clients"):
+            grid.on_progress = observer.on_clients
+    named: dict[str, Any] = {
+        "grid": grid,
+        "initial_arrays": federation.initial_arrays,
+        "num_rounds": settings.rounds,
+        "timeout": settings.round_timeout,
+        "evaluate_fn": evaluation,
+    }
+    loop = partial(run_rounds, options=options)
+    if flower.overrides_start(strategy):
+        with flower.route_start_to(loop):
+            arrays = strategy.start(**named).arrays
+    else:
+        arrays = loop(strategy, **named).arrays
+    if grid.recorder is not None:
+        grid.recorder.warn_of_missing()
+    return arrays
+
+
+def _recorder(
+    experiment: Experiment, federation: Federation, directory: Path
+) -> CaptureRecorder | None:
+    from atoll.platform.capture import CaptureRecorder
+
+    if experiment.capture is None:
+        return None
+    return CaptureRecorder(directory, experiment.capture, federation.spec, federation.dataset)
