@@ -28,7 +28,11 @@ POPULATION, STEPS_A_ROUND = 50, 10
 
 
 def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
-    generator = {"generator": given.generator, "resize": given.resize}
+    generator = {
+        "generator": given.generator,
+        "resize": given.resize,
+        "restarts": given.restarts,
+    }
     if given.generator_path is not None:
         generator["generator_path"] = given.generator_path
     stages = load_generator(given.generator, given.generator_path).stages
@@ -40,7 +44,10 @@ def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
         "radius": given.radius,
     }
     return {
-        "Inverting Gradients": ("inverting-gradients", {"steps": given.steps}),
+        "Inverting Gradients": (
+            "inverting-gradients",
+            {"steps": given.steps, "restarts": given.restarts},
+        ),
         "class mean": ("class-mean", {}),
         "generator sample": ("generator-sample", generator),
         "latent only": ("gifd", {**generator, "stages": 1, "steps": given.steps, "tv": given.tv}),
@@ -74,6 +81,7 @@ def main() -> None:
     parser.add_argument("--generator-path", type=Path)
     parser.add_argument("--resize", action="store_true")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--restarts", type=int, default=4, help="of every arm")
     parser.add_argument("--radius", type=float, default=0.03, help="of GIFD's l1 ball")
     parser.add_argument("--tv", type=float, default=1e-3, help="of GIFD and GIAS")
     parser.add_argument("--arms", nargs="*", help="some of the names only")

@@ -44,6 +44,8 @@ class GIFD(GeneratorAttack):
 
     Attributes
     ----------
+    restarts : int
+        Latents that are tried for each victim; the paper's 4.
     stages : int or None
         How many stages are optimised, from the latent on; all by default.
     steps : int or list[int]
@@ -69,6 +71,7 @@ class GIFD(GeneratorAttack):
         A name in :data:`~atoll.attacks.matching.COSTS`.
     """
 
+    restarts: PositiveInt = 4
     stages: PositiveInt | None = None
     steps: PositiveInt | Steps = 1000
     learning_rate: Positive | Numbers = 0.1

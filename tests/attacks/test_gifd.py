@@ -37,7 +37,7 @@ def victims() -> list:
 def gifd(folder: Path, **settings: object) -> GIFD:
     # So small a generator cannot make much: later stages must be free to move.
     given = {"generator": "digits", "generator_path": folder, "steps": STEPS, "radius": 0.1}
-    return GIFD.model_validate({**given, **settings})
+    return GIFD.model_validate({**given, "restarts": 1, **settings})
 
 
 def matching_cost(observation: Observation, images: Tensor, labels: Tensor) -> float:
