@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from atoll.platform.state_tree import StateDecoder, StateEncoder
 from atoll.platform.sweep_plan import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "60"))
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 READY = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.toml"))]
 
@@ -118,10 +119,18 @@ def test_a_checkpoint_names_no_function_to_call() -> None:
 HUGE = st.sampled_from(
     [2**63, -(2**63), 2**64, 10**400, -(10**30), 1e308, -1e308, 5e-324, float("nan"), float("inf")]
 )
+
+
+def names_of_section(annotation: Any) -> set[str]:
+    """Return the keys of a section, or of one that may be missing."""
+    kinds = [annotation, *typing.get_args(annotation)]
+    return {name for kind in kinds for name in getattr(kind, "model_fields", ())}
+
+
 NAMES = st.sampled_from(
     sorted(
         {*Experiment.model_fields, "sweep", "versions"}
-        | {n for f in Experiment.model_fields.values() for n in f.annotation.model_fields}  # type: ignore[union-attr]
+        | {n for f in Experiment.model_fields.values() for n in names_of_section(f.annotation)}
         | {"schedule", "early_stopping", "alpha", "hidden", "grid", "random", "variants", "samples"}
     )
 ) | st.text(max_size=8)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from atoll.clients.local_clients import ClientSpec
 from atoll.platform.experiment import Experiment
 from atoll.platform.federation import prepare
+from atoll.platform.identity import RunIdentity
 from atoll.platform.layers.part_files import PartFiles, sha256_of_module
 from atoll.platform.layers.run import PARTS, LayerRun
 from atoll.platform.pool import Job
@@ -26,7 +30,7 @@ class InProcessPool:
 
     def run(self, source: Any) -> None:
         while not source.finished:
-            job = source.next_job(self.size)
+            job = source.next_job(self.size, "here")
             assert job is not None
             self.jobs.append(job)
             if self._dies_with(job):
@@ -67,13 +71,26 @@ def run_here(
     session = Session(
         directory,
         asked.to_dict() if is_new else None,
+        identity=RunIdentity(asked.to_dict(), {}, {}),
+        is_new=is_new,
         keep_checkpoints=2,
         observers=lambda directory: [],
     )
-    with session:
+    with session, as_many_threads_as_a_worker():
         layers = LayerRun(asked, prepare(asked), session, callbacks)
         arrays = layers.run(pool or InProcessPool())
         return session.finish(arrays, **layers.facts())
+
+
+@contextmanager
+def as_many_threads_as_a_worker() -> Iterator[None]:
+    """Within this context torch has one thread: sums over more have other bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def spec_of(asked: Experiment) -> ClientSpec:

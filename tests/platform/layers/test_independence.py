@@ -144,7 +144,7 @@ class _Reversed(InProcessPool):
     def run(self, source) -> None:
         while not source.finished:
             ready = []
-            while (job := source.next_job(1)) is not None:
+            while (job := source.next_job(1, "here")) is not None:
                 ready.append(job)
             for job in reversed(ready):
                 function, *arguments = job.arguments
