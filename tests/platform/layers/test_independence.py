@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from layer_runs import InProcessPool, experiment, hashes, run_here, spec_of
+from layer_runs import (
+    InProcessPool,
+    as_many_threads_as_a_worker,
+    experiment,
+    hashes,
+    run_here,
+    spec_of,
+)
 
 from atoll.clients.local_clients import ClientSpec
 from atoll.clients.noprop.examples import Examples
@@ -39,10 +46,11 @@ def begin(directory: Path, spec: ClientSpec) -> Path:
 def train_alone(directory: Path, names: list[str]) -> None:
     spec = spec_of(experiment())
     parts = begin(directory, spec)
-    for epoch in range(1, EPOCHS + 1):
-        for name in names:
-            report = train_part(spec, parts, name, epoch, 0)
-            assert report.status == "ok", report.reason
+    with as_many_threads_as_a_worker():
+        for epoch in range(1, EPOCHS + 1):
+            for name in names:
+                report = train_part(spec, parts, name, epoch, 0)
+                assert report.status == "ok", report.reason
 
 
 def test_alone_in_reverse_order_and_together_give_the_same_bits(
