@@ -22,7 +22,7 @@ from atoll.clients.losses import losses_of, mean_loss
 from atoll.clients.models.build import build_model
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.passes import BATCH
-from atoll.clients.training import Objective, full_gradient, train
+from atoll.clients.training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError
 from atoll.randomness import seed_everything
 
@@ -197,8 +197,7 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
     seed_everything(truth.seed)
     if capture.replies_gradient:
         examples = len(truth.labels)
-        batches = torch.split(torch.arange(examples), max(info.client.batch_size, BATCH))
-        losses = ((*objective(chosen), len(chosen)) for chosen in batches if len(chosen))
+        losses = losses_in_batches(objective, examples, max(info.client.batch_size, BATCH))
         gradient, _ = full_gradient(losses, parameters, examples)
         return [tensor.double() for tensor in gradient]
     train(

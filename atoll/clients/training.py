@@ -166,6 +166,13 @@ def cross_entropy_objective(model: nn.Module, images: Tensor, labels: Tensor) ->
     return objective
 
 
+def losses_in_batches(objective: Objective, examples: int, batch_size: int) -> Iterator[BatchLoss]:
+    """Yield an objective on all examples, ``batch_size`` at a time, for :func:`full_gradient`."""
+    for chosen in torch.split(torch.arange(examples), batch_size):
+        if len(chosen):
+            yield *objective(chosen), len(chosen)
+
+
 def full_gradient(
     losses: Iterable[BatchLoss], parameters: Sequence[Tensor], examples: int
 ) -> tuple[list[Tensor], float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import ray
@@ -23,10 +22,10 @@ from atoll.clients.models.build import build_model
 from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.settings import ModelSettings
-from atoll.platform.content import PackedRecords, pack, unpack
+from atoll.platform.content import PackedRecords, pack
 from atoll.platform.grid import RayGrid
 from atoll.platform.mapping import map_over_workers
-from atoll.platform.server_evaluation import opened
+from atoll.platform.server_evaluation import loaded
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.local_exchange import domains_at_hand
 from atoll.strategies.alignment.strategy import FIXED_SEED
@@ -107,8 +106,7 @@ def outputs_of(
     indices: NDArray[np.int64],
 ) -> Outputs:
     """Return the features and logits of test examples, in a worker."""
-    dataset, network, arrays = opened(directory, model.model_dump_json(), device)
-    arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
+    dataset, network = loaded(content, directory, model, device)
     network.eval()
     split, parts = SplitModel(network), []
     with torch.no_grad():

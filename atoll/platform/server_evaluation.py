@@ -84,12 +84,21 @@ def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 @lru_cache(maxsize=4)
-def opened(directory: Path, model: str, device: str) -> tuple[ImageDataset, Any, ModelArrays]:
+def _opened(directory: Path, model: str, device: str) -> tuple[ImageDataset, Any, ModelArrays]:
     """Return a worker's data set and model, and the model's arrays; made once a process."""
     dataset = ImageDataset(directory)
     settings = ModelSettings.model_validate_json(model)
     network = build_model(settings, dataset.image_shape, len(dataset.classes), 0).to(device)
     return dataset, network, ModelArrays(network)
+
+
+def loaded(
+    content: PackedRecords, directory: Path, model: ModelSettings, device: str
+) -> tuple[ImageDataset, Any]:
+    """Return a worker's data set, and its model with the parameters of a message."""
+    dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
+    arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
+    return dataset, network
 
 
 def evaluate_part(
@@ -100,6 +109,5 @@ def evaluate_part(
     indices: NDArray[np.int64],
 ) -> Evaluation:
     """Evaluate some test examples in a worker."""
-    dataset, network, arrays = opened(directory, model.model_dump_json(), device)
-    arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
+    dataset, network = loaded(content, directory, model, device)
     return evaluate(network, dataset, dataset.test, indices, device)

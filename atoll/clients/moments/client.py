@@ -23,6 +23,7 @@ from atoll.clients.training import (
     TrainingResult,
     cross_entropy_objective,
     full_gradient,
+    losses_in_batches,
     train,
 )
 from atoll.randomness import derive_seed, seed_everything
@@ -126,11 +127,8 @@ class AlignedClient:
             for part, outputs in self._passes.take(examples):
                 yield *objective.of_outputs(part, outputs), len(outputs)
             return
-        for chosen in torch.split(
-            torch.arange(len(examples)), max(self._settings.batch_size, BATCH)
-        ):
-            if len(chosen):
-                yield *objective(chosen), len(chosen)
+        batch_size = max(self._settings.batch_size, BATCH)
+        yield from losses_in_batches(objective, len(examples), batch_size)
 
     def _mean_loss(self, examples: DomainExamples) -> float:
         with torch.no_grad():
