@@ -51,7 +51,7 @@ def test_together_is_bitwise_the_same_for_any_number_of_workers(tmp_path: Path) 
                 experiment(client={"vectorize": True, **steps}, ray={"workers": workers}),
                 out=tmp_path / f"{steps['batch_size']}-{workers}",
             ).summary["parameters_sha256"]
-            for workers in (1, 2, 3)
+            for workers in (1, 3)
         }
         assert len(found) == 1
 
