@@ -61,7 +61,7 @@ class Cluster:
     Raises
     ------
     EngineError
-        If no Ray answers at ``address``.
+        If no Ray answers at ``address``, or none can be started.
     """
 
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
@@ -85,7 +85,13 @@ class Cluster:
             return
         settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
         with _on_loopback():
-            ray.init(address="local", **settings, **own, **quiet)
+            try:
+                ray.init(address="local", **settings, **own, **quiet)
+            except Exception as error:  # Ray raises a bare one when its start took too long
+                raise EngineError(
+                    f"Ray did not start on this machine ({error}); expected a machine with "
+                    "processor time, memory and space in its temporary folder to spare"
+                ) from error
         self.started = True
 
     def allocate(self, workers: int | Literal["auto"], cpus: float, gpus: float) -> Allocation:

@@ -15,11 +15,12 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.cluster import Cluster
 
 PROBE = Path(__file__).with_name("cluster_probe.py")
+ROOT = PROBE.parents[2]
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    environment = {**os.environ, "PYTHONPATH": str(PROBE.parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(
         [sys.executable, str(PROBE)],
@@ -62,3 +63,23 @@ def test_a_head_without_cpus_that_no_worker_has_joined_is_refused(
     monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: [head])
     with pytest.raises(InvalidExperimentError, match=r"no node .* has as much \(0 CPU, 0 GPU\)"):
         Cluster.__new__(Cluster).allocate(workers, 1.0, 0.0)
+
+
+def test_a_ray_that_cannot_start_is_an_error_in_one_line(tmp_path: Path) -> None:
+    # Its sockets' names would be longer than Linux allows.
+    crowded = tmp_path / ("x" * 100)
+    crowded.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(crowded)}
+    environment.pop("RAY_ADDRESS", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "atoll", "run", ROOT / "experiments/quickstart.toml"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: Ray did not start on this machine" in done.stderr
+    assert "Traceback" not in done.stderr
