@@ -104,19 +104,37 @@ def test_strategies_with_a_start_of_their_own_and_those_that_need_every_reply(
     assert (tmp_path / "run" / "report.html").exists()
 
 
+DIGITS = [
+    "run.rounds=2",
+    "data.dataset=digits",
+    "data.clients=5",
+    "data.partition.alpha=1.0",
+    "strategy.fraction_train=1.0",
+    "strategy.fraction_evaluate=0.4",
+    "model.name=mlp",
+    "ray.workers=1",
+]
+# Three queries a round, of moments and of products that depend on them.
+ALIGNED = [
+    "run.rounds=2",
+    "data.dataset=colored-digits",
+    "data.clients=5",
+    'data.held_out=["e0.9"]',
+    'data.partition={name="domain"}',
+    "strategy.name=HGP",
+    "strategy.penalty_weight=10.0",
+    'strategy.client_update="gradient"',
+    'strategy.server_optimizer="adam"',
+    "strategy.fraction_evaluate=0.0",
+    "model.name=mlp-irm",
+    "ray.workers=1",
+]
+
+
+@pytest.mark.parametrize("settings", [DIGITS, ALIGNED], ids=["FedAvg", "HGP"])
 def test_our_apps_on_stock_flower_end_with_our_arrays(
-    tmp_path: Path, stock: dict[str, str], cluster: None
+    tmp_path: Path, stock: dict[str, str], cluster: None, settings: list[str]
 ) -> None:
-    settings = [
-        "run.rounds=2",
-        "data.dataset=digits",
-        "data.clients=5",
-        "data.partition.alpha=1.0",
-        "strategy.fraction_train=1.0",
-        "strategy.fraction_evaluate=0.4",
-        "model.name=mlp",
-        "ray.workers=1",
-    ]
     overrides = " ".join(settings)
     theirs = flwr_run(ROOT, 5, f"overrides='{overrides}' out='{tmp_path / 'theirs'}'", stock)
     stored = CheckpointStore(tmp_path / "theirs" / "checkpoints").latest()
