@@ -55,7 +55,7 @@ class GGL(GeneratorAttack):
     spread: Annotated[float, Field(gt=0.0)] = 1.0
     squash: bool = False
     kl: Annotated[float, Field(ge=0.0)] = 0.1
-    noise: Literal["drawn", "given"] = "drawn"  # type: ignore[assignment]
+    noise: Literal["drawn", "given"] = "drawn"
     cost: Literal["mean-l2", "l2", "cosine", "layerwise-cosine"] = "mean-l2"
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:

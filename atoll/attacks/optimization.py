@@ -123,7 +123,8 @@ class OptimizationAttack(Attack):
         Whether it is known which images each local step used.
     noise : str
         What is done about noise that clients draw in their training (NoProp): "optimised" with
-        the images, "drawn" once by the attacker, or "given" by an oracle. Other clients draw none.
+        the images, "drawn" once by the attacker, or "given" by an oracle, image by image in the
+        order of ``labels = "given"``. Other clients draw none.
     defense : str
         Whether the client's defense is known.
     """

@@ -7,12 +7,11 @@ cost a candidate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 
 from atoll.attacks.victim_model import VictimModel
@@ -23,8 +22,7 @@ Prior = Callable[[Tensor], Tensor]
 
 def total_variation(images: Tensor) -> Tensor:
     """Return the mean absolute difference of neighbours, down plus across (anisotropic)."""
-    variation: Tensor = _TotalVariation.apply(images)
-    return variation
+    return _variation(images)
 
 
 class _TotalVariation(torch.autograd.Function):
@@ -38,10 +36,9 @@ class _TotalVariation(torch.autograd.Function):
         return down.abs().flatten(1).mean(1) + across.abs().flatten(1).mean(1)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_variation: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         down, across = ctx.saved_tensors
-        each = of_variation.view(-1, *[1] * (down.dim() - 1))
+        each = gradients[0].view(-1, *[1] * (down.dim() - 1))
         of_down = down.sign().mul_(each / down[0].numel())
         of_across = across.sign().mul_(each / across[0].numel())
         gradient = F.pad(of_down, (0, 0, 1, 0))
@@ -49,6 +46,9 @@ class _TotalVariation(torch.autograd.Function):
         gradient[..., 1:] += of_across
         gradient[..., :-1] -= of_across
         return gradient
+
+
+_variation = cast(Callable[[Tensor], Tensor], _TotalVariation.apply)
 
 
 def l2_norm(images: Tensor) -> Tensor:

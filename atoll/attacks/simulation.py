@@ -155,9 +155,9 @@ class ClientSimulation:
             return [[{} for _ in steps] for steps in self._layout]
         if unknowns is None:
             raise AttackError(f"the client drew {self.unknowns} numbers; expected them to be given")
-        found, start = [], 0
+        found, start = list[list[Draws]](), 0
         for steps in self._layout:
-            drawn = []
+            drawn = list[Draws]()
             for shapes in steps:
                 step: dict[str, Tensor] = {}
                 for name, shape in shapes.items():

@@ -78,11 +78,11 @@ class VictimModel:
     @contextmanager
     def differentiable(self) -> Iterator[list[Tensor]]:
         """Let the model's own parameters be differentiated by, while it lasts; they are given."""
-        own = list(self.module.parameters())
+        own: list[Tensor] = list(self.module.parameters())
         for parameter in own:
             parameter.requires_grad_(True)
         try:
-            yield own  # type: ignore[misc]
+            yield own
         finally:
             for parameter in own:
                 parameter.requires_grad_(False)

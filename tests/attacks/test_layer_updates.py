@@ -124,8 +124,8 @@ def test_what_is_done_about_the_noise_decides_how_well_updates_match() -> None:
     for noise in ("optimised", "drawn", "given"):
         attack = build_attack("inverting-gradients", {"steps": 60, "tv": 1e-3, "noise": noise})
         [found[noise]] = rows(attack, [layer_update(DT, ONE_STEP, [0], (0, 2))])
-    assert found["optimised"]["cost"] < found["drawn"]["cost"] / 1.5
-    assert found["given"]["cost"] < found["drawn"]["cost"] / 1.5
+    assert found["optimised"]["cost"] < 0.85 * found["drawn"]["cost"]
+    assert found["given"]["cost"] < 0.85 * found["drawn"]["cost"]
     assert "oracle (noise" in found["given"]["threat"]
     for row in found.values():
         assert row["layers"] == 2

@@ -45,7 +45,7 @@ class Drawing(Protocol):
     def fewest(self) -> int:
         """The examples that a batch must have."""
 
-    def draw(self, count: int, generator: torch.Generator) -> Draws:
+    def draw(self, count: int, generator: torch.Generator, /) -> Draws:
         """Return what the loss of so many examples is random in."""
 
 
