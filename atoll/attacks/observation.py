@@ -352,13 +352,14 @@ def _steps(
 
 def _batches_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
     if part.name == WHOLE:
-        return truth.batches
+        # A client that was asked for a gradient takes no step: it is over all examples.
+        return truth.batches or (torch.arange(len(truth.labels)),)
     return tuple(chosen for chosen, _ in _replayed(part, training, truth))
 
 
 def _draws_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
     if part.name == WHOLE:
-        return ({},) * len(truth.batches)
+        return ({},) * max(1, len(truth.batches))
     return tuple(draws for _, draws in _replayed(part, training, truth))
 
 
