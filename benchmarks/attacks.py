@@ -1,38 +1,54 @@
-"""What attacks restore on Fashion-MNIST, what a step costs, and what batching victims saves.
+"""What attacks restore on Fashion-MNIST, what a step costs, and what many victims at once save.
 
-``python -m benchmarks.attacks`` prints three tables, all in this process on one thread (CPU
-seconds). Victims are real clients' updates: :func:`atoll.clients.training.train` from one broadcast
-model, the gradient read off the weights that come back. ``--only restored`` (or ``step``,
-``batched``) prints one table; ``--attack idlg`` one of its rows.
+``python -m benchmarks.attacks`` prints four tables, all in this process on one thread (CPU
+seconds), and a fifth with Ray (seconds by the clock: two cores must be free). Victims are real
+clients' updates: :func:`atoll.clients.training.train` from one broadcast model, the gradient read
+off the weights that come back. ``--only restored`` (or ``step``, ``layers``, ``batched``,
+``workers``) prints one table; ``--attack idlg`` one of its rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from statistics import fmean, median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
-from atoll.attacks.matching import COSTS
-from atoll.attacks.minimize import minimize
+from atoll.attacks.arena.job import Conditions, Job, prepare_process, run_job
+from atoll.attacks.captures import Capture, Content, FederationInfo, Truth, write_capture
+from atoll.attacks.generator_attack import GeneratorAttack, decoder, draw, stack
 from atoll.attacks.observation import Observation, used_examples
-from atoll.attacks.optimization import OptimizationAttack, matching_objective
-from atoll.attacks.step_rules import SignedAdam
+from atoll.attacks.optimization import OptimizationAttack
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
+from atoll.clients.arrays import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.losses import mean_loss
 from atoll.clients.models.build import build_model
 from atoll.clients.models.imprint import ImprintBlock, aim
+from atoll.clients.noprop.arrays import layer_of
+from atoll.clients.noprop.examples import GivenExamples
+from atoll.clients.noprop.layer_training import (
+    LayerTraining,
+    names_of_client_parts,
+    seed_of_part,
+)
+from atoll.clients.noprop.network import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training import batches, train
 from atoll.platform.attack_run import build_attack
+from atoll.platform.cluster import Cluster
+from atoll.platform.task_map import TaskMap
+from atoll.strategies.layerwise.assignment import deal_layers
 
 # The gradient is read off float32 weights: a large step loses least to rounding.
 RATE = 1.0
@@ -51,16 +67,7 @@ def victims_of(
                 known = np.array(dataset.test.images[::2])
                 aim(block, to_tensor(known, dataset.mean, dataset.std))
         client = ClientSettings(batch_size=len(group), learning_rate=RATE)
-        info = FederationInfo(
-            dataset.name,
-            settings,
-            client,
-            dataset.image_shape,
-            dataset.classes,
-            dataset.mean,
-            dataset.std,
-            1,
-        )
+        info = _info(dataset, settings, client)
         pixels = np.array(dataset.train.images[list(group)])
         labels = torch.from_numpy(np.array(dataset.train.labels[list(group)]))
         sent = {key: value.clone() for key, value in module.state_dict().items()}
@@ -116,52 +123,154 @@ def restored(dataset: ImageDataset, wanted: Sequence[str]) -> None:
         )
 
 
-def step(dataset: ImageDataset, repeats: int) -> None:
-    """Print an inversion step's cost over the forward and the two backward passes in it."""
-    attack = build_attack("inverting-gradients", {"labels": "given"})
-    assert isinstance(attack, OptimizationAttack)
-    print("\n| model | a step, ms | its three passes, ms | ratio |\n|---|---|---|---|")
+def step(dataset: ImageDataset, repeats: int, steps: int, generator: Mapping[str, Any]) -> None:
+    """Print an inversion step's cost over the passes that it must do.
+
+    These are the forward pass, the backward pass by the parameters, and the backward pass through
+    both by the image; for GIFD the generator's two passes too. The steps are the attacks' own, with
+    priors, projection and optimiser.
+    """
+    print("\n| attack | model | a step, ms | its passes, ms | ratio |\n|---|---|---|---|---|")
     models: list[dict[str, Any]] = [
         {"name": "lenet-relu"},
         {"name": "resnet8", "norm": "frozen"},
     ]
-    for model in models:
-        victims = victims_of(dataset, model, [[0]], seed=7)
-        [observation] = observe_victims(victims, attack)
-        whole, passes = [], []
-        _seconds_a_step(attack, observation)
-        for _ in range(repeats):
-            whole.append(_seconds_a_step(attack, observation))
-            passes.append(_seconds_of_passes(observation))
-        ratio = median(a / b for a, b in zip(whole, passes, strict=True))
-        print(
-            f"| {model['name']} | {1e3 * median(whole):.2f} | {1e3 * median(passes):.2f} | "
-            f"{ratio:.2f} |",
-            flush=True,
-        )
+    for name, settings in (("inverting-gradients", {}), ("gifd", generator)):
+        given = {"labels": "given", "restarts": 1, "steps": steps, **settings}
+        attack = build_attack(name, given)
+        assert isinstance(attack, OptimizationAttack)
+        for model in models:
+            [observation] = observe_victims(victims_of(dataset, model, [[0]], seed=7), attack)
+            passes_of = _passes_of(attack, observation)
+            whole, passes = [], []
+            _seconds(lambda attack=attack, seen=observation: attack.run([seen]))
+            for _ in range(repeats):
+                run = _seconds(lambda attack=attack, seen=observation: attack.run([seen]))
+                whole.append(run / (len(passes_of) * (steps + 1)))
+                times = [_seconds_of_passes(observation, images, steps) for images in passes_of]
+                passes.append(fmean(times))
+            ratio = median(a / b for a, b in zip(whole, passes, strict=True))
+            print(
+                f"| {name} | {model['name']} | {1e3 * median(whole):.2f} | "
+                f"{1e3 * median(passes):.2f} | {ratio:.2f} |",
+                flush=True,
+            )
 
 
-def _seconds_a_step(attack: OptimizationAttack, observation: Observation, steps: int = 60) -> float:
+# What is differentiated by, and a function from it to images.
+Images = tuple[list[Tensor], Callable[[list[Tensor]], Tensor]]
+
+
+def _passes_of(attack: OptimizationAttack, observation: Observation) -> list[Images]:
+    """Return how each stage of an attack makes its images."""
     [(_, group)] = attack.groups([observation], 0)
-    objective = matching_objective(group, COSTS["cosine"], lambda values: values[0])
-    started = time.process_time()
-    minimize(objective, [group.image_noise], SignedAdam(0.1), steps)
-    return (time.process_time() - started) / (steps + 1)
+    if not isinstance(attack, GeneratorAttack):
+        return [([group.image_noise], lambda values: values[0][0])]
+    generator, found = attack.generator_for(observation), list[Images]()
+    features = draw(generator, group)
+    for stage in range(generator.stages):
+        if stage:
+            with torch.no_grad():
+                features = generator.advance(stage - 1, features)
+        decode = decoder(generator, stage, features, group)
+        found.append((stack(features, group), lambda values, decode=decode: decode(values)[0]))
+    return found
 
 
-def _seconds_of_passes(observation: Observation, steps: int = 60) -> float:
-    """Forward, backward by the parameters, and backward through both by the image."""
+def _seconds_of_passes(observation: Observation, images_of: Images, steps: int) -> float:
+    """Forward, backward by the parameters, and backward through both to the variables."""
+    start, decode = images_of
     module = observation.model.module.requires_grad_(True)
     parameters = list(module.parameters())
-    images = torch.randn(1, *observation.space.shape, requires_grad=True)
+    values = [value.detach().clone().requires_grad_() for value in start]
     assert observation.labels is not None
     started = time.process_time()
     for _ in range(steps):
-        loss = mean_loss(module(images), observation.labels)
+        loss = mean_loss(module(decode(values)), observation.labels)
         gradients = torch.autograd.grad(loss, parameters, create_graph=True)
-        torch.autograd.grad(gradients, images, observation.target)
+        torch.autograd.grad(gradients, values, observation.target)
+    seconds = time.process_time() - started
     module.requires_grad_(False)
-    return (time.process_time() - started) / steps
+    return seconds / steps
+
+
+def layers(dataset: ImageDataset, victims: int, steps: int) -> None:
+    """Print what comes back from layers trained apart, and from the same blocks in a chain."""
+    blocks = {"block": "small", "steps": 10, "norm": "group"}
+    groups = [[index] for index in range(victims)]
+    kinds = [
+        (f"NoProp, {count} of 10 blocks", layer_victims_of(dataset, blocks, groups, count))
+        for count in (1, 3, 10)
+    ]
+    for title, name in (("chain of 10 blocks", "chained-blocks"), ("cnn", "equal-cnn")):
+        kinds.append((title, victims_of(dataset, {"name": name, **blocks}, groups, seed=7)))
+    gallery = references_of(dataset).gallery
+    print("\n| clients train | noise | threat | PSNR | cost | labels | CPU s |")
+    print("|---|---|---|---|---|---|---|")
+    for title, known in kinds:
+        draws = title.startswith("NoProp")
+        for noise in ("optimised", "drawn", "given") if draws else ("optimised",):
+            attack = build_attack("inverting-gradients", {"steps": steps, "noise": noise})
+            observations = observe_victims(known, attack)
+            done = attack_victims("ig", attack, known, observations, gallery=gallery)
+            rows = [row for one in done for row in one.rows]
+            psnr, cost, labels = (
+                fmean(r[k] for r in rows) for k in ("psnr", "cost", "label_accuracy")
+            )
+            print(
+                f"| {title} | {noise if draws else '-'} | {attack.threat.name} | {psnr:.1f} | "
+                f"{cost:.3f} | {100 * labels:.0f} % | {rows[0]['cpu_seconds']:.0f} |",
+                flush=True,
+            )
+
+
+def layer_victims_of(
+    dataset: ImageDataset, model: Mapping[str, Any], groups: Sequence[Sequence[int]], count: int
+) -> list[Victim]:
+    """Return NoProp clients that train some blocks of one network, each client its own."""
+    settings = ModelSettings.model_validate({"name": "noprop-dt", **model})
+    design = Design.of(settings, dataset.image_shape, len(dataset.classes))
+    network = build_model(settings, dataset.image_shape, len(dataset.classes), 7).state_dict()
+    assigned = deal_layers(dict.fromkeys(range(len(groups)), count), [0] * design.blocks)
+    victims = []
+    for number, group in enumerate(groups):
+        own = {None, *assigned[number]}
+        sent = {key: value for key, value in network.items() if layer_of(key) in own}
+        client = ClientSettings(batch_size=len(group), learning_rate=RATE)
+        pixels = np.array(dataset.train.images[list(group)])
+        labels = torch.from_numpy(np.array(dataset.train.labels[list(group)]))
+        training = LayerTraining(
+            design,
+            GivenExamples(to_tensor(pixels, dataset.mean, dataset.std), labels),
+            client,
+            learning_rate=RATE,
+            seed_of=partial(seed_of_part, 7, 1, number),
+        )
+        done = training.run(array_record({key: to_array(v.numpy()) for key, v in sent.items()}))
+        trained = {key: torch.from_numpy(array.numpy()) for key, array in done.arrays.items()}
+        seeds = {
+            name: seed_of_part(7, 1, number, name)
+            for name in names_of_client_parts(design, done.blocks)
+        }
+        truth = Truth(torch.from_numpy(pixels), labels, (), number, torch.tensor(group), seeds)
+        reply = Content({"arrays": trained}, {"metrics": {"num-examples": len(group)}})
+        info = _info(dataset, settings, client)
+        capture = Capture(1, number + 1, "train", info, Content({"arrays": sent}), reply)
+        victims.append(Victim(capture, truth))
+    return victims
+
+
+def _info(dataset: ImageDataset, model: ModelSettings, client: ClientSettings) -> FederationInfo:
+    return FederationInfo(
+        dataset.name,
+        model,
+        client,
+        dataset.image_shape,
+        dataset.classes,
+        dataset.mean,
+        dataset.std,
+        1,
+    )
 
 
 def batched(dataset: ImageDataset, repeats: int, steps: int) -> None:
@@ -193,6 +302,49 @@ def batched(dataset: ImageDataset, repeats: int, steps: int) -> None:
         print(f"| {name} | {model['name']} | {seconds} | {ratio:.2f} |", flush=True)
 
 
+def workers(dataset: ImageDataset, repeats: int, steps: int) -> None:
+    """Print an arena's jobs on 20 victims, on two workers over one after another, by the clock."""
+    victims = victims_of(
+        dataset, {"name": "resnet8", "norm": "frozen"}, [[index] for index in range(20)], seed=7
+    )
+    print("\n| jobs | one after another, s | on 2 workers, s | ratio |\n|---|---|---|---|")
+    cluster = Cluster(cpus=2)
+    try:
+        with TemporaryDirectory() as folder:
+            paths = [Path(folder) / f"{number:03d}" for number in range(len(victims))]
+            for victim, path in zip(victims, paths, strict=True):
+                write_capture(victim.capture, victim.truth, path)
+            settings = {"steps": steps}
+            jobs = [Job("", (p,), "inverting-gradients", settings, "naive", 0) for p in paths]
+            run = partial(run_job, Conditions(dataset.directory))
+            spread = TaskMap(1.0, 0.0, 2, prepare_process)
+            # Both workers are there, and have the data set, before the clock starts.
+            _all_of(spread(run, jobs[:4]))
+            run(jobs[0])
+            turns, at_once = [], []
+            for _ in range(repeats):
+                turns.append(_clock(lambda: [run(job) for job in jobs]))
+                at_once.append(_clock(lambda: _all_of(spread(run, jobs))))
+    finally:
+        cluster.close()
+    ratio = median(b / a for a, b in zip(turns, at_once, strict=True))
+    seconds = f"{median(turns):.2f} | {median(at_once):.2f}"
+    print(f"| inverting-gradients, {steps} steps, resnet8 | {seconds} | {ratio:.2f} |", flush=True)
+
+
+def _all_of(results: Iterator[tuple[int, Any]]) -> None:
+    """Wait for all results; raise the first that is an exception."""
+    for _, result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _clock(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
 def _seconds(function: Callable[[], object]) -> float:
     started = time.process_time()
     function()
@@ -202,20 +354,28 @@ def _seconds(function: Callable[[], object]) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("restored", "step", "batched"))
+    parser.add_argument("--only", choices=("restored", "step", "layers", "batched", "workers"))
     parser.add_argument("--attack", action="append", default=[], help="for the table 'restored'")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--victims", type=int, default=3, help="for 'layers'")
     parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--generator", default="fashion-mnist", help="GIFD's, for 'step'")
+    parser.add_argument("--generator-path", type=Path, help="its folder")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     dataset = load_dataset(chosen.dataset)
     if chosen.only in (None, "restored"):
         restored(dataset, chosen.attack)
     if chosen.only in (None, "step"):
-        step(dataset, chosen.repeats)
+        generator = {"generator": chosen.generator, "generator_path": chosen.generator_path}
+        step(dataset, chosen.repeats, chosen.steps, generator)
+    if chosen.only in (None, "layers"):
+        layers(dataset, chosen.victims, 10 * chosen.steps)
     if chosen.only in (None, "batched"):
         batched(dataset, chosen.repeats, chosen.steps)
+    if chosen.only in (None, "workers"):
+        workers(dataset, chosen.repeats, 10 * chosen.steps)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ def aggregate_captures(captures: Sequence[Capture]) -> Capture:
                 f"{capture.directory or capture.name}: the client takes {steps} steps; the sum of "
                 "clients is that of one client only where each takes one step"
             )
+        if capture.update.keys() != first.update.keys():
+            raise CaptureError(
+                f"{capture.directory or capture.name}: the client trained other layers than "
+                f"{first.name}; expected the same arrays of all"
+            )
     total = sum(capture.examples for capture in captures)
     shares = [capture.examples / total for capture in captures]
     arrays = {

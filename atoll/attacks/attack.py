@@ -99,6 +99,15 @@ class Attack(Section, ABC):
         """What the attack is given; settings may add to what it needs."""
         return ThreatModel(self.needs)
 
+    def check_available(self) -> None:
+        """Refuse settings that name something which is not there, a generator say.
+
+        Raises
+        ------
+        AtollError
+            Saying what is missing.
+        """
+
     def check(self, observation: Observation) -> None:
         """Refuse an observation that the attack cannot be run on, before anything is computed.
 

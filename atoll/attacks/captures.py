@@ -227,11 +227,15 @@ class Truth:
     labels : Tensor
         int64, shape (n,).
     batches : tuple[Tensor, ...]
-        Per local step the indices of its examples, among the n.
+        Per local step the indices of its examples, among the n; empty where the client takes no
+        step, or trains parts of the model apart.
     seed : int
         Of the client's generators in that round.
     indices : Tensor
         int64, shape (n,): which examples of the data set's training split they are.
+    part_seeds : Mapping[str, int]
+        Where the client trains parts of the model apart (NoProp's blocks): by name, the seed from
+        which a part's batches, noise and times derive.
     """
 
     pixels: Tensor
@@ -239,6 +243,7 @@ class Truth:
     batches: tuple[Tensor, ...]
     seed: int
     indices: Tensor
+    part_seeds: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> Tensor:
@@ -294,7 +299,12 @@ def _write_truth(truth: Truth, folder: Path) -> None:
         "order": torch.cat([empty, *truth.batches]),
     }
     save_file(tensors, folder / TRUTH)
-    about = {"format": FORMAT, "seed": truth.seed, "batches": lengths}
+    about = {
+        "format": FORMAT,
+        "seed": truth.seed,
+        "batches": lengths,
+        "part_seeds": dict(truth.part_seeds),
+    }
     (folder / TRUTH_ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -345,6 +355,7 @@ def read_truth(directory: Path) -> Truth:
             batches=torch.split(tensors["order"], [int(n) for n in about["batches"]]),
             seed=int(about["seed"]),
             indices=tensors["indices"],
+            part_seeds={str(k): int(v) for k, v in about.get("part_seeds", {}).items()},
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CaptureError(f"{directory}: its truth is not complete ({error})") from error

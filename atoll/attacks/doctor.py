@@ -12,16 +12,21 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from atoll.attacks.captures import Capture, Truth, read_capture, read_truth
-from atoll.attacks.victim_model import has_batch_norm, load_state
+from atoll.attacks.victim_model import architecture, has_batch_norm, load_state
 from atoll.attacks.victims import check_labels
+from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.losses import losses_of, mean_loss
-from atoll.clients.models.build import build_model
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.passes import BATCH
+from atoll.clients.noprop.examples import GivenExamples
+from atoll.clients.noprop.layer_training import LayerTraining
+from atoll.clients.noprop.network import PartialNetwork
+from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError
 from atoll.randomness import seed_everything
@@ -122,18 +127,23 @@ def _suspects(capture: Capture, module: nn.Module) -> list[tuple[str, _Replay, s
     """Return the usual mistakes, each with what it looks like."""
     found = [
         (
-            "loss reduction",
-            _Replay(reduction="sum"),
-            "the client descends the sum of the losses of a batch, not their mean: divide its "
-            "learning rate by the batch size, or the update",
-        ),
-        (
             "normalisation",
             _Replay(normalized=False),
             "the client's model saw pixels in [0, 1]: the capture's mean and std must be those "
             "that the client normalises by",
         ),
     ]
+    if isinstance(module, PartialNetwork):
+        return found
+    found.insert(
+        0,
+        (
+            "loss reduction",
+            _Replay(reduction="sum"),
+            "the client descends the sum of the losses of a batch, not their mean: divide its "
+            "learning rate by the batch size, or the update",
+        ),
+    )
     if has_batch_norm(module):
         found.insert(
             0,
@@ -163,11 +173,16 @@ def _check_replayable(capture: Capture, truth: Truth) -> None:
             f"{capture.examples}; expected the same"
         )
     check_labels(truth.labels, capture)
+    if is_noprop(capture.federation.model) and not truth.part_seeds:
+        raise CaptureError(
+            f"{where}: the truth has no seeds of the layers that the client trained; expected one "
+            "for each"
+        )
 
 
 def _architecture(capture: Capture) -> nn.Module:
     info = capture.federation
-    module = build_model(info.model, info.image_shape, len(info.classes), 0)
+    module = architecture(info.model, info.image_shape, len(info.classes), capture.broadcast)
     load_state(module, capture.broadcast)
     return module
 
@@ -188,6 +203,8 @@ def _update(capture: Capture, module: nn.Module) -> list[Tensor]:
 
 def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> list[Tensor]:
     """Return the update of a client that trains so."""
+    if isinstance(module, PartialNetwork):
+        return _replay_layers(capture, truth, module, how)
     model, info = copy.deepcopy(module), capture.federation
     images = truth.normalized(info) if how.normalized else truth.images
     objective = _objective(model, images, truth.labels, how)
@@ -211,6 +228,29 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
         objective=objective,
     )
     return [p.detach().double() - s.double() for p, s in zip(parameters, start, strict=True)]
+
+
+def _replay_layers(
+    capture: Capture, truth: Truth, module: PartialNetwork, how: _Replay
+) -> list[Tensor]:
+    """Return the update of a client that trains layers apart."""
+    info = capture.federation
+    images = truth.normalized(info) if how.normalized else truth.images
+    training = LayerTraining(
+        module.design,
+        GivenExamples(images, truth.labels),
+        info.client,
+        learning_rate=capture.learning_rate,
+        seed_of=truth.part_seeds.__getitem__,
+        proximal_mu=capture.proximal_mu,
+    )
+    sent = array_record({key: to_array(v.numpy()) for key, v in capture.broadcast.items()})
+    trained = {k: torch.from_numpy(np.array(view(a))) for k, a in training.run(sent).arrays.items()}
+    return [
+        trained[name].double() - parameter.detach().double()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    ]
 
 
 def _objective(model: nn.Module, images: Tensor, labels: Tensor, how: _Replay) -> Objective:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atoll.attacks.generators.load import fitted, load_generator
 from atoll.attacks.generators.staged import Features, StagedGenerator
-from atoll.attacks.generators.trained import TrainedGenerator
+from atoll.attacks.generators.trained import GeneratorSettings, TrainedGenerator
 from atoll.attacks.observation import Observation
 from atoll.attacks.optimization import Decode, Group, OptimizationAttack
 from atoll.attacks.threat import Capability
@@ -26,19 +26,27 @@ class GeneratorAttack(OptimizationAttack):
     Attributes
     ----------
     generator : str
-        A data set's name (the generator that ``atoll train-generator`` trained on it), a name in
-        :data:`~atoll.attacks.generators.GENERATORS`, or ``module:callable``.
+        A data set's name (the generator that ``atoll train-generator`` trained on it), the folder
+        of one of these, a name in :data:`~atoll.attacks.generators.GENERATORS`, or
+        ``module:callable``.
     generator_path : Path or None
         Where its weights are.
+    generator_settings : GeneratorSettings
+        Of a data set's generators, how the wanted one was trained.
     resize : bool
         Whether its images are resized to the victims' size, averaging over areas.
     """
 
     generator: str
     generator_path: FilePath | None = None
+    generator_settings: GeneratorSettings = GeneratorSettings()
     resize: bool = False
 
     needs = frozenset({Capability.TRAINING, Capability.GENERATOR})
+
+    def check_available(self) -> None:
+        """Refuse a generator that is not there."""
+        load_generator(self.generator, self.generator_path, wanted=self.generator_settings)
 
     def check(self, observation: Observation) -> None:
         """Refuse what cannot be simulated, and a generator that does not fit the images."""
@@ -55,7 +63,9 @@ class GeneratorAttack(OptimizationAttack):
     def generator_for(self, observation: Observation) -> StagedGenerator:
         """Return the generator, on the observation's device."""
         device = observation.model.device
-        generator = load_generator(self.generator, self.generator_path, device)
+        generator = load_generator(
+            self.generator, self.generator_path, device, self.generator_settings
+        )
         return fitted(generator, observation.space.shape) if self.resize else generator
 
 

@@ -44,6 +44,8 @@ class GGL(GeneratorAttack):
         Whether latents are the hyperbolic tangent of what is searched, as for BigGAN.
     kl : float
         What the divergence of a latent's values from a standard normal distribution counts for.
+    noise : str
+        What clients draw in their training is drawn or given: it is not searched for.
     cost : str
         A name in :data:`~atoll.attacks.matching.COSTS`.
     """
@@ -53,12 +55,14 @@ class GGL(GeneratorAttack):
     spread: Annotated[float, Field(gt=0.0)] = 1.0
     squash: bool = False
     kl: Annotated[float, Field(ge=0.0)] = 0.1
+    noise: Literal["drawn", "given"] = "drawn"
     cost: Literal["mean-l2", "l2", "cosine", "layerwise-cosine"] = "mean-l2"
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""
         generator = self.generator_for(group.first)
         total, found = group.candidates * self.rounds, list[tuple[Tensor, Tensor, Tensor]]()
+        drawn = group.client_noise
         for number, features in enumerate(split(draw(generator, group), group)):
             victim, restart = divmod(number, group.restarts)
             observation = group.observations[victim]
@@ -73,7 +77,9 @@ class GGL(GeneratorAttack):
             def report(done: int, before: int = number * self.rounds) -> None:
                 progress(before + done, total)
 
-            found.append(self._search(generator, features, population, derive_seed(*name), report))
+            own = None if drawn is None else drawn[number].expand(self.population, -1)
+            seed = derive_seed(*name)
+            found.append(self._search(generator, features, population, own, seed, report))
         images, matching, paths = (torch.stack(part) for part in zip(*found, strict=True))
         minimum = Minimum([], matching, matching, paths, self.rounds)
         return best_restarts(group, minimum, images)
@@ -83,6 +89,7 @@ class GGL(GeneratorAttack):
         generator: StagedGenerator,
         features: Features,
         population: Group,
+        client_noise: Tensor | None,
         seed: int,
         report: Callable[[int], None],
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +97,9 @@ class GGL(GeneratorAttack):
         everyone = _repeated(features, self.population)
         decode = decoder(generator, 0, everyone, population)
         shapes = [value.shape for value in stack(everyone, population)]
-        objective = matching_objective(population, COSTS[self.cost], decode)
+        objective = matching_objective(
+            population, COSTS[self.cost], decode, client_noise=client_noise
+        )
         size = sum(shape[1:].numel() for shape in shapes)
         numbers = np.random.default_rng(seed)
         strategy = cma.CMAEvolutionStrategy(

@@ -75,7 +75,13 @@ class GIAS(GeneratorAttack):
             return group.first.space.normalize(torch.stack(images))
 
         second = minimize(
-            matching_objective(group, cosine, by_weights, priors),
+            matching_objective(
+                group,
+                cosine,
+                by_weights,
+                priors,
+                client_noise=next(iter(first.nuisance), None),
+            ),
             [weight.expand(group.candidates, *weight.shape) for weight in used.values()],
             Adam(self.weight_rate),
             self.weight_steps,

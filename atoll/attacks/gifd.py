@@ -106,6 +106,7 @@ class GIFD(GeneratorAttack):
         count = self._count(generator.stages)
         total, done = sum(_at(self.steps, stage) for stage in range(count)), 0
         features, results = draw(generator, group), list[StageResult]()
+        client_noise: Tensor | None = None
         for stage in range(count):
             if stage:
                 with torch.no_grad():
@@ -114,8 +115,9 @@ class GIFD(GeneratorAttack):
             def report(steps: int, before: int = done) -> None:
                 progress(before + steps, total)
 
-            result = self._stage(generator, stage, features, group, report)
+            result = self._stage(generator, stage, features, group, client_noise, report)
             features = unstack(result.minimum.values, features)
+            client_noise = next(iter(result.minimum.nuisance), None)
             results.append(result)
             done += _at(self.steps, stage)
         return best_stages(group, results)
@@ -126,6 +128,7 @@ class GIFD(GeneratorAttack):
         stage: int,
         features: Features,
         group: Group,
+        client_noise: Tensor | None,
         report: Callable[[int], None],
     ) -> StageResult:
         decode = decoder(generator, stage, features, group)
@@ -135,6 +138,7 @@ class GIFD(GeneratorAttack):
                 COSTS[self.cost],
                 decode,
                 [(self.tv, total_variation), (self.norm, l2_norm)],
+                client_noise=client_noise,
             ),
             stack(features, group),
             step_rule(self.rule, _at(self.learning_rate, stage)),

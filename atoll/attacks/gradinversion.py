@@ -51,7 +51,7 @@ class GradInversion(OptimizationAttack):
     statistics : str
         What features' means and variances should be: "running" (the broadcast model's), "batch"
         (the client's own, from the buffers that it sent), "none"; "auto" is "running" for a model
-        with BatchNorm.
+        with BatchNorm that is trained as a whole.
     """
 
     steps: PositiveInt = 4000
@@ -78,6 +78,11 @@ class GradInversion(OptimizationAttack):
             raise AttackError(
                 f"statistics = {self.statistics!r}: the model has no BatchNorm layers; expected "
                 "'auto' or 'none'"
+            )
+        if self.statistics in ("running", "batch") and not observation.model.is_trained_whole:
+            raise AttackError(
+                f"statistics = {self.statistics!r}: the client's layers saw noise with its images, "
+                "and there is no pass without; expected 'auto' or 'none'"
             )
         training = observation.training
         if self.statistics == "batch" and (training is None or training.steps != 1):
@@ -111,7 +116,7 @@ class GradInversion(OptimizationAttack):
         if group.restarts > 1:
             priors.append((self.group, group_consistency(group.restarts)))
         model = group.first.model
-        if self.statistics != "none" and model.batch_norms:
+        if self.statistics != "none" and model.batch_norms and model.is_trained_whole:
             statistics = [
                 running_statistics(model, o.sent_buffers)
                 if o.buffers is None

@@ -7,6 +7,7 @@ candidates in the same shapes; it returns a cost a candidate, 0 (or the least) f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,6 +16,15 @@ Stacked = Sequence[Tensor]
 Cost = Callable[[Stacked, Stacked], Tensor]
 # No update is as small; it keeps the derivative finite where an update is zero.
 TINY = 1e-30
+
+
+class Targets(tuple[Tensor, ...]):
+    """Updates that many others are compared with: flat once, not at every comparison."""
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """Whole updates: shape (candidates, all values)."""
+        return _flat(tuple(self))
 
 
 def squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
@@ -81,6 +91,8 @@ def on_support(cost: Cost) -> Cost:
 
 def _flat(tensors: Stacked) -> Tensor:
     """Return whole updates: shape (candidates, all values)."""
+    if isinstance(tensors, Targets):
+        return tensors.flat
     return torch.cat([tensor.flatten(1) for tensor in tensors], 1)
 
 

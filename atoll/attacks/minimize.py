@@ -21,6 +21,26 @@ PATH_POINTS = 200
 
 
 @dataclass(frozen=True)
+class NuisanceObjective:
+    """An objective with variables of its own, which nobody wants to know but it depends on.
+
+    Attributes
+    ----------
+    function : Objective
+        Of the variables, and after them the nuisance ones.
+    nuisance : tuple[Tensor, ...]
+        Where these start, each (candidates, ...); they move as the others do.
+    """
+
+    function: Objective
+    nuisance: tuple[Tensor, ...]
+
+    def __call__(self, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the costs."""
+        return self.function(values)
+
+
+@dataclass(frozen=True)
 class Minimum:
     """What a minimisation came to.
 
@@ -34,6 +54,8 @@ class Minimum:
         Shape (candidates, points): the matching cost, evenly over the steps.
     steps : int
         How many were taken.
+    nuisance : tuple[Tensor, ...]
+        The objective's own variables at the same place.
     """
 
     values: list[Tensor]
@@ -41,6 +63,7 @@ class Minimum:
     matching: Tensor
     path: Tensor
     steps: int
+    nuisance: tuple[Tensor, ...] = ()
 
 
 def minimize(
@@ -59,7 +82,8 @@ def minimize(
     Parameters
     ----------
     objective : Objective
-        Of all candidates; a candidate's cost may depend on others' values only as constants.
+        Of all candidates; a candidate's cost may depend on others' values only as constants. A
+        :class:`NuisanceObjective` is minimised by its own variables too.
     start : Sequence[Tensor]
         The variables, each (candidates, ...); they are copied.
     rule : StepRule
@@ -80,8 +104,10 @@ def minimize(
     Minimum
         The best of each candidate. Where a cost is not finite, what came before is kept.
     """
-    values = [value.detach().clone().requires_grad_() for value in start]
-    best = [value.detach().clone() for value in start]
+    nuisance = objective.nuisance if isinstance(objective, NuisanceObjective) else ()
+    values = [value.detach().clone().requires_grad_() for value in (*start, *nuisance)]
+    wanted = values[: len(start)]
+    best = [value.detach().clone() for value in values]
     costs = torch.full((len(start[0]),), torch.inf, device=start[0].device)
     matching, path = costs.clone(), list[Tensor]()
     every = max(1, steps // PATH_POINTS)
@@ -93,20 +119,27 @@ def minimize(
             costs = torch.where(better, total, costs)
             matching = torch.where(better, fit, matching)
             for kept, value in zip(best, values, strict=True):
-                kept.copy_(torch.where(_like(better, value), value, kept))
+                torch.where(_like(better, value), value, kept, out=kept)
         if step % every == 0:
             path.append(fit.detach())
         if step == steps or (tolerance and step % LOOK_EVERY == 0 and _all_below(fit, tolerance)):
             break
-        gradients = torch.autograd.grad(total.sum(), values)
+        gradients = torch.autograd.grad(total, values, torch.ones_like(total))
         with torch.no_grad():
             rule.step(values, gradients, schedule(step, steps))
             if project is not None:
-                project(values)
+                project(wanted)
         done = step + 1
         if on_step is not None:
             on_step(done)
-    return Minimum(best, costs.detach(), matching.detach(), torch.stack(path, 1), done)
+    return Minimum(
+        best[: len(start)],
+        costs.detach(),
+        matching.detach(),
+        torch.stack(path, 1),
+        done,
+        tuple(best[len(start) :]),
+    )
 
 
 def _like(mask: Tensor, value: Tensor) -> Tensor:

@@ -52,6 +52,16 @@ class LeakedLabels:
     at_least: Tensor | None
 
 
+def asks_for_labels(capture: Capture) -> list[str]:
+    """Return the statistics that a captured query asks for, if labels can be counted from them."""
+    if ALIGNMENT not in capture.sent.values or MOMENTS not in capture.reply.arrays:
+        return []
+    statistics = _query(capture.sent).statistics
+    if not any(isinstance(statistic, HeadGradient) for statistic in statistics):
+        return []
+    return [statistic.name for statistic in statistics]
+
+
 def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[LeakedLabels]:
     """Return what a captured answer to a query for moments tells of the client's labels.
 

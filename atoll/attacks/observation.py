@@ -7,9 +7,10 @@ unless it handles its absence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from atoll.attacks.captures import Capture, Truth
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.attacks.victim_model import BatchNormMode, VictimModel, build_victim
+from atoll.attacks.victim_parts import WHOLE, VictimPart
+from atoll.clients.noprop.objectives import Draws
+from atoll.clients.noprop.training import steps_of
 from atoll.clients.settings import ClientSettings
 from atoll.errors import AttackError, CaptureError
 
@@ -44,23 +48,40 @@ class ImageSpace:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn images (..., channels, height, width) from [0, 1] to what the model takes."""
-        mean, std = self._of_channels(images)
-        return (images - mean) / std
+        of = self._channels(images)
+        return (images - of.mean) / of.std
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Turn the model's input (..., channels, height, width) to [0, 1], without clipping."""
-        mean, std = self._of_channels(images)
-        return images * std + mean
+        of = self._channels(images)
+        return images * of.std + of.mean
 
     def clip(self, images: Tensor) -> Tensor:
         """Return the nearest model inputs that are images: of pixels in [0, 1]."""
-        mean, std = self._of_channels(images)
-        return torch.minimum(torch.maximum(images, -mean / std), (1 - mean) / std)
+        of = self._channels(images)
+        return torch.clamp(images, of.low, of.high)
 
-    def _of_channels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device)
-        std = torch.tensor(self.std, dtype=images.dtype, device=images.device).clamp_min(1e-6)
-        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
+    def _channels(self, images: Tensor) -> _Channels:
+        return _channels(self.mean, self.std, images.dtype, images.device)
+
+
+class _Channels(NamedTuple):
+    """What images are normalised by, and between which values they lie: (channels, 1, 1) each."""
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
+
+@lru_cache(maxsize=32)
+def _channels(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> _Channels:
+    """Make these once: every step of an attack needs them."""
+    means = torch.tensor(mean, dtype=dtype, device=device).view(-1, 1, 1)
+    deviations = torch.tensor(std, dtype=dtype, device=device).clamp_min(1e-6).view(-1, 1, 1)
+    return _Channels(means, deviations, -means / deviations, (1 - means) / deviations)
 
 
 @dataclass(frozen=True)
@@ -146,8 +167,12 @@ class Observation:
         With BUFFERS: the buffers in the reply, by their names.
     sent_buffers : dict[str, Tensor]
         The buffers that were broadcast.
-    batches : tuple[Tensor, ...] or None
-        With BATCH_ORDER: per local step, indices into the ``num_images``.
+    batches : Mapping[str, tuple[Tensor, ...]] or None
+        With BATCH_ORDER or NOISE: by what is trained
+        (:class:`~atoll.attacks.victim_parts.VictimPart`), per local step, indices into the
+        ``num_images``.
+    noise : Mapping[str, tuple[Draws, ...]] or None
+        With NOISE: in the same way, what the client drew for these images.
     mimic : Mimic or None
         With DEFENSE: what the client did to its update.
     public : PublicData or None
@@ -166,7 +191,8 @@ class Observation:
     labels: Tensor | None = None
     buffers: Mapping[str, Tensor] | None = None
     sent_buffers: Mapping[str, Tensor] = field(default_factory=dict)
-    batches: tuple[Tensor, ...] | None = None
+    batches: Mapping[str, tuple[Tensor, ...]] | None = None
+    noise: Mapping[str, tuple[Draws, ...]] | None = None
     mimic: Mimic | None = None
     public: PublicData | None = None
 
@@ -195,7 +221,7 @@ def observe(
     threat : ThreatModel
         What is granted.
     truth : Truth, optional
-        Where oracle capabilities (LABELS, BATCH_ORDER) come from; used for nothing else.
+        Where oracle capabilities (LABELS, BATCH_ORDER, NOISE) come from; used for nothing else.
     mimic : Mimic, optional
         What DEFENSE grants.
     public : PublicData, optional
@@ -223,6 +249,7 @@ def observe(
         capture.examples,
         capture.replies_gradient,
     )
+    _check_layers_share_examples(capture, model, training)
     used = None if truth is None else used_examples(truth)
     return Observation(
         server_round=capture.server_round,
@@ -237,9 +264,10 @@ def observe(
         labels=_oracle(Capability.LABELS, threat, None if used is None else used.labels, device),
         buffers=_buffers(capture, model, threat),
         sent_buffers={k: v for k, v in capture.broadcast.items() if k not in model.parameters},
-        batches=None
-        if Capability.BATCH_ORDER not in threat
-        else _given(Capability.BATCH_ORDER, None if used is None else used.batches),
+        batches=_steps(
+            {Capability.BATCH_ORDER, Capability.NOISE}, threat, model, training, used, _batches_of
+        ),
+        noise=_steps({Capability.NOISE}, threat, model, training, used, _draws_of),
         mimic=_given(Capability.DEFENSE, mimic) if Capability.DEFENSE in threat else None,
         public=_given(Capability.PUBLIC_DATA, public) if Capability.PUBLIC_DATA in threat else None,
     )
@@ -304,6 +332,61 @@ def _oracle(
     capability: Capability, threat: ThreatModel, value: Tensor | None, device: str
 ) -> Tensor | None:
     return _given(capability, value).to(device) if capability in threat else None
+
+
+def _steps(
+    any_of: Set[Capability],
+    threat: ThreatModel,
+    model: VictimModel,
+    training: LocalTraining,
+    truth: Truth | None,
+    steps_of_part: Callable[[VictimPart, LocalTraining, Truth], tuple[T, ...]],
+) -> dict[str, tuple[T, ...]] | None:
+    """Return something of each step of each part, where it is granted."""
+    granting = sorted(any_of & threat.capabilities)
+    if not granting:
+        return None
+    known = _given(granting[0], truth)
+    return {part.name: steps_of_part(part, training, known) for part in model.parts}
+
+
+def _batches_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
+    if part.name == WHOLE:
+        # A client that was asked for a gradient takes no step: it is over all examples.
+        return truth.batches or (torch.arange(len(truth.labels)),)
+    return tuple(chosen for chosen, _ in _replayed(part, training, truth))
+
+
+def _draws_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
+    if part.name == WHOLE:
+        return ({},) * max(1, len(truth.batches))
+    return tuple(draws for _, draws in _replayed(part, training, truth))
+
+
+def _replayed(
+    part: VictimPart, training: LocalTraining, truth: Truth
+) -> Iterator[tuple[Tensor, Draws]]:
+    """Yield what a part's seed says of its steps."""
+    seed = truth.part_seeds.get(part.name)
+    if seed is None:
+        raise CaptureError(
+            f"the truth has no seed of the {part.name!r} that the client trained; expected one for "
+            "each layer"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return steps_of(part, len(truth.labels), training.settings, generator)
+
+
+def _check_layers_share_examples(
+    capture: Capture, model: VictimModel, training: LocalTraining
+) -> None:
+    """Refuse layers that were trained on different examples: each shuffles by itself."""
+    if not model.is_trained_whole and training.images < training.examples:
+        raise CaptureError(
+            f"{capture.directory or capture.name}: each layer took {training.steps} steps on "
+            f"{training.images} of {training.examples} examples of its own choice; expected passes "
+            "over all of them (client.epochs)"
+        )
 
 
 def _given(capability: Capability, value: T | None) -> T:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from atoll.attacks.attack import Attack, LabelSource, Progress, Reconstruction, ignore_progress
 from atoll.attacks.labels import LabelMethod, head_gradient, infer_labels
-from atoll.attacks.matching import Cost
-from atoll.attacks.minimize import Minimum, Objective
+from atoll.attacks.matching import Cost, Targets
+from atoll.attacks.minimize import Minimum, NuisanceObjective, Objective
 from atoll.attacks.observation import Observation
 from atoll.attacks.priors import Prior
 from atoll.attacks.simulation import ClientSimulation
@@ -27,6 +27,7 @@ from atoll.attacks.victim_model import VictimModel
 from atoll.clients.settings import PositiveInt
 from atoll.randomness import derive_seed
 
+NoiseSource = Literal["optimised", "drawn", "given"]
 # Turns a stack of variables into a stack of normalised images.
 Decode = Callable[[list[Tensor]], Tensor]
 # Candidates that are optimised at once: more do not fill the vector units better.
@@ -51,6 +52,8 @@ class Group:
         Where they are from.
     seed : int
         The attack's.
+    noise_source : "optimised", "drawn" or "given"
+        What is done about what clients drew.
     """
 
     observations: tuple[Observation, ...]
@@ -58,6 +61,7 @@ class Group:
     labels: Tensor
     label_source: LabelSource
     seed: int
+    noise_source: NoiseSource = "optimised"
 
     @property
     def first(self) -> Observation:
@@ -70,10 +74,10 @@ class Group:
         return len(self.observations) * self.restarts
 
     @property
-    def targets(self) -> list[Tensor]:
+    def targets(self) -> Targets:
         """The observed update of each candidate: per parameter, (candidates, *shape)."""
         updates = zip(*(observation.target for observation in self.observations), strict=True)
-        return [torch.stack(some).repeat_interleave(self.restarts, 0) for some in updates]
+        return Targets(torch.stack(some).repeat_interleave(self.restarts, 0) for some in updates)
 
     def generators(self, phase: str) -> list[torch.Generator]:
         """Return one generator a candidate; its numbers depend on seed, victim and restart only."""
@@ -90,6 +94,12 @@ class Group:
         drawn = [torch.randn(shape, generator=g) for g in self.generators(phase)]
         return torch.stack(drawn).to(self.first.model.device)
 
+    @property
+    def client_noise(self) -> Tensor | None:
+        """A guess of what clients drew, (candidates, unknowns); None where nothing is unknown."""
+        unknowns = ClientSimulation.of(self.first).unknowns
+        return self.noise(unknowns, phase="client noise") if unknowns else None
+
     def into_box(self, values: list[Tensor]) -> None:
         """Put normalised images, the first of the variables, back to pixels in [0, 1]."""
         values[0].copy_(self.first.space.clip(values[0]))
@@ -101,12 +111,29 @@ class Group:
 
 
 class OptimizationAttack(Attack):
-    """The settings that attacks by optimisation share."""
+    """The settings that attacks by optimisation share.
+
+    Attributes
+    ----------
+    restarts : int
+        Candidates a victim.
+    labels, label_method : str
+        Where labels come from, and how they are inferred.
+    batch_order : str
+        Whether it is known which images each local step used.
+    noise : str
+        What is done about noise that clients draw in their training (NoProp): "optimised" with
+        the images, "drawn" once by the attacker, or "given" by an oracle, image by image in the
+        order of ``labels = "given"``. Other clients draw none.
+    defense : str
+        Whether the client's defense is known.
+    """
 
     restarts: PositiveInt = 1
     labels: Literal["inferred", "given"] = "inferred"
     label_method: LabelMethod = "auto"
     batch_order: Literal["assumed", "given"] = "assumed"
+    noise: NoiseSource = "optimised"
     defense: Literal["naive", "adaptive"] = "naive"
 
     needs = frozenset({Capability.TRAINING})
@@ -117,6 +144,7 @@ class OptimizationAttack(Attack):
         more = {
             Capability.LABELS: self.labels == "given",
             Capability.BATCH_ORDER: self.batch_order == "given",
+            Capability.NOISE: self.noise == "given",
             Capability.DEFENSE: self.defense == "adaptive",
         }
         return ThreatModel(self.needs).with_(c for c, granted in more.items() if granted)
@@ -189,6 +217,7 @@ class OptimizationAttack(Attack):
             labels.repeat_interleave(self.restarts, 0),
             self.labels,
             seed,
+            self.noise,
         )
 
     def _labels_of(self, observation: Observation) -> Tensor:
@@ -206,6 +235,7 @@ def matching_objective(
     *,
     matching_weight: float = 1.0,
     targets_of: Callable[[list[Tensor]], Tensor] | None = None,
+    client_noise: Tensor | None = None,
 ) -> Objective:
     """Return the objective of a group: matching cost plus weighted priors.
 
@@ -224,21 +254,30 @@ def matching_objective(
     targets_of : callable, optional
         From variables to labels' probabilities, (candidates, n, classes); by default the group's
         labels.
+    client_noise : Tensor, optional
+        A guess of what clients drew, (candidates, unknowns); by default the group's. It is kept,
+        or where the noise is optimised, it is where the objective's nuisance variable starts.
     """
     simulation = ClientSimulation.of(group.first)
     observed = group.targets
     used = [(weight, prior) for weight, prior in priors if weight]
+    if client_noise is None:
+        client_noise = group.client_noise
 
-    def objective(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def costs(values: list[Tensor], drawn: Tensor | None) -> tuple[Tensor, Tensor]:
         images = decode(values)
         labels = group.labels if targets_of is None else targets_of(values)
-        matching = cost(simulation.stacked(images, labels), observed)
+        matching = cost(simulation.stacked(images, labels, drawn), observed)
         total = matching_weight * matching
         for weight, prior in used:
             total = total + weight * prior(images)
         return total, matching
 
-    return objective
+    if client_noise is not None and group.noise_source == "optimised":
+        return NuisanceObjective(
+            lambda values: costs(values[:-1], values[-1]), nuisance=(client_noise,)
+        )
+    return lambda values: costs(values, client_noise)
 
 
 def best_restarts(
@@ -285,6 +324,8 @@ def to_unit(observation: Observation, images: Tensor) -> Tensor:
 
 def _are_alike(first: Observation, second: Observation) -> bool:
     if first.mimic is not second.mimic or first.batches or second.batches:
+        return False
+    if first.noise or second.noise:
         return False
     same = first.num_images == second.num_images and first.training == second.training
     return same and _same_model(first.model, second.model)

@@ -7,8 +7,10 @@ cost a candidate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -20,9 +22,33 @@ Prior = Callable[[Tensor], Tensor]
 
 def total_variation(images: Tensor) -> Tensor:
     """Return the mean absolute difference of neighbours, down plus across (anisotropic)."""
-    down = (images[..., 1:, :] - images[..., :-1, :]).abs()
-    across = (images[..., 1:] - images[..., :-1]).abs()
-    return down.flatten(1).mean(1) + across.flatten(1).mean(1)
+    return _variation(images)
+
+
+class _TotalVariation(torch.autograd.Function):
+    """With a derivative in a third of the passes over the images that autograd makes."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        down = images[..., 1:, :] - images[..., :-1, :]
+        across = images[..., 1:] - images[..., :-1]
+        ctx.save_for_backward(down, across)
+        return down.abs().flatten(1).mean(1) + across.abs().flatten(1).mean(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        down, across = ctx.saved_tensors
+        each = gradients[0].view(-1, *[1] * (down.dim() - 1))
+        of_down = down.sign().mul_(each / down[0].numel())
+        of_across = across.sign().mul_(each / across[0].numel())
+        gradient = F.pad(of_down, (0, 0, 1, 0))
+        gradient[..., :-1, :] -= of_down
+        gradient[..., 1:] += of_across
+        gradient[..., :-1] -= of_across
+        return gradient
+
+
+_variation = cast(Callable[[Tensor], Tensor], _TotalVariation.apply)
 
 
 def l2_norm(images: Tensor) -> Tensor:

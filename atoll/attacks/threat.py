@@ -22,6 +22,8 @@ class Capability(StrEnum):
     """The model's buffers after the client's training: BatchNorm's statistics of its examples."""
     BATCH_ORDER = "batch order"
     """Which examples each of the client's local steps used."""
+    NOISE = "noise"
+    """The noise and times that the client drew in its training (NoProp)."""
     DEFENSE = "defense"
     """The client's defense, with its parameters."""
     PUBLIC_DATA = "public data"
@@ -32,7 +34,9 @@ class Capability(StrEnum):
     """The server is malicious: it picks the architecture and parameters that it sends."""
 
 
-ORACLE = frozenset({Capability.LABELS, Capability.BATCH_ORDER, Capability.BUFFERS})
+ORACLE = frozenset(
+    {Capability.LABELS, Capability.BATCH_ORDER, Capability.NOISE, Capability.BUFFERS}
+)
 DATA = frozenset({Capability.PUBLIC_DATA, Capability.GENERATOR})
 
 
@@ -67,7 +71,8 @@ class ThreatModel:
         A "malicious server" sends a model of its making. A "data-enhanced eavesdropper" has a
         generator or public data, an "informed eavesdropper" knows the client's training or its
         defense, an "eavesdropper" neither. "with oracle" says that it was also told something
-        that no server sees: labels, the order of batches, or buffers that the client keeps.
+        that no server sees: labels, the order of batches, the client's noise, or buffers that the
+        client keeps.
         """
         has = self.capabilities
         if Capability.CHOOSES_MODEL in has:

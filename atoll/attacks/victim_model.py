@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from atoll.attacks.victim_parts import parts_of
 from atoll.clients.models.build import build_model
 from atoll.clients.moments.head import find_head
+from atoll.clients.noprop.arrays import layer_of
+from atoll.clients.noprop.network import Design, PartialNetwork
+from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.settings import ModelSettings
 from atoll.errors import AttackError, CaptureError
 
@@ -41,6 +45,8 @@ class VictimModel:
         the same order.
     mode : str
         As given.
+    parts : tuple[VictimPart, ...]
+        What the client trains by itself: the whole model, or layers apart from each other.
 
     Raises
     ------
@@ -65,26 +71,36 @@ class VictimModel:
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         self.parameters = {k: p.detach() for k, p in self.module.named_parameters()}
-        # From here on every derivative is taken by what is passed to logits().
+        self.parts = parts_of(self.module)
+        # From here on every derivative is taken by what is passed to the parts' losses.
         self.module.requires_grad_(False)
+
+    @contextmanager
+    def differentiable(self) -> Iterator[list[Tensor]]:
+        """Let the model's own parameters be differentiated by, while it lasts; they are given."""
+        own: list[Tensor] = list(self.module.parameters())
+        for parameter in own:
+            parameter.requires_grad_(True)
+        try:
+            yield own
+        finally:
+            for parameter in own:
+                parameter.requires_grad_(False)
 
     @property
     def names(self) -> list[str]:
         """The names of the parameters, in order."""
         return list(self.parameters)
 
-    def logits(self, parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Return the model's output at other parameters.
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks that the client trained, where it trained some of a network's."""
+        return self.module.layers if isinstance(self.module, PartialNetwork) else ()
 
-        Parameters
-        ----------
-        parameters : Mapping[str, Tensor]
-            All trainable parameters.
-        images : Tensor
-            Shape (n, channels, height, width), normalised.
-        """
-        output: Tensor = functional_call(self.module, dict(parameters), (images,))
-        return output
+    @property
+    def is_trained_whole(self) -> bool:
+        """Whether the client trains the whole model on one loss."""
+        return not isinstance(self.module, PartialNetwork)
 
     @property
     def batch_norms(self) -> list[tuple[str, nn.Module]]:
@@ -99,10 +115,7 @@ class VictimModel:
         AttackError
             If the model does not end in a linear layer.
         """
-        try:
-            head = find_head(self.module)
-        except ValueError as error:
-            raise AttackError(str(error)) from error
+        head = self._head()
         if not isinstance(head, nn.Linear):
             raise AttackError(
                 f"the model's head is a {type(head).__name__}; expected a linear layer"
@@ -112,6 +125,19 @@ class VictimModel:
         weight = names.index(f"{prefix}.weight" if prefix else "weight")
         bias = f"{prefix}.bias" if prefix else "bias"
         return weight, names.index(bias) if bias in names else None
+
+    def _head(self) -> nn.Module:
+        if isinstance(self.module, PartialNetwork):
+            if self.module.shared.head is None:
+                raise AttackError(
+                    "the network has no head (labels are the nearest embeddings); expected labels "
+                    "to be given or optimised"
+                )
+            return self.module.shared.head
+        try:
+            return find_head(self.module)
+        except ValueError as error:
+            raise AttackError(str(error)) from error
 
 
 def build_victim(
@@ -131,7 +157,38 @@ def build_victim(
     CaptureError
         If ``state`` does not fit it.
     """
-    return VictimModel(build_model(settings, image_shape, classes, 0), state, mode, device)
+    return VictimModel(architecture(settings, image_shape, classes, state), state, mode, device)
+
+
+def architecture(
+    settings: ModelSettings,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    state: Mapping[str, Tensor],
+) -> nn.Module:
+    """Return the module that a client was sent: of a NoProp network, the layers in ``state``.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the model cannot be built.
+    CaptureError
+        If ``state`` has arrays that are of no layer of the network.
+    """
+    if not is_noprop(settings):
+        return build_model(settings, image_shape, classes, 0)
+    design = Design.of(settings, image_shape, classes)
+    try:
+        layers = {index for key in state if (index := layer_of(key)) is not None}
+    except ValueError as error:
+        raise CaptureError(f"the capture's model does not fit the architecture: {error}") from error
+    beyond = [index for index in layers if index >= design.blocks]
+    if beyond:
+        raise CaptureError(
+            f"the capture's model does not fit the architecture: it has block {min(beyond)}, of "
+            f"{design.blocks} blocks"
+        )
+    return PartialNetwork(design, layers)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -206,7 +206,8 @@ def attack_victims(
     -------
     list[Attacked]
         One a victim. A row holds: attack, threat, label_source, round, node_id, image (its place),
-        images (how many the update depends on), model, batch_norm, label, label_found,
+        images (how many the update depends on), model, layers (how many it trained apart from each
+        other; None if it trains the whole model), batch_norm, label, label_found,
         label_accuracy (of the victim's labels as a multiset), psnr, ssim, lpips, mse, identified,
         cost, restart, seen (whether the attack's generator was trained on that very image; None if
         that is not known), oracle_psnr (of the best stage, where there are stages) and cpu_seconds
@@ -253,6 +254,7 @@ def _measured(
         "node_id": victim.capture.node_id,
         "images": len(truth),
         "model": victim.capture.federation.model.name,
+        "layers": len(observation.model.layers) or None,
         "batch_norm": observation.model.mode if observation.model.batch_norms else "none",
         "label_accuracy": label_accuracy(result.labels, victim.truth.labels),
         "cost": result.cost,

@@ -5,11 +5,13 @@ It is a plain Flower ClientApp, so it runs on stock Flower too.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
 from atoll.clients.local_clients import ClientSpec as ClientSpec
-from atoll.clients.local_clients import clients_of
+from atoll.clients.local_clients import RoundExamples, clients_of
 from atoll.clients.messages import metrics_of, partition_of
 from atoll.clients.mods import find_mods
 from atoll.clients.moments.messages import MOMENTS, TrainingTerms
@@ -85,6 +87,26 @@ class FederatedClientApp(ClientApp):
         train = self._clients.sum_at_once if at_once else self._clients.sum_in_turn
         summed, seconds = train(message, partitions)
         return summed.total, [metrics_of(result) for result in summed.results], seconds
+
+
+class KnownExamples(Protocol):
+    """The clients of a federation, as far as their examples go."""
+
+    @property
+    def count(self) -> int:
+        """How many clients there are."""
+
+    def round_examples(self, message: Message, partition: int) -> RoundExamples:
+        """Return what the client of ``partition`` trains on when it gets ``message``."""
+
+
+def examples_of(spec: ClientSpec) -> KnownExamples:
+    """Return a federation's clients, to ask them for their examples."""
+    if is_noprop(spec.model):
+        from atoll.clients.noprop.client import noprop_clients_of
+
+        return noprop_clients_of(spec)
+    return clients_of(spec)
 
 
 def make_client_app(spec: ClientSpec) -> ClientApp:

@@ -7,7 +7,8 @@ to message.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,9 @@ class RoundExamples:
         Per local step the indices of its examples, among the n.
     seed : int
         Of the client's generators in that round.
+    part_seeds : Mapping[str, int]
+        Where the client trains parts of the model apart, with batches of their own: the seed of
+        each, by name.
     """
 
     pixels: NDArray[np.uint8]
@@ -100,6 +104,7 @@ class RoundExamples:
     indices: NDArray[np.int64]
     batches: tuple[Tensor, ...]
     seed: int
+    part_seeds: Mapping[str, int] = field(default_factory=dict)
 
 
 class LocalClients:

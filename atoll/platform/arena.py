@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.arena_plan import Arena, jobs_of
+from atoll.platform.arena_plan import Arena, check_available, jobs_of
 from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.ledger import RunLock, read_result
@@ -94,10 +94,12 @@ def run_arena(
     Raises
     ------
     AtollError
-        If the directory is in use, or no worker fits on the cluster.
+        If an attack lacks something that it needs, the directory is in use, or no worker fits on
+        the cluster.
     """
     from atoll.attacks.arena.store import JobStore
 
+    check_available(arena.settings)
     lock = RunLock(directory)
     lock.acquire()
     try:

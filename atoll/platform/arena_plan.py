@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from atoll.clients.settings import PositiveInt, Section
-from atoll.errors import InvalidExperimentError
+from atoll.errors import AtollError, InvalidExperimentError
 from atoll.platform.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.sweep_axes import SEED
 from atoll.platform.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
@@ -204,6 +204,24 @@ def _check_models(federations: Sweep) -> None:
             check_mods(with_references(experiment.client).mods, model)
         except InvalidExperimentError as error:
             raise InvalidExperimentError(f"{error} (arena.defenses.{trial.method})") from None
+
+
+def check_available(settings: ArenaSettings) -> None:
+    """Refuse attacks that need something which is not there, a generator say.
+
+    Raises
+    ------
+    InvalidExperimentError
+        Naming the attack and what is missing.
+    """
+    from atoll.attacks import ATTACKS
+
+    for label, table in settings.attacks.items():
+        kind = ATTACKS.find(str(table.get("name", label)), f"arena.attacks.{label}.name")
+        try:
+            kind(**{k: v for k, v in table.items() if k != "name"}).check_available()
+        except AtollError as error:
+            raise InvalidExperimentError(f"arena.attacks.{label}: {error}") from error
 
 
 def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None) -> list[Job]:

@@ -38,6 +38,7 @@ from atoll.platform.validation import describe_problems
 
 logger = logging.getLogger("atoll")
 
+ATTACKS_FOLDER = "attacks"
 ROWS, PICTURE, ABOUT = "rows.parquet", "pictures.png", "attack.json"
 FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
 
@@ -181,9 +182,9 @@ def run_attack(
     # Sums are rounded in an order that depends on the number of threads.
     torch.set_num_threads(1)
     attack = build_attack(name, settings or {})
-    directory = new_run_directory(out, run_directory / "attacks", name.replace(":", "-"))
+    directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, name.replace(":", "-"))
     known = read_victims(choose_captures(run_directory, victims))
-    dataset = _dataset_of(run_directory)
+    dataset = dataset_of(run_directory)
     references = references_of(dataset)
     observations = observe_victims(
         known,
@@ -208,7 +209,8 @@ def run_attack(
     return result
 
 
-def _dataset_of(run_directory: Path) -> ImageDataset:
+def dataset_of(run_directory: Path) -> ImageDataset:
+    """Return the data set of a run."""
     experiment = load_experiment(run_directory / CONFIG)
     data = experiment.data
     return load_dataset(data.dataset, data.path, data.options, experiment.run.seed)

@@ -26,18 +26,16 @@ from atoll.attacks.captures import (
     capture_name,
     write_capture,
 )
+from atoll.clients.app import ClientSpec, examples_of
 from atoll.clients.arrays import view
 from atoll.clients.data.store import ImageDataset
-from atoll.clients.local_clients import ClientSpec, clients_of
+from atoll.clients.moments.messages import QUERY
 from atoll.platform import flower
 from atoll.platform.content import unpack
 from atoll.platform.exchange import Outcome
 from atoll.platform.experiment import CaptureSettings
 
 logger = logging.getLogger("atoll")
-
-# Types of messages whose replies say something of a client's examples.
-RECORDED = ("train", "query")
 
 
 class CaptureRecorder:
@@ -64,7 +62,7 @@ class CaptureRecorder:
     ) -> None:
         self._directory = directory / CAPTURES
         self._settings = settings
-        self._clients = clients_of(spec)
+        self._clients = examples_of(spec)
         self._recorded: Counter[str] = Counter()
         self._everyone = frozenset(range(1, self._clients.count + 1))
         self._info = FederationInfo(
@@ -80,7 +78,8 @@ class CaptureRecorder:
 
     def nodes(self, message_type: str, server_round: int) -> frozenset[int]:
         """Return whose replies to messages of this type are recorded in this round."""
-        is_recorded = message_type.partition(".")[0] in RECORDED
+        # Only these replies say something of a client's examples.
+        is_recorded = message_type == QUERY or message_type.partition(".")[0] == "train"
         if not is_recorded or server_round not in self._settings.rounds:
             return frozenset()
         nodes = self._settings.nodes
@@ -130,6 +129,7 @@ class CaptureRecorder:
             batches=examples.batches,
             seed=examples.seed,
             indices=torch.from_numpy(np.array(examples.indices)),
+            part_seeds=dict(examples.part_seeds),
         )
 
     def warn_of_missing(self) -> None:

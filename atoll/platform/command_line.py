@@ -27,6 +27,7 @@ for command in (
     runs.watch,
     runs.report,
     attacks.attack,
+    attacks.labels,
     sweeps.arena,
     attacks.doctor,
     apps.flower,

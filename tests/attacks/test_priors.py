@@ -30,6 +30,16 @@ def test_total_variation_and_norm_are_those_of_each_candidate() -> None:
     torch.testing.assert_close(l2_norm(images)[1], one.norm() / 20)
 
 
+def test_total_variations_derivative_is_autograds() -> None:
+    images = torch.randn(3, 2, 1, 5, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean((1, 2, 3, 4))
+    across = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3, 4))
+    [wanted] = torch.autograd.grad(((down + across) * weights).sum(), images)
+    [found] = torch.autograd.grad((total_variation(images) * weights).sum(), images)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_restarts_are_drawn_to_the_mean_of_their_own_victim() -> None:
     images = torch.randn(6, 2, 1, 3, 3, requires_grad=True)
     costs = group_consistency(3)(images)

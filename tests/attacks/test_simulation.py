@@ -9,8 +9,9 @@ import torch
 from real_updates import client_update
 
 from atoll.attacks.observation import observe
-from atoll.attacks.simulation import ClientSimulation, soft_loss
+from atoll.attacks.simulation import ClientSimulation
 from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.victim_parts import soft_loss
 from atoll.errors import AttackError
 
 KNOWN = ThreatModel.of(Capability.TRAINING, Capability.BATCH_ORDER, Capability.LABELS)

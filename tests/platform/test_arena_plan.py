@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import InvalidExperimentError
+from atoll.platform.arena import run_arena
 from atoll.platform.arena_plan import load_arena
 from atoll.platform.experiment import load_experiment
 
@@ -106,3 +107,17 @@ def test_a_file_without_captures_or_arena_says_so(tmp_path: Path) -> None:
         load_arena(path)
     with pytest.raises(InvalidExperimentError, match=r"has no section \[arena\]"):
         load_arena(ROOT / "experiments" / "quickstart.toml")
+
+
+def test_a_generator_that_is_not_there_is_refused_before_anything_runs(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATOLL_CACHE", str(tmp_path / "cache"))
+    file.write_text(f"{ARENA}[arena.attacks.gifd]\ngenerator = 'mnist'\n")
+    arena = load_arena(file)
+    missing = (
+        r"arena\.attacks\.gifd: there is no generator of mnist; .*'atoll train-generator mnist'"
+    )
+    with pytest.raises(InvalidExperimentError, match=missing):
+        run_arena(arena, tmp_path / "arena")
+    assert not (tmp_path / "arena").exists()

@@ -23,6 +23,7 @@ from atoll.errors import AttackError, CaptureError, InvalidExperimentError
 from atoll.platform.attack_run import run_attack
 from atoll.platform.command_line import application
 from atoll.platform.experiment import Experiment
+from atoll.platform.labels_run import run_labels
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -129,9 +130,42 @@ def test_queries_and_gradients_of_alignment_are_recorded(tmp_path: Path) -> None
     public = references_of(load_dataset("digits")).public.images
     [leaked] = leaked_labels(read_capture(asking), public)
     assert share_recovered(leaked.counts, truth.labels) >= 0.9
+    counted = run_labels(tmp_path / "run", public=True)
+    assert [row["counts"] for row in counted.rows] == [leaked.counts.tolist()]
+    assert counted.rows[0]["recovered"] == share_recovered(leaked.counts, truth.labels)
+    assert pq.read_table(counted.directory / "labels.parquet").num_rows == 1
     with pytest.raises(CaptureError, match="no answer to a query for moments"):
         leaked_labels(read_capture(find_captures(tmp_path / "run", "train")[0]))
     assert find_captures(tmp_path / "run", "train")
+
+
+def test_layers_that_noprop_clients_train_are_recorded_replayed_and_attacked(
+    tmp_path: Path,
+) -> None:
+    settings = experiment(
+        capture={"nodes": [1, 2], "rounds": [1, 2]},
+        data={"examples_per_client": 3},
+        model={"name": "noprop-dt", "block": "small", "steps": 3, "norm": "group"},
+        strategy={"name": "Layerwise", "layers_per_client": 2},
+    )
+    atoll.run(settings, out=tmp_path / "run")
+    found = find_captures(tmp_path / "run")
+    assert len(found) == 4
+    for path in found:
+        assert diagnose_capture(path).consistent, path.name
+        layers = {key.split(".")[1] for key in read_capture(path).update if "blocks" in key}
+        assert len(layers) == 2
+    with pytest.raises(CaptureError, match="has no captures of 'query"):
+        find_captures(tmp_path / "run", "query.capacity")
+    attacked = run_attack(
+        tmp_path / "run",
+        "inverting-gradients",
+        victims=["1:2"],
+        settings={"steps": 5},
+        lpips=False,
+    )
+    assert [row["layers"] for row in attacked.rows] == [2, 2, 2]
+    assert [row["label_accuracy"] for row in attacked.rows] == [1.0] * 3
 
 
 def test_a_run_that_is_resumed_has_the_same_captures(tmp_path: Path) -> None:

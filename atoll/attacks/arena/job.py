@@ -30,7 +30,7 @@ from atoll.attacks.victims import (
 from atoll.clients.data.store import ImageDataset
 
 # Part of every key: another number where the same job would give other rows.
-FORMAT = 1
+FORMAT = 2
 Knowledge = Literal["naive", "adaptive"]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
 from atoll.attacks.generators import GENERATORS
 from atoll.attacks.generators.resized import Resized
 from atoll.attacks.generators.staged import StagedGenerator
-from atoll.attacks.generators.trained import load_trained
+from atoll.attacks.generators.trained import GeneratorSettings, load_trained
 from atoll.clients.data.catalog import DATASETS
 from atoll.errors import InvalidExperimentError, UnknownNameError
 from atoll.registry import closest
@@ -17,18 +18,26 @@ NEED_A_PATH = ("biggan-deep", "stylegan2")
 
 
 @lru_cache(maxsize=4)
-def load_generator(name: str, path: Path | None = None, device: str = "cpu") -> StagedGenerator:
+def load_generator(
+    name: str,
+    path: Path | None = None,
+    device: str = "cpu",
+    wanted: GeneratorSettings | None = None,
+) -> StagedGenerator:
     """Return a generator; the same object for the same arguments.
 
     Parameters
     ----------
     name : str
-        A data set's name, for the generator that ``atoll train-generator`` has trained on it; a
-        name in :data:`GENERATORS`; or ``module:callable``, which is called with the path.
+        A data set's name, for the generator that ``atoll train-generator`` has trained on it; the
+        folder of one of these, with a slash in its path; a name in :data:`GENERATORS`; or
+        ``module:callable``, which is called with the path.
     path : Path, optional
         Where its weights are; "biggan-deep" and "stylegan2" need it.
     device : str
         Where it computes.
+    wanted : GeneratorSettings, optional
+        Of a data set's generators, how the wanted one was trained.
 
     Raises
     ------
@@ -39,8 +48,10 @@ def load_generator(name: str, path: Path | None = None, device: str = "cpu") -> 
     DataUnavailableError
         If its weights cannot be had or are not its.
     """
+    if os.sep in name:
+        return load_trained(name, Path(name).expanduser()).to(device)
     if name.casefold() in DATASETS:
-        return load_trained(name.casefold(), path).to(device)
+        return load_trained(name.casefold(), path, wanted).to(device)
     if ":" not in name and name.casefold() not in GENERATORS:
         known = [*GENERATORS, *DATASETS]
         raise UnknownNameError(f"generator = {name!r}: no such generator; {closest(name, known)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,18 @@ WEIGHTS, ABOUT, SEEN = "weights.safetensors", "generator.json", "seen"
 # Bump to forget generators that older code has trained.
 FORMAT = 1
 SAVE_EVERY = 250
+
+
+class GeneratorSettings(TrainingSettings):
+    """Which of a data set's generators is wanted.
+
+    Attributes
+    ----------
+    split : "test" or "train"
+        What it was trained on.
+    """
+
+    split: SplitName = "test"
 
 
 class TrainedGenerator(ConditionalGenerator):
@@ -129,7 +141,9 @@ def train_generator(
     return folder
 
 
-def load_trained(name: str, path: Path | None = None) -> TrainedGenerator:
+def load_trained(
+    name: str, path: Path | None = None, wanted: GeneratorSettings | None = None
+) -> TrainedGenerator:
     """Return the generator that was trained on a data set.
 
     Parameters
@@ -137,14 +151,16 @@ def load_trained(name: str, path: Path | None = None) -> TrainedGenerator:
     name : str
         The data set's.
     path : Path, optional
-        The generator's folder; by default that of the default settings and split.
+        The generator's folder; by default it is found in the cache.
+    wanted : GeneratorSettings, optional
+        How it was trained; by default as 'atoll train-generator' does without settings.
 
     Raises
     ------
     DataUnavailableError
         If there is none, or it cannot be read.
     """
-    folder = _find(name) if path is None else path
+    folder = _find(name, wanted or GeneratorSettings()) if path is None else path
     try:
         about = json.loads((folder / ABOUT).read_text())
         weights = load_file(folder / WEIGHTS)
@@ -165,22 +181,42 @@ def load_trained(name: str, path: Path | None = None) -> TrainedGenerator:
     return generator
 
 
-def _find(name: str) -> Path:
-    """Return the folder of the default generator of a data set; the others are named if not."""
-    defaults = {"split": "test", "settings": TrainingSettings().model_dump(mode="json")}
+def _find(name: str, wanted: GeneratorSettings) -> Path:
+    """Return the folder of a data set's generator; those that there are, are named if not."""
     others = []
     for place in sorted(_kept().glob(f"{name}-*/{ABOUT}")):
         about: dict[str, Any] = json.loads(place.read_text())
         if about.get("dataset") != name:
             continue
-        if all(about.get(key) == value for key, value in defaults.items()):
+        found = {"split": about.get("split"), **about.get("settings", {})}
+        if found == wanted.model_dump(mode="json"):
             return place.parent
-        others.append(str(place.parent))
-    hint = f"; or generator_path, one of {', '.join(others)}" if others else ""
+        others.append(f"{_described(found) or 'the default'} ({place.parent})")
+    asked = _described(wanted.model_dump(mode="json"))
+    options = " ".join(_options(wanted))
     raise DataUnavailableError(
-        f"there is no generator of {name}; expected one trained by 'atoll train-generator {name}'"
-        + hint
+        f"there is no generator of {name}{asked and f' with {asked}'}; expected one trained by "
+        f"'atoll train-generator {name}{options and f' {options}'}'"
+        + (
+            f", or generator_settings or generator_path of one in the cache: {'; '.join(others)}"
+            if others
+            else ""
+        )
     )
+
+
+def _described(settings: Mapping[str, Any]) -> str:
+    """Return what differs from the default settings."""
+    defaults = GeneratorSettings().model_dump(mode="json")
+    return ", ".join(f"{k} = {v}" for k, v in settings.items() if v != defaults.get(k))
+
+
+def _options(wanted: GeneratorSettings) -> list[str]:
+    """Return the options of 'atoll train-generator' that lead to it."""
+    defaults = GeneratorSettings()
+    changed = {k: v for k, v in wanted.model_dump().items() if v != getattr(defaults, k)}
+    own = [f"--{key} {changed.pop(key)}" for key in ("split", "seed") if key in changed]
+    return own + [f"--set {key}={value}" for key, value in changed.items()]
 
 
 def _kept() -> Path:

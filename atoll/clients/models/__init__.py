@@ -32,5 +32,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "noprop-dt": "atoll.clients.noprop.network:noprop_dt",
         "noprop-ct": "atoll.clients.noprop.network:noprop_ct",
         "noprop-fm": "atoll.clients.noprop.network:noprop_fm",
+        "chained-blocks": "atoll.clients.noprop.baselines:chained_blocks",
+        "equal-cnn": "atoll.clients.noprop.baselines:equal_cnn",
     },
 )

@@ -5,13 +5,14 @@ The third baseline, an ensemble, is first blocks trained apart (``parts.py``).
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from atoll.clients.noprop.blocks import BLOCK_SIZES, Block, convolutional_part, flat_features
 from atoll.clients.noprop.network import Design
+from atoll.clients.settings import ModelSettings
 
 # tanh(0.5) of each block's prediction is mixed in before training.
 FIRST_MIX = 0.5
@@ -71,6 +72,25 @@ def plain_cnn(design: Design) -> nn.Module:
         nn.Linear(hidden, design.classes),
     )
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def chained_blocks(
+    image_shape: tuple[int, int, int], classes: int, **arguments: Any
+) -> ChainedBlocks:
+    """Return the chain of NoProp-DT's blocks, with the arguments of that model."""
+    return ChainedBlocks(_discrete_design(image_shape, classes, arguments))
+
+
+def equal_cnn(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> nn.Module:
+    """Return the plain network of as many parameters, with the arguments of NoProp-DT."""
+    return plain_cnn(_discrete_design(image_shape, classes, arguments))
+
+
+def _discrete_design(
+    image_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]
+) -> Design:
+    model = ModelSettings.model_validate({"name": "noprop-dt", **arguments})
+    return Design.of(model, image_shape, classes)
 
 
 def _parameters(module: nn.Module) -> int:

@@ -8,33 +8,34 @@ place, so a client's memory does not grow with them beyond what it gets and send
 from __future__ import annotations
 
 import time
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
-import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.clients.arrays import array_record, to_array
 from atoll.clients.data.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.evaluation import evaluate
-from atoll.clients.local_clients import ClientSpec
+from atoll.clients.local_clients import ClientSpec, RoundExamples
 from atoll.clients.messages import arrays_of, config_of, partition_of, proximal_mu_of, round_of
 from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.mods import find_mods
-from atoll.clients.noprop.arrays import block_prefix, keys_by_layer, shared_prefix
+from atoll.clients.noprop.arrays import keys_by_layer
 from atoll.clients.noprop.examples import Examples
+from atoll.clients.noprop.layer_training import (
+    LayerTraining,
+    names_of_client_parts,
+    seed_of_part,
+)
 from atoll.clients.noprop.memory import ClientMemory, budget_of
-from atoll.clients.noprop.network import Design, SharedPart
-from atoll.clients.noprop.parts import BlockPart, HeadPart, Part
-from atoll.clients.noprop.training import EpochResult, train_epoch
+from atoll.clients.noprop.network import Design
 from atoll.clients.schedules import learning_rate_at
-from atoll.randomness import derive_seed, seed_everything
+from atoll.randomness import derive_seed
 
 # The action of the query that asks how many blocks a client's memory holds.
 CAPACITY = "capacity"
@@ -82,100 +83,64 @@ class NoPropClients:
         metrics = MetricRecord({"blocks": blocks, "memory": -1.0 if budget is None else budget})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
-    def _parts(self, partition: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    @property
+    def count(self) -> int:
+        """How many clients the federation has."""
+        return len(self._partition)
+
+    def _split(self, partition: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         spec = self._spec
         return self._partition.split(partition, spec.client_test_fraction, spec.seed)
 
     def train(self, message: Message, context: Context) -> Message:
         """Train the blocks whose arrays the message holds, each from its own random state."""
         began = time.perf_counter()
-        partition, given = partition_of(context), arrays_of(message)
-        by_layer = keys_by_layer(given)
-        examples = Examples(
-            self._dataset, self._dataset.train, self._parts(partition)[0], self._spec.device
-        )
-        shared_keys = by_layer.pop(None, [])
-        blocks = sorted(index for index in by_layer if index is not None)
-        results, trained = [], dict(given)
-        shared_copies: list[dict[str, NDArray[Any]]] = []
-        for index in blocks:
-            shared = self._shared_part(given, shared_keys)
-            block = self._design.make_block().to(self._spec.device)
-            _load(block, given, block_prefix(index))
-            part = BlockPart(self._design, index, block, shared)
-            results.append(self._train(part, f"block {index}", message, partition, examples))
-            trained |= _read(block, block_prefix(index))
-            if self._design.is_shared_part_trained_by_blocks:
-                shared_copies.append(_values(shared, shared_prefix()))
-        trained |= self._trained_shared_part(
-            given, shared_keys, shared_copies, message, partition, examples
-        )
-        metrics: dict[str, Any] = {
-            "num-examples": len(examples),
-            "loss": sum(r.loss for r in results) / max(1, len(results)),
-            "layers": blocks,
-            "peak-memory": self._memory.needed(len(blocks)),
-            "seconds": time.perf_counter() - began,
-        }
-        arrays = array_record({key: trained[key] for key in given})
-        content = RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)})
-        return Message(content, reply_to=message)
-
-    def _shared_part(self, given: ArrayRecord, keys: list[str]) -> SharedPart:
-        shared = self._design.make_shared_part()
-        if keys:
-            _load(shared, given, shared_prefix())
-        return shared.to(self._spec.device)
-
-    def _trained_shared_part(
-        self,
-        given: ArrayRecord,
-        keys: list[str],
-        copies: list[dict[str, NDArray[Any]]],
-        message: Message,
-        partition: int,
-        examples: Examples,
-    ) -> dict[str, Any]:
-        """Return the shared part's arrays: the blocks' mean, or the head trained by itself."""
-        if not keys:
-            return {}
-        if copies:
-            # Each block moved a copy of its own; a declared point of agreement is their mean.
-            return {
-                key: to_array(
-                    np.mean([copy[key] for copy in copies], axis=0, dtype=np.float64).astype(
-                        copies[0][key].dtype
-                    )
-                )
-                for key in keys
-            }
-        shared = self._shared_part(given, keys)
-        if self._design.variant == "dt":
-            part = HeadPart(self._design, shared)
-            self._train(part, "head", message, partition, examples)
-        return _read(shared, shared_prefix())
-
-    def _train(
-        self, part: Part, name: str, message: Message, partition: int, examples: Examples
-    ) -> EpochResult:
-        spec, config = self._spec, config_of(message)
+        spec, partition, config = self._spec, partition_of(context), config_of(message)
         server_round = round_of(config)
-        # The part's name is in the seed: what a block draws does not depend on the others.
-        seed = derive_seed(spec.seed, server_round, "train", partition, name)
-        seed_everything(seed)
-        return train_epoch(
-            part,
+        examples = Examples(
+            self._dataset, self._dataset.train, self._split(partition)[0], spec.device
+        )
+        training = LayerTraining(
+            self._design,
             examples,
             spec.client,
             learning_rate=learning_rate_at(spec.client, server_round, spec.num_rounds),
-            generator=torch.Generator().manual_seed(seed),
+            seed_of=partial(seed_of_part, spec.seed, server_round, partition),
             proximal_mu=proximal_mu_of(config),
+            device=spec.device,
+        )
+        done = training.run(arrays_of(message))
+        metrics: dict[str, Any] = {
+            "num-examples": len(examples),
+            "loss": done.loss,
+            "layers": done.blocks,
+            "peak-memory": self._memory.needed(len(done.blocks)),
+            "seconds": time.perf_counter() - began,
+        }
+        content = RecordDict({"arrays": done.arrays, "metrics": MetricRecord(metrics)})
+        return Message(content, reply_to=message)
+
+    def round_examples(self, message: Message, partition: int) -> RoundExamples:
+        """Return what the client of ``partition`` trains on when it gets ``message``."""
+        spec, server_round = self._spec, round_of(config_of(message))
+        chosen = self._split(partition)[0]
+        layers = [index for index in keys_by_layer(arrays_of(message)) if index is not None]
+        return RoundExamples(
+            pixels=self._dataset.train.images[chosen],
+            labels=self._dataset.train.labels[chosen],
+            indices=chosen,
+            batches=(),
+            seed=derive_seed(spec.seed, server_round, "train", partition),
+            part_seeds={
+                name: seed_of_part(spec.seed, server_round, partition, name)
+                for name in names_of_client_parts(self._design, layers)
+            },
         )
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message, which holds the whole network."""
         ModelArrays(self._network).load(arrays_of(message))
-        train_part, test_part = self._parts(partition_of(context))
+        train_part, test_part = self._split(partition_of(context))
         chosen = test_part if len(test_part) else train_part
         dataset = self._dataset
         done = evaluate(self._network, dataset, dataset.train, chosen, self._spec.device)
@@ -186,28 +151,16 @@ class NoPropClients:
 
 
 @lru_cache(maxsize=4)
-def _clients_of(spec: ClientSpec) -> NoPropClients:
+def noprop_clients_of(spec: ClientSpec) -> NoPropClients:
+    """Return the process's clients of a federation, however often its app is unpickled."""
     return NoPropClients(spec)
 
 
 def make_noprop_app(spec: ClientSpec) -> ClientApp:
     """Return the ClientApp of a NoProp federation."""
-    clients = _clients_of(spec)
+    clients = noprop_clients_of(spec)
     app = ClientApp()
     app.train(mods=find_mods(spec.client.mods))(clients.train)
     app.evaluate()(clients.evaluate)
     app.query(CAPACITY)(clients.capacity)
     return app
-
-
-def _load(module: nn.Module, given: ArrayRecord, prefix: str) -> None:
-    own = {key.removeprefix(prefix): a for key, a in given.items() if key.startswith(prefix)}
-    ModelArrays(module).load(array_record(own))
-
-
-def _values(module: nn.Module, prefix: str) -> dict[str, NDArray[Any]]:
-    return {prefix + key: value.copy() for key, value in ModelArrays(module).values().items()}
-
-
-def _read(module: nn.Module, prefix: str) -> dict[str, Any]:
-    return {prefix + key: array for key, array in ModelArrays(module).read().items()}

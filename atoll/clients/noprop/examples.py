@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +12,46 @@ from torch import Tensor
 
 from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.data.tensors import to_tensor
+
+
+class ExampleSource(Protocol):
+    """Examples that a part can be trained on."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def images(self, chosen: Tensor) -> Tensor:
+        """Return images, normalised: shape (n, channels, height, width)."""
+
+    def labels(self, chosen: Tensor) -> Tensor:
+        """Return labels: shape (n,)."""
+
+
+@dataclass(frozen=True)
+class GivenExamples:
+    """Examples that are in memory already.
+
+    Attributes
+    ----------
+    all_images : Tensor
+        Normalised, shape (n, channels, height, width).
+    all_labels : Tensor
+        int64, shape (n,).
+    """
+
+    all_images: Tensor
+    all_labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.all_labels)
+
+    def images(self, chosen: Tensor) -> Tensor:
+        """Return images, normalised: shape (n, channels, height, width)."""
+        return self.all_images[chosen]
+
+    def labels(self, chosen: Tensor) -> Tensor:
+        """Return labels: shape (n,)."""
+        return self.all_labels[chosen]
 
 
 class Examples:

@@ -46,7 +46,7 @@ def saved_bytes(part: Part, design: Design, batch_size: int) -> int:
         images = torch.zeros(batch_size, *design.image_shape, device=device)
         labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
         # The loss holds the graph, so that no storage is given to another tensor meanwhile.
-        loss = part.loss(images, labels, generator)
+        loss = part.loss(images, labels, part.draw(batch_size, generator))
         total = sum(kept.values())
         del loss
     part.module.load_state_dict(statistics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -179,6 +180,29 @@ def _nearest(rows: Tensor) -> nn.Linear:
         head.weight.copy_(rows)
         head.bias.copy_(-0.5 * rows.square().sum(1))
     return head
+
+
+class PartialNetwork(nn.Module):
+    """Some of a network's blocks and the shared part, under the names that they have in it.
+
+    Parameters
+    ----------
+    design : Design
+        The whole network's.
+    layers : Iterable[int]
+        The blocks, from 0.
+    """
+
+    def __init__(self, design: Design, layers: Iterable[int]) -> None:
+        super().__init__()
+        self.design = design
+        self.layers = tuple(sorted(layers))
+        self.shared = design.make_shared_part()
+        self.blocks = nn.ModuleDict({str(index): design.make_block() for index in self.layers})
+
+    def block(self, index: int) -> Block:
+        """Return a block by its place in the whole network."""
+        return cast(Block, self.blocks[str(index)])
 
 
 class NoPropNetwork(nn.Module):

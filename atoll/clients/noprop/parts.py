@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from atoll.clients.noprop.baselines import ChainedBlocks, plain_cnn
 from atoll.clients.noprop.blocks import Block
 from atoll.clients.noprop.network import Design, SharedPart
-from atoll.clients.noprop.objectives import BlockObjective, label_loss
+from atoll.clients.noprop.objectives import (
+    LABEL_NOISE,
+    BlockObjective,
+    Draws,
+    draw_noise,
+    label_loss,
+)
 from atoll.randomness import derive_seed
 
 HEAD, CHAIN, CNN, BLOCK, MEMBER = "head", "chain", "cnn", "block", "member"
@@ -37,11 +43,29 @@ class Part(ABC):
     uses_images: ClassVar[bool] = True
     module: nn.Module
 
+    @property
+    def fewest(self) -> int:
+        """The examples that a batch must have: of one, BatchNorm could make nothing."""
+        norms = nn.modules.batchnorm._BatchNorm
+        return 2 if any(isinstance(inner, norms) for inner in self.module.modules()) else 1
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Return what the loss of so many examples is random in; nothing, by default."""
+        return {}
+
     @abstractmethod
-    def loss(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return a batch's loss, and the value that is reported as the loss."""
+    def loss(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return a batch's loss, and the value that is reported as the loss.
+
+        Parameters
+        ----------
+        images : Tensor
+            Shape (n, channels, height, width).
+        labels : Tensor
+            int64 of shape (n,), or probabilities of shape (n, classes).
+        draws : Draws
+            From :meth:`draw`.
+        """
 
 
 class BlockPart(Part):
@@ -64,11 +88,13 @@ class BlockPart(Part):
         if design.is_shared_part_trained_by_blocks:
             self.module["shared"] = shared
 
-    def loss(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Draw noise and times."""
+        return self._objective.draw(self._shared, count, generator)
+
+    def loss(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the block's loss, and its mean squared error."""
-        return self._objective(self._block, self._shared, images, labels, generator)
+        return self._objective(self._block, self._shared, images, labels, draws)
 
 
 class HeadPart(Part):
@@ -81,11 +107,13 @@ class HeadPart(Part):
         self._shared = shared
         self.module = nn.ModuleDict({"shared": shared})
 
-    def loss(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Draw the noise of z_T."""
+        return {LABEL_NOISE: draw_noise(self._shared, count, generator)}
+
+    def loss(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the label read from z_T."""
-        loss = label_loss(self._design, self._shared, labels, generator)
+        loss = label_loss(self._design, self._shared, labels, draws[LABEL_NOISE])
         return loss, loss
 
 
@@ -95,9 +123,7 @@ class ClassifierPart(Part):
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
-    def loss(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, images: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the mean cross-entropy."""
         loss = F.cross_entropy(self.module(images), labels)
         return loss, loss

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from atoll.clients.noprop.examples import Examples
+from atoll.clients.noprop.examples import ExampleSource
+from atoll.clients.noprop.objectives import Draws
 from atoll.clients.noprop.parts import Part
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training import UpdateRule, batches, gradients_of
@@ -36,9 +38,42 @@ class EpochResult:
     optimizer: dict[str, Any] = field(repr=False)
 
 
+class Drawing(Protocol):
+    """What draws for its steps: a part, or what knows a part."""
+
+    @property
+    def fewest(self) -> int:
+        """The examples that a batch must have."""
+
+    def draw(self, count: int, generator: torch.Generator, /) -> Draws:
+        """Return what the loss of so many examples is random in."""
+
+
+def steps_of(
+    part: Drawing, count: int, client: ClientSettings, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Draws]]:
+    """Yield the examples of each step of an epoch, and what its loss is random in.
+
+    Parameters
+    ----------
+    part : Drawing
+        What is trained.
+    count : int
+        Examples that there are.
+    client : ClientSettings
+        ``[client]``.
+    generator : torch.Generator
+        Shuffles and draws.
+    """
+    fewest = part.fewest
+    for chosen in batches(count, client, generator):
+        if len(chosen) >= fewest:
+            yield chosen, part.draw(len(chosen), generator)
+
+
 def train_epoch(
     part: Part,
-    examples: Examples,
+    examples: ExampleSource,
     client: ClientSettings,
     *,
     learning_rate: float,
@@ -52,7 +87,7 @@ def train_epoch(
     ----------
     part : Part
         The part.
-    examples : Examples
+    examples : ExampleSource
         What it learns from.
     client : ClientSettings
         ``[client]``.
@@ -76,15 +111,12 @@ def train_epoch(
     update = UpdateRule(parameters, client, learning_rate, proximal_mu)
     if optimizer is not None:
         update.load_state_dict(optimizer)
-    fewest = 2 if _has_batch_norm(part.module) else 1
     total = torch.zeros((), dtype=torch.float64)
     seen = steps = 0
     no_images = torch.empty(0)
-    for chosen in batches(len(examples), client, generator):
-        if len(chosen) < fewest:
-            continue
+    for chosen, draws in steps_of(part, len(examples), client, generator):
         images = examples.images(chosen) if part.uses_images else no_images
-        loss, reported = part.loss(images, examples.labels(chosen), generator)
+        loss, reported = part.loss(images, examples.labels(chosen), draws)
         gradients = gradients_of(loss, parameters)
         with torch.no_grad():
             update.apply(gradients)
@@ -92,7 +124,3 @@ def train_epoch(
         seen += len(chosen)
         steps += 1
     return EpochResult(float(total) / max(1, seen), seen, steps, update.state_dict())
-
-
-def _has_batch_norm(module: nn.Module) -> bool:
-    return any(isinstance(inner, nn.modules.batchnorm._BatchNorm) for inner in module.modules())

@@ -1,4 +1,4 @@
-"""``atoll attack``, ``doctor`` and ``train-generator``."""
+"""``atoll attack``, ``labels``, ``doctor`` and ``train-generator``."""
 
 from __future__ import annotations
 
@@ -79,6 +79,27 @@ def doctor(
         )
         if not found.consistent:
             raise typer.Exit(1)
+
+
+def labels(
+    run_directory: Annotated[
+        Path, typer.Argument(help="A run with [capture] and a strategy that aligns domains.")
+    ],
+    public: Annotated[
+        bool, typer.Option(help="Whether the attacker has public images (half the test images).")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
+    ] = None,
+) -> None:
+    """Count clients' labels from the head gradients that an alignment strategy asked for."""
+    with clear_errors():
+        from atoll.platform.labels_run import run_labels
+
+        log_to_terminal("info")
+        result = run_labels(run_directory, public=public, out=out)
+        console.print(result.table())
+        console.print(f"rows: {result.directory}", soft_wrap=True)
 
 
 def train_generator(

@@ -9,6 +9,7 @@ import torch
 import atoll.attacks.generators.trained as trained
 from atoll.attacks.generators.load import load_generator
 from atoll.attacks.generators.trained import (
+    GeneratorSettings,
     generator_folder,
     image_hashes,
     load_trained,
@@ -81,9 +82,19 @@ def test_a_generator_is_found_by_its_data_sets_name(cache: Path) -> None:
         load_generator("digits")
     digits = load_dataset("digits")
     folder = train_generator(digits, SETTINGS)
-    with pytest.raises(DataUnavailableError, match=f"or generator_path, one of .*{folder.name}"):
+    cached = f"in the cache: steps = 4, batch_size = 8, .*{folder.name}"
+    with pytest.raises(DataUnavailableError, match=cached):
         load_generator("digits")
-    assert load_generator("digits", folder).classes == 10
+    wanted = GeneratorSettings(**SETTINGS.model_dump())
+    asked = "with steps = 4, .*, split = train; .* --split train --set steps=4 --set batch_size=8 "
+    with pytest.raises(DataUnavailableError, match=asked):
+        load_generator("digits", wanted=wanted.model_copy(update={"split": "train"}))
+    for found in (
+        load_generator("digits", wanted=wanted),
+        load_generator("digits", folder),
+        load_generator(str(folder)),
+    ):
+        assert found.classes == 10
     with pytest.raises(DataUnavailableError, match="is not a trained generator"):
         load_generator("digits", cache)
 

@@ -64,10 +64,10 @@ def test_a_block_that_saw_z_t_in_training_fails_in_stochastic_inference(
     for shift in (0, 1):
 
         def at_a_later_level(
-            target: Tensor, level: float, generator: torch.Generator, shift: int = shift
+            target: Tensor, level: float, noise: Tensor, shift: int = shift
         ) -> Tensor:
             place = min(made.levels.index(level) + shift, len(made.levels) - 1)
-            return sound(target, made.levels[place], generator)
+            return sound(target, made.levels[place], noise)
 
         monkeypatch.setattr(objectives, "noised", at_a_later_level)
         network = network_of(made, *trained(made, 480, 6))

@@ -135,7 +135,8 @@ def test_training_goes_on_from_the_optimisers_state_as_torch_would() -> None:
         generator = seeded(epoch)
         order = torch.randperm(50, generator=generator)
         for chosen in (order[:20], order[20:40], order[40:]):
-            loss, _ = twin.loss(examples.images(chosen), examples.labels(chosen), generator)
+            draws = twin.draw(len(chosen), generator)
+            loss, _ = twin.loss(examples.images(chosen), examples.labels(chosen), draws)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -122,8 +122,8 @@ def test_a_loss_that_is_not_finite_fails_its_block_only(
 
     sound = parts.BlockObjective.__call__
 
-    def broken(self, block, shared, images, labels, generator):
-        loss, error = sound(self, block, shared, images, labels, generator)
+    def broken(self, block, shared, images, labels, draws):
+        loss, error = sound(self, block, shared, images, labels, draws)
         return (loss, error * float("nan")) if self._index == 0 else (loss, error)
 
     monkeypatch.setattr(parts.BlockObjective, "__call__", broken)
