@@ -179,7 +179,7 @@ def test_a_pickle_in_a_run_directory_or_a_capture_is_never_run(tmp_path: Path) -
     for read in (readers["capture/capture.json"], readers["truth/truth.json"]):
         with pytest.raises(CaptureError, match="cannot be read"):
             read()
-    names = ("model.safetensors", "state.safetensors", "clients.safetensors", "state.json")
+    names = ("arrays.safetensors", "state.safetensors", "clients.safetensors", "state.json")
     for name in names:
         store.write(Checkpoint(1, ArrayRecord([np.ones(2)]), {}, {}, {1: code}))
         folder = tmp_path / "checkpoints" / "round-000001"
