@@ -36,6 +36,7 @@ from atoll.platform.ledger import Ledger
 from atoll.platform.rounds import RoundOptions, run_rounds
 from benchmarks.engines.synthetic import Synthetic
 from benchmarks.engines.timing import RoundClock, peak_mb
+from benchmarks.own_ray import own_ray
 from benchmarks.workloads import WORKLOADS, data_of, spec_of
 
 WORKERS = 2
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("size", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with own_ray(), tempfile.TemporaryDirectory() as folder:
         POINTS[arguments.axis](arguments.size, Point(arguments.rounds, Path(folder)))
 
 

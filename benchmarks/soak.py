@@ -35,6 +35,7 @@ from atoll.platform.checkpoint import parameters_sha256
 from atoll.platform.grid import RayGrid
 from atoll.platform.observers import RoundRecord
 from atoll.platform.rounds import RoundOptions, run_rounds
+from benchmarks.own_ray import own_ray
 
 CLIENTS = 32
 ENDLESS = 1_000_000
@@ -257,9 +258,10 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=5, help="of a client; more are longer rounds")
     arguments = parser.parse_args()
     federation = Federation.of_digits(arguments.epochs)
-    sha256, account, killed = train_disturbed(federation, arguments)
+    with own_ray():
+        sha256, account, killed = train_disturbed(federation, arguments)
     reference = Account()
-    with federation.grid(workers=2) as grid:
+    with own_ray(), federation.grid(workers=2) as grid:
         expected = train(federation, grid, account.rounds, reference)
     passed = verdict((sha256, account), (expected, reference), killed)
     print("PASSED" if passed else "FAILED")
