@@ -33,7 +33,7 @@ from atoll.platform.validation import describe_problems
 if TYPE_CHECKING:
     from atoll.clients.data.store import ImageDataset
 
-# Beyond this a sweep is a mistake, and working out its trials would take hours.
+# Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
 MAX_TRIALS = 100_000
 
 

@@ -243,7 +243,7 @@ def _check_count(count: int, settings: DataSettings) -> None:
 def _even_sizes(examples: int, clients: int) -> NDArray[np.int64]:
     """Return the sizes of ``IidPartitioner``'s parts: runs of examples, longer ones first.
 
-    The partitioner itself makes a table a client, which is hours for a million of them.
+    The partitioner itself makes a table a client, too many for a population of millions.
     """
     sizes = np.full(clients, examples // clients, np.int64)
     sizes[: examples % clients] += 1
