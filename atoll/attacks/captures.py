@@ -3,7 +3,8 @@
 A capture is a folder. ``capture.json`` and ``messages.safetensors`` hold the message to the client
 and its reply, after the client's mods have acted, and what the server knows of the federation.
 ``truth.json`` and ``truth.safetensors`` hold the client's examples; they are read for metrics and
-by the doctor, never by an attack.
+by the doctor, never by an attack. Both are marked as raw client data, which no report shows unless
+it is asked to.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ CAPTURES = "captures"
 ABOUT, MESSAGES = "capture.json", "messages.safetensors"
 TRUTH_ABOUT, TRUTH = "truth.json", "truth.safetensors"
 MODEL_RECORD = "arrays"
+# Stands in every file that holds clients' own examples.
+RAW_CLIENT_DATA = {"contains": "raw client data"}
 
 
 @dataclass(frozen=True)
@@ -298,9 +301,10 @@ def _write_truth(truth: Truth, folder: Path) -> None:
         "indices": truth.indices.contiguous(),
         "order": torch.cat([empty, *truth.batches]),
     }
-    save_file(tensors, folder / TRUTH)
+    save_file(tensors, folder / TRUTH, metadata=RAW_CLIENT_DATA)
     about = {
         "format": FORMAT,
+        **RAW_CLIENT_DATA,
         "seed": truth.seed,
         "batches": lengths,
         "part_seeds": dict(truth.part_seeds),

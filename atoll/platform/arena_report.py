@@ -7,6 +7,7 @@ asked to keep them.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,11 +134,15 @@ def _with_interval(interval: Interval, digits: int) -> str:
 def _draw_pictures(
     directory: Path, rows: Sequence[dict[str, Any]], images: Images
 ) -> list[dict[str, str]]:
-    """Draw a grid a cell, the best and the worst reconstructions under their truths."""
+    """Draw a grid a cell, the best and the worst reconstructions under their truths.
+
+    What an earlier report showed is removed.
+    """
     import torch
 
     from atoll.attacks.picture import save_picture
 
+    shutil.rmtree(directory, ignore_errors=True)
     grouped: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         name = (row["setting"], f"round {row['round']}", row["defense"], row["attack_label"])

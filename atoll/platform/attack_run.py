@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from atoll.attacks import ATTACKS
 from atoll.attacks.attack import Attack, Progress, ignore_progress
-from atoll.attacks.captures import find_captures
+from atoll.attacks.captures import RAW_CLIENT_DATA, find_captures
 from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.picture import save_picture
@@ -245,6 +245,7 @@ def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
             for attacked in result.attacked
         ],
         "means": result.means(),
+        "files": {PICTURE: RAW_CLIENT_DATA},
     }
     write_json(result.directory / ABOUT, about)
 

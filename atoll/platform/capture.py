@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,7 @@ class CaptureRecorder:
         self._settings = settings
         self._clients = examples_of(spec)
         self._recorded: Counter[str] = Counter()
-        self._everyone = frozenset(range(1, self._clients.count + 1))
+        self._everyone = range(1, self._clients.count + 1)
         self._info = FederationInfo(
             dataset=dataset.name,
             model=spec.model,
@@ -76,12 +76,12 @@ class CaptureRecorder:
             num_rounds=spec.num_rounds,
         )
 
-    def nodes(self, message_type: str, server_round: int) -> frozenset[int]:
+    def nodes(self, message_type: str, server_round: int) -> Collection[int]:
         """Return whose replies to messages of this type are recorded in this round."""
         # Only these replies say something of a client's examples.
         is_recorded = message_type == QUERY or message_type.partition(".")[0] == "train"
         if not is_recorded or server_round not in self._settings.rounds:
-            return frozenset()
+            return ()
         nodes = self._settings.nodes
         return self._everyone if nodes == "all" else frozenset(nodes)
 

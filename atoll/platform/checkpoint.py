@@ -84,7 +84,7 @@ class CheckpointStore:
     def rounds(self) -> list[int]:
         """Return the rounds that there are checkpoints of, in order."""
         names = self._directory.glob("round-*") if self._directory.is_dir() else ()
-        return sorted(int(p.name[6:]) for p in names if p.name[6:].isdigit() and p.is_dir())
+        return sorted(int(p.name[6:]) for p in names if p.name[6:].isdecimal() and p.is_dir())
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; it is there as a whole or not at all.
@@ -144,9 +144,9 @@ class CheckpointStore:
         """
         folder = self._path(server_round)
         try:
-            hashes = json.loads((folder / MANIFEST).read_bytes())
+            hashes = dict(json.loads((folder / MANIFEST).read_bytes()))
             files = {name: (folder / name).read_bytes() for name in (MODEL, STATE, CLIENTS, TREE)}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise CorruptCheckpointError(f"{folder}: cannot be read ({error})") from error
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != hashes.get(name):
@@ -163,7 +163,7 @@ class CheckpointStore:
                     for node, state in load_safetensors(files[CLIENTS]).items()
                 },
             )
-        except (ValueError, KeyError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CorruptCheckpointError(f"{folder}: cannot be decoded ({error})") from error
 
     def latest(self) -> Checkpoint | None:

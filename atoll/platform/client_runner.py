@@ -100,7 +100,7 @@ class ClientRunner:
             return Timing(obstacle=self._obstacle)
         seconds = []
         for together in (False, True):
-            trial = replace(exchange, vectorize=together, captured=frozenset())
+            trial = replace(exchange, vectorize=together, captured=())
             self.run_chunk(trial, chunk.part(0, 2), contents)
             seconds.append(self.run_chunk(trial, chunk, contents).seconds)
         return Timing(sequential=seconds[0], vectorized=seconds[1])

@@ -7,6 +7,7 @@ clients, the same whatever the number of workers.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,7 +52,7 @@ class Exchange:
         Seconds that one client may take.
     vectorize : bool
         Whether a chunk's clients train at once, where the app can.
-    captured : frozenset[int]
+    captured : Collection[int]
         Nodes whose replies are wanted as they are, beside whatever else is made of them.
     """
 
@@ -66,7 +67,7 @@ class Exchange:
     check_finite: bool = True
     client_timeout: float | None = None
     vectorize: bool = False
-    captured: frozenset[int] = frozenset()
+    captured: Collection[int] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from atoll.clients.app import ClientSpec
     from atoll.clients.data.partition import Partition
     from atoll.clients.data.store import ImageDataset
+
+# Clients whose class histograms are kept.
+MAX_HISTOGRAMS = 10_000
 
 
 @dataclass(frozen=True)
@@ -136,26 +140,34 @@ def domain_of(federation: Federation) -> Callable[[int], str | None]:
     import numpy as np
 
     dataset, partition = federation.dataset, federation.partition
-    if dataset.train.domains is None:
+    domains = dataset.train.domains
+    if domains is None:
         return lambda client: None
-    names: list[str | None] = []
-    for client in range(len(partition)):
-        found = np.unique(dataset.train.domains[partition.indices(client)])
-        names.append(dataset.domains[found[0]] if len(found) == 1 else None)
-    return names.__getitem__
+
+    @cache
+    def name_of(client: int) -> str | None:
+        found = np.unique(domains[partition.indices(client)])
+        return dataset.domains[found[0]] if len(found) == 1 else None
+
+    return name_of
 
 
 def write_partition(directory: Path, federation: Federation, held_out: Sequence[str]) -> None:
-    """Keep each client's class histogram and the domains, for reports."""
+    """Keep clients' class histograms and the domains, for reports.
+
+    Of a large federation the histograms of the first clients only: no figure shows a million.
+    """
     from atoll.clients.data.domains import training_domains
     from atoll.clients.data.partition import class_histogram
 
     dataset, partition = federation.dataset, federation.partition
-    histogram = class_histogram(dataset.train.labels, partition, len(dataset.classes))
+    histogram = class_histogram(
+        dataset.train.labels, partition, len(dataset.classes), MAX_HISTOGRAMS
+    )
     write_json(
         directory / "partition.json",
         {
-            "clients": list(range(len(partition))),
+            "clients": list(range(len(histogram))),
             "classes": list(dataset.classes),
             "domains": list(dataset.domains),
             "training_domains": training_domains(dataset, held_out),

@@ -282,7 +282,7 @@ class _StartedCluster:
             gpus_per_worker=ray_settings.gpus_per_worker,
             threads_per_worker=ray_settings.threads_per_worker,
             chunk_size=ray_settings.chunk_size,
-            sizes=federation.partition.sizes.tolist(),
+            sizes=federation.partition.sizes,
             client_timeout=experiment.client.timeout,
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,

@@ -12,10 +12,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from numpy.typing import NDArray
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform import flower
@@ -57,7 +59,7 @@ class RayGrid(Grid):
         agree to rounding only; "auto" depends on the cohort and the model alone.
     run_config : dict, optional
         The run configuration in each client's ``Context``.
-    sizes : Sequence[int], optional
+    sizes : Sequence[int] or NDArray[int64], optional
         Examples per partition: chunks with most examples start first.
     client_timeout : float, optional
         Seconds that one client may take.
@@ -95,7 +97,7 @@ class RayGrid(Grid):
         threads_per_worker: int = 1,
         chunk_size: int | Literal["auto"] = "auto",
         run_config: dict[str, Any] | None = None,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[int] | NDArray[np.int64] | None = None,
         client_timeout: float | None = None,
         check_replies: bool | Literal["auto"] = "auto",
         vectorize: bool | Literal["auto"] = False,
@@ -267,7 +269,7 @@ class RayGrid(Grid):
             sum_replies=aggregation.sum_replies if aggregation else False,
             check_finite=outgoing.is_training and self._check_replies is not False,
             client_timeout=self._client_timeout,
-            captured=frozenset()
+            captured=()
             if self.recorder is None
             else self.recorder.nodes(outgoing.kind, server_round),
         )

@@ -252,7 +252,7 @@ def read_result(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
 
 

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import ray
 from flwr.app import ConfigRecord, Message
+from numpy.typing import NDArray
 
 from atoll.clients.weighted_sum import Structure
 from atoll.platform import flower
@@ -116,7 +118,7 @@ class Outgoing:
     def chunks(
         self,
         size: int | Literal["auto"],
-        examples: Sequence[int] | None,
+        examples: Sequence[int] | NDArray[np.int64] | None,
         states: Mapping[int, bytes],
         *,
         together: bool = False,
@@ -127,7 +129,7 @@ class Outgoing:
         ----------
         size : int or "auto"
             Clients a chunk.
-        examples : Sequence[int] or None
+        examples : Sequence[int] or NDArray[int64] or None
             Examples per partition: chunks with most of them come first.
         states : Mapping[int, bytes]
             The nodes' serialised states.

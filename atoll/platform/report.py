@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from atoll.errors import RunDirectoryError
 from atoll.platform.atomic import write_text
 from atoll.platform.ledger import (
     CLIENT_SCHEMA,
@@ -111,7 +112,12 @@ def _table(path: Path, empty: pa.Schema) -> pa.Table:
 
 
 def _partition(path: Path) -> dict[str, Any] | None:
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
 
 
 def _faults(clients: pa.Table) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,6 +32,9 @@ from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:
     from atoll.clients.data.store import ImageDataset
+
+# Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
+MAX_TRIALS = 100_000
 
 
 class SweepSettings(Section):
@@ -219,7 +223,9 @@ def _trials(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[Tria
             raise InvalidExperimentError(
                 f"sweep.random.{twice[0]}: is in a grid too; expected one of the two"
             )
-        for sample in draw_samples(random, settings.samples or 1, settings.samples_seed):
+        samples = (settings.samples or 1) if random else 1
+        _check_count(samples * math.prod(map(len, grid.values())), method.name)
+        for sample in draw_samples(random, samples, settings.samples_seed):
             for values in itertools.product(*grid.values()):
                 chosen = {**sample, **dict(zip(grid, values, strict=True))}
                 reported += _combination(method.name, method.tables, chosen)
@@ -227,6 +233,15 @@ def _trials(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[Tria
     if settings.leave_one_domain_out:
         for trial in reported:
             yield from _with_one_more_held_out(trial)
+
+
+def _check_count(combinations: int, method: str | None) -> None:
+    if combinations > MAX_TRIALS:
+        of = "" if method is None else f" of the variant {method!r}"
+        raise InvalidExperimentError(
+            f"sweep.grid and sweep.samples: they make {combinations} trials{of}; expected at most "
+            f"{MAX_TRIALS}"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,11 @@ import time
 from itertools import pairwise
 
 
+def peak_mb() -> float:
+    """Return this process's peak memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 class RoundClock:
     """Times rounds; the first is kept apart, since it pays for starting.
 
@@ -28,11 +33,10 @@ class RoundClock:
     def report(self, **more: object) -> None:
         """Print the timings as a line of JSON."""
         ends = self._ends
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         figures = {
             "first_round_seconds": ends[0] - self._started,
             "round_seconds": [b - a for a, b in pairwise(ends)],
-            "driver_peak_mb": peak,
+            "driver_peak_mb": peak_mb(),
             **more,
         }
         print("TIMINGS " + json.dumps(figures), flush=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors import safe_open
 from test_arena_plan import ARENA
 
 from atoll.attacks.arena.run import JobEnd
@@ -101,6 +102,11 @@ def test_pictures_are_drawn_where_they_are_asked_for(
     pictures = sorted((shown.report.parent / "pictures").iterdir())
     assert len(pictures) == 14
     assert f'src="pictures/{pictures[0].name}"' in shown.report.read_text()
+    kept = next(shown.directory.rglob("images.safetensors"))
+    with safe_open(kept, "numpy") as file:
+        assert file.metadata() == {"contains": "raw client data"}
+    hidden = run_arena(planned(tmp_path, "arena.attacks.ig.steps=2"), shown.directory)
+    assert [p.name for p in hidden.report.parent.rglob("*")] == ["index.html"]
 
 
 def test_another_directory_is_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 import atoll
@@ -24,6 +28,7 @@ from atoll.platform.attack_run import run_attack
 from atoll.platform.command_line import application
 from atoll.platform.experiment import Experiment
 from atoll.platform.labels_run import run_labels
+from atoll.platform.report import write_report
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -92,6 +97,25 @@ def test_what_is_recorded_is_the_message_and_the_truth_beside_it(tmp_path: Path)
         np.testing.assert_array_equal(truth.pixels.numpy(), split.images[truth.indices.numpy()])
         np.testing.assert_array_equal(truth.labels.numpy(), split.labels[truth.indices.numpy()])
         assert len(truth.labels) == capture.examples
+
+
+def test_clients_examples_are_marked_and_in_no_report(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    atoll.run(experiment(capture=THIRD_AND_FIFTH), out=directory)
+    for path in find_captures(directory):
+        assert json.loads((path / "truth.json").read_text())["contains"] == "raw client data"
+        with safe_open(path / "truth.safetensors", "pt") as file:
+            assert file.metadata() == {"contains": "raw client data"}
+    report = write_report(directory)
+    with_captures = without_ids(report.read_text())
+    shutil.rmtree(directory / CAPTURES)
+    assert without_ids(write_report(directory).read_text()) == with_captures
+    assert not list(directory.rglob("*.png"))
+
+
+def without_ids(page: str) -> str:
+    """Return a report without the random ids of Plotly's figures."""
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", page)
 
 
 def test_the_doctor_finds_what_strategy_and_schedule_did_consistent(tmp_path: Path) -> None:

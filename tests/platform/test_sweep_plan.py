@@ -148,6 +148,11 @@ def test_a_trials_configuration_survives_the_way_to_its_process(
         ("[sweep]\nsamples = 3\n", "sweep.samples = 3: there is no sweep.random"),
         ("[sweep.random]\nclient.epochs = [1]\n", "sweep.samples is not set"),
         (
+            "[sweep]\nsamples = 60000\n[sweep.random]\nclient.epochs = [1]\n"
+            "[sweep.grid]\nrun.seed = [0, 1]\n",
+            "sweep.grid and sweep.samples: they make 120000 trials; expected at most 100000",
+        ),
+        (
             "[sweep]\nsamples = 1\n[sweep.random]\nrun.seed = [1]\n",
             "sweep.random.run.seed: is nothing to draw at random; expected it in a grid",
         ),

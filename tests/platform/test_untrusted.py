@@ -1,17 +1,22 @@
 """What comes from outside: no server that outsiders reach, no code in files, no odd file or reply
 that ends a run with anything but an error of ours.
 
-Hypothesis tries some hundreds of examples; ``ATOLL_FUZZ_EXAMPLES=10000`` tries more.
+Hypothesis tries some hundreds of examples; ``ATOLL_FUZZ_EXAMPLES=10000`` tries more of each kind.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import textwrap
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +24,34 @@ import numpy as np
 import pytest
 import tomli_w
 from flwr.app import ArrayRecord
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from atoll.errors import AtollError, InvalidExperimentError
+from atoll.attacks.arena.store import JobStore
+from atoll.attacks.captures import read_capture, read_truth
+from atoll.clients.data.partition import Partition
+from atoll.clients.data.store import ImageDataset
+from atoll.errors import (
+    AtollError,
+    CaptureError,
+    CorruptCheckpointError,
+    InvalidExperimentError,
+)
+from atoll.platform.arena_plan import load_arena
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import check
+from atoll.platform.flower import load_records
+from atoll.platform.identity import RunIdentity
+from atoll.platform.ledger import read_result, read_table
 from atoll.platform.state_tree import StateDecoder, StateEncoder
 from atoll.platform.sweep_plan import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "60"))
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+pytestmark = pytest.mark.timeout(300 + EXAMPLES)
 READY = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.toml"))]
 
 
@@ -48,22 +68,30 @@ def in_a_process(code: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_a_ray_that_is_started_here_listens_on_loopback_only() -> None:
+def test_a_run_listens_on_loopback_only() -> None:
     code = """
-        import os, psutil, ray
+        import os, psutil, tempfile
         os.environ.pop("RAY_ADDRESS", None)
-        from atoll.platform.cluster import Cluster
-        cluster = Cluster(cpus=1)
-        assert cluster.started
-        ray.get(ray.remote(lambda: 1).remote())
-        own = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        found = set()
-        for process in own:
-            for connection in process.net_connections(kind="inet"):
-                if connection.status == psutil.CONN_LISTEN:
-                    found.add(f"{connection.laddr.ip} {process.name()}")
-        print("LISTENS", *sorted(found), sep=";")
-        cluster.close()
+        from pathlib import Path
+        from atoll.platform.experiment import Experiment
+        from atoll.platform.federation_run import run
+
+        def look(record):
+            found = set()
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                for connection in process.net_connections(kind="inet"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        found.add(f"{connection.laddr.ip} {process.name()}")
+            print("LISTENS", *sorted(found), sep=";")
+
+        tables = {
+            "run": {"rounds": 1},
+            "data": {"dataset": "digits", "clients": 2},
+            "model": {"name": "linear"},
+            "ray": {"workers": 1},
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            run(Experiment.from_dict(tables), out=Path(folder) / "run", callbacks=[look])
     """
     # A folder of its own, so that no other Ray of this machine is taken for ours.
     with tempfile.TemporaryDirectory(prefix="r") as folder:
@@ -106,6 +134,73 @@ def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path: Path) -> Non
     drawn, total = in_a_process(code).split()
     assert int(drawn) == np.random.default_rng(3).integers(1000)
     assert float(total) == 3.0
+
+
+class Planted:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+def test_a_pickle_in_a_run_directory_or_a_capture_is_never_run(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    code = pickle.dumps(Planted(trace))
+    pickle.loads(code)
+    assert trace.exists()
+    trace.unlink()
+    store, jobs = CheckpointStore(tmp_path / "checkpoints"), JobStore(tmp_path / "jobs")
+    readers: dict[str, Callable[[], object]] = {
+        "config.toml": lambda: load_experiment(tmp_path / "config.toml"),
+        "identity.json": lambda: RunIdentity.read(tmp_path),
+        "result.json": lambda: read_result(tmp_path),
+        "rounds.parquet": lambda: read_table(tmp_path / "rounds.parquet"),
+        "jobs/key/rows.parquet": lambda: jobs.rows("key"),
+        "jobs/key/images.safetensors": lambda: jobs.images("key"),
+        "capture/capture.json": lambda: read_capture(tmp_path / "capture"),
+        "truth/truth.json": lambda: read_truth(tmp_path / "truth"),
+        "dataset/dataset.json": lambda: ImageDataset(tmp_path / "dataset"),
+        "partition/offsets.npy": lambda: Partition(tmp_path / "partition"),
+    }
+    for name, read in readers.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for planted in (code, as_object_array(code)):
+            path.write_bytes(planted)
+            with pytest.raises(AtollError):
+                read()
+    (tmp_path / "capture/capture.json").write_text('{"format": 1}')
+    (tmp_path / "capture/messages.safetensors").write_bytes(code)
+    (tmp_path / "truth/truth.json").write_text('{"format": 1}')
+    (tmp_path / "truth/truth.safetensors").write_bytes(code)
+    for read in (readers["capture/capture.json"], readers["truth/truth.json"]):
+        with pytest.raises(CaptureError, match="cannot be read"):
+            read()
+    names = ("arrays.safetensors", "state.safetensors", "clients.safetensors", "state.json")
+    for name in names:
+        store.write(Checkpoint(1, ArrayRecord([np.ones(2)]), {}, {}, {1: code}))
+        folder = tmp_path / "checkpoints" / "round-000001"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert set(manifest) == set(names)
+        (folder / name).write_bytes(code)
+        manifest[name] = hashlib.sha256(code).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(CorruptCheckpointError):
+            store.read(1)
+    # A node's state is bytes of its own choosing.
+    with pytest.raises(DecodeError):
+        load_records(code)
+    assert not trace.exists()
+
+
+def as_object_array(code: bytes) -> bytes:
+    """Return what ``numpy.save`` makes of an array of objects, whose pickle is ``code``."""
+    file = io.BytesIO()
+    np.save(file, np.array([None], object), allow_pickle=True)
+    return file.getvalue().split(b"\n", 1)[0] + b"\n" + code
 
 
 def test_a_checkpoint_names_no_function_to_call() -> None:
@@ -153,6 +248,11 @@ VALUES = st.recursive(
 )
 TABLES = st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, max_size=4) | VALUES, max_size=5)
 
+# What follows --set.
+OVERRIDES = st.text(max_size=20) | st.builds(
+    "{}.{}={}".format, NAMES, NAMES, WORDS | HUGE | st.text(max_size=8)
+)
+
 
 @st.composite
 def damaged(draw: Any) -> bytes:
@@ -177,13 +277,13 @@ def as_toml(tables: dict[str, Any]) -> bytes:
         return repr(tables).encode("utf-8", "surrogatepass")
 
 
-def refuse_or_load(content: bytes) -> None:
-    """Load a file as an experiment and as a sweep; only errors of ours may come, with a text."""
+def refuse_or_load(content: bytes, overrides: list[str]) -> None:
+    """Load a file; only errors of ours may come, and what loads is the same written and read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "e.toml"
         path.write_bytes(content)
         try:
-            experiment = load_experiment(path)
+            experiment = load_experiment(path, overrides)
         except InvalidExperimentError as error:
             assert str(error).strip()
             return
@@ -192,16 +292,21 @@ def refuse_or_load(content: bytes) -> None:
         assert load_experiment(again).to_toml() == experiment.to_toml()
 
 
-@given(TABLES.map(as_toml) | st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@given(
+    TABLES.map(as_toml) | st.binary(max_size=60) | st.text(max_size=60).map(str.encode),
+    st.lists(OVERRIDES, max_size=1),
+)
 @FUZZ
-def test_no_tables_end_with_anything_but_an_error_of_ours(content: bytes) -> None:
-    refuse_or_load(content)
+def test_no_tables_end_with_anything_but_an_error_of_ours(
+    content: bytes, overrides: list[str]
+) -> None:
+    refuse_or_load(content, overrides)
 
 
 @given(damaged())
 @FUZZ
 def test_no_damaged_file_ends_with_anything_but_an_error_of_ours(content: bytes) -> None:
-    refuse_or_load(content)
+    refuse_or_load(content, [])
 
 
 SECTIONS = st.fixed_dictionaries(
@@ -231,7 +336,20 @@ def test_what_is_checked_before_a_run_ends_with_nothing_but_an_error_of_ours(
         assert str(error).strip()
 
 
-@given(st.dictionaries(NAMES, VALUES, max_size=5))
+DISTRIBUTIONS = st.fixed_dictionaries(
+    {
+        "distribution": st.sampled_from(["uniform", "log-uniform", "integer", "log-integer", "x"]),
+        "low": st.integers(-3, 3) | HUGE,
+        "high": st.integers(-3, 3) | HUGE,
+    }
+)
+SWEEPS = st.dictionaries(NAMES, VALUES, max_size=5) | st.fixed_dictionaries(
+    {"random": st.dictionaries(st.just("client.learning_rate"), DISTRIBUTIONS)},
+    optional={"samples": st.integers(-1, 3) | HUGE, "samples_seed": st.integers() | HUGE},
+)
+
+
+@given(SWEEPS)
 @FUZZ
 def test_no_sweep_ends_with_anything_but_an_error_of_ours(sweep: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -239,5 +357,43 @@ def test_no_sweep_ends_with_anything_but_an_error_of_ours(sweep: dict[str, Any])
         path.write_bytes(as_toml({"data": {"dataset": "digits"}, "sweep": sweep}))
         try:
             load_sweep(path)
+        except AtollError as error:
+            assert str(error).strip()
+
+
+ATTACKS = st.dictionaries(
+    st.sampled_from(["dlg", "random-image", "inverting-gradients", "linear-layer", "a"]),
+    st.dictionaries(
+        st.sampled_from(["name", "steps", "learning_rate", "restarts", "seed"]) | NAMES,
+        VALUES | st.sampled_from(["dlg", "rog", "gifd", "imprint"]),
+        max_size=2,
+    ),
+    max_size=2,
+)
+DEFENSES = st.dictionaries(
+    st.sampled_from(["none", "top-k", "é"]),
+    SECTIONS | st.fixed_dictionaries({"client": st.fixed_dictionaries({"mods": st.lists(VALUES)})}),
+    max_size=2,
+)
+ARENAS = st.fixed_dictionaries(
+    {"attacks": ATTACKS | VALUES, "defenses": DEFENSES | VALUES},
+    optional={
+        name: VALUES | st.lists(st.integers(-1, 3), max_size=2)
+        for name in ("seeds", "victims", "sums", "baseline", "knowledge", "grid", "pictures", "x")
+    },
+)
+
+
+@given(ARENAS, st.dictionaries(st.sampled_from(["nodes", "rounds"]), VALUES))
+@FUZZ
+def test_no_arena_ends_with_anything_but_an_error_of_ours(
+    arena: dict[str, Any], capture: dict[str, Any]
+) -> None:
+    base = {"data": {"dataset": "digits"}, "capture": {"nodes": "all", "rounds": [1], **capture}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.toml"
+        path.write_bytes(as_toml({**base, "arena": arena}))
+        try:
+            load_arena(path)
         except AtollError as error:
             assert str(error).strip()

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -33,6 +34,7 @@ from atoll.platform.exchange import Chunk, Envelope, Exchange
 from atoll.platform.replies import replies_of, settle_mismatches
 
 EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "400"))
+pytestmark = pytest.mark.timeout(300 + EXAMPLES)
 MODEL = ArrayRecord({"w": Array(np.ones((2, 3), np.float32)), "b": Array(np.zeros(2, np.float32))})
 CLIENTS, ODD = 4, 3
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atoll.attacks.arena.job import JobResult
+from atoll.attacks.captures import RAW_CLIENT_DATA
 from atoll.clients.data.cache import appearing
 from atoll.errors import RunDirectoryError
 
@@ -47,7 +48,7 @@ class JobStore:
             pq.write_table(cost, folder / SECONDS)
             if images:
                 both = {"truth": result.truth.contiguous(), "images": result.images.contiguous()}
-                save_file(both, folder / IMAGES)
+                save_file(both, folder / IMAGES, metadata=RAW_CLIENT_DATA)
 
     def rows(self, key: str) -> list[dict[str, Any]]:
         """Return a finished job's rows."""

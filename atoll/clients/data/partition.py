@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,6 @@ class Partition:
     ----------
     directory : Path
         The folder that :func:`partition_dataset` wrote.
-
-    Attributes
-    ----------
-    sizes : NDArray[int64]
-        Examples per client.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -73,10 +68,15 @@ class Partition:
             self._indices = np.load(self.directory / "indices.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise DataUnavailableError(f"{directory}: is not a partition ({error})") from error
-        self.sizes: NDArray[np.int64] = np.diff(self._offsets)
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self._offsets) - 1
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Examples per client."""
+        sizes: NDArray[np.int64] = np.diff(self._offsets)
+        return sizes
 
     def indices(self, client: int) -> NDArray[np.int64]:
         """Return which training examples client ``client`` (from 0) has."""
@@ -137,22 +137,22 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         )
     target = cache_root() / "partitions" / _key(dataset, settings, seed)
     if not (target / "indices.npy").exists():
-        parts = _deal(dataset, examples, settings, seed)
+        sizes, indices = _deal(dataset, examples, settings, seed)
         with appearing(target) as folder:
-            _write(folder, parts)
+            np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
+            np.save(folder / "indices.npy", indices.astype(np.int64))
     return Partition(target)
 
 
 def class_histogram(
-    labels: NDArray[np.int64], partition: Partition, classes: int
+    labels: NDArray[np.int64], partition: Partition, classes: int, clients: int | None = None
 ) -> NDArray[np.int64]:
-    """Return how many examples of each class each client has: shape (clients, classes)."""
-    return np.stack(
-        [
-            np.bincount(labels[partition.indices(c)], minlength=classes)
-            for c in range(len(partition))
-        ]
-    )
+    """Return how many examples of each class each client has: shape (clients, classes).
+
+    Of the first ``clients`` clients, by default of all.
+    """
+    chosen = range(len(partition))[:clients]
+    return np.stack([np.bincount(labels[partition.indices(c)], minlength=classes) for c in chosen])
 
 
 def _key(dataset: ImageDataset, settings: DataSettings, seed: int) -> str:
@@ -169,12 +169,6 @@ def _key(dataset: ImageDataset, settings: DataSettings, seed: int) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _write(folder: Path, parts: Sequence[NDArray[np.int64]]) -> None:
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-    np.save(folder / "offsets.npy", offsets.astype(np.int64))
-    np.save(folder / "indices.npy", np.concatenate(parts).astype(np.int64))
-
-
 def _check_home_domains(settings: DataSettings) -> None:
     """Refuse a held-out domain that a client is to have."""
     homes = settings.partition.arguments.get("clients_per_domain")
@@ -189,10 +183,9 @@ def _check_home_domains(settings: DataSettings) -> None:
 
 def _deal(
     dataset: ImageDataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
-) -> list[NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many examples each client has, and all clients' examples, one after another."""
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from datasets import Dataset
-
     split, chosen = dataset.train, examples
     if settings.train_examples is not None and settings.train_examples < len(examples):
         generator = np.random.default_rng(derive_seed(seed, "train examples"))
@@ -203,16 +196,31 @@ def _deal(
     if split.groups is not None:
         columns["group"] = split.groups[chosen]
     partitioner = _partitioner(settings, seed, columns, dataset.domains)
+    if type(partitioner) is PARTITIONERS.find("iid", "data.partition.name"):
+        sizes = _even_sizes(len(chosen), partitioner.num_partitions)
+        _check_count(len(sizes), settings)
+        if settings.examples_per_client is None:
+            return sizes, chosen
+        parts = np.split(chosen, np.cumsum(sizes)[:-1])
+    else:
+        parts = _deal_by(partitioner, columns, settings)
+    parts = _limit(parts, settings, seed)
+    sizes = np.fromiter(map(len, parts), np.int64, len(parts))
+    return sizes, np.concatenate(parts)
+
+
+def _deal_by(
+    partitioner: Any, columns: dict[str, Any], settings: DataSettings
+) -> list[NDArray[np.int64]]:
+    """Return each client's examples as one of flwr-datasets' partitioners deals them."""
+    from datasets import Dataset
+
     partitioner.dataset = Dataset.from_dict(columns)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             count = partitioner.num_partitions
-            if count != settings.clients:
-                raise InvalidExperimentError(
-                    f"data.clients = {settings.clients}: {settings.partition.name} makes {count} "
-                    f"clients of this data set; expected data.clients = {count}"
-                )
+            _check_count(count, settings)
             loaded = [partitioner.load_partition(client) for client in range(count)]
     except InvalidExperimentError:
         raise
@@ -221,8 +229,25 @@ def _deal(
             f"data.partition = {settings.partition.name!r} with data.clients = "
             f"{settings.clients}: {error}"
         ) from error
-    parts = [part.with_format("numpy")["index"][:].astype(np.int64) for part in loaded]
-    return _limit(parts, settings, seed)
+    return [part.with_format("numpy")["index"][:].astype(np.int64) for part in loaded]
+
+
+def _check_count(count: int, settings: DataSettings) -> None:
+    if count != settings.clients:
+        raise InvalidExperimentError(
+            f"data.clients = {settings.clients}: {settings.partition.name} makes {count} "
+            f"clients of this data set; expected data.clients = {count}"
+        )
+
+
+def _even_sizes(examples: int, clients: int) -> NDArray[np.int64]:
+    """Return the sizes of ``IidPartitioner``'s parts: runs of examples, longer ones first.
+
+    The partitioner itself makes a table a client, too many for a population of millions.
+    """
+    sizes = np.full(clients, examples // clients, np.int64)
+    sizes[: examples % clients] += 1
+    return sizes
 
 
 def _limit(

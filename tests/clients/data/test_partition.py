@@ -5,14 +5,18 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from flwr_datasets.partitioner import IidPartitioner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.clients.data import class_histogram, load_dataset, partition_dataset
-from atoll.clients.data.partition import PARTITIONERS
+from atoll.clients.data.partition import PARTITIONERS, _deal
+from atoll.clients.data.store import Split
 from atoll.clients.settings import DataSettings, PartitionSettings
 from atoll.errors import InvalidExperimentError
 
@@ -53,6 +57,28 @@ def test_every_example_is_with_exactly_one_client(arguments: dict[str, object]) 
     everyone = np.concatenate([partition.indices(client) for client in range(len(partition))])
     assert sorted(everyone.tolist()) == list(range(len(load_dataset("digits").train)))
     assert partition.sizes.sum() == len(everyone)
+
+
+@given(st.integers(1, 60), st.integers(0, 40), st.integers(0, 3))
+@settings(max_examples=25, deadline=None)
+def test_iid_is_what_flwr_datasets_partitioner_deals(clients: int, more: int, wanted: int) -> None:
+    examples = clients * max(wanted, 1) + more
+    labels = np.arange(examples) % 3
+    split = Split(np.zeros((examples, 1, 1, 1), np.uint8), labels)
+    dataset = SimpleNamespace(train=split, domains=())
+    theirs = IidPartitioner(clients)
+    theirs.dataset = Dataset.from_dict({"index": np.arange(examples)})
+    data = DataSettings(clients=clients, examples_per_client=wanted or None)
+    sizes, indices = _deal(dataset, np.arange(examples), data, 0)
+    parts = np.split(indices, np.cumsum(sizes)[:-1])
+    assert len(parts) == clients
+    for client, own in enumerate(parts):
+        expected = theirs.load_partition(client)["index"][:]
+        if wanted:
+            assert len(own) == wanted
+            assert set(own.tolist()) <= set(expected)
+        else:
+            assert own.tolist() == list(expected)
 
 
 def test_shards_leave_out_only_what_fills_none() -> None:
