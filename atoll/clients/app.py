@@ -5,6 +5,7 @@ It is a plain Flower ClientApp, so it runs on stock Flower too.
 
 from __future__ import annotations
 
+import torch
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
@@ -15,6 +16,7 @@ from atoll.clients.mods import find_mods
 from atoll.clients.moments.messages import MOMENTS, TrainingTerms
 from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.weighted_sum import WeightedSum
+from atoll.errors import EngineError
 
 
 class FederatedClientApp(ClientApp):
@@ -88,7 +90,18 @@ class FederatedClientApp(ClientApp):
 
 
 def make_client_app(spec: ClientSpec) -> ClientApp:
-    """Return the ClientApp of a federation."""
+    """Return the ClientApp of a federation.
+
+    Raises
+    ------
+    EngineError
+        If clients are to be on a GPU, and PyTorch sees none in this process.
+    """
+    if spec.device != "cpu" and not torch.cuda.is_available():
+        raise EngineError(
+            "ray.gpus_per_worker: a worker has a share of a GPU, and its PyTorch "
+            f"({torch.__version__}) sees none; expected PyTorch for CUDA there, or 0"
+        )
     if is_noprop(spec.model):
         from atoll.clients.noprop.client import make_noprop_app
 
