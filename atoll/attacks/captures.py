@@ -33,6 +33,8 @@ CAPTURES = "captures"
 ABOUT, MESSAGES = "capture.json", "messages.safetensors"
 TRUTH_ABOUT, TRUTH = "truth.json", "truth.safetensors"
 MODEL_RECORD = "arrays"
+# In the place of a node's id: the sum of a round's clients, as secure aggregation tells it.
+SUM = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class Capture:
     Attributes
     ----------
     server_round, node_id : int
-        Which round, and whose; nodes are 1 to the number of clients.
+        Which round, and whose; nodes are 1 to the number of clients, and SUM is all of the
+        round's, seen as one client that has everybody's examples.
     message_type : str
         "train", or "query.moments".
     federation : FederationInfo
@@ -142,7 +145,8 @@ class Capture:
     @property
     def name(self) -> str:
         """Which client and round, in a few words."""
-        return f"node {self.node_id} in round {self.server_round}"
+        who = "the sum of the clients" if self.node_id == SUM else f"node {self.node_id}"
+        return f"{who} in round {self.server_round}"
 
     @property
     def broadcast(self) -> Mapping[str, Tensor]:

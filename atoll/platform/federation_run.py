@@ -381,8 +381,14 @@ def _run_rounds(
 def _recorder(
     experiment: Experiment, federation: Federation, directory: Path
 ) -> CaptureRecorder | None:
-    from atoll.platform.capture import CaptureRecorder
+    from atoll.platform.capture import CaptureRecorder, SumRecorder
+    from atoll.strategies.secure_aggregation import SecAggPlus
 
     if experiment.capture is None:
         return None
-    return CaptureRecorder(directory, experiment.capture, federation.spec, federation.dataset)
+    what = directory, experiment.capture, federation.spec, federation.dataset
+    if not isinstance(federation.strategy, SecAggPlus):
+        return CaptureRecorder(*what)
+    recorder = SumRecorder(*what)
+    federation.strategy.on_sum = recorder.record_sum
+    return recorder
