@@ -121,7 +121,10 @@ class SharedGpu:
         others = len(self._holders)
         if not others:
             self._failures += not had_ended_a_job
-            return self._failures >= TRIES
+            if self._failures < TRIES:
+                return False
+            self._failures = 0
+            return True
         self.back_offs += 1
         self._limit = min(self._limit, others)
         self.allowed = min(self.allowed, self._limit)

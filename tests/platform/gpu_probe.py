@@ -46,7 +46,7 @@ def main() -> None:
         log_to_driver=False,
     )
     found: dict[str, Any] = {}
-    app = partial(AppOnGpu, folder, 5)
+    app = partial(AppOnGpu, folder, 8)
     with RayGrid(app, 12, seed=5, workers=3, chunk_size=3) as grid:
         found["measured"] = train(grid, 1), grid.pool.sharing.facts()
         found["backed_off"] = train(grid, 2, room=1), grid.pool.sharing.facts()
