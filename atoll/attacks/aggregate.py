@@ -13,8 +13,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from atoll.attacks.captures import MODEL_RECORD, Capture, Content, Truth
+from atoll.attacks.captures import MODEL_RECORD, Capture, Content, FederationInfo, Truth
+from atoll.clients.settings import ClientSettings
 from atoll.errors import CaptureError
+
+
+def steps_of(client: ClientSettings, examples: int) -> int:
+    """Return how many steps a client with so many examples takes in a round."""
+    return client.steps or (client.epochs or 1) * -(-examples // client.batch_size)
+
+
+def as_one_client(federation: FederationInfo, examples: int) -> FederationInfo:
+    """Return the federation of the one client that a sum of clients is seen as.
+
+    It has all of their examples and takes one step on them.
+    """
+    changes = {"batch_size": examples, "steps": 1, "epochs": None, "mods": ()}
+    return replace(federation, client=federation.client.model_copy(update=changes))
 
 
 def aggregate_captures(captures: Sequence[Capture]) -> Capture:
@@ -40,8 +55,7 @@ def aggregate_captures(captures: Sequence[Capture]) -> Capture:
         rounds = sorted({capture.server_round for capture in captures})
         raise CaptureError(f"captures of rounds {rounds}: expected those of one round")
     for capture in captures:
-        client = capture.federation.client
-        steps = client.steps or (client.epochs or 1) * -(-capture.examples // client.batch_size)
+        steps = steps_of(capture.federation.client, capture.examples)
         if steps > 1 and not capture.replies_gradient:
             raise CaptureError(
                 f"{capture.directory or capture.name}: the client takes {steps} steps; the sum of "
@@ -57,12 +71,9 @@ def aggregate_captures(captures: Sequence[Capture]) -> Capture:
     arrays = {
         key: _mean([capture.update[key] for capture in captures], shares) for key in first.update
     }
-    client = first.federation.client.model_copy(
-        update={"batch_size": total, "steps": 1, "epochs": None, "mods": ()}
-    )
     return replace(
         first,
-        federation=replace(first.federation, client=client),
+        federation=as_one_client(first.federation, total),
         reply=Content({MODEL_RECORD: arrays}, {"metrics": {"num-examples": total}}),
         directory=None,
     )

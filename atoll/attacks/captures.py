@@ -36,6 +36,8 @@ TRUTH_ABOUT, TRUTH = "truth.json", "truth.safetensors"
 MODEL_RECORD = "arrays"
 # Stands in every file that holds clients' own examples.
 RAW_CLIENT_DATA = {"contains": "raw client data"}
+# In the place of a node's id: the sum of a round's clients, as secure aggregation tells it.
+SUM = 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Capture:
     Attributes
     ----------
     server_round, node_id : int
-        Which round, and whose; nodes are 1 to the number of clients.
+        Which round, and whose; nodes are 1 to the number of clients, and SUM is all of the
+        round's, seen as one client that has everybody's examples.
     message_type : str
         "train", or "query.moments".
     federation : FederationInfo
@@ -145,7 +148,8 @@ class Capture:
     @property
     def name(self) -> str:
         """Which client and round, in a few words."""
-        return f"node {self.node_id} in round {self.server_round}"
+        who = "the sum of the clients" if self.node_id == SUM else f"node {self.node_id}"
+        return f"{who} in round {self.server_round}"
 
     @property
     def broadcast(self) -> Mapping[str, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
@@ -17,6 +18,7 @@ from atoll.clients.mods import find_mods
 from atoll.clients.moments.messages import MOMENTS, TrainingTerms
 from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.weighted_sum import WeightedSum
+from atoll.errors import EngineError
 
 
 class FederatedClientApp(ClientApp):
@@ -96,6 +98,9 @@ class KnownExamples(Protocol):
     def count(self) -> int:
         """How many clients there are."""
 
+    def num_examples(self, partition: int) -> int:
+        """Return how many examples the client of ``partition`` trains on."""
+
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
         """Return what the client of ``partition`` trains on when it gets ``message``."""
 
@@ -110,7 +115,18 @@ def examples_of(spec: ClientSpec) -> KnownExamples:
 
 
 def make_client_app(spec: ClientSpec) -> ClientApp:
-    """Return the ClientApp of a federation."""
+    """Return the ClientApp of a federation.
+
+    Raises
+    ------
+    EngineError
+        If clients are to be on a GPU, and PyTorch sees none in this process.
+    """
+    if spec.device != "cpu" and not torch.cuda.is_available():
+        raise EngineError(
+            "ray.gpus_per_worker: a worker has a share of a GPU, and its PyTorch "
+            f"({torch.__version__}) sees none; expected PyTorch for CUDA there, or 0"
+        )
     if is_noprop(spec.model):
         from atoll.clients.noprop.client import make_noprop_app
 

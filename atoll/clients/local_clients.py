@@ -153,6 +153,10 @@ class LocalClients:
         """Why clients cannot train together, or None if they can."""
         return obstacle_to_vectorizing(self._model, self._dataset.image_shape)
 
+    def num_examples(self, partition: int) -> int:
+        """Return how many examples the client of ``partition`` trains on."""
+        return len(self._training_part(partition))
+
     def _training_part(self, partition: int) -> NDArray[np.int64]:
         spec = self._spec
         return self._partition.split(partition, spec.client_test_fraction, spec.seed)[0]
@@ -254,8 +258,8 @@ class LocalClients:
     def answer_query(self, message: Message, context: Context) -> Message:
         """Answer a query for moments; see :mod:`atoll.clients.moments`."""
         partition = partition_of(context)
-        seed_everything(self._seed(config_of(message), "train", partition))
         self._arrays.load(arrays_of(message))
+        seed_everything(self._seed(config_of(message), "train", partition))
         query = MomentsQuery.from_records(message.content)
         examples = self._domain_examples(partition, config_of(message), query.examples)
         return Message(self._aligned.measure(examples, query).records(), reply_to=message)
@@ -379,8 +383,8 @@ class LocalClients:
         """Return what the trainer needs for these partitions, with the model loaded."""
         config = config_of(message)
         seeds = [self._seed(config, "train", partition) for partition in partitions]
-        seed_everything(seeds[0])
         self._arrays.load(arrays_of(message))
+        seed_everything(seeds[0])
         parts = [self._training_part(partition) for partition in partitions]
         images, labels = self._examples(partitions, parts, config)
         return {

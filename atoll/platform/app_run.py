@@ -43,7 +43,7 @@ class AppRun:
         Seeds sampling and every client.
     client_timeout : float or None
         Seconds that one client may take.
-    gpus_per_worker : float
+    gpus_per_worker : float or "auto"
         The share of a GPU that each worker takes.
     """
 
@@ -53,7 +53,7 @@ class AppRun:
     workers: int | Literal["auto"] = "auto"
     seed: int = 0
     client_timeout: float | None = None
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float | Literal["auto"] = "auto"
 
 
 def run_flower_app(

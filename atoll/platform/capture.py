@@ -4,6 +4,8 @@ What is recorded is the message to a client and its reply after the client's mod
 :mod:`atoll.attacks.captures` keeps them. The run's result does not change by a bit. Where clients'
 models are added up without replies, the recorded client is asked once more, by itself: its reply
 has the bits of its share in the sum (to rounding, where clients trained at once).
+
+Under secure aggregation the server is told no client's update, so what is recorded is the sum.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
+from atoll.attacks.aggregate import aggregate_truths, as_one_client, steps_of
 from atoll.attacks.captures import (
     CAPTURES,
+    MODEL_RECORD,
+    SUM,
     Capture,
     Content,
     FederationInfo,
@@ -30,6 +35,7 @@ from atoll.clients.app import ClientSpec, examples_of
 from atoll.clients.arrays import view
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.moments.messages import QUERY
+from atoll.errors import InvalidExperimentError
 from atoll.platform import flower
 from atoll.platform.content import unpack
 from atoll.platform.exchange import Outcome
@@ -146,6 +152,80 @@ class CaptureRecorder:
                     "nothing was captured of node%s %s in round %d: not sampled, or failed",
                     "s" * (len(missing) > 1),
                     ", ".join(map(str, missing)),
+                    server_round,
+                )
+
+
+class SumRecorder(CaptureRecorder):
+    """Writes the captures of a run under secure aggregation: one a round, of the sum.
+
+    Its parameters are those of :class:`CaptureRecorder`. A capture holds the model that went out,
+    and the mean that the protocol decoded; the truth is what all clients in it had.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If a client takes several steps, or one on some of its examples: then no client could have
+        sent the sum, and there is no attack on it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: CaptureSettings,
+        spec: ClientSpec,
+        dataset: ImageDataset,
+    ) -> None:
+        super().__init__(directory, settings, spec, dataset)
+        most = max(map(self._clients.num_examples, range(self._clients.count)))
+        steps, batch_size = steps_of(spec.client, most), spec.client.batch_size
+        if steps > 1 or batch_size < most:
+            raise InvalidExperimentError(
+                f"capture: under SecAggPlus the sum of the clients is recorded; with "
+                f"client.batch_size = {batch_size} a client of {most} examples takes {steps} "
+                f"step{'s' * (steps > 1)}; expected one on all of them, as one client could have "
+                "sent it"
+            )
+
+    def nodes(self, message_type: str, server_round: int) -> frozenset[int]:
+        """Return no node: what clients send is masked."""
+        return frozenset()
+
+    def record_sum(
+        self, server_round: int, messages: Sequence[Message], mean: ArrayRecord, examples: int
+    ) -> None:
+        """Write the capture of a round's sum; see ``SecAggPlus.on_sum``.
+
+        Raises
+        ------
+        DataUnavailableError
+            If it cannot be written.
+        """
+        if server_round not in self._settings.rounds:
+            return
+        capture = Capture(
+            server_round=server_round,
+            node_id=SUM,
+            message_type="train",
+            federation=as_one_client(self._info, examples),
+            sent=_content(messages[0].content),
+            reply=_content(
+                RecordDict(
+                    {MODEL_RECORD: mean, "metrics": MetricRecord({"num-examples": examples})}
+                )
+            ),
+        )
+        ordered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        truths = [self._truth(message, message.metadata.dst_node_id) for message in ordered]
+        name = capture_name(server_round, SUM, "train")
+        write_capture(capture, aggregate_truths(truths), self._directory / name)
+
+    def warn_of_missing(self) -> None:
+        """Say in which of the named rounds there was no sum."""
+        for server_round in self._settings.rounds:
+            if not (self._directory / capture_name(server_round, SUM, "train")).exists():
+                logger.warning(
+                    "nothing was captured in round %d: secure aggregation was given up",
                     server_round,
                 )
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from atoll.clients.weighted_sum import Structure
+from atoll.clients.weighted_sum import Structure, WeightedSum
 from atoll.platform import flower
 from atoll.platform.chunk_sum import ChunkSum
 from atoll.platform.content import (
@@ -38,6 +38,7 @@ from atoll.platform.exchange import (
     Timing,
     plain_metrics,
 )
+from atoll.platform.gpu_memory import OutOfGpuMemoryError, is_out_of_memory
 from atoll.randomness import derive_seed, seed_everything
 
 # Integers up to here are exact; a weight beyond is no count of examples, but makes sums overflow.
@@ -55,12 +56,17 @@ class ClientRunner:
         The run configuration in each client's ``Context``.
     worker : str
         The worker's name, for the ledger.
+    has_gpu : bool
+        Whether clients that run out of GPU memory are to be run elsewhere, in place of failing.
     """
 
-    def __init__(self, app: ClientApp, run_config: dict[str, Any], worker: str) -> None:
+    def __init__(
+        self, app: ClientApp, run_config: dict[str, Any], worker: str, *, has_gpu: bool = False
+    ) -> None:
         self._app = app
         self._run_config = run_config
         self._worker = worker
+        self._has_gpu = has_gpu
         self._unpacked_for = -1
         self._unpacked: dict[int, RecordDict] = {}
         self._templates: list[flower.InstructionTemplate] = []
@@ -68,7 +74,13 @@ class ClientRunner:
     def run_chunk(
         self, exchange: Exchange, chunk: Chunk, contents: Mapping[int, PackedRecords]
     ) -> ChunkResult:
-        """Run the clients of ``chunk`` and return their outcomes."""
+        """Run the clients of ``chunk`` and return their outcomes.
+
+        Raises
+        ------
+        OutOfGpuMemoryError
+            If the worker has a GPU, and there is no room left on it; nothing is kept.
+        """
         self._unpack(exchange, contents, chunk.envelopes)
         started = time.perf_counter()
         chunk_sum = None
@@ -187,6 +199,7 @@ class ClientRunner:
         try:
             answer = self._app(request, context)
         except (Exception, SystemExit) as error:
+            self._refuse_shortage(error, (outcome.node_id,), 1)
             reason = f"the client raised {type(error).__name__}: {error}"
             outcome.fail(reason, flower.RAISED, traceback.format_exc())
             return None, None
@@ -200,9 +213,16 @@ class ClientRunner:
         requests = [self._request(exchange, chunk, place) for place in range(len(chunk))]
         contexts = [self._context(exchange, chunk, place) for place in range(len(chunk))]
         started = time.perf_counter()
+        answers: list[Message] = []
+        part = slice(0)
         try:
-            answers = self._app.train_together(requests, contexts)  # type: ignore[attr-defined]
-        except Exception:
+            for part in _parts(chunk, exchange):
+                answers += self._app.train_together(  # type: ignore[attr-defined]
+                    requests[part], contexts[part]
+                )
+        except Exception as error:
+            nodes = chunk.nodes[part]
+            self._refuse_shortage(error, nodes, len(nodes))
             # One client's bad data must not cost the others their round: in turn, it is found.
             self._run_in_turn(exchange, chunk, result, chunk_sum, _Watch())
             return
@@ -234,16 +254,27 @@ class ClientRunner:
         if not self._can_sum_in_app(exchange, chunk, request, at_once=at_once):
             return False
         contexts = [self._context(exchange, chunk, place) for place in range(len(chunk))]
+        parts = _parts(chunk, exchange) if at_once else [slice(0, len(chunk))]
+        part = slice(0)
+        totals: list[WeightedSum] = []
+        metrics: list[MetricRecord] = []
+        seconds: list[float] = []
         try:
-            total, metrics, seconds = self._app.train_and_sum(  # type: ignore[attr-defined]
-                request, contexts, at_once=at_once
-            )
-        except Exception:
+            for part in parts:
+                total, records, times = self._app.train_and_sum(  # type: ignore[attr-defined]
+                    request, contexts[part], at_once=at_once
+                )
+                totals.append(total)
+                metrics += records
+                seconds += times
+        except Exception as error:
+            nodes = chunk.nodes[part]
+            self._refuse_shortage(error, nodes, len(nodes) if at_once else 1)
             return False
         expected = exchange.expected[chunk.envelopes[0]]
-        if expected is not None and total.structure() != expected:
+        if expected is not None and any(total.structure() != expected for total in totals):
             return False
-        if exchange.check_finite and not total.is_finite():
+        if exchange.check_finite and not all(total.is_finite() for total in totals):
             return False
         sent = parts_of(request.content).arrays
         bytes_up = sum(len(array.data) for array in sent.values()) if sent is not None else 0
@@ -255,8 +286,14 @@ class ClientRunner:
             if outcome.node_id in exchange.captured:
                 outcome.captured = self._reply_apart(exchange, chunk, place)
             result.outcomes.append(outcome)
-        chunk_sum.merge(total)
+        for total in totals:
+            chunk_sum.merge(total)
         return True
+
+    def _refuse_shortage(self, error: BaseException, nodes: tuple[int, ...], at_once: int) -> None:
+        """Raise if the GPU had no room: that says nothing of the clients."""
+        if self._has_gpu and is_out_of_memory(error):
+            raise OutOfGpuMemoryError(nodes, at_once) from error
 
     def _reply_apart(self, exchange: Exchange, chunk: Chunk, place: int) -> PackedRecords | None:
         """Return what a client of a sum made in the app would have replied; None if it raises."""
@@ -338,6 +375,12 @@ class _Watch:
                 return None
             self.abandoned = True
             return self._current
+
+
+def _parts(chunk: Chunk, exchange: Exchange) -> list[slice]:
+    """Return which clients of a chunk train at once."""
+    size = exchange.at_once or len(chunk)
+    return [slice(start, start + size) for start in range(0, len(chunk), size)]
 
 
 def _accept(

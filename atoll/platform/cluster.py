@@ -20,6 +20,8 @@ logger = logging.getLogger("atoll")
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
+# Beyond this many processes a GPU changes contexts more than it computes.
+MOST_ON_A_GPU = 16
 # A chunk's sum of a small model is some hundred kilobytes: sent along with the reply it spares the
 # object store's bookkeeping, which costs more than the clients' own overhead.
 SYSTEM_CONFIG = {
@@ -39,7 +41,7 @@ class Allocation:
     workers : int
         How many.
     cpus, gpus : float
-        What each takes of its node.
+        What each takes of its node, in Ray's books.
     """
 
     workers: int
@@ -94,23 +96,34 @@ class Cluster:
                 ) from error
         self.started = True
 
-    def allocate(self, workers: int | Literal["auto"], cpus: float, gpus: float) -> Allocation:
+    def has_gpus(self) -> bool:
+        """Tell whether a node of the cluster has a GPU."""
+        return any(node.get("GPU", 0.0) for node in _nodes())
+
+    def allocate(
+        self, workers: int | Literal["auto"], cpus: float, gpus: float | Literal["auto"]
+    ) -> Allocation:
         """Return the workers that fit.
 
         Parameters
         ----------
         workers : int or "auto"
             How many are wanted; "auto" is as many as the cluster's nodes hold.
-        cpus, gpus : float
-            The share of a node's CPUs and GPUs that each takes. If more workers are asked for
-            than there are CPUs, each takes less of a CPU (a CPU share is bookkeeping).
+        cpus : float
+            The share of a node's CPUs that each takes. If more workers are asked for than there
+            are CPUs, each takes less of a CPU (a CPU share is bookkeeping).
+        gpus : float or "auto"
+            The share of a GPU that each takes. "auto" lets as many workers on a GPU as the CPUs
+            beside it allow (or ``workers`` asks for), and is 0 without GPUs.
 
         Raises
         ------
         InvalidExperimentError
             If GPUs are asked for that the cluster does not have, or no worker fits.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = _nodes()
+        if gpus == "auto":
+            gpus = _gpu_share(nodes, workers, cpus)
         total_gpus = sum(node.get("GPU", 0.0) for node in nodes)
         if gpus > 0 and total_gpus == 0:
             raise InvalidExperimentError(
@@ -178,6 +191,24 @@ def _running_here() -> str | None:
     except (OSError, ValueError):
         return None
     return address
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Return what each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _gpu_share(nodes: list[dict[str, float]], workers: int | Literal["auto"], cpus: float) -> float:
+    gpus = [(int(node.get("GPU", 0.0)), _slots(node, cpus, 0.0)) for node in nodes]
+    gpus = [(count, slots) for count, slots in gpus if count]
+    if not gpus:
+        return 0.0
+    if workers == "auto":
+        on_a_gpu = min(MOST_ON_A_GPU, max(slots // count for count, slots in gpus))
+    else:
+        on_a_gpu = -(-workers // sum(count for count, _ in gpus))
+    # Ray counts in ten-thousandths.
+    return 1.0 if on_a_gpu <= 1 else int(1e4 / on_a_gpu) / 1e4
 
 
 def _slots(node: dict[str, float], cpus: float, gpus: float) -> int:

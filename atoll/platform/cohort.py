@@ -16,6 +16,7 @@ from atoll.clients.weighted_sum import WeightedSum
 from atoll.platform import flower
 from atoll.platform.content import parts_of, unpack
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Outcome
+from atoll.platform.gpu_memory import Shortage
 from atoll.platform.pool import GRACE_SECONDS, Job
 
 # Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.
@@ -49,6 +50,13 @@ class Cohort:
         the driver should not hold many.
     on_progress : callable
         Called with the number of clients that have ended.
+
+    Attributes
+    ----------
+    at_once : int or None
+        If a chunk's clients did not fit into a GPU together: how many may train at once when the
+        exchange is begun anew, which it must be. All chunks are then cut alike, so what a run
+        comes to depends on what fits, not on which chunk was tried first.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Cohort:
         self._isolated: set[int] = set()
         self._folded = 0
         self._total = WeightedSum()
+        self.at_once: int | None = None
         self._measured: list[float] = []
         for chunk in chunks:
             if suspects.isdisjoint(chunk.nodes):
@@ -91,8 +100,8 @@ class Cohort:
 
     @property
     def finished(self) -> bool:
-        """Whether every client has come to an end."""
-        return self._folded == len(self._chunks)
+        """Whether every client has come to an end, or none will."""
+        return self.at_once is not None or self._folded == len(self._chunks)
 
     @property
     def total(self) -> WeightedSum:
@@ -230,6 +239,12 @@ class Cohort:
             return
         self._suspects.add(node_id)
         self._end(chunk.index, [outcome])
+
+    def too_large(self, job: Job, shortage: Shortage) -> bool:
+        """Give the exchange up, to be begun anew with half as many clients at once."""
+        if shortage.at_once > 1:
+            self.at_once = shortage.at_once // 2
+        return shortage.at_once > 1
 
     def expired(self) -> None:
         """Turn every client that has not ended into an error."""

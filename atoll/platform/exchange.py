@@ -52,6 +52,8 @@ class Exchange:
         Seconds that one client may take.
     vectorize : bool
         Whether a chunk's clients train at once, where the app can.
+    at_once : int or None
+        The most clients that train at once; None for a whole chunk.
     captured : Collection[int]
         Nodes whose replies are wanted as they are, beside whatever else is made of them.
     """
@@ -67,6 +69,7 @@ class Exchange:
     check_finite: bool = True
     client_timeout: float | None = None
     vectorize: bool = False
+    at_once: int | None = None
     captured: Collection[int] = ()
 
 

@@ -70,12 +70,19 @@ class StrategySettings(Section):
 
 
 class RaySettings(Section):
-    """``[ray]``: the cluster and the workers."""
+    """``[ray]``: the cluster and the workers.
+
+    Attributes
+    ----------
+    gpus_per_worker : float or "auto"
+        The share of a GPU that a worker takes. "auto" is none where the cluster has no GPU; else
+        as many workers work on a GPU as fit into its memory, by what the first one needs.
+    """
 
     address: str | None = None
     workers: Literal["auto"] | PositiveInt = "auto"
     cpus_per_worker: Annotated[float, Field(gt=0.0)] = 1.0
-    gpus_per_worker: Annotated[float, Field(ge=0.0)] = 0.0
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     threads_per_worker: PositiveInt = 1
     chunk_size: Literal["auto"] | PositiveInt = "auto"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +34,13 @@ class Federation:
     strategy: Strategy
     initial_arrays: ArrayRecord
 
+    def on(self, device: str) -> Federation:
+        """Return the federation with the clients' models on that device: "cpu" or "cuda"."""
+        return replace(self, spec=replace(self.spec, device=device))
+
 
 def prepare(experiment: Experiment) -> Federation:
-    """Make an experiment's data, model and strategy.
+    """Make an experiment's data, model and strategy; clients are on the CPU (:meth:`on`).
 
     Raises
     ------
@@ -89,7 +93,6 @@ def prepare(experiment: Experiment) -> Federation:
         num_rounds=run.rounds,
         seed=run.seed,
         client_test_fraction=data.client_test_fraction,
-        device="cuda" if experiment.ray.gpus_per_worker > 0 else "cpu",
     )
     return Federation(dataset, partition, spec, strategy, ModelArrays(model).read())
 

@@ -138,16 +138,20 @@ def _go_on(
         before = RunIdentity.read(directory)
         if is_given and before is not None:
             # Without the data, which a finished run does not need.
-            _identity(experiment, before.data).check_same(directory)
+            device = before.config.get("ray", {}).get("device", "cpu")
+            _identity(experiment, before.data, device).check_same(directory)
         logger.info("%s is finished; its result is as it was", directory)
         return finished
     return _run(experiment, directory, False, is_given, observers or _no_observers, callbacks)
 
 
-def _identity(experiment: Experiment, data: Mapping[str, str]) -> RunIdentity:
+def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> RunIdentity:
     """Return what a run is; its data are known by their contents, wherever they lie."""
     config = relevant(experiment.to_dict())
     config["data"].pop("path", None)
+    if device != "cpu":
+        # Another device has other kernels, which add up in another order.
+        config["ray"]["device"] = device
     return RunIdentity(config, dict(data), versions())
 
 
@@ -187,7 +191,7 @@ def _run(
     if experiment.layers is not None:
         return _run_layers(experiment, directory, is_new, is_given, observers, callbacks)
     with _StartedCluster(experiment) as cluster:
-        federation = prepare(experiment)
+        federation = prepare(experiment).on(cluster.device)
         with (
             cluster.grid(federation, directory.name) as grid,
             terminated_as_interrupt(),
@@ -210,7 +214,7 @@ def _run_layers(
     from atoll.platform.layers.run import LayerRun, start_workers
 
     with _StartedCluster(experiment) as cluster, terminated_as_interrupt():
-        federation = prepare(experiment)
+        federation = prepare(experiment).on(cluster.device)
         with _session(experiment, federation, directory, is_new, is_given, observers) as session:
             write_partition(directory, federation, experiment.data.held_out)
             layers = LayerRun(experiment, federation, session, callbacks)
@@ -235,7 +239,7 @@ def _session(
     return Session(
         directory,
         experiment.to_dict() if is_given else None,
-        identity=_identity(experiment, data),
+        identity=_identity(experiment, data, federation.spec.device),
         is_new=is_new,
         keep_checkpoints=experiment.run.keep_checkpoints,
         observers=partial(_all_observers, experiment, observers),
@@ -265,6 +269,13 @@ class _StartedCluster:
         """The connection, once Ray has started."""
         connected: Cluster = self._cluster.result()
         return connected
+
+    @property
+    def device(self) -> str:
+        """Where the workers' models are: "cuda" if they have a share of a GPU, else "cpu"."""
+        gpus = self._experiment.ray.gpus_per_worker
+        is_used = self.connection.has_gpus() if gpus == "auto" else gpus > 0
+        return "cuda" if is_used else "cpu"
 
     def grid(self, federation: Federation, name: str) -> RayGrid:
         """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
@@ -370,8 +381,14 @@ def _run_rounds(
 def _recorder(
     experiment: Experiment, federation: Federation, directory: Path
 ) -> CaptureRecorder | None:
-    from atoll.platform.capture import CaptureRecorder
+    from atoll.platform.capture import CaptureRecorder, SumRecorder
+    from atoll.strategies.secure_aggregation import SecAggPlus
 
     if experiment.capture is None:
         return None
-    return CaptureRecorder(directory, experiment.capture, federation.spec, federation.dataset)
+    what = directory, experiment.capture, federation.spec, federation.dataset
+    if not isinstance(federation.strategy, SecAggPlus):
+        return CaptureRecorder(*what)
+    recorder = SumRecorder(*what)
+    federation.strategy.on_sum = recorder.record_sum
+    return recorder

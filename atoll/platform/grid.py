@@ -24,7 +24,7 @@ from atoll.platform import flower
 from atoll.platform.aggregation import Aggregation
 from atoll.platform.cluster import Cluster
 from atoll.platform.cohort import Cohort
-from atoll.platform.exchange import Exchange, Outcome
+from atoll.platform.exchange import Chunk, Exchange, Outcome
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.outgoing import Outgoing
 from atoll.platform.pool import WorkerPool
@@ -50,8 +50,11 @@ class RayGrid(Grid):
         Clients' random states derive from (seed, round, kind of message, partition).
     workers : int or "auto"
         How many worker processes; "auto" is as many as the cluster holds.
-    cpus_per_worker, gpus_per_worker : float
-        The share of a node that each takes.
+    cpus_per_worker : float
+        The share of a node's CPUs that each takes.
+    gpus_per_worker : float or "auto"
+        The share of a GPU that each takes. "auto" is none where the cluster has no GPU; else as
+        many workers work on a GPU as fit into its memory, by what the first one needs.
     threads_per_worker : int
         Threads of a client's tensor operations.
     chunk_size : int or "auto"
@@ -93,7 +96,7 @@ class RayGrid(Grid):
         seed: int = 0,
         workers: int | Literal["auto"] = "auto",
         cpus_per_worker: float = 1.0,
-        gpus_per_worker: float = 0.0,
+        gpus_per_worker: float | Literal["auto"] = "auto",
         threads_per_worker: int = 1,
         chunk_size: int | Literal["auto"] = "auto",
         run_config: dict[str, Any] | None = None,
@@ -135,9 +138,16 @@ class RayGrid(Grid):
             allocation = cluster.allocate(workers, cpus_per_worker, gpus_per_worker)
             self.workers = allocation.workers
             setup = worker_setup(
-                client_app, run_config or {}, threads_per_worker, gpu=gpus_per_worker > 0
+                client_app, run_config or {}, threads_per_worker, gpu=allocation.gpus > 0
             )
-            self.pool = WorkerPool(setup, self.workers, allocation.cpus, allocation.gpus, name)
+            self.pool = WorkerPool(
+                setup,
+                self.workers,
+                allocation.cpus,
+                allocation.gpus,
+                name,
+                measure_gpus=gpus_per_worker == "auto",
+            )
         except BaseException:
             if self._own_cluster is not None:
                 self._own_cluster.close()
@@ -209,19 +219,10 @@ class RayGrid(Grid):
             if not self.vectorization.decided:
                 trial = cut(together=True)
                 self.vectorization = choose(self.pool, exchange, trial, outgoing.contents)
-            exchange = replace(exchange, vectorize=self.vectorization.vectorized)
-        chunks = cut(together=exchange.vectorize)
-        cohort = Cohort(
-            exchange,
-            outgoing.share(chunks),
-            chunks,
-            self._suspects,
-            self._chunk_seconds.get(outgoing.kind),
-            places=self._places,
-            one_at_a_time=outgoing.is_large,
-            on_progress=lambda ended: self.on_progress(outgoing.kind, ended, len(requests)),
+            exchange = self._as_chosen(exchange)
+        exchange, cohort = self._run_cohort(
+            outgoing, exchange, cut(together=exchange.vectorize), timeout
         )
-        self.pool.run(cohort, timeout)
         self._places = cohort.places
         if cohort.chunk_seconds is not None:
             self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
@@ -273,6 +274,33 @@ class RayGrid(Grid):
             if self.recorder is None
             else self.recorder.nodes(outgoing.kind, server_round),
         )
+
+    def _run_cohort(
+        self, outgoing: Outgoing, exchange: Exchange, chunks: list[Chunk], timeout: float | None
+    ) -> tuple[Exchange, Cohort]:
+        """Run the chunks: with fewer clients at once, from the beginning, if they do not fit."""
+        contents = outgoing.share(chunks)
+        clients = len(outgoing.requests)
+        while True:
+            cohort = Cohort(
+                exchange,
+                contents,
+                chunks,
+                self._suspects,
+                self._chunk_seconds.get(outgoing.kind),
+                places=self._places,
+                one_at_a_time=outgoing.is_large,
+                on_progress=lambda ended: self.on_progress(outgoing.kind, ended, clients),
+            )
+            self.pool.run(cohort, timeout)
+            if cohort.at_once is None:
+                return exchange, cohort
+            self.vectorization = self.vectorization.lowered_to(cohort.at_once)
+            exchange = self._as_chosen(exchange)
+
+    def _as_chosen(self, exchange: Exchange) -> Exchange:
+        choice = self.vectorization
+        return replace(exchange, vectorize=choice.vectorized, at_once=choice.at_once)
 
     def _conclude(self, outgoing: Outgoing, exchange: Exchange, cohort: Cohort) -> list[Message]:
         outcomes, total = cohort.outcomes(), cohort.total

@@ -38,6 +38,10 @@ def relevant(tables: Mapping[str, Any]) -> dict[str, Any]:
             continue
         names = IRRELEVANT.get(section, ())
         kept[section] = {key: value for key, value in table.items() if key not in names}
+    if "gpus_per_worker" in kept.get("ray", {}):
+        # A share of a GPU changes nothing, the GPU does: that is an identity's ``ray.device``.
+        # The key stays, because trials are named by a hash of what is here.
+        kept["ray"]["gpus_per_worker"] = 0.0
     return kept
 
 
@@ -111,7 +115,7 @@ class RunIdentity:
                 IDENTITY,
             )
             return
-        there, here = _as_json(before.config), _as_json(self.config)
+        there, here = _as_json(relevant(before.config)), _as_json(self.config)
         if not _depends_on_rounds(here):
             for tables in (there, here):
                 tables.get("run", {}).pop("rounds", None)

@@ -149,6 +149,7 @@ class Ledger:
         self.directory = directory
         self._rounds = ParquetTable(directory / ROUNDS)
         self._clients = ParquetTable(directory / CLIENTS)
+        self._notes: dict[str, Any] = {}
 
     @classmethod
     def create(cls, directory: Path, config_toml: str) -> Ledger:
@@ -167,7 +168,7 @@ class Ledger:
 
     def on_start(self, run: RunInfo) -> None:
         """Note what the engine decided."""
-        notes = {
+        self._notes = {
             "workers": run.workers,
             "clients": run.clients,
             "parameters": run.parameters,
@@ -175,10 +176,14 @@ class Ledger:
             "num_rounds": run.num_rounds,
             "notes": list(run.notes),
         }
-        write_json(self.directory / ENGINE, notes)
+        write_json(self.directory / ENGINE, self._notes)
 
     def on_round(self, record: RoundRecord) -> None:
         """Add a round."""
+        gpus = [dict(gpu) for gpu in record.gpus]
+        if gpus != self._notes.get("gpus", []):
+            self._notes["gpus"] = gpus
+            write_json(self.directory / ENGINE, self._notes)
         if record.clients:
             nothing = [None] * len(record.clients["round"])
             columns = [

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from atoll.errors import EngineError
+from atoll.platform.gpu_memory import Shortage
 from atoll.platform.pool import Job, WorkerPool
 
 MAX_LOSSES = 3
@@ -24,7 +25,14 @@ class _Calls:
         self._missing = len(arguments)
         self._losses: dict[int, int] = {}
         self._queue = deque(
-            Job("call", (function, *some), payload=index, name=_name_of(function))
+            Job(
+                "call",
+                (function, *some),
+                payload=index,
+                name=_name_of(function),
+                # A federation's clients do, and it is they who need most.
+                measures=False,
+            )
             for index, some in enumerate(arguments)
         )
 
@@ -52,6 +60,9 @@ class _Calls:
         if losses >= MAX_LOSSES:
             raise EngineError(f"{losses} workers died while they ran part {job.payload}")
         self._queue.append(job)
+
+    def too_large(self, job: Job, shortage: Shortage) -> bool:
+        return False
 
     def expired(self) -> None:
         raise EngineError("timed out")

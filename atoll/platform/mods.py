@@ -51,8 +51,9 @@ def check_mods_of(experiment: Experiment, strategy: Strategy) -> None:
             f"{'has' if has_mod else 'lacks'} 'secure-aggregation'; expected strategy SecAggPlus "
             "and that mod, or neither"
         )
-    if is_secure and experiment.capture is not None:
+    capture = experiment.capture
+    if is_secure and capture is not None and capture.nodes != "all":
         raise InvalidExperimentError(
-            "capture: under SecAggPlus no client's message holds its update; expected no [capture] "
-            "(arena.sums attacks what is decoded: the sum)"
+            f"capture.nodes = {list(capture.nodes)}: under SecAggPlus no client's message holds "
+            "its update, and the sum is of all clients of a round; expected 'all'"
         )

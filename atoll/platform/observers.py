@@ -75,6 +75,9 @@ class RoundRecord:
     clients : dict[str, list]
         Columns with a row per client: round, phase, node_id, partition, domain, examples, loss,
         accuracy, seconds, bytes_down, bytes_up, layers, peak_memory, worker, status, reason.
+    gpus : Sequence[Mapping]
+        What is known of each GPU by then: how many workers work on it, what one needs, and how
+        often they were made fewer.
     """
 
     server_round: int
@@ -90,6 +93,7 @@ class RoundRecord:
     bytes_down: int = 0
     bytes_up: int = 0
     clients: dict[str, list[Any]] = field(default_factory=dict)
+    gpus: Sequence[Mapping[str, Any]] = ()
 
 
 class Observer(Protocol):

@@ -16,6 +16,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from atoll.errors import EngineError
+from atoll.platform.gpu_memory import OnGpu, Shortage
+from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.worker import Worker, WorkerSetup
 
 logger = logging.getLogger("atoll")
@@ -45,6 +47,8 @@ class Job:
         Whether no other job may wait behind it: if its worker dies, it was this one.
     name : str
         What it is, for Ray's dashboard ("train, round 3").
+    measures : bool
+        Whether what it needs of a GPU says how many such jobs fit on it.
     """
 
     method: str
@@ -53,6 +57,7 @@ class Job:
     seconds: float | None = None
     alone: bool = False
     name: str = "call"
+    measures: bool = True
 
 
 class JobSource(Protocol):
@@ -77,6 +82,13 @@ class JobSource(Protocol):
 
     def lost(self, job: Job, *, overdue: bool) -> None:
         """Take note that the worker died (or was killed, being overdue) with the job."""
+
+    def too_large(self, job: Job, shortage: Shortage) -> bool:
+        """Take note that the job does not fit into an empty GPU.
+
+        Return whether it will come in smaller parts: then the source is finished, and what it
+        has under way is of no use.
+        """
 
     def expired(self) -> None:
         """Give up what is not done: the deadline of the whole has passed."""
@@ -123,12 +135,27 @@ class WorkerPool:
         The share of a node's CPUs and GPUs that a worker takes.
     label : str
         What the workers work for, for Ray's dashboard: they are named ``label/worker-0``, ....
+    measure_gpus : bool
+        Whether what the first worker on a GPU needs decides how many work on it.
+
+    Attributes
+    ----------
+    sharing : GpuSharing
+        Which workers may use their GPUs; the others wait, and hold no memory there.
     """
 
     def __init__(
-        self, setup: WorkerSetup, size: int, cpus: float, gpus: float, label: str = "federation"
+        self,
+        setup: WorkerSetup,
+        size: int,
+        cpus: float,
+        gpus: float,
+        label: str = "federation",
+        *,
+        measure_gpus: bool = False,
     ) -> None:
         self.size = size
+        self.sharing = GpuSharing(gpus, is_measured=measure_gpus)
         # Names are unique in a cluster's namespace; a label need not be.
         self._label = f"{label}-{os.urandom(3).hex()}"
         self._setup = setup
@@ -189,11 +216,12 @@ class WorkerPool:
             raise
 
     def _assign(self, source: JobSource) -> None:
-        while self._idle:
-            job = source.next_job(self.size, self._idle[-1].name)
+        while (worker := self._next_idle()) is not None:
+            job = source.next_job(self.size, worker.name)
             if job is None:
                 return
-            self._give(self._idle.pop(), job)
+            self._idle.remove(worker)
+            self._give(worker, job)
         # A job ahead spares a worker the wait for the driver; one that has a time limit must
         # start when it is given, and the last jobs are for whoever is free first. A worker that
         # dies with a second job may not have sent the result of the first, which is then blamed.
@@ -205,7 +233,11 @@ class WorkerPool:
                 if job is not None:
                     self._give(worker, job)
 
+    def _next_idle(self) -> _WorkerHandle | None:
+        return next((w for w in reversed(self._idle) if self.sharing.admits(w.name)), None)
+
     def _give(self, worker: _WorkerHandle, job: Job) -> None:
+        self.sharing.enter(worker.name)
         reference = worker.submit(job)
         overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
         self._running[reference] = _Running(worker, job, overdue_at)
@@ -250,6 +282,7 @@ class WorkerPool:
             return
         self._failed_starts = 0
         worker.pid, worker.node = place["pid"], place["node"]
+        self.sharing.place(worker.name, worker.node, place["gpus"])
         self._idle.append(worker)
 
     def _take_result(self, source: JobSource, reference: Any) -> None:
@@ -268,6 +301,12 @@ class WorkerPool:
             self._replace(worker, source)
             source.lost(job, overdue=False)
             return
+        if isinstance(result, OnGpu):
+            if result.shortage is not None:
+                self._back_off(worker, job, result.shortage, source)
+                return
+            self.sharing.ended(worker.name, result.memory, decides=job.measures)
+            result = result.value
         if not source.done(job, result):
             self._replace(worker, source)
             return
@@ -275,6 +314,34 @@ class WorkerPool:
         worker.jobs.pop(0)
         if not worker.jobs:
             self._idle.append(worker)
+            self._free_surplus()
+
+    def _back_off(
+        self, worker: _WorkerHandle, job: Job, shortage: Shortage, source: JobSource
+    ) -> None:
+        """Run a job again that found no room on its GPU: beside fewer workers, or in parts."""
+        gpu = self.sharing.name_of(worker.name)
+        was_empty = self.sharing.out_of_memory(worker.name)
+        # A process that ran out of memory may have it in pieces; a fresh one has none at all.
+        self._replace(worker, source, has_died=False)
+        if not was_empty:
+            source.put_back(job)
+            self._free_surplus()
+        elif source.too_large(job, shortage):
+            self._abandon_running()
+        else:
+            raise EngineError(
+                f"{shortage.what} alone does not fit into the memory of {gpu} ({shortage.text}); "
+                "lower the batch size (client.batch_size) or take a smaller model, or free the "
+                "GPU of other programs"
+            )
+
+    def _free_surplus(self) -> None:
+        """Start workers anew that wait and hold memory of a GPU where fewer should."""
+        for worker in list(self._idle):
+            if self.sharing.is_surplus(worker.name):
+                self._idle.remove(worker)
+                self._replace(worker, has_died=False)
 
     def _kill_overdue(self, source: JobSource) -> None:
         now = time.monotonic()
@@ -283,9 +350,12 @@ class WorkerPool:
                 self._replace(running.worker, source)
                 source.lost(running.job, overdue=True)
 
-    def _replace(self, worker: _WorkerHandle, source: JobSource | None = None) -> None:
+    def _replace(
+        self, worker: _WorkerHandle, source: JobSource | None = None, *, has_died: bool = True
+    ) -> None:
         """Start another worker in place of this one; the jobs ahead of it go back."""
-        self.deaths += 1
+        self.deaths += has_died
+        self.sharing.leave(worker.name)
         ahead = [self._running.pop(reference).job for reference in worker.jobs][1:]
         if source is not None:
             for job in reversed(ahead):

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,7 +178,10 @@ class _RoundLoop:
                 self._evaluate_on_clients(server_round, arrays, evaluate_config)
                 if evaluate_fn is not None and self._is_due(server_round):
                     self._evaluate_on_server(server_round, arrays, evaluate_fn)
-                record = self._record(server_round, time.perf_counter() - started)
+                record = replace(
+                    self._record(server_round, time.perf_counter() - started),
+                    gpus=self._grid.pool.sharing.facts(),
+                )
                 if self._end_round(record, arrays):
                     break
         except BaseException:

@@ -42,9 +42,14 @@ def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experim
 
 @lru_cache(maxsize=4)
 def _client_app(file: str, overrides: str, clients: int) -> ClientApp:
+    import torch
+
     from atoll.clients.app import make_client_app
 
-    return make_client_app(_federation(file, overrides, clients)[1].spec)
+    experiment, federation = _federation(file, overrides, clients)
+    # Which process has a GPU is for Flower to say.
+    has_gpu = experiment.ray.gpus_per_worker != 0 and torch.cuda.is_available()
+    return make_client_app(federation.on("cuda" if has_gpu else "cpu").spec)
 
 
 def _answer(message: Message, context: Context) -> Message:

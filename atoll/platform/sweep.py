@@ -174,10 +174,10 @@ def _run_missing(
     settings = sweep.base.ray
     cluster = Cluster(settings.address)
     try:
-        slots = cluster.allocate("auto", settings.cpus_per_worker, settings.gpus_per_worker).workers
-        parallel, workers = _shares(sweep, slots, len(missing))
+        whole = cluster.allocate("auto", settings.cpus_per_worker, settings.gpus_per_worker)
+        parallel, workers = _shares(sweep, whole.workers, len(missing))
         on_start(len(sweep.trials), finished, parallel)
-        running = _Running(sweep, directory, table, workers, parallel)
+        running = _Running(sweep, directory, table, workers, parallel, whole.gpus)
         # Only now: Ray sets a handler of its own when it starts.
         with terminated_as_interrupt():
             return running.run(on_end, finished, len(sweep.trials))
@@ -217,10 +217,17 @@ class _Running:
     """Keeps so many trials under way until all have ended."""
 
     def __init__(
-        self, sweep: Sweep, directory: Path, table: TrialTable, workers: int, parallel: int
+        self,
+        sweep: Sweep,
+        directory: Path,
+        table: TrialTable,
+        workers: int,
+        parallel: int,
+        gpu_share: float,
     ) -> None:
         self._sweep, self._directory, self._table = sweep, directory, table
         self._workers, self._parallel = workers, parallel
+        self._gpu_share = gpu_share
         self._waiting = deque(table.missing())
         self._under_way: dict[Any, tuple[Trial, float]] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -262,7 +269,10 @@ class _Running:
         ask, stopping = None, self._sweep.settings.early_stopping
         if self._halving is not None and stopping is not None:
             ask = AskAfterRound(self._halving, stopping.metric, trial.group, trial.name)
-        arguments = trial.experiment.to_dict(), str(place), self._workers, list(sys.path), ask
+        tables = trial.experiment.to_dict()
+        # Trials share the GPUs that there are: one that took what fits would leave none.
+        tables["ray"]["gpus_per_worker"] = self._gpu_share
+        arguments = tables, str(place), self._workers, list(sys.path), ask
         task = self._task.options(name=f"trial {trial}", **self._options)
         self._under_way[task.remote(*arguments)] = trial, time.monotonic()
 

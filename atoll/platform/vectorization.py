@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll.platform.content import PackedRecords
 from atoll.platform.exchange import Chunk, Exchange, Timing
+from atoll.platform.gpu_memory import Shortage
 from atoll.platform.pool import Job, WorkerPool
 
 logger = logging.getLogger("atoll")
@@ -17,6 +18,7 @@ logger = logging.getLogger("atoll")
 # How many times faster training at once must be; how far from that a race is clear; how often a
 # race that is not clear is run.
 MARGIN, CLEAR, TRIES = 1.1, 1.25, 3
+NO_ROOM = "two clients at once do not fit into the GPU"
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,14 @@ class VectorizationChoice:
         Whether the choice is made; "auto" is not until the first chunk was timed.
     reason : str
         Why, in a few words.
+    at_once : int or None
+        The most clients that train at once, where a chunk's did not fit into a GPU together.
     """
 
     vectorized: bool
     decided: bool
     reason: str
+    at_once: int | None = None
 
     @classmethod
     def requested(cls, vectorize: bool | str) -> VectorizationChoice:
@@ -43,6 +48,12 @@ class VectorizationChoice:
         if vectorize == "auto":
             return cls(False, False, "to be decided by timing the first chunk")
         return cls(bool(vectorize), True, "as asked for")
+
+    def lowered_to(self, at_once: int) -> VectorizationChoice:
+        """Return the choice when more than ``at_once`` clients do not fit into a GPU together."""
+        if at_once < 2:
+            return replace(self, vectorized=False, reason=NO_ROOM, at_once=None)
+        return replace(self, at_once=at_once)
 
 
 class _OneJob:
@@ -53,6 +64,8 @@ class _OneJob:
         self.finished = False
         self.result: Any = None
         self.waiting = 0
+        # How many clients may fit at once, if the job's did not.
+        self.fitting: int | None = None
 
     def next_job(self, workers: int, worker: str) -> Job | None:
         job, self._job = self._job, None
@@ -67,6 +80,10 @@ class _OneJob:
 
     def lost(self, job: Job, *, overdue: bool) -> None:
         self.result, self.finished = Timing(obstacle="timing it killed a worker"), True
+
+    def too_large(self, job: Job, shortage: Shortage) -> bool:
+        self.fitting, self.finished = shortage.at_once // 2, shortage.at_once > 1
+        return self.finished
 
     def expired(self) -> None:
         self.finished = True
@@ -85,11 +102,21 @@ def choose(
     if len(chunk) < 2:
         return VectorizationChoice(False, True, "one client a chunk")
     indices = tuple(sorted({exchange.envelopes[e].content for e in chunk.envelopes}))
-    arguments = (exchange, chunk, indices, *(contents[index] for index in indices))
+    needed = tuple(contents[index] for index in indices)
     sequential = vectorized = math.inf
-    for _ in range(TRIES):
-        source = _OneJob(Job("time_both_ways", arguments, payload=None, name="time both ways"))
+    at_once: int | None = None
+    tries = 0
+    while tries < TRIES:
+        arguments = (replace(exchange, at_once=at_once), chunk, indices, *needed)
+        name = "time both ways"
+        source = _OneJob(Job("time_both_ways", arguments, None, name=name, measures=False))
         pool.run(source)
+        if source.fitting is not None:
+            at_once = source.fitting
+            if at_once < 2:
+                return VectorizationChoice(False, True, NO_ROOM)
+            continue
+        tries += 1
         timing: Timing = source.result
         if timing.obstacle is not None:
             return VectorizationChoice(False, True, f"cannot be vectorised: {timing.obstacle}")
@@ -99,6 +126,6 @@ def choose(
             break
     figures = (
         f"{len(chunk)} clients one after another {sequential * 1e3:.1f} ms, "
-        f"at once {vectorized * 1e3:.1f} ms"
+        f"{'' if at_once is None else f'{at_once} '}at once {vectorized * 1e3:.1f} ms"
     )
-    return VectorizationChoice(MARGIN * vectorized < sequential, True, figures)
+    return VectorizationChoice(MARGIN * vectorized < sequential, True, figures, at_once)

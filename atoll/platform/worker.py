@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 from flwr.clientapp import ClientApp
@@ -19,6 +19,7 @@ from atoll.platform import flower
 from atoll.platform.client_runner import ClientRunner
 from atoll.platform.content import PackedRecords
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Timing
+from atoll.platform.gpu_memory import OnGpu, forget_peak, run_on_gpu
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Worker:
         keep_freed_memory()
         if "torch" in sys.modules or setup.gpu:
             _prepare_torch(setup.threads, gpu=setup.gpu)
-        self._runner = ClientRunner(app, setup.run_config, name)
+        self._has_gpu = setup.gpu
+        self._runner = ClientRunner(app, setup.run_config, name, has_gpu=setup.gpu)
         # What is loaded now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -70,9 +72,19 @@ class Worker:
         return self._name
 
     def where(self) -> dict[str, Any]:
-        """Return this worker's process and node; also the sign that it has started."""
+        """Return this worker's process, node and GPUs; also the sign that it has started."""
         context = ray.get_runtime_context()
-        return {"name": self._name, "pid": os.getpid(), "node": context.get_node_id()}
+        gpus = context.get_accelerator_ids().get("GPU", []) if self._has_gpu else []
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "node": context.get_node_id(),
+            "gpus": list(map(str, gpus)),
+        }
+
+    def _do(self, what: str, work: Callable[[], Any]) -> Any:
+        """Return what ``work`` does; with a GPU, in an :class:`OnGpu`."""
+        return run_on_gpu(what, work) if self._has_gpu else work()
 
     def run(
         self,
@@ -80,15 +92,19 @@ class Worker:
         chunks: list[Chunk],
         indices: tuple[int, ...],
         *contents: PackedRecords,
-    ) -> list[ChunkResult]:
+    ) -> list[ChunkResult] | OnGpu:
         """Run the clients of ``chunks``; ``contents`` are those that they need, by index."""
         by_index = dict(zip(indices, contents, strict=True))
-        results = []
-        for chunk in chunks:
-            results.append(self._runner.run_chunk(exchange, chunk, by_index))
-            if results[-1].stuck:
-                break
-        return results
+
+        def run() -> list[ChunkResult]:
+            results = []
+            for chunk in chunks:
+                results.append(self._runner.run_chunk(exchange, chunk, by_index))
+                if results[-1].stuck:
+                    break
+            return results
+
+        return cast(list[ChunkResult] | OnGpu, self._do("a chunk", run))
 
     def time_both_ways(
         self,
@@ -96,20 +112,31 @@ class Worker:
         chunk: Chunk,
         indices: tuple[int, ...],
         *contents: PackedRecords,
-    ) -> Timing:
+    ) -> Timing | OnGpu:
         """Return the seconds that ``chunk`` takes one client after another, and at once."""
         by_index = dict(zip(indices, contents, strict=True))
-        return self._runner.time_both_ways(exchange, chunk, by_index)
+
+        def time() -> Timing:
+            timing = self._runner.time_both_ways(exchange, chunk, by_index)
+            # Only one of the ways will be gone again.
+            forget_peak()
+            return timing
+
+        return cast(Timing | OnGpu, self._do("a chunk", time))
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call ``function`` in this worker (server-side evaluation, for one)."""
-        return function(*arguments)
+        return self._do(getattr(function, "__name__", "a call"), lambda: function(*arguments))
 
 
 def _prepare_torch(threads: int, *, gpu: bool) -> None:
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     if gpu:
-        # The same bits on every run are worth more here than cuDNN's fastest kernels.
+        # The same bits on every run are worth more here than the fastest kernels. cuBLAS reads
+        # its setting when the context is made, which is later.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.secure_aggregation import KEYS
 
 logger = logging.getLogger("atoll")
+
+OnSum = Callable[[int, Sequence[Message], ArrayRecord, int], None]
 
 
 class SecAggPlus(Strategy):
@@ -42,6 +44,12 @@ class SecAggPlus(Strategy):
         The most examples that a client may have.
     clipping_range : float
         The largest size of a parameter; larger ones are clipped.
+
+    Attributes
+    ----------
+    on_sum : callable
+        Called after each round's protocol with all that it told the server: the round, the
+        messages to the clients that are in the sum, their mean model, and their examples in all.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class SecAggPlus(Strategy):
             clipping_range=clipping_range,
         )
         self._replies: list[Message] = []
+        self.on_sum: OnSum = _nobody_looks
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -79,13 +88,17 @@ class SecAggPlus(Strategy):
         if messages and not done:
             logger.warning("round %d: secure aggregation was given up", server_round)
         self._replies = round_context.replies() if done else []
+        if self._replies:
+            mean = self._replies[0].content.array_records["arrays"]
+            self.on_sum(server_round, round_context.answered(), mean, round_context.examples())
         return []
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate what the protocol gave."""
-        return self.strategy.aggregate_train(server_round, self._replies)
+        gathered, self._replies = self._replies, []
+        return self.strategy.aggregate_train(server_round, gathered)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -147,6 +160,14 @@ class _Round:
         self._results = results
         return None, {}
 
+    def answered(self) -> list[Message]:
+        """Return the messages to the clients that are in the sum."""
+        return [self._messages[node.node_id] for node, _ in self._results]
+
+    def examples(self) -> int:
+        """Return how many examples the clients in the sum say that they have."""
+        return sum(result.num_examples for _, result in self._results)
+
     def replies(self) -> list[Message]:
         """Return a reply a client, all with the mean of their parameters."""
         if not self._results:
@@ -164,6 +185,12 @@ class _Round:
             content = RecordDict({"arrays": arrays, "metrics": metrics})
             replies.append(Message(content, reply_to=self._messages[node.node_id]))
         return replies
+
+
+def _nobody_looks(
+    server_round: int, messages: Sequence[Message], mean: ArrayRecord, examples: int
+) -> None:
+    """Do nothing: nobody asked for the sums."""
 
 
 def _config(message: Message) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from atoll.clients.settings import (
     ScheduleSettings,
 )
 from atoll.clients.weighted_sum import WeightedSum
+from atoll.errors import EngineError
 from atoll.randomness import derive_seed
 
 CLIENTS = 12
@@ -272,3 +273,9 @@ def test_augmentation_is_of_the_round_and_the_client_alone_or_together(
         answers[name] = [float(m.content["metrics"]["loss"]) for m in (*alone, later)]
     assert answers["none"] != answers["domainbed"]
     assert len(set(answers["domainbed"])) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_share_of_a_gpu_that_pytorch_does_not_see_is_said(spec: ClientSpec) -> None:
+    with pytest.raises(EngineError, match=r"ray\.gpus_per_worker: .* sees none"):
+        make_client_app(replace(spec, device="cuda"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.cluster import Cluster
+from atoll.platform.cluster import Allocation, Cluster
 
 PROBE = Path(__file__).with_name("cluster_probe.py")
 ROOT = PROBE.parents[2]
@@ -83,3 +83,24 @@ def test_a_ray_that_cannot_start_is_an_error_in_one_line(tmp_path: Path) -> None
     assert done.returncode == 1
     assert "error: Ray did not start on this machine" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected"),
+    [
+        ([(16, 2)], "auto", Allocation(16, 1.0, 0.125)),
+        ([(7, 2)], "auto", Allocation(6, 1.0, 0.3333)),
+        ([(64, 1)], "auto", Allocation(16, 1.0, 0.0625)),
+        ([(4, 0), (4, 1)], "auto", Allocation(4, 1.0, 0.25)),
+        ([(1, 2)], "auto", Allocation(1, 1.0, 1.0)),
+        ([(16, 2)], 3, Allocation(3, 1.0, 0.5)),
+        ([(2, 1)], 4, Allocation(4, 0.5, 0.25)),
+        ([(3, 0)], "auto", Allocation(3, 1.0, 0.0)),
+    ],
+)
+def test_the_share_of_a_gpu_lets_a_worker_have_each_cpu_beside_it(
+    monkeypatch: pytest.MonkeyPatch, nodes: Any, workers: Any, expected: Allocation
+) -> None:
+    found = [{"Alive": True, "Resources": {"CPU": float(c), "GPU": float(g)}} for c, g in nodes]
+    monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: found)
+    assert Cluster.__new__(Cluster).allocate(workers, 1.0, "auto") == expected

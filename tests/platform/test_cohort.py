@@ -7,6 +7,7 @@ from typing import Any
 
 from atoll.platform.cohort import LOOK_AHEAD, Cohort
 from atoll.platform.exchange import Chunk, Envelope, Exchange
+from atoll.platform.gpu_memory import Shortage
 
 
 def cohort(
@@ -56,3 +57,14 @@ def test_a_worker_does_not_look_far_ahead() -> None:
     count = LOOK_AHEAD + 2
     places = {(count,): "a", (LOOK_AHEAD,): "a"}
     assert nodes_given(cohort(count, places, set()), "a", "a") == [LOOK_AHEAD, 1]
+
+
+def test_a_chunk_that_does_not_fit_at_once_ends_the_attempt_for_all_of_them() -> None:
+    given = cohort(4, {}, set())
+    job = given.next_job(2, "a")
+    assert job is not None
+    assert not given.too_large(job, Shortage("node 1", 1, ""))
+    assert given.finished is False
+    assert given.too_large(job, Shortage("nodes 1 to 9", 9, ""))
+    assert given.finished is True
+    assert given.at_once == 4

@@ -42,9 +42,25 @@ def test_what_changes_no_result_may_differ(tmp_path: Path) -> None:
     identity().write(tmp_path)
     identity(
         run={"name": "other", "out": "there", "checkpoint_every": 1, "rounds": 99},
-        ray={"workers": 3, "cpus_per_worker": 0.5},
+        ray={"workers": 3, "cpus_per_worker": 0.5, "gpus_per_worker": 0.25},
         log={"progress": False},
     ).check_same(tmp_path)
+
+
+def test_a_run_from_before_shares_were_chosen_goes_on(tmp_path: Path) -> None:
+    before = identity()
+    before.config["ray"]["gpus_per_worker"] = 0.0
+    before.write(tmp_path)
+    identity().check_same(tmp_path)
+
+
+def test_a_run_of_a_gpu_does_not_go_on_without_one(tmp_path: Path) -> None:
+    on_gpu = identity()
+    on_gpu.config["ray"]["device"] = "cuda"
+    on_gpu.write(tmp_path)
+    on_gpu.check_same(tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"ray\.device: cuda there, not set now"):
+        identity().check_same(tmp_path)
 
 
 def test_the_rounds_matter_where_the_learning_rate_depends_on_them(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -188,3 +190,15 @@ def test_early_stopping_waits_for_its_patience_and_knows_its_target() -> None:
     assert rounds_until_stop([0.1, 0.2, 0.21, 0.22], patience=2, min_delta=0.05) == 4
     assert rounds_until_stop([0.1, 0.9, 0.1], target=0.5) == 2
     assert rounds_until_stop([3.0, 2.0, 2.5, 2.6], patience=2, mode="min") == 4
+
+
+def test_what_gpus_came_to_is_noted_beside_what_the_engine_decided(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    ledger.on_start(RunInfo("run", tmp_path, 9, 1, 4, 3, 10, "FedAvg"))
+    ledger.on_round(record(1))
+    assert "gpus" not in json.loads((tmp_path / "engine.json").read_text())
+    gpu = {"gpu": "GPU 0 of node a", "workers": 2, "peak_bytes": 5, "back_offs": 1}
+    ledger.on_round(replace(record(2), gpus=[gpu]))
+    notes = json.loads((tmp_path / "engine.json").read_text())
+    assert notes["gpus"] == [gpu]
+    assert notes["workers"] == 4

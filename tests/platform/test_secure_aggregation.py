@@ -6,13 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ConfigRecord, Message
 from flwr.common import bytes_to_ndarray
 from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.serverapp.strategy import FedAvg
 from scipy import stats
 
+from atoll.attacks.aggregate import aggregate_truths
+from atoll.attacks.captures import CAPTURES, find_captures, read_capture, read_truth
+from atoll.attacks.observation import observe
+from atoll.attacks.simulation import ClientSimulation
+from atoll.attacks.threat import Capability, ThreatModel
 from atoll.clients.app import make_client_app
+from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import Experiment
 from atoll.platform.federation import prepare
 from atoll.platform.federation_run import run
@@ -56,6 +63,49 @@ def test_a_run_comes_to_the_plain_runs_model_but_for_rounding(
         # Parameters are rounded to 2^22 levels of [-8, 8], weights to 2^22 levels too.
         np.testing.assert_allclose(secure.arrays[key].numpy(), array.numpy(), rtol=0, atol=1e-3)
     assert secure.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
+
+
+def one_step_of(experiment: Experiment, **capture: object) -> Experiment:
+    tables = experiment.to_dict()
+    tables["data"]["examples_per_client"] = 8
+    if tables["strategy"]["name"] == "SecAggPlus":
+        # A client's share of it multiplies its parameters before they are rounded.
+        tables["strategy"]["max_weight"] = 8.0
+    tables["capture"] = {"nodes": "all", "rounds": [2], **capture}
+    return Experiment.from_dict(tables)
+
+
+def test_the_onlooker_of_a_run_records_sums_only(tmp_path: Path, cluster: None) -> None:
+    secure = run(one_step_of(experiment(secure=True)), out=tmp_path / "secure")
+    [found] = find_captures(tmp_path / "secure")
+    assert [path.name for path in (tmp_path / "secure" / CAPTURES).iterdir()] == [found.name]
+    capture, truth = read_capture(found), read_truth(found)
+    assert capture.name == "the sum of the clients in round 2"
+    assert capture.examples == len(truth.labels) == 40
+    for key, array in secure.arrays.items():
+        np.testing.assert_array_equal(capture.update[key].numpy(), array.numpy())
+    run(one_step_of(experiment(secure=False)), out=tmp_path / "plain")
+    paths = find_captures(tmp_path / "plain")
+    assert len(paths) == 5
+    together = aggregate_truths([read_truth(path) for path in paths])
+    assert torch.equal(together.indices, truth.indices)
+    # What it was decoded to is what one client with everybody's examples would have sent.
+    observation = observe(capture, ThreatModel.of(Capability.TRAINING))
+    sent = ClientSimulation.of(observation)(truth.normalized(capture.federation), truth.labels)
+    for seen, expected in zip(observation.target, sent, strict=True):
+        # Masked parameters have 2^22 levels in [-8, 8]; gradients are that over the rate.
+        torch.testing.assert_close(seen, expected, rtol=0, atol=1e-3)
+
+
+def test_a_sum_that_no_client_could_have_sent_is_not_recorded(
+    tmp_path: Path, cluster: None
+) -> None:
+    tables = one_step_of(experiment(secure=True)).to_dict()
+    tables["client"]["batch_size"] = 4
+    with pytest.raises(
+        InvalidExperimentError, match="8 examples takes 2 steps; expected one on all"
+    ):
+        run(Experiment.from_dict(tables), out=tmp_path / "run")
 
 
 def test_what_a_client_sends_is_noise_to_the_onlooker(cluster: None) -> None:

@@ -120,6 +120,10 @@ class NoPropClients:
         content = RecordDict({"arrays": done.arrays, "metrics": MetricRecord(metrics)})
         return Message(content, reply_to=message)
 
+    def num_examples(self, partition: int) -> int:
+        """Return how many examples the client of ``partition`` trains on."""
+        return len(self._split(partition)[0])
+
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
         """Return what the client of ``partition`` trains on when it gets ``message``."""
         spec, server_round = self._spec, round_of(config_of(message))

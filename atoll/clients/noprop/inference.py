@@ -117,7 +117,7 @@ def plan(
 
 def _levels(schedule: LearnedSchedule, times: list[list[float]]) -> list[list[float]]:
     """Return the signal levels at times, in float64: neighbours must differ, and none be 1."""
-    precise = copy.deepcopy(schedule).double()
+    precise = copy.deepcopy(schedule).cpu().double()
     with torch.no_grad():
         levels: list[list[float]] = precise.level(torch.tensor(times).double()).tolist()
     return levels

@@ -32,7 +32,10 @@ def flower(
     client_timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds that one client may take.")
     ] = None,
-    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPU share a worker.")] = 0.0,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="GPU share a worker; by default as many workers as fit."),
+    ] = None,
 ) -> None:
     """Run any Flower app on this engine, unmodified."""
     directories: list[Path] = []
@@ -47,7 +50,7 @@ def flower(
             workers=workers or "auto",
             seed=seed,
             client_timeout=client_timeout,
-            gpus_per_worker=gpus_per_worker,
+            gpus_per_worker="auto" if gpus_per_worker is None else gpus_per_worker,
         )
         run_flower_app(settings, out=out, observers=console_observers(True, directories))
 

@@ -23,6 +23,7 @@ from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.parts import Part, make_part
 from atoll.clients.noprop.training import EpochResult, train_epoch
 from atoll.clients.schedules import learning_rate_at
+from atoll.platform.gpu_memory import is_out_of_memory
 from atoll.platform.layers.messages import counted_messages
 from atoll.platform.layers.part_files import SHARED, PartFiles, PartState
 from atoll.platform.layers.process_memory import forget_peak, peak_memory
@@ -108,7 +109,8 @@ def train_part(
     Returns
     -------
     PartReport
-        Of that epoch. An exception of the training is an error in it, and no state is written.
+        Of that epoch. An exception of the training is an error in it, and no state is written;
+        only that of a GPU without room is raised, for the pool to run the part elsewhere.
     """
     files = PartFiles(directory)
     try:
@@ -118,6 +120,8 @@ def train_part(
         files.prune(name, keep_from)
         return PartReport(**state.reports[epoch - 1])
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return PartReport(name, epoch, "error", reason, process=os.getpid())

@@ -32,6 +32,7 @@ from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.cluster import Cluster
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, LayersSettings, RaySettings
+from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.layers.evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.layers.ledger import LayerTable
 from atoll.platform.layers.part_files import SHARED, PartFiles, PartState
@@ -55,9 +56,12 @@ class Pool(Protocol):
     ----------
     size : int
         How many jobs it runs at a time.
+    sharing : GpuSharing
+        How workers share GPUs.
     """
 
     size: int
+    sharing: GpuSharing
 
     def run(self, source: JobSource) -> None:
         """Run the jobs of a source until it is finished."""
@@ -137,6 +141,7 @@ class LayerRun:
             on_evaluated=self._on_evaluated,
         )
         self._announce(first_epoch, pool.size)
+        self._sharing = pool.sharing
         try:
             pool.run(self._schedule)
         finally:
@@ -259,6 +264,7 @@ class LayerRun:
             examples=sum(r.examples for r in own),
             train_metrics={"loss": float(np.mean([r.loss for r in own]))} if own else {},
             server_metrics={} if metrics is None else self._with_distance(epoch, metrics),
+            gpus=self._sharing.facts(),
         )
         self._began = now
         reason = None if self._stopping is None else self._stopping.should_stop(record)
@@ -339,7 +345,11 @@ def start_workers(cluster: Cluster, settings: RaySettings) -> WorkerPool:
         settings.workers, settings.cpus_per_worker, settings.gpus_per_worker
     )
     # A worker is started with an app; a layer run's jobs are calls, and there are no clients.
-    setup = worker_setup(
-        ClientApp, {}, settings.threads_per_worker, gpu=settings.gpus_per_worker > 0
+    setup = worker_setup(ClientApp, {}, settings.threads_per_worker, gpu=allocation.gpus > 0)
+    return WorkerPool(
+        setup,
+        allocation.workers,
+        allocation.cpus,
+        allocation.gpus,
+        measure_gpus=settings.gpus_per_worker == "auto",
     )
-    return WorkerPool(setup, allocation.workers, allocation.cpus, allocation.gpus)

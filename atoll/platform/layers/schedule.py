@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from atoll.clients.local_clients import ClientSpec
 from atoll.errors import EngineError
+from atoll.platform.gpu_memory import Shortage
 from atoll.platform.layers.part_job import PartReport, train_part
 from atoll.platform.pool import Job
 
@@ -177,6 +178,10 @@ class LayerSchedule:
         reason = f"{progress.losses} workers died in its epoch {progress.next_epoch}"
         report = PartReport(job.payload, progress.next_epoch, "error", reason)
         self._take_report(report)
+
+    def too_large(self, job: Job, shortage: Shortage) -> bool:
+        """Leave it at that: a part's epoch has no smaller parts."""
+        return False
 
     def expired(self) -> None:
         """Refuse a deadline: a layer run has none."""

@@ -12,6 +12,7 @@ import torch
 from atoll.clients.local_clients import ClientSpec
 from atoll.platform.experiment import Experiment
 from atoll.platform.federation import prepare
+from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.identity import RunIdentity
 from atoll.platform.layers.part_files import PartFiles, sha256_of_module
 from atoll.platform.layers.run import PARTS, LayerRun
@@ -23,6 +24,7 @@ class InProcessPool:
     """Runs a source's jobs in this process; ``dies_with`` says which jobs kill their worker."""
 
     size = 1
+    sharing = GpuSharing(0.0, is_measured=False)
 
     def __init__(self, dies_with: Callable[[Job], bool] = lambda job: False) -> None:
         self._dies_with = dies_with
