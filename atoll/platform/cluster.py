@@ -40,11 +40,14 @@ class Allocation:
         How many.
     cpus, gpus : float
         What each takes of its node.
+    nodes : frozenset[str]
+        The Ray ids of the nodes that there are.
     """
 
     workers: int
     cpus: float
     gpus: float
+    nodes: frozenset[str] = frozenset()
 
 
 class Cluster:
@@ -66,6 +69,7 @@ class Cluster:
 
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
         self.started = False
+        self._share_told: float | None = None
         if ray.is_initialized():
             return
         address = address or os.environ.get("RAY_ADDRESS")
@@ -104,7 +108,9 @@ class Cluster:
         InvalidExperimentError
             If GPUs are asked for that the cluster does not have, or no worker fits.
         """
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        ids = frozenset(node["NodeID"] for node in alive)
+        nodes = [node["Resources"] for node in alive]
         total_gpus = sum(node.get("GPU", 0.0) for node in nodes)
         if gpus > 0 and total_gpus == 0:
             raise InvalidExperimentError(
@@ -118,9 +124,9 @@ class Cluster:
                 f"this Ray cluster has as much ({_describe(nodes)})"
             )
         if workers == "auto":
-            return Allocation(slots, cpus, gpus)
+            return Allocation(slots, cpus, gpus, ids)
         if workers <= slots:
-            return Allocation(workers, cpus, gpus)
+            return Allocation(workers, cpus, gpus, ids)
         if gpus > 0 and sum(_slots(node, 0.0, gpus) for node in nodes) < workers:
             raise InvalidExperimentError(
                 f"ray.workers = {workers}: at {gpus:g} GPU a worker this Ray cluster holds fewer "
@@ -129,8 +135,10 @@ class Cluster:
         share = cpus
         while sum(_slots(node, share, gpus) for node in nodes) < workers:
             share /= 2
-        logger.info("%d workers share the CPUs: %g of one each", workers, share)
-        return Allocation(workers, share, gpus)
+        if share != self._share_told:
+            logger.info("%d workers share the CPUs: %g of one each", workers, share)
+            self._share_told = share
+        return Allocation(workers, share, gpus, ids)
 
     def close(self) -> None:
         """Shut Ray down if it was started here."""

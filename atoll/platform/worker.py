@@ -15,10 +15,13 @@ from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
 from atoll.clients.heap import keep_freed_memory
+from atoll.clients.weighted_sum import WeightedSum
 from atoll.platform import flower
 from atoll.platform.client_runner import ClientRunner
 from atoll.platform.content import PackedRecords
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Timing
+from atoll.platform.node_data import NodeData
+from atoll.platform.sum_tree import Span, TreeSum
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class WorkerSetup:
         Whether the worker has a share of a GPU.
     search_path : tuple[str, ...]
         The driver's module search path, so that what it can import the worker can too.
+    data : NodeData or None
+        What the app opens, which is brought to the worker's node if it is not there.
     """
 
     app: bytes
@@ -44,6 +49,7 @@ class WorkerSetup:
     threads: int
     gpu: bool
     search_path: tuple[str, ...]
+    data: NodeData | None = None
 
 
 class Worker:
@@ -53,6 +59,7 @@ class Worker:
         self._name = name
         sys.path.extend(path for path in setup.search_path if path not in sys.path)
         flower.assume_identity()
+        self._bytes_brought = 0 if setup.data is None else setup.data.bring()
         app = cloudpickle.loads(setup.app)
         if not isinstance(app, ClientApp):
             app = app()
@@ -70,9 +77,17 @@ class Worker:
         return self._name
 
     def where(self) -> dict[str, Any]:
-        """Return this worker's process and node; also the sign that it has started."""
+        """Return this worker's process and node, and the bytes of data that were sent for it.
+
+        It is also the sign that the worker has started.
+        """
         context = ray.get_runtime_context()
-        return {"name": self._name, "pid": os.getpid(), "node": context.get_node_id()}
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "node": context.get_node_id(),
+            "bytes_brought": self._bytes_brought,
+        }
 
     def run(
         self,
@@ -89,6 +104,42 @@ class Worker:
             if results[-1].stuck:
                 break
         return results
+
+    def run_and_leave(
+        self,
+        exchange: Exchange,
+        chunks: list[Chunk],
+        indices: tuple[int, ...],
+        *contents: PackedRecords,
+    ) -> tuple[list[ChunkResult], WeightedSum | None]:
+        """Run the clients of the one chunk; its sum is a second result, which stays here.
+
+        If a client is stuck, the sum is of those before it, and goes along with the first result.
+        """
+        results = self.run(exchange, chunks, indices, *contents)
+        total = results[0].total
+        if results[0].stuck or total is None:
+            return results, None
+        results[0].total, results[0].left_bytes = None, total.nbytes
+        return results, total
+
+    def add_up(
+        self, count: int, spans: list[Span], top: Span, *parts: WeightedSum
+    ) -> tuple[int, WeightedSum]:
+        """Return the bytes and the sum of ``top``, a span of ``count`` chunks; the sum stays here.
+
+        Parameters
+        ----------
+        count : int
+            How many chunks the exchange has.
+        spans : list[Span]
+            What ``parts`` are the sums of; they make up ``top``.
+        """
+        tree = TreeSum(count)
+        for span, part in zip(spans, parts, strict=True):
+            tree.add(span, part)
+        total = tree.part(top)
+        return total.nbytes, total
 
     def time_both_ways(
         self,
