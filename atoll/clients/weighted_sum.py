@@ -1,7 +1,7 @@
 """Example-weighted sums of replies, added up where the replies are made.
 
 A sum is kept in float64 and rounded once, at the end; replies are added in the cohort's order
-and chunk sums in chunk order, so the mean has the same bits for any number of workers.
+and chunk sums along a fixed tree, so the mean has the same bits for any number of workers.
 """
 
 from __future__ import annotations
@@ -73,19 +73,27 @@ class WeightedSum:
         self.weight += weight
 
     def merge(self, later: WeightedSum) -> None:
-        """Add the sum of a later chunk; its arrays are not kept."""
+        """Add the sum of later chunks; its arrays are not kept."""
         for key, values in later.arrays.items():
             total = self.arrays.get(key)
             if total is None:
                 self.arrays[key] = np.array(values)
                 self.dtypes[key] = later.dtypes[key]
-            else:
+            elif total.flags.writeable:
                 total += values
+            else:
+                # It lies in the object store.
+                self.arrays[key] = np.asarray(total + values)
         self.weight += later.weight
 
     def structure(self) -> Structure:
         """Return the keys, shapes and averaged dtypes of what was added up."""
         return tuple((key, a.shape, self.dtypes[key]) for key, a in self.arrays.items())
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the sum's arrays."""
+        return sum(values.nbytes for values in self.arrays.values())
 
     def is_finite(self) -> bool:
         """Tell whether no value of the sum is NaN or infinite."""

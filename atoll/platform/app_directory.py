@@ -225,6 +225,7 @@ class _Starts:
                 seconds,
                 [(kind, outcomes)],
                 self._grid.bytes_down,
+                self._grid.traffic,
                 lambda partition: None,
             )
         )

@@ -42,11 +42,14 @@ class Allocation:
         How many.
     cpus, gpus : float
         What each takes of its node, in Ray's books.
+    nodes : frozenset[str]
+        The Ray ids of the nodes that there are.
     """
 
     workers: int
     cpus: float
     gpus: float
+    nodes: frozenset[str] = frozenset()
 
 
 class Cluster:
@@ -68,6 +71,7 @@ class Cluster:
 
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
         self.started = False
+        self._share_told: float | None = None
         if ray.is_initialized():
             return
         address = address or os.environ.get("RAY_ADDRESS")
@@ -98,7 +102,7 @@ class Cluster:
 
     def has_gpus(self) -> bool:
         """Tell whether a node of the cluster has a GPU."""
-        return any(node.get("GPU", 0.0) for node in _nodes())
+        return any(node["Resources"].get("GPU", 0.0) for node in _alive())
 
     def allocate(
         self, workers: int | Literal["auto"], cpus: float, gpus: float | Literal["auto"]
@@ -121,7 +125,9 @@ class Cluster:
         InvalidExperimentError
             If GPUs are asked for that the cluster does not have, or no worker fits.
         """
-        nodes = _nodes()
+        alive = _alive()
+        ids = frozenset(node["NodeID"] for node in alive)
+        nodes = [node["Resources"] for node in alive]
         if gpus == "auto":
             gpus = _gpu_share(nodes, workers, cpus)
         total_gpus = sum(node.get("GPU", 0.0) for node in nodes)
@@ -137,9 +143,9 @@ class Cluster:
                 f"this Ray cluster has as much ({_describe(nodes)})"
             )
         if workers == "auto":
-            return Allocation(slots, cpus, gpus)
+            return Allocation(slots, cpus, gpus, ids)
         if workers <= slots:
-            return Allocation(workers, cpus, gpus)
+            return Allocation(workers, cpus, gpus, ids)
         if gpus > 0 and sum(_slots(node, 0.0, gpus) for node in nodes) < workers:
             raise InvalidExperimentError(
                 f"ray.workers = {workers}: at {gpus:g} GPU a worker this Ray cluster holds fewer "
@@ -148,8 +154,10 @@ class Cluster:
         share = cpus
         while sum(_slots(node, share, gpus) for node in nodes) < workers:
             share /= 2
-        logger.info("%d workers share the CPUs: %g of one each", workers, share)
-        return Allocation(workers, share, gpus)
+        if share != self._share_told:
+            logger.info("%d workers share the CPUs: %g of one each", workers, share)
+            self._share_told = share
+        return Allocation(workers, share, gpus, ids)
 
     def close(self) -> None:
         """Shut Ray down if it was started here."""
@@ -193,9 +201,9 @@ def _running_here() -> str | None:
     return address
 
 
-def _nodes() -> list[dict[str, float]]:
-    """Return what each living node has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _alive() -> list[dict[str, Any]]:
+    """Return the living nodes, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _gpu_share(nodes: list[dict[str, float]], workers: int | Literal["auto"], cpus: float) -> float:

@@ -7,17 +7,19 @@ run one a job: the one that kills its worker again (twice) is an error, the othe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from atoll.clients.weighted_sum import WeightedSum
 from atoll.platform import flower
 from atoll.platform.content import parts_of, unpack
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Outcome
 from atoll.platform.gpu_memory import Shortage
+from atoll.platform.node_sums import LeftSum, Merge, NodeSums, Traffic
 from atoll.platform.pool import GRACE_SECONDS, Job
+from atoll.platform.sum_tree import TreeSum
 
 # Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.
 MAX_DEATHS = 2
@@ -25,6 +27,20 @@ MAX_DEATHS = 2
 SECONDS_A_JOB = 0.25
 # How far ahead in the queue a worker's own clients are looked for.
 LOOK_AHEAD = 64
+
+
+class Places(Protocol):
+    """Where workers are (a worker pool)."""
+
+    @property
+    def here(self) -> str:
+        """The driver's node."""
+
+    def nodes(self) -> Collection[str]:
+        """Return the nodes that have workers."""
+
+    def node_of(self, worker: str) -> str:
+        """Return a worker's node."""
 
 
 class Cohort:
@@ -37,17 +53,19 @@ class Cohort:
     contents : Sequence
         Per content its Ray object reference, or the content itself where one chunk needs it.
     chunks : list[Chunk]
-        In dispatch order, which is the order in which sums are folded.
+        In dispatch order.
     suspects : set[int]
         Nodes that have killed workers before; they are run alone from the start.
     chunk_seconds : float or None
         How long a chunk took in earlier exchanges.
+    workers : Places
+        Where the workers are.
     places : mapping
         By a chunk's nodes, the worker that had them in the exchange before. A worker gets its own
         clients again where it can, because it may have their data at hand.
     one_at_a_time : bool
         Whether every chunk is a job, given to a worker that is free: replies are so large that
-        the driver should not hold many.
+        the driver should not hold many, and sums that they stay where they are made.
     on_progress : callable
         Called with the number of clients that have ended.
 
@@ -67,6 +85,7 @@ class Cohort:
         suspects: set[int],
         chunk_seconds: float | None = None,
         *,
+        workers: Places,
         places: Mapping[tuple[int, ...], str] = MappingProxyType({}),
         one_at_a_time: bool = False,
         on_progress: Callable[[int], None] = lambda ended: None,
@@ -76,6 +95,7 @@ class Cohort:
         self._suspects = suspects
         self._chunk_seconds = None if one_at_a_time else chunk_seconds
         self._one_at_a_time = one_at_a_time
+        self._workers = workers
         self._earlier_places = places
         self.places: dict[tuple[int, ...], str] = {}
         self._on_progress = on_progress
@@ -88,9 +108,15 @@ class Cohort:
         self._sums: dict[int, WeightedSum] = {}
         self._missing = {chunk.index: len(chunk) for chunk in chunks}
         self._isolated: set[int] = set()
-        self._folded = 0
-        self._total = WeightedSum()
+        self._ended = 0
         self.at_once: int | None = None
+        self._tree = TreeSum(len(chunks))
+        self.traffic = Traffic()
+        self._node_sums: NodeSums | None = None
+        if one_at_a_time and exchange.sum_replies:
+            self._node_sums = NodeSums(len(chunks), workers.here, workers.nodes, self.traffic)
+        self._left: dict[int, LeftSum] = {}
+        self._under_way = 0
         self._measured: list[float] = []
         for chunk in chunks:
             if suspects.isdisjoint(chunk.nodes):
@@ -100,13 +126,14 @@ class Cohort:
 
     @property
     def finished(self) -> bool:
-        """Whether every client has come to an end, or none will."""
-        return self.at_once is not None or self._folded == len(self._chunks)
+        """Whether every client has come to an end, and the driver has the sum; or none will."""
+        has_sum = self._node_sums is None or self._node_sums.is_empty
+        return self.at_once is not None or (self._ended == len(self._chunks) and has_sum)
 
     @property
     def total(self) -> WeightedSum:
         """The weighted sum of all replies that match, once finished."""
-        return self._total
+        return self._tree.total
 
     @property
     def chunk_seconds(self) -> float | None:
@@ -126,12 +153,37 @@ class Cohort:
 
     def put_back(self, job: Job) -> None:
         """Take back a job's chunks; nothing speaks against them."""
-        self._queue.extendleft(reversed(job.payload))
+        self._under_way -= 1
+        if isinstance(job.payload, Merge):
+            self._give_back(job.payload, lost=False)
+        else:
+            self._queue.extendleft(reversed(job.payload))
+        self._gather()
 
     def next_job(self, workers: int, worker: str) -> Job | None:
-        """Return the next chunk, or several if they are short."""
-        if not self._queue:
+        """Return the next chunk, or several if they are short; or sums that can be added up."""
+        job = self._merge_job(worker)
+        if job is None and self._queue:
+            job = self._chunks_job(workers, worker)
+        self._under_way += job is not None
+        return job
+
+    def _merge_job(self, worker: str) -> Job | None:
+        if self._node_sums is None:
             return None
+        merge = self._node_sums.next_merge(self._workers.node_of(worker))
+        if merge is None:
+            return None
+        references = (part.reference for part in merge.parts.values())
+        return Job(
+            method="add_up",
+            arguments=(len(self._chunks), list(merge.parts), merge.span, *references),
+            payload=merge,
+            name=f"add up, round {self._exchange.server_round}",
+            leaves=True,
+        )
+
+    def _chunks_job(self, workers: int, worker: str) -> Job:
         chunks = [self._next_chunk(worker)]
         is_plain = self._is_plain(chunks[0])
         if is_plain:
@@ -147,8 +199,9 @@ class Cohort:
         indices = sorted({self._exchange.envelopes[envelope].content for envelope in envelopes})
         timeout = self._exchange.client_timeout
         clients = sum(map(len, chunks))
+        leaves = self._node_sums is not None and not chunks[0].isolated
         return Job(
-            method="run",
+            method="run_and_leave" if leaves else "run",
             arguments=(
                 self._exchange,
                 chunks,
@@ -159,38 +212,61 @@ class Cohort:
             seconds=None if timeout is None else timeout * clients + GRACE_SECONDS,
             alone=not is_plain,
             name=self._job_name,
+            leaves=leaves,
+            node=self._workers.node_of(worker),
         )
 
     def _next_chunk(self, worker: str) -> Chunk:
         """Take the first chunk of this worker's from the queue, or else the first."""
-        # Sums that come out of order are held until the ones before them are there.
-        ahead = 0 if self._one_at_a_time else LOOK_AHEAD
-        own = (
-            place
-            for place, chunk in enumerate(islice(self._queue, ahead))
-            if self._is_plain(chunk) and self._earlier_places.get(chunk.nodes) == worker
-        )
-        place = next(own, 0)
+        if self._one_at_a_time:
+            place = self._next_on_node(self._workers.node_of(worker))
+        else:
+            own = (
+                place
+                for place, chunk in enumerate(islice(self._queue, LOOK_AHEAD))
+                if self._is_plain(chunk) and self._earlier_places.get(chunk.nodes) == worker
+            )
+            place = next(own, 0)
         chunk = self._queue[place]
         del self._queue[place]
         self.places[chunk.nodes] = worker
         return chunk
 
+    def _next_on_node(self, node: str) -> int:
+        """Return the place in the queue of the chunk whose sum is best made on a node."""
+        if self._node_sums is None or not self._is_plain(self._queue[0]):
+            return 0
+        waiting = {c.index: place for place, c in enumerate(self._queue) if self._is_plain(c)}
+        return waiting[self._node_sums.choose(waiting, node)]
+
     def _is_plain(self, chunk: Chunk) -> bool:
         return not chunk.isolated and chunk.index not in self._deaths
 
-    def done(self, job: Job, result: list[ChunkResult]) -> bool:
-        """Take the results of a job's chunks."""
+    def done(self, job: Job, result: Any) -> bool:
+        """Take the results of a job's chunks, or note a sum."""
+        self._under_way -= 1
+        results, reference = result if job.leaves else (result, None)
+        if isinstance(job.payload, Merge):
+            assert self._node_sums is not None
+            self._node_sums.merged(job.payload, reference, results)
+            self._gather()
+            return True
         chunks: list[Chunk] = job.payload
-        for chunk, chunk_result in zip(chunks, result, strict=False):
-            self._take(chunk, chunk_result)
-        self._queue.extendleft(reversed(chunks[len(result) :]))
-        return not result[-1].stuck
+        for chunk, chunk_result in zip(chunks, results, strict=False):
+            if chunk_result.left_bytes is not None:
+                self._left[chunk.index] = LeftSum(reference, job.node, chunk_result.left_bytes)
+            self._take(chunk, chunk_result, job.node)
+        self._queue.extendleft(reversed(chunks[len(results) :]))
+        self._gather()
+        return not results[-1].stuck
 
-    def _take(self, chunk: Chunk, result: ChunkResult) -> None:
+    def _take(self, chunk: Chunk, result: ChunkResult, node: str) -> None:
         self._measured.append(result.seconds)
         if result.total is not None:
             self._sums[chunk.index] = result.total
+            if node != self._workers.here:
+                self.traffic.made += result.total.nbytes
+                self.traffic.moved += result.total.nbytes
         if result.stuck and len(result.outcomes) < len(chunk):
             rest = chunk.part(len(result.outcomes), len(chunk))
             self._queue.appendleft(
@@ -208,7 +284,11 @@ class Cohort:
 
     def lost(self, job: Job, *, overdue: bool) -> None:
         """Dispatch a lost job's chunks again, or isolate their clients."""
+        self._under_way -= 1
         chunks: list[Chunk] = job.payload
+        if isinstance(job.payload, Merge):
+            self._give_back(job.payload, lost=True)
+            chunks = []
         for chunk in reversed(chunks):
             if chunk.isolated:
                 self._lost_alone(chunk, overdue=overdue)
@@ -218,6 +298,7 @@ class Cohort:
                 self._isolate(chunk)
             else:
                 self._queue.appendleft(chunk)
+        self._gather()
 
     def _isolate(self, chunk: Chunk) -> None:
         self._isolated.add(chunk.index)
@@ -246,9 +327,36 @@ class Cohort:
             self.at_once = shortage.at_once // 2
         return shortage.at_once > 1
 
+    def _give_back(self, merge: Merge, *, lost: bool) -> None:
+        assert self._node_sums is not None
+        self._node_sums.give_back(merge, lost=lost)
+
+    def _gather(self) -> None:
+        """Fetch the sums on nodes once nothing is left to do there; run again what was lost."""
+        sums = self._node_sums
+        if sums is None or self._under_way or self._ended < len(self._chunks) or sums.can_merge():
+            return
+        for index in self._fetch(sums):
+            self._queue.append(self._chunks[index])
+
+    def _fetch(self, sums: NodeSums) -> list[int]:
+        """Return the chunks whose sums were lost with their node, as if they had not been run."""
+        lost = [index for span in sums.fetch(self._tree) for index in range(*span)]
+        for index in lost:
+            chunk = self._chunks[index]
+            for position in chunk.positions:
+                del self._outcomes[position]
+            self._missing[index] = len(chunk)
+        self._ended -= len(lost)
+        return lost
+
     def expired(self) -> None:
         """Turn every client that has not ended into an error."""
         self._queue.clear()
+        self._under_way = 0
+        if self._node_sums is not None:
+            self._node_sums.give_back_all()
+            self._fetch(self._node_sums)
         for chunk in self._chunks:
             late = []
             for position, node_id in zip(chunk.positions, chunk.nodes, strict=True):
@@ -256,7 +364,8 @@ class Cohort:
                     outcome = Outcome(position, node_id)
                     outcome.fail("not done when the round's timeout passed", flower.UNAVAILABLE)
                     late.append(outcome)
-            self._end(chunk.index, late)
+            if late:
+                self._end(chunk.index, late)
 
     def _end(self, index: int, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
@@ -264,16 +373,21 @@ class Cohort:
         self._missing[index] -= len(outcomes)
         if outcomes:
             self._on_progress(len(self._outcomes))
-        while self._folded < len(self._chunks) and self._missing[self._folded] == 0:
-            self._fold(self._chunks[self._folded])
-            self._folded += 1
+        if self._missing[index] == 0:
+            self._ended += 1
+            self._add_up(self._chunks[index])
 
-    def _fold(self, chunk: Chunk) -> None:
-        """Add a chunk's sum to the total; isolated clients are summed here first."""
+    def _add_up(self, chunk: Chunk) -> None:
+        """Add a chunk's sum to the others; isolated clients are summed here first."""
         if not self._exchange.sum_replies:
             return
+        span = (chunk.index, chunk.index + 1)
+        left, chunk_sum = self._left.pop(chunk.index, None), self._sums.pop(chunk.index, None)
+        if left is not None:
+            assert self._node_sums is not None
+            self._node_sums.add(span, left)
+            return
         total = WeightedSum()
-        chunk_sum = self._sums.pop(chunk.index, None)
         if chunk_sum is not None:
             total = chunk_sum
         if chunk.index in self._isolated:
@@ -282,7 +396,7 @@ class Cohort:
                 total.merge(chunk_sum)
             for position in chunk.positions:
                 add_to_sum(total, self._outcomes[position], self._exchange)
-        self._total.merge(total)
+        self._tree.add(span, total)
 
 
 def _name_of(exchange: Exchange) -> str:

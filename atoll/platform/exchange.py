@@ -181,6 +181,8 @@ class ChunkResult:
         One a client, in the chunk's order; fewer than the chunk has if one timed out.
     total : WeightedSum or None
         The weighted sum of the replies that match, where sums were asked for.
+    left_bytes : int or None
+        The bytes of the sum, where it was left on the worker's node.
     stuck : bool
         Whether the last client is still running: the worker must be replaced.
     """
@@ -188,6 +190,7 @@ class ChunkResult:
     index: int
     outcomes: list[Outcome]
     total: WeightedSum | None = None
+    left_bytes: int | None = None
     stuck: bool = False
     seconds: float = 0.0
 

@@ -218,7 +218,7 @@ def _run_layers(
         with _session(experiment, federation, directory, is_new, is_given, observers) as session:
             write_partition(directory, federation, experiment.data.held_out)
             layers = LayerRun(experiment, federation, session, callbacks)
-            pool = start_workers(cluster.connection, experiment.ray)
+            pool = start_workers(cluster.connection, experiment.ray, federation)
             try:
                 arrays = layers.run(pool)
             finally:
@@ -297,6 +297,7 @@ class _StartedCluster:
             client_timeout=experiment.client.timeout,
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,
+            data=(federation.spec.dataset, federation.spec.partition),
             name=name,
             cluster=self.connection,
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from atoll.platform.cluster import Cluster
 from atoll.platform.cohort import Cohort
 from atoll.platform.exchange import Chunk, Exchange, Outcome
 from atoll.platform.mailbox import Mailbox
+from atoll.platform.node_sums import Traffic
 from atoll.platform.outgoing import Outgoing
 from atoll.platform.pool import WorkerPool
 from atoll.platform.replies import replies_of, settle_mismatches
@@ -73,6 +75,8 @@ class RayGrid(Grid):
     vectorize : bool or "auto"
         Whether a chunk's clients train at once, where the app offers it; "auto" times the first
         chunk both ways.
+    data : Sequence[Path]
+        Folders that the app opens; they are brought to nodes that do not have them.
     name : str
         What the workers are named by in Ray's dashboard.
     address : str, optional
@@ -104,6 +108,7 @@ class RayGrid(Grid):
         client_timeout: float | None = None,
         check_replies: bool | Literal["auto"] = "auto",
         vectorize: bool | Literal["auto"] = False,
+        data: Sequence[Path] = (),
         name: str = "federation",
         address: str | None = None,
         cluster: Cluster | None = None,
@@ -125,6 +130,7 @@ class RayGrid(Grid):
         self.on_outcomes: Callable[[str, int, list[Outcome]], None] = _ignore_outcomes
         self.on_progress: Callable[[str, int, int], None] = lambda kind, ended, of: None
         self.bytes_down = 0
+        self.traffic = Traffic()
         self._aggregation: Aggregation | None = None
         self._suspects: set[int] = set()
         self._places: dict[tuple[int, ...], str] = {}
@@ -135,18 +141,24 @@ class RayGrid(Grid):
         cluster = cluster or self._own_cluster
         assert cluster is not None
         try:
-            allocation = cluster.allocate(workers, cpus_per_worker, gpus_per_worker)
-            self.workers = allocation.workers
+            allocate = partial(cluster.allocate, workers, cpus_per_worker, gpus_per_worker)
+            allocation = allocate()
             setup = worker_setup(
-                client_app, run_config or {}, threads_per_worker, gpu=allocation.gpus > 0
+                client_app,
+                run_config or {},
+                threads_per_worker,
+                gpu=allocation.gpus > 0,
+                data=data,
             )
             self.pool = WorkerPool(
                 setup,
-                self.workers,
+                allocation.workers,
                 allocation.cpus,
                 allocation.gpus,
                 name,
                 measure_gpus=gpus_per_worker == "auto",
+                # A Ray that was started here stays as it is.
+                look=None if cluster.started else allocate,
             )
         except BaseException:
             if self._own_cluster is not None:
@@ -224,9 +236,15 @@ class RayGrid(Grid):
             outgoing, exchange, cut(together=exchange.vectorize), timeout
         )
         self._places = cohort.places
+        self.traffic = cohort.traffic
         if cohort.chunk_seconds is not None:
             self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
         return self._conclude(outgoing, exchange, cohort)
+
+    @property
+    def workers(self) -> int:
+        """How many workers the cluster allows; as many are there or wait for a node."""
+        return self.pool.size
 
     # --- what the round loop adds --------------------------------------------------------------
 
@@ -288,6 +306,7 @@ class RayGrid(Grid):
                 chunks,
                 self._suspects,
                 self._chunk_seconds.get(outgoing.kind),
+                workers=self.pool,
                 places=self._places,
                 one_at_a_time=outgoing.is_large,
                 on_progress=lambda ended: self.on_progress(outgoing.kind, ended, clients),

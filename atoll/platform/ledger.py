@@ -225,6 +225,8 @@ def _round_row(record: RoundRecord) -> dict[str, Any]:
         "examples": record.examples,
         "bytes_down": record.bytes_down,
         "bytes_up": record.bytes_up,
+        "sum_bytes_made": record.sum_bytes_made,
+        "sum_bytes_moved": record.sum_bytes_moved,
     }
     groups = {
         "train": record.train_metrics,

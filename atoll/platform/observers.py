@@ -72,6 +72,9 @@ class RoundRecord:
         Aggregated metrics of training, of the clients' evaluation and of the server's.
     bytes_down, bytes_up : int
         Bytes of arrays sent to and by clients.
+    sum_bytes_made, sum_bytes_moved : int
+        Bytes of sums of replies that were made on other nodes of the cluster than the driver's,
+        and of those that came from there: fewer if they were added up on the way.
     clients : dict[str, list]
         Columns with a row per client: round, phase, node_id, partition, domain, examples, loss,
         accuracy, seconds, bytes_down, bytes_up, layers, peak_memory, worker, status, reason.
@@ -92,6 +95,8 @@ class RoundRecord:
     server_metrics: MetricValues = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
+    sum_bytes_made: int = 0
+    sum_bytes_moved: int = 0
     clients: dict[str, list[Any]] = field(default_factory=dict)
     gpus: Sequence[Mapping[str, Any]] = ()
 

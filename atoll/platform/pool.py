@@ -1,7 +1,8 @@
 """The workers of a run: started on every node, kept busy, replaced when they die.
 
 The pool knows nothing of federated learning. It takes jobs from a :class:`JobSource`, gives each
-to an idle worker, and tells the source what came of it.
+to an idle worker, and tells the source what came of it. Nodes may join and leave while it works: it
+grows onto those that join, and what was lost with one that left is done elsewhere.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
-from atoll.errors import EngineError
+from atoll.errors import EngineError, InvalidExperimentError
+from atoll.platform.cluster import Allocation
 from atoll.platform.gpu_memory import OnGpu, Shortage
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.worker import Worker, WorkerSetup
@@ -27,6 +38,12 @@ PATIENCE_SECONDS = 60.0
 MAX_FAILED_STARTS = 3
 # Seconds beside a client's own timeout that a job may take before its worker is given up.
 GRACE_SECONDS = 10.0
+# Seconds between looks at which nodes the cluster has.
+LOOK_SECONDS = 1.0
+# Jobs lost with their nodes for each worker, and none done meanwhile, after which jobs are blamed.
+MAX_LOST_WITH_NODES = 4
+# How Ray says that an actor did not die alone.
+NODE_DIED = "node has died"
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,11 @@ class Job:
         What it is, for Ray's dashboard ("train, round 3").
     measures : bool
         Whether what it needs of a GPU says how many such jobs fit on it.
+    leaves : bool
+        Whether the method returns two values, of which the second stays on the worker's node: the
+        source gets a reference to it.
+    node : str
+        Where it is run, if the source wants to know it later.
     """
 
     method: str
@@ -58,6 +80,8 @@ class Job:
     alone: bool = False
     name: str = "call"
     measures: bool = True
+    leaves: bool = False
+    node: str = ""
 
 
 class JobSource(Protocol):
@@ -75,7 +99,10 @@ class JobSource(Protocol):
         """Return the next job for one of ``workers`` workers, or None if there is none now."""
 
     def put_back(self, job: Job) -> None:
-        """Take back a job that was given to a worker and never started there."""
+        """Take back a job that came to nothing through no fault of its own.
+
+        It was given to a worker and never started there, or the worker's node was lost.
+        """
 
     def done(self, job: Job, result: Any) -> bool:
         """Take a result; return False if the worker that made it must be replaced."""
@@ -99,6 +126,7 @@ class _Running:
     worker: _WorkerHandle
     job: Job
     overdue_at: float | None
+    left: Any = None
 
 
 @dataclass
@@ -112,18 +140,26 @@ class _WorkerHandle:
     jobs: list[Any] = field(default_factory=list)
     methods: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
-    def submit(self, job: Job) -> Any:
-        """Send a job to the worker under its name; return the reference to its result."""
+    def submit(self, job: Job) -> tuple[Any, Any]:
+        """Send a job to the worker under its name.
+
+        Returns
+        -------
+        tuple
+            The reference to its result, and one to what it leaves on its node (or None).
+        """
         name, method = self.methods.get(job.method, ("", None))
         if name != job.name:
             # Naming a method costs more than calling it; a round's jobs have one name.
-            method = getattr(self.actor, job.method).options(name=job.name)
+            options = {"name": job.name, "num_returns": 2 if job.leaves else 1}
+            method = getattr(self.actor, job.method).options(**options)
             self.methods[job.method] = job.name, method
-        return method.remote(*job.arguments)
+        returned = method.remote(*job.arguments)
+        return tuple(returned) if job.leaves else (returned, None)
 
 
 class WorkerPool:
-    """A fixed number of long-lived workers.
+    """Long-lived workers, spread over the cluster's nodes.
 
     Parameters
     ----------
@@ -137,11 +173,17 @@ class WorkerPool:
         What the workers work for, for Ray's dashboard: they are named ``label/worker-0``, ....
     measure_gpus : bool
         Whether what the first worker on a GPU needs decides how many work on it.
+    look : callable, optional
+        Returns the workers that the cluster allows now; by default it is taken not to change.
 
     Attributes
     ----------
     sharing : GpuSharing
         Which workers may use their GPUs; the others wait, and hold no memory there.
+    deaths : int
+        Workers that were replaced.
+    bytes_brought : Counter[str]
+        By node, the bytes of data that were sent there for its workers.
     """
 
     def __init__(
@@ -153,19 +195,25 @@ class WorkerPool:
         label: str = "federation",
         *,
         measure_gpus: bool = False,
+        look: Callable[[], Allocation] | None = None,
     ) -> None:
         self.size = size
         self.sharing = GpuSharing(gpus, is_measured=measure_gpus)
+        self._look = look
+        self._looked = time.monotonic()
         # Names are unique in a cluster's namespace; a label need not be.
         self._label = f"{label}-{os.urandom(3).hex()}"
         self._setup = setup
-        resources = {"num_cpus": cpus, "num_gpus": gpus}
-        self._actor_class = ray.remote(scheduling_strategy="SPREAD", **resources)(Worker)
+        self._cpus, self._gpus = cpus, gpus
+        self._actor_class = ray.remote(scheduling_strategy="SPREAD")(Worker)
         self._idle: list[_WorkerHandle] = []
         self._starting: dict[Any, _WorkerHandle] = {}
         self._running: dict[Any, _Running] = {}
+        self._node_of: dict[str, str] = {}
+        self.bytes_brought: Counter[str] = Counter()
         self._started = 0
         self._failed_starts = 0
+        self._lost_with_nodes = 0
         self.deaths = 0
         for _ in range(size):
             self._start_worker()
@@ -173,7 +221,9 @@ class WorkerPool:
     def _start_worker(self) -> None:
         name = f"worker-{self._started}"
         self._started += 1
-        actor_class = self._actor_class.options(name=f"{self._label}/{name}")
+        actor_class = self._actor_class.options(
+            name=f"{self._label}/{name}", num_cpus=self._cpus, num_gpus=self._gpus
+        )
         handle = _WorkerHandle(name, actor_class.remote(name, self._setup))
         self._starting[handle.actor.where.remote()] = handle
 
@@ -184,6 +234,59 @@ class WorkerPool:
 
     def _busy(self) -> list[_WorkerHandle]:
         return [r.worker for reference, r in self._running.items() if reference == r.worker.jobs[0]]
+
+    @cached_property
+    def here(self) -> str:
+        """The Ray id of the driver's node."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def nodes(self) -> set[str]:
+        """Return the Ray ids of the nodes that have workers."""
+        return {worker.node for worker in [*self._idle, *self._busy()]}
+
+    def node_of(self, worker: str) -> str:
+        """Return the Ray id of the node that a worker was started on."""
+        return self._node_of[worker]
+
+    def _fit(self) -> None:
+        """Follow the cluster: use nodes that have joined, forget those that have left.
+
+        Workers that a cluster of fewer nodes had to share the CPUs are started again where there
+        is room for them. Where there is less room than there was, those that do not fit wait for
+        a node, or are given up if the number of workers follows the cluster.
+        """
+        now = time.monotonic()
+        if self._look is None or now < self._looked + LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            allowed = self._look()
+        except InvalidExperimentError:
+            # No node is left that holds a worker: one may come.
+            return
+        gone = [worker for worker in self._idle if worker.node not in allowed.nodes]
+        if allowed.cpus > self._cpus and not self._running:
+            logger.info("nodes have joined: %d workers are spread anew", allowed.workers)
+            gone, self._cpus = list(self._idle), allowed.cpus
+            self._drop_starting(len(self._starting))
+        for worker in gone:
+            self._idle.remove(worker)
+            self.sharing.leave(worker.name)
+            ray.kill(worker.actor)
+        if allowed.workers != self.size:
+            logger.info("the cluster has changed: %d workers, from %d", allowed.workers, self.size)
+            self.size = allowed.workers
+        self._drop_starting(self._count() - self.size)
+        for _ in range(self.size - self._count()):
+            self._start_worker()
+
+    def _count(self) -> int:
+        return len(self._idle) + len(self._starting) + len(self._busy())
+
+    def _drop_starting(self, count: int) -> None:
+        """Give up the workers that were started last and are not there yet."""
+        for reference in list(self._starting)[::-1][: max(0, count)]:
+            ray.kill(self._starting.pop(reference).actor)
 
     def run(self, source: JobSource, timeout: float | None = None) -> None:
         """Run the jobs of ``source`` until it is finished.
@@ -204,6 +307,7 @@ class WorkerPool:
         deadline = None
         try:
             while not source.finished:
+                self._fit()
                 self._assign(source)
                 if deadline is None and timeout is not None and self._running:
                     deadline = time.monotonic() + timeout
@@ -216,12 +320,13 @@ class WorkerPool:
             raise
 
     def _assign(self, source: JobSource) -> None:
-        while (worker := self._next_idle()) is not None:
+        for worker in reversed(list(self._idle)):
+            if not self.sharing.admits(worker.name):
+                continue
             job = source.next_job(self.size, worker.name)
-            if job is None:
-                return
-            self._idle.remove(worker)
-            self._give(worker, job)
+            if job is not None:
+                self._idle.remove(worker)
+                self._give(worker, job)
         # A job ahead spares a worker the wait for the driver; one that has a time limit must
         # start when it is given, and the last jobs are for whoever is free first. A worker that
         # dies with a second job may not have sent the result of the first, which is then blamed.
@@ -233,14 +338,11 @@ class WorkerPool:
                 if job is not None:
                     self._give(worker, job)
 
-    def _next_idle(self) -> _WorkerHandle | None:
-        return next((w for w in reversed(self._idle) if self.sharing.admits(w.name)), None)
-
     def _give(self, worker: _WorkerHandle, job: Job) -> None:
         self.sharing.enter(worker.name)
-        reference = worker.submit(job)
+        reference, left = worker.submit(job)
         overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
-        self._running[reference] = _Running(worker, job, overdue_at)
+        self._running[reference] = _Running(worker, job, overdue_at, left)
         worker.jobs.append(reference)
 
     def _wait(self, source: JobSource, deadline: float | None) -> None:
@@ -274,7 +376,7 @@ class WorkerPool:
         except RayTaskError as error:
             raise EngineError(f"a worker could not be set up: {error.cause}") from error
         except RayActorError as error:
-            self._failed_starts += 1
+            self._failed_starts += not _is_lost_node(error)
             cause = _cause_in_constructor(error)
             if cause is not None or self._failed_starts >= MAX_FAILED_STARTS:
                 raise EngineError(f"workers cannot be started: {cause or error}") from error
@@ -283,6 +385,8 @@ class WorkerPool:
         self._failed_starts = 0
         worker.pid, worker.node = place["pid"], place["node"]
         self.sharing.place(worker.name, worker.node, place["gpus"])
+        self._node_of[worker.name] = worker.node
+        self.bytes_brought[worker.node] += place["bytes_brought"]
         self._idle.append(worker)
 
     def _take_result(self, source: JobSource, reference: Any) -> None:
@@ -299,14 +403,22 @@ class WorkerPool:
         except (RayError, GetTimeoutError) as error:
             logger.warning("%s died and is replaced (%s)", worker.name, _brief(error))
             self._replace(worker, source)
-            source.lost(job, overdue=False)
+            self._lost_with_nodes += _is_lost_node(error)
+            limit = MAX_LOST_WITH_NODES * self.size
+            if _is_lost_node(error) and self._lost_with_nodes <= limit:
+                source.put_back(job)
+            else:
+                source.lost(job, overdue=False)
             return
+        self._lost_with_nodes = 0
         if isinstance(result, OnGpu):
             if result.shortage is not None:
                 self._back_off(worker, job, result.shortage, source)
                 return
             self.sharing.ended(worker.name, result.memory, decides=job.measures)
             result = result.value
+        if job.leaves:
+            result = result, self._running[first].left
         if not source.done(job, result):
             self._replace(worker, source)
             return
@@ -361,7 +473,8 @@ class WorkerPool:
             for job in reversed(ahead):
                 source.put_back(job)
         ray.kill(worker.actor)
-        self._start_worker()
+        if self._count() < self.size:
+            self._start_worker()
 
     def _abandon_running(self) -> None:
         for worker in self._busy():
@@ -372,6 +485,14 @@ class WorkerPool:
         for handle in [*self._idle, *self._starting.values(), *self._busy()]:
             ray.kill(handle.actor)
         self._idle, self._starting, self._running = [], {}, {}
+
+
+def _is_lost_node(error: RayError) -> bool:
+    """Tell whether a worker, or what it had made, was lost with its node or is out of reach.
+
+    What it was doing is not to blame then; it is if the worker's process alone has died.
+    """
+    return not isinstance(error, ActorDiedError) or NODE_DIED in str(error)
 
 
 def _cause_in_constructor(error: RayActorError) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from atoll.platform.exchange import Metrics, Outcome
+from atoll.platform.node_sums import Traffic
 from atoll.platform.observers import RoundRecord
 
 # The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
@@ -20,6 +21,7 @@ def round_record(
     seconds: float,
     exchanges: Sequence[tuple[str, list[Outcome]]],
     bytes_down: int,
+    traffic: Traffic,
     domain_of: Callable[[int], str | None],
     *,
     train: MetricRecord | None = None,
@@ -34,6 +36,8 @@ def round_record(
         The round's exchanges: message type, and what became of each client.
     bytes_down : int
         Bytes of arrays that went out, counted once a client.
+    traffic : Traffic
+        Bytes of sums between the cluster's nodes.
     domain_of : Callable[[int], str | None]
         The domain of a partition.
     train, evaluate, server : MetricRecord or None
@@ -54,6 +58,8 @@ def round_record(
         server_metrics=_plain(server),
         bytes_down=bytes_down,
         bytes_up=sum(o.bytes_up for o in everyone),
+        sum_bytes_made=traffic.made,
+        sum_bytes_moved=traffic.moved,
         clients=_client_columns(server_round, exchanges, domain_of),
     )
 

@@ -25,6 +25,7 @@ from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.content import copy_config
 from atoll.platform.exchange import Outcome
 from atoll.platform.grid import RayGrid
+from atoll.platform.node_sums import Traffic
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.records import round_record
 from atoll.platform.state_tree import (
@@ -151,6 +152,7 @@ class _RoundLoop:
         self._result = Result()
         self._outcomes: list[tuple[str, list[Outcome]]] = []
         self._bytes_down = 0
+        self._traffic = Traffic()
         self._pending: Checkpoint | None = None
         self._unsaved_reported = False
 
@@ -214,7 +216,7 @@ class _RoundLoop:
     # --- the parts of a round ------------------------------------------------------------------
 
     def _train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> ArrayRecord:
-        self._outcomes, self._bytes_down = [], 0
+        self._outcomes, self._bytes_down, self._traffic = [], 0, Traffic()
         self._grid.server_round = server_round
         with self._grid.aggregating(self._aggregation):
             messages = self._strategy.configure_train(server_round, arrays, config, self._grid)
@@ -270,6 +272,8 @@ class _RoundLoop:
     def _collect(self, kind: str, server_round: int, outcomes: list[Outcome]) -> None:
         self._outcomes.append((kind, outcomes))
         self._bytes_down += self._grid.bytes_down
+        self._traffic.made += self._grid.traffic.made
+        self._traffic.moved += self._grid.traffic.moved
 
     def _record(self, server_round: int, seconds: float) -> RoundRecord:
         result = self._result
@@ -279,6 +283,7 @@ class _RoundLoop:
             seconds,
             self._outcomes,
             self._bytes_down,
+            self._traffic,
             self._options.domain_of,
             train=result.train_metrics_clientapp.get(server_round),
             evaluate=result.evaluate_metrics_clientapp.get(server_round),

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import ray
@@ -15,11 +16,14 @@ from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
 from atoll.clients.heap import keep_freed_memory
+from atoll.clients.weighted_sum import WeightedSum
 from atoll.platform import flower
 from atoll.platform.client_runner import ClientRunner
 from atoll.platform.content import PackedRecords
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Timing
 from atoll.platform.gpu_memory import OnGpu, forget_peak, run_on_gpu
+from atoll.platform.node_data import NodeData
+from atoll.platform.sum_tree import Span, TreeSum
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class WorkerSetup:
         Whether the worker has a share of a GPU.
     search_path : tuple[str, ...]
         The driver's module search path, so that what it can import the worker can too.
+    data : NodeData or None
+        What the app opens, which is brought to the worker's node if it is not there.
     """
 
     app: bytes
@@ -45,6 +51,7 @@ class WorkerSetup:
     threads: int
     gpu: bool
     search_path: tuple[str, ...]
+    data: NodeData | None = None
 
 
 class Worker:
@@ -54,6 +61,7 @@ class Worker:
         self._name = name
         sys.path.extend(path for path in setup.search_path if path not in sys.path)
         flower.assume_identity()
+        self._bytes_brought = 0 if setup.data is None else setup.data.bring()
         app = cloudpickle.loads(setup.app)
         if not isinstance(app, ClientApp):
             app = app()
@@ -72,7 +80,10 @@ class Worker:
         return self._name
 
     def where(self) -> dict[str, Any]:
-        """Return this worker's process, node and GPUs; also the sign that it has started."""
+        """Return this worker's process, node and GPUs, and the bytes of data sent for it.
+
+        It is also the sign that the worker has started.
+        """
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU", []) if self._has_gpu else []
         return {
@@ -80,6 +91,7 @@ class Worker:
             "pid": os.getpid(),
             "node": context.get_node_id(),
             "gpus": list(map(str, gpus)),
+            "bytes_brought": self._bytes_brought,
         }
 
     def _do(self, what: str, work: Callable[[], Any]) -> Any:
@@ -95,16 +107,61 @@ class Worker:
     ) -> list[ChunkResult] | OnGpu:
         """Run the clients of ``chunks``; ``contents`` are those that they need, by index."""
         by_index = dict(zip(indices, contents, strict=True))
+        run = partial(self._run_chunks, exchange, chunks, by_index)
+        return cast(list[ChunkResult] | OnGpu, self._do("a chunk", run))
+
+    def _run_chunks(
+        self, exchange: Exchange, chunks: list[Chunk], contents: dict[int, PackedRecords]
+    ) -> list[ChunkResult]:
+        results = []
+        for chunk in chunks:
+            results.append(self._runner.run_chunk(exchange, chunk, contents))
+            if results[-1].stuck:
+                break
+        return results
+
+    def run_and_leave(
+        self,
+        exchange: Exchange,
+        chunks: list[Chunk],
+        indices: tuple[int, ...],
+        *contents: PackedRecords,
+    ) -> tuple[list[ChunkResult] | OnGpu, WeightedSum | None]:
+        """Run the clients of the one chunk; its sum is a second result, which stays here.
+
+        If a client is stuck, the sum is of those before it, and goes along with the first result.
+        """
+        by_index = dict(zip(indices, contents, strict=True))
+        left: list[WeightedSum] = []
 
         def run() -> list[ChunkResult]:
-            results = []
-            for chunk in chunks:
-                results.append(self._runner.run_chunk(exchange, chunk, by_index))
-                if results[-1].stuck:
-                    break
+            results = self._run_chunks(exchange, chunks, by_index)
+            total = results[0].total
+            if total is not None and not results[0].stuck:
+                results[0].total, results[0].left_bytes = None, total.nbytes
+                left.append(total)
             return results
 
-        return cast(list[ChunkResult] | OnGpu, self._do("a chunk", run))
+        done = cast(list[ChunkResult] | OnGpu, self._do("a chunk", run))
+        return done, left[0] if left else None
+
+    def add_up(
+        self, count: int, spans: list[Span], top: Span, *parts: WeightedSum
+    ) -> tuple[int, WeightedSum]:
+        """Return the bytes and the sum of ``top``, a span of ``count`` chunks; the sum stays here.
+
+        Parameters
+        ----------
+        count : int
+            How many chunks the exchange has.
+        spans : list[Span]
+            What ``parts`` are the sums of; they make up ``top``.
+        """
+        tree = TreeSum(count)
+        for span, part in zip(spans, parts, strict=True):
+            tree.add(span, part)
+        total = tree.part(top)
+        return total.nbytes, total
 
     def time_both_ways(
         self,

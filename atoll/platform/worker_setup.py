@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
 from atoll.errors import EngineError
+from atoll.platform.node_data import NodeData
 from atoll.platform.worker import WorkerSetup
 
 
@@ -20,8 +21,9 @@ def worker_setup(
     threads: int,
     *,
     gpu: bool,
+    data: Sequence[Path] = (),
 ) -> WorkerSetup:
-    """Return the setup of workers that run ``client_app``.
+    """Return the setup of workers that run ``client_app``, which opens the folders ``data``.
 
     Raises
     ------
@@ -36,4 +38,5 @@ def worker_setup(
             "callable that makes it there"
         ) from error
     search_path = tuple(str(Path(path).resolve()) for path in sys.path)
-    return WorkerSetup(app, run_config, threads, gpu, search_path)
+    node_data = NodeData.of(data) if data else None
+    return WorkerSetup(app, run_config, threads, gpu, search_path, node_data)

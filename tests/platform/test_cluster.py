@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ def test_a_ray_that_cannot_start_is_an_error_in_one_line(tmp_path: Path) -> None
 def test_the_share_of_a_gpu_lets_a_worker_have_each_cpu_beside_it(
     monkeypatch: pytest.MonkeyPatch, nodes: Any, workers: Any, expected: Allocation
 ) -> None:
-    found = [{"Alive": True, "Resources": {"CPU": float(c), "GPU": float(g)}} for c, g in nodes]
+    found = [
+        {"Alive": True, "NodeID": str(index), "Resources": {"CPU": float(c), "GPU": float(g)}}
+        for index, (c, g) in enumerate(nodes)
+    ]
     monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: found)
-    assert Cluster.__new__(Cluster).allocate(workers, 1.0, "auto") == expected
+    allocation = Cluster.__new__(Cluster).allocate(workers, 1.0, "auto")
+    assert allocation == replace(expected, nodes=frozenset(map(str, range(len(nodes)))))

@@ -10,13 +10,25 @@ from atoll.platform.exchange import Chunk, Envelope, Exchange
 from atoll.platform.gpu_memory import Shortage
 
 
+class OneNode:
+    """All workers are on the driver's node."""
+
+    here = "here"
+
+    def nodes(self) -> list[str]:
+        return [self.here]
+
+    def node_of(self, worker: str) -> str:
+        return self.here
+
+
 def cohort(
     chunks: int, places: Mapping[tuple[int, ...], str], suspects: set[int], **options: Any
 ) -> Cohort:
     envelope = Envelope(0, "train", "", 1.0, 0.0)
     exchange = Exchange(1, 0, 1, chunks, (envelope,), (None,))
     cut = [Chunk(index, (index,), (index + 1,), (0,)) for index in range(chunks)]
-    return Cohort(exchange, ["content"], cut, suspects, places=places, **options)
+    return Cohort(exchange, ["content"], cut, suspects, workers=OneNode(), places=places, **options)
 
 
 def nodes_given(cohort: Cohort, *workers: str) -> list[int]:

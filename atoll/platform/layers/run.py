@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -339,17 +340,25 @@ def write_manifest(directory: Path) -> Path:
     return target
 
 
-def start_workers(cluster: Cluster, settings: RaySettings) -> WorkerPool:
-    """Return the workers of a layer run."""
-    allocation = cluster.allocate(
-        settings.workers, settings.cpus_per_worker, settings.gpus_per_worker
+def start_workers(cluster: Cluster, settings: RaySettings, federation: Federation) -> WorkerPool:
+    """Return the workers of a layer run; the federation's data are brought to their nodes."""
+    allocate = partial(
+        cluster.allocate, settings.workers, settings.cpus_per_worker, settings.gpus_per_worker
     )
+    allocation = allocate()
     # A worker is started with an app; a layer run's jobs are calls, and there are no clients.
-    setup = worker_setup(ClientApp, {}, settings.threads_per_worker, gpu=allocation.gpus > 0)
+    setup = worker_setup(
+        ClientApp,
+        {},
+        settings.threads_per_worker,
+        gpu=allocation.gpus > 0,
+        data=(federation.spec.dataset, federation.spec.partition),
+    )
     return WorkerPool(
         setup,
         allocation.workers,
         allocation.cpus,
         allocation.gpus,
         measure_gpus=settings.gpus_per_worker == "auto",
+        look=None if cluster.started else allocate,
     )
