@@ -69,9 +69,10 @@ class Cluster:
         If no Ray answers at ``address``, or none can be started.
     """
 
+    _share_told: float | None = None
+
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
         self.started = False
-        self._share_told: float | None = None
         if ray.is_initialized():
             return
         address = address or os.environ.get("RAY_ADDRESS")

@@ -60,7 +60,7 @@ def test_a_worker_never_spans_nodes(found: dict[str, Any]) -> None:
 def test_a_head_without_cpus_that_no_worker_has_joined_is_refused(
     monkeypatch: pytest.MonkeyPatch, workers: Any
 ) -> None:
-    head = {"Alive": True, "Resources": {"CPU": 0.0, "memory": 1e9}}
+    head = {"Alive": True, "NodeID": "head", "Resources": {"CPU": 0.0, "memory": 1e9}}
     monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: [head])
     with pytest.raises(InvalidExperimentError, match=r"no node .* has as much \(0 CPU, 0 GPU\)"):
         Cluster.__new__(Cluster).allocate(workers, 1.0, 0.0)
