@@ -232,4 +232,5 @@ def _slots(node: dict[str, float], cpus: float, gpus: float) -> int:
 
 
 def _describe(nodes: list[dict[str, float]]) -> str:
-    return "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
+    found = [f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes]
+    return "; ".join(sorted(found))

@@ -70,8 +70,8 @@ def test_sums_of_a_large_model_are_added_up_on_their_nodes(found: dict[str, Any]
     made, moved = found["large"]["traffic"][0]
     assert made == 12 * SUM_BYTES
     assert moved % SUM_BYTES == 0
-    # One a node if both are equally fast, a few if not: of twelve.
-    assert 2 <= moved // SUM_BYTES <= 5
+    # One a node if both are equally fast, a few if not.
+    assert 2 <= moved // SUM_BYTES <= 8
 
 
 def test_sums_that_are_lost_with_their_node_are_made_again(found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -12,8 +13,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
+from atoll.platform.cluster import Allocation
 from atoll.platform.grid import RayGrid
 from atoll.platform.mapping import map_over_workers
+from atoll.platform.pool import WorkerPool
+from atoll.platform.worker_setup import worker_setup
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -53,3 +57,29 @@ def test_workers_and_their_tasks_are_named_by_their_work() -> None:
         names = [n for n in ray.util.list_named_actors() if n.startswith("quick-")]
         assert len(names) == 2
         assert all(re.fullmatch(r"quick-[0-9a-f]{6}/worker-0", name) for name in names)
+
+
+def test_workers_that_shared_the_cpus_are_spread_anew_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("atoll.platform.pool.LOOK_SECONDS", 0.0)
+    nodes = frozenset(node["NodeID"] for node in ray.nodes())
+    allowed = [Allocation(1, 0.5, 0.0, nodes)]
+    setup = worker_setup(ClientApp, {}, 1, gpu=False)
+    pool = WorkerPool(
+        setup, 1, 0.5, 0.0, look=lambda: allowed.pop(0) if len(allowed) > 1 else allowed[0]
+    )
+    try:
+        before = set(map_over_workers(pool, os.getpid, [()]))
+        # A node has joined: there is room for another, and for each to have a CPU of its own.
+        allowed[:] = [Allocation(2, 1.0, 0.0, nodes)]
+        after: set[int] = set()
+        while len(after) < 2:
+            after |= set(map_over_workers(pool, os.getpid, [()] * 4))
+        assert pool.size == 2
+        assert before.isdisjoint(after)
+        # The node has left: its workers are not waited for.
+        allowed[:] = [Allocation(1, 1.0, 0.0, frozenset()), Allocation(1, 1.0, 0.0, nodes)]
+        assert set(map_over_workers(pool, os.getpid, [()])).isdisjoint(after)
+    finally:
+        pool.close()
