@@ -17,8 +17,9 @@ from atoll.platform import flower
 from atoll.platform.content import parts_of, unpack
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Outcome
 from atoll.platform.gpu_memory import Shortage
+from atoll.platform.jobs import Job
 from atoll.platform.node_sums import LeftSum, Merge, NodeSums, Traffic
-from atoll.platform.pool import GRACE_SECONDS, Job
+from atoll.platform.pool import GRACE_SECONDS
 from atoll.platform.sum_tree import TreeSum
 
 # Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.

@@ -115,7 +115,7 @@ class RunIdentity:
                 IDENTITY,
             )
             return
-        there, here = _as_json(relevant(before.config)), _as_json(self.config)
+        there, here = (_as_json(relevant(each.config)) for each in (before, self))
         if not _depends_on_rounds(here):
             for tables in (there, here):
                 tables.get("run", {}).pop("rounds", None)

@@ -8,7 +8,8 @@ from typing import Any
 
 from atoll.errors import EngineError
 from atoll.platform.gpu_memory import Shortage
-from atoll.platform.pool import Job, WorkerPool
+from atoll.platform.jobs import Job
+from atoll.platform.pool import WorkerPool
 
 MAX_LOSSES = 3
 

@@ -11,7 +11,8 @@ from typing import Any
 from atoll.platform.content import PackedRecords
 from atoll.platform.exchange import Chunk, Exchange, Timing
 from atoll.platform.gpu_memory import Shortage
-from atoll.platform.pool import Job, WorkerPool
+from atoll.platform.jobs import Job
+from atoll.platform.pool import WorkerPool
 
 logger = logging.getLogger("atoll")
 

@@ -14,8 +14,8 @@ from test_sum_tree import by_definition, chunk_sum, values_of
 from atoll.platform import node_sums
 from atoll.platform.cohort import Cohort
 from atoll.platform.exchange import Chunk, ChunkResult, Envelope, Exchange, Outcome
+from atoll.platform.jobs import Job
 from atoll.platform.node_sums import Merge, NodeSums, Traffic
-from atoll.platform.pool import Job
 from atoll.platform.sum_tree import TreeSum
 
 

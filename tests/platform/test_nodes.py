@@ -55,7 +55,6 @@ def test_a_node_killed_mid_round_costs_no_update_and_changes_no_bit(found: dict[
     seen = found["come_and_go"]
     assert seen["nodes"]["2"] == [0, 1]
     assert seen["nodes"]["3"] == seen["nodes"]["4"] == [0]
-    assert seen["workers"]["4"] == 2
     assert seen["errors"] == []
     assert seen["sha256"] == found["undisturbed"]["small"]
 

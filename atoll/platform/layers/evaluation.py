@@ -33,9 +33,9 @@ from atoll.clients.noprop.inference import (
 )
 from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.parts import index_of, make_part
+from atoll.platform.jobs import Job
 from atoll.platform.layers.part_files import PartFiles
 from atoll.platform.layers.part_job import load_shared_part
-from atoll.platform.pool import Job
 
 # Test examples a job.
 PART = 2 * BATCH

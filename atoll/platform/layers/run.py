@@ -34,13 +34,14 @@ from atoll.platform.cluster import Cluster
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, LayersSettings, RaySettings
 from atoll.platform.gpu_sharing import GpuSharing
+from atoll.platform.jobs import JobSource
 from atoll.platform.layers.evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.layers.ledger import LayerTable
 from atoll.platform.layers.part_files import SHARED, PartFiles, PartState
 from atoll.platform.layers.part_job import PartReport
 from atoll.platform.layers.schedule import LayerSchedule
 from atoll.platform.observers import RoundRecord, RunInfo
-from atoll.platform.pool import JobSource, WorkerPool
+from atoll.platform.pool import WorkerPool
 from atoll.platform.session import Session
 from atoll.platform.worker_setup import worker_setup
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from atoll.clients.local_clients import ClientSpec
 from atoll.errors import EngineError
 from atoll.platform.gpu_memory import Shortage
+from atoll.platform.jobs import Job
 from atoll.platform.layers.part_job import PartReport, train_part
-from atoll.platform.pool import Job
 
 logger = logging.getLogger("atoll")
 

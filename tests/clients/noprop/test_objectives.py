@@ -140,7 +140,7 @@ def test_flow_matching_regresses_on_the_line_from_noise_to_embedding():
 
 def test_flow_matching_with_a_trained_embedding_must_tell_classes_apart():
     made, shared = parts("noprop-fm", embedding="learned", dimension=20)
-    loss, error = loss_of(made, 0, made.make_block(), shared, IMAGES[:20], LABELS[:20], seeded())
+    loss, error = loss_of(made, 0, made.make_block(), shared, IMAGES[:20], LABELS[:20])
     assert float(loss.detach()) > float(error.detach()) + 0.5
     loss.backward()
     assert float(shared.embedding.grad.norm()) > 0

@@ -14,9 +14,9 @@ from atoll.platform.experiment import Experiment
 from atoll.platform.federation import prepare
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.identity import RunIdentity
+from atoll.platform.jobs import Job
 from atoll.platform.layers.part_files import PartFiles, sha256_of_module
 from atoll.platform.layers.run import PARTS, LayerRun
-from atoll.platform.pool import Job
 from atoll.platform.session import Session
 
 
