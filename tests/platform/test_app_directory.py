@@ -125,6 +125,7 @@ ALIGNED = [
     "strategy.penalty_weight=10.0",
     'strategy.client_update="gradient"',
     'strategy.server_optimizer="adam"',
+    "strategy.server_learning_rate=0.01",
     "strategy.fraction_evaluate=0.0",
     "model.name=mlp-irm",
     "ray.workers=1",
