@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from captured import content_of
 from flwr.app import RecordDict
-from real_updates import copy_of
+from real_updates import copy_of, info_of
 
-from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
+from atoll.attacks.captures import Capture, Content, Truth
 from atoll.clients.arrays import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.tensors import to_tensor
@@ -53,16 +53,7 @@ def layer_update(
         seed_of=lambda name: seed_of_part(SEED, 1, node_id - 1, name),
     )
     done = training.run(array_record({key: to_array(v.numpy()) for key, v in sent.items()}))
-    info = FederationInfo(
-        dataset="digits",
-        model=model_settings,
-        client=settings,
-        image_shape=data.image_shape,
-        classes=data.classes,
-        mean=data.mean,
-        std=data.std,
-        num_rounds=1,
-    )
+    info = info_of(data, model_settings, settings, num_rounds=1)
     reply = content_of(RecordDict({"arrays": done.arrays}))
     capture = Capture(
         server_round=1,

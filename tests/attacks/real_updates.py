@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
+from atoll.attacks.observation import observe
+from atoll.attacks.simulation import ClientSimulation
+from atoll.attacks.threat import ThreatModel
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
@@ -46,16 +50,7 @@ def client_update(
         learning_rate=settings.learning_rate,
         generator=torch.Generator().manual_seed(seed),
     )
-    info = FederationInfo(
-        dataset=dataset,
-        model=model_settings,
-        client=settings,
-        image_shape=data.image_shape,
-        classes=data.classes,
-        mean=data.mean,
-        std=data.std,
-        num_rounds=3,
-    )
+    info = info_of(data, model_settings, settings, num_rounds=3)
     capture = Capture(
         server_round=1,
         node_id=node_id,
@@ -70,6 +65,41 @@ def client_update(
     order = tuple(batches(len(labels), settings, torch.Generator().manual_seed(seed)))
     truth = Truth(torch.from_numpy(pixels), labels, order, seed, torch.tensor(indices))
     return capture, truth
+
+
+def info_of(
+    data: ImageDataset, model: ModelSettings, client: ClientSettings, *, num_rounds: int
+) -> FederationInfo:
+    """What an onlooker is told of a federation on this data set."""
+    return FederationInfo(
+        dataset=data.name,
+        model=model,
+        client=client,
+        image_shape=data.image_shape,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        num_rounds=num_rounds,
+    )
+
+
+def assert_simulates(
+    capture: Capture, truth: Truth, threat: ThreatModel, tolerances: tuple[float, float]
+) -> None:
+    """The simulation of the client sends what the client sent: to rtol of the largest, and atol."""
+    relative, absolute = tolerances
+    observation = observe(capture, threat, truth=truth)
+    assert observation.labels is not None
+    simulated = ClientSimulation.of(observation)(
+        observation.space.normalize(truth.images), observation.labels
+    )
+    for name, found, sent in zip(
+        observation.model.names, simulated, observation.target, strict=True
+    ):
+        largest = float(sent.abs().max())
+        torch.testing.assert_close(
+            found, sent, rtol=0, atol=relative * largest + absolute, msg=name
+        )
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from digit_generator import digit_generator
 from layer_updates import DT, layer_update
+from real_updates import assert_simulates
 
 from atoll.attacks.attack import Attack
 from atoll.attacks.captures import Capture, Truth
@@ -48,16 +49,7 @@ def test_the_simulated_client_sends_what_the_real_one_sends(
     model: dict[str, Any], client: dict[str, Any]
 ) -> None:
     capture, truth = layer_update(model, client, list(range(5)))
-    observation = observe(capture, KNOWN, truth=truth)
-    assert observation.labels is not None
-    simulated = ClientSimulation.of(observation)(
-        observation.space.normalize(truth.images), observation.labels
-    )
-    for name, found, sent in zip(
-        observation.model.names, simulated, observation.target, strict=True
-    ):
-        scale = float(sent.abs().max())
-        torch.testing.assert_close(found, sent, rtol=0, atol=2e-3 * scale + 1e-5, msg=name)
+    assert_simulates(capture, truth, KNOWN, (2e-3, 1e-5))
 
 
 @pytest.mark.parametrize("model", [DT, {**DT, "norm": "batch"}, CT, FM])

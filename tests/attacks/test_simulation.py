@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from real_updates import client_update
+from real_updates import assert_simulates, client_update
 
 from atoll.attacks.observation import observe
 from atoll.attacks.simulation import ClientSimulation
@@ -32,16 +32,7 @@ MLP = {"name": "mlp", "hidden": [16]}
 )
 def test_it_sends_what_the_real_client_sends(model: dict[str, Any], client: dict[str, Any]) -> None:
     capture, truth = client_update(model, {"learning_rate": 0.2, **client}, list(range(6)))
-    observation = observe(capture, KNOWN, truth=truth)
-    assert observation.labels is not None
-    simulated = ClientSimulation.of(observation)(
-        observation.space.normalize(truth.images), observation.labels
-    )
-    for name, found, sent in zip(
-        observation.model.names, simulated, observation.target, strict=True
-    ):
-        scale = float(sent.abs().max())
-        torch.testing.assert_close(found, sent, rtol=0, atol=2e-4 * scale + 1e-6, msg=name)
+    assert_simulates(capture, truth, KNOWN, (2e-4, 1e-6))
 
 
 @pytest.mark.parametrize("client", [{"batch_size": 2}, {"batch_size": 1, "epochs": 2}])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,29 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probing import ROOT, environment_without_ray, found_by
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.cluster import Allocation, Cluster
 
 PROBE = Path(__file__).with_name("cluster_probe.py")
-ROOT = PROBE.parents[2]
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run(
-        [sys.executable, str(PROBE)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout + done.stderr
-    return dict(json.loads(lines[0].removeprefix("FOUND ")))
+    return found_by([sys.executable, PROBE], timeout=200)
 
 
 def test_every_cpu_of_every_node_has_a_worker(found: dict[str, Any]) -> None:
@@ -70,8 +56,7 @@ def test_a_ray_that_cannot_start_is_an_error_in_one_line(tmp_path: Path) -> None
     # Its sockets' names would be longer than Linux allows.
     crowded = tmp_path / ("x" * 100)
     crowded.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(crowded)}
-    environment.pop("RAY_ADDRESS", None)
+    environment = {**environment_without_ray(), "RAY_TMPDIR": str(crowded)}
     done = subprocess.run(
         [sys.executable, "-m", "atoll", "run", ROOT / "experiments/quickstart.toml"],
         env=environment,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from probing import found_by
 
 from atoll.randomness import derive_seed, seed_everything
 
@@ -20,19 +18,7 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    environment = {**os.environ, "PYTHONPATH": str(PROBE.parents[2])}
-    environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run(
-        [sys.executable, str(PROBE)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout + done.stderr
-    return dict(json.loads(lines[0].removeprefix("FOUND ")))
+    return found_by([sys.executable, PROBE])
 
 
 def replies(server_round: int) -> list[str]:

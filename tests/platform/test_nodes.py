@@ -6,8 +6,6 @@ machine is whose power fails. One cluster serves all tests.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 from node_cluster import ENVIRONMENT, in_private_network, namespaces_allowed
 from nodes_probe import LARGE_SIZE
+from probing import found_by
 
 PROBE = Path(__file__).with_name("nodes_probe.py")
 # A chunk's sum: the model's two rows, in float64.
@@ -25,17 +24,8 @@ SUM_BYTES = 2 * LARGE_SIZE * 8
 def found() -> dict[str, Any]:
     private = namespaces_allowed()
     command = [sys.executable, str(PROBE), "private" if private else "shared"]
-    done = subprocess.run(
-        in_private_network(command) if private else command,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    assert lines, done.stdout + done.stderr
-    return {"private": private, **json.loads(lines[0].removeprefix("FOUND "))}
+    command = in_private_network(command) if private else command
+    return {"private": private, **found_by(command, ENVIRONMENT)}
 
 
 def test_data_are_brought_to_a_node_once(found: dict[str, Any]) -> None:

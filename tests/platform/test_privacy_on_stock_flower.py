@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import numpy as np
 import private_app
 import pytest
 from flwr.app import Context, RecordDict
+from probing import environment_without_ray
 
 from atoll.platform.grid import RayGrid
 from atoll.platform.rounds import run_rounds
@@ -24,11 +24,9 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What each comes to on Flower's own simulation, in a process of its own."""
     target = tmp_path_factory.mktemp("stock") / "arrays.npz"
     script = Path(private_app.__file__)
-    environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
-    environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(
         [sys.executable, str(script), str(target)],
-        env=environment,
+        env=environment_without_ray(),
         capture_output=True,
         text=True,
         timeout=280,

@@ -17,6 +17,7 @@ from atoll.platform.commands.terminal import (
     console_observers,
     log_to_terminal,
     quiet_flower,
+    settings_of,
 )
 
 
@@ -40,9 +41,7 @@ def run(
         from atoll.platform.experiment import load_experiment
         from atoll.platform.federation_run import run as run_experiment
 
-        settings = list(overrides or [])
-        if workers is not None:
-            settings.append(f"ray.workers={workers}")
+        settings = settings_of(overrides, workers)
         experiment = load_experiment(file, settings)
         log_to_terminal(experiment.log.level)
         quiet_flower()

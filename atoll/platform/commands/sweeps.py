@@ -16,6 +16,7 @@ from atoll.platform.commands.terminal import (
     errors,
     log_to_terminal,
     quiet_flower,
+    settings_of,
 )
 
 
@@ -34,9 +35,7 @@ def sweep(
     with clear_errors(lambda: directories[0] if directories else None, "sweep.toml"):
         from atoll.platform.sweep_plan import load_sweep
 
-        settings = list(overrides or [])
-        if workers is not None:
-            settings.append(f"ray.workers={workers}")
+        settings = settings_of(overrides, workers)
         log_to_terminal("info")
         quiet_flower()
         planned = load_sweep(file, settings)
@@ -149,9 +148,7 @@ def submit(
         from atoll.platform import submission
 
         log_to_terminal("info")
-        settings = list(overrides or [])
-        if workers is not None:
-            settings.append(f"ray.workers={workers}")
+        settings = settings_of(overrides, workers)
         what = submission.Submission(
             file,
             out=out,

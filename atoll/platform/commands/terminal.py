@@ -69,6 +69,12 @@ def log_to_terminal(level: str) -> None:
     logger.setLevel(level.upper())
 
 
+def settings_of(overrides: list[str] | None, workers: int | None) -> list[str]:
+    """Return what ``--set`` and ``--workers`` say, as ``section.key=value``."""
+    asked = [] if workers is None else [f"ray.workers={workers}"]
+    return [*(overrides or []), *asked]
+
+
 def console_observers(progress: bool, directories: list[Path]) -> Callable[[Path], list[Observer]]:
     """Return what makes a run's progress; the run's directory is added to ``directories``."""
 
