@@ -10,13 +10,13 @@ parameters have the same bits.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -134,12 +134,16 @@ class Nodes:
         self._raylets.wait_for_nodes()
         self.address = self._raylets.address
 
-    def replace(self, place: int) -> str:
-        """Kill a node without warning, and add one; return what was done."""
+    def kill(self, place: int) -> str:
+        """Kill a node without warning; return its id."""
         lost = self._nodes[place]
         self._raylets.remove_node(lost, allow_graceful=False)
+        return str(lost.node_id)
+
+    def add(self, place: int) -> str:
+        """Start a node where one was killed; return its id."""
         self._nodes[place] = self._raylets.add_node(num_cpus=1)
-        return f"node {lost.node_id[:8]}, and added {self._nodes[place].node_id[:8]}"
+        return str(self._nodes[place].node_id)
 
     def shut_down(self) -> None:
         """Stop all nodes."""
@@ -147,7 +151,9 @@ class Nodes:
 
 
 class Killer:
-    """Kills workers and nodes at random while a run goes on.
+    """Kills workers and nodes at random while a run goes on in another thread.
+
+    It works in the main thread: only there can Ray start a node.
 
     Parameters
     ----------
@@ -164,27 +170,18 @@ class Killer:
         self._nodes = nodes
         self._random = random.Random(SEED)
         self._started = time.monotonic()
-        self._done = threading.Event()
+        self._every = {self._kill_worker: worker_every, self._kill_node: node_every}
         self.killed = {"worker": 0, "node": 0}
-        self._threads = [
-            threading.Thread(target=self._repeat, args=(every, kill))
-            for every, kill in ((worker_every, self._kill_worker), (node_every, self._kill_node))
-            if every > 0
-        ]
 
-    def __enter__(self) -> Killer:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _repeat(self, every: float, kill: Callable[[], None]) -> None:
-        while not self._done.wait(every):
-            kill()
+    def kill_until(self, run: Future[str]) -> None:
+        """Kill on time until the run has ended."""
+        due = {kill: self._started + every for kill, every in self._every.items() if every > 0}
+        while not run.done():
+            wait([run], timeout=1.0)
+            for kill, moment in due.items():
+                if time.monotonic() >= moment and not run.done():
+                    kill()
+                    due[kill] = moment + self._every[kill]
 
     def _kill_worker(self) -> None:
         pids = self._grid.pool.pids()
@@ -195,15 +192,18 @@ class Killer:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             return
-        self._say("worker", f"worker with process {pid}")
+        self.killed["worker"] += 1
+        self._say(f"killed worker with process {pid}")
 
     def _kill_node(self) -> None:
         place = self._random.randrange(self._nodes.count)
-        self._say("node", self._nodes.replace(place))
+        lost = self._nodes.kill(place)
+        self.killed["node"] += 1
+        self._say(f"killed node {lost[:8]}")
+        self._say(f"added node {self._nodes.add(place)[:8]}")
 
-    def _say(self, kind: str, what: str) -> None:
-        self.killed[kind] += 1
-        print(f"{time.monotonic() - self._started:7.1f} s: killed {what}", flush=True)
+    def _say(self, what: str) -> None:
+        print(f"{time.monotonic() - self._started:7.1f} s: {what}", flush=True)
 
 
 def train(federation: Federation, grid: RayGrid, rounds: int, account: Account) -> str:
@@ -219,10 +219,12 @@ def train_disturbed(federation: Federation, arguments: Any) -> tuple[str, Accoun
     nodes = Nodes(arguments.nodes)
     ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
     try:
-        with federation.grid(workers=arguments.nodes) as grid:
+        with federation.grid(workers=arguments.nodes) as grid, ThreadPoolExecutor(1) as thread:
             account = Account(time.monotonic() + 60 * arguments.minutes)
-            with Killer(grid, nodes, arguments.worker_every, arguments.node_every) as killer:
-                sha256 = train(federation, grid, ENDLESS, account)
+            killer = Killer(grid, nodes, arguments.worker_every, arguments.node_every)
+            run = thread.submit(train, federation, grid, ENDLESS, account)
+            killer.kill_until(run)
+            sha256 = run.result()
             print(f"the engine replaced {grid.pool.deaths} workers")
         return sha256, account, killer.killed
     finally:
@@ -257,6 +259,8 @@ def main() -> int:
     parser.add_argument("--node-every", type=float, default=180.0, help="seconds; 0 is never")
     parser.add_argument("--epochs", type=int, default=5, help="of a client; more are longer rounds")
     arguments = parser.parse_args()
+    # Flower says which nodes it sampled, every round.
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     federation = Federation.of_digits(arguments.epochs)
     with own_ray():
         sha256, account, killed = train_disturbed(federation, arguments)
