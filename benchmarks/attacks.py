@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.arena.job import Conditions, Job, prepare_process, run_job
-from atoll.attacks.captures import Capture, Content, FederationInfo, Truth, write_capture
+from atoll.attacks.capture_files import write_capture
+from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
 from atoll.attacks.generator_attack import GeneratorAttack, decoder, draw, stack
 from atoll.attacks.observation import Observation, used_examples
 from atoll.attacks.optimization import OptimizationAttack

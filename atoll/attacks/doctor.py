@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.captures import Capture, Truth, read_capture, read_truth
+from atoll.attacks.capture_files import read_capture, read_truth
+from atoll.attacks.captures import Capture, Truth
 from atoll.attacks.victim_model import architecture, has_batch_norm, load_state
 from atoll.attacks.victims import check_labels
 from atoll.clients.arrays import array_record, to_array, view

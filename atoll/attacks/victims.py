@@ -14,7 +14,8 @@ from torch import Tensor
 
 from atoll.attacks.assignment import assign
 from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
-from atoll.attacks.captures import Capture, Truth, read_capture, read_truth
+from atoll.attacks.capture_files import read_capture, read_truth
+from atoll.attacks.captures import Capture, Truth
 from atoll.attacks.metrics.identification import identified
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.pixels import mse, psnr

@@ -267,7 +267,7 @@ def _setting_of(trial: Trial) -> str:
 
 def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path, ...]]:
     """Yield what is attacked: each round's first captures, or all of them where sums are seen."""
-    from atoll.attacks.captures import find_captures
+    from atoll.attacks.capture_files import find_captures
 
     by_round: dict[str, list[Path]] = {}
     for path in find_captures(directory):

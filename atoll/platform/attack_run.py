@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from atoll.attacks import ATTACKS
 from atoll.attacks.attack import Attack, Progress, ignore_progress
-from atoll.attacks.captures import RAW_CLIENT_DATA, find_captures
+from atoll.attacks.capture_files import RAW_CLIENT_DATA, find_captures
 from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.picture import save_picture

@@ -1,9 +1,9 @@
 """Recording what an onlooker at the server sees of chosen clients, in chosen rounds.
 
 What is recorded is the message to a client and its reply after the client's mods have acted, as
-:mod:`atoll.attacks.captures` keeps them. The run's result does not change by a bit. Where clients'
-models are added up without replies, the recorded client is asked once more, by itself: its reply
-has the bits of its share in the sum (to rounding, where clients trained at once).
+:mod:`atoll.attacks.capture_files` keeps them. The run's result does not change by a bit. Where
+clients' models are added up without replies, the recorded client is asked once more, by itself: its
+reply has the bits of its share in the sum (to rounding, where clients trained at once).
 
 Under secure aggregation the server is told no client's update, so what is recorded is the sum.
 """
@@ -20,17 +20,8 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from atoll.attacks.aggregate import aggregate_truths, as_one_client, steps_of
-from atoll.attacks.captures import (
-    CAPTURES,
-    MODEL_RECORD,
-    SUM,
-    Capture,
-    Content,
-    FederationInfo,
-    Truth,
-    capture_name,
-    write_capture,
-)
+from atoll.attacks.capture_files import CAPTURES, capture_name, write_capture
+from atoll.attacks.captures import MODEL_RECORD, SUM, Capture, Content, FederationInfo, Truth
 from atoll.clients.app import ClientSpec, examples_of
 from atoll.clients.arrays import view
 from atoll.clients.data.store import ImageDataset

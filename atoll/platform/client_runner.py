@@ -13,21 +13,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from atoll.clients.weighted_sum import Structure, WeightedSum
+from atoll.clients.weighted_sum import WeightedSum
 from atoll.platform import flower
 from atoll.platform.chunk_sum import ChunkSum
 from atoll.platform.content import (
     PackedRecords,
-    describe_mismatch,
-    first_not_finite,
     fresh_copy,
-    malformed,
     pack,
     parts_of,
-    structure_of,
     unpack,
 )
 from atoll.platform.exchange import (
@@ -39,10 +35,8 @@ from atoll.platform.exchange import (
     plain_metrics,
 )
 from atoll.platform.gpu_memory import OutOfGpuMemoryError, is_out_of_memory
+from atoll.platform.received import accept
 from atoll.randomness import derive_seed, seed_everything
-
-# Integers up to here are exact; a weight beyond is no count of examples, but makes sums overflow.
-LARGEST_WEIGHT = 2.0**53
 
 
 class ClientRunner:
@@ -179,7 +173,7 @@ class ClientRunner:
                     return
                 if outcome.status == "ok":
                     expected = exchange.expected[chunk.envelopes[place]]
-                    _accept(exchange, outcome, answer, expected, chunk_sum)
+                    accept(exchange, outcome, answer, expected, chunk_sum)
                 if outcome.status == "ok" and state is not None:
                     outcome.state = chunk.states[outcome.node_id] = state
                 outcome.seconds = time.perf_counter() - started
@@ -231,7 +225,7 @@ class ClientRunner:
             outcome = Outcome(chunk.positions[place], chunk.nodes[place], worker=self._worker)
             outcome.seconds = seconds
             expected = exchange.expected[chunk.envelopes[place]]
-            _accept(exchange, outcome, answer, expected, chunk_sum)
+            accept(exchange, outcome, answer, expected, chunk_sum)
             result.outcomes.append(outcome)
 
     def _sum_in_app(
@@ -381,75 +375,3 @@ def _parts(chunk: Chunk, exchange: Exchange) -> list[slice]:
     """Return which clients of a chunk train at once."""
     size = exchange.at_once or len(chunk)
     return [slice(start, start + size) for start in range(0, len(chunk), size)]
-
-
-def _accept(
-    exchange: Exchange,
-    outcome: Outcome,
-    answer: object,
-    expected: Structure | None,
-    chunk_sum: ChunkSum | None,
-) -> None:
-    """Check a client's reply and put it into ``outcome``, or into the sum where it belongs."""
-    if not isinstance(answer, Message):
-        outcome.fail(
-            f"the client returned {type(answer).__name__}, expected a Message", flower.RAISED
-        )
-        return
-    if answer.has_error():
-        outcome.fail(answer.error.reason or "the client replied with an error", answer.error.code)
-        return
-    parts = parts_of(answer.content)
-    arrays = parts.arrays
-    if outcome.node_id in exchange.captured:
-        outcome.captured = pack(answer.content)
-    if parts.metrics is not None:
-        outcome.metrics = plain_metrics(parts.metrics)
-    problem = _problem(exchange, arrays, outcome)
-    if problem is None and arrays is not None and (exchange.check_finite or chunk_sum is not None):
-        problem = malformed(arrays, numbers=exchange.sum_replies)
-    if problem is not None:
-        outcome.fail(problem, flower.REJECTED)
-        return
-    outcome.arrays_name, outcome.metrics_name = parts.arrays_name, parts.metrics_name
-    if arrays is not None:
-        outcome.bytes_up = sum(len(array.data) for array in arrays.values())
-        if expected is not None:
-            structure = structure_of(arrays)
-            if structure != expected:
-                outcome.structure = structure
-                outcome.mismatch = describe_mismatch(expected, structure)
-        if chunk_sum is not None and outcome.mismatch is None:
-            chunk_sum.add(outcome, arrays, _weight(exchange, outcome))
-            return
-    key = first_not_finite(arrays) if exchange.check_finite and arrays is not None else None
-    if key is not None:
-        outcome.fail(f"NaN or infinite values in {key!r}", flower.REJECTED)
-        return
-    outcome.records = pack(answer.content)
-
-
-def _problem(exchange: Exchange, arrays: ArrayRecord | None, outcome: Outcome) -> str | None:
-    weighted_by = exchange.weighted_by
-    if weighted_by is not None:
-        if arrays is None:
-            return "the reply must hold exactly one ArrayRecord"
-        if outcome.metrics is None:
-            return "the reply must hold exactly one MetricRecord"
-        weight = outcome.metrics.get(weighted_by)
-        if isinstance(weight, list) or weight is None:
-            return f"the reply's metrics must hold a number {weighted_by!r}, got {weight!r}"
-        if not 0.0 <= weight <= LARGEST_WEIGHT:
-            return (
-                f"the reply's {weighted_by!r} is {weight!r}, expected a finite number >= 0, at "
-                f"most {LARGEST_WEIGHT:g}"
-            )
-    return None
-
-
-def _weight(exchange: Exchange, outcome: Outcome) -> float:
-    assert outcome.metrics is not None
-    assert exchange.weighted_by is not None
-    weight = outcome.metrics[exchange.weighted_by]
-    assert not isinstance(weight, list)
-    return float(weight)

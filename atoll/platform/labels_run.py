@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from rich.table import Table
 from torch import Tensor
 
-from atoll.attacks.captures import Capture, find_captures, read_capture, read_truth
+from atoll.attacks.capture_files import find_captures, read_capture, read_truth
+from atoll.attacks.captures import Capture
 from atoll.attacks.moments import LeakedLabels, asks_for_labels, leaked_labels, share_recovered
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.attacks.victims import references_of

@@ -11,7 +11,8 @@ import torch
 from real_updates import client_update
 from torch import nn
 
-from atoll.attacks.captures import Capture, Content, Truth, write_capture
+from atoll.attacks.capture_files import write_capture
+from atoll.attacks.captures import Capture, Content, Truth
 from atoll.attacks.doctor import diagnose, diagnose_capture
 from atoll.clients import training
 from atoll.errors import CaptureError

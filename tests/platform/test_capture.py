@@ -18,7 +18,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import atoll
-from atoll.attacks.captures import CAPTURES, find_captures, read_capture, read_truth
+from atoll.attacks.capture_files import CAPTURES, find_captures, read_capture, read_truth
 from atoll.attacks.doctor import diagnose_capture
 from atoll.attacks.moments import leaked_labels, share_recovered
 from atoll.attacks.victims import references_of

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 from scipy import stats
 
 from atoll.attacks.aggregate import aggregate_truths
-from atoll.attacks.captures import CAPTURES, find_captures, read_capture, read_truth
+from atoll.attacks.capture_files import CAPTURES, find_captures, read_capture, read_truth
 from atoll.attacks.observation import observe
 from atoll.attacks.simulation import ClientSimulation
 from atoll.attacks.threat import Capability, ThreatModel

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atoll.attacks.arena.store import JobStore
-from atoll.attacks.captures import read_capture, read_truth
+from atoll.attacks.capture_files import read_capture, read_truth
 from atoll.clients.data.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.errors import (

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atoll.attacks.arena.job import JobResult
-from atoll.attacks.captures import RAW_CLIENT_DATA
+from atoll.attacks.capture_files import RAW_CLIENT_DATA
 from atoll.clients.data.cache import appearing
 from atoll.errors import RunDirectoryError
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from real_updates import client_update
 
-from atoll.attacks.captures import (
+from atoll.attacks.capture_files import (
     CAPTURES,
-    Capture,
     capture_name,
     find_captures,
     read_capture,
     read_truth,
     write_capture,
 )
+from atoll.attacks.captures import Capture
 from atoll.errors import CaptureError
 
 
