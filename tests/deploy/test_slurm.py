@@ -2,7 +2,8 @@
 
 There is no Slurm here, and "ray symmetric-run" ends with "ray stop", which would stop every Ray of
 the machine. So srun and scontrol are stand-ins, and so is ray: it takes the arguments apart with
-the real command's own parser and runs what comes after "--" on the Ray that is there.
+the real command's own parser and runs what comes after "--" on the Ray that is there. The real one
+runs in tests/platform/test_symmetric_run.py.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ SCONTROL = """#!/usr/bin/env bash
 if [ "$1" = show ]; then echo 127.0.0.1; fi
 if [ "$1" = requeue ]; then
     echo "$2" >"$STAND_IN/requeued"
+    # Slurm signals every process of a step.
+    pkill -TERM -P "$(cat "$STAND_IN/pid")"
     kill -TERM "$(cat "$STAND_IN/pid")" 2>/dev/null
 fi
 exit 0
