@@ -22,6 +22,9 @@ from atoll.clients.settings import (
 from atoll.errors import InvalidExperimentError
 from atoll.platform.validation import describe_problems
 
+# A worker is a process: what is beyond these is a mistake. Ray itself counts shares in
+# ten-thousandths, and several GPUs as whole ones.
+MAX_WORKERS, SMALLEST_SHARE = 10_000, 0.01
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)
 # The table that makes an experiment file a sweep.
@@ -80,8 +83,8 @@ class RaySettings(Section):
     """
 
     address: str | None = None
-    workers: Literal["auto"] | PositiveInt = "auto"
-    cpus_per_worker: Annotated[float, Field(gt=0.0)] = 1.0
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_WORKERS)] = "auto"
+    cpus_per_worker: Annotated[float, Field(ge=SMALLEST_SHARE)] = 1.0
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     threads_per_worker: PositiveInt = 1
     chunk_size: Literal["auto"] | PositiveInt = "auto"
@@ -271,7 +274,10 @@ def _impossible(experiment: Experiment) -> list[str]:
             "client.vectorize = True: client.mods see one client at a time; expected 'auto' or "
             "false"
         )
-    for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+    for key in (
+        *("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"),
+        *("buffer_size", "cohort"),
+    ):
         value = strategy.arguments.get(key)
         if isinstance(value, int) and value > data.clients:
             problems.append(
@@ -282,6 +288,12 @@ def _impossible(experiment: Experiment) -> list[str]:
         value = strategy.arguments.get(key)
         if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
             problems.append(f"strategy.{key} = {value}: expected a number from 0 to 1")
+    gpus = experiment.ray.gpus_per_worker
+    if gpus != "auto" and (0.0 < gpus < SMALLEST_SHARE or (gpus > 1.0 and gpus % 1.0)):
+        problems.append(
+            f"ray.gpus_per_worker = {gpus:g}: expected 0, a share from {SMALLEST_SHARE} to 1, or "
+            "whole GPUs"
+        )
     if experiment.layers is not None:
         problems += _impossible_in_a_layer_run(experiment, experiment.layers)
     stopping = experiment.run.early_stopping

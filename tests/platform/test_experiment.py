@@ -48,6 +48,23 @@ def test_the_ready_experiments_are_valid(path: Path) -> None:
         ({"run": {"rounds": True}}, "run.rounds = True: expected a valid integer"),
         ({"run": {"rounds": 0}}, "run.rounds = 0: expected greater than 0"),
         ({"ray": {"workers": "many"}}, "ray.workers = 'many': expected 'auto' or a valid integer"),
+        (
+            {"ray": {"workers": 10**9}},
+            "ray.workers = 1000000000: expected less than or equal to 10000",
+        ),
+        (
+            {"ray": {"cpus_per_worker": 1e-9}},
+            "ray.cpus_per_worker = 1e-09: expected greater than or equal to 0.01",
+        ),
+        (
+            {"ray": {"gpus_per_worker": 1.5}},
+            "ray.gpus_per_worker = 1.5: expected 0, a share from 0.01 to 1, or whole GPUs",
+        ),
+        (
+            {"strategy": {"name": "FedBuff", "buffer_size": 200}},
+            "strategy.buffer_size = 200: there are only data.clients = 100; expected at most as "
+            "many",
+        ),
         ({"client": 5}, "client = 5: expected a section"),
         (
             {"run": {"name": "a/b"}},

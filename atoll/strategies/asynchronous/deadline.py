@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atoll.strategies.asynchronous.devices import MICROSECONDS
-from atoll.strategies.asynchronous.strategy import AsynchronousStrategy, Floats
+from atoll.strategies.asynchronous.strategy import AsynchronousStrategy, Floats, Seconds
 from atoll.strategies.asynchronous.virtual_clock import Task
-from atoll.strategies.fields import Count, Positive
+from atoll.strategies.fields import Count
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,7 +32,7 @@ class DeadlineFedAvg(AsynchronousStrategy):
     """
 
     cohort: Count = 20
-    deadline: Positive | None = None
+    deadline: Seconds | None = None
     late: Literal["keep", "drop"] = "keep"
 
     def arrivals(self, nodes: Sequence[int]) -> list[Task]:

@@ -15,15 +15,16 @@ class FedBuff(AsynchronousStrategy):
     """The server updates its model whenever the buffer holds ``buffer_size`` replies.
 
     A client that is done is replaced at once by another, which gets the model of that moment; a
-    client trains at most once between two updates. Replies count the same, 1 / buffer_size each,
-    but for their staleness.
+    client trains at most once between two updates. Replies count the same but for their staleness:
+    1 / n each, where n is buffer_size less the replies of the buffer that failed or were later than
+    max_staleness. So the step is no shorter for what is lost.
 
     Parameters
     ----------
     concurrency : int
         Clients at work at any time.
     buffer_size : int
-        Replies an update.
+        Replies an update; at most one a client.
     """
 
     concurrency: Count = 20

@@ -38,6 +38,9 @@ from atoll.strategies.fields import (
 
 Floats = NDArray[np.float64]
 Availability = Annotated[float, Field(gt=0.0, le=1.0)]
+# Times that the clock's whole microseconds can count, and spreads whose exponentials are finite.
+Seconds = Annotated[float, Field(gt=0.0, le=1e9)]
+Spread = Annotated[float, Field(ge=0.0, le=10.0)]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,7 +62,8 @@ class AsynchronousStrategy(FedAvg):
     max_staleness : int, optional
         Updates that are later are thrown away; by default none is.
     device_seconds, device_spread, device_jitter, availability, availability_period, device_seed
-        The devices: see :class:`~atoll.strategies.asynchronous.devices.Devices`.
+        The devices: see :class:`~atoll.strategies.asynchronous.devices.Devices`. Times are at most
+        1e9 seconds, spreads at most 10.
     """
 
     fraction_evaluate: Fraction = 1.0
@@ -68,11 +72,11 @@ class AsynchronousStrategy(FedAvg):
     server_learning_rate: Positive = 1.0
     staleness_exponent: NonNegative = 0.5
     max_staleness: NonNegativeCount | None = None
-    device_seconds: Positive = 60.0
-    device_spread: NonNegative = 0.5
-    device_jitter: NonNegative = 0.1
+    device_seconds: Seconds = 60.0
+    device_spread: Spread = 0.5
+    device_jitter: Spread = 0.1
     availability: Availability = 1.0
-    availability_period: Positive = 86400.0
+    availability_period: Seconds = 86400.0
     device_seed: NonNegativeCount = 0
 
     def __post_init__(self) -> None:

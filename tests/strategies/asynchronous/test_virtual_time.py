@@ -182,6 +182,9 @@ def test_an_interrupted_run_comes_to_the_same_bits(finished: str, tmp_path: Path
     [
         ({"buffer_size": 0}, "strategy.buffer_size = 0: expected"),
         ({"availability": 0.0}, "strategy.availability = 0.0: expected"),
+        ({"device_spread": 1e6}, "strategy.device_spread = 1000000.0: expected"),
+        ({"device_seconds": 1e308}, r"strategy.device_seconds = 1e\+308: expected"),
+        ({"availability_period": 1e308}, r"strategy.availability_period = 1e\+308: expected"),
         ({"concurency": 3}, "did you mean 'concurrency'"),
     ],
 )
