@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from faulty_app import app, evaluate, train
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
+from flwr.clientapp.typing import Mod
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 
@@ -79,22 +81,34 @@ def initial_arrays() -> ArrayRecord:
     return ArrayRecord({str(key): Array(value) for key, value in enumerate(values)})
 
 
-def client_app(name: str) -> ClientApp:
-    if name not in MODS:
+def client_app(mod: Mod | None) -> ClientApp:
+    if mod is None:
         return app
     modded = ClientApp()
-    modded.train(mods=[MODS[name]])(train)
+    modded.train(mods=[mod])(train)
     modded.evaluate()(evaluate)
     return modded
 
 
+@pytest.fixture(scope="module")
+def grids(cluster: None) -> Iterator[dict[Mod | None, RayGrid]]:
+    """A grid for each mod; what clients reply depends on the round alone."""
+    with ExitStack() as stack:
+        yield {
+            mod: stack.enter_context(RayGrid(client_app(mod), NODES, seed=9, workers=2))
+            for mod in (None, *MODS.values())
+        }
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_strategy_ends_where_its_own_start_ends(name: str) -> None:
+def test_a_strategy_ends_where_its_own_start_ends(
+    name: str, grids: dict[Mod | None, RayGrid]
+) -> None:
     finals = []
-    for run in (lambda s, *a: s.start(*a), run_rounds):
-        with RayGrid(client_app(name), NODES, seed=9, workers=2) as grid:
-            seed_everything(3)
-            finals.append(run(NETWORKS[name](), grid, initial_arrays(), 2).arrays)
+    for run in (lambda s, *rest: s.start(*rest), run_rounds):
+        seed_everything(3)
+        grid = grids[MODS.get(name)]
+        finals.append(run(NETWORKS[name](), grid, initial_arrays(), 2).arrays)
     theirs, ours = finals
     assert list(ours) == list(theirs)
     for key, array in theirs.items():

@@ -109,19 +109,10 @@ def test_only_weighted_means_are_summed_in_workers(strategy: FedAvg, summed: boo
     assert aggregation_of(strategy, requested=False).sum_replies is False
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [FedAdam(), FedMedian(), Krum(num_malicious_nodes=1), FedTrimmedAvg(beta=0.2)],
-    ids=lambda value: type(value).__name__,
-)
-def test_strategies_agree_with_flowers_own_start(strategy: FedAvg) -> None:
-    """``Strategy.start`` on the same grid is the reference; it keeps every reply."""
-    state = vars(strategy).copy()
+def test_counts_and_empty_shapes_go_through_a_strategy_as_through_flowers_own_start() -> None:
     with RayGrid(app, 8, seed=9, workers=2) as grid:
-        theirs = type(strategy).start(strategy, grid, initial_arrays(), 2).arrays
-    vars(strategy).update(state)
-    with RayGrid(app, 8, seed=9, workers=2) as grid:
-        ours = run_rounds(strategy, grid, initial_arrays(), 2).arrays
+        theirs = FedAdam().start(grid, initial_arrays(), 2).arrays
+        ours = run_rounds(FedAdam(), grid, initial_arrays(), 2).arrays
     for key in theirs:
         np.testing.assert_allclose(ours[key].numpy(), theirs[key].numpy(), rtol=2e-5, atol=1e-6)
 
