@@ -56,7 +56,7 @@ def test_equal_updates_cost_nothing(cost) -> None:  # type: ignore[no-untyped-de
     torch.testing.assert_close(cost(updates(0), updates(0)), torch.zeros(3), rtol=0, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(1e-3, 1e3), st.integers(0, 1000))
 def test_cosine_does_not_see_scale(scale: float, seed: int) -> None:
     found, wanted = updates(seed), updates(seed + 1)

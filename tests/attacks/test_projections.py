@@ -35,7 +35,7 @@ def nearest_in_l1_ball(point: np.ndarray, radius: float) -> np.ndarray:
     return best
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     rows=st.integers(1, 6).flatmap(
         lambda size: st.lists(

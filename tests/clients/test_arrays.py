@@ -7,7 +7,7 @@ import io
 import hypothesis.extra.numpy as hnp
 import numpy as np
 from flwr.app import Array
-from hypothesis import given, settings
+from hypothesis import given
 
 from atoll.clients.arrays import problem_of, to_array, view
 
@@ -18,7 +18,6 @@ ARRAYS = hnp.arrays(
 
 
 @given(ARRAYS)
-@settings(deadline=None)
 def test_to_array_is_what_flower_makes(values: np.ndarray) -> None:
     ours, theirs = to_array(values), Array(values)
     assert (ours.dtype, ours.shape, ours.stype) == (theirs.dtype, theirs.shape, theirs.stype)
@@ -29,7 +28,6 @@ def test_to_array_is_what_flower_makes(values: np.ndarray) -> None:
 
 
 @given(ARRAYS)
-@settings(deadline=None)
 def test_view_is_what_flower_reads(values: np.ndarray) -> None:
     for stored in (values, np.asfortranarray(values)):
         np.testing.assert_array_equal(view(Array(stored)), values)

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import (
     FedAvgM,
     FedMedian,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
@@ -120,7 +120,6 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(deadline=None)
 def test_any_tree_of_plain_values_comes_back(value: object) -> None:
     import json
 

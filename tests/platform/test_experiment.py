@@ -135,7 +135,7 @@ def test_files_that_are_not_toml(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(max_size=30), max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_overrides_raise_anything_else(overrides: list[str]) -> None:
     try:
         Experiment.from_dict(with_overrides({}, overrides))

@@ -148,7 +148,7 @@ def test_a_share_says_how_many_are_placed(share: float, slots: int) -> None:
     assert sharing.facts()[0]["slots"] == slots
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     needs=st.lists(st.integers(1, 1100), min_size=1, max_size=14),
     slots=st.integers(1, 5),

@@ -128,7 +128,7 @@ def run(cohort: Cohort, nodes: Nodes, values: np.ndarray, draw: Any, lost: int) 
             nodes.end(draw(st.sampled_from(sorted(nodes.running))), cohort, values)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     count=st.integers(1, 24),
     workers=st.lists(st.sampled_from(["driver", "a", "b", "c"]), min_size=1, max_size=6),

@@ -31,7 +31,7 @@ def values_of(count: int, seed: int) -> np.ndarray:
     return generator.normal(size=(count, 5)) * 10.0 ** generator.integers(-8, 9, (count, 5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(count=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_the_sum_has_the_same_bits_in_whatever_order_chunks_end(
     count: int, seed: int, data: st.DataObject

@@ -91,7 +91,7 @@ def test_a_trials_key_is_of_what_its_results_depend_on() -> None:
 
 
 @given(st.lists(st.sampled_from("abc"), unique=True), st.integers(0, 5), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_trials_configuration_survives_the_way_to_its_process(
     held_out: list[str], seed: int, adam: bool
 ) -> None:

@@ -59,7 +59,7 @@ NUMBERS = st.integers(-(10**9), 10**9) | st.floats(-1e15, 1e15, allow_nan=False)
 
 
 @given(st.sampled_from(["uniform", "log-uniform", "integer", "log-integer"]), NUMBERS, NUMBERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_is_accepted_stays_within_its_limits(kind: str, low: Any, high: Any) -> None:
     try:
         distribution = distribution_of({"distribution": kind, "low": low, "high": high}, "k")

@@ -79,7 +79,7 @@ ACCURACIES = st.integers(0, 100).map(lambda percent: percent / 100)
 
 
 @given(st.data(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_selection_is_the_best_of_all(data, hypers: int, seeds: int, rounds: int) -> None:
     draw = st.lists(ACCURACIES, min_size=rounds, max_size=rounds)
     curves = [

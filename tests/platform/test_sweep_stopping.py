@@ -69,7 +69,7 @@ def test_a_trial_whose_metric_is_not_finite_stops_after_its_grace() -> None:
     st.integers(1, 4),
     st.floats(1.1, 5.0),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_trial_that_is_ahead_everywhere_is_never_stopped(
     curves: list[list[float]], grace: int, factor: float
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +97,8 @@ class AlignedClient:
         gradient, loss = None, 0.0
         if terms.replies_gradient or (terms.reports_drift and not self._is_one_step(examples)):
             losses = self._losses(objective, examples)
-            gradient, loss = full_gradient(losses, self._model.parameters, len(examples))
+            with self._buffers_kept():
+                gradient, loss = full_gradient(losses, self._model.parameters, len(examples))
         if terms.replies_gradient:
             return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, metrics)
         if gradient is not None:
@@ -116,8 +118,18 @@ class AlignedClient:
         if terms.reports_drift:
             metrics["drift"] = result.drift or 0.0
         if terms.reports_loss_after:
-            metrics["loss_after"] = self._mean_loss(examples)
+            with self._buffers_kept():
+                metrics["loss_after"] = self._mean_loss(examples)
         return AlignedResult(result, None, metrics)
+
+    @contextmanager
+    def _buffers_kept(self) -> Iterator[None]:
+        """Undo what passes that only measure do to BatchNorm's statistics."""
+        buffers = list(self._model.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        yield
+        for buffer, values in zip(buffers, before, strict=True):
+            buffer.copy_(values)
 
     def _losses(self, objective: Objective, examples: DomainExamples) -> Iterator[BatchLoss]:
         """Yield the objective on all examples, batch by batch."""

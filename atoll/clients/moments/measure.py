@@ -32,7 +32,7 @@ def measure(
         If a statistic exists for a linear head only and the head is not.
     """
     if not query.statistics:
-        return DomainSums(examples.counts, {})
+        return DomainSums(examples.counts, {}, model.parameter_names)
     by_index = {
         index: {
             name: DomainContext(name, query.vectors.get((index, name))) for name in examples.names

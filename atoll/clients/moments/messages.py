@@ -90,7 +90,7 @@ class DomainSums:
         By the statistic's index and domain.
     parameters : Sequence[str]
         The names of the trainable parameters, in the order of a :class:`Gradient`, where one was
-        asked for.
+        asked for, or nothing but the numbers of examples.
     """
 
     counts: dict[str, int]

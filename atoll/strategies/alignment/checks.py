@@ -13,6 +13,7 @@ from atoll.clients.data.store import ImageDataset
 from atoll.clients.models.gaussian import GaussianHead
 from atoll.clients.moments.head import try_head
 from atoll.errors import InvalidExperimentError
+from atoll.strategies.alignment.hessians import CMA
 from atoll.strategies.alignment.strategy import AlignmentStrategy
 
 logger = logging.getLogger("atoll")
@@ -38,6 +39,12 @@ def check_federation(
     if not isinstance(strategy, AlignmentStrategy):
         return
     _check_domains(strategy, domains_held(dataset, partition))
+    classes = len(dataset.classes)
+    if isinstance(strategy, CMA) and strategy.classes != classes:
+        raise InvalidExperimentError(
+            f"strategy.classes = {strategy.classes}: the data have {classes} classes; expected "
+            f"{classes}"
+        )
     if strategy.measures or strategy.diagnostics_every:
         _check_head(strategy, model, dataset)
     _warn_of_layers(strategy, model)
@@ -88,13 +95,27 @@ def _check_head(strategy: AlignmentStrategy, model: nn.Module, dataset: ImageDat
 
 
 def _warn_of_layers(strategy: AlignmentStrategy, model: nn.Module) -> None:
-    """Warn of layers by which a client's moments depend on more than its examples."""
+    """Warn of layers by which a client's moments depend on more than its examples.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If BatchNorm's statistics would never be updated.
+    """
     was_training = model.training
     model.train()
     training = [module for module in model.modules() if module.training]
     model.train(was_training)
     name = type(strategy).__name__
-    if any(getattr(module, "running_mean", None) is not None for module in training):
+    has_batch_norm = any(getattr(module, "running_mean", None) is not None for module in training)
+    if has_batch_norm and strategy.client_update == "gradient":
+        raise InvalidExperimentError(
+            f"strategy.client_update = 'gradient' with strategy.name = {name!r}: the model has "
+            "BatchNorm layers in training mode, and clients that reply with gradients leave the "
+            "statistics that it is evaluated with at their first values; expected frozen layers, "
+            "GroupNorm, or another client_update"
+        )
+    if has_batch_norm:
         logger.warning(
             "the model has BatchNorm layers in training mode: an example's moments then depend on "
             "the others of its batch, and %s is no longer exactly the centralised method (freeze "

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from atoll.clients.moments.messages import QUERY, DomainSums, MomentsQuery, Term
 from atoll.clients.moments.statistic import Statistic
-from atoll.errors import EngineError
 
 
 class NodesFailedError(Exception):
@@ -188,16 +187,8 @@ class MomentExchange:
             for (index, _), values in sums.sums.items():
                 self.traffic.up[statistics[index].name] += values.nbytes
         if reasons:
-            self._raise(reasons, everyone=not answers)
+            raise NodesFailedError(reasons)
         return {node: answers[node] for node in sorted(answers)}
-
-    def _raise(self, reasons: dict[int, str], *, everyone: bool) -> None:
-        if everyone:
-            node, reason = next(iter(sorted(reasons.items())))
-            raise EngineError(
-                f"no client answered the query for moments; node {node}: {reason.splitlines()[0]}"
-            )
-        raise NodesFailedError(reasons)
 
 
 def _bytes(values: Tensor, dtype: torch.dtype) -> int:

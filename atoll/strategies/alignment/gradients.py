@@ -6,6 +6,7 @@ clients take no steps of their own.
 
 from __future__ import annotations
 
+import copy
 import random
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from atoll.clients.arrays import view
 from atoll.clients.moments.statistics import Gradient, Loss
-from atoll.strategies.alignment.exchange import MomentExchange
+from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, flat_to_arrays
 from atoll.strategies.alignment.strategy import AlignmentStrategy
 from atoll.strategies.fields import Count, Fraction, NonNegative, Positive
@@ -115,7 +116,14 @@ class GradientStrategy(AlignmentStrategy):
                 f"{type(self).__name__} needs {self.min_domains} domains in a round; the clients "
                 f"hold {list(gradients.names)}"
             )
-        self._new_arrays = self.new_arrays(gradients)
+        self._diagnose(server_round, exchange, counts)
+        before = copy.deepcopy(self.optimizer.state_dict())
+        try:
+            self._new_arrays = self.new_arrays(gradients)
+        except NodesFailedError:
+            # The round starts again, and so do the steps that were taken in it.
+            self.optimizer.load_state_dict(before)
+            raise
         losses = list(gradients.loss.values())
         self._report["loss"] = sum(losses) / len(losses)
         return []
@@ -132,7 +140,7 @@ class GradientStrategy(AlignmentStrategy):
         arrays = gradients.exchange.arrays
         if self.l2:
             gradient = gradient + 2 * self.l2 * gradients.flat_parameters(arrays)
-        return self.optimizer.step(arrays, gradients.to_arrays(gradient))
+        return self.optimizer.step(arrays, gradients.to_arrays(gradient), gradients.parameters)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -213,7 +221,9 @@ class MLDG(GradientStrategy):
             fresh = ServerOptimizer(
                 self.server_optimizer, self.server_learning_rate or 0.0, self.server_weight_decay
             )
-            ahead = fresh.step(gradients.exchange.arrays, gradients.to_arrays(own[train]))
+            ahead = fresh.step(
+                gradients.exchange.arrays, gradients.to_arrays(own[train]), gradients.parameters
+            )
             total += own[train] + self.beta * gradients.at(ahead, [test])[test]
         return self.step(gradients, total / len(own))
 
@@ -245,9 +255,12 @@ class Fish(GradientStrategy):
             gradient = gradients.at(arrays, [name])[name]
             if self.l2:
                 gradient = gradient + 2 * self.l2 * gradients.flat_parameters(arrays)
-            arrays = self.optimizer.step(arrays, gradients.to_arrays(gradient))
+            arrays = self.optimizer.step(
+                arrays, gradients.to_arrays(gradient), gradients.parameters
+            )
         way = gradients.flat_parameters(start) - gradients.flat_parameters(arrays)
-        return ServerOptimizer("sgd", self.epsilon).step(start, gradients.to_arrays(way))
+        outer = ServerOptimizer("sgd", self.epsilon)
+        return outer.step(start, gradients.to_arrays(way), gradients.parameters)
 
 
 def _at_broadcast(gradients: DomainGradients) -> dict[str, Tensor]:

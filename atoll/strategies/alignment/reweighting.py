@@ -43,16 +43,13 @@ class GroupDRO(AlignmentStrategy):
     def penalty(self, domains: Domains) -> Tensor:
         """Return the difference of the weighted loss to the mean loss."""
         losses = domains.moment(Loss())
-        weights = self._updated(self._weights(domains), losses.detach())
-        for name, weight in zip(domains.names, weights, strict=True):
-            self.memory[name] = weight
-        return (weights - domains.weights) @ losses
-
-    def _weights(self, domains: Domains) -> Tensor:
-        """Return q, uniform over domains that are new."""
-        new = torch.tensor(1 / len(domains), dtype=torch.float64)
+        # Weights are relative to those of domains that are not here, which keep theirs.
+        new = torch.ones((), dtype=torch.float64)
         known = torch.stack([self.memory.get(name, new) for name in domains.names])
-        return known / known.sum()
+        weights = self._updated(known / known.sum(), losses.detach())
+        for name, weight in zip(domains.names, weights, strict=True):
+            self.memory[name] = weight * known.sum()
+        return (weights - domains.weights) @ losses
 
     def _updated(self, weights: Tensor, losses: Tensor) -> Tensor:
         scaled = weights * torch.exp(self.eta * losses)

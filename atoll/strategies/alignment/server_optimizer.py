@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -45,20 +46,26 @@ class ServerOptimizer:
         """Forget all state, as a new optimiser."""
         self._optimizer = self._fresh()
 
-    def step(self, arrays: ArrayRecord, gradient: ArrayRecord) -> ArrayRecord:
+    def step(
+        self, arrays: ArrayRecord, gradient: ArrayRecord, trained: Collection[str]
+    ) -> ArrayRecord:
         """Return ``arrays`` after a step along the gradient of the same keys.
 
-        Arrays of integers stay as they are.
+        Parameters
+        ----------
+        trained : Collection[str]
+            The keys of what is trained. Buffers and frozen parameters stay as they are: momentum
+            and weight decay would move them, whatever their gradient.
         """
-        floats = [key for key, array in arrays.items() if array.dtype.startswith("float")]
-        parameters = [_tensor(arrays, key) for key in floats]
+        keys = [key for key in arrays if key in set(trained)]
+        parameters = [_tensor(arrays, key) for key in keys]
         gradients = [
             _tensor(gradient, key).to(parameter.dtype)
-            for key, parameter in zip(floats, parameters, strict=True)
+            for key, parameter in zip(keys, parameters, strict=True)
         ]
         self._optimizer.learning_rate = self.learning_rate
         self._optimizer.step(parameters, gradients)
-        changed = {key: p.numpy() for key, p in zip(floats, parameters, strict=True)}
+        changed = {key: p.numpy() for key, p in zip(keys, parameters, strict=True)}
         return array_record(
             {key: to_array(changed[key]) if key in changed else a for key, a in arrays.items()}
         )

@@ -21,13 +21,15 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
+from atoll.clients.arrays import array_record
 from atoll.clients.moments.messages import Term, TrainingTerms
 from atoll.clients.moments.statistic import Statistic
-from atoll.errors import InvalidExperimentError
+from atoll.errors import EngineError, InvalidExperimentError
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domains import Domains, StoredMoments, Weighting
 from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError, Traffic
 from atoll.strategies.alignment.lost_clients import lost_share, warn_of_lost_clients
+from atoll.strategies.alignment.penalty import check_penalty
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
 from atoll.strategies.fields import (
     Count,
@@ -144,10 +146,13 @@ class AlignmentStrategy(FedAvg):
         self.memory: dict[str, Tensor] = {}
         self.stored: dict[str, StoredMoments] = {}
         self._counts: dict[int, dict[str, int]] = {}
+        # The keys of the arrays that clients train, as they say.
+        self._trained: list[str] = []
         self._broadcast: ArrayRecord | None = None
         self._report: dict[str, float] = {}
         self._sent_weight = 0.0
         self._warned_of_one_domain = False
+        self._warned_of_no_gradient = False
 
     def _check_combination(self) -> None:
         steps = self.server_optimizer != "average"
@@ -166,6 +171,14 @@ class AlignmentStrategy(FedAvg):
                 f"strategy.client_update = 'quadratic': the penalty of {type(self).__name__} is "
                 "not a squared distance of moments to their mean; expected 'cotangent' or "
                 "'gradient'"
+            )
+
+        if self.mixup_alpha is not None and (self.l2 or self.measures):
+            key = f"strategy.l2 = {self.l2:g}" if self.l2 else "strategy.name"
+            raise InvalidExperimentError(
+                f"{key}: {type(self).__name__} mixes a client's examples, which takes neither l2 "
+                "nor a penalty; expected l2 = 0 (client.weight_decay decays too) and a method "
+                "without moments"
             )
 
     # --- what a method is ----------------------------------------------------------------------
@@ -232,6 +245,7 @@ class AlignmentStrategy(FedAvg):
         ]
         traffic = Traffic()
         exchange = self.exchange_of(server_round, arrays, grid, traffic)
+        reasons: dict[int, str] = {}
         while nodes:
             memory = dict(self.memory)
             try:
@@ -240,12 +254,18 @@ class AlignmentStrategy(FedAvg):
             except NodesFailedError as failure:
                 # Their domains' moments lack them, so the round is measured without them.
                 self.memory = memory
+                reasons.update(failure.reasons)
                 for node, reason in failure.reasons.items():
                     logger.warning("round %d: node %d left out: %s", server_round, node, reason)
                 nodes = [node for node in nodes if node not in failure.reasons]
             else:
                 self._report.update(traffic.metrics())
                 return messages
+        if reasons:
+            node, reason = min(reasons.items())
+            raise EngineError(
+                f"no client answered the query for moments; node {node}: {reason.splitlines()[0]}"
+            )
         return []
 
     def _counts_of(
@@ -259,6 +279,7 @@ class AlignmentStrategy(FedAvg):
         if unknown:
             for node, answer in exchange.ask(unknown, ()).items():
                 self._counts[node] = answer.counts
+                self._trained = list(answer.parameters)
         return {node: self._counts[node] for node in nodes}
 
     def exchange_of(
@@ -286,9 +307,7 @@ class AlignmentStrategy(FedAvg):
         stored = self.stored if self.stale_moments else {}
         domains = Domains(exchange, counts, self.domain_weights, stored)
         terms = self._training_terms(server_round, domains)
-        if self.diagnostics_every and server_round % self.diagnostics_every == 0:
-            here = Domains(exchange, counts, self.domain_weights)
-            self._report.update(measure_diagnostics(here, self.probe_seed()))
+        self._diagnose(server_round, exchange, counts)
         contents: dict[tuple[str, ...], RecordDict] = {}
         messages = []
         for node, held in counts.items():
@@ -308,6 +327,16 @@ class AlignmentStrategy(FedAvg):
             terms.weights[name] * count for held in counts.values() for name, count in held.items()
         )
         return messages
+
+    def _diagnose(
+        self,
+        server_round: int,
+        exchange: MomentExchange,
+        counts: Mapping[int, Mapping[str, int]],
+    ) -> None:
+        if self.diagnostics_every and server_round % self.diagnostics_every == 0:
+            here = Domains(exchange, counts, self.domain_weights)
+            self._report.update(measure_diagnostics(here, self.probe_seed()))
 
     def _training_terms(self, server_round: int, domains: Domains) -> TrainingTerms:
         weight = self.penalty_weight_at(server_round)
@@ -340,8 +369,9 @@ class AlignmentStrategy(FedAvg):
         if len(domains) < self.min_domains:
             self._warn_of_one_domain(domains)
             return {}, []
-        penalty = self.penalty(domains)
+        penalty = check_penalty(type(self).__name__, server_round, self.penalty(domains))
         if penalty.grad_fn is None:
+            self._warn_of_no_gradient()
             return {}, []
         factor = len(domains) if self.sum_over_domains else 1
         self._report.update(penalty=float(penalty.detach()) * factor, penalty_weight=weight)
@@ -350,6 +380,16 @@ class AlignmentStrategy(FedAvg):
         if self.stale_moments:
             self._remember(server_round, domains)
         return found
+
+    def _warn_of_no_gradient(self) -> None:
+        is_own = type(self).penalty is not AlignmentStrategy.penalty
+        if is_own and not self._warned_of_no_gradient:
+            self._warned_of_no_gradient = True
+            logger.warning(
+                "the penalty of %s does not depend on the domains' moments (was one detached?), so "
+                "it changes nothing",
+                type(self).__name__,
+            )
 
     def _remember(self, server_round: int, domains: Domains) -> None:
         self.stored.update(domains.remember(server_round))
@@ -403,9 +443,12 @@ class AlignmentStrategy(FedAvg):
     def _step(self, broadcast: ArrayRecord, mean: ArrayRecord) -> ArrayRecord:
         if self.server_optimizer == "average":
             return mean
-        is_gradient = self.client_update == "gradient"
-        gradient = mean if is_gradient else difference(broadcast, mean)
-        return self.optimizer.step(broadcast, gradient)
+        if self.client_update == "gradient":
+            return self.optimizer.step(broadcast, mean, self._trained)
+        stepped = self.optimizer.step(broadcast, difference(broadcast, mean), self._trained)
+        # What clients change without training it, as BatchNorm's statistics, is averaged.
+        trained = set(self._trained)
+        return array_record({k: a if k in trained else mean[k] for k, a in stepped.items()})
 
     def _with_report(self, metrics: MetricRecord | None) -> MetricRecord:
         values: dict[str, Any] = dict(metrics or {})

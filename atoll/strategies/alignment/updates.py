@@ -77,6 +77,10 @@ class FedDGGA(AlignmentStrategy):
         The first step of the weights; it goes down to 0 over ``decay_rounds``.
     decay_rounds : int
         Rounds until the step is 0; 0 for a constant step.
+    as_released : bool
+        The released code's steps: a third as long, and two rounds behind in ``decay_rounds``, so
+        that the first is longer than ``step_size``. (It divides by zero where all gaps are the
+        same; here they then change nothing.)
     """
 
     sums_suffice: ClassVar[bool] = False
@@ -85,6 +89,7 @@ class FedDGGA(AlignmentStrategy):
     penalty_weight: NonNegative = 0.0
     step_size: NonNegative = 0.2
     decay_rounds: NonNegativeCount = 0
+    as_released: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,8 +136,9 @@ class FedDGGA(AlignmentStrategy):
         # divides by zero here.
         if largest == 0.0:
             return
-        left = 1 - (server_round - 1) / self.decay_rounds if self.decay_rounds else 1.0
-        step = self.step_size * max(0.0, left)
+        passed = server_round - (3 if self.as_released else 1)
+        left = 1 - passed / self.decay_rounds if self.decay_rounds else 1.0
+        step = self.step_size * max(0.0, left) / (3 if self.as_released else 1)
         known = sum(self._client_weights[node] for node in gaps)
         moved = {
             node: min(1.0, max(0.0, self._client_weights[node] + step * (gap - mean) / largest))

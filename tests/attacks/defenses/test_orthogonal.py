@@ -1,13 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.orthogonal import OrthogonalGradient, orthogonal_to
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.floats(-4, 4), st.integers(2, 50))
 def test_directions_are_orthogonal_whatever_the_gradients_norm(
     seed: int, exponent: float, size: int

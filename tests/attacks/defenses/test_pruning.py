@@ -1,12 +1,11 @@
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from one_step import a_model, a_step, a_task, gradient
 
 from atoll.attacks.defenses.pruning import TopK, kept
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(-5, 5), min_size=1, max_size=40),
     st.floats(0.01, 0.99),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from one_step import a_model, a_step, a_task, flat, gradient
 
@@ -39,7 +39,6 @@ def test_random_rounding_is_unbiased() -> None:
     assert (mean - values).abs().max() < 4 * float(values.norm()) / 2 / 2 / 4000**0.5
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(-16, 16), min_size=1, max_size=30).filter(any),
     st.floats(1e-4, 10.0),

@@ -42,7 +42,7 @@ def ssim_by_scipy(x: np.ndarray, y: np.ndarray) -> float:
     return float((top / ((ux**2 + uy**2 + 1e-4) * (vx + vy + 9e-4))).mean())
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(11, 30), st.floats(0.0, 0.5))
 def test_ssim_is_wangs(seed: int, size: int, noise: float) -> None:
     generator = np.random.default_rng(seed)

@@ -21,7 +21,7 @@ def images(size: int = 12) -> torch.Tensor:
 
 
 @given(st.tuples(*[st.floats(0, 1)] * 3), st.floats(-1, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_hue_turns_as_colorsys_says(color: tuple[float, float, float], turns: float) -> None:
     pixel = torch.tensor(color, dtype=torch.float64).view(1, 3, 1, 1)
     hue, saturation, value = colorsys.rgb_to_hsv(*color)

@@ -75,7 +75,7 @@ def test_fewer_clients_than_domains_have_several() -> None:
     st.floats(0.0, 1.0),
     st.integers(0, 100),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_example_is_with_one_client(
     domains: list[int], clients: int, heterogeneity: float, seed: int
 ) -> None:

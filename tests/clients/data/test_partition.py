@@ -60,7 +60,7 @@ def test_every_example_is_with_exactly_one_client(arguments: dict[str, object]) 
 
 
 @given(st.integers(1, 60), st.integers(0, 40), st.integers(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_iid_is_what_flwr_datasets_partitioner_deals(clients: int, more: int, wanted: int) -> None:
     examples = clients * max(wanted, 1) + more
     labels = np.arange(examples) % 3
@@ -153,7 +153,7 @@ def test_every_name_is_a_partitioner_of_flwr_datasets_kind() -> None:
 
 
 @given(st.integers(0, 9), st.floats(0.0, 0.99), st.integers(0, 10**6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_clients_test_examples_are_its_own_and_apart(
     client: int, fraction: float, seed: int
 ) -> None:

@@ -41,9 +41,9 @@ def test_a_head_that_is_not_linear_is_refused_where_a_closed_form_is_asked_for(
 ) -> None:
     model = Float64(9, 3)
     model.head = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3)).double()
-    for name in ("Fishr", "Hutchinson", "CMA"):
+    for name, settings in (("Fishr", {}), ("Hutchinson", {}), ("CMA", {"classes": 3})):
         with pytest.raises(InvalidExperimentError, match=f"'{name}': .* head is a Sequential"):
-            check_federation(build_strategy(name, {}), model, *parts)
+            check_federation(build_strategy(name, settings), model, *parts)
     check_federation(build_strategy("HGP", {}), model, *parts)
     check_federation(build_strategy("Hutchinson", {"estimator": "shared-probes"}), model, *parts)
 
@@ -64,3 +64,12 @@ def test_batch_norm_and_dropout_are_warned_of(
         check_federation(build_strategy("VREx", {}), nn.Sequential(*layers), *parts)
     assert "BatchNorm layers in training mode" in caplog.text
     assert "different masks" in caplog.text
+    stepping = {"client_update": "gradient", "server_optimizer": "sgd", "server_learning_rate": 0.1}
+    with pytest.raises(InvalidExperimentError, match="statistics that it is evaluated with at"):
+        check_federation(build_strategy("VREx", stepping), nn.Sequential(*layers), *parts)
+
+
+def test_the_number_of_classes_is_the_datas(parts: Parts) -> None:
+    check_federation(build_strategy("CMA", {"classes": 3}), Float64(9, 3), *parts)
+    with pytest.raises(InvalidExperimentError, match=r"classes = 2: the data have 3 classes"):
+        check_federation(build_strategy("CMA", {}), Float64(9, 3), *parts)

@@ -66,3 +66,21 @@ def test_eqrm_has_the_published_rate_where_the_server_takes_steps_and_none_else(
     assert one.server_learning_rate_at(3) == RATE  # type: ignore[attr-defined]
     average = build_strategy("EQRM", {"anneal_rounds": 0})
     assert average.server_learning_rate_at(1) == 0.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["GroupDRO", "AFL"])
+def test_being_absent_does_not_change_a_domains_weight(name: str, tmp_path: Path) -> None:
+    """At eta 0 nothing changes weights, whoever takes part; else, those of who does only."""
+    federation = make_federation(tmp_path, LAYOUTS["one client a domain"])
+    for eta in (0.0, 0.5):
+        strategy = build_strategy(name, {"eta": eta})
+        arrays, _ = federation.round(strategy)
+        memory = strategy.memory  # type: ignore[attr-defined]
+        absent = float(memory["sketch"])
+        together = float(memory["art"] + memory["photo"])
+        federation.grid.get_node_ids = lambda: [1, 2]  # type: ignore[method-assign]
+        federation.round(strategy, 2, arrays)
+        assert float(memory["sketch"]) == absent
+        assert float(memory["art"] + memory["photo"]) == pytest.approx(together, rel=1e-12)
+        assert (float(memory["art"]) == float(memory["photo"])) is (eta == 0.0)
+        del federation.grid.get_node_ids

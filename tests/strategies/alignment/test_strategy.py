@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
 from small_federation import LAYOUTS, hex_of, make_federation, values
+from torch import Tensor
 
+from atoll.clients.moments.statistics import HeadGradient
 from atoll.clients.settings import ClientSettings
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
+from atoll.strategies.alignment.domains import Domains
 from atoll.strategies.alignment.reweighting import kernel_quantile, project_to_simplex
+from atoll.strategies.alignment.strategy import AlignmentStrategy
 
 STEPS = ClientSettings(learning_rate=0.2, batch_size=4, epochs=3, momentum=0.5)
 SPLIT = LAYOUTS["domains split over unequal clients"]
@@ -89,6 +94,7 @@ def test_domains_count_the_same_or_by_their_examples(tmp_path: Path) -> None:
             {"client_update": "quadratic"},
             r"client_update = 'quadratic': .* of CORAL is no",
         ),
+        ("Mixup", {"l2": 0.1}, r"strategy\.l2 = 0\.1: Mixup mixes a client's examples"),
         ("Fish", {}, r"strategy\.server_learning_rate is not set"),
         ("Fish", {"client_update": "cotangent"}, r"client_update = 'cotangent': expected 'gradie"),
         ("FedGMA", {"server_optimizer": "adam"}, r"server_optimizer = 'adam': expected 'average'"),
@@ -300,6 +306,48 @@ def test_contents_are_shared_by_clients_of_the_same_domains(tmp_path: Path) -> N
     federation.round(build_strategy("VREx", {}))
     trained = [m for m in federation.grid.sent if m.metadata.message_type == "train"]
     assert len({id(message.content) for message in trained}) == 3
+
+
+class OwnPenalty(AlignmentStrategy):
+    """A user's method, wrong in one way or another."""
+
+    of: Callable[[Tensor], Any]
+
+    def penalty(self, domains: Domains) -> Tensor:
+        return type(self).of(domains.moment(HeadGradient()))
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        (lambda g: 0.5, "Own.penalty returned a float; expected a scalar tensor"),
+        (lambda g: g.square().mean(1), r"Own.penalty returned a tensor of shape \(3,\)"),
+        (lambda g: g.sum() * float("inf"), "Own.penalty is .* in round 1; expected a finite"),
+    ],
+)
+def test_a_method_whose_penalty_is_no_number_is_told_so(
+    of: Callable[[Tensor], Any], message: str, tmp_path: Path
+) -> None:
+    own = type("Own", (OwnPenalty,), {"of": staticmethod(of)})
+    with pytest.raises(EngineError, match=message):
+        make_federation(tmp_path, MIXED).round(own(penalty_weight=1.0))
+
+
+def test_a_penalty_that_changes_nothing_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = type("Own", (OwnPenalty,), {"of": staticmethod(lambda g: g.detach().square().sum())})
+    with caplog.at_level(logging.WARNING, logger="atoll"):
+        make_federation(tmp_path, MIXED).round(own(penalty_weight=1.0))
+    assert "the penalty of Own does not depend on the domains' moments" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["VREx", *ON_SERVER])
+def test_every_method_reports_diagnostics(name: str, tmp_path: Path) -> None:
+    settings = {**EXACT_STEP, "server_learning_rate": 0.01, "diagnostics_every": 1}
+    _, metrics = make_federation(tmp_path, MIXED).round(build_strategy(name, settings))
+    for figure in ("gradient_distance", "hessian_distance", "transfer"):
+        assert {f"{figure}_{domain}" for domain in ("art", "photo", "sketch")} <= set(metrics)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=8))

@@ -66,3 +66,18 @@ def test_clients_with_a_larger_gap_count_more(federation: SmallFederation) -> No
     assert after is not None
     expected = np.average(trained, axis=0, weights=moved)
     np.testing.assert_allclose(after["head.bias"].numpy(), expected, atol=1e-9)
+
+
+def test_as_released_the_steps_are_a_third_and_two_rounds_late(federation: SmallFederation) -> None:
+    """So a step at round 2 of 10 is 1/3 of 11/10 of the step size, where the paper's is 9/10."""
+
+    def weights(size: float, **options: object) -> list[float]:
+        strategy = build_strategy("FedDGGA", {"step_size": size, **options})
+        strategy._client_weights = dict.fromkeys((1, 2, 3), 1 / 3)  # type: ignore[attr-defined]
+        strategy._losses_after = dict.fromkeys((1, 2, 3), 0.0)  # type: ignore[attr-defined]
+        strategy._adjust(2, {1: 0.1, 2: 0.2, 3: 0.4})  # type: ignore[attr-defined]
+        return list(strategy._client_weights.values())  # type: ignore[attr-defined]
+
+    released = weights(0.1, decay_rounds=10, as_released=True)
+    np.testing.assert_allclose(released, weights(0.1 * 1.1 / 3), rtol=1e-12)
+    np.testing.assert_allclose(weights(0.1, decay_rounds=10), weights(0.09), rtol=1e-12)

@@ -17,7 +17,7 @@ def time_there(devices: Devices, node: int, start: int, end: int) -> int:
     return sum(devices.is_available(node, moment) for moment in range(start, end))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     node=st.integers(1, 2**62),
     availability=st.floats(0.01, 1.0),
