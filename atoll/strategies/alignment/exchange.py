@@ -12,8 +12,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from atoll.clients.moments.messages import QUERY, DomainSums, MomentsQuery, Term
+from atoll.clients.moments.messages import QUERY, DomainSums, MomentsQuery, TrainingTerms
 from atoll.clients.moments.statistic import Statistic
+from atoll.clients.moments.statistics import Loss
+
+# Of a number in a ConfigRecord.
+FLOAT_BYTES = 8
 
 
 class NodesFailedError(Exception):
@@ -37,10 +41,12 @@ class Traffic:
     up: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     down: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def count_terms(self, terms: Iterable[Term], domains: Iterable[str]) -> None:
+    def count_terms(self, terms: TrainingTerms, domains: Iterable[str]) -> None:
         """Count what a client of ``domains`` gets with its training message."""
         held = list(domains)
-        for term in terms:
+        if terms.loss_weights != terms.weights:
+            self.down[Loss().name] += FLOAT_BYTES * len(held)
+        for term in terms.terms:
             for part in (term.cotangents, term.vectors):
                 self.down[term.statistic.name] += sum(part[n].nbytes for n in held if n in part)
 

@@ -321,7 +321,7 @@ class AlignmentStrategy(FedAvg):
                         **records,
                     }
                 )
-            exchange.traffic.count_terms(terms.terms, names)
+            exchange.traffic.count_terms(terms, names)
             messages.append(Message(contents[names], node, MessageType.TRAIN))
         self._sent_weight = sum(
             terms.weights[name] * count for held in counts.values() for name, count in held.items()

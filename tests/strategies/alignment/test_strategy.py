@@ -299,6 +299,11 @@ def test_bytes_are_counted_by_statistic(tmp_path: Path) -> None:
     # The vectors of both queries, and vectors and cotangents for training.
     assert metrics["bytes_down_hessian-product"] == 4 * 2 * head * clients * size
     assert metrics["sums_suffice"] == 1.0
+    _, metrics = federation.round(build_strategy("VREx", {"anneal_rounds": 0}))
+    assert (metrics["bytes_up_loss"], metrics["bytes_down_loss"]) == (
+        clients * size,
+        clients * size,
+    )
 
 
 def test_contents_are_shared_by_clients_of_the_same_domains(tmp_path: Path) -> None:
