@@ -50,7 +50,7 @@ def test_the_ready_experiments_are_valid(path: Path) -> None:
         ({"ray": {"workers": "many"}}, "ray.workers = 'many': expected 'auto' or a valid integer"),
         (
             {"ray": {"workers": 10**9}},
-            "ray.workers = 1000000000: expected less than or equal to 10000",
+            "ray.workers = 1000000000: expected 'auto' or less than or equal to 10000",
         ),
         (
             {"ray": {"cpus_per_worker": 1e-9}},

@@ -61,6 +61,10 @@ exit "$code"
 """
 
 
+@pytest.mark.skipif(
+    "ATOLL_SYMMETRIC_RUN" not in os.environ,
+    reason="ATOLL_SYMMETRIC_RUN is not set: it takes a minute",
+)
 @pytest.mark.skipif(not namespaces_allowed(), reason="network namespaces are not allowed here")
 def test_a_job_runs_on_all_of_its_nodes(tmp_path: Path, cluster: None) -> None:
     stand_in, out = tmp_path / "bin", tmp_path / "out"
