@@ -164,6 +164,9 @@ class Cohort:
     def next_job(self, workers: int, worker: str) -> Job | None:
         """Return the next chunk, or several if they are short; or sums that can be added up."""
         job = self._merge_job(worker)
+        if job is None and not self._queue:
+            # The workers that were to add sums up may have gone without a job to lose.
+            self._gather()
         if job is None and self._queue:
             job = self._chunks_job(workers, worker)
         self._under_way += job is not None

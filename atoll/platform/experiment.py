@@ -274,10 +274,10 @@ def _impossible(experiment: Experiment) -> list[str]:
             "client.vectorize = True: client.mods see one client at a time; expected 'auto' or "
             "false"
         )
-    for key in (
-        *("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"),
-        *("buffer_size", "cohort"),
-    ):
+    at_most_all = ["min_train_nodes", "min_evaluate_nodes", "min_available_nodes", "cohort"]
+    if strategy.name == "FedBuff":
+        at_most_all.append("buffer_size")
+    for key in at_most_all:
         value = strategy.arguments.get(key)
         if isinstance(value, int) and value > data.clients:
             problems.append(

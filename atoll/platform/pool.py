@@ -273,7 +273,7 @@ class WorkerPool:
 
     def _wait(self, source: JobSource, deadline: float | None) -> None:
         references = [*self._running, *self._starting]
-        if not references:
+        if not references or source.finished:
             if not source.finished and not self._idle:
                 raise EngineError("the engine has no workers left")
             return

@@ -95,8 +95,8 @@ def grids(cluster: None) -> Iterator[dict[Mod | None, RayGrid]]:
     """A grid for each mod; what clients reply depends on the round alone."""
     with ExitStack() as stack:
         yield {
-            mod: stack.enter_context(RayGrid(client_app(mod), NODES, seed=9, workers=2))
-            for mod in (None, *MODS.values())
+            mod: stack.enter_context(RayGrid(client_app(mod), NODES, seed=9, workers=workers))
+            for mod, workers in ((None, 2), *((mod, 1) for mod in MODS.values()))
         }
 
 

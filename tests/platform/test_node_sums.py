@@ -120,12 +120,32 @@ def cohort_of(count: int, nodes: Nodes) -> Cohort:
 def run(cohort: Cohort, nodes: Nodes, values: np.ndarray, draw: Any, lost: int) -> None:
     while not cohort.finished:
         nodes.assign(cohort)
+        if cohort.finished:
+            break
         assert nodes.running, "nothing runs, and the cohort is not finished"
         if lost and len(nodes.nodes()) > 1 and draw(st.integers(0, 5)) == 0:
             lost -= 1
             nodes.lose(draw(st.sampled_from(sorted(nodes.nodes() - {"driver"}))), cohort)
         else:
             nodes.end(draw(st.sampled_from(sorted(nodes.running))), cohort, values)
+
+
+def test_sums_come_to_the_driver_when_idle_workers_go_with_their_node() -> None:
+    values = values_of(2, 0)
+    nodes = Nodes({"w0": "a", "w1": "a", "w": "driver"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node_sums.ray, "get", nodes.get)
+        cohort = cohort_of(2, nodes)
+        nodes.assign(cohort)
+        for worker in ("w0", "w1"):
+            nodes.end(worker, cohort, values)
+        # Nobody has begun to add the two sums up when their node goes.
+        nodes.lose("a", cohort)
+        while not cohort.finished:
+            nodes.assign(cohort)
+            if nodes.running:
+                nodes.end(min(nodes.running), cohort, values)
+    np.testing.assert_array_equal(cohort.total.arrays["w"], by_definition(values, (0, 2)))
 
 
 @settings(max_examples=80)
