@@ -62,14 +62,16 @@ class WeightedSum:
 
     def add_values(self, values: Mapping[str, NDArray[Any]], weight: float) -> None:
         """Add one client's arrays, ``weight`` times."""
-        for key, array in values.items():
-            total = self.arrays.get(key)
-            if total is None:
-                product = np.multiply(array, weight, dtype=np.float64, order="C")
-                self.arrays[key] = np.asarray(product)
-                self.dtypes[key] = averaged_dtype(str(array.dtype))
-            else:
-                _add_scaled(total, array, weight)
+        # What is not finite is found in the sum (is_finite) and said of its client.
+        with np.errstate(invalid="ignore", over="ignore"):
+            for key, array in values.items():
+                total = self.arrays.get(key)
+                if total is None:
+                    product = np.multiply(array, weight, dtype=np.float64, order="C")
+                    self.arrays[key] = np.asarray(product)
+                    self.dtypes[key] = averaged_dtype(str(array.dtype))
+                else:
+                    _add_scaled(total, array, weight)
         self.weight += weight
 
     def merge(self, later: WeightedSum) -> None:
