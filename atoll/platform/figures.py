@@ -68,6 +68,7 @@ def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
 def _curves(rounds: pa.Table, suffix: str, y_title: str) -> Any:
     names = {
         "server": "on the server's test data",
+        "server_validation": "on validation data",
         "evaluate": "on clients' data, mean",
         "train": "in training, mean",
     }
@@ -95,6 +96,7 @@ def _ways_of_inference(rounds: pa.Table) -> Any:
         for name in rounds.column_names
         if name.startswith("server_")
         and name.endswith(suffix)
+        and name != "server_validation_accuracy"
         and pa.types.is_floating(rounds.schema.field(name).type)
     ]
     if len(names) < 2:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from atoll.platform.domain_figures import domain_figures, statistic_rows
+from atoll.platform.figures import all_figures
 from atoll.platform.ledger import Ledger, read_table
 from atoll.platform.observers import RoundRecord
 from atoll.platform.report import write_report
@@ -106,3 +108,26 @@ def test_a_run_without_domains_has_none_of_it(tmp_path: Path) -> None:
     ledger.flush()
     assert domain_figures(read_table(tmp_path / "rounds.parquet"), None) == []
     assert "secure aggregation" not in write_report(tmp_path).read_text()
+
+
+def test_validation_is_drawn_beside_the_test_and_is_no_way_of_inference(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    record = RoundRecord(
+        server_round=1,
+        num_rounds=1,
+        seconds=1.0,
+        cohort=1,
+        replies=1,
+        errors=0,
+        examples=7,
+        train_metrics={},
+        server_metrics={"accuracy": 0.5, "validation_accuracy": 0.75},
+        clients={},
+    )
+    ledger.on_round(record)
+    ledger.flush()
+    rounds = read_table(tmp_path / "rounds.parquet")
+    drawn = dict(all_figures(rounds, pa.table({}), None))
+    assert not any("inference" in title for title in drawn)
+    curves = {trace.name: list(trace.y) for trace in drawn["Accuracy"].data}
+    assert curves == {"on the server's test data": [0.5], "on validation data": [0.75]}
