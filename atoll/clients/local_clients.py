@@ -181,7 +181,8 @@ class LocalClients:
             for partition, part in zip(partitions, parts, strict=True):
                 own = slice(start, start := start + len(part))
                 seed = self._seed(config, "augmentation", partition)
-                pixels[own] = augment(pixels[own], dataset.augmentation, seed)
+                aspects = None if dataset.train.aspects is None else dataset.train.aspects[part]
+                pixels[own] = augment(pixels[own], dataset.augmentation, seed, aspects)
         return pixels
 
     def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import os
 import warnings
 from functools import cached_property
@@ -25,6 +26,8 @@ from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.randomness import derive_seed
 from atoll.registry import Registry, closest
+
+logger = logging.getLogger("atoll")
 
 FLWR_DATASETS = {
     "iid": "IidPartitioner",
@@ -141,7 +144,16 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         with appearing(target) as folder:
             np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
             np.save(folder / "indices.npy", indices.astype(np.int64))
-    return Partition(target)
+    partition = Partition(target)
+    empty = int((partition.sizes == 0).sum())
+    if empty:
+        logger.warning(
+            "data.partition = %r leaves %d of %d clients without examples: they train on nothing",
+            settings.partition.name,
+            empty,
+            settings.clients,
+        )
+    return partition
 
 
 def class_histogram(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from atoll.errors import DataUnavailableError
 
 SPLITS = ("train", "test")
 STATISTICS_ROWS = 4096
+
+Number = TypeVar("Number", np.int64, np.float32)
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,15 @@ class Split:
     groups : NDArray[int64] or None
         Shape (n,): examples of one group show the same thing and never lie on both sides of a
         split.
+    aspects : NDArray[float32] or None
+        Shape (n,): width by height of what the square images were made from, if not square.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     domains: NDArray[np.int64] | None = None
     groups: NDArray[np.int64] | None = None
+    aspects: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +56,7 @@ class Split:
     def sha256(self) -> str:
         """Return a hash of the contents."""
         digest = hashlib.sha256(str(self.images.shape).encode())
-        for column in (self.images, self.labels, self.domains, self.groups):
+        for column in (self.images, self.labels, self.domains, self.groups, self.aspects):
             if column is not None:
                 digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
@@ -192,6 +197,8 @@ def _write_split(path: Path, split: Split) -> None:
         columns["domain"] = pa.array(split.domains)
     if split.groups is not None:
         columns["group"] = pa.array(split.groups)
+    if split.aspects is not None:
+        columns["aspect"] = pa.array(split.aspects)
     batch = pa.record_batch(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -206,12 +213,13 @@ def _map_split(path: Path, shape: tuple[int, int, int]) -> Split:
     names = batch.schema.names
     return Split(
         images=pixels[: batch.num_rows * int(np.prod(shape))].reshape(-1, *shape),
-        labels=_integers(batch.column("label")),
-        domains=_integers(batch.column("domain")) if "domain" in names else None,
-        groups=_integers(batch.column("group")) if "group" in names else None,
+        labels=_numbers(batch.column("label"), np.int64),
+        domains=_numbers(batch.column("domain"), np.int64) if "domain" in names else None,
+        groups=_numbers(batch.column("group"), np.int64) if "group" in names else None,
+        aspects=_numbers(batch.column("aspect"), np.float32) if "aspect" in names else None,
     )
 
 
-def _integers(column: pa.Array) -> NDArray[np.int64]:
+def _numbers(column: pa.Array, kind: type[Number]) -> NDArray[Number]:
     # pa.Array.to_numpy would import pandas, in every worker too.
-    return np.frombuffer(column.buffers()[1], np.int64)[: len(column)]
+    return np.frombuffer(column.buffers()[1], kind)[: len(column)]
