@@ -12,6 +12,8 @@ made from the photograph itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 LEAST_AREA, MOST_RATIO = 0.7, 4 / 3
+# Images varied at once, and so the most that are in memory as floats.
+BLOCK = 256
 # Boxes drawn until one is inside the image, and otherwise the middle is taken; as in torchvision.
 TRIES = 10
 JITTER = 0.3
@@ -28,52 +32,108 @@ FLIP_PROBABILITY, GREY_PROBABILITY = 0.5, 0.1
 LUMA = (0.299, 0.587, 0.114)
 
 
-def augment(
-    images: NDArray[np.uint8], name: str, seed: int, aspects: NDArray[np.float32] | None = None
-) -> NDArray[np.uint8]:
-    """Return images varied at random.
+class Augmentation(Protocol):
+    """How each image of a set is varied: drawn once, so that any of them can be varied alone."""
+
+    def vary(self, images: Tensor, chosen: Tensor) -> Tensor:
+        """Return images varied: those that have the numbers ``chosen`` in the set.
+
+        Parameters
+        ----------
+        images : Tensor
+            Shape (n, 3, height, width), in [0, 1].
+        chosen : Tensor
+            int64, shape (n,).
+        """
+
+
+def draw_augmentation(name: str, aspects: NDArray[np.float32], seed: int) -> Augmentation:
+    """Draw how a set of images is varied.
 
     Parameters
     ----------
-    images : NDArray[uint8]
-        Shape (n, height, width, 3); they do not change.
     name : str
-        A name in :data:`AUGMENTATIONS`, or "none".
+        A name in :data:`AUGMENTATIONS`.
+    aspects : NDArray[float32]
+        Shape (n,), one an image: width by height of the photograph that it was squeezed from.
     seed : int
-        Decides how; the same images and seed give the same result.
-    aspects : NDArray[float32], optional
-        Shape (n,): width by height of the photographs that the images were squeezed from; by
-        default 1.
+        Decides how.
     """
-    if name == "none" or len(images) == 0:
-        return images
-    if aspects is None:
-        aspects = np.ones(len(images), np.float32)
-    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
     generator = torch.Generator().manual_seed(seed)
-    varied = AUGMENTATIONS[name](pixels, torch.from_numpy(np.array(aspects)), generator)
-    return (varied * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return AUGMENTATIONS[name](torch.from_numpy(np.array(aspects)), generator)
 
 
-def domainbed(images: Tensor, aspects: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary images of shape (n, 3, height, width) in [0, 1] as DomainBed does."""
-    count = len(images)
+def vary_pixels(
+    augmentation: Augmentation, images: NDArray[np.uint8], chosen: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Return images of shape (n, height, width, 3) varied, a block at a time; they do not change.
 
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
+    ``chosen`` are their numbers in the set, shape (n,).
+    """
+    varied = np.empty_like(images)
+    for start in range(0, len(images), BLOCK):
+        block = slice(start, start + BLOCK)
+        pixels = torch.from_numpy(np.array(images[block])).permute(0, 3, 1, 2).float() / 255
+        pixels = augmentation.vary(pixels, torch.from_numpy(chosen[block]))
+        varied[block] = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return varied
 
-    boxes = random_boxes(aspects, generator)
-    images = crop(images, boxes, flipped=uniform(0.0, 1.0) < FLIP_PROBABILITY)
-    images = change_colors(
-        images,
-        brightness=uniform(1 - JITTER, 1 + JITTER),
-        contrast=uniform(1 - JITTER, 1 + JITTER),
-        saturation=uniform(1 - JITTER, 1 + JITTER),
-        hue=uniform(-JITTER, JITTER),
-        order=torch.rand(count, 4, generator=generator).argsort(dim=1),
-    )
-    is_grey = uniform(0.0, 1.0) < GREY_PROBABILITY
-    return torch.where(is_grey[:, None, None, None], luma(images).expand_as(images), images)
+
+@dataclass(frozen=True)
+class DomainBedAugmentation:
+    """DomainBed's augmentation of n images: what is drawn, each of shape (n, ...).
+
+    Attributes
+    ----------
+    boxes, is_flipped : Tensor
+        As :func:`crop` wants them.
+    brightness, contrast, saturation, hue, order : Tensor
+        As :func:`change_colors` wants them.
+    is_grey : Tensor
+        bool: whether the image is made grey.
+    """
+
+    boxes: Tensor
+    is_flipped: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+    order: Tensor
+    is_grey: Tensor
+
+    @classmethod
+    def draw(cls, aspects: Tensor, generator: torch.Generator) -> DomainBedAugmentation:
+        """Draw for images whose width by height is ``aspects``, shape (n,)."""
+        count = len(aspects)
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(count, generator=generator)
+
+        return cls(
+            boxes=random_boxes(aspects, generator),
+            is_flipped=uniform(0.0, 1.0) < FLIP_PROBABILITY,
+            brightness=uniform(1 - JITTER, 1 + JITTER),
+            contrast=uniform(1 - JITTER, 1 + JITTER),
+            saturation=uniform(1 - JITTER, 1 + JITTER),
+            hue=uniform(-JITTER, JITTER),
+            order=torch.rand(count, 4, generator=generator).argsort(dim=1),
+            is_grey=uniform(0.0, 1.0) < GREY_PROBABILITY,
+        )
+
+    def vary(self, images: Tensor, chosen: Tensor) -> Tensor:
+        """Return images varied; see :class:`Augmentation`."""
+        images = crop(images, self.boxes[chosen], self.is_flipped[chosen])
+        images = change_colors(
+            images,
+            brightness=self.brightness[chosen],
+            contrast=self.contrast[chosen],
+            saturation=self.saturation[chosen],
+            hue=self.hue[chosen],
+            order=self.order[chosen],
+        )
+        is_grey = self.is_grey[chosen, None, None, None]
+        return torch.where(is_grey, luma(images).expand_as(images), images)
 
 
 def random_boxes(aspects: Tensor, generator: torch.Generator) -> Tensor:
@@ -212,6 +272,6 @@ def _of_images(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor]] = {
-    "domainbed": domainbed
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Augmentation]] = {
+    "domainbed": DomainBedAugmentation.draw
 }
