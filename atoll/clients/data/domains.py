@@ -97,12 +97,14 @@ def test_sets(dataset: ImageDataset, held_out: Sequence[str], limit: int | None)
     held_out : Sequence[str]
         Domains that no client has.
     limit : int or None
-        At most so many, the first ones, of each domain.
+        At most so many of each domain: the first ones, or evenly spaced ones where examples lie
+        sorted by class or by what they show.
     """
     if dataset.test.domains is None or not dataset.domains:
-        return TestSets(("",), (np.arange(len(dataset.test))[:limit],), ("",))
+        everything = np.arange(len(dataset.test))
+        return TestSets(("",), (_at_most(limit, everything, dataset.test),), ("",))
     indices = {
-        name: np.flatnonzero(dataset.test.domains == place)[:limit]
+        name: _at_most(limit, np.flatnonzero(dataset.test.domains == place), dataset.test)
         for place, name in enumerate(dataset.domains)
     }
     names = tuple(name for name, found in indices.items() if len(found))
@@ -113,6 +115,14 @@ def test_sets(dataset: ImageDataset, held_out: Sequence[str], limit: int | None)
         tuple(n for n in names if n in held_out) if held_out else training or names,
         training if held_out else (),
     )
+
+
+def _at_most(limit: int | None, found: Indices, split: Split) -> Indices:
+    if limit is None or len(found) <= limit:
+        return found
+    if split.groups is not None or (np.diff(split.labels[found]) >= 0).all():
+        return found[np.arange(limit) * len(found) // limit]
+    return found[:limit]
 
 
 def warn_of_unequal_classes(dataset: ImageDataset, held_out: Sequence[str]) -> None:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from atoll.errors import DataUnavailableError
 
 SPLITS = ("train", "test")
-STATISTICS_ROWS = 4096
+# Pixel values counted at once: NumPy makes eight bytes of each.
+STATISTICS_VALUES = 2**22
 
 Number = TypeVar("Number", np.int64, np.float32)
 
@@ -169,8 +170,9 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
     """
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), STATISTICS_ROWS):
-        rows = images[start : start + STATISTICS_ROWS].reshape(-1, channels)
+    at_once = max(1, STATISTICS_VALUES // int(np.prod(images.shape[1:])))
+    for start in range(0, len(images), at_once):
+        rows = images[start : start + at_once].reshape(-1, channels)
         for channel in range(channels):
             counts[channel] += np.bincount(rows[:, channel], minlength=256)
     values = np.arange(256) / 255

@@ -15,10 +15,13 @@ import pytest
 from PIL import Image
 
 from atoll.clients.data import folder as folder_module
+from atoll.clients.data import store
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.domains import warn_of_unequal_classes
 from atoll.clients.data.folder import FolderOptions, decode_folder, domainbed_test_mask, folder_key
 from atoll.clients.data.image_files import list_images, read_picture
+from atoll.clients.data.partition import partition_dataset
+from atoll.clients.settings import DataSettings, PartitionSettings
 from atoll.errors import DataUnavailableError
 
 Places = dict[str, int]
@@ -296,17 +299,38 @@ def test_unequal_class_sets_have_one_numbering_and_are_said(
     assert "domain 'web' is tested on 'z', of which no training domain has" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["iid", "linear"])
+@pytest.mark.parametrize("domains", [("",), ("art/", "photo/")])
+def test_clients_of_a_sorted_folder_are_alike_where_that_is_asked_for(
+    tmp_path: Path, name: str, domains: tuple[str, ...]
+) -> None:
+    fill(tmp_path, {f"{d}{c}": 200 for d in domains for c in ("cat", "dog")})
+    data = load_dataset("folder", tmp_path, {"image_size": 4})
+    settings = DataSettings(clients=4, partition=PartitionSettings(name=name))
+    partition = partition_dataset(data, settings, 0)
+    everyone = np.concatenate([partition.indices(client) for client in range(4)])
+    np.testing.assert_array_equal(np.sort(everyone), np.arange(len(data.train)))
+    for client in range(4):
+        own = partition.indices(client)
+        # Five standard errors.
+        assert abs(data.train.labels[own].mean() - 0.5) < 2.5 / len(own) ** 0.5
+        if len(domains) == 2:
+            assert abs(data.train.domains[own].mean() - 0.5) < 2.5 / len(own) ** 0.5
+
+
 # --- large folders
 
 
 def test_a_large_folder_is_never_in_memory_at_once(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(folder_module, "BLOCK", 8)
     monkeypatch.setattr(folder_module, "MANY", 100)
+    monkeypatch.setattr(store, "STATISTICS_VALUES", 100_000)
     root = fill(tmp_path / "data", {"a/x": 150, "a/y": 150}, ".png")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     tracemalloc.start()
     decoded = decode_folder(root, FolderOptions(image_size=100), scratch)
+    store.write_dataset("large", decoded, scratch)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert decoded.train.images.nbytes + decoded.test.images.nbytes == 300 * 30_000
