@@ -18,7 +18,9 @@ from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.losses import losses_of, predictions_of
 
-BATCH = 512
+# Examples at once, and fewer of images with more values than those of 64x64 in colour: a deep
+# network's activations of 512 photographs would not fit into memory.
+BATCH, BATCH_VALUES = 512, 512 * 3 * 64 * 64
 # The way of inference that the metrics "accuracy" and "loss" are of.
 MAIN = "mean"
 
@@ -80,6 +82,11 @@ class Evaluation:
         return {f"{name}_accuracy": share.tolist() for name, share in shares.items()}
 
 
+def batch_of(dataset: ImageDataset) -> int:
+    """Return how many of a data set's images are evaluated at once."""
+    return max(1, min(BATCH, BATCH_VALUES // int(np.prod(dataset.image_shape))))
+
+
 def evaluate(
     model: nn.Module,
     dataset: ImageDataset,
@@ -92,13 +99,14 @@ def evaluate(
     Returns
     -------
     Evaluation
-        Summed over batches of 512, in order.
+        Summed over batches of 512 (fewer of large images), in order.
     """
     model.eval()
     done = []
+    batch = batch_of(dataset)
     with torch.no_grad():
-        for start in range(0, len(indices), BATCH):
-            chosen = indices[start : start + BATCH]
+        for start in range(0, len(indices), batch):
+            chosen = indices[start : start + batch]
             images = to_tensor(split.images[chosen], dataset.mean, dataset.std).to(device)
             inferences: Any = getattr(model, "inferences", None)
             if inferences is None:

@@ -19,7 +19,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll.clients.data.augmentation import augment
+from atoll.clients.data.client_images import (
+    LARGE_BYTES,
+    VariedImages,
+    client_images,
+    float_bytes,
+)
 from atoll.clients.data.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
@@ -151,6 +156,9 @@ class LocalClients:
     @cached_property
     def obstacle(self) -> str | None:
         """Why clients cannot train together, or None if they can."""
+        mean = len(self._dataset.train) // self.count
+        if float_bytes(self._dataset, mean) > LARGE_BYTES:
+            return "clients' images are too many to be in memory at once"
         return obstacle_to_vectorizing(self._model, self._dataset.image_shape)
 
     def num_examples(self, partition: int) -> int:
@@ -173,16 +181,13 @@ class LocalClients:
     def _pixels(
         self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
     ) -> NDArray[np.uint8]:
-        dataset = self._dataset
-        chosen = np.concatenate(parts)
-        pixels = dataset.train.images[chosen]
-        if dataset.augmentation != "none":
-            start = 0
-            for partition, part in zip(partitions, parts, strict=True):
-                own = slice(start, start := start + len(part))
-                seed = self._seed(config, "augmentation", partition)
-                pixels[own] = augment(pixels[own], dataset.augmentation, seed)
-        return pixels
+        if self._dataset.augmentation == "none":
+            return self._dataset.train.images[np.concatenate(parts)]
+        varied = [
+            VariedImages(self._dataset, part, self._seed(config, "augmentation", partition))
+            for partition, part in zip(partitions, parts, strict=True)
+        ]
+        return np.concatenate([images.pixels() for images in varied])
 
     def _seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
         return derive_seed(self._spec.seed, round_of(config), phase, partition)
@@ -224,11 +229,13 @@ class LocalClients:
         seed = self._seed(config, "train", partition)
         # Dropout draws from the global generator; stock Flower does not seed it for us.
         seed_everything(seed)
-        images, labels = self._examples([partition], [self._training_part(partition)], config)
+        part = self._training_part(partition)
+        varied = self._seed(config, "augmentation", partition)
+        labels = torch.from_numpy(self._dataset.train.labels[part])
         return train(
             self._model,
-            images,
-            labels,
+            client_images(self._dataset, part, varied, self._spec.device),
+            labels.to(self._spec.device),
             self._spec.client,
             learning_rate=self._learning_rate(config),
             generator=torch.Generator().manual_seed(seed),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atoll.clients.data.client_images import Images
 from atoll.clients.losses import mean_loss
 from atoll.clients.optimizers import local_optimizer
 from atoll.clients.settings import ClientSettings
@@ -71,7 +72,7 @@ def batches(count: int, settings: ClientSettings, generator: torch.Generator) ->
 
 def train(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     settings: ClientSettings,
     *,
@@ -87,9 +88,9 @@ def train(
     ----------
     model : nn.Module
         Holds the global parameters; holds the client's afterwards.
-    images : Tensor
+    images : Images
         float32, shape (n, channels, height, width), n >= 0; a client without examples takes
-        no step.
+        no step. A tensor, or what reads them batch by batch.
     labels : Tensor
         int64, shape (n,).
     settings : ClientSettings
@@ -156,7 +157,7 @@ def _through(mod: StepMod, compute: StepGradient, step: LocalStep) -> list[Tenso
     return mod(step, compute)
 
 
-def cross_entropy_objective(model: nn.Module, images: Tensor, labels: Tensor) -> Objective:
+def cross_entropy_objective(model: nn.Module, images: Images, labels: Tensor) -> Objective:
     """Return the mean cross-entropy as an objective."""
 
     def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:

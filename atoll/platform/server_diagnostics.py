@@ -16,7 +16,7 @@ from torch import nn
 from atoll.clients.data.domains import TestSets
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.evaluation import BATCH
+from atoll.clients.evaluation import batch_of
 from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.moments.head import SplitModel
@@ -108,10 +108,10 @@ def outputs_of(
     """Return the features and logits of test examples, in a worker."""
     dataset, network = loaded(content, directory, model, device)
     network.eval()
-    split, parts = SplitModel(network), []
+    split, parts, batch = SplitModel(network), [], batch_of(dataset)
     with torch.no_grad():
-        for start in range(0, len(indices), BATCH):
-            chosen = indices[start : start + BATCH]
+        for start in range(0, len(indices), batch):
+            chosen = indices[start : start + batch]
             images = to_tensor(dataset.test.images[chosen], dataset.mean, dataset.std).to(device)
             labels = torch.from_numpy(dataset.test.labels[chosen])
             found = split(images, labels, torch.arange(len(labels)))

@@ -304,11 +304,13 @@ def _experiment(
     tables: Mapping[str, Any], values: Mapping[str, Any], method: str | None
 ) -> Experiment:
     from atoll.clients.data.domains import check_held_out
+    from atoll.clients.data.partition import check_home_domains
     from atoll.platform.federation import check
 
     try:
         experiment = Experiment.from_dict(tables)
         check(experiment)
+        check_home_domains(experiment.data)
         if experiment.data.held_out:
             check_held_out(dataset_of(experiment), experiment.data.held_out)
     except InvalidExperimentError as error:
@@ -333,7 +335,10 @@ def _with_one_more_held_out(trial: Trial) -> Iterator[Trial]:
 
 
 def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool) -> Trial:
+    from atoll.clients.data.partition import check_home_domains
+
     data = trial.experiment.data.model_copy(update={"held_out": tuple(sorted(domains))})
+    check_home_domains(data)
     experiment = trial.experiment.model_copy(update={"data": data})
     return Trial(trial.method, trial.choices, experiment, is_validation)
 

@@ -38,6 +38,8 @@ def _describe(problem: Any, root: type[BaseModel]) -> tuple[str, str]:
         return key, " is not set"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return subject, ": expected a section"
+    if kind in ("tuple_type", "list_type"):
+        return subject, ": expected a list"
     if kind == "literal_error":
         return subject, f": expected {_with_hint(value, context['expected'])}"
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

@@ -12,6 +12,7 @@ from PIL import Image
 from ray import cloudpickle
 
 from atoll.clients.app import ClientSpec, make_client_app
+from atoll.clients.data import client_images
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.partition import Partition, partition_dataset
 from atoll.clients.data.store import ImageDataset
@@ -242,7 +243,7 @@ def test_a_message_without_arrays_says_so(spec: ClientSpec) -> None:
 
 
 def test_augmentation_is_of_the_round_and_the_client_alone_or_together(
-    spec: ClientSpec, tmp_path: Path
+    spec: ClientSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(0)
     for index in range(30):
@@ -269,6 +270,12 @@ def test_augmentation_is_of_the_round_and_the_client_alone_or_together(
             for key, array in one.content["arrays"].items():
                 expected = other.content["arrays"][key].numpy()
                 np.testing.assert_allclose(array.numpy(), expected, atol=1e-5)
+        # Clients with too many images for memory read them by batches, to the same bits.
+        with monkeypatch.context() as patched:
+            patched.setattr(client_images, "LARGE_BYTES", 100)
+            streamed = app(requests[1], context(1))
+        for key, array in streamed.content["arrays"].items():
+            np.testing.assert_array_equal(array.numpy(), alone[1].content["arrays"][key].numpy())
         later = app(request(arrays, server_round=2), context(0))
         answers[name] = [float(m.content["metrics"]["loss"]) for m in (*alone, later)]
     assert answers["none"] != answers["domainbed"]

@@ -142,6 +142,11 @@ def test_a_trials_configuration_survives_the_way_to_its_process(
             "data.held_out = '31': rotated-digits has no such domain; did you mean",
         ),
         (
+            '[sweep.grid]\ndata.held_out = "each"\n'
+            'data.partition = [{ name = "domain", clients_per_domain = { "0" = 2, "30" = 2 } }]\n',
+            "gives clients the domain '0', which data.held_out keeps from them",
+        ),
+        (
             '[sweep.grid]\ndata.held_out = "each"\ndata.dataset = ["digits"]\n',
             "data.options.angles",
         ),

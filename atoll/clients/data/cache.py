@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,9 +48,10 @@ def appearing(target: Path) -> Iterator[Path]:
 
     If another process makes ``target`` meanwhile, that one stays: both hold the same.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    partial = target.parent / f".{target.name}-{uuid.uuid4().hex}"
     try:
+        # Unlike tempfile's, this folder can be read by whom the user lets read.
+        partial.mkdir(parents=True)
         yield partial
         try:
             partial.replace(target)
@@ -62,3 +64,24 @@ def appearing(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """Yield a folder of the cache's that is gone after the block.
+
+    Raises
+    ------
+    DataUnavailableError
+        If the cache cannot be written, there or in the block.
+    """
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise DataUnavailableError(
+            f"{error.filename or root}: the cache cannot be written ({error.strerror or error}); "
+            "ATOLL_CACHE names another folder for it"
+        ) from error

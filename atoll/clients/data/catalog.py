@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.cache import appearing, cache_root, scratch_folder
 from atoll.clients.data.cifar10 import decode_cifar10
 from atoll.clients.data.cifar100 import decode_cifar100
 from atoll.clients.data.colored import ColoredOptions, colored
@@ -19,6 +18,7 @@ from atoll.clients.data.digits import decode_digits
 from atoll.clients.data.emoji import decode_emoji
 from atoll.clients.data.folder import FolderOptions, decode_folder, folder_key
 from atoll.clients.data.idx import decode_fashion_mnist, decode_mnist
+from atoll.clients.data.image_files import list_images
 from atoll.clients.data.options import NoOptions, parse_options
 from atoll.clients.data.rotated import RotatedOptions, rotated
 from atoll.clients.data.sources import DebianPackage, Download, NpmPackage, Source
@@ -145,7 +145,7 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "rotated-mnist": _rotated("mnist", "digits turned by 0 to 75 degrees, a domain an angle"),
         "rotated-digits": _rotated("digits", "the same with 'digits', 8x8; no download"),
         "folder": DatasetEntry(
-            "your images: data.path holds domain/class/*.png|jpg or class/*.png|jpg",
+            "your images: data.path holds domain/class/image or class/image (png, jpg, ...)",
             decode_folder,
             options=FolderOptions,
         ),
@@ -231,19 +231,16 @@ def _load_folder(path: Path | None, options: FolderOptions) -> ImageDataset:
             "data.path is not set; expected a folder of images for data.dataset = 'folder'"
         )
     if not path.is_dir():
-        raise DataUnavailableError(f"data.path = {str(path)!r}: no such folder")
-    target = cache_root() / "datasets" / f"folder-{folder_key(path, options)}"
+        what = "is a file, expected a folder" if path.exists() else "no such folder"
+        raise DataUnavailableError(f"data.path = {str(path)!r}: {what}")
+    images = list_images(path)
+    target = cache_root() / "datasets" / f"folder-{folder_key(images, options)}"
     if not (target / "dataset.json").exists():
-        with tempfile.TemporaryDirectory(prefix="decode-", dir=_made(cache_root())) as scratch:
-            decoded = decode_folder(path, options, Path(scratch))
+        with scratch_folder("decode-") as scratch:
+            decoded = decode_folder(images, options, scratch)
             with appearing(target) as folder:
-                write_dataset(path.name, decoded, folder)
+                write_dataset(path.resolve().name, decoded, folder)
     return ImageDataset(target)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _from_path(key: str, entry: DatasetEntry, path: Path) -> ImageDataset:
@@ -260,11 +257,11 @@ def _from_path(key: str, entry: DatasetEntry, path: Path) -> ImageDataset:
 def _from_sources(key: str, entry: DatasetEntry) -> Decoded:
     problems = []
     for source in entry.sources:
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=_made(cache_root())) as folder:
+        with scratch_folder("fetch-") as folder:
             logger.info("data set %s: trying the %s", key, source)
             try:
-                source.fetch(Path(folder))
-                return _checked(key, entry, entry.decode(Path(folder)))
+                source.fetch(folder)
+                return _checked(key, entry, entry.decode(folder))
             except DataUnavailableError as error:
                 problems.append(f"{source}: {error}")
     raise DataUnavailableError(

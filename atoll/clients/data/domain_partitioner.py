@@ -6,6 +6,7 @@ A partitioner in flwr-datasets' sense, so it also serves Flower apps of one's ow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class DomainPartitioner(Partitioner):  # type: ignore[misc]
         In [0, 1].
     clients_per_domain : int or Mapping[str, int], optional
         How many clients each domain is home to; by default clients are shared out evenly, in the
-        domains' order. Domains that a mapping does not name have none.
+        domains' order. A mapping names every domain; one with 0 clients is split over all clients.
     weights : Sequence[float], optional
         The clients' relative sizes, positive, one a client; by default all are equal.
     domain_names : Sequence[str], optional
@@ -60,11 +61,14 @@ class DomainPartitioner(Partitioner):  # type: ignore[misc]
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0.0 <= heterogeneity <= 1.0:
-            raise ValueError(f"heterogeneity = {heterogeneity}: expected a number from 0 to 1")
-        if weights is not None and (len(weights) != num_partitions or min(weights) <= 0):
+        if not _is_number(heterogeneity) or not 0.0 <= heterogeneity <= 1.0:
+            raise ValueError(f"heterogeneity = {heterogeneity!r}: expected a number from 0 to 1")
+        if weights is not None and not _are_weights(weights, num_partitions):
+            raise ValueError(f"weights = {weights!r}: expected {num_partitions} positive numbers")
+        if clients_per_domain is not None and not _are_counts(clients_per_domain):
             raise ValueError(
-                f"weights = {list(weights)}: expected {num_partitions} positive numbers"
+                f"clients_per_domain = {clients_per_domain!r}: expected a whole number, or a table "
+                "of domains and whole numbers"
             )
         self._clients = num_partitions
         self._column = partition_by
@@ -134,10 +138,36 @@ class DomainPartitioner(Partitioner):  # type: ignore[misc]
                 f"clients_per_domain names {unknown[0]!r}, which has no training examples here; "
                 f"expected some of {', '.join(names)}"
             )
-        counts = [given.get(name, 0) for name in names]
-        if min(counts) < 0 or sum(counts) != self._clients:
+        homeless = [name for name in names if name not in given]
+        if homeless:
+            raise ValueError(
+                f"clients_per_domain = {given}: does not say how many clients "
+                f"{homeless[0]!r} has; expected it there, or in data.held_out"
+            )
+        counts = [given[name] for name in names]
+        if sum(counts) != self._clients:
             raise ValueError(
                 f"clients_per_domain = {given}: makes {sum(counts)} clients, expected "
                 f"{self._clients}"
             )
         return counts
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_weights(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) == count
+        and all(_is_number(value) and value > 0 for value in values)
+    )
+
+
+def _are_counts(given: Any) -> bool:
+    return all(map(_is_count, given.values())) if isinstance(given, Mapping) else _is_count(given)

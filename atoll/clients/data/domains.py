@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.store import ImageDataset, Split
 from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
 
 logger = logging.getLogger("atoll")
+
+# Classes that a warning names.
+SHOWN = 3
 
 Indices = NDArray[np.int64]
 
@@ -64,6 +67,10 @@ def check_held_out(dataset: ImageDataset, held_out: Sequence[str]) -> None:
             raise InvalidExperimentError(
                 f"data.held_out = {domain!r}: {dataset.name} has no such domain; {hint}"
             )
+        if list(held_out).count(domain) > 1:
+            raise InvalidExperimentError(
+                f"data.held_out = {list(held_out)}: names {domain!r} twice; expected it once"
+            )
     if held_out and not training_domains(dataset, held_out):
         raise InvalidExperimentError(
             f"data.held_out = {list(held_out)}: no domain is left to train on; expected at least "
@@ -90,12 +97,14 @@ def test_sets(dataset: ImageDataset, held_out: Sequence[str], limit: int | None)
     held_out : Sequence[str]
         Domains that no client has.
     limit : int or None
-        At most so many, the first ones, of each domain.
+        At most so many of each domain: the first ones, or evenly spaced ones where examples lie
+        sorted by class or by what they show.
     """
     if dataset.test.domains is None or not dataset.domains:
-        return TestSets(("",), (np.arange(len(dataset.test))[:limit],), ("",))
+        everything = np.arange(len(dataset.test))
+        return TestSets(("",), (_at_most(limit, everything, dataset.test),), ("",))
     indices = {
-        name: np.flatnonzero(dataset.test.domains == place)[:limit]
+        name: _at_most(limit, np.flatnonzero(dataset.test.domains == place), dataset.test)
         for place, name in enumerate(dataset.domains)
     }
     names = tuple(name for name, found in indices.items() if len(found))
@@ -108,25 +117,47 @@ def test_sets(dataset: ImageDataset, held_out: Sequence[str], limit: int | None)
     )
 
 
+def _at_most(limit: int | None, found: Indices, split: Split) -> Indices:
+    if limit is None or len(found) <= limit:
+        return found
+    if split.groups is not None or (np.diff(split.labels[found]) >= 0).all():
+        return found[np.arange(limit) * len(found) // limit]
+    return found[:limit]
+
+
 def warn_of_unequal_classes(dataset: ImageDataset, held_out: Sequence[str]) -> None:
-    """Say which classes are missing in a training domain, and what that does."""
-    if dataset.train.domains is None:
+    """Say which classes are missing in a training domain, or in all of them, and what that does."""
+    if dataset.train.domains is None or dataset.test.domains is None:
         return
-    labels = {
-        name: set(dataset.train.labels[dataset.train.domains == dataset.domains.index(name)])
-        for name in training_domains(dataset, held_out)
-    }
-    everywhere = set().union(*labels.values())
-    for name, found in labels.items():
-        missing = sorted(everywhere - found)
-        if missing:
-            named = ", ".join(repr(dataset.classes[label]) for label in missing[:3])
+    training = {name: _classes_of(dataset, "train", name) for name in dataset.domains}
+    training = {name: training[name] for name in training_domains(dataset, held_out)}
+    everywhere = set().union(*training.values())
+    for name, found in training.items():
+        if missing := everywhere - found:
             logger.warning(
-                "domain %r has no training examples of %s%s, which another domain has: alignment "
+                "domain %r has no training examples of %s, which another domain has: alignment "
                 "penalties compare the domains' statistics over different classes, so they do not "
                 "vanish even for a predictor that is right in every domain (a federated run still "
                 "equals the centralised one)",
                 name,
-                named,
-                "" if len(missing) <= 3 else f" and {len(missing) - 3} more classes",
+                _named(dataset, missing),
             )
+    for name in dataset.domains:
+        if unknown := _classes_of(dataset, "test", name) - everywhere:
+            logger.warning(
+                "domain %r is tested on %s, of which no training domain has an example: whatever "
+                "the method, they are counted as wrong",
+                name,
+                _named(dataset, unknown),
+            )
+
+
+def _classes_of(dataset: ImageDataset, split: str, domain: str) -> set[int]:
+    own: Split = getattr(dataset, split)
+    return set(np.unique(own.labels[own.domains == dataset.domains.index(domain)]).tolist())
+
+
+def _named(dataset: ImageDataset, labels: set[int]) -> str:
+    named = ", ".join(repr(dataset.classes[label]) for label in sorted(labels)[:SHOWN])
+    more = len(labels) - SHOWN
+    return named if more <= 0 else f"{named} and {more} more classes"

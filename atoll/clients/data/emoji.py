@@ -27,8 +27,22 @@ def decode_emoji(folder: Path) -> Decoded:
     """Decode ``emoji.json`` and the four ``img/VENDOR/sheets/32.png`` below ``folder``.
 
     Emoji that a vendor does not draw are left out, and so are categories of a handful.
+
+    Raises
+    ------
+    DataUnavailableError
+        If a file is missing or broken.
     """
     described = _find(folder, "emoji.json")
+    try:
+        return _decode(described)
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise DataUnavailableError(
+            f"{described.parent}: is not emoji-datasource ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _decode(described: Path) -> Decoded:
     emoji = [e for e in json.loads(described.read_text()) if _is_complete(e)]
     names = [e["category"] for e in emoji]
     classes = tuple(sorted(n for n in set(names) if names.count(n) >= SMALLEST_CATEGORY))

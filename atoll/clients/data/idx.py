@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,13 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataUnavailableError(f"{path}: cannot be read ({error})") from error
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise DataUnavailableError(f"{path}: is not an idx file of unsigned bytes")
     dimensions = data[3]
+    if len(data) < 4 + 4 * dimensions:
+        raise DataUnavailableError(f"{path}: ends within its header")
     shape = tuple(np.frombuffer(data, ">u4", dimensions, 4).tolist())
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
     if values.size != np.prod(shape):

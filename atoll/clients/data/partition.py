@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import os
 import warnings
 from functools import cached_property
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.domains import check_held_out, trainable
-from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.randomness import derive_seed
 from atoll.registry import Registry, closest
+
+logger = logging.getLogger("atoll")
 
 FLWR_DATASETS = {
     "iid": "IidPartitioner",
@@ -48,8 +51,10 @@ PARTITIONERS: Registry[Any] = Registry(
         "domain": "atoll.clients.data.domain_partitioner:DomainPartitioner",
     },
 )
+# They deal runs of examples, as these lie in the data set.
+IN_RUNS = {"iid", "size", "linear", "square", "exponential"}
 # Bump to forget partitions that older code has cached.
-FORMAT = 1
+FORMAT = 2
 
 
 class Partition:
@@ -127,7 +132,7 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         or the partitioner refuses its arguments.
     """
     check_held_out(dataset, settings.held_out)
-    _check_home_domains(settings)
+    check_home_domains(settings)
     examples = trainable(dataset, settings.held_out)
     available = min(settings.train_examples or len(examples), len(examples))
     if settings.clients > available:
@@ -141,7 +146,16 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         with appearing(target) as folder:
             np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
             np.save(folder / "indices.npy", indices.astype(np.int64))
-    return Partition(target)
+    partition = Partition(target)
+    empty = int((partition.sizes == 0).sum())
+    if empty:
+        logger.warning(
+            "data.partition = %r leaves %d of %d clients without examples: they train on nothing",
+            settings.partition.name,
+            empty,
+            settings.clients,
+        )
+    return partition
 
 
 def class_histogram(
@@ -169,8 +183,14 @@ def _key(dataset: ImageDataset, settings: DataSettings, seed: int) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _check_home_domains(settings: DataSettings) -> None:
-    """Refuse a held-out domain that a client is to have."""
+def check_home_domains(settings: DataSettings) -> None:
+    """Refuse a held-out domain that a client is to have.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the key, the value and what was expected.
+    """
     homes = settings.partition.arguments.get("clients_per_domain")
     given = homes if isinstance(homes, dict) else {}
     for domain in settings.held_out:
@@ -190,6 +210,8 @@ def _deal(
     if settings.train_examples is not None and settings.train_examples < len(examples):
         generator = np.random.default_rng(derive_seed(seed, "train examples"))
         chosen = np.sort(generator.choice(examples, settings.train_examples, replace=False))
+    if check_partitioner(settings.partition.name) in IN_RUNS and _is_ordered(split):
+        chosen = np.random.default_rng(derive_seed(seed, "shuffle")).permutation(chosen)
     columns = {"index": chosen, "label": split.labels[chosen]}
     if split.domains is not None:
         columns["domain"] = split.domains[chosen]
@@ -207,6 +229,11 @@ def _deal(
     parts = _limit(parts, settings, seed)
     sizes = np.fromiter(map(len, parts), np.int64, len(parts))
     return sizes, np.concatenate(parts)
+
+
+def _is_ordered(split: Split) -> bool:
+    """Tell whether examples lie sorted, by domain or by class: runs of them are not alike then."""
+    return split.domains is not None or bool((np.diff(split.labels) >= 0).all())
 
 
 def _deal_by(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from atoll.clients.data.options import Preset
 from atoll.clients.data.store import Decoded, ImageDataset, Split
@@ -40,6 +40,13 @@ class RotatedOptions(Section):
     preset: Preset = "paper"
     angles: Annotated[tuple[int, ...], Field(strict=False, min_length=2)] = (0, 15, 30, 45, 60, 75)
     seed: Annotated[int, Field(ge=0)]
+
+    @field_validator("angles")
+    @classmethod
+    def _angles_differ(cls, angles: tuple[int, ...]) -> tuple[int, ...]:
+        if len({angle % 360 for angle in angles}) < len(angles):
+            raise ValueError("angles that differ from each other")
+        return angles
 
 
 def rotated(base: ImageDataset, options: RotatedOptions) -> Decoded:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from atoll.errors import DataUnavailableError
 
 SPLITS = ("train", "test")
-STATISTICS_ROWS = 4096
+# Pixel values counted at once: NumPy makes eight bytes of each.
+STATISTICS_VALUES = 2**22
+
+Number = TypeVar("Number", np.int64, np.float32)
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,15 @@ class Split:
     groups : NDArray[int64] or None
         Shape (n,): examples of one group show the same thing and never lie on both sides of a
         split.
+    aspects : NDArray[float32] or None
+        Shape (n,): width by height of what the square images were made from, if not square.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     domains: NDArray[np.int64] | None = None
     groups: NDArray[np.int64] | None = None
+    aspects: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +57,7 @@ class Split:
     def sha256(self) -> str:
         """Return a hash of the contents."""
         digest = hashlib.sha256(str(self.images.shape).encode())
-        for column in (self.images, self.labels, self.domains, self.groups):
+        for column in (self.images, self.labels, self.domains, self.groups, self.aspects):
             if column is not None:
                 digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
@@ -164,8 +170,9 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
     """
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), STATISTICS_ROWS):
-        rows = images[start : start + STATISTICS_ROWS].reshape(-1, channels)
+    at_once = max(1, STATISTICS_VALUES // int(np.prod(images.shape[1:])))
+    for start in range(0, len(images), at_once):
+        rows = images[start : start + at_once].reshape(-1, channels)
         for channel in range(channels):
             counts[channel] += np.bincount(rows[:, channel], minlength=256)
     values = np.arange(256) / 255
@@ -192,6 +199,8 @@ def _write_split(path: Path, split: Split) -> None:
         columns["domain"] = pa.array(split.domains)
     if split.groups is not None:
         columns["group"] = pa.array(split.groups)
+    if split.aspects is not None:
+        columns["aspect"] = pa.array(split.aspects)
     batch = pa.record_batch(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -206,12 +215,13 @@ def _map_split(path: Path, shape: tuple[int, int, int]) -> Split:
     names = batch.schema.names
     return Split(
         images=pixels[: batch.num_rows * int(np.prod(shape))].reshape(-1, *shape),
-        labels=_integers(batch.column("label")),
-        domains=_integers(batch.column("domain")) if "domain" in names else None,
-        groups=_integers(batch.column("group")) if "group" in names else None,
+        labels=_numbers(batch.column("label"), np.int64),
+        domains=_numbers(batch.column("domain"), np.int64) if "domain" in names else None,
+        groups=_numbers(batch.column("group"), np.int64) if "group" in names else None,
+        aspects=_numbers(batch.column("aspect"), np.float32) if "aspect" in names else None,
     )
 
 
-def _integers(column: pa.Array) -> NDArray[np.int64]:
+def _numbers(column: pa.Array, kind: type[Number]) -> NDArray[Number]:
     # pa.Array.to_numpy would import pandas, in every worker too.
-    return np.frombuffer(column.buffers()[1], np.int64)[: len(column)]
+    return np.frombuffer(column.buffers()[1], kind)[: len(column)]

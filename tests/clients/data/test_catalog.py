@@ -86,9 +86,19 @@ def test_idx_files_are_read_plain_and_gzipped(tmp_path: Path, packed: bool) -> N
     path = tmp_path / ("x.gz" if packed else "x")
     write_idx(path, values, packed=packed)
     np.testing.assert_array_equal(read_idx(path), values)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataUnavailableError, match=str(path)):
-        read_idx(path)
+    whole = path.read_bytes()
+    broken = [whole[:-3], whole[:5], b"", whole[:12] + b"\xff" * 9 + whole[21:]]
+    for data in broken if packed else broken[:3]:
+        path.write_bytes(data)
+        with pytest.raises(DataUnavailableError, match=str(path)):
+            read_idx(path)
+
+
+def test_files_that_are_no_emoji_are_refused(tmp_path: Path) -> None:
+    for text in ("[", "[{}]", "[]", "3"):
+        (tmp_path / "emoji.json").write_text(text)
+        with pytest.raises(DataUnavailableError, match=f"{tmp_path}.*emoji"):
+            load_dataset("emoji", tmp_path)
 
 
 def test_the_binary_version_of_cifar10_decodes_to_the_same_layout(tmp_path: Path) -> None:

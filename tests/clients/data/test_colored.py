@@ -127,6 +127,7 @@ def test_the_seed_and_the_options_alone_decide(tmp_path, monkeypatch) -> None:
             "expected label_shift only with protocol = 'irm'",
         ),
         ("rotated-mnist", {"angles": [10]}, "data.options.angles"),
+        ("rotated-mnist", {"angles": [0, 360]}, "expected angles that differ from each other"),
         ("folder", {"image_size": 0}, "data.options.image_size = 0: expected greater than 0"),
     ],
 )

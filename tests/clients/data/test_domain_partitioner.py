@@ -64,6 +64,21 @@ def test_domains_are_split_over_several_clients_of_unequal_sizes() -> None:
     assert (counts(9) > 0).sum(axis=0).tolist() == [3, 2, 2, 2]
 
 
+def test_a_domain_with_no_client_of_its_own_is_spread_over_all() -> None:
+    size = len(load_dataset("emoji").train) // 4
+    homes = {"apple": 1, "google": 1, "twitter": 0}
+    dealt = counts(2, held_out=("facebook",), clients_per_domain=homes)
+    assert dealt[:, :2].tolist() == [[size, 0], [0, size]]
+    assert abs(dealt[:, 2] - size / 2).max() <= 1
+
+
+def test_clients_without_examples_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    counts(2, held_out=("twitter", "facebook"), weights=[1.0, 1.0])
+    assert not caplog.records
+    counts(3, held_out=("twitter", "facebook"), weights=[1.0, 1e-9, 1.0])
+    assert "leaves 1 of 3 clients without examples" in caplog.text
+
+
 def test_fewer_clients_than_domains_have_several() -> None:
     assert (counts(3) > 0).sum(axis=1).tolist() == [2, 1, 1]
     assert (counts(1) > 0).tolist() == [[True] * 4]
@@ -92,7 +107,15 @@ def test_every_example_is_with_one_client(
     [
         ({"heterogeneity": 1.5}, "heterogeneity = 1.5: expected a number from 0 to 1"),
         ({"weights": [1.0]}, r"weights = \[1.0\]: expected 4 positive numbers"),
-        ({"clients_per_domain": {"apple": 1}}, "makes 1 clients, expected 4"),
+        ({"clients_per_domain": 1, "held_out": ("apple",)}, "makes 3 clients, expected 4"),
+        (
+            {"clients_per_domain": {"apple": 2, "google": 2}},
+            "does not say how many clients 'twitter' has; expected it there, or in data.held_out",
+        ),
+        ({"clients_per_domain": {"apple": -1}}, "{'apple': -1}: expected a whole number, or a tab"),
+        ({"heterogeneity": "high"}, "heterogeneity = 'high': expected a number from 0 to 1"),
+        ({"weights": [1, 2, 3, float("nan")]}, r"nan\]: expected 4 positive numbers"),
+        ({"held_out": ("apple", "apple")}, "names 'apple' twice"),
         ({"clients_per_domain": {"appl": 4}}, "names 'appl', which has no training examples"),
         ({"heterogenity": 1}, "data.partition.heterogenity = 1: .*did you mean 'heterogeneity'"),
         (

@@ -40,6 +40,23 @@ def test_without_held_out_domains_all_with_training_examples_are_judged() -> Non
     np.testing.assert_array_equal(plain.indices[0], np.arange(7))
 
 
+def test_a_limit_on_test_examples_leaves_all_classes_in(tmp_path: Path) -> None:
+    sets = sets_of(emoji := load_dataset("emoji"), (), 60)
+    for indices in sets.indices:
+        assert len(np.unique(indices)) == 60
+        assert len(np.unique(emoji.test.labels[indices])) == len(emoji.classes)
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / name).mkdir()
+        for index in range(40):
+            Image.new("RGB", (4, 4), (index, 9, 9)).save(tmp_path / name / f"{index}.png")
+    folder = load_dataset("folder", tmp_path, {"image_size": 8})
+    [few] = sets_of(folder, (), 9).indices
+    assert set(folder.test.labels[few]) == {0, 1, 2}
+    # Data sets in no order keep their first ones.
+    digits = sets_of(load_dataset("digits"), (), 9)
+    np.testing.assert_array_equal(digits.indices[0], np.arange(9))
+
+
 def test_a_class_that_a_training_domain_lacks_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
