@@ -93,9 +93,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     scores: dict[str, list[float]] = {}
-    print(
-        "| attack | PSNR, dB | over the first row | best stage's | labels | CPU s an image |"
-    )
+    print("| attack | PSNR, dB | over the first row | best stage's | labels | CPU s an image |")
     print("|---|---|---|---|---|---|")
     for name, (attack, settings) in arms(given).items():
         if name == ADAPTIVE if given.arms is None else name not in given.arms:
