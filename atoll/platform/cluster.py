@@ -15,6 +15,7 @@ from typing import Any, Literal
 import ray
 
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.platform.node_request import NodeRequest
 
 logger = logging.getLogger("atoll")
 
@@ -57,6 +58,13 @@ class Allocation:
 class Cluster:
     """A connection to Ray; only a Ray that it started is shut down.
 
+    Attributes
+    ----------
+    started : bool
+        Whether Ray was started here.
+    request : NodeRequest
+        What its autoscaler is asked for, if it has one.
+
     Parameters
     ----------
     address : str or None
@@ -75,6 +83,7 @@ class Cluster:
 
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
         self.started = False
+        self.request = NodeRequest()
         if ray.is_initialized():
             return
         address = address or os.environ.get("RAY_ADDRESS")
@@ -175,7 +184,8 @@ class Cluster:
         return Allocation(workers, share, gpus, ids)
 
     def close(self) -> None:
-        """Shut Ray down if it was started here."""
+        """Let the nodes go that were asked for; shut Ray down if it was started here."""
+        self.request.withdraw()
         if self.started and ray.is_initialized():
             ray.shutdown()
         self.started = False
