@@ -1,7 +1,7 @@
 """What ``kustomize build`` makes of our folders, for machines that do not have it.
 
-Only what they use: resources, generated ConfigMaps, JSON patches, labels and images. Generated names
-have no hash here. A kustomization with any other field is refused, so nothing is passed over.
+Only what they use: resources, generated ConfigMaps, JSON patches, labels and images. Generated
+names have no hash here. A kustomization with any other field is refused: nothing is passed over.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
         metadata = {"name": generator["name"]}
         made.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     for name in kustomization.get("configurations", []):
-        # kustomize refuses files of other folders, except those that are resources.
+        # kustomize reads files of other folders only where they are resources.
         assert (folder / name).resolve().parent == folder.resolve()
     for patch in kustomization.get("patches", []):
         kind, name = patch["target"]["kind"], patch["target"]["name"]
@@ -56,7 +56,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
 
 
 def apply(target: Any, operation: dict[str, Any]) -> None:
-    """Apply one operation of a JSON patch (RFC 6902): "add" a new key, or "replace" what is there."""
+    """Apply one operation of a JSON patch (RFC 6902): "add" a new key, "replace" what is there."""
     *path, last = [int(p) if p.isdigit() else p for p in operation["path"].split("/")[1:]]
     for part in path:
         target = target[part]

@@ -45,7 +45,7 @@ EXAMPLE = {
 SCRIPT = 'ip route add default dev nodes && mount --bind "$1" "$2" && shift 2 && exec "$@"'
 
 
-# KubeRay's autoscaler is v2, that of "ray up" v1.
+# KubeRay and "ray up" have v2; v1 is what Ray had before, and takes as long again.
 VERSIONS = ["v2", *(["v1"] if "ATOLL_AUTOSCALER_V1" in os.environ else [])]
 
 
