@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 import sys
+import time
 from typing import Any
 
 import ray
@@ -62,21 +64,13 @@ def refusal(**options: Any) -> str:
     return "not refused"
 
 
-def main() -> None:
+def undisturbed(version: str) -> dict[str, Any]:
+    """Use what the autoscaler has, ask for what it does not have, and let it go."""
     found: dict[str, Any] = {}
     said = Said()
     logger = logging.getLogger("atoll")
     logger.addHandler(said)
     logger.setLevel(logging.INFO)
-    cluster = AutoscalingCluster(
-        {"CPU": 0},
-        {"small": NODE},
-        autoscaler_v2=sys.argv[1] == "v2",
-        idle_timeout_minutes=0.02,
-        max_workers=NODES,
-    )
-    cluster.start()
-    ray.init(address="auto", logging_level="ERROR", log_to_driver=False)
     found["at_first"] = cpus()
     # There are 5 chunks, so it could use 5 workers.
     with RayGrid(app, 5, chunk_size=1) as grid:
@@ -86,7 +80,7 @@ def main() -> None:
         found["workers"] = grid.workers
         found["used"] = len(rounds[-1])
         found["late"] = refusal(cpus_per_worker=2.0, nodes_timeout=0.01)
-        patience = 60.0 if sys.argv[1] == "v2" else 2.0
+        patience = 60.0 if version == "v2" else 2.0
         found["never"] = refusal(cpus_per_worker=2.0, nodes_timeout=patience)
         found["still_there"] = cpus()
     found["said"] = said.lines
@@ -94,6 +88,36 @@ def main() -> None:
     report = read_report()
     assert isinstance(report, AutoscalerReport)
     found["coming_at_last"] = sum(report.coming.values())
+    return found
+
+
+def killed() -> dict[str, Any]:
+    """Kill a driver that holds nodes."""
+    driver = subprocess.Popen([sys.executable, __file__, "hold"], env={**os.environ})
+    wait_until(lambda: cpus() == NODES, "nodes")
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: cpus() == 0, "nodes to be let go")
+    return {"let_go": True}
+
+
+def main() -> None:
+    what = sys.argv[1]
+    if what == "hold":
+        ray.init(address="auto", logging_level="ERROR", log_to_driver=False)
+        RayGrid(app, 5, workers=NODES)
+        time.sleep(1000)
+    version = "v1" if what == "v1" else "v2"
+    cluster = AutoscalingCluster(
+        {"CPU": 0},
+        {"small": NODE},
+        autoscaler_v2=version == "v2",
+        idle_timeout_minutes=0.02,
+        max_workers=NODES,
+    )
+    cluster.start()
+    ray.init(address="auto", logging_level="ERROR", log_to_driver=False)
+    found = killed() if what == "killed" else undisturbed(version)
     print("FOUND " + json.dumps(found), flush=True)
     # The namespace ends with this process, and all that is in it.
     os._exit(0)

@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,16 @@ SCRIPT = 'ip route add default dev nodes && mount --bind "$1" "$2" && shift 2 &&
 
 
 # KubeRay and "ray up" have v2; v1 is what Ray had before, and takes as long again.
-VERSIONS = ["v2", *(["v1"] if "ATOLL_AUTOSCALER_V1" in os.environ else [])]
+IS_SLOW = "ATOLL_AUTOSCALER_SLOW" in os.environ
+VERSIONS = ["v2", "v1"] if IS_SLOW else ["v2"]
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def found(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def found(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {"version": request.param, **found_on_a_cluster(request.param)}
+
+
+def found_on_a_cluster(what: str) -> dict[str, Any]:
     if not namespaces_allowed():
         pytest.skip("namespaces are not allowed here, and the cluster stops every Ray that it sees")
     # Sockets lie in it, whose paths must be short.
@@ -59,14 +63,13 @@ def found(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     (folder / "f" / "example.yaml").write_text(yaml.safe_dump(EXAMPLE))
     command = ["sh", "-c", SCRIPT, "sh", str(folder / "f"), str(PROVIDER)]
     path = f"{Path(sys.executable).parent}:{ENVIRONMENT['PATH']}"
-    yield {
-        "version": request.param,
-        **found_by(
-            in_private_network([*command, sys.executable, str(PROBE), request.param]),
+    try:
+        return found_by(
+            in_private_network([*command, sys.executable, str(PROBE), what]),
             {**ENVIRONMENT, "PATH": path, "RAY_TMPDIR": str(folder)},
-        ),
-    }
-    shutil.rmtree(folder, ignore_errors=True)
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_cluster_without_processors_is_waited_for_and_used(found: dict[str, Any]) -> None:
@@ -97,6 +100,11 @@ def test_what_no_node_has_is_an_error_that_says_so(found: dict[str, Any]) -> Non
 
 def test_nodes_are_let_go_when_the_grid_closes(found: dict[str, Any]) -> None:
     assert found["coming_at_last"] == 0
+
+
+@pytest.mark.skipif(not IS_SLOW, reason="ATOLL_AUTOSCALER_SLOW is not set: it takes two minutes")
+def test_the_nodes_of_a_killed_driver_are_let_go() -> None:
+    assert found_on_a_cluster("killed")["let_go"]
 
 
 @pytest.mark.parametrize(
