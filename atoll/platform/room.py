@@ -107,12 +107,12 @@ class Room:
             if self._cluster.started or (is_known and not request.has_autoscaler):
                 raise refused
             if request.is_vain:
-                raise InvalidExperimentError(f"{refused}, and its autoscaler has no node that has")
+                raise InvalidExperimentError(f"{refused}; nor can its autoscaler bring such a node")
             said = _said()
             if waited > self._timeout:
                 raise EngineError(
-                    f"{refused}, and its autoscaler has brought none within ray.nodes_timeout = "
-                    f"{self._timeout:g} s ({said}); expected nodes by then"
+                    f"{refused}; its autoscaler has brought no such node within "
+                    f"ray.nodes_timeout = {self._timeout:g} s ({said})"
                 )
             if request.has_autoscaler and said != told:
                 logger.info(

@@ -175,9 +175,10 @@ def _run_missing(
     settings = sweep.base.ray
     cluster = Cluster(settings.address)
     try:
-        # Trials ask for their own nodes; here one is waited for.
+        # One node is waited for; trials ask for those that they could use.
         room = Room.of(cluster, settings.model_copy(update={"workers": "auto"}))
         whole = room.first()
+        room.close()
         parallel, workers = _shares(sweep, whole.workers, len(missing))
         on_start(len(sweep.trials), finished, parallel)
         running = _Running(sweep, directory, table, workers, parallel, whole.gpus)

@@ -93,9 +93,9 @@ def test_what_no_node_has_is_an_error_that_says_so(found: dict[str, Any]) -> Non
     late, never = found["late"], found["never"]
     assert what in late
     assert what in never
-    assert "and its autoscaler has brought none within ray.nodes_timeout = 0.01 s (" in late
+    assert "its autoscaler has brought no such node within ray.nodes_timeout = 0.01 s (" in late
     # One that does not say what it cannot bring is waited for in vain.
-    assert ("and its autoscaler has no node that has" in never) == (found["version"] == "v2")
+    assert ("nor can its autoscaler bring such a node" in never) == (found["version"] == "v2")
 
 
 def test_nodes_are_let_go_when_the_grid_closes(found: dict[str, Any]) -> None:
