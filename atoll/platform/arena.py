@@ -22,6 +22,7 @@ from atoll.platform.arena_plan import Arena, check_available, jobs_of
 from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.ledger import RunLock, read_result
+from atoll.platform.room import Room
 from atoll.platform.session import terminated_as_interrupt
 from atoll.platform.sweep import OnEnd, run_sweep
 from atoll.platform.sweep_trials import TRIALS
@@ -147,7 +148,9 @@ def _attack(
     from atoll.platform.task_map import TaskMap
 
     settings = arena.settings
-    slots = cluster.allocate("auto", settings.cpus_per_job, settings.gpus_per_job).workers
+    timeout = arena.federations.base.ray.nodes_timeout
+    room = Room(cluster, "auto", settings.cpus_per_job, settings.gpus_per_job, timeout)
+    slots = room.first().workers
     tasks = TaskMap(settings.cpus_per_job, settings.gpus_per_job, slots, prepare_process)
     with terminated_as_interrupt():
         return run_jobs(

@@ -15,11 +15,14 @@ from typing import Any, Literal
 import ray
 
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.platform.node_request import NodeRequest
 
 logger = logging.getLogger("atoll")
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
+# Ray counts CPUs and GPUs in ten-thousandths.
+SMALLEST_UNIT = 1e-4
 # Beyond this many processes a GPU changes contexts more than it computes.
 MOST_ON_A_GPU = 16
 # A chunk's sum of a small model is some hundred kilobytes: sent along with the reply it spares the
@@ -55,6 +58,13 @@ class Allocation:
 class Cluster:
     """A connection to Ray; only a Ray that it started is shut down.
 
+    Attributes
+    ----------
+    started : bool
+        Whether Ray was started here.
+    request : NodeRequest
+        What its autoscaler is asked for, if it has one.
+
     Parameters
     ----------
     address : str or None
@@ -73,6 +83,7 @@ class Cluster:
 
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
         self.started = False
+        self.request = NodeRequest()
         if ray.is_initialized():
             return
         address = address or os.environ.get("RAY_ADDRESS")
@@ -116,7 +127,8 @@ class Cluster:
             How many are wanted; "auto" is as many as the cluster's nodes hold.
         cpus : float
             The share of a node's CPUs that each takes. If more workers are asked for than there
-            are CPUs, each takes less of a CPU (a CPU share is bookkeeping).
+            are CPUs, each takes less of a CPU (a CPU share is bookkeeping), down to Ray's
+            smallest unit.
         gpus : float or "auto"
             The share of a GPU that each takes. "auto" lets as many workers on a GPU as the CPUs
             beside it allow (or ``workers`` asks for), and is 0 without GPUs.
@@ -124,8 +136,14 @@ class Cluster:
         Raises
         ------
         InvalidExperimentError
-            If GPUs are asked for that the cluster does not have, or no worker fits.
+            If GPUs are asked for that the cluster does not have, no worker fits, or so many share
+            the CPUs that Ray cannot count what each has.
         """
+        if 0 < cpus < SMALLEST_UNIT:
+            raise InvalidExperimentError(
+                f"ray.cpus_per_worker = {cpus:g}: Ray counts CPUs in units of {SMALLEST_UNIT:g}; "
+                "expected 0 or at least one unit"
+            )
         alive = _alive()
         ids = frozenset(node["NodeID"] for node in alive)
         nodes = [node["Resources"] for node in alive]
@@ -154,14 +172,20 @@ class Cluster:
             )
         share = cpus
         while sum(_slots(node, share, gpus) for node in nodes) < workers:
-            share /= 2
+            share = _in_units(share / 2)
+            if share < SMALLEST_UNIT:
+                raise InvalidExperimentError(
+                    f"ray.workers = {workers}: they would have less than {SMALLEST_UNIT:g} CPU "
+                    f"each, Ray's smallest unit ({_describe(nodes)}); expected fewer workers"
+                )
         if share != self._share_told:
             logger.info("%d workers share the CPUs: %g of one each", workers, share)
             self._share_told = share
         return Allocation(workers, share, gpus, ids)
 
     def close(self) -> None:
-        """Shut Ray down if it was started here."""
+        """Let the nodes go that were asked for; shut Ray down if it was started here."""
+        self.request.withdraw()
         if self.started and ray.is_initialized():
             ray.shutdown()
         self.started = False
@@ -216,8 +240,12 @@ def _gpu_share(nodes: list[dict[str, float]], workers: int | Literal["auto"], cp
         on_a_gpu = min(MOST_ON_A_GPU, max(slots // count for count, slots in gpus))
     else:
         on_a_gpu = -(-workers // sum(count for count, _ in gpus))
-    # Ray counts in ten-thousandths.
-    return 1.0 if on_a_gpu <= 1 else int(1e4 / on_a_gpu) / 1e4
+    return 1.0 if on_a_gpu <= 1 else _in_units(1 / on_a_gpu)
+
+
+def _in_units(share: float) -> float:
+    """Return a share as Ray counts it, rounded down: so many workers must fit."""
+    return int(share / SMALLEST_UNIT + 1e-9) / round(1 / SMALLEST_UNIT)
 
 
 def _slots(node: dict[str, float], cpus: float, gpus: float) -> int:

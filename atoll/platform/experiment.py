@@ -80,6 +80,9 @@ class RaySettings(Section):
     gpus_per_worker : float or "auto"
         The share of a GPU that a worker takes. "auto" is none where the cluster has no GPU; else
         as many workers work on a GPU as fit into its memory, by what the first one needs.
+    nodes_timeout : float
+        Seconds to wait, at the start, for nodes that the cluster's autoscaler brings, if those
+        that are there hold no worker.
     """
 
     address: str | None = None
@@ -88,6 +91,7 @@ class RaySettings(Section):
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     threads_per_worker: PositiveInt = 1
     chunk_size: Literal["auto"] | PositiveInt = "auto"
+    nodes_timeout: Annotated[float, Field(gt=0.0)] = 900.0
 
 
 class LayersSettings(Section):

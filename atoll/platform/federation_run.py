@@ -218,7 +218,7 @@ def _run_layers(
         with _session(experiment, federation, directory, is_new, is_given, observers) as session:
             write_partition(directory, federation, experiment.data.held_out)
             layers = LayerRun(experiment, federation, session, callbacks)
-            pool = start_workers(cluster.connection, experiment.ray, federation)
+            pool = start_workers(cluster.connection, experiment.ray, federation, layers.parts)
             try:
                 arrays = layers.run(pool)
             finally:
@@ -273,7 +273,13 @@ class _StartedCluster:
     @property
     def device(self) -> str:
         """Where the workers' models are: "cuda" if they have a share of a GPU, else "cpu"."""
-        gpus = self._experiment.ray.gpus_per_worker
+        from atoll.platform.room import Room
+
+        settings = self._experiment.ray
+        gpus = settings.gpus_per_worker
+        if gpus == "auto":
+            # Nodes that are still to come may have GPUs.
+            Room.of(self.connection, settings).first()
         is_used = self.connection.has_gpus() if gpus == "auto" else gpus > 0
         return "cuda" if is_used else "cpu"
 
@@ -297,6 +303,7 @@ class _StartedCluster:
             client_timeout=experiment.client.timeout,
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,
+            nodes_timeout=ray_settings.nodes_timeout,
             data=(federation.spec.dataset, federation.spec.partition),
             name=name,
             cluster=self.connection,

@@ -31,6 +31,7 @@ from atoll.platform.node_sums import Traffic
 from atoll.platform.outgoing import Outgoing
 from atoll.platform.pool import WorkerPool
 from atoll.platform.replies import replies_of, settle_mismatches
+from atoll.platform.room import NODES_TIMEOUT, Room
 from atoll.platform.vectorization import VectorizationChoice, choose
 from atoll.platform.worker_setup import worker_setup
 
@@ -79,6 +80,8 @@ class RayGrid(Grid):
         Folders that the app opens; they are brought to nodes that do not have them.
     name : str
         What the workers are named by in Ray's dashboard.
+    nodes_timeout : float
+        Seconds to wait for the nodes that an autoscaler brings, if none is there.
     address : str, optional
         The Ray cluster; by default the one at hand, or one started here.
     cluster : Cluster, optional
@@ -89,7 +92,7 @@ class RayGrid(Grid):
     InvalidExperimentError
         If the cluster does not hold the workers, or has no GPU where one is asked for.
     EngineError
-        If no Ray answers, or workers cannot be set up.
+        If no Ray answers, workers cannot be set up, or nodes do not come in time.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class RayGrid(Grid):
         vectorize: bool | Literal["auto"] = False,
         data: Sequence[Path] = (),
         name: str = "federation",
+        nodes_timeout: float = NODES_TIMEOUT,
         address: str | None = None,
         cluster: Cluster | None = None,
     ) -> None:
@@ -141,8 +145,8 @@ class RayGrid(Grid):
         cluster = cluster or self._own_cluster
         assert cluster is not None
         try:
-            allocate = partial(cluster.allocate, workers, cpus_per_worker, gpus_per_worker)
-            allocation = allocate()
+            self._room = Room(cluster, workers, cpus_per_worker, gpus_per_worker, nodes_timeout)
+            allocation = self._room.first()
             setup = worker_setup(
                 client_app,
                 run_config or {},
@@ -158,9 +162,10 @@ class RayGrid(Grid):
                 name,
                 measure_gpus=gpus_per_worker == "auto",
                 # A Ray that was started here stays as it is.
-                look=None if cluster.started else allocate,
+                look=None if cluster.started else self._room.look,
             )
         except BaseException:
+            cluster.request.withdraw()
             if self._own_cluster is not None:
                 self._own_cluster.close()
             raise
@@ -232,9 +237,10 @@ class RayGrid(Grid):
                 trial = cut(together=True)
                 self.vectorization = choose(self.pool, exchange, trial, outgoing.contents)
             exchange = self._as_chosen(exchange)
-        exchange, cohort = self._run_cohort(
-            outgoing, exchange, cut(together=exchange.vectorize), timeout
-        )
+        chunks = cut(together=exchange.vectorize)
+        # More workers than chunks would be idle.
+        self._room.could_use = max(self._room.could_use, len(chunks))
+        exchange, cohort = self._run_cohort(outgoing, exchange, chunks, timeout)
         self._places = cohort.places
         self.traffic = cohort.traffic
         if cohort.chunk_seconds is not None:
@@ -258,9 +264,10 @@ class RayGrid(Grid):
             self._aggregation = None
 
     def close(self) -> None:
-        """Stop the workers, and Ray if it was started here."""
+        """Stop the workers, let nodes go, and stop Ray if it was started here."""
         self._mailbox.close()
         self.pool.close()
+        self._room.close()
         if self._own_cluster is not None:
             self._own_cluster.close()
 

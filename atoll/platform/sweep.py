@@ -29,6 +29,7 @@ from atoll.platform.atomic import write_json, write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.experiment import Experiment
 from atoll.platform.ledger import CONFIG, RunLock
+from atoll.platform.room import Room
 from atoll.platform.session import terminated_as_interrupt
 from atoll.platform.sweep_plan import Sweep, Trial
 from atoll.platform.sweep_results import read_curve, write_results
@@ -174,7 +175,10 @@ def _run_missing(
     settings = sweep.base.ray
     cluster = Cluster(settings.address)
     try:
-        whole = cluster.allocate("auto", settings.cpus_per_worker, settings.gpus_per_worker)
+        # One node is waited for; trials ask for those that they could use.
+        room = Room.of(cluster, settings.model_copy(update={"workers": "auto"}))
+        whole = room.first()
+        room.close()
         parallel, workers = _shares(sweep, whole.workers, len(missing))
         on_start(len(sweep.trials), finished, parallel)
         running = _Running(sweep, directory, table, workers, parallel, whole.gpus)

@@ -95,6 +95,22 @@ def test_services_share_what_must_outlive_them() -> None:
     assert set(COMPOSE["volumes"]) == {"shared"}
     assert "ATOLL_CACHE=/shared/cache" in DOCKERFILE
     assert set(GPU["services"]) <= set(COMPOSE["services"])
-    targets = {COMPOSE["services"]["shared"]["build"]["target"]}
-    targets.add(GPU["services"]["shared"]["build"]["target"])
-    assert targets == {"cpu", "cuda"}
+
+
+@pytest.mark.parametrize(("files", "target"), [((COMPOSE,), "cpu"), ((COMPOSE, GPU), "cuda")])
+def test_every_service_runs_the_image_that_is_built(files: Any, target: str) -> None:
+    services: dict[str, dict[str, Any]] = {}
+    for file in files:
+        for name, service in file["services"].items():
+            services[name] = services.get(name, {}) | service
+    images = {with_defaults(service["image"]) for service in services.values()}
+    assert images == {f"atoll:{target}"}
+    assert services["shared"]["build"]["target"] == target
+    assert f" AS {target}\n" in DOCKERFILE
+    # Nothing else builds; the others wait for it.
+    assert [name for name, service in services.items() if "build" in service] == ["shared"]
+
+
+def test_a_run_in_a_container_may_write_where_it_starts() -> None:
+    assert "WORKDIR /app" in DOCKERFILE
+    assert re.search(r"install --directory --owner ray /shared /app\b", DOCKERFILE)

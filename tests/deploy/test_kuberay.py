@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from kustomize import build, containers
 from typer.main import get_command
 
 from atoll.platform.command_line import application
@@ -69,10 +72,13 @@ WORKERS = {
 }
 
 
-def documents() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted(FOLDER.glob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text()):
-            yield path.name, document
+OVERLAYS = ("cluster", "job", "gpu")
+
+
+@cache
+def documents() -> list[tuple[str, dict[str, Any]]]:
+    """The objects of every folder that is applied, with the folder's name."""
+    return [(name, one) for name in ("volume", *OVERLAYS) for one in build(FOLDER / name)]
 
 
 def custom(kind: str) -> list[Any]:
@@ -111,7 +117,9 @@ def test_a_job_is_tried_again_and_its_command_goes_on(job: dict[str, Any]) -> No
     run = command.commands["run"].make_context("run", arguments[1:]).params  # type: ignore[attr-defined]
     assert run["resume"]
     assert str(run["out"]).startswith("/shared/")
-    file = FOLDER / Path(run["file"]).name
+    folder, name = Path(run["file"]).parts[1:]
+    assert folder == "experiments"
+    file = FOLDER / "base" / name
     assert load_experiment(file, run["overrides"] or []).run.rounds > 0
 
 
@@ -138,6 +146,8 @@ def test_a_cluster_has_the_images_ray_and_shares_what_must_outlive_it(spec: dict
         assert container["resources"]["requests"] == container["resources"]["limits"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts["shared"] == "/shared"
+        # The autoscaler (v2) knows a pod as one node for all of its life.
+        assert pod["spec"]["restartPolicy"] == "Never"
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
         assert set(mounts) == set(volumes)
         assert volumes["shared"]["persistentVolumeClaim"]["claimName"] in claims
@@ -163,29 +173,49 @@ def test_the_volume_is_as_kubernetes_wants_it() -> None:
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_only_the_gpu_variant_asks_for_gpus() -> None:
+@pytest.mark.parametrize("spec", ray_clusters())
+def test_no_object_store_is_cut_short_by_its_volume(spec: dict[str, Any]) -> None:
+    for pod in pods(spec):
+        [container] = pod["spec"]["containers"]
+        [shm] = [v["emptyDir"] for v in pod["spec"]["volumes"] if v["name"] == "shm"]
+        # Ray takes three tenths of the memory, if /dev/shm has as much.
+        memory = gibibytes(container["resources"]["limits"]["memory"])
+        assert gibibytes(shm["sizeLimit"]) >= 0.3 * memory
+
+
+def gibibytes(amount: str) -> float:
+    assert amount.endswith("Gi")
+    return float(amount.removesuffix("Gi"))
+
+
+def test_only_the_gpu_variant_asks_for_gpus_and_has_cuda() -> None:
     for name, document in documents():
-        assert ("nvidia.com/gpu" in json.dumps(document)) == (name == "rayjob-gpu.yaml")
+        text = json.dumps(document)
+        assert ("nvidia.com/gpu" in text) == (name == "gpu" and document["kind"] == "RayJob")
+        images = {container["image"] for container in containers(document)}
+        assert images <= {"atoll:cuda" if name == "gpu" else "atoll:cpu"}
 
 
-def test_kustomize_puts_it_together() -> None:
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_deleting_what_was_applied_keeps_the_volume(name: str) -> None:
+    kinds = [document["kind"] for folder, document in documents() if folder == name]
+    assert sorted(kinds) == ["ConfigMap", "RayCluster" if name == "cluster" else "RayJob"]
+
+
+@pytest.mark.parametrize("name", ["volume", *OVERLAYS])
+def test_kustomize_makes_the_same_of_it(name: str) -> None:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("there is no kubectl")
     done = subprocess.run(
-        [kubectl, "kustomize", FOLDER], capture_output=True, text=True, check=True
+        [kubectl, "kustomize", FOLDER / name], capture_output=True, text=True, check=True
     )
-    made = {d["kind"]: d for d in yaml.safe_load_all(done.stdout)}
-    assert set(made) == {"ConfigMap", "PersistentVolumeClaim", "RayJob"}
-    [name] = {
-        volume["configMap"]["name"]
-        for volume in made["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"][
-            "volumes"
-        ]
-        if "configMap" in volume
-    }
-    assert made["ConfigMap"]["metadata"]["name"] == name
-    assert set(made["ConfigMap"]["data"]) == {"experiment.toml"}
+    # A generated name has a hash of the contents, wherever it is named.
+    found = set(re.findall(r"atoll-experiments\S*", done.stdout))
+    assert len(found) == (name != "volume")
+    text = re.sub(r"atoll-experiments-\w+", "atoll-experiments", done.stdout)
+    ours = {one["kind"]: one for folder, one in documents() if folder == name}
+    assert {one["kind"]: one for one in yaml.safe_load_all(text)} == ours
 
 
 def test_the_operators_own_schemas_agree() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
+import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +36,75 @@ def test_a_cluster_file_passes_rays_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
-def test_nodes_are_started_as_ray_takes_it_and_the_dashboard_stays_inside(path: Path) -> None:
+def test_nodes_are_started_as_ray_takes_it_and_the_dashboard_stays_inside(
+    path: Path, home: Path
+) -> None:
     config = config_of(path)
+    programs = home / "atoll" / ".venv" / "bin"
     for kind in ("head", "worker"):
         stop, start = config[f"{kind}_start_ray_commands"]
-        assert stop.endswith("ray stop")
-        words = shlex.split(start.partition(";")[2])
-        assert words[0].endswith("ray")
-        assert words[1] == "start"
-        parsed = ray_commands.start.make_context("start", words[2:], resilient_parsing=True).params
+        assert run(stop, home) == [str(programs), "stop"]
+        first_in_path, command, *arguments = run(start, home)
+        # Jobs and workers find the programs of the environment that Ray is in.
+        assert (first_in_path, command) == (str(programs), "start")
+        parsed = ray_commands.start.make_context("start", arguments, resilient_parsing=True).params
         assert parsed["head"] == (kind == "head")
         if kind == "head":
             assert parsed["dashboard_host"] == "127.0.0.1"
+            assert parsed["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
+        else:
+            assert parsed["address"] == "10.0.0.1:6379"
     [local] = config["file_mounts"].values()
     assert (ROOT / local).exists()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder whose Ray says where it was found and what it was given."""
+    programs = tmp_path / "atoll" / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    ray = programs / "ray"
+    ray.write_text('#!/usr/bin/env bash\necho "${PATH%%:*}"\nprintf "%s\\n" "$@"\n')
+    ray.chmod(0o755)
+    return tmp_path
+
+
+def run(command: str, home: Path) -> list[str]:
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "RAY_HEAD_IP": "10.0.0.1"}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_an_old_python_is_refused_before_anything_is_installed(path: Path) -> None:
+    check, install = config_of(path)["setup_commands"]
+    assert "-m venv" in install
+    assert subprocess.run(["bash", "-c", check], check=False).returncode == 0
+    old = check.replace("(3, 11)", "(9, 0)")
+    done = subprocess.run(["bash", "-c", old], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Python 3.11 or later is needed\n")
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert needed == ">=3.11"
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_the_shell_understands_every_command(path: Path) -> None:
+    for name, commands in config_of(path).items():
+        for command in commands if name.endswith("_commands") else ():
+            subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+def test_the_heads_autoscaler_can_start_instances() -> None:
+    config = config_of(FOLDER / "cluster-aws.yaml")
+    assert any("boto3" in command for command in config["head_setup_commands"])
+    images = {n: t["node_config"]["ImageId"] for n, t in config["available_node_types"].items()}
+    assert images == {"head": "IMAGE-ID", "worker": "IMAGE-ID", "gpu-worker": "GPU-IMAGE-ID"}
 
 
 def test_cloud_workers_are_spot_machines_and_the_head_has_no_clients() -> None:
@@ -63,7 +120,7 @@ def test_what_a_person_must_fill_in_is_named_in_the_head_of_the_file() -> None:
         text = path.read_text()
         comment = "".join(line for line in text.splitlines(True) if line.startswith("#"))
         rest = text.removeprefix(comment)
-        places = set(re.findall(r"\b[A-Z]+-[A-Z0-9]+\b|\bHEAD\b|\bUSER\b", rest))
+        places = set(re.findall(r"\b[A-Z]+(?:-[A-Z0-9]+)+\b|\bHEAD\b|\bUSER\b", rest))
         assert places
         assert all(place in comment for place in places), places
 

@@ -46,6 +46,8 @@ fi
 exit 0
 """
 SRUN = """#!/usr/bin/env bash
+# As of Slurm 22.05, a step has one CPU unless this says otherwise.
+test "$SRUN_CPUS_PER_TASK" = 2 || exit 99
 echo "$$" >"$STAND_IN/pid"
 exec "$@"
 """

@@ -94,3 +94,24 @@ def test_the_share_of_a_gpu_lets_a_worker_have_each_cpu_beside_it(
     monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: found)
     allocation = Cluster.__new__(Cluster).allocate(workers, 1.0, "auto")
     assert allocation == replace(expected, nodes=frozenset(map(str, range(len(nodes)))))
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "message"),
+    [
+        (30_000, 1.0, r"ray.workers = 30000: .* less than 0.0001 CPU each, .*\(2 CPU, 0 GPU\)"),
+        ("auto", 5e-5, r"ray.cpus_per_worker = 5e-05: Ray counts CPUs in units of 0.0001"),
+        (1, 5e-5, r"ray.cpus_per_worker = 5e-05: Ray counts CPUs in units of 0.0001"),
+    ],
+)
+def test_a_share_that_ray_cannot_count_is_refused(
+    monkeypatch: pytest.MonkeyPatch, workers: Any, cpus: float, message: str
+) -> None:
+    node = {"Alive": True, "NodeID": "0", "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: [node])
+    cluster = Cluster.__new__(Cluster)
+    with pytest.raises(InvalidExperimentError, match=message):
+        cluster.allocate(workers, cpus, 0.0)
+    # As many as there are units, and shares are whole units.
+    assert cluster.allocate(20_000, 1.0, 0.0).cpus == 1e-4
+    assert cluster.allocate(1_000, 1.0, 0.0).cpus == 0.0019

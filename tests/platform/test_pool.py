@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from flwr.serverapp.strategy import FedAvg
 from atoll.platform.cluster import Allocation
 from atoll.platform.grid import RayGrid
 from atoll.platform.mapping import map_over_workers
+from atoll.platform.node_request import KEEPER, NodeRequest, Wish
 from atoll.platform.pool import WorkerPool
 from atoll.platform.worker_setup import worker_setup
 
@@ -35,6 +37,18 @@ def app_that_says_its_name() -> ClientApp:
 
 def name_of_call(argument: int) -> str:
     return str(ray.get_runtime_context().get_task_name())
+
+
+def test_where_there_is_no_autoscaler_nothing_is_asked_for() -> None:
+    request = NodeRequest()
+    deadline = time.monotonic() + 60
+    while request.has_autoscaler is None and time.monotonic() < deadline:
+        request.ask(Wish(3, 1.0, 0.0))
+        time.sleep(0.1)
+    request.ask(Wish(4, 1.0, 0.0))
+    assert request.has_autoscaler is False
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor(**KEEPER)
 
 
 def test_workers_and_their_tasks_are_named_by_their_work() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +41,7 @@ from atoll.platform.layers.part_job import PartReport
 from atoll.platform.layers.schedule import LayerSchedule
 from atoll.platform.observers import RoundRecord, RunInfo
 from atoll.platform.pool import WorkerPool
+from atoll.platform.room import Room
 from atoll.platform.session import Session
 from atoll.platform.worker_setup import worker_setup
 
@@ -150,6 +150,12 @@ class LayerRun:
             self._table.flush()
         write_manifest(self._session.directory)
         return network_arrays(self._session.directory)
+
+    @property
+    def parts(self) -> int:
+        """How many parts there are, which can be trained at once."""
+        baselines = sum(len(names) for names in self._baselines.values())
+        return len(names_of_parts(self._design)) + baselines
 
     def facts(self) -> dict[str, Any]:
         """Return what ``result.json`` says of the layers beside the metrics."""
@@ -341,12 +347,17 @@ def write_manifest(directory: Path) -> Path:
     return target
 
 
-def start_workers(cluster: Cluster, settings: RaySettings, federation: Federation) -> WorkerPool:
-    """Return the workers of a layer run; the federation's data are brought to their nodes."""
-    allocate = partial(
-        cluster.allocate, settings.workers, settings.cpus_per_worker, settings.gpus_per_worker
-    )
-    allocation = allocate()
+def start_workers(
+    cluster: Cluster, settings: RaySettings, federation: Federation, parts: int
+) -> WorkerPool:
+    """Return the workers of a layer run; the federation's data are brought to their nodes.
+
+    ``parts`` is how many can be trained at once. Nodes that were asked for are let go when the
+    cluster is closed.
+    """
+    room = Room.of(cluster, settings)
+    room.could_use = parts
+    allocation = room.first()
     # A worker is started with an app; a layer run's jobs are calls, and there are no clients.
     setup = worker_setup(
         ClientApp,
@@ -361,5 +372,5 @@ def start_workers(cluster: Cluster, settings: RaySettings, federation: Federatio
         allocation.cpus,
         allocation.gpus,
         measure_gpus=settings.gpus_per_worker == "auto",
-        look=None if cluster.started else allocate,
+        look=None if cluster.started else room.look,
     )
