@@ -131,6 +131,12 @@ def _supernodes(settings: dict[str, Any]) -> int:
     return count if isinstance(count, int) and count > 0 else DEFAULT_SUPERNODES
 
 
+def on_path(directory: Path) -> None:
+    """Put an app's directory first on the search path."""
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+
 def load_component(directory: Path, reference: str, kind: type) -> Any:
     """Import a component of an app; its directory goes first on the search path.
 
@@ -139,8 +145,7 @@ def load_component(directory: Path, reference: str, kind: type) -> Any:
     InvalidExperimentError
         If it cannot be imported or is not of ``kind``.
     """
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
+    on_path(directory)
     component = import_attribute(reference, "tool.flwr.app.components")
     if not isinstance(component, kind):
         raise InvalidExperimentError(

@@ -11,13 +11,15 @@ from typing import Any, Literal
 from flwr.clientapp import ClientApp
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.app_directory import FlowerApp, read_app, run_app
+from atoll.platform.app_directory import FlowerApp, on_path, read_app, run_app
 from atoll.platform.experiment import read_toml
 from atoll.platform.grid import RayGrid
 from atoll.platform.identity import RunIdentity
 from atoll.platform.ledger import CONFIG
 from atoll.platform.observers import Observer
-from atoll.platform.session import Session, new_run_directory, terminated_as_interrupt, versions
+from atoll.platform.run_lock import RunLock
+from atoll.platform.session import Session, claim_run_directory, terminated_as_interrupt, versions
+from atoll.platform.source_identity import source_hashes
 from atoll.randomness import derive_seed, seed_everything
 
 TABLE = "flower"
@@ -67,9 +69,9 @@ def run_flower_app(
         If the folder is not a Flower app, or the run cannot be set up.
     """
     app = read_app(Path(settings.app_dir), settings.run_config)
-    directory = new_run_directory(out, Path("runs"), app.name)
     config = {TABLE: {k: v for k, v in asdict(settings).items() if v is not None}}
-    return _run(settings, app, directory, config, observers)
+    with claim_run_directory(out, Path("runs"), app.name) as lock:
+        return _run(settings, app, lock, config, observers)
 
 
 def is_app_run(directory: Path) -> bool:
@@ -94,23 +96,25 @@ def resume_app(
     if workers is not None:
         settings = AppRun(**{**asdict(settings), "workers": workers})
     app = read_app(Path(settings.app_dir), settings.run_config)
-    return _run(settings, app, directory, None, observers)
+    with RunLock(directory) as lock:
+        return _run(settings, app, lock, None, observers)
 
 
 def _run(
     settings: AppRun,
     app: FlowerApp,
-    directory: Path,
+    lock: RunLock,
     config: dict[str, Any] | None,
     observers: Callable[[Path], list[Observer]],
 ) -> dict[str, Any]:
     session = Session(
-        directory,
+        lock.directory,
         config,
         identity=_identity(settings, app),
         is_new=config is not None,
         keep_checkpoints=KEEP_CHECKPOINTS,
         observers=observers,
+        lock=lock,
     )
     seed_everything(derive_seed(settings.seed, "server"))
     with session, terminated_as_interrupt():
@@ -127,7 +131,9 @@ def _identity(settings: AppRun, app: FlowerApp) -> RunIdentity:
         "seed": settings.seed,
         "client_timeout": settings.client_timeout,
     }
-    return RunIdentity({TABLE: config}, versions=versions())
+    on_path(app.directory)
+    code = source_hashes([app.server_app, app.client_app])
+    return RunIdentity({TABLE: config}, versions=versions(), code=code)
 
 
 def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp]) -> RayGrid:

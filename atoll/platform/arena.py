@@ -17,14 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
-from atoll.errors import RunDirectoryError
+from atoll.errors import CaptureError, RunDirectoryError
 from atoll.platform.arena_plan import Arena, check_available, jobs_of
 from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.cluster import Cluster
-from atoll.platform.ledger import RunLock, read_result
+from atoll.platform.ledger import read_result
 from atoll.platform.room import Room
+from atoll.platform.run_lock import RunLock
 from atoll.platform.session import terminated_as_interrupt
-from atoll.platform.sweep import OnEnd, run_sweep
+from atoll.platform.sweep import OnEnd, is_free, run_sweep
 from atoll.platform.sweep_trials import TRIALS
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def arena_directory(arena: Arena, out: Path | None) -> Path:
     """
     run = arena.federations.base.run
     directory = out or run.out / run.name
-    is_empty = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
-    if not is_empty and not (directory / FEDERATIONS).is_dir():
+    if not is_free(directory) and not (directory / FEDERATIONS).is_dir():
         raise RunDirectoryError(
             f"--out = {str(directory)!r}: is there already and no arena; expected a new directory "
             "or this arena's own"
@@ -108,15 +108,17 @@ def run_arena(
             "arena": arena.settings.model_dump(mode="json", exclude_none=True),
             **arena.federations.base.to_dict(),
         }
+        (directory / FEDERATIONS).mkdir(exist_ok=True)
         write_text(directory / ARENA_CONFIG, tomli_w.dumps(tables))
         settings = arena.federations.base.ray
         cluster = Cluster(settings.address)
         try:
             done = run_sweep(arena.federations, directory / FEDERATIONS, on_end=on_federation)
-            jobs = _jobs(arena, directory / FEDERATIONS)
+            jobs, without = _jobs(arena, directory / FEDERATIONS)
             store = JobStore(directory / JOBS)
             conditions = arena.conditions()
-            failed = {**done.failed, **_attack(arena, jobs, conditions, store, cluster, on_job)}
+            failed = {**done.failed, **without}
+            failed |= _attack(arena, jobs, conditions, store, cluster, on_job)
         finally:
             cluster.close()
         return _finish(arena, directory, jobs, conditions, store, failed)
@@ -124,15 +126,20 @@ def run_arena(
         lock.release()
 
 
-def _jobs(arena: Arena, federations: Path) -> list[Job]:
-    jobs = []
+def _jobs(arena: Arena, federations: Path) -> tuple[list[Job], dict[str, str]]:
+    """Return the jobs on all federations' captures, and which federations have none, and why."""
+    jobs: list[Job] = []
+    failed: dict[str, str] = {}
     for trial in arena.federations.trials:
         place = federations / TRIALS / trial.name
         result = read_result(place)
         if result is not None:
             accuracy = result["metrics"].get("server_accuracy")
-            jobs += jobs_of(arena, trial, place, accuracy)
-    return jobs
+            try:
+                jobs += jobs_of(arena, trial, place, accuracy)
+            except CaptureError as error:
+                failed[str(trial)] = str(error)
+    return jobs, failed
 
 
 def _attack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,30 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         kept = "; what was there before is kept" if path.exists() else ""
-        raise RunDirectoryError(f"{path}: cannot be written ({error.strerror}){kept}") from error
+        # PyArrow's errors have no strerror.
+        reason = error.strerror or error
+        raise RunDirectoryError(f"{path}: cannot be written ({reason}){kept}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's new names on disk, so that they outlast a loss of power, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_partials(folder: Path, names: Sequence[str]) -> None:
+    """Remove what processes left that were killed as they wrote files of these names."""
+    for name in names:
+        for partial in folder.glob(f".{name}.*"):
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

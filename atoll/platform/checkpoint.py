@@ -25,6 +25,7 @@ from safetensors.numpy import save as save_safetensors
 
 from atoll.clients.arrays import to_array, view
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
+from atoll.platform.atomic import sync_folder
 
 logger = logging.getLogger("atoll")
 
@@ -76,6 +77,7 @@ class CheckpointStore:
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self._directory = directory
         self._keep = keep
+        self._reported: set[str] = set()
 
     def nested(self, name: str) -> CheckpointStore:
         """Return a store in a folder of this one's, for a second series of rounds."""
@@ -103,15 +105,24 @@ class CheckpointStore:
             if target.exists():
                 shutil.rmtree(target)
             partial.replace(target)
+            sync_folder(self._directory)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             kept = self.rounds()
             state = f"the checkpoint of round {kept[-1]} is kept" if kept else "there is none yet"
             raise RunDirectoryError(
-                f"{target}: the checkpoint cannot be written ({error.strerror}); {state}"
+                f"{target}: the checkpoint cannot be written ({error.strerror or error}); {state}"
             ) from error
-        for server_round in self.rounds()[: -self._keep]:
+        rounds = self.rounds()
+        # Those of later rounds are not whole, or this round would not have been run again.
+        kept = [r for r in rounds if r <= checkpoint.server_round][-self._keep :]
+        for server_round in set(rounds).difference(kept):
             shutil.rmtree(self._path(server_round), ignore_errors=True)
+
+    def remove_partials(self) -> None:
+        """Remove what processes left that were killed as they wrote a checkpoint."""
+        for partial in self._directory.rglob(".partial-*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _write_files(self, folder: Path, checkpoint: Checkpoint) -> None:
         model, heads = _model_tensors(checkpoint.arrays)
@@ -180,7 +191,9 @@ class CheckpointStore:
                 return self.read(server_round)
             except CorruptCheckpointError as error:
                 problems.append(str(error))
-                logger.warning("%s; going back to the one before", error)
+                if str(error) not in self._reported:
+                    logger.warning("%s; going back to the one before", error)
+                self._reported.add(str(error))
         if problems:
             raise CorruptCheckpointError(f"no checkpoint is whole: {'; '.join(problems)}")
         return None

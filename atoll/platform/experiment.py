@@ -46,7 +46,9 @@ class EarlyStoppingSettings(Section):
 class RunSettings(Section):
     """``[run]``: the run as a whole."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "federation"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = (
+        "federation"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     rounds: PositiveInt = 10
     round_timeout: Annotated[float, Field(gt=0.0)] | None = None
@@ -252,7 +254,11 @@ def with_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[
                 )
             table[part] = dict(inner)
             table = table[part]
-        table[parts[-1]] = parse_value(text.strip())
+        value = parse_value(text.strip())
+        if parts == ["data", "path"] and isinstance(value, str):
+            # As relative paths in a file are to the file, those on the command line are to here.
+            value = str(Path(value).expanduser().absolute())
+        table[parts[-1]] = value
     return changed
 
 

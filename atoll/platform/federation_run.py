@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,24 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atoll.errors import RunDirectoryError
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import Federation, check, domain_of, prepare, write_partition
 from atoll.platform.identity import RunIdentity, relevant
-from atoll.platform.ledger import CONFIG, RESULT, check_run_directory
+from atoll.platform.ledger import CONFIG, check_run_directory, read_result
 from atoll.platform.observers import Observer, RoundRecord
+from atoll.platform.run_lock import RunLock
 from atoll.platform.session import (
     Session,
-    new_run_directory,
+    claim_run_directory,
     terminated_as_interrupt,
     versions,
 )
+from atoll.platform.source_identity import references_in, source_hashes
+from atoll.platform.started_cluster import StartedCluster
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
     from atoll.platform.capture import CaptureRecorder
-    from atoll.platform.cluster import Cluster
     from atoll.platform.grid import RayGrid
 
 logger = logging.getLogger("atoll")
@@ -101,8 +103,8 @@ def run(
     if resume and out is not None and (out / CONFIG).is_file():
         logger.info("%s: there is a run in it, which goes on", out)
         return _go_on(experiment, out, True, observers, callbacks)
-    directory = new_run_directory(out, experiment.run.out, experiment.run.name)
-    return _run(experiment, directory, True, True, observers or _no_observers, callbacks)
+    with claim_run_directory(out, experiment.run.out, experiment.run.name) as lock:
+        return _run(experiment, lock, True, True, observers or _no_observers, callbacks)
 
 
 def resume(
@@ -142,7 +144,9 @@ def _go_on(
             _identity(experiment, before.data, device).check_same(directory)
         logger.info("%s is finished; its result is as it was", directory)
         return finished
-    return _run(experiment, directory, False, is_given, observers or _no_observers, callbacks)
+    # Before Ray starts: a directory that cannot be had is known at once.
+    with RunLock(directory) as lock:
+        return _run(experiment, lock, False, is_given, observers or _no_observers, callbacks)
 
 
 def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> RunIdentity:
@@ -152,22 +156,28 @@ def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> R
     if device != "cpu":
         # Another device has other kernels, which add up in another order.
         config["ray"]["device"] = device
-    return RunIdentity(config, dict(data), versions())
+    return RunIdentity(config, dict(data), versions(), source_hashes(references_in(config)))
 
 
 def _finished(directory: Path, rounds: int) -> RunResult | None:
     """Return the result of a run that is over, without a cluster."""
     from atoll.platform.checkpoint import CheckpointStore
+    from atoll.platform.report import REPORT, write_report
 
-    path = directory / RESULT
-    if not path.exists():
+    try:
+        summary = read_result(directory)
+    except RunDirectoryError as error:
+        logger.warning("%s; it is made again", error)
         return None
-    summary = json.loads(path.read_text())
+    if summary is None:
+        return None
     checkpoint = CheckpointStore(directory / "checkpoints").latest()
     if checkpoint is None or checkpoint.server_round != summary["rounds"]:
         return None
     if rounds > summary["rounds"] and checkpoint.tree.get("stopped") is None:
         return None
+    if not (directory / REPORT).exists():
+        write_report(directory)
     arrays = checkpoint.arrays
     if "failed_layers" in summary:
         from atoll.platform.layers.run import network_arrays
@@ -182,20 +192,21 @@ def _no_observers(directory: Path) -> list[Observer]:
 
 def _run(
     experiment: Experiment,
-    directory: Path,
+    lock: RunLock,
     is_new: bool,
     is_given: bool,
     observers: Observers,
     callbacks: Sequence[Callback],
 ) -> RunResult:
+    directory = lock.directory
     if experiment.layers is not None:
-        return _run_layers(experiment, directory, is_new, is_given, observers, callbacks)
-    with _StartedCluster(experiment) as cluster:
+        return _run_layers(experiment, lock, is_new, is_given, observers, callbacks)
+    with StartedCluster(experiment) as cluster:
         federation = prepare(experiment).on(cluster.device)
         with (
             cluster.grid(federation, directory.name) as grid,
             terminated_as_interrupt(),
-            _session(experiment, federation, directory, is_new, is_given, observers) as session,
+            _session(experiment, federation, lock, is_new, is_given, observers) as session,
         ):
             write_partition(directory, federation, experiment.data.held_out)
             arrays = _run_rounds(experiment, federation, grid, session, callbacks)
@@ -205,7 +216,7 @@ def _run(
 
 def _run_layers(
     experiment: Experiment,
-    directory: Path,
+    lock: RunLock,
     is_new: bool,
     is_given: bool,
     observers: Observers,
@@ -213,10 +224,10 @@ def _run_layers(
 ) -> RunResult:
     from atoll.platform.layers.run import LayerRun, start_workers
 
-    with _StartedCluster(experiment) as cluster, terminated_as_interrupt():
+    with StartedCluster(experiment) as cluster, terminated_as_interrupt():
         federation = prepare(experiment).on(cluster.device)
-        with _session(experiment, federation, directory, is_new, is_given, observers) as session:
-            write_partition(directory, federation, experiment.data.held_out)
+        with _session(experiment, federation, lock, is_new, is_given, observers) as session:
+            write_partition(lock.directory, federation, experiment.data.held_out)
             layers = LayerRun(experiment, federation, session, callbacks)
             pool = start_workers(cluster.connection, experiment.ray, federation, layers.parts)
             try:
@@ -224,96 +235,31 @@ def _run_layers(
             finally:
                 pool.close()
             summary = session.finish(arrays, **layers.facts())
-    return RunResult(directory, arrays, summary["metrics"], summary)
+    return RunResult(lock.directory, arrays, summary["metrics"], summary)
 
 
 def _session(
     experiment: Experiment,
     federation: Federation,
-    directory: Path,
+    lock: RunLock,
     is_new: bool,
     is_given: bool,
     observers: Observers,
 ) -> Session:
     data = {experiment.data.dataset: federation.dataset.fingerprint}
+    config = experiment.to_dict()
+    if experiment.data.path is not None:
+        # In config.toml a relative path would be relative to the run directory.
+        config["data"]["path"] = str(experiment.data.path.absolute())
     return Session(
-        directory,
-        experiment.to_dict() if is_given else None,
+        lock.directory,
+        config if is_given else None,
         identity=_identity(experiment, data, federation.spec.device),
         is_new=is_new,
         keep_checkpoints=experiment.run.keep_checkpoints,
         observers=partial(_all_observers, experiment, observers),
+        lock=lock,
     )
-
-
-class _StartedCluster:
-    """Ray starts while data and model are made ready: both take seconds."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self._experiment = experiment
-
-    def __enter__(self) -> _StartedCluster:
-        from concurrent.futures import ThreadPoolExecutor
-
-        self._executor = ThreadPoolExecutor(1)
-        self._cluster = self._executor.submit(self._connect)
-        return self
-
-    def _connect(self) -> Any:
-        from atoll.platform.cluster import Cluster
-
-        return Cluster(self._experiment.ray.address)
-
-    @property
-    def connection(self) -> Cluster:
-        """The connection, once Ray has started."""
-        connected: Cluster = self._cluster.result()
-        return connected
-
-    @property
-    def device(self) -> str:
-        """Where the workers' models are: "cuda" if they have a share of a GPU, else "cpu"."""
-        from atoll.platform.room import Room
-
-        settings = self._experiment.ray
-        gpus = settings.gpus_per_worker
-        if gpus == "auto":
-            # Nodes that are still to come may have GPUs.
-            Room.of(self.connection, settings).first()
-        is_used = self.connection.has_gpus() if gpus == "auto" else gpus > 0
-        return "cuda" if is_used else "cpu"
-
-    def grid(self, federation: Federation, name: str) -> RayGrid:
-        """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
-        from atoll.clients.app import make_client_app
-        from atoll.platform.grid import RayGrid
-
-        experiment = self._experiment
-        ray_settings = experiment.ray
-        return RayGrid(
-            partial(make_client_app, federation.spec),
-            experiment.data.clients,
-            seed=experiment.run.seed,
-            workers=ray_settings.workers,
-            cpus_per_worker=ray_settings.cpus_per_worker,
-            gpus_per_worker=ray_settings.gpus_per_worker,
-            threads_per_worker=ray_settings.threads_per_worker,
-            chunk_size=ray_settings.chunk_size,
-            sizes=federation.partition.sizes,
-            client_timeout=experiment.client.timeout,
-            check_replies=experiment.strategy.check_replies,
-            vectorize=experiment.client.vectorize,
-            nodes_timeout=ray_settings.nodes_timeout,
-            data=(federation.spec.dataset, federation.spec.partition),
-            name=name,
-            cluster=self.connection,
-        )
-
-    def __exit__(self, *exception: object) -> None:
-        if self._cluster.exception() is None:
-            self._cluster.result().close()
-        # Only now: Ray's processes are killed when the thread that started them ends.
-        self._executor.shutdown()
 
 
 def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:

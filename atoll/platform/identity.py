@@ -28,6 +28,10 @@ IRRELEVANT: Mapping[str, Sequence[str]] = {
     "ray": ("address", "workers", "cpus_per_worker", "nodes_timeout"),
 }
 MISSING = "not set"
+TO_DO = (
+    "expected the experiment and the data that it began with (what it began with is in "
+    "config.toml), or another directory for a new run"
+)
 
 
 def relevant(tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,11 +66,14 @@ class RunIdentity:
         Hashes of its data by name: the data set's name and the SHA-256 of its contents.
     versions : dict[str, str]
         Of Python and the packages that its bits depend on.
+    code : dict[str, str]
+        SHA-256 of the user's own modules (:mod:`~atoll.platform.source_identity`), by name.
     """
 
     config: dict[str, Any]
     data: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
         """Write ``identity.json`` into a run directory."""
@@ -88,7 +95,8 @@ class RunIdentity:
             return None
         try:
             tables = json.loads(path.read_text())
-            found = cls(dict(tables["config"]), dict(tables["data"]), dict(tables["versions"]))
+            kinds = (tables["config"], tables["data"], tables["versions"], tables.get("code", {}))
+            found = cls(*map(dict, kinds))
             is_whole = tables["config_sha256"] == sha256_of_tables(found.config)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
@@ -125,11 +133,19 @@ class RunIdentity:
             for name, was, now in _differences(before.data, self.data)
         ]
         if found:
-            raise RunDirectoryError(
-                "\n".join(f"{directory}: is of another run: {line}" for line in found)
-            )
+            lines = [f"{directory}: is of another run: {line}" for line in found]
+            raise RunDirectoryError("\n".join([*lines, f"{directory}: {TO_DO}"]))
         for name, was, now in _differences(before.versions, self.versions):
             logger.warning("%s was %s when the run began and is %s now", name, was, now)
+        for name in before.changed_code(self.code):
+            logger.warning(
+                "the module %s is not what it was when the run began: its end is that of neither",
+                name,
+            )
+
+    def changed_code(self, now: Mapping[str, str]) -> list[str]:
+        """Return the user's modules that have changed since; none if they were not noted then."""
+        return [name for name, _, _ in _differences(self.code, now)] if self.code else []
 
 
 def _as_json(tables: Mapping[str, Any]) -> dict[str, Any]:

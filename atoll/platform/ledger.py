@@ -6,20 +6,18 @@ put in place, so seldom that it costs at most about a tenth of the run.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import replacing, write_json, write_text
+from atoll.platform.atomic import remove_partials, replacing, write_json, write_text
 from atoll.platform.observers import RoundRecord, RunInfo
 
 CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
@@ -31,6 +29,10 @@ FLUSH_SHARE = 0.1
 ROW_GROUP = 1 << 17
 # Row groups that are not full are merged when there are this many.
 SMALL_GROUPS = 64
+
+RESULT_KEYS = ("rounds", "metrics", "wall_seconds", "parameters_sha256")
+# A round's metrics are in columns with these before their names.
+METRIC_GROUPS = ("train", "evaluate", "server")
 
 CLIENT_SCHEMA = pa.schema(
     [
@@ -67,6 +69,7 @@ class ParquetTable:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._buffer: list[pa.Table] = []
+        self._rows = _count_rows(path)
         self._flushed = time.monotonic()
         self._cost = 0.0
 
@@ -82,8 +85,11 @@ class ParquetTable:
         if not self._buffer:
             return
         started = time.monotonic()
-        self._rewrite(pa.concat_tables(self._buffer, promote_options="permissive"))
-        self._buffer = []
+        added = pa.concat_tables(self._buffer, promote_options="permissive")
+        # An interruption can come between the file's replacement and what follows it here: the
+        # rows are in the file then, and are not to be added again.
+        self._rewrite(added.slice(_count_rows(self._path) - self._rows))
+        self._buffer, self._rows = [], self._rows + len(added)
         self._flushed = time.monotonic()
         self._cost = self._flushed - started
 
@@ -94,6 +100,7 @@ class ParquetTable:
         kept = read_table(self._path).filter(pa.compute.field("round") <= last_round)
         with replacing(self._path) as partial:
             pq.write_table(kept, partial)
+        self._rows = len(kept)
 
     def _rewrite(self, added: pa.Table) -> None:
         """Write the old rows, streamed by row group, and the new ones as row groups of their own.
@@ -122,6 +129,15 @@ class ParquetTable:
                             ]
                         )
                     writer.write_table(_conform(added, schema), row_group_size=ROW_GROUP)
+
+
+def _count_rows(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
 
 
 def _groups_to_keep(file: pq.ParquetFile) -> int:
@@ -159,12 +175,42 @@ class Ledger:
 
     @classmethod
     def reopen(cls, directory: Path, last_round: int) -> Ledger:
-        """Go on with a run directory after ``last_round``; rows of later rounds are dropped."""
+        """Go on with a run directory after ``last_round``; rows of later rounds are dropped.
+
+        Raises
+        ------
+        RunDirectoryError
+            If a table cannot be read, or lacks rounds up to ``last_round``: what is lost there
+            cannot be made again.
+        """
+        remove_partials(directory, (ROUNDS, CLIENTS, LAYERS))
         ledger = cls(directory)
+        ledger._check_holds(last_round)
         ledger._rounds.truncate(last_round)
         ledger._clients.truncate(last_round)
         (directory / RESULT).unlink(missing_ok=True)
         return ledger
+
+    def _check_holds(self, last_round: int) -> None:
+        """Refuse tables that lack rows of the rounds that the checkpoint is of."""
+        if last_round == 0:
+            return
+        path, found, cohorts = self.directory / ROUNDS, 0, [0]
+        if path.exists():
+            columns = read_table(path, ["round", "cohort"])
+            found = max(columns.column("round").to_pylist(), default=0)
+            cohorts = columns.column("cohort").to_pylist()
+        if found < last_round:
+            problem = f"{path}: ends with round {found}" if found else f"{path}: has no rounds"
+        elif any(cohorts) and not any((self.directory / n).exists() for n in (CLIENTS, LAYERS)):
+            problem = f"{self.directory}: has neither {CLIENTS} nor {LAYERS}"
+        else:
+            problem = ""
+        if problem:
+            raise RunDirectoryError(
+                f"{problem}, and the checkpoint is of round {last_round}; expected the ledger as "
+                "it was written (without it the run can only be begun anew, in another directory)"
+            )
 
     def on_start(self, run: RunInfo) -> None:
         """Note what the engine decided."""
@@ -207,8 +253,22 @@ class Ledger:
         path = self.directory / CLIENTS
         if not path.exists():
             return 0
-        status = pq.read_table(path, columns=["status"]).column("status")
+        status = read_table(path, ["status"]).column("status")
         return int(pc.sum(pc.equal(status, "error")).as_py() or 0)
+
+    def last_round(self) -> tuple[int, dict[str, Any]]:
+        """Return the last round that is on disk, and its metrics as ``rounds.parquet`` has them.
+
+        A run that was killed after its last round has them from nowhere else.
+        """
+        path = self.directory / ROUNDS
+        table = read_table(path) if path.exists() else pa.table({"round": []})
+        if not len(table):
+            return 0, {}
+        row = table.slice(len(table) - 1).to_pylist()[0]
+        prefixes = tuple(f"{group}_" for group in METRIC_GROUPS)
+        metrics = {k: v for k, v in row.items() if k.startswith(prefixes) and v is not None}
+        return int(row["round"]), metrics
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""
@@ -238,8 +298,8 @@ def _round_row(record: RoundRecord) -> dict[str, Any]:
     return row
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a Parquet file of a run directory.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file of a run directory, or some columns of it.
 
     Raises
     ------
@@ -247,20 +307,30 @@ def read_table(path: Path) -> pa.Table:
         If it is not there or cannot be read.
     """
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
-    """Return ``result.json`` of a run directory, or None if the run has not ended."""
+    """Return ``result.json`` of a run directory, or None if the run has not ended.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it cannot be read.
+    """
     path = directory / RESULT
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_text()))
+        result = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
+    lacking = [key for key in RESULT_KEYS if key not in result]
+    if lacking:
+        raise RunDirectoryError(f"{path}: cannot be read (it has no {lacking[0]!r})")
+    return result
 
 
 def check_run_directory(directory: Path) -> None:
@@ -272,53 +342,6 @@ def check_run_directory(directory: Path) -> None:
         If it has no ``config.toml``.
     """
     if not (directory / CONFIG).is_file():
-        raise RunDirectoryError(f"{directory}: is not a run directory (it has no {CONFIG})")
-
-
-class RunLock:
-    """Keeps a second process out of a run directory.
-
-    Parameters
-    ----------
-    directory : Path
-        The run directory; made if it is not there.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / ".lock"
-        self._file: IO[str] | None = None
-
-    def acquire(self) -> None:
-        """Take the lock.
-
-        Raises
-        ------
-        RunDirectoryError
-            If another process has it, or the folder cannot be written to.
-        """
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("a+")
-        except OSError as error:
-            raise RunDirectoryError(
-                f"{self._path.parent}: cannot be written to ({error.strerror})"
-            ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip()
-            file.close()
-            raise RunDirectoryError(
-                f"{self._path.parent}: another process ({holder}) is running in it"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._file = file
-
-    def release(self) -> None:
-        """Let go of the lock."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        begins = [name for name in ("sweep", "arena") if (directory / f"{name}.toml").is_file()]
+        hint = f"; 'atoll {begins[0]}' goes on with what is in it" if begins else ""
+        raise RunDirectoryError(f"{directory}: is not a run directory (it has no {CONFIG}){hint}")

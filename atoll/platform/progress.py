@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -43,10 +44,11 @@ class ConsoleProgress:
         self._console.print(
             f"[bold]{run.name}[/bold]: {run.strategy}, {run.clients:,} {run.members}, "
             f"{run.parameters:,} parameters, {run.num_rounds} rounds{going_on}, "
-            f"{run.workers} {'worker' if run.workers == 1 else 'workers'} -> {run.directory}"
+            f"{run.workers} {'worker' if run.workers == 1 else 'workers'} -> "
+            f"{escape(str(run.directory))}"
         )
         for note in run.notes:
-            self._console.print(f"  {note}", style="dim")
+            self._console.print(f"  {escape(note)}", style="dim")
         if self._live and self._console.is_terminal and run.first_round <= run.num_rounds:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -102,7 +104,7 @@ class ConsoleProgress:
         table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
         self._console.print(table)
         # Not in the table, which would cut a long path to the terminal's width.
-        self._console.print(f"report: {result['report']}", soft_wrap=True)
+        self._console.print(f"report: {result['report']}", soft_wrap=True, markup=False)
 
     def close(self) -> None:
         """Take the live bar down."""

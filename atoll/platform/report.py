@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ MAX_FAULTS = 200
 PLOTLY = {"responsive": True, "displayModeBar": False}
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` of a run, finished or not.
 
     Parameters
     ----------
     directory : Path
         The run directory; nothing else is read.
+    result : Mapping, optional
+        What ``result.json`` is about to hold; by default what is there.
 
     Returns
     -------
@@ -54,6 +57,7 @@ def write_report(directory: Path) -> Path:
     from atoll.platform.figures import all_figures
 
     check_run_directory(directory)
+    result = read_result(directory) if result is None else result
     rounds = _table(
         directory / ROUNDS, pa.schema([("round", pa.int64()), ("seconds", pa.float64())])
     )
@@ -75,23 +79,23 @@ def write_report(directory: Path) -> Path:
     )
     page = environment.get_template("report.html.jinja").render(
         title=directory.resolve().name,
-        headline=headline(directory),
-        finished=read_result(directory) is not None,
+        headline=headline(directory, result),
+        finished=result is not None,
         figures=figures,
         statistics=statistic_rows(rounds),
         faults=_faults(clients),
         reasons=Counter(row["reason"] for row in _faults(clients)).most_common(),
-        config=(directory / CONFIG).read_text(),
+        config=(directory / CONFIG).read_text(errors="replace"),
         plotly=plotly.offline.get_plotlyjs(),
     )
     write_text(directory / REPORT, page)
     return directory / REPORT
 
 
-def headline(directory: Path) -> dict[str, str]:
-    """Return a run's main figures, named, as a person reads them."""
+def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return a run's main figures, named, as a person reads them; as :func:`write_report`."""
     rounds = _table(directory / ROUNDS, pa.schema([("round", pa.int64())]))
-    result = read_result(directory) or {}
+    result = result or read_result(directory) or {}
     figures: dict[str, str] = {"rounds": str(len(rounds))}
     if len(rounds):
         last = rounds.slice(len(rounds) - 1).to_pylist()[0]

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Result, Strategy
 
+from atoll.errors import CorruptCheckpointError
 from atoll.platform import flower
 from atoll.platform.aggregation import Aggregation, aggregation_of
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore
@@ -256,9 +257,11 @@ class _RoundLoop:
         if self._options.stopping is not None:
             reason = self._options.stopping.should_stop(record)
         is_last = reason is not None or record.server_round == self._num_rounds
-        self._pending = self._capture(record.server_round, arrays, reason)
+        captured = self._capture(record.server_round, arrays, reason)
         for observer in self._options.observers:
             observer.on_round(record)
+        # Only now: an interruption writes the checkpoint, which must not be ahead of the ledger.
+        self._pending = captured
         if is_last or record.server_round % self._options.checkpoint_every == 0:
             self._save_pending()
         for callback in self._options.callbacks:
@@ -297,6 +300,18 @@ class _RoundLoop:
         checkpoint = None if store is None else store.latest()
         if checkpoint is None:
             return initial_arrays, 1
+        try:
+            first = self._restore(checkpoint)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptCheckpointError(
+                f"the checkpoint of round {checkpoint.server_round} does not fit this strategy and "
+                f"this version of Atoll ({type(error).__name__}: {error})"
+            ) from error
+        logger.info("going on after round %d", checkpoint.server_round)
+        return checkpoint.arrays, first
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        """Take over what a checkpoint holds; return the round that comes next."""
         tree, decoder = checkpoint.tree, StateDecoder(checkpoint.state_arrays)
         decoder.restore_attributes(self._strategy, tree["strategy"])
         restore_random_states(decoder.value(tree["random"]))
@@ -307,11 +322,8 @@ class _RoundLoop:
         for name, rounds in tree["metrics"].items():
             history = getattr(self._result, name)
             history.update({int(r): MetricRecord(values) for r, values in rounds.items()})
-        first = checkpoint.server_round + 1
-        if tree["stopped"] is not None:
-            first = self._num_rounds + 1
-        logger.info("going on after round %d", checkpoint.server_round)
-        return checkpoint.arrays, first
+        is_stopped = tree["stopped"] is not None
+        return self._num_rounds + 1 if is_stopped else checkpoint.server_round + 1
 
     def _capture(self, server_round: int, arrays: ArrayRecord, reason: str | None) -> Checkpoint:
         encoder = StateEncoder()

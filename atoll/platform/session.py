@@ -25,9 +25,10 @@ from atoll.errors import RunDirectoryError
 from atoll.platform.atomic import write_text
 from atoll.platform.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.identity import IDENTITY, RunIdentity
-from atoll.platform.ledger import CONFIG, Ledger, RunLock
+from atoll.platform.ledger import CONFIG, Ledger
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.rounds import RoundOptions
+from atoll.platform.run_lock import DirectoryInUseError, RunLock
 
 logger = logging.getLogger("atoll")
 
@@ -51,14 +52,10 @@ def new_run_directory(out: Path | None, parent: Path, name: str) -> Path:
     Raises
     ------
     RunDirectoryError
-        If ``out`` exists and is not empty.
+        If ``out`` is a file, or exists and is not empty.
     """
     if out is not None:
-        if _is_taken(out):
-            raise RunDirectoryError(
-                f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
-                f"('atoll resume {out}' goes on with a run)"
-            )
+        refuse_if_taken(out)
         return out
     candidate, count = parent / name, 1
     while candidate.exists():
@@ -67,12 +64,48 @@ def new_run_directory(out: Path | None, parent: Path, name: str) -> Path:
     return candidate
 
 
-def _is_taken(directory: Path) -> bool:
-    """Tell whether there is more in a folder than a run leaves that is killed as it begins."""
-    if not directory.is_dir():
-        return directory.exists()
-    names = {path.name for path in directory.iterdir()}
-    return any(name != IDENTITY and not name.startswith(".") for name in names)
+def claim_run_directory(out: Path | None, parent: Path, name: str) -> RunLock:
+    """Return the lock, taken, of the directory of a new run (:func:`new_run_directory`).
+
+    Raises
+    ------
+    RunDirectoryError
+        If ``out`` is taken or in use, or nothing can be written there.
+    """
+    while True:
+        lock = RunLock(new_run_directory(out, parent, name))
+        try:
+            lock.acquire()
+            # Another process may have chosen the same name, and even have ended meanwhile.
+            refuse_if_taken(lock.directory)
+            return lock
+        except DirectoryInUseError:
+            if out is not None:
+                raise
+        except RunDirectoryError:
+            lock.release()
+            if out is not None or not lock.directory.is_dir():
+                raise
+
+
+def refuse_if_taken(out: Path) -> None:
+    """Refuse a directory with more in it than a run leaves that is killed as it begins.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is such a one, or no directory.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise RunDirectoryError(f"--out = {str(out)!r}: is a file; expected a new directory")
+    names = {path.name for path in out.iterdir()}
+    if any(name != IDENTITY and not name.startswith(".") for name in names):
+        raise RunDirectoryError(
+            f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
+            f"('atoll resume {out}' goes on with a run)"
+        )
 
 
 class Session:
@@ -92,6 +125,8 @@ class Session:
         How many checkpoints stay.
     observers : Callable
         Makes the observers beside the ledger, given the directory.
+    lock : RunLock, optional
+        The directory's, if it has been taken already; it is let go of with the session.
     """
 
     def __init__(
@@ -103,10 +138,11 @@ class Session:
         is_new: bool,
         keep_checkpoints: int,
         observers: Callable[[Path], list[Observer]],
+        lock: RunLock | None = None,
     ) -> None:
         self.directory = directory
         self.checkpoints = CheckpointStore(directory / "checkpoints", keep_checkpoints)
-        self._lock = RunLock(directory)
+        self._lock = lock or RunLock(directory)
         self._lock.acquire()
         try:
             self.ledger = self._open_ledger(config, identity, is_new=is_new)
@@ -115,7 +151,6 @@ class Session:
             raise
         self._observers: list[Observer] = [self.ledger, *observers(directory)]
         self._started = time.perf_counter()
-        self._last: RoundRecord | None = None
 
     def _open_ledger(
         self, config: Mapping[str, Any] | None, identity: RunIdentity, *, is_new: bool
@@ -124,11 +159,14 @@ class Session:
         if config is not None:
             text = tomli_w.dumps({**config, "versions": identity.versions})
         if is_new:
+            # Another process may have run here since the directory was chosen.
+            refuse_if_taken(self.directory)
             identity.write(self.directory)
             return Ledger.create(self.directory, text or "")
         identity.check_same(self.directory)
         if text is not None:
             write_text(self.directory / CONFIG, text)
+        self.checkpoints.remove_partials()
         checkpoint = self.checkpoints.latest()
         return Ledger.reopen(self.directory, 0 if checkpoint is None else checkpoint.server_round)
 
@@ -136,28 +174,34 @@ class Session:
         """Return the round loop's options for this session."""
         return RoundOptions(
             checkpoints=self.checkpoints,
-            observers=[*self._observers, _LastRecord(self)],
+            observers=self._observers,
             directory=self.directory,
             before_checkpoint=self.ledger.flush,
             **more,
         )
 
     def finish(self, arrays: ArrayRecord, **more: Any) -> dict[str, Any]:
-        """Write the result and the report, and tell every observer."""
+        """Write the report and the result, and tell every observer.
+
+        The result comes last: where it is, nothing is missing. It is made from the ledger, so a
+        run that was killed after its last round has the same.
+        """
         from atoll.platform.report import write_report
 
         self.ledger.flush()
+        rounds, metrics = self.ledger.last_round()
         result = {
             "status": "finished",
-            "rounds": 0 if self._last is None else self._last.server_round,
-            "metrics": self.final_metrics(),
+            "rounds": rounds,
+            "metrics": metrics,
             "wall_seconds": time.perf_counter() - self._started,
             "errors": self.ledger.count_errors(),
             "parameters_sha256": parameters_sha256(arrays),
             **more,
         }
+        report = write_report(self.directory, result)
         self.ledger.write_result(result)
-        result["report"] = str(write_report(self.directory))
+        result["report"] = str(report)
         for observer in self._observers:
             observer.on_end(result)
         return result
@@ -175,21 +219,8 @@ class Session:
 
     def record(self, record: RoundRecord) -> None:
         """Tell every observer of a round that the round loop did not run."""
-        self._last = record
         for observer in self._observers:
             observer.on_round(record)
-
-    def final_metrics(self) -> dict[str, Any]:
-        """Return the last round's metrics, prefixed as in ``rounds.parquet``."""
-        if self._last is None:
-            return {}
-        last = self._last
-        groups = {
-            "train": last.train_metrics,
-            "evaluate": last.evaluate_metrics,
-            "server": last.server_metrics,
-        }
-        return {f"{group}_{key}": v for group, some in groups.items() for key, v in some.items()}
 
     def close(self) -> None:
         """Write what is buffered and let go of the directory."""
@@ -203,23 +234,6 @@ class Session:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class _LastRecord:
-    """Remembers the last round for the result."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def on_start(self, run: RunInfo) -> None:
-        """Nothing to do at the start."""
-
-    def on_round(self, record: RoundRecord) -> None:
-        """Keep the record."""
-        self._session._last = record
-
-    def on_end(self, result: Mapping[str, Any]) -> None:
-        """Nothing to do at the end."""
 
 
 @contextmanager

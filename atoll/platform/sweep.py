@@ -9,8 +9,6 @@ Ray Tune's scheduler (sweep_stopping.py).
 
 from __future__ import annotations
 
-import logging
-import shutil
 import sys
 import time
 from collections import deque
@@ -24,30 +22,33 @@ import tomli_w
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from atoll.errors import AtollError, RunDirectoryError
-from atoll.platform.atomic import write_json, write_text
+from atoll.errors import RunDirectoryError
+from atoll.platform.atomic import write_text
 from atoll.platform.cluster import Cluster
-from atoll.platform.experiment import Experiment
-from atoll.platform.ledger import CONFIG, RunLock
 from atoll.platform.room import Room
+from atoll.platform.run_lock import RunLock
 from atoll.platform.session import terminated_as_interrupt
 from atoll.platform.sweep_plan import Sweep, Trial
 from atoll.platform.sweep_results import read_curve, write_results
 from atoll.platform.sweep_stopping import (
-    STOPPED,
     AskAfterRound,
     Halving,
-    TrialStopped,
     asha_scheduler,
     recorded_metric,
 )
-from atoll.platform.sweep_trials import EARLY, FINISHED, TRIALS, TrialTable, place_of
+from atoll.platform.sweep_trial import run_trial
+from atoll.platform.sweep_trials import (
+    EARLY,
+    FINISHED,
+    TRIALS,
+    TrialTable,
+    check_same_data,
+    place_of,
+)
 
 SWEEP_CONFIG = "sweep.toml"
 # How long interrupted trials may take to write their checkpoints.
 INTERRUPT_SECONDS = 30.0
-# How long a trial of a killed sweep may go on.
-ORPHAN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,19 @@ def sweep_directory(sweep: Sweep, out: Path | None) -> Path:
         If there is something else in it.
     """
     directory = out or sweep.base.run.out / sweep.base.run.name
-    is_empty = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
-    if not is_empty and not (directory / TRIALS).is_dir():
+    if not is_free(directory) and not (directory / TRIALS).is_dir():
         raise RunDirectoryError(
             f"--out = {str(directory)!r}: is there already and no sweep; expected a new directory "
             "or this sweep's own"
         )
     return directory
+
+
+def is_free(directory: Path) -> bool:
+    """Tell whether a directory is new, or holds only what is left by a start that was killed."""
+    if not directory.exists():
+        return True
+    return directory.is_dir() and all(path.name.startswith(".") for path in directory.iterdir())
 
 
 def run_sweep(
@@ -156,6 +163,7 @@ def run_sweep(
         tables = {"sweep": settings, **sweep.base.to_dict()}
         write_text(directory / SWEEP_CONFIG, tomli_w.dumps(tables))
         table = TrialTable(directory, sweep)
+        check_same_data(directory, [t for t in sweep.trials if table.has_ended(t)])
         table.write()
         failed = _run_missing(sweep, directory, table, on_start, on_end)
         return _finish(sweep, directory, table, failed)
@@ -302,100 +310,18 @@ def _outcome(reference: Any) -> str | None:
     return error
 
 
-def run_trial(
-    tables: dict[str, Any],
-    directory: str,
-    workers: int,
-    search_path: list[str],
-    ask: AskAfterRound | None = None,
-) -> str | None:
-    """Run or resume a trial (in a process of its own); return why it failed, or None."""
-    sys.path.extend(path for path in search_path if path not in sys.path)
-    from atoll.platform.federation_run import resume, run
-
-    place, started = Path(directory), time.monotonic()
-    callbacks = () if ask is None else (ask,)
-    with _LogFile(place.with_suffix(".log")) as log:
-        try:
-            _wait_until_free(place)
-            (place / STOPPED).unlink(missing_ok=True)
-            if (place / CONFIG).is_file():
-                resume(place, workers=workers, callbacks=callbacks)
-            else:
-                # What a trial leaves that was killed before it could begin.
-                shutil.rmtree(place, ignore_errors=True)
-                tables["ray"]["workers"] = workers
-                run(Experiment.from_dict(tables), out=place, callbacks=callbacks)
-        except TrialStopped as stop:
-            log.info("stopped early after round %d", stop.server_round)
-            _write_stopped(place, stop, ask, time.monotonic() - started)
-        except AtollError as error:
-            log.exception("failed")
-            return str(error)
-        except Exception as error:
-            log.exception("failed")
-            return f"{type(error).__name__}: {error} ({place.with_suffix('.log')} has more)"
-    return None
-
-
-def _write_stopped(
-    place: Path, stop: TrialStopped, ask: AskAfterRound | None, seconds: float
-) -> None:
-    from atoll.platform.report import write_report
-
-    metric = "" if ask is None else ask.metric
-    stopped = {"round": stop.server_round, "metric": metric, "value": stop.value}
-    write_json(place / STOPPED, {**stopped, "seconds": seconds})
-    write_report(place)
-
-
-def _wait_until_free(place: Path) -> None:
-    """Wait for a trial's process that outlived its sweep (Ray ends it after some seconds)."""
-    deadline = time.monotonic() + ORPHAN_SECONDS
-    while place.exists():
-        lock = RunLock(place)
-        try:
-            lock.acquire()
-        except RunDirectoryError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            lock.release()
-            return
-
-
-class _LogFile:
-    """Within this context, Atoll's log goes to a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> logging.Logger:
-        self._handler = logging.FileHandler(self._path)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger = logging.getLogger("atoll")
-        self._before = logger.handlers[:], logger.propagate, logger.level
-        logger.handlers, logger.propagate = [self._handler], False
-        logger.setLevel(logging.INFO)
-        logging.getLogger("flwr").setLevel(logging.ERROR)
-        return logger
-
-    def __exit__(self, *exception: object) -> None:
-        logger = logging.getLogger("atoll")
-        logger.handlers, logger.propagate, level = self._before
-        logger.setLevel(level)
-        self._handler.close()
-
-
 def _finish(
     sweep: Sweep, directory: Path, table: TrialTable, failed: dict[str, str]
 ) -> SweepResult:
     table.write()
-    ended = [trial for trial in sweep.trials if table.status(trial) in (FINISHED, EARLY)]
-    curves = [
-        read_curve(t, place_of(directory, t), is_whole=table.status(t) == FINISHED) for t in ended
-    ]
+    ended, curves = [], []
+    for trial in filter(table.has_ended, sweep.trials):
+        place, is_whole = place_of(directory, trial), table.status(trial) == FINISHED
+        try:
+            curves.append(read_curve(trial, place, is_whole=is_whole))
+            ended.append(trial)
+        except RunDirectoryError as error:
+            failed[trial.name] = f"{error}; without {place} it is run again"
     text = write_results(directory, ended, curves)
     described = {str(trial): failed[trial.name] for trial in sweep.trials if trial.name in failed}
     return SweepResult(directory, text, described)

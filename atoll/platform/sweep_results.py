@@ -69,6 +69,9 @@ def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve
         If a file is missing or cannot be read.
     """
     table = read_table(directory / ROUNDS)
+    if "server_accuracy" not in table.column_names:
+        # Stopped before the first evaluation.
+        table = table.append_column("server_accuracy", pa.nulls(len(table), pa.float64()))
     try:
         domains = json.loads((directory / "partition.json").read_text())
     except (OSError, ValueError) as error:

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from atoll.clients.settings import PositiveInt, Section
 from atoll.errors import EngineError
+from atoll.platform.checkpoint import CheckpointStore
 from atoll.platform.early_stopping import metric_of
 from atoll.platform.ledger import ROUNDS, read_table
 from atoll.platform.observers import RoundRecord
@@ -89,6 +90,7 @@ class Halving:
         self._scheduler_class = asha_scheduler()
         self._schedulers: dict[str, Any] = {}
         self._known: dict[tuple[str, str], Any] = {}
+        self._verdicts: dict[tuple[str, str, int], bool] = {}
 
     def report(self, group: str, trial: str, server_round: int, value: float) -> bool:
         """Take a trial's metric after a round; return whether the trial is to stop.
@@ -100,10 +102,17 @@ class Halving:
         trial : str
             Its name.
         server_round : int
-            The round that has ended; a round that was reported before changes nothing.
+            The round that has ended; of a round that was reported before, the verdict stays: a
+            trial may have been killed before it could do as it was told.
         value : float
             The metric; a trial whose metric is not finite stops when its grace is over.
         """
+        place = group, trial, server_round
+        if place not in self._verdicts:
+            self._verdicts[place] = self._judge(group, trial, server_round, value)
+        return self._verdicts[place]
+
+    def _judge(self, group: str, trial: str, server_round: int, value: float) -> bool:
         settings = self._settings
         if not math.isfinite(value):
             return server_round >= settings.grace_rounds
@@ -162,17 +171,33 @@ class AskAfterRound:
 
     def __call__(self, record: RoundRecord) -> None:
         """Raise :class:`TrialStopped` if the trial is not to go on."""
-        import ray
-
         value = metric_of(record, self.metric)
         is_last = record.server_round == record.num_rounds
         if value is None:
             if is_last:
                 logger.warning("sweep.early_stopping.metric = %r: is no metric", self.metric)
             return
-        reply = self.halving.report.remote(self.group, self.trial, record.server_round, value)
-        if ray.get(reply) and not is_last:
-            raise TrialStopped(record.server_round, value)
+        self._ask(record.server_round, record.num_rounds, value)
+
+    def before_going_on(self, directory: Path, num_rounds: int) -> None:
+        """Ask after the round that an interrupted trial goes on from: it may not have been told.
+
+        Raises
+        ------
+        TrialStopped
+            If the trial is not to go on.
+        """
+        rounds = CheckpointStore(directory / "checkpoints").rounds()
+        for server_round, value in recorded_metric(directory, self.metric):
+            if rounds and server_round == rounds[-1]:
+                self._ask(server_round, num_rounds, value)
+
+    def _ask(self, server_round: int, num_rounds: int, value: float) -> None:
+        import ray
+
+        reply = self.halving.report.remote(self.group, self.trial, server_round, value)
+        if ray.get(reply) and server_round < num_rounds:
+            raise TrialStopped(server_round, value)
 
 
 def recorded_metric(directory: Path, metric: str) -> list[tuple[int, float]]:

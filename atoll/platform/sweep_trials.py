@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import pyarrow.parquet as pq
 
 from atoll.errors import RunDirectoryError
 from atoll.platform.atomic import replacing
+from atoll.platform.identity import RunIdentity
 from atoll.platform.ledger import read_result, read_table
-from atoll.platform.sweep_plan import Sweep, Trial
+from atoll.platform.source_identity import references_in, source_hashes
+from atoll.platform.sweep_plan import Sweep, Trial, dataset_of
 from atoll.platform.sweep_stopping import STOPPED
+
+logger = logging.getLogger("atoll")
 
 TRIALS, TABLE = "trials", "trials.parquet"
 WAITING, FINISHED, EARLY, FAILED = "waiting", "finished", "stopped", "failed"
@@ -45,6 +50,11 @@ def place_of(directory: Path, trial: Trial) -> Path:
     return directory / TRIALS / trial.name
 
 
+def log_of(place: Path) -> Path:
+    """Return the log of a trial, beside its run directory."""
+    return place.with_name(f"{place.name}.log")
+
+
 class TrialTable:
     """The rows of ``trials.parquet``, one a trial.
 
@@ -63,7 +73,11 @@ class TrialTable:
 
     def missing(self) -> list[Trial]:
         """Return the trials that have not ended yet."""
-        return [t for t in self._sweep.trials if self.status(t) not in (FINISHED, EARLY)]
+        return [trial for trial in self._sweep.trials if not self.has_ended(trial)]
+
+    def has_ended(self, trial: Trial) -> bool:
+        """Tell whether a trial is finished or was stopped early."""
+        return self.status(trial) in (FINISHED, EARLY)
 
     def status(self, trial: Trial) -> str:
         """Return "waiting", "finished", "stopped" (early) or "failed"."""
@@ -103,7 +117,7 @@ class TrialTable:
             "parameters_sha256": None,
             "metrics": "{}",
         }
-        result = read_result(place)
+        result = _result_of(place)
         if result is not None:
             metrics = {k: v for k, v in result["metrics"].items() if not isinstance(v, list)}
             row |= {
@@ -122,6 +136,15 @@ class TrialTable:
         return self._sweep.settings.early_stopping is not None and (place / STOPPED).exists()
 
 
+def _result_of(place: Path) -> dict[str, Any] | None:
+    """Return a trial's result; one that cannot be read is made again."""
+    try:
+        return read_result(place)
+    except RunDirectoryError as error:
+        logger.warning("%s; it is made again", error)
+        return None
+
+
 def _stopped_row(place: Path) -> dict[str, Any]:
     """Return what the ledger says of a trial that was stopped early."""
     try:
@@ -134,6 +157,34 @@ def _stopped_row(place: Path) -> dict[str, Any]:
         "seconds": seconds,
         "metrics": json.dumps({metric: value}),
     }
+
+
+def check_same_data(directory: Path, trials: Sequence[Trial]) -> None:
+    """Refuse to go on with a sweep whose ended trials were run on other data than there are now.
+
+    That the user's own modules have changed is said.
+
+    Raises
+    ------
+    RunDirectoryError
+        With both hashes.
+    """
+    for trial in trials:
+        place = place_of(directory, trial)
+        before = RunIdentity.read(place)
+        if before is None:
+            continue
+        data = trial.experiment.data.dataset
+        now = dataset_of(trial.experiment).fingerprint
+        was = before.data.get(data, now)
+        if was != now:
+            raise RunDirectoryError(
+                f"{place}: was run on other data ({data}): SHA-256 {was} there, {now} now; "
+                "expected the data that the others are run on, or another --out"
+            )
+        config = trial.experiment.to_dict()
+        for name in before.changed_code(source_hashes(references_in(config))):
+            logger.warning("the module %s is not what it was when %s was run", name, trial)
 
 
 def read_trials(directory: Path) -> Sequence[dict[str, Any]]:

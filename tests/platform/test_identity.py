@@ -35,6 +35,8 @@ def test_another_configuration_or_other_data_are_refused_with_each_difference(
         "is of another run: client.learning_rate: 0.1 there, 0.2 now",
         "is of another run: strategy.name: FedAvg there, FedAdam now",
         "is of another run: the data (digits): SHA-256 aa there, bb now",
+        "expected the experiment and the data that it began with (what it began with is in "
+        "config.toml), or another directory for a new run",
     ]
 
 

@@ -17,12 +17,12 @@ from atoll.platform.experiment import EarlyStoppingSettings
 from atoll.platform.ledger import (
     Ledger,
     ParquetTable,
-    RunLock,
     read_result,
     read_table,
 )
 from atoll.platform.observers import RoundRecord, RunInfo
 from atoll.platform.report import headline, write_report
+from atoll.platform.run_lock import RunLock
 from atoll.platform.tensorboard import TensorBoardLog
 
 

@@ -45,15 +45,24 @@ def clear_errors(
         for line in str(error).splitlines():
             errors.print(f"[bold red]error:[/bold red] {_escaped(line)}")
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        # A disk, a permission, a connection: of the machine, not of the program.
+        errors.print(f"[bold red]error:[/bold red] {_escaped(_of_the_machine(error))}")
+        raise typer.Exit(AtollError.exit_code) from None
     except KeyboardInterrupt:
         where = directory()
         if where is not None and (where / config).is_file():
             is_run = config == "config.toml"
             again = f"atoll resume {where}" if is_run else "the same command"
-            errors.print(f"interrupted; go on with: {again}")
+            errors.print(f"interrupted; go on with: {_escaped(again)}")
         else:
             errors.print("interrupted")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _of_the_machine(error: OSError) -> str:
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror or error or type(error).__name__}"
 
 
 def _escaped(text: str) -> str:

@@ -39,18 +39,23 @@ class LayerTable:
     messages : int
         The sum of its column ``messages``: calls by which a part in training could have reached
         another worker.
+    failed : dict[str, str]
+        The parts that have failed, with the reason.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LAYERS
         self._table = ParquetTable(self._path)
         self.messages = 0
+        self.failed: dict[str, str] = {}
 
     def reopen(self, last_round: int) -> None:
         """Go on after an epoch; rows of later ones are dropped, and will come again."""
         self._table.truncate(last_round)
         if self._path.exists():
-            self.messages = sum(read_table(self._path).column("messages").to_pylist())
+            rows = read_table(self._path, ["messages", "status", "layer", "reason"]).to_pylist()
+            self.messages = sum(row["messages"] for row in rows)
+            self.failed = {r["layer"]: r["reason"] for r in rows if r["status"] == "error"}
 
     def add(self, report: PartReport) -> None:
         """Add a row."""

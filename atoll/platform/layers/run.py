@@ -141,6 +141,7 @@ class LayerRun:
             on_report=self._on_report,
             on_epoch=self._on_epoch,
             on_evaluated=self._on_evaluated,
+            failed=self._table.failed,
         )
         self._announce(first_epoch, pool.size)
         self._sharing = pool.sharing
@@ -173,13 +174,14 @@ class LayerRun:
         recorded = 0 if checkpoint is None else checkpoint.server_round
         if checkpoint is not None and self._stopping is not None:
             self._stopping.load_state_dict(checkpoint.tree["stopping"])
+        is_stopped = checkpoint is not None and checkpoint.tree.get("stopped") is not None
         self._table.reopen(recorded)
         if not self._files.path(SHARED, 0).exists():
             shared = make_shared_part(self._design, self._spec.seed)
             if self._design.settings.embedding == "prototype":
                 shared.set_embedding(self._prototypes())
             self._files.write(SHARED, PartState(0, dict(shared.state_dict())))
-        return recorded + 1
+        return self._experiment.run.rounds + 1 if is_stopped else recorded + 1
 
     def _prototypes(self) -> torch.Tensor:
         dataset, chosen = self._dataset, self._trained_on
@@ -260,7 +262,11 @@ class LayerRun:
 
     def _on_evaluated(self, epoch: int, metrics: dict[str, Any] | None) -> bool:
         reports = self._reports.pop(epoch, [])
-        own = [r for r in reports if r.name in self._blocks and r.loss is not None]
+        # In the blocks' order, whichever came first: the mean's last bit depends on it.
+        own = sorted(
+            (r for r in reports if r.name in self._blocks and r.loss is not None),
+            key=lambda report: report.name,
+        )
         now = time.perf_counter()
         record = RoundRecord(
             server_round=epoch,
@@ -279,7 +285,7 @@ class LayerRun:
         self._session.record(record)
         self._table.flush()
         self._session.ledger.flush()
-        self._keep(epoch)
+        self._keep(epoch, reason)
         for callback in self._callbacks:
             callback(record)
         return reason is not None
@@ -297,12 +303,12 @@ class LayerRun:
         shared.load_state_dict({k.removeprefix(shared_prefix()): v for k, v in state.items()})
         return shared
 
-    def _keep(self, epoch: int) -> None:
+    def _keep(self, epoch: int, stopped: str | None) -> None:
         """Write the driver's own checkpoint: that the epoch is recorded."""
         stopping = None if self._stopping is None else self._stopping.state_dict()
         shared = self._shared_at(epoch).state_dict()
         arrays = {shared_prefix() + k: to_array(v.numpy()) for k, v in shared.items()}
-        tree = {"stopping": stopping, "failed": self._schedule.failed}
+        tree = {"stopping": stopping, "stopped": stopped, "failed": self._schedule.failed}
         self._session.checkpoints.write(Checkpoint(epoch, array_record(arrays), tree))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from atoll.clients.local_clients import ClientSpec
@@ -74,6 +75,8 @@ class LayerSchedule:
     on_evaluated : Callable[[int, dict or None], bool]
         Called, epoch after epoch, with the metrics of its evaluation (None if it had none);
         returns whether to stop.
+    failed : Mapping[str, str]
+        Parts that failed for good before the run was interrupted, with the reason.
 
     Attributes
     ----------
@@ -94,11 +97,14 @@ class LayerSchedule:
         on_report: Callable[[PartReport], None],
         on_epoch: Callable[[int], Evaluating | None],
         on_evaluated: Callable[[int, dict[str, Any] | None], bool],
+        failed: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._spec = spec
         self._directory = directory
         self._blocks = list(blocks)
         self._parts = {name: _Progress(first_epoch) for name in [*blocks, *others]}
+        for name, reason in failed.items():
+            self._parts[name].failed = reason
         self._last = last_epoch
         self._in_step = in_step
         self._on_report, self._on_epoch = on_report, on_epoch

@@ -1,0 +1,95 @@
+"""One process a directory: who runs in it, runs in it alone."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from atoll.errors import RunDirectoryError
+
+LOCK = ".lock"
+
+
+class DirectoryInUseError(RunDirectoryError):
+    """A directory that another process is running in."""
+
+
+class RunLock:
+    """Keeps a second process out of a run directory.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory; made if it is not there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._path = directory / LOCK
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock; whoever has it already may take it again.
+
+        Raises
+        ------
+        DirectoryInUseError
+            If another process has it.
+        RunDirectoryError
+            If the folder cannot be written to.
+        """
+        while self._file is None:
+            file = self._open()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "?"
+                os.close(file)
+                raise DirectoryInUseError(
+                    f"{self.directory}: another process ({holder}) is running in it"
+                ) from error
+            if self._is_of(file):
+                self._file = file
+            else:
+                # Whoever had it took the file away as it let go.
+                os.close(file)
+        # Who it is is a courtesy, for which a full disk may have no room.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, str(os.getpid()).encode(), 0)
+
+    def _open(self) -> int:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.directory}: cannot be written to ({error.strerror})"
+            ) from error
+
+    def _is_of(self, file: int) -> bool:
+        """Tell whether an open file is the one that has the lock's name."""
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let go of the lock; a folder with nothing else in it goes, too."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.listdir(self.directory) == [LOCK]:
+                self._path.unlink()
+                self.directory.rmdir()
+        os.close(self._file)
+        self._file = None
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
