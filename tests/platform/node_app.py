@@ -2,7 +2,8 @@
 
 Every client sends back the arrays plus noise from each global generator, so equal bits prove equal
 random states. In a round's folder, a file ``hold`` with a node's id and a number keeps all but so
-many clients on that node from ending; ``until`` keeps the others until one has started there.
+many clients on that node from ending; ``until`` with nodes' ids keeps all until one has started on
+each.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def meet(folder: Path, partition: int) -> None:
         while node == here and started > int(passing):
             time.sleep(0.05)
     if (folder / "until").exists():
-        awaited = (folder / "until").read_text()
-        while awaited not in nodes_in(folder):
+        awaited = set((folder / "until").read_text().split())
+        while not awaited <= set(nodes_in(folder)):
             time.sleep(0.05)
 
 

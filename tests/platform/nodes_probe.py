@@ -125,7 +125,8 @@ def come_and_go(nodes: NodeCluster, grid: RayGrid, ids: list[str], second: Node)
         ids.append(joined(nodes.add_node(2)))
         ask(folder / "5", "until", ids[2])
 
-    ask(folder / "1", "until", ids[1])
+    # One node's workers may be there long before the other's.
+    ask(folder / "1", "until", " ".join(ids))
     sha256, watch = train(grid, folder, {1: kill_in_round_2, 4: join})
     workers[6] = grid.workers
     killers[0].join()
