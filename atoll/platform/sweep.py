@@ -180,11 +180,11 @@ def _run_missing(
     if not missing:
         on_start(len(sweep.trials), finished, 0)
         return {}
-    settings = sweep.base.ray
+    settings = sweep.base.ray.model_copy(update={"workers": "auto"})
     cluster = Cluster(settings.address)
     try:
         # One node is waited for; trials ask for those that they could use.
-        room = Room.of(cluster, settings.model_copy(update={"workers": "auto"}))
+        room = Room.of(cluster, settings)
         whole = room.first()
         room.close()
         parallel, workers = _shares(sweep, whole.workers, len(missing))

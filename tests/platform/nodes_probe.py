@@ -88,7 +88,7 @@ def joined(node: Node) -> str:
 
 
 def ask(folder: Path, what: str, words: str) -> None:
-    """Have clients of a round wait for nodes; see node_app."""
+    """Have clients of a round wait; see node_app."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / what).write_text(words)
 
@@ -125,6 +125,7 @@ def come_and_go(nodes: NodeCluster, grid: RayGrid, ids: list[str], second: Node)
         ids.append(joined(nodes.add_node(2)))
         ask(folder / "5", "until", ids[2])
 
+    # One node's workers may be there long before the other's.
     ask(folder / "1", "until", " ".join(ids))
     sha256, watch = train(grid, folder, {1: kill_in_round_2, 4: join})
     workers[6] = grid.workers
