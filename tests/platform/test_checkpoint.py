@@ -74,12 +74,14 @@ def test_the_last_whole_checkpoint_outlives_a_corrupt_newer_one(tmp_path: Path) 
         CheckpointStore(tmp_path, keep=2).write(Checkpoint(server_round, model()))
     (tmp_path / "round-000004" / "state.json").write_text("{")
     latest = store.latest()
-    assert latest is not None and latest.server_round == 2
+    assert latest is not None
+    assert latest.server_round == 2
     # The run goes on from round 2, and is killed after round 3.
     store.write(Checkpoint(3, model()))
     assert store.rounds() == [3]
     again = store.latest()
-    assert again is not None and again.server_round == 3
+    assert again is not None
+    assert again.server_round == 3
 
 
 @pytest.mark.parametrize("name", ["arrays.safetensors", "state.json", "manifest.json"])

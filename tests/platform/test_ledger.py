@@ -193,9 +193,7 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"result\.json: cannot be read"):
         read_result(tmp_path)
     (tmp_path / "result.json").write_text('{"rounds": 3}')
-    with pytest.raises(
-        RunDirectoryError, match=r"result\.json: .* it has no 'metrics'|no 'metrics'"
-    ):
+    with pytest.raises(RunDirectoryError, match=r"result\.json: .*has no 'metrics'"):
         read_result(tmp_path)
     with pytest.raises(RunDirectoryError, match="is not a run directory"):
         write_report(tmp_path)

@@ -12,7 +12,7 @@ from atoll.platform.source_identity import references_in, source_hashes
 
 FILES = {
     "own_app_x/__init__.py": "",
-    "own_app_x/model.py": "import os, torch\nfrom .parts import layer\nfrom own_width_x import WIDTH\n",
+    "own_app_x/model.py": "import os\nfrom .parts import layer\nfrom own_width_x import WIDTH\n",
     "own_app_x/parts/__init__.py": "from . import layer\n",
     "own_app_x/parts/layer.py": "import own_app_x.model\n",
     "own_app_x/unused.py": "",
