@@ -114,7 +114,7 @@ def run_arena(
         cluster = Cluster(settings.address)
         try:
             done = run_sweep(arena.federations, directory / FEDERATIONS, on_end=on_federation)
-            jobs, without = _jobs(arena, directory / FEDERATIONS)
+            jobs, without = jobs_of_federations(arena, directory / FEDERATIONS)
             store = JobStore(directory / JOBS)
             conditions = arena.conditions()
             failed = {**done.failed, **without}
@@ -126,7 +126,7 @@ def run_arena(
         lock.release()
 
 
-def _jobs(arena: Arena, federations: Path) -> tuple[list[Job], dict[str, str]]:
+def jobs_of_federations(arena: Arena, federations: Path) -> tuple[list[Job], dict[str, str]]:
     """Return the jobs on all federations' captures, and which federations have none, and why."""
     jobs: list[Job] = []
     failed: dict[str, str] = {}

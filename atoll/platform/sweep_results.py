@@ -104,7 +104,9 @@ def figures_of(trials: Sequence[Trial], curves: Sequence[Curve]) -> list[Figure]
     curves : Sequence[Curve]
         Their accuracies, in the same order.
     """
-    reported = [c for t, c in zip(trials, curves, strict=True) if not t.is_validation]
+    both = zip(trials, curves, strict=True)
+    # A trial may have been stopped before its first evaluation.
+    reported = [c for t, c in both if not t.is_validation and len(c.rounds)]
     figures: list[Figure] = []
     for method, target in dict.fromkeys((curve.method, curve.held_out) for curve in reported):
         own = [c for c in reported if (c.method, c.held_out) == (method, target)]

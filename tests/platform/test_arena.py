@@ -10,7 +10,7 @@ from test_arena_plan import ARENA
 
 from atoll.attacks.arena.run import JobEnd
 from atoll.errors import RunDirectoryError
-from atoll.platform.arena import ArenaResult, arena_directory, run_arena
+from atoll.platform.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
 from atoll.platform.arena_plan import Arena, load_arena
 from atoll.platform.sweep import TrialEnd
 
@@ -115,3 +115,23 @@ def test_another_directory_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(RunDirectoryError, match="is there already and no arena"):
         arena_directory(arena, tmp_path / "full")
+    # What a process leaves that is killed as it takes the directory.
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".lock").touch()
+    assert arena_directory(arena, tmp_path / "killed") == tmp_path / "killed"
+
+
+def test_a_federation_without_captures_does_not_take_the_others_down(
+    finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path
+) -> None:
+    arena, result, _ = finished
+    federations = Path(shutil.copytree(result.directory / "federations", tmp_path / "federations"))
+    whole, none_failed = jobs_of_federations(arena, federations)
+    assert none_failed == {}
+    [lost] = federations.glob("trials/top-k-*/captures")
+    shutil.rmtree(lost)
+    jobs, failed = jobs_of_federations(arena, federations)
+    [(name, reason)] = failed.items()
+    assert name.startswith("top-k")
+    assert "has no captures" in reason
+    assert jobs == [job for job in whole if job.labels["defense"] != "top-k"]

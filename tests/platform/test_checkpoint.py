@@ -68,6 +68,22 @@ def test_only_the_newest_are_kept_and_nothing_half_written_shows(tmp_path: Path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["round-000010", "round-000015"]
 
 
+def test_the_last_whole_checkpoint_outlives_a_corrupt_newer_one(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    for server_round in (2, 4):
+        CheckpointStore(tmp_path, keep=2).write(Checkpoint(server_round, model()))
+    (tmp_path / "round-000004" / "state.json").write_text("{")
+    latest = store.latest()
+    assert latest is not None
+    assert latest.server_round == 2
+    # The run goes on from round 2, and is killed after round 3.
+    store.write(Checkpoint(3, model()))
+    assert store.rounds() == [3]
+    again = store.latest()
+    assert again is not None
+    assert again.server_round == 3
+
+
 @pytest.mark.parametrize("name", ["arrays.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_corrupt_checkpoint_is_found_and_the_one_before_is_used(

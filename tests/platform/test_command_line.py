@@ -257,8 +257,10 @@ def test_what_cannot_be_run_is_one_clear_line(
 
 
 def test_files_and_folders_that_are_not_what_they_should_be(
-    tmp_path: Path, atoll_here: AtollHere
+    tmp_path: Path, atoll_here: AtollHere, experiment: Path
 ) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.toml").touch()
     (tmp_path / "broken.toml").write_text("[run\nname = 3")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
@@ -267,7 +269,11 @@ def test_files_and_folders_that_are_not_what_they_should_be(
         (("run", tmp_path / "broken.toml"), 2, "is not readable TOML"),
         (("run", tmp_path), 2, "is a folder"),
         (("run", ROOT / "experiments/quickstart.toml", "--out", tmp_path / "full"), 1, "not empty"),
+        (("run", experiment, "--out", tmp_path / "broken.toml"), 1, "is a file; expected a new"),
+        (("run", experiment, "--out", tmp_path / ("x" * 300)), 1, ": File name too long"),
+        (("run", experiment, "--set", f"run.name={'x' * 300}"), 2, "at most 200 characters"),
         (("resume", tmp_path), 1, "is not a run directory"),
+        (("resume", tmp_path / "sweep"), 1, "'atoll sweep' goes on with what is in it"),
         (("report", tmp_path / "nothing"), 1, "is not a run directory"),
         (("list", "modles"), 2, "did you mean 'models'"),
         (("flower", tmp_path), 2, "expected a Flower app"),

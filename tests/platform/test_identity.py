@@ -102,11 +102,15 @@ def draw_images(folder: Path, seed: int) -> None:
         Image.fromarray(pixels).save(place / f"{number}.png")
 
 
-def test_a_run_goes_on_by_itself_and_never_on_other_data(tmp_path: Path, cluster: None) -> None:
+def test_a_run_goes_on_by_itself_and_never_on_other_data(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw_images(tmp_path / "images", 0)
+    # Relative to here: the run directory's config.toml must say where that was.
+    monkeypatch.chdir(tmp_path)
     tables = {
         "run": {"rounds": 3, "seed": 1, "checkpoint_every": 1},
-        "data": {"dataset": "folder", "path": str(tmp_path / "images"), "clients": 2},
+        "data": {"dataset": "folder", "path": "images", "clients": 2},
         "model": {"name": "linear"},
         "ray": {"workers": 1},
     }

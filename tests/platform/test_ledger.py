@@ -23,6 +23,7 @@ from atoll.platform.ledger import (
 from atoll.platform.observers import RoundRecord, RunInfo
 from atoll.platform.report import headline, write_report
 from atoll.platform.run_lock import RunLock
+from atoll.platform.session import claim_run_directory
 from atoll.platform.tensorboard import TensorBoardLog
 
 
@@ -123,6 +124,57 @@ def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_rows_are_written_once_though_a_flush_is_interrupted_after_its_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    ledger.on_round(record(1))
+    ledger.flush()
+    sound = ParquetTable._rewrite
+
+    def interrupted(table: ParquetTable, added: object) -> None:
+        sound(table, added)
+        raise KeyboardInterrupt
+
+    ledger.on_round(record(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(ParquetTable, "_rewrite", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.flush()
+    ledger.on_round(record(3))
+    ledger.flush()
+    assert read_table(tmp_path / "rounds.parquet").column("round").to_pylist() == [1, 2, 3]
+    assert len(read_table(tmp_path / "clients.parquet")) == 9
+
+
+def test_the_result_is_of_the_ledgers_last_round(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    assert ledger.last_round() == (0, {})
+    ledger.on_round(record(1, **{"top-5": 0.5}))
+    ledger.on_round(record(2, accuracy=0.25, per_class_accuracy=[0.5, 0.0]))
+    ledger.flush()
+    expected = {"server_accuracy": 0.25, "server_per_class_accuracy": [0.5, 0.0]}
+    assert ledger.last_round() == (2, expected)
+
+
+def test_two_that_begin_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
+    first = claim_run_directory(None, tmp_path, "run")
+    second = claim_run_directory(None, tmp_path, "run")
+    assert (first.directory.name, second.directory.name) == ("run", "run-2")
+    with pytest.raises(RunDirectoryError, match="another process"):
+        claim_run_directory(first.directory, tmp_path, "run")
+    (first.directory / "config.toml").touch()
+    for lock in (first, second):
+        lock.release()
+    # A claim that came to nothing leaves nothing; another's run is not taken over.
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    with pytest.raises(RunDirectoryError, match="not empty"):
+        claim_run_directory(first.directory, tmp_path, "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="is a file; expected a new directory"):
+        claim_run_directory(tmp_path / "file", tmp_path, "run")
+
+
 def test_one_process_a_run_directory(tmp_path: Path) -> None:
     first, second = RunLock(tmp_path), RunLock(tmp_path)
     first.acquire()
@@ -139,6 +191,9 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"rounds\.parquet: cannot be read"):
         read_table(tmp_path / "rounds.parquet")
     with pytest.raises(RunDirectoryError, match=r"result\.json: cannot be read"):
+        read_result(tmp_path)
+    (tmp_path / "result.json").write_text('{"rounds": 3}')
+    with pytest.raises(RunDirectoryError, match=r"result\.json: .*has no 'metrics'"):
         read_result(tmp_path)
     with pytest.raises(RunDirectoryError, match="is not a run directory"):
         write_report(tmp_path)

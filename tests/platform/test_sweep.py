@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -102,6 +103,28 @@ def test_trials_are_runs_and_a_finished_one_is_not_run_again(tmp_path: Path, clu
     assert all(path.stat().st_mtime_ns == before for path, before in written.items())
     assert "(3 seeds)" in result.tables
 
+    # One trial's result is cut off, and another's ledger: the first is made again, and the second
+    # is said to be missing in the table.
+    first, second = (Path(row["directory"]) for row in rows(result)[:2])
+    whole, ledger = (first / "result.json").read_text(), second / "rounds.parquet"
+    (first / "result.json").write_text(whole[:40])
+    ledger.write_bytes(b"")
+    ends.clear()
+    damaged = run_sweep(grown, directory, on_end=ends.append)
+    assert [(end.trial.name, end.error) for end in ends] == [(first.name, None)]
+    assert (
+        json.loads((first / "result.json").read_text())["metrics"] == json.loads(whole)["metrics"]
+    )
+    [reason] = damaged.failed.values()
+    assert reason.startswith(f"{ledger}: cannot be read")
+
+    # A trial that was run on other data does not stand beside those that are to come.
+    tables = json.loads((first / "identity.json").read_text())
+    tables["data"]["colored-digits"] = "00"
+    (first / "identity.json").write_text(json.dumps(tables))
+    with pytest.raises(RunDirectoryError, match=r"other data \(colored-digits\): SHA-256 00 there"):
+        run_sweep(grown, directory)
+
 
 def test_a_trial_that_fails_does_not_stop_the_others_and_is_tried_again(
     tmp_path: Path, cluster: None
@@ -168,6 +191,9 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> Non
     assert sweep_directory(sweep, tmp_path / "new") == tmp_path / "new"
     with pytest.raises(RunDirectoryError, match="is there already and no sweep"):
         sweep_directory(sweep, tmp_path)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".lock").touch()
+    assert sweep_directory(sweep, tmp_path / "killed") == tmp_path / "killed"
     (tmp_path / "trials").mkdir()
     assert sweep_directory(sweep, tmp_path) == tmp_path
 

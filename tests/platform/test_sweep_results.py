@@ -94,3 +94,16 @@ def test_curves_are_the_evaluated_rounds_of_a_run_directory(tmp_path: Path) -> N
     write_json(tmp_path / "partition.json", {"domains": [], "training_domains": []})
     whole = read_curve(Trial("erm", (), Experiment()), tmp_path)
     assert whole.accuracy["test"].tolist() == [0.5, 0.6]
+
+
+def test_a_trial_that_was_stopped_before_its_first_evaluation_is_in_no_figure(
+    tmp_path: Path,
+) -> None:
+    pq.write_table(
+        pa.table({"round": [1, 2], "train_loss": [0.5, 0.4]}), tmp_path / "rounds.parquet"
+    )
+    write_json(tmp_path / "partition.json", {"domains": [], "training_domains": []})
+    stopped = Trial("erm", (), Experiment())
+    read = read_curve(stopped, tmp_path, is_whole=False)
+    assert len(read.rounds) == len(read.accuracy["test"]) == 0
+    assert figures_of([stopped], [read]) == []

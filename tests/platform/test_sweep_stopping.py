@@ -59,6 +59,14 @@ def test_a_trial_that_is_not_among_the_best_at_a_rung_stops(mode: str) -> None:
     assert not judge.report("other", "bad", 1, sign * 0.0)
 
 
+def test_a_verdict_stays_for_a_trial_that_was_killed_before_it_could_stop() -> None:
+    judge = halving()
+    for number, value in enumerate([0.3, 0.4, 0.5]):
+        judge.report("g", f"t{number}", 1, value)
+    assert judge.report("g", "bad", 1, 0.1)
+    assert judge.report("g", "bad", 1, 0.1)
+
+
 def test_a_trial_whose_metric_is_not_finite_stops_after_its_grace() -> None:
     judge = halving(grace=3)
     assert [judge.report("g", "t", r, math.nan) for r in (1, 2, 3)] == [False, False, True]
@@ -108,6 +116,14 @@ def test_stopped_trials_stay_in_the_table_and_go_on_when_they_may(
     ends.clear()
     run_sweep(sweep, directory, on_end=ends.append)
     assert ends == []
+
+    # Killed after it was told to stop, and before it could write that down: it is told again.
+    (stopped / STOPPED).unlink()
+    run_sweep(sweep, directory, on_end=ends.append)
+    assert [end.is_stopped for end in ends] == [True]
+    assert pq.read_table(directory / "trials.parquet").to_pylist()[1]["rounds"] == 2
+    assert pq.read_table(stopped / "rounds.parquet")["round"].to_pylist() == [1, 2]
+    ends.clear()
 
     path.write_text(SWEEP.split("[sweep.early_stopping]")[0])
     whole = load_sweep(path)

@@ -164,6 +164,42 @@ def test_early_stopping_ends_a_layer_run(tmp_path: Path) -> None:
     assert run_here(tmp_path, asked)["rounds"] == 1
 
 
+def test_a_run_that_stopped_early_stays_stopped_though_killed_before_its_result(
+    tmp_path: Path,
+) -> None:
+    stopping = {"metric": "server_accuracy", "target": 0.01}
+    asked = experiment(run={"rounds": 4, "early_stopping": stopping})
+    straight = run_here(tmp_path, asked)
+    (tmp_path / "result.json").unlink()
+    resumed = run_here(tmp_path, asked, is_new=False)
+    for key in ("rounds", "metrics", "parameters_sha256", "failed_layers"):
+        assert resumed[key] == straight[key]
+    assert pq.read_table(tmp_path / "rounds.parquet").num_rows == 1
+
+
+def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Path) -> None:
+    asked = experiment(run={"rounds": 3})
+
+    def stop(record) -> None:
+        if record.server_round == 2:
+            raise StopError
+
+    def pool() -> InProcessPool:
+        return InProcessPool(lambda job: job.payload == "block-02")
+
+    straight = run_here(tmp_path / "straight", asked, pool=pool())
+    with pytest.raises(StopError):
+        run_here(tmp_path / "stopped", asked, pool=pool(), callbacks=[stop])
+    resumed = run_here(tmp_path / "stopped", asked, is_new=False)
+    for key in ("metrics", "parameters_sha256", "failed_layers"):
+        assert resumed[key] == straight[key]
+    tables = [pq.read_table(tmp_path / n / "layers.parquet") for n in ("straight", "stopped")]
+    rows = [
+        sorted(zip(t["layer"].to_pylist(), t["round"].to_pylist(), strict=True)) for t in tables
+    ]
+    assert rows[0] == rows[1]
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
