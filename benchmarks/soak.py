@@ -136,14 +136,24 @@ class Nodes:
 
     def kill(self, place: int) -> str:
         """Kill a node without warning; return its id."""
-        lost = self._nodes[place]
+        lost = self._nodes.pop(place)
         self._raylets.remove_node(lost, allow_graceful=False)
         return str(lost.node_id)
 
-    def add(self, place: int) -> str:
-        """Start a node where one was killed; return its id."""
-        self._nodes[place] = self._raylets.add_node(num_cpus=1)
-        return str(self._nodes[place].node_id)
+    @property
+    def alive(self) -> int:
+        """How many nodes there are beside the head."""
+        return len(self._nodes)
+
+    def add(self) -> str | None:
+        """Start a node in place of one that was killed; return its id, or None if it failed."""
+        try:
+            self._nodes.append(self._raylets.add_node(num_cpus=1))
+        except Exception as error:
+            # On a crowded machine a raylet may not be up within Ray's time.
+            logging.getLogger("atoll").warning("no node could be started: %s", error)
+            return None
+        return str(self._nodes[-1].node_id)
 
     def shut_down(self) -> None:
         """Stop all nodes."""
@@ -182,6 +192,8 @@ class Killer:
                 if time.monotonic() >= moment and not run.done():
                     kill()
                     due[kill] = moment + self._every[kill]
+            if self._nodes.alive < self._nodes.count and not run.done():
+                self._add_node()
 
     def _kill_worker(self) -> None:
         pids = self._grid.pool.pids()
@@ -196,11 +208,16 @@ class Killer:
         self._say(f"killed worker with process {pid}")
 
     def _kill_node(self) -> None:
-        place = self._random.randrange(self._nodes.count)
-        lost = self._nodes.kill(place)
+        if self._nodes.alive < 2:
+            return
+        lost = self._nodes.kill(self._random.randrange(self._nodes.alive))
         self.killed["node"] += 1
         self._say(f"killed node {lost[:8]}")
-        self._say(f"added node {self._nodes.add(place)[:8]}")
+
+    def _add_node(self) -> None:
+        added = self._nodes.add()
+        if added is not None:
+            self._say(f"added node {added[:8]}")
 
     def _say(self, what: str) -> None:
         print(f"{time.monotonic() - self._started:7.1f} s: {what}", flush=True)

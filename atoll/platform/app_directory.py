@@ -26,6 +26,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform import flower
 from atoll.platform.exchange import Outcome
 from atoll.platform.grid import RayGrid
+from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.records import round_record
 from atoll.platform.rounds import EvaluateFunction, run_rounds
 from atoll.platform.session import Session
@@ -173,7 +174,8 @@ def run_app(
         The result, as in ``result.json``.
     """
     client_app = partial(load_component, app.directory, app.client_app, ClientApp)
-    with make_grid(client_app) as grid:
+    # In this order: Ray sets a handler of its own when it starts.
+    with make_grid(client_app) as grid, terminated_as_interrupt():
         server_app = load_component(app.directory, app.server_app, ServerApp)
         starts = _Starts(app, grid, session, checkpoint_every)
         with flower.route_start_to(starts.start):

@@ -18,7 +18,7 @@ from atoll.platform.identity import RunIdentity
 from atoll.platform.ledger import CONFIG
 from atoll.platform.observers import Observer
 from atoll.platform.run_lock import RunLock
-from atoll.platform.session import Session, claim_run_directory, terminated_as_interrupt, versions
+from atoll.platform.session import Session, claim_run_directory, versions
 from atoll.platform.source_identity import source_hashes
 from atoll.randomness import derive_seed, seed_everything
 
@@ -117,7 +117,7 @@ def _run(
         lock=lock,
     )
     seed_everything(derive_seed(settings.seed, "server"))
-    with session, terminated_as_interrupt():
+    with session:
         return run_app(
             app, partial(_grid, settings, app), session, checkpoint_every=CHECKPOINT_EVERY
         )

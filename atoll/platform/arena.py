@@ -21,10 +21,10 @@ from atoll.errors import CaptureError, RunDirectoryError
 from atoll.platform.arena_plan import Arena, check_available, jobs_of
 from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.cluster import Cluster
+from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.ledger import read_result
 from atoll.platform.room import Room
 from atoll.platform.run_lock import RunLock
-from atoll.platform.session import terminated_as_interrupt
 from atoll.platform.sweep import OnEnd, is_free, run_sweep
 from atoll.platform.sweep_trials import TRIALS
 

@@ -14,13 +14,13 @@ from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import Federation, check, domain_of, prepare, write_partition
 from atoll.platform.identity import RunIdentity, relevant
+from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.ledger import CONFIG, check_run_directory, read_result
 from atoll.platform.observers import Observer, RoundRecord
 from atoll.platform.run_lock import RunLock
 from atoll.platform.session import (
     Session,
     claim_run_directory,
-    terminated_as_interrupt,
     versions,
 )
 from atoll.platform.source_identity import references_in, source_hashes
@@ -224,12 +224,17 @@ def _run_layers(
 ) -> RunResult:
     from atoll.platform.layers.run import LayerRun, start_workers
 
-    with StartedCluster(experiment) as cluster, terminated_as_interrupt():
+    with StartedCluster(experiment) as cluster:
         federation = prepare(experiment).on(cluster.device)
-        with _session(experiment, federation, lock, is_new, is_given, observers) as session:
+        connection = cluster.connection
+        # Only now: Ray sets a handler of its own when it starts.
+        with (
+            terminated_as_interrupt(),
+            _session(experiment, federation, lock, is_new, is_given, observers) as session,
+        ):
             write_partition(lock.directory, federation, experiment.data.held_out)
             layers = LayerRun(experiment, federation, session, callbacks)
-            pool = start_workers(cluster.connection, experiment.ray, federation, layers.parts)
+            pool = start_workers(connection, experiment.ray, federation, layers.parts)
             try:
                 arrays = layers.run(pool)
             finally:

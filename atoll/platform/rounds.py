@@ -26,6 +26,7 @@ from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.content import copy_config
 from atoll.platform.exchange import Outcome
 from atoll.platform.grid import RayGrid
+from atoll.platform.interrupts import interrupts_held
 from atoll.platform.node_sums import Traffic
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.records import round_record
@@ -258,12 +259,13 @@ class _RoundLoop:
             reason = self._options.stopping.should_stop(record)
         is_last = reason is not None or record.server_round == self._num_rounds
         captured = self._capture(record.server_round, arrays, reason)
-        for observer in self._options.observers:
-            observer.on_round(record)
-        # Only now: an interruption writes the checkpoint, which must not be ahead of the ledger.
-        self._pending = captured
-        if is_last or record.server_round % self._options.checkpoint_every == 0:
-            self._save_pending()
+        with interrupts_held():
+            for observer in self._options.observers:
+                observer.on_round(record)
+            # Only now: what ends the loop writes this, which must not be ahead of the ledger.
+            self._pending = captured
+            if is_last or record.server_round % self._options.checkpoint_every == 0:
+                self._save_pending()
         for callback in self._options.callbacks:
             callback(record)
         if reason is not None:

@@ -9,13 +9,9 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import tomli_w
@@ -234,20 +230,3 @@ class Session:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-@contextmanager
-def terminated_as_interrupt() -> Iterator[None]:
-    """Within this context SIGTERM ends a run as Ctrl-C does: with a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -25,9 +25,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from atoll.errors import RunDirectoryError
 from atoll.platform.atomic import write_text
 from atoll.platform.cluster import Cluster
+from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.room import Room
 from atoll.platform.run_lock import RunLock
-from atoll.platform.session import terminated_as_interrupt
 from atoll.platform.sweep_plan import Sweep, Trial
 from atoll.platform.sweep_results import read_curve, write_results
 from atoll.platform.sweep_stopping import (

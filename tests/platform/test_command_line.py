@@ -208,6 +208,46 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert sha256(directory) == sha256(undisturbed)
 
 
+LAYERS = """
+[run]
+name = "layers"
+rounds = 100000
+[data]
+dataset = "digits"
+clients = 1
+train_examples = 200
+[model]
+name = "noprop-dt"
+block = "small"
+steps = 2
+[layers]
+[ray]
+workers = 1
+"""
+
+
+@pytest.mark.parametrize("what", ["layers", "flower"])
+def test_sigterm_ends_every_kind_of_run_as_ctrl_c_does(tmp_path: Path, what: str) -> None:
+    directory = tmp_path / "run"
+    (tmp_path / "layers.toml").write_text(LAYERS)
+    command = ["run", str(tmp_path / "layers.toml")]
+    if what == "flower":
+        command = ["flower", str(ROOT / "tests/platform/flower_app"), "--workers", "1"]
+        command += ["--run-config", "num-server-rounds=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atoll", *command, "--out", str(directory)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    wait_for(directory / "engine.json")
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"atoll resume {directory}".encode() in errors
+    assert b"SIGTERM received" not in errors
+
+
 def test_a_second_process_is_kept_out(
     experiment: Path, tmp_path: Path, atoll_here: AtollHere
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from atoll.errors import CorruptCheckpointError, RunDirectoryError
 from atoll.platform.checkpoint import CheckpointStore
 from atoll.platform.experiment import Experiment
 from atoll.platform.federation_run import resume, run
+from atoll.platform.interrupts import interrupts_held, terminated_as_interrupt
 from atoll.platform.ledger import Ledger
 
 TABLES: dict[str, Any] = {
@@ -87,6 +89,35 @@ def test_interrupted_as_the_ledger_takes_note_of_a_round(
     resume(tmp_path / "run", workers=2)
     assert result(tmp_path / "run") == result(whole)
     assert rounds(tmp_path / "run") == rounds(whole)
+
+
+def test_an_interruption_waits_for_the_ledger_and_the_round_is_kept(tmp_path: Path) -> None:
+    class Interrupting:
+        def on_start(self, info: Any) -> None: ...
+        def on_end(self, result: Any) -> None: ...
+        def on_round(self, record: Any) -> None:
+            if record.server_round == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            Experiment.from_dict(TABLES), out=tmp_path / "run", observers=lambda _: [Interrupting()]
+        )
+    assert CheckpointStore(tmp_path / "run" / "checkpoints").rounds() == [2, 3]
+    assert [row["round"] for row in rounds(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_who_interrupts_twice_does_not_wait() -> None:
+    done = []
+    with terminated_as_interrupt(), pytest.raises(KeyboardInterrupt), interrupts_held():
+        signal.raise_signal(signal.SIGINT)
+        done.append("first")
+        signal.raise_signal(signal.SIGINT)
+        done.append("second")
+    assert done == ["first"]
+    with terminated_as_interrupt(), interrupts_held():
+        done.append("and nothing is left of it")
+    assert len(done) == 2
 
 
 def test_what_a_killed_process_was_writing_is_cleared_away(copied: Path) -> None:

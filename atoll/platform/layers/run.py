@@ -33,6 +33,7 @@ from atoll.platform.cluster import Cluster
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, LayersSettings, RaySettings
 from atoll.platform.gpu_sharing import GpuSharing
+from atoll.platform.interrupts import interrupts_held
 from atoll.platform.jobs import JobSource
 from atoll.platform.layers.evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.layers.ledger import LayerTable
@@ -282,10 +283,11 @@ class LayerRun:
         )
         self._began = now
         reason = None if self._stopping is None else self._stopping.should_stop(record)
-        self._session.record(record)
-        self._table.flush()
-        self._session.ledger.flush()
-        self._keep(epoch, reason)
+        with interrupts_held():
+            self._session.record(record)
+            self._table.flush()
+            self._session.ledger.flush()
+            self._keep(epoch, reason)
         for callback in self._callbacks:
             callback(record)
         return reason is not None
