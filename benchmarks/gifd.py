@@ -51,6 +51,10 @@ def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
             "inverting-gradients",
             {"steps": given.steps, "restarts": given.restarts},
         ),
+        "Inverting Gradients, GIFD's tv": (
+            "inverting-gradients",
+            {"steps": given.steps, "restarts": given.restarts, "tv": given.tv},
+        ),
         "class mean": ("class-mean", {}),
         "generator sample": ("generator-sample", generator),
         "latent only": ("gifd", {**generator, "stages": 1, "steps": given.steps, "tv": given.tv}),
@@ -87,7 +91,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--restarts", type=int, default=4, help="of every arm")
     parser.add_argument("--radius", type=float, default=0.03, help="of GIFD's l1 ball")
-    parser.add_argument("--tv", type=float, default=1e-3, help="of GIFD and GIAS")
+    parser.add_argument("--tv", type=float, default=1e-3, help="of GIFD, GIAS and an arm")
     parser.add_argument("--arms", nargs="*", help="some of the names only")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
