@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--resize", action="store_true")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--restarts", type=int, default=4, help="of every arm")
-    parser.add_argument("--radius", type=float, default=0.03, help="of GIFD's l1 ball")
+    parser.add_argument("--radius", type=float, default=0.1, help="of GIFD's l1 ball")
     parser.add_argument("--tv", type=float, default=1e-3, help="of GIFD, GIAS and an arm")
     parser.add_argument("--arms", nargs="*", help="some of the names only")
     parser.add_argument("--seed", type=int, default=0)

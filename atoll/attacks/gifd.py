@@ -79,7 +79,7 @@ class GIFD(GeneratorAttack):
     rule: Literal["adam", "signed-adam"] = "adam"
     sphere: bool = True
     ball: bool = True
-    radius: Positive | Numbers = 0.05
+    radius: Positive | Numbers = 0.1
     radius_unit: Literal["mean", "absolute"] = "mean"
     tv: NonNegative = 1e-4
     norm: NonNegative = 1e-6
