@@ -31,6 +31,7 @@ ADAPTIVE = "GIFD, adaptive"
 
 
 def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
+    pixels = {"steps": given.steps, "restarts": given.restarts}
     generator = {
         "generator": given.generator,
         "resize": given.resize,
@@ -47,14 +48,8 @@ def arms(given: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
         "radius": given.radius,
     }
     return {
-        "Inverting Gradients": (
-            "inverting-gradients",
-            {"steps": given.steps, "restarts": given.restarts},
-        ),
-        "Inverting Gradients, GIFD's tv": (
-            "inverting-gradients",
-            {"steps": given.steps, "restarts": given.restarts, "tv": given.tv},
-        ),
+        "Inverting Gradients": ("inverting-gradients", pixels),
+        "Inverting Gradients, GIFD's tv": ("inverting-gradients", {**pixels, "tv": given.tv}),
         "class mean": ("class-mean", {}),
         "generator sample": ("generator-sample", generator),
         "latent only": ("gifd", {**generator, "stages": 1, "steps": given.steps, "tv": given.tv}),

@@ -24,8 +24,8 @@ from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.ledger import read_result
 from atoll.platform.room import Room
-from atoll.platform.run_lock import RunLock
-from atoll.platform.sweep import OnEnd, is_free, run_sweep
+from atoll.platform.run_lock import RunLock, is_free
+from atoll.platform.sweep import OnEnd, run_sweep
 from atoll.platform.sweep_trials import TRIALS
 
 if TYPE_CHECKING:

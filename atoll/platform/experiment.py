@@ -74,6 +74,10 @@ class StrategySettings(Section):
         return dict(self.model_extra or {})
 
 
+# Seconds: nodes of a cloud are set up in minutes.
+NODES_TIMEOUT = 900.0
+
+
 class RaySettings(Section):
     """``[ray]``: the cluster and the workers.
 
@@ -93,7 +97,7 @@ class RaySettings(Section):
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
     threads_per_worker: PositiveInt = 1
     chunk_size: Literal["auto"] | PositiveInt = "auto"
-    nodes_timeout: Annotated[float, Field(gt=0.0)] = 900.0
+    nodes_timeout: Annotated[float, Field(gt=0.0)] = NODES_TIMEOUT
 
 
 class LayersSettings(Section):

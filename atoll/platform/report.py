@@ -79,7 +79,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
     )
     page = environment.get_template("report.html.jinja").render(
         title=directory.resolve().name,
-        headline=headline(directory, result),
+        headline=headline(directory, result or {}),
         finished=result is not None,
         figures=figures,
         statistics=statistic_rows(rounds),
@@ -95,7 +95,8 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
 def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return a run's main figures, named, as a person reads them; as :func:`write_report`."""
     rounds = _table(directory / ROUNDS, pa.schema([("round", pa.int64())]))
-    result = result or read_result(directory) or {}
+    if result is None:
+        result = read_result(directory) or {}
     figures: dict[str, str] = {"rounds": str(len(rounds))}
     if len(rounds):
         last = rounds.slice(len(rounds) - 1).to_pylist()[0]

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.autoscaler import AutoscalerReport, read_report
 from atoll.platform.cluster import Allocation, Cluster
+from atoll.platform.experiment import NODES_TIMEOUT, RaySettings
 from atoll.platform.node_request import Wish
-
-if TYPE_CHECKING:
-    from atoll.platform.experiment import RaySettings
 
 logger = logging.getLogger("atoll")
 
-# Nodes of a cloud are set up in minutes.
-NODES_TIMEOUT = 900.0
 # Seconds that an autoscaler which has just been started is given to say that it is there.
 SILENCE_SECONDS = 10.0
 POLL_SECONDS = 0.5

@@ -5,11 +5,24 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from atoll.errors import RunDirectoryError
 
 LOCK = ".lock"
+
+
+def is_free(directory: Path, left: Collection[str] = ()) -> bool:
+    """Tell whether a directory is new, or holds only what is left by a start that was killed.
+
+    That is hidden files, and those whose names are ``left``.
+    """
+    if not directory.exists():
+        return True
+    return directory.is_dir() and all(
+        path.name.startswith(".") or path.name in left for path in directory.iterdir()
+    )
 
 
 class DirectoryInUseError(RunDirectoryError):

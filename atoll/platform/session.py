@@ -24,7 +24,7 @@ from atoll.platform.identity import IDENTITY, RunIdentity
 from atoll.platform.ledger import CONFIG, Ledger
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.rounds import RoundOptions
-from atoll.platform.run_lock import DirectoryInUseError, RunLock
+from atoll.platform.run_lock import DirectoryInUseError, RunLock, is_free
 
 logger = logging.getLogger("atoll")
 
@@ -92,12 +92,9 @@ def refuse_if_taken(out: Path) -> None:
     RunDirectoryError
         If it is such a one, or no directory.
     """
-    if not out.exists():
-        return
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise RunDirectoryError(f"--out = {str(out)!r}: is a file; expected a new directory")
-    names = {path.name for path in out.iterdir()}
-    if any(name != IDENTITY and not name.startswith(".") for name in names):
+    if not is_free(out, left=(IDENTITY,)):
         raise RunDirectoryError(
             f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
             f"('atoll resume {out}' goes on with a run)"

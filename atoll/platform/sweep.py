@@ -27,7 +27,7 @@ from atoll.platform.atomic import write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.room import Room
-from atoll.platform.run_lock import RunLock
+from atoll.platform.run_lock import RunLock, is_free
 from atoll.platform.sweep_plan import Sweep, Trial
 from atoll.platform.sweep_results import read_curve, write_results
 from atoll.platform.sweep_stopping import (
@@ -118,13 +118,6 @@ def sweep_directory(sweep: Sweep, out: Path | None) -> Path:
             "or this sweep's own"
         )
     return directory
-
-
-def is_free(directory: Path) -> bool:
-    """Tell whether a directory is new, or holds only what is left by a start that was killed."""
-    if not directory.exists():
-        return True
-    return directory.is_dir() and all(path.name.startswith(".") for path in directory.iterdir())
 
 
 def run_sweep(

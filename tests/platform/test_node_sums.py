@@ -130,6 +130,15 @@ def run(cohort: Cohort, nodes: Nodes, values: np.ndarray, draw: Any, lost: int) 
             nodes.end(draw(st.sampled_from(sorted(nodes.running))), cohort, values)
 
 
+def run_in_turn(cohort: Cohort, nodes: Nodes, values: np.ndarray) -> None:
+    """Let every worker that runs end, again and again."""
+    while not cohort.finished:
+        nodes.assign(cohort)
+        assert nodes.running or cohort.finished, "nothing runs, and the cohort is not finished"
+        for worker in sorted(nodes.running):
+            nodes.end(worker, cohort, values)
+
+
 def test_sums_come_to_the_driver_when_idle_workers_go_with_their_node() -> None:
     values = values_of(2, 0)
     nodes = Nodes({"w0": "a", "w1": "a", "w": "driver"})
@@ -141,10 +150,7 @@ def test_sums_come_to_the_driver_when_idle_workers_go_with_their_node() -> None:
             nodes.end(worker, cohort, values)
         # Nobody has begun to add the two sums up when their node goes.
         nodes.lose("a", cohort)
-        while not cohort.finished:
-            nodes.assign(cohort)
-            if nodes.running:
-                nodes.end(min(nodes.running), cohort, values)
+        run_in_turn(cohort, nodes, values)
     np.testing.assert_array_equal(cohort.total.arrays["w"], by_definition(values, (0, 2)))
 
 
@@ -177,10 +183,7 @@ def test_one_sum_a_node_crosses_the_network(count: int, workers: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(node_sums.ray, "get", nodes.get)
         cohort = cohort_of(count, nodes)
-        while not cohort.finished:
-            nodes.assign(cohort)
-            for worker in sorted(nodes.running):
-                nodes.end(worker, cohort, values)
+        run_in_turn(cohort, nodes, values)
     assert cohort.traffic == Traffic(made=count * 40, moved=workers * 40)
     np.testing.assert_array_equal(cohort.total.arrays["w"], by_definition(values, (0, count)))
 
