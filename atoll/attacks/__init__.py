@@ -28,3 +28,6 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "generator-sample": "atoll.attacks.generator_sample:GeneratorSample",
     },
 )
+
+# What comes out of them owes little or nothing to the update; others are held against it.
+FLOORS = frozenset({"random-image", "class-mean", "generator-sample"})

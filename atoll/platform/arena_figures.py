@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from atoll.attacks import FLOORS
 from atoll.attacks.arena.summary import Cell
 from atoll.platform.figures import COLORS
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+GREY = "#868e96"
+DEFENSE_COLORS = (
+    *COLORS,
+    *("#12303a", "#f08c00", "#9c36b5", "#74b816", "#1971c2", "#a61e4d", "#ffa8a8", "#6741d9"),
+    *("#e03131", "#66a80f", "#99e9f2"),
+)
 
 
 def attacker_of(cell: Cell) -> str:
@@ -48,70 +57,110 @@ def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Any:
     return go.Figure([heat], layout=layout)
 
 
-def frontier(cells: Sequence[Cell]) -> Any:
-    """Return accuracy against leakage: a point a defense, that of its strongest attacker.
+def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
+    """Return accuracy against leakage: each defense's strongest attacker, floors set aside.
 
     Parameters
     ----------
     cells : Sequence[Cell]
-        Of one setting; a colour a round.
+        Of one setting. A colour a defense, a symbol a round.
+    metric : str
+        What leakage is measured by: more is worse.
+    title : str
+        The metric with its unit.
 
     Returns
     -------
     Figure or None
-        None where no accuracy is known.
+        None where no accuracy is known, or the metric was not measured.
     """
     import plotly.graph_objects as go
 
-    traces = []
-    for place, server_round in enumerate(dict.fromkeys(cell.server_round for cell in cells)):
-        points = [strongest for strongest in _strongest(cells, server_round) if strongest.accuracy]
-        if not points:
-            continue
-        color = COLORS[place % len(COLORS)]
-        traces.append(
-            go.Scatter(
-                x=[cell.accuracy.mean for cell in points if cell.accuracy],
-                y=[cell.metrics["psnr"].mean for cell in points],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [_width(c, upper=True) for c in points],
-                    "arrayminus": [_width(c, upper=False) for c in points],
-                    "thickness": 1,
-                },
-                text=[cell.defense for cell in points],
-                hovertext=[f"{cell.defense}: {attacker_of(cell)}" for cell in points],
-                mode="markers+text",
-                textposition="top center",
-                name=f"round {server_round}",
-                marker={"size": 9, "color": color, "symbol": SYMBOLS[place % len(SYMBOLS)]},
-            )
-        )
-    if not traces:
+    measured = [cell for cell in cells if cell.accuracy and metric in cell.metrics]
+    floors = [cell for cell in measured if cell.method in FLOORS]
+    attacks = [cell for cell in measured if cell.method not in FLOORS] or floors
+    if not attacks:
         return None
-    return go.Figure(
-        traces,
-        layout=_layout("accuracy of the federation", "PSNR of the strongest attack (dB)"),
+    rounds = sorted({cell.server_round for cell in attacks})
+    symbols = {r: SYMBOLS[place % len(SYMBOLS)] for place, r in enumerate(rounds)}
+    defenses = list(dict.fromkeys(cell.defense for cell in attacks))
+    traces = [
+        _defense_points(_strongest(attacks, defense, metric), metric, color, symbols)
+        for defense, color in zip(defenses, itertools.cycle(DEFENSE_COLORS), strict=False)
+    ]
+    traces += [_round_key(server_round, symbol) for server_round, symbol in symbols.items()]
+    drawn = go.Figure(traces, layout=_layout("accuracy of the federation", title))
+    drawn.update_layout(height=520, legend={"orientation": "v", "x": 1.02, "y": 0.94})
+    if floors and attacks is not floors:
+        highest = max(floors, key=lambda cell: cell.metrics[metric].mean)
+        drawn.add_hline(
+            highest.metrics[metric].mean,
+            line_dash="dot",
+            line_width=1.5,
+            opacity=1.0,
+            line_color=GREY,
+            annotation_text=f"highest floor: {highest.attack}",
+            annotation_position="top left",
+            annotation_font_color=GREY,
+        )
+    return drawn
+
+
+def _strongest(cells: Sequence[Cell], defense: str, metric: str) -> list[Cell]:
+    """Return a defense's cell of the largest mean in each round."""
+    best: dict[int, Cell] = {}
+    for cell in cells:
+        known = best.get(cell.server_round)
+        if cell.defense == defense and (
+            known is None or cell.metrics[metric].mean > known.metrics[metric].mean
+        ):
+            best[cell.server_round] = cell
+    return [best[server_round] for server_round in sorted(best)]
+
+
+def _defense_points(
+    points: Sequence[Cell], metric: str, color: str, symbols: Mapping[int, str]
+) -> Any:
+    import plotly.graph_objects as go
+
+    intervals = [cell.metrics[metric] for cell in points]
+    return go.Scatter(
+        x=[cell.accuracy.mean for cell in points if cell.accuracy],
+        y=[interval.mean for interval in intervals],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [_or_nothing(i.high - i.mean) for i in intervals],
+            "arrayminus": [_or_nothing(i.mean - i.low) for i in intervals],
+            "thickness": 1,
+        },
+        hovertext=[f"{c.defense}, round {c.server_round}: {attacker_of(c)}" for c in points],
+        mode="lines+markers",
+        line={"width": 1, "color": color},
+        name=points[0].defense,
+        marker={
+            "size": 10,
+            "color": color,
+            "symbol": [symbols[cell.server_round] for cell in points],
+        },
     )
 
 
-def _strongest(cells: Sequence[Cell], server_round: int) -> list[Cell]:
-    """Return each defense's cell of the largest mean PSNR in a round."""
-    best: dict[str, Cell] = {}
-    for cell in cells:
-        if cell.server_round != server_round or "psnr" not in cell.metrics:
-            continue
-        known = best.get(cell.defense)
-        if known is None or cell.metrics["psnr"].mean > known.metrics["psnr"].mean:
-            best[cell.defense] = cell
-    return list(best.values())
+def _round_key(server_round: int, symbol: str) -> Any:
+    """Return a line of the legend: which symbol a round has."""
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        name=f"round {server_round}",
+        marker={"size": 10, "color": GREY, "symbol": symbol},
+    )
 
 
-def _width(cell: Cell, *, upper: bool) -> float:
-    interval = cell.metrics["psnr"]
-    width = interval.high - interval.mean if upper else interval.mean - interval.low
-    return width if width == width else 0.0
+def _or_nothing(width: float) -> float:
+    return 0.0 if math.isnan(width) else width
 
 
 def _layout(x_title: str, y_title: str) -> dict[str, Any]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 REPORT, PAGE, PICTURES = "report", "index.html", "pictures"
 
+# What the frontiers show, by the rows' names of it.
+LEAKAGE = {"psnr": "PSNR (dB)", "identified": "share of images identified"}
+
 Images = Mapping[str, "tuple[Tensor, Tensor] | None"]
 
 
@@ -78,9 +81,15 @@ def _figures(cells: Sequence[Cell]) -> list[tuple[str, Any]]:
     figures = []
     for setting in dict.fromkeys(cell.setting for cell in cells):
         own = [cell for cell in cells if cell.setting == setting]
-        frontier_figure = frontier(own)
-        if frontier_figure is not None:
-            figures.append((f"Accuracy and leakage, {setting}", frontier_figure))
+        for metric, title in LEAKAGE.items():
+            frontier_figure = frontier(own, metric, title)
+            if frontier_figure is not None:
+                figures.append(
+                    (
+                        f"Accuracy against {title} by the strongest attack, {setting}",
+                        frontier_figure,
+                    )
+                )
         for server_round in dict.fromkeys(cell.server_round for cell in own):
             of_round = [cell for cell in own if cell.server_round == server_round]
             title = f"Mean PSNR by attack and defense, {setting}, round {server_round}"

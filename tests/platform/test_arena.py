@@ -68,7 +68,8 @@ def test_the_report_opens_offline_and_shows_no_clients_images(
     page = result.report.read_text()
     assert "ig (adaptive)" in page
     assert "informed eavesdropper (defense, training)" in page
-    assert "Accuracy and leakage" in page
+    assert "Accuracy against PSNR (dB) by the strongest attack" in page
+    assert "Accuracy against share of images identified by the strongest attack" in page
     assert "Clients&#39; images are not shown" in page or "Clients' images are not shown" in page
     assert 'src="http' not in page
     assert [p.name for p in result.report.parent.rglob("*")] == ["index.html"]

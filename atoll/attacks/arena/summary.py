@@ -27,7 +27,9 @@ class Cell:
     server_round : int
         When the victims were captured.
     attack, knowledge, defense : str
-        Which.
+        Which, by their labels in the arena.
+    method : str
+        The attack's name in ``atoll list attacks``, or ``module:Class``.
     threat, label_source : str
         What the attacker had, and where its labels came from.
     metrics : dict[str, Interval]
@@ -43,6 +45,7 @@ class Cell:
     attack: str
     knowledge: str
     defense: str
+    method: str
     threat: str
     label_source: str
     metrics: dict[str, Interval]
@@ -76,6 +79,7 @@ def _cell(rows: Sequence[Row]) -> Cell:
         attack=first["attack_label"],
         knowledge=first["knowledge"],
         defense=first["defense"],
+        method=first["attack"],
         threat=first["threat"],
         label_source=first["label_source"],
         metrics=metrics,
