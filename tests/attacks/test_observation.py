@@ -12,6 +12,7 @@ from atoll.attacks.captures import Capture, Content
 from atoll.attacks.observation import ImageSpace, PublicData, observe, used_examples
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.errors import AttackError, CaptureError
+from atoll.platform.attack_run import build_attack
 
 MODEL = {"name": "resnet8", "norm": "batch"}
 FIELD = {
@@ -68,6 +69,18 @@ def test_what_is_granted_but_not_there_is_an_error() -> None:
     without = replace(capture, reply=Content({"arrays": trained}, capture.reply.values))
     with pytest.raises(CaptureError, match="holds no buffers; expected BatchNorm's statistics"):
         observe(without, ThreatModel.of(Capability.BUFFERS), truth=truth)
+
+
+def test_running_statistics_that_are_used_must_be_there() -> None:
+    capture, _ = client_update(MODEL, {"batch_size": 4}, [0, 1])
+    kept = {k: v for k, v in capture.broadcast.items() if "running" not in k}
+    without = replace(capture, sent=Content({"arrays": kept}, capture.sent.values))
+    assert observe(without, ThreatModel.of()).model.batch_norms
+    with pytest.raises(CaptureError, match="lacks '1.running_mean'; expected BatchNorm's stat"):
+        observe(without, ThreatModel.of(), mode="eval")
+    attack = build_attack("gradinversion", {})
+    with pytest.raises(AttackError, match="there are no running statistics of '1'"):
+        attack.check(observe(without, attack.threat))
 
 
 def _without(capture: Capture, name: str) -> Capture:
