@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.attacks.captures import Capture, FederationInfo, Truth
+from atoll.attacks.captures import Capture, FederationInfo, Truth, check_finite
 from atoll.attacks.normalization import Scaling, explain
 from atoll.attacks.victim_model import architecture, has_batch_norm, load_state
-from atoll.attacks.victims import check_labels
+from atoll.attacks.victims import check_truth
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.losses import losses_of, mean_loss
@@ -202,7 +202,7 @@ def _check_replayable(capture: Capture, truth: Truth) -> None:
             f"{where}: the truth has {len(truth.labels)} examples, the client said "
             f"{capture.examples}; expected the same"
         )
-    check_labels(truth.labels, capture)
+    check_truth(truth, capture)
     if is_noprop(capture.federation.model) and not truth.part_seeds:
         raise CaptureError(
             f"{where}: the truth has no seeds of the layers that the client trained; expected one "
@@ -232,11 +232,7 @@ def _update(capture: Capture, module: nn.Module) -> list[Tensor]:
                 f"{capture.directory or capture.name}: the reply's {name!r} has shape "
                 f"{tuple(update[name].shape)}, expected {tuple(sent[name].shape)}"
             )
-        if not bool(update[name].isfinite().all()):
-            raise CaptureError(
-                f"{capture.directory or capture.name}: the reply's {name!r} has values that are "
-                "not finite; expected numbers"
-            )
+        check_finite(update[name], f"{capture.directory or capture.name}: the reply's {name!r}")
     if capture.replies_gradient:
         return [update[name].double() for name in names]
     return [update[name].double() - sent[name].double() for name in names]

@@ -100,6 +100,10 @@ def test_a_capture_without_the_arrays_it_needs_is_refused() -> None:
     changed = replace(capture, reply=Content({"arrays": smaller}, capture.reply.values))
     with pytest.raises(CaptureError, match=r"'1\.weight' has shape \(10, 3\), expected \(10, 64\)"):
         observe(changed, ThreatModel())
+    infinite = {**capture.update, "1.weight": capture.update["1.weight"] / 0}
+    changed = replace(capture, reply=Content({"arrays": infinite}, capture.reply.values))
+    with pytest.raises(CaptureError, match=r"'1\.weight' has values that are not finite"):
+        observe(changed, ThreatModel())
 
 
 def test_normalising_is_undone_and_the_box_is_that_of_images() -> None:
