@@ -66,8 +66,19 @@ class FederationInfo:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FederationInfo:
-        """Read what :meth:`to_json` returned."""
+        """Read what :meth:`to_json` returned.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If something is missing or is not what it should be.
+        """
         channels, height, width = map(int, value["image_shape"])
+        for name in ("mean", "std"):
+            if len(value[name]) != channels:
+                raise ValueError(
+                    f"{name} = {value[name]}: expected a number for each of {channels} channels"
+                )
         return cls(
             dataset=str(value["dataset"]),
             model=ModelSettings.model_validate(value["model"]),
@@ -242,3 +253,15 @@ class Truth:
     def normalized(self, federation: FederationInfo) -> Tensor:
         """Return the images as the client's model saw them, to the bit."""
         return to_tensor(self.pixels.numpy(), federation.mean, federation.std)
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse values that are infinite or not numbers: nothing can be told from them.
+
+    Raises
+    ------
+    CaptureError
+        Naming ``what`` has them.
+    """
+    if not bool(values.isfinite().all()):
+        raise CaptureError(f"{what} has values that are not finite; expected numbers")

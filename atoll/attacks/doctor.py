@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.attacks.captures import Capture, Truth
+from atoll.attacks.captures import Capture, FederationInfo, Truth, check_finite
+from atoll.attacks.normalization import Scaling, explain
 from atoll.attacks.victim_model import architecture, has_batch_norm, load_state
-from atoll.attacks.victims import check_labels
+from atoll.attacks.victims import check_truth
 from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.losses import losses_of, mean_loss
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.passes import BATCH
@@ -70,7 +72,7 @@ class _Replay:
 
     mode: str = "train"
     reduction: str = "mean"
-    normalized: bool = True
+    scaling: Scaling | None = None
 
 
 def diagnose_capture(directory: Path) -> Diagnosis:
@@ -104,47 +106,54 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     missing = sorted(module.state_dict().keys() - capture.broadcast.keys())
     captured = _update(capture, module)
     cosine, ratio = _compare(captured, _replay(capture, truth, module, _Replay()))
-    if cosine >= 1 - COSINE_TOLERANCE and abs(ratio - 1) <= NORM_TOLERANCE:
-        return Diagnosis(True, cosine, ratio, None, "the capture is consistent")
-    for cause, replay, advice in _suspects(capture, module):
-        found, of_norms = _compare(captured, _replay(capture, truth, module, replay))
-        if found >= 1 - COSINE_TOLERANCE and abs(of_norms - 1) <= NORM_TOLERANCE:
+    if _agree(cosine, ratio):
+        also = f", but {_lacks(missing)}" if missing else ""
+        return Diagnosis(True, cosine, ratio, None, f"the capture is consistent{also}")
+    for cause, replay, advice in _suspects(module):
+        if _agree(*_compare(captured, _replay(capture, truth, module, replay))):
             return Diagnosis(False, cosine, ratio, cause, advice)
-    if missing:
+    mods = capture.federation.client.mods
+    # What else may explain the update is not waited for.
+    scaling = _explaining_scaling(capture, truth, module, captured, fits=not missing and not mods)
+    if scaling is not None:
         advice = (
-            f"the broadcast lacks {', '.join(missing[:3])}: BatchNorm's buffers must be captured "
-            "with the parameters"
+            f"the client's model saw images normalised by {scaling}: the capture's mean and std "
+            "must be those that the client normalises by"
         )
-        return Diagnosis(False, cosine, ratio, "missing buffers", advice)
-    if capture.federation.client.mods:
-        mods = ", ".join(as_settings(mod).name for mod in capture.federation.client.mods)
-        advice = f"the client's mods ({mods}) changed the update after training, as they should"
+        return Diagnosis(False, cosine, ratio, "normalisation", advice)
+    if missing:
+        return Diagnosis(False, cosine, ratio, "missing buffers", _lacks(missing))
+    if mods:
+        names = ", ".join(as_settings(mod).name for mod in mods)
+        advice = f"the client's mods ({names}) changed the update after training, as they should"
         return Diagnosis(False, cosine, ratio, "defense", advice)
     advice = "the update is not that of these examples, settings and broadcast parameters"
     return Diagnosis(False, cosine, ratio, "unknown", advice)
 
 
-def _suspects(capture: Capture, module: nn.Module) -> list[tuple[str, _Replay, str]]:
-    """Return the usual mistakes, each with what it looks like."""
-    found = [
-        (
-            "normalisation",
-            _Replay(normalized=False),
-            "the client's model saw pixels in [0, 1]: the capture's mean and std must be those "
-            "that the client normalises by",
-        ),
-    ]
+def _agree(cosine: float, ratio: float) -> bool:
+    return cosine >= 1 - COSINE_TOLERANCE and abs(ratio - 1) <= NORM_TOLERANCE
+
+
+def _lacks(missing: list[str]) -> str:
+    return (
+        f"the broadcast lacks {', '.join(missing[:3])}: BatchNorm's buffers must be captured with "
+        "the parameters"
+    )
+
+
+def _suspects(module: nn.Module) -> list[tuple[str, _Replay, str]]:
+    """Return the usual mistakes of training, each with what it looks like."""
     if isinstance(module, PartialNetwork):
-        return found
-    found.insert(
-        0,
+        return []
+    found = [
         (
             "loss reduction",
             _Replay(reduction="sum"),
             "the client descends the sum of the losses of a batch, not their mean: divide its "
             "learning rate by the batch size, or the update",
-        ),
-    )
+        )
+    ]
     if has_batch_norm(module):
         found.insert(
             0,
@@ -156,6 +165,26 @@ def _suspects(capture: Capture, module: nn.Module) -> list[tuple[str, _Replay, s
             ),
         )
     return found
+
+
+def _explaining_scaling(
+    capture: Capture, truth: Truth, module: nn.Module, captured: list[Tensor], *, fits: bool
+) -> Scaling | None:
+    """Return a normalisation of the images that gives the captured update, if one is found."""
+    info = capture.federation
+    wanted = _flat(captured)
+
+    def update_of(scaling: Scaling) -> Tensor:
+        return _flat(_replay(capture, truth, module, _Replay(scaling=scaling)))
+
+    def explains(update: Tensor) -> bool:
+        return _agree(*_compare(captured, [update]))
+
+    stated = Scaling.of(info.mean, info.std)
+    kept = kept_dataset(info.dataset)
+    own = [] if kept is None else [Scaling.of(kept.mean, kept.std)]
+    candidates = [stated, *(one for one in own if len(one.factor) == len(stated.factor))]
+    return explain(wanted, update_of, explains, candidates, fits=fits)
 
 
 def _check_replayable(capture: Capture, truth: Truth) -> None:
@@ -173,7 +202,7 @@ def _check_replayable(capture: Capture, truth: Truth) -> None:
             f"{where}: the truth has {len(truth.labels)} examples, the client said "
             f"{capture.examples}; expected the same"
         )
-    check_labels(truth.labels, capture)
+    check_truth(truth, capture)
     if is_noprop(capture.federation.model) and not truth.part_seeds:
         raise CaptureError(
             f"{where}: the truth has no seeds of the layers that the client trained; expected one "
@@ -197,6 +226,13 @@ def _update(capture: Capture, module: nn.Module) -> list[Tensor]:
             f"{capture.directory or capture.name}: the reply lacks the arrays {absent[:3]}; "
             "expected one for each parameter of the model"
         )
+    for name in names:
+        if update[name].shape != sent[name].shape:
+            raise CaptureError(
+                f"{capture.directory or capture.name}: the reply's {name!r} has shape "
+                f"{tuple(update[name].shape)}, expected {tuple(sent[name].shape)}"
+            )
+        check_finite(update[name], f"{capture.directory or capture.name}: the reply's {name!r}")
     if capture.replies_gradient:
         return [update[name].double() for name in names]
     return [update[name].double() - sent[name].double() for name in names]
@@ -207,7 +243,7 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
     if isinstance(module, PartialNetwork):
         return _replay_layers(capture, truth, module, how)
     model, info = copy.deepcopy(module), capture.federation
-    images = truth.normalized(info) if how.normalized else truth.images
+    images = _images(truth, info, how)
     objective = _objective(model, images, truth.labels, how)
     parameters = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in parameters]
@@ -231,12 +267,16 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
     return [p.detach().double() - s.double() for p, s in zip(parameters, start, strict=True)]
 
 
+def _images(truth: Truth, info: FederationInfo, how: _Replay) -> Tensor:
+    return truth.normalized(info) if how.scaling is None else how.scaling(truth.images)
+
+
 def _replay_layers(
     capture: Capture, truth: Truth, module: PartialNetwork, how: _Replay
 ) -> list[Tensor]:
     """Return the update of a client that trains layers apart."""
     info = capture.federation
-    images = truth.normalized(info) if how.normalized else truth.images
+    images = _images(truth, info, how)
     training = LayerTraining(
         module.design,
         GivenExamples(images, truth.labels),
@@ -268,11 +308,14 @@ def _objective(model: nn.Module, images: Tensor, labels: Tensor, how: _Replay) -
 
 def _compare(captured: list[Tensor], replayed: list[Tensor]) -> tuple[float, float]:
     """Return the cosine of two updates, and the ratio of their norms."""
-    first = torch.cat([tensor.flatten() for tensor in captured])
-    second = torch.cat([tensor.flatten() for tensor in replayed])
+    first, second = _flat(captured), _flat(replayed)
     norms = float(first.norm()), float(second.norm())
     if norms == (0.0, 0.0):
         return 1.0, 1.0
     if 0.0 in norms or not all(map(math.isfinite, norms)):
         return 0.0, norms[0] / norms[1] if norms[1] else math.inf
     return float(first @ second) / (norms[0] * norms[1]), norms[0] / norms[1]
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])

@@ -59,7 +59,8 @@ class GIFD(GeneratorAttack):
     sphere : bool
         Whether what was drawn from a normal distribution keeps its norm.
     ball : bool
-        Whether stages after the latent stay in an l1 ball around their start.
+        Whether stages after the latent stay in an l1 ball around their start; StyleGAN2's styles
+        and noise maps do in the first stage too.
     radius : float or list[float]
         Of the ball of each image.
     radius_unit : str
@@ -159,7 +160,10 @@ class GIFD(GeneratorAttack):
             row_norms(start) if self.sphere and name in generator.spherical else None
             for name, start in features.free.items()
         ]
-        radii = [self._radius(stage, start) for start in starts]
+        radii = [
+            self._radius(stage, start) if stage or name in generator.bounded_from_start else 0.0
+            for name, start in features.free.items()
+        ]
         if not any(norm is not None for norm in norms) and not any(radii):
             return None
 
@@ -176,7 +180,7 @@ class GIFD(GeneratorAttack):
 
     def _radius(self, stage: int, start: Tensor) -> float:
         """Return the radius of an image's ball, or 0 where there is none."""
-        if not self.ball or stage == 0:
+        if not self.ball:
             return 0.0
         radius = _at(self.radius, stage)
         return radius * start[0].numel() if self.radius_unit == "mean" else radius

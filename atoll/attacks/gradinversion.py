@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import Tensor
+
 from atoll.attacks.attack import NonNegativeFloat, PositiveFloat, Progress, Reconstruction
 from atoll.attacks.matching import squared_l2
 from atoll.attacks.minimize import minimize
@@ -72,7 +74,7 @@ class GradInversion(OptimizationAttack):
         return threat.with_({Capability.BUFFERS}) if self.statistics == "batch" else threat
 
     def check(self, observation: Observation) -> None:
-        """Refuse statistics of a model that has none."""
+        """Refuse statistics of a model or a capture that has none."""
         super().check(observation)
         if self.statistics in ("running", "batch") and not observation.model.batch_norms:
             raise AttackError(
@@ -90,6 +92,8 @@ class GradInversion(OptimizationAttack):
                 "statistics = 'batch': the client takes several steps, and its buffers are of all "
                 "of them; expected 'running'"
             )
+        if self._knows_statistics(observation):
+            self._statistics(observation)
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""
@@ -115,14 +119,22 @@ class GradInversion(OptimizationAttack):
         priors: list[tuple[float, Prior]] = [(self.tv, total_variation), (self.l2, l2_norm)]
         if group.restarts > 1:
             priors.append((self.group, group_consistency(group.restarts)))
-        model = group.first.model
-        if self.statistics != "none" and model.batch_norms and model.is_trained_whole:
+        if self._knows_statistics(group.first):
             statistics = [
-                running_statistics(model, o.sent_buffers)
-                if o.buffers is None
-                else batch_statistics(model, o.sent_buffers, o.buffers)
-                for o in group.observations
+                known
+                for known in map(self._statistics, group.observations)
                 for _ in range(group.restarts)
             ]
-            priors.append((self.batch_norm, batch_norm_statistics(model, statistics)))
+            priors.append((self.batch_norm, batch_norm_statistics(group.first.model, statistics)))
         return priors
+
+    def _knows_statistics(self, observation: Observation) -> bool:
+        model = observation.model
+        return self.statistics != "none" and bool(model.batch_norms) and model.is_trained_whole
+
+    def _statistics(self, observation: Observation) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what each layer's means and variances should be."""
+        model, sent = observation.model, observation.sent_buffers
+        if observation.buffers is None:
+            return running_statistics(model, sent)
+        return batch_statistics(model, sent, observation.buffers)

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from atoll.attacks.captures import Capture, Truth
+from atoll.attacks.captures import Capture, Truth, check_finite
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.attacks.victim_model import BatchNormMode, VictimModel, build_victim
 from atoll.attacks.victim_parts import WHOLE, VictimPart
@@ -308,6 +308,7 @@ def _target(capture: Capture, model: VictimModel, *, knows_rate: bool) -> tuple[
                 f"{capture.directory or capture.name}: the reply's {name!r} has shape "
                 f"{tuple(update[name].shape)}, expected {tuple(parameter.shape)}"
             )
+        check_finite(update[name], f"{capture.directory or capture.name}: the reply's {name!r}")
         if capture.replies_gradient:
             change = update[name].double()
         else:

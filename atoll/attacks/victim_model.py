@@ -30,8 +30,8 @@ class VictimModel:
     module : nn.Module
         The architecture; taken over and changed (use a fresh one).
     state : Mapping[str, Tensor]
-        The broadcast ``state_dict``. Entries of running statistics may be missing: the model's own
-        initial ones stay.
+        The broadcast ``state_dict``. Entries of running statistics may be missing where the mode
+        is "train".
     mode : "train" or "eval"
         Whether BatchNorm normalises by the batch (as clients do in training) or by its running
         statistics. Dropout is off in both: an attacker does not know the mask.
@@ -51,7 +51,7 @@ class VictimModel:
     Raises
     ------
     CaptureError
-        If ``state`` does not fit the architecture.
+        If ``state`` does not fit the architecture, or lacks running statistics that are used.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class VictimModel:
         self.module.eval()
         if mode == "train":
             _normalize_by_batch(self.module)
+        else:
+            _check_statistics(self.module, state)
         for parameter in self.module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         self.parameters = {k: p.detach() for k, p in self.module.named_parameters()}
@@ -213,6 +215,20 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
                 f"expects {tuple(own[name].shape)}"
             )
     module.load_state_dict({**own, **state})
+
+
+def _check_statistics(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuse a state without the running statistics by which BatchNorm normalises."""
+    for name, layer in module.named_modules():
+        if not isinstance(layer, _BATCH_NORM) or layer.running_mean is None:
+            continue
+        prefix = f"{name}." if name else ""
+        for statistic in ("running_mean", "running_var"):
+            if f"{prefix}{statistic}" not in state:
+                raise CaptureError(
+                    f"the capture's model lacks {prefix + statistic!r}; expected BatchNorm's "
+                    "statistics, which are used with --batch-norm eval"
+                )
 
 
 def _normalize_by_batch(module: nn.Module) -> None:

@@ -82,34 +82,47 @@ def read_victims(captures: Sequence[Path]) -> list[Victim]:
     Raises
     ------
     CaptureError
-        If one cannot be read, holds no training message, or its labels are not the model's.
+        If one cannot be read, holds no training message, or its truth does not go with it.
     """
     victims = []
     for path in captures:
-        capture, truth = read_capture(path), used_examples(read_truth(path))
+        capture, truth = read_capture(path), read_truth(path)
         if not capture.message_type.startswith("train"):
             raise CaptureError(
                 f"{path}: is of a {capture.message_type!r} message; expected a training message"
             )
-        check_labels(truth.labels, capture)
-        victims.append(Victim(capture, truth))
+        check_truth(truth, capture)
+        victims.append(Victim(capture, used_examples(truth)))
     return victims
 
 
-def check_labels(labels: Tensor, capture: Capture) -> None:
-    """Refuse labels that the model does not have.
+def check_truth(truth: Truth, capture: Capture) -> None:
+    """Refuse a truth whose parts do not go together, or not with the capture.
 
     Raises
     ------
     CaptureError
-        Naming the first label out of range.
+        Naming what was found, and what was expected.
     """
-    classes = len(capture.federation.classes)
-    outside = labels[(labels < 0) | (labels >= classes)]
-    if len(outside):
+    where, info = capture.directory or capture.name, capture.federation
+    channels, height, width = info.image_shape
+    count, pixels = len(truth.labels), truth.pixels
+    if pixels.dtype != torch.uint8 or pixels.shape != (count, height, width, channels):
         raise CaptureError(
-            f"{capture.directory or capture.name}: has the label {int(outside[0])}; expected 0 to "
-            f"{classes - 1}, of {classes} classes"
+            f"{where}: the truth's pixels are {pixels.dtype} of shape {tuple(pixels.shape)}; "
+            f"expected torch.uint8 of shape {(count, height, width, channels)}, for {count} labels"
+        )
+    outside = [int(i) for batch in truth.batches for i in batch if not 0 <= i < count]
+    if outside:
+        raise CaptureError(
+            f"{where}: a batch of the truth has example {outside[0]}; expected 0 to {count - 1}"
+        )
+    classes = len(info.classes)
+    wrong = truth.labels[(truth.labels < 0) | (truth.labels >= classes)]
+    if len(wrong):
+        raise CaptureError(
+            f"{where}: has the label {int(wrong[0])}; expected 0 to {classes - 1}, of {classes} "
+            "classes"
         )
 
 

@@ -95,12 +95,12 @@ def run_arena(
     Raises
     ------
     AtollError
-        If an attack lacks something that it needs, the directory is in use, or no worker fits on
-        the cluster.
+        If an attack lacks something that it needs or fits no federation, the directory is in use,
+        or no worker fits on the cluster.
     """
     from atoll.attacks.arena.store import JobStore
 
-    check_available(arena.settings)
+    check_available(arena)
     lock = RunLock(directory)
     lock.acquire()
     try:

@@ -18,6 +18,9 @@ from atoll.platform.validation import describe_problems
 
 if TYPE_CHECKING:
     from atoll.attacks.arena.job import Conditions, Job
+    from atoll.attacks.attack import Attack
+    from atoll.attacks.captures import FederationInfo
+    from atoll.platform.experiment import Experiment
 
 
 class ArenaSettings(Section):
@@ -206,8 +209,8 @@ def _check_models(federations: Sweep) -> None:
             raise InvalidExperimentError(f"{error} (arena.defenses.{trial.method})") from None
 
 
-def check_available(settings: ArenaSettings) -> None:
-    """Refuse attacks that need something which is not there, a generator say.
+def check_available(arena: Arena) -> None:
+    """Refuse attacks that need something which is not there, or that fit no federation.
 
     Raises
     ------
@@ -216,12 +219,69 @@ def check_available(settings: ArenaSettings) -> None:
     """
     from atoll.attacks import ATTACKS
 
-    for label, table in settings.attacks.items():
+    for label, table in arena.settings.attacks.items():
         kind = ATTACKS.find(str(table.get("name", label)), f"arena.attacks.{label}.name")
+        attack = kind(**{k: v for k, v in table.items() if k != "name"})
         try:
-            kind(**{k: v for k, v in table.items() if k != "name"}).check_available()
+            attack.check_available()
+            _check_fits_one(arena, attack)
         except AtollError as error:
             raise InvalidExperimentError(f"arena.attacks.{label}: {error}") from error
+
+
+def _check_fits_one(arena: Arena, attack: Attack) -> None:
+    """Refuse an attack that can be run on none of the federations' updates.
+
+    One that fits some of them is run on these; its other jobs fail, and say why.
+    """
+    from atoll.attacks.arena.fit import check_fits
+    from atoll.clients.noprop.settings import is_noprop
+
+    experiments = [trial.experiment for trial in arena.federations.trials]
+    if any(is_noprop(experiment.model) for experiment in experiments):
+        # Which layers a client is sent is known when it is sent them.
+        return
+    problem: AtollError | None = None
+    for federation, examples in _clients_of(experiments):
+        try:
+            check_fits(attack, federation, examples)
+        except AtollError as error:
+            problem = problem or error
+        else:
+            return
+    if problem is not None:
+        raise problem
+
+
+def _clients_of(experiments: Sequence[Experiment]) -> Iterator[tuple[FederationInfo, int]]:
+    """Yield the kinds of clients that there are, with how many examples they have."""
+    seen = set[str]()
+    for experiment in experiments:
+        given = experiment.data.examples_per_client
+        kind = f"{experiment.model!r} {experiment.client!r} {given}"
+        if kind in seen:
+            continue
+        seen.add(kind)
+        info = _info_of(experiment)
+        # Where clients have as many as the partition gives them, some may have but one.
+        yield from ((info, count) for count in ((1, 2) if given is None else (given,)))
+
+
+def _info_of(experiment: Experiment) -> FederationInfo:
+    from atoll.attacks.captures import FederationInfo
+    from atoll.platform.mods import with_references
+
+    dataset = dataset_of(experiment)
+    return FederationInfo(
+        dataset=dataset.name,
+        model=experiment.model,
+        client=with_references(experiment.client),
+        image_shape=dataset.image_shape,
+        classes=dataset.classes,
+        mean=dataset.mean,
+        std=dataset.std,
+        num_rounds=experiment.run.rounds,
+    )
 
 
 def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None) -> list[Job]:

@@ -57,6 +57,10 @@ def test_what_is_not_a_capture_is_refused(folder: Path, tmp_path: Path) -> None:
         find_captures(folder.parents[1], "query.moments")
     with pytest.raises(CaptureError, match="has format 99, expected 1"):
         read_capture(_change(folder, format=99))
+    federation = json.loads((folder / "capture.json").read_text())["federation"]
+    for key in ("mean", "std"):
+        with pytest.raises(CaptureError, match=rf"{key} = .*: expected a number for each of 1 ch"):
+            read_capture(_change(folder, format=1, federation={**federation, key: [0.1, 0.2, 0.3]}))
     with pytest.raises(CaptureError, match=r"not a complete capture \(KeyError: 'sent/arrays/x'"):
         read_capture(_change(folder, format=1, arrays=["sent/arrays/x"]))
     (folder / "messages.safetensors").write_bytes(b"not safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,42 @@ def test_images_that_were_not_normalised_are_named(monkeypatch: pytest.MonkeyPat
     assert (found.consistent, found.cause) == (False, "normalisation")
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.485, 0.229), (0.0, 1 / 255)])
+def test_another_normalisation_at_the_client_is_found(
+    mean: float, std: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import real_updates
+
+    def normalized(pixels: Any, *stated: Any) -> torch.Tensor:
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        return (images - mean) / std
+
+    with monkeypatch.context() as patched:
+        patched.setattr(real_updates, "to_tensor", normalized)
+        capture, truth = client_update({"name": "lenet-sigmoid"}, SETTINGS, list(range(7)))
+    found = diagnose(capture, truth)
+    assert (found.consistent, found.cause) == (False, "normalisation")
+    said = re.search(r"by mean (\S+) and std (\S+?):", found.advice)
+    assert said is not None
+    assert [float(number) for number in said.groups()] == pytest.approx([mean, std], abs=5e-3)
+
+
+@pytest.mark.parametrize("model", [{"name": "lenet"}, BATCH_NORM])
+def test_a_normalisation_that_is_not_the_data_sets_is_named(model: dict[str, Any]) -> None:
+    capture, truth = client_update(model, SETTINGS, list(range(7)))
+    stated = replace(capture.federation, mean=(0.5,), std=(0.5,))
+    found = diagnose(replace(capture, federation=stated), truth)
+    assert (found.consistent, found.cause) == (False, "normalisation")
+
+
+def test_buffers_that_training_does_not_use_are_missed_too() -> None:
+    capture, truth = client_update(BATCH_NORM, SETTINGS, list(range(7)))
+    kept = {k: v for k, v in capture.broadcast.items() if "running" not in k}
+    found = diagnose(replace(capture, sent=Content({"arrays": kept}, capture.sent.values)), truth)
+    assert found.consistent
+    assert "the broadcast lacks 1.running_mean" in found.advice
+
+
 def test_missing_buffers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import real_updates
 
@@ -112,6 +149,20 @@ def test_a_defense_is_named_and_what_is_not_known_is_said_to_be_unknown() -> Non
     found = diagnose(_noised(capture, mods=("arrays_size_mod",)), truth)
     assert (found.consistent, found.cause) == (False, "defense")
     assert diagnose(_noised(capture), truth).cause == "unknown"
+
+
+def _with_reply(capture: Capture, **changed: torch.Tensor) -> Capture:
+    arrays = {**capture.update, **changed}
+    return replace(capture, reply=Content({"arrays": arrays}, capture.reply.values))
+
+
+def test_replies_of_another_shape_or_without_numbers_are_refused() -> None:
+    capture, truth = client_update({"name": "mlp"}, SETTINGS, list(range(7)))
+    name, value = next(iter(capture.update.items()))
+    with pytest.raises(CaptureError, match=r"the reply's .* has shape \(3,\), expected \("):
+        diagnose(_with_reply(capture, **{name: torch.zeros(3)}), truth)
+    with pytest.raises(CaptureError, match="has values that are not finite"):
+        diagnose(_with_reply(capture, **{name: value * torch.nan}), truth)
 
 
 def test_bad_captures_are_refused() -> None:

@@ -236,3 +236,15 @@ def test_a_stage_of_several_tensors_keeps_each_where_it_may_be(victims) -> None:
     torch.testing.assert_close(styles.norm(dim=-1), before[1].norm(dim=-1))
     torch.testing.assert_close(first.norm(dim=(-1, -2)), before[2].norm(dim=(-1, -2)))
     assert not torch.allclose(features.norm(dim=(-1, -2)), before[0].norm(dim=(-1, -2)))
+
+
+def test_styles_and_noise_stay_in_their_balls_from_the_first_stage_on(victims) -> None:
+    attack = GIFD(generator="digit_generator:tiny_stylegan2", radius=0.02, sphere=False)
+    [(_, group)] = attack.groups(observed(attack, victims[:2]), 0)
+    generator = attack.generator_for(group.first)
+    start = draw(generator, group)
+    values = [value + torch.randn_like(value) for value in stack(start, group)]
+    attack._projection(generator, 0, start)(values)
+    for after, before in zip(values, stack(start, group), strict=True):
+        moved = (after - before).flatten(2).abs().mean(2)
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.02))

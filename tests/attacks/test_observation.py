@@ -12,6 +12,7 @@ from atoll.attacks.captures import Capture, Content
 from atoll.attacks.observation import ImageSpace, PublicData, observe, used_examples
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.errors import AttackError, CaptureError
+from atoll.platform.attack_run import build_attack
 
 MODEL = {"name": "resnet8", "norm": "batch"}
 FIELD = {
@@ -70,6 +71,18 @@ def test_what_is_granted_but_not_there_is_an_error() -> None:
         observe(without, ThreatModel.of(Capability.BUFFERS), truth=truth)
 
 
+def test_running_statistics_that_are_used_must_be_there() -> None:
+    capture, _ = client_update(MODEL, {"batch_size": 4}, [0, 1])
+    kept = {k: v for k, v in capture.broadcast.items() if "running" not in k}
+    without = replace(capture, sent=Content({"arrays": kept}, capture.sent.values))
+    assert observe(without, ThreatModel.of()).model.batch_norms
+    with pytest.raises(CaptureError, match="lacks '1.running_mean'; expected BatchNorm's stat"):
+        observe(without, ThreatModel.of(), mode="eval")
+    attack = build_attack("gradinversion", {})
+    with pytest.raises(AttackError, match="there are no running statistics of '1'"):
+        attack.check(observe(without, attack.threat))
+
+
 def _without(capture: Capture, name: str) -> Capture:
     kept = {key: value for key, value in capture.update.items() if key != name}
     return replace(capture, reply=Content({"arrays": kept}, capture.reply.values))
@@ -86,6 +99,10 @@ def test_a_capture_without_the_arrays_it_needs_is_refused() -> None:
     smaller = {**capture.update, "1.weight": torch.zeros(10, 3)}
     changed = replace(capture, reply=Content({"arrays": smaller}, capture.reply.values))
     with pytest.raises(CaptureError, match=r"'1\.weight' has shape \(10, 3\), expected \(10, 64\)"):
+        observe(changed, ThreatModel())
+    infinite = {**capture.update, "1.weight": capture.update["1.weight"] / 0}
+    changed = replace(capture, reply=Content({"arrays": infinite}, capture.reply.values))
+    with pytest.raises(CaptureError, match=r"'1\.weight' has values that are not finite"):
         observe(changed, ThreatModel())
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.arena import run_arena
-from atoll.platform.arena_plan import load_arena
+from atoll.platform.arena_plan import check_available, load_arena
 from atoll.platform.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +41,12 @@ steps = 20
 [arena.defenses.top-k.client]
 mods = [{ name = "top-k", pruned = 0.9 }]
 [arena.defenses.secagg]
+"""
+
+LARGER_GENERATOR = """
+from atoll.attacks.generators.conditional import ConditionalGenerator
+def make(path):
+    return ConditionalGenerator((1, 16, 16), 10, latent=4, width=8)
 """
 
 
@@ -121,3 +127,32 @@ def test_a_generator_that_is_not_there_is_refused_before_anything_runs(
     with pytest.raises(InvalidExperimentError, match=missing):
         run_arena(arena, tmp_path / "arena")
     assert not (tmp_path / "arena").exists()
+
+
+@pytest.mark.parametrize(
+    ("attack", "problem"),
+    [
+        ("linear-layer", "the model's first layer is Conv2d"),
+        ("r-gap", "solves for one image, the client trained on 2"),
+        ("rog]\nfactor = 3", "factor = 3: images of 8x8 pixels cannot be reduced"),
+        (
+            "gifd]\ngenerator = 'larger_generator:make'",
+            "makes images of 1x16x16, and the victims' are 1x8x8",
+        ),
+    ],
+)
+def test_an_attack_that_fits_no_federation_is_refused_before_anything_runs(
+    attack: str, problem: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "larger_generator.py").write_text(LARGER_GENERATOR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    header, _, rest = attack.partition("]")
+    file.write_text(f"{ARENA}[arena.attacks.{header}]{rest}\n")
+    with pytest.raises(InvalidExperimentError, match=rf"arena\.attacks\.{header}: .*{problem}"):
+        run_arena(load_arena(file), tmp_path / "arena")
+    assert not (tmp_path / "arena").exists()
+
+
+def test_an_attack_that_fits_some_of_the_federations_is_accepted(file: Path) -> None:
+    file.write_text(f"{ARENA}[arena.attacks.linear-layer]\n")
+    check_available(load_arena(file, ["arena.grid.model.name=['lenet-sigmoid', 'mlp']"]))

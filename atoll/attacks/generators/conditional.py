@@ -36,7 +36,8 @@ class ConditionalGenerator(StagedGenerator):
     latent : int
         The latent's length.
     width : int
-        Channels at the smallest size, halved at each doubling; a multiple of 8.
+        Channels at the smallest size, a multiple of 8; halved at each doubling, and rounded down to
+        one.
 
     Attributes
     ----------
@@ -68,7 +69,8 @@ class ConditionalGenerator(StagedGenerator):
                 )
             sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
         doublings = len(sizes) - 1
-        widths = [max(width >> doubling, GROUPS) for doubling in range(doublings + 1)]
+        halved = [max(width >> doubling, GROUPS) for doubling in range(doublings + 1)]
+        widths = [size - size % GROUPS for size in halved]
         self.latent = latent
         self.embedding = nn.Embedding(classes, EMBEDDING)
         self.register_buffer("mean", torch.zeros(classes, latent))

@@ -25,6 +25,7 @@ class Resized(StagedGenerator):
         self.generator = generator
         self.stages, self.classes = generator.stages, generator.classes
         self.spherical = generator.spherical
+        self.bounded_from_start = generator.bounded_from_start
         self.image_shape = (generator.image_shape[0], height, width)
 
     def init(self, labels: Tensor, random: RandomState) -> Features:

@@ -49,12 +49,15 @@ class StagedGenerator(nn.Module, ABC):
     spherical : frozenset[str]
         The free tensors whose distribution has its mass near a sphere, as a normal one has: an
         attack may hold them there.
+    bounded_from_start : frozenset[str]
+        The free tensors of stage 0 that an attack with an l1 ball keeps in one at that stage too.
     """
 
     stages: int
     image_shape: tuple[int, int, int]
     classes: int | None = None
     spherical: frozenset[str] = frozenset({"latent"})
+    bounded_from_start: frozenset[str] = frozenset()
 
     @abstractmethod
     def init(self, labels: Tensor, random: RandomState) -> Features:

@@ -163,6 +163,7 @@ class StyleGAN2(StagedGenerator):
         self.image_shape = (channels, size, size)
         self.noise_maps = 2 * len(widths) - 1
         self.spherical = frozenset({"styles", *map(_noise, range(self.noise_maps))})
+        self.bounded_from_start = self.spherical
         self._fit: tuple[Tensor, Tensor] | None = None
 
     def map_latents(self, latents: Tensor) -> Tensor:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
-from atoll.attacks.generators.conditional import LEAK, ConditionalGenerator
+from atoll.attacks.generators.conditional import GROUPS, LEAK, ConditionalGenerator
 from atoll.clients.optimizers import Adam
 from atoll.clients.settings import PositiveInt, Section
 from atoll.randomness import derive_seed
@@ -36,19 +38,20 @@ class TrainingSettings(Section):
     steps, batch_size : int
         Of the optimiser, Adam.
     learning_rate : float
-        Where it starts; it falls along a cosine to 0.
+        Where it starts, > 0; it falls along a cosine to 0.
     latent, width : int
-        See :class:`~atoll.attacks.generators.conditional.ConditionalGenerator`.
+        See :class:`~atoll.attacks.generators.conditional.ConditionalGenerator`; the width is a
+        multiple of 8.
     seed : int
         One seed, one generator.
     """
 
     steps: PositiveInt = 4000
     batch_size: PositiveInt = 64
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     latent: PositiveInt = 64
-    width: PositiveInt = 64
-    seed: int = 0
+    width: Annotated[int, Field(gt=0, multiple_of=GROUPS)] = 64
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Encoder(nn.Module):

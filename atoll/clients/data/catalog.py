@@ -210,6 +210,13 @@ def load_dataset(
     return ImageDataset(target)
 
 
+def kept_dataset(name: str) -> ImageDataset | None:
+    """Return a data set that is in the cache under its name, or None; nothing is fetched."""
+    folder = cache_root() / "datasets" / name.casefold()
+    is_kept = name.casefold() in DATASETS and (folder / "dataset.json").is_file()
+    return ImageDataset(folder) if is_kept else None
+
+
 def _derived(key: str, entry: DatasetEntry, base: ImageDataset, options: Section) -> ImageDataset:
     described = {
         "derivation": DERIVATION,

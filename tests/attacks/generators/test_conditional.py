@@ -24,6 +24,12 @@ def test_every_stage_decodes_to_the_same_image(shape, stages) -> None:
     check_stages(generator, features, images)
 
 
+def test_a_width_that_is_no_power_of_two_is_rounded_as_it_is_halved() -> None:
+    generator = ConditionalGenerator((1, 28, 28), classes=3, latent=4, width=24)
+    images = generator.eval().sample(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
+    assert images.shape == (2, 1, 28, 28)
+
+
 def test_a_latent_stands_for_a_code_of_its_class() -> None:
     generator = ConditionalGenerator((1, 8, 8), 3, latent=5, width=8).eval()
     generator.mean.normal_()
