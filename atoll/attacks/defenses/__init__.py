@@ -19,6 +19,7 @@ REFERENCES: dict[str, str] = {
         "top-k": "pruning:TopK",
         "sign": "quantization:Sign",
         "quantization": "quantization:Quantization",
+        "nearest-quantization": "quantization:NearestQuantization",
         "soteria": "soteria:Soteria",
         "precode": "precode:Precode",
         "outpost": "outpost:Outpost",

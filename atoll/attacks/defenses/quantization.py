@@ -50,44 +50,51 @@ class Sign(Defense):
 
 
 class Quantization(Defense):
-    """Rounds each value to a level between 0 and its tensor's norm (QSGD).
+    """Rounds each value up or down, at random, to a level between 0 and its tensor's norm (QSGD).
 
-    Alistarh et al., 2017: |v| / ||v|| is rounded to a multiple of 1 / levels, up or down at random
-    so that the expectation is v; or to the nearest, where ``stochastic`` is false.
+    Alistarh et al., 2017: |v| / ||v|| becomes a multiple of 1 / levels so that the expectation is
+    v. An attacker who matches that expectation does what he would without the defense: most values
+    lie below the first level, and to round his own to the nearest would make them zeros.
 
     Attributes
     ----------
     levels : int
         How many levels there are above zero.
-    stochastic : bool
-        Whether rounding is random.
     """
 
     name: ClassVar[str] = "quantization"
-    is_mimicked: ClassVar[bool] = True
 
     levels: Annotated[int, Field(gt=0)] = 16
-    stochastic: bool = True
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Quantise."""
-        quantized = []
-        for values in compute(task):
-            step = _step(values.norm(), self.levels)
-            sizes = values.abs() / step
-            if self.stochastic:
-                drawn = torch.rand(values.shape, generator=task.generator).to(values)
-                sizes = (sizes + drawn).floor()
-            else:
-                sizes = sizes.round()
-            quantized.append(values.sign() * sizes * step)
-        return quantized
+        return [self._quantized(values, task) for values in compute(task)]
+
+    def _quantized(self, values: Tensor, task: Task) -> Tensor:
+        step = _step(values.norm(), self.levels)
+        return values.sign() * self.rounded(values.abs() / step, task) * step
+
+    def rounded(self, sizes: Tensor, task: Task) -> Tensor:
+        """Return multiples of a step, not below 0, as whole numbers."""
+        drawn = torch.rand(sizes.shape, generator=task.generator).to(sizes)
+        return (sizes + drawn).floor()
 
     @classmethod
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
         """Read each tensor's step: the largest of which all values are multiples (0 if none is)."""
         steps = [values.new_tensor(common_step(values.detach())) for values in observed]
         return Estimate({"mean step": float(torch.stack(steps).mean())}, steps)
+
+
+class NearestQuantization(Quantization):
+    """Rounds each value to the nearest level: as :class:`Quantization`, but biased."""
+
+    name: ClassVar[str] = "nearest-quantization"
+    is_mimicked: ClassVar[bool] = True
+
+    def rounded(self, sizes: Tensor, task: Task) -> Tensor:
+        """Return multiples of a step, not below 0, as whole numbers."""
+        return sizes.round()
 
     @classmethod
     def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:

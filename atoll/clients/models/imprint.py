@@ -64,7 +64,7 @@ class ImprintBlock(nn.Module):
 def imprint(
     image_shape: tuple[int, int, int],
     classes: int,
-    bins: int = 256,
+    bins: int = 1024,
     base: str = "lenet",
     distribution: Distribution = "normal",
     center: float = 0.0,

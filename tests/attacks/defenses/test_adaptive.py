@@ -47,7 +47,7 @@ def cost_at_the_truth(knowledge: str, *mods: ModSettings) -> float:
         ((mod("top-k", pruned=0.9),), 0.02),
         ((mod("top-k", pruned=0.9, acts_on="step"),), 0.02),
         ((mod("sign"),), 0.1),
-        ((mod("quantization", levels=4, stochastic=False, acts_on="step"),), 0.05),
+        ((mod("nearest-quantization", levels=4, acts_on="step"),), 0.05),
         ((mod("soteria", pruned=0.9),), 0.02),
         ((mod("sign", acts_on="step"), mod("top-k", pruned=0.5, acts_on="step")), 0.1),
     ],

@@ -5,7 +5,12 @@ from hypothesis import strategies as st
 from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.defense import Task
-from atoll.attacks.defenses.quantization import Quantization, Sign, common_step
+from atoll.attacks.defenses.quantization import (
+    NearestQuantization,
+    Quantization,
+    Sign,
+    common_step,
+)
 
 
 def test_signs_are_kept_and_each_tensor_has_one_size() -> None:
@@ -53,5 +58,16 @@ def test_the_step_that_all_values_are_multiples_of(numbers: list[int], step: flo
 
 def test_zeros_have_no_step() -> None:
     assert common_step(torch.zeros(3)) == 0.0
-    estimate = Quantization.estimate([torch.zeros(3)], torch.nn.Identity())
-    assert flat(Quantization.mimic([torch.ones(3)], estimate)).tolist() == [0.0, 0.0, 0.0]
+    estimate = NearestQuantization.estimate([torch.zeros(3)], torch.nn.Identity())
+    assert flat(NearestQuantization.mimic([torch.ones(3)], estimate)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_only_rounding_to_the_nearest_can_be_mimicked() -> None:
+    values = torch.linspace(-1, 1, 11)
+    task = Task([values])
+    sent = NearestQuantization(levels=2).apply(task, lambda task: [values])
+    estimate = NearestQuantization.estimate(sent, torch.nn.Identity())
+    torch.testing.assert_close(NearestQuantization.mimic([values], estimate)[0], sent[0])
+    assert NearestQuantization.is_mimicked
+    assert not Quantization.is_mimicked
+    assert torch.equal(Quantization.mimic([values], estimate)[0], values)
