@@ -13,11 +13,18 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
 
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.noprop.arrays import keys_by_layer, layer_of
 from atoll.errors import InvalidExperimentError
-from atoll.strategies.layerwise.strategy import WEIGHT, Layerwise, _arrays, _metrics_of
+from atoll.strategies.layerwise.strategy import (
+    WEIGHT,
+    Layerwise,
+    _arrays,
+    _is_statistic,
+    _metrics_of,
+)
 
 
 class AsynchronousLayerwise(Layerwise):
@@ -26,7 +33,7 @@ class AsynchronousLayerwise(Layerwise):
     An update's age, for each layer apart, is the number of versions that the layer has gone
     through since it was sent out. The update (trained minus sent) is added to the layer as it is
     now, times ``(1 + age) ** -staleness_exponent``; the layer's strategy then averages the updates
-    of its buffer.
+    of its buffer. BatchNorm's statistics move that share of the way to the client's instead.
 
     Parameters
     ----------
@@ -121,7 +128,9 @@ class AsynchronousLayerwise(Layerwise):
     ) -> dict[str, Any]:
         node, trained = reply.metadata.src_node_id, _arrays(reply)
         change = {
-            key: to_array(np.asarray(view(array) - view(broadcast[key]), np.float32))
+            key: array
+            if _is_statistic(key)
+            else to_array(np.asarray(view(array) - view(broadcast[key]), np.float32))
             for key, array in trained.items()
         }
         metrics = _metrics_of(reply)
@@ -168,7 +177,7 @@ class AsynchronousLayerwise(Layerwise):
         age = 0 if layer is None else self.versions[layer] - update["versions"][layer]
         weight = self.staleness_weight(age)
         moved = {
-            key: to_array(np.asarray(view(now[key]) + weight * view(change)))
+            key: to_array(_moved(key, view(now[key]), view(change), weight))
             for key, change in update["change"].items()
         }
         content = RecordDict(
@@ -178,3 +187,14 @@ class AsynchronousLayerwise(Layerwise):
             }
         )
         return Message(content, update["node"], "train")
+
+
+def _moved(key: str, now: NDArray[Any], change: NDArray[Any], weight: float) -> NDArray[Any]:
+    """Return an array after an update; of a statistic, ``change`` is the client's own value.
+
+    A variance that newer updates have made small would fall below zero if an older one took from
+    it what it had seen it lose; a mean of variances cannot.
+    """
+    if _is_statistic(key):
+        return np.asarray((1 - weight) * now + weight * change)
+    return np.asarray(now + weight * change)
