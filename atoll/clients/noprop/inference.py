@@ -101,7 +101,8 @@ def plan(
         raise ValueError("no block is there")
     count, blocks = steps or settings.steps, design.blocks
     times = [place / count for place in range(count + 1)]
-    owners = [min(int(time * blocks), blocks - 1) for time in times[:-1]]
+    # In whole numbers: 0.29 * 100 is below 29 in floating point.
+    owners = [place * blocks // count for place in range(count)]
     kept = [place for place, owner in enumerate(owners) if owner in available]
     if not kept:
         raise ValueError(f"{count} steps pass none of the blocks {list(available)}")
