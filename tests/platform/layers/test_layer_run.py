@@ -19,6 +19,7 @@ from atoll.platform.layers.messages import counted_messages
 from atoll.platform.layers.run import network_arrays
 from atoll.platform.observers import RunInfo
 from atoll.platform.progress import ConsoleProgress
+from atoll.platform.report import headline
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 BLOCKS = ["block-01", "block-02", "block-03"]
@@ -107,6 +108,11 @@ def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_pat
     assert degraded["failed_layers"] == {"block-02": "3 workers died in its epoch 1"}
     assert len(degraded["metrics"]["server_exits_accuracy"]) == 2
     assert degraded["metrics"]["server_accuracy"] > 0.5
+    shown = headline(tmp_path / "degraded")
+    assert shown["failed layers"] == "block-02"
+    assert "clients seen" not in shown
+    assert "3 workers died in its epoch 1" in (tmp_path / "degraded" / "report.html").read_text()
+    assert headline(tmp_path / "whole")["failed layers"] == "none"
     # The others did not notice.
     others = ["block-01", "block-03"]
     assert hashes(tmp_path / "degraded", others, 4) == hashes(tmp_path / "whole", others, 4)
