@@ -8,16 +8,17 @@ every time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
+from pydantic import Field
 
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.noprop.arrays import keys_by_layer, layer_of
-from atoll.errors import InvalidExperimentError
+from atoll.strategies.fields import Count, NonNegative, check_argument
 from atoll.strategies.layerwise.strategy import (
     WEIGHT,
     Layerwise,
@@ -70,18 +71,9 @@ class AsynchronousLayerwise(Layerwise):
             min_evaluate_nodes,
             min_available_nodes,
         )
-        if not delays or not all(isinstance(d, int) and d >= 1 for d in delays):
-            raise InvalidExperimentError(
-                f"strategy.delays = {list(delays)}: expected whole numbers of rounds from 1"
-            )
-        if buffer_size < 1:
-            raise InvalidExperimentError(
-                f"strategy.buffer_size = {buffer_size}: expected at least 1"
-            )
-        if staleness_exponent < 0:
-            raise InvalidExperimentError(
-                f"strategy.staleness_exponent = {staleness_exponent}: expected 0 or more"
-            )
+        check_argument("delays", delays, Annotated[Sequence[Count], Field(min_length=1)])
+        check_argument("buffer_size", buffer_size, Count)
+        check_argument("staleness_exponent", staleness_exponent, NonNegative)
         self.delays = list(delays)
         self.buffer_size = buffer_size
         self.staleness_exponent = staleness_exponent

@@ -220,12 +220,28 @@ def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Pat
         ({"strategy": {"name": "FedAdam"}}, "strategy.name = 'FedAdam': with \\[layers\\]"),
         ({"model": {"name": "lenet"}}, "model.name = 'lenet': its layers cannot be trained apart"),
         ({"layers": {"baselines": ["bagging"]}}, "layers.baselines = 'bagging'"),
-        ({"client": {"memory_mb": [1.0]}}, "are of a federation"),
+        ({"client": {"memory_mb": [1.0]}}, "client.memory_mb = \\[1.0\\]: is of a federation"),
+        ({"capture": {"nodes": "all", "rounds": [1]}}, "capture: with \\[layers\\] no client"),
+        ({"client": {"proximal_mu": 0.1}}, "client.proximal_mu = 0.1: is of a federation"),
     ],
 )
 def test_bad_input_is_refused_with_its_key(sections, message: str) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
         check(experiment(**sections))
+
+
+@pytest.mark.parametrize("name", ["noprop-ct", "noprop-fm"])
+def test_fewer_steps_than_blocks_are_refused(name: str) -> None:
+    tables = experiment().to_dict()
+    tables["model"] = {"name": name, "steps": 2, "blocks": 5}
+    with pytest.raises(InvalidExperimentError, match="model.steps = 2: inference would pass over"):
+        check(type(experiment()).from_dict(tables))
+
+
+def test_an_unknown_model_with_baselines_is_one_problem() -> None:
+    with pytest.raises(InvalidExperimentError) as caught:
+        experiment(model={"name": "noprop-xt"}, layers={"baselines": ["ensemble"]})
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("dimension", [3, 20])

@@ -101,7 +101,12 @@ def test_updates_under_way_survive_a_checkpoint():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ({"delays": [0]}, "strategy.delays = \\[0\\]"),
+        ({"delays": [0]}, "strategy.delays = \\[0\\]: expected greater than or equal to 1"),
+        ({"delays": []}, "strategy.delays = \\[\\]: expected"),
+        ({"delays": 3}, "strategy.delays = 3: expected"),
+        ({"delays": ["soon"]}, "strategy.delays = \\['soon'\\]: expected a valid integer"),
+        ({"buffer_size": "two"}, "strategy.buffer_size = 'two': expected a valid integer"),
+        ({"staleness_exponent": "no"}, "strategy.staleness_exponent = 'no': expected a valid"),
         ({"buffer_size": 0}, "strategy.buffer_size = 0"),
         ({"staleness_exponent": -1.0}, "strategy.staleness_exponent = -1.0"),
     ],
