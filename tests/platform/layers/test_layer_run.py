@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +18,7 @@ from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.experiment import read_tables
 from atoll.platform.federation import check
 from atoll.platform.layers.messages import counted_messages
-from atoll.platform.layers.run import network_arrays
+from atoll.platform.layers.run import network_arrays, write_manifest
 from atoll.platform.observers import RunInfo
 from atoll.platform.progress import ConsoleProgress
 from atoll.platform.report import headline
@@ -119,6 +121,19 @@ def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_pat
     keys = network_arrays(tmp_path / "degraded")
     assert not any(key.startswith("blocks.1.") for key in keys)
     assert whole["parameters_sha256"] != degraded["parameters_sha256"]
+
+
+def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_path: Path) -> None:
+    pool = InProcessPool(lambda job: job.payload == "block-02" and job.arguments[4] == 2)
+    run_here(tmp_path, experiment(run={"rounds": 3}), pool=pool)
+    found = json.loads((tmp_path / "layers" / "manifest.json").read_text())
+    epochs = {name: part["epoch"] for name, part in found.items()}
+    assert epochs == {"block-01": 3, "block-03": 3, "head": 3, "shared": 0}
+    # A part may have gone on when the run stopped.
+    ahead = tmp_path / found["block-01"]["file"]
+    shutil.copy(ahead, ahead.with_name("epoch-000004.safetensors"))
+    write_manifest(tmp_path)
+    assert json.loads((tmp_path / "layers" / "manifest.json").read_text()) == found
 
 
 def test_a_loss_that_is_not_finite_fails_its_block_only(
