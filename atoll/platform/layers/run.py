@@ -208,7 +208,12 @@ class LayerRun:
                 parameters=network.blocks * per_block,
                 strategy=self._experiment.model.name,
                 members="layers",
-                notes=[f"training: {barrier}", f"baselines: {', '.join(self._baselines) or '-'}"],
+                notes=[
+                    f"training: {barrier}",
+                    "accuracy: inference without noise; stochastic: with noise, as in the paper; "
+                    f"mean of runs: of {network.settings.mean_of} with noise",
+                    f"baselines: {', '.join(self._baselines) or '-'}",
+                ],
             )
         )
 

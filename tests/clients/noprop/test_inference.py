@@ -93,6 +93,8 @@ def test_blocks_of_intervals_own_their_steps_and_a_missing_one_is_jumped_over(na
     assert degraded[1].end == degraded[2].start == steps[4].start
     with pytest.raises(ValueError, match="no block"):
         plan(made, shared, [])
+    with pytest.raises(ValueError, match="0 steps: expected at least 1"):
+        plan(made, shared, [0, 1, 2, 3], 0)
 
 
 @pytest.mark.parametrize("blocks", [7, 49, 100])

@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from layer_runs import InProcessPool, experiment, hashes, run_here
 from rich.console import Console
 
+from atoll.clients.data import domains
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.noprop.inference import Inference, Noise
+from atoll.clients.noprop.network import noprop_dt
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.experiment import read_tables
-from atoll.platform.federation import check
+from atoll.platform.federation import check, prepare
 from atoll.platform.layers.messages import counted_messages
 from atoll.platform.layers.run import network_arrays, write_manifest
 from atoll.platform.observers import RunInfo
@@ -123,6 +129,27 @@ def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_pat
     assert whole["parameters_sha256"] != degraded["parameters_sha256"]
 
 
+def test_a_trained_network_takes_fewer_steps_and_exits_early(tmp_path: Path) -> None:
+    asked = experiment(run={"rounds": 4})
+    metrics = run_here(tmp_path, asked)["metrics"]
+    network = noprop_dt((1, 8, 8), 10, **asked.model.arguments).eval()
+    ModelArrays(network).load(network_arrays(tmp_path))
+    dataset = prepare(asked).dataset
+    chosen = domains.test_sets(dataset, (), asked.data.test_examples).indices[0]
+    images = to_tensor(dataset.test.images[chosen], dataset.mean, dataset.std)
+    blocks = dict(enumerate(network.blocks))
+    accuracies = []
+    for some, steps in ((blocks, None), ({0: blocks[0], 1: blocks[1]}, None), (blocks, 2)):
+        inference = Inference(network.design, network.shared, some, steps)
+        noise = Noise(asked.run.seed, 0, int(chosen[0]))
+        with torch.no_grad():
+            said = inference.logits(inference.features(images), noise).argmax(1)
+        accuracies.append(float((said.numpy() == dataset.test.labels[chosen]).mean()))
+    exits = metrics["server_exits_accuracy"]
+    assert accuracies[:2] == pytest.approx([exits[2], exits[1]])
+    assert accuracies[2] > 0.5
+
+
 def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_path: Path) -> None:
     pool = InProcessPool(lambda job: job.payload == "block-02" and job.arguments[4] == 2)
     run_here(tmp_path, experiment(run={"rounds": 3}), pool=pool)
@@ -137,7 +164,7 @@ def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_pa
 
 
 def test_a_loss_that_is_not_finite_fails_its_block_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from atoll.clients.noprop import parts
 
@@ -150,6 +177,7 @@ def test_a_loss_that_is_not_finite_fails_its_block_only(
     monkeypatch.setattr(parts.BlockObjective, "__call__", broken)
     result = run_here(tmp_path, experiment())
     assert result["failed_layers"] == {"block-01": "FloatingPointError: the loss of epoch 1 is nan"}
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_run_of_which_every_block_fails_is_an_error(tmp_path: Path) -> None:
