@@ -357,12 +357,18 @@ def _impossible_in_a_layer_run(experiment: Experiment, layers: LayersSettings) -
             f"data.clients = {experiment.data.clients}: with [layers] all data are in one place; "
             "expected 1"
         )
-    if client.proximal_mu or client.mods or client.memory_mb:
+    for key in ("proximal_mu", "mods", "memory_mb"):
+        value = getattr(client, key)
+        if value:
+            shown = list(value) if isinstance(value, tuple) else value
+            problems.append(
+                f"client.{key} = {shown}: is of a federation; expected none with [layers]"
+            )
+    if experiment.capture is not None:
         problems.append(
-            "client.proximal_mu, client.mods and client.memory_mb: are of a federation; expected "
-            "none of them with [layers]"
+            "capture: with [layers] no client sends anything; expected one of the two sections"
         )
-    if "ensemble" in layers.baselines and model.name.casefold() != "noprop-dt":
+    if is_noprop(model) and "ensemble" in layers.baselines and model.name.casefold() != "noprop-dt":
         problems.append(
             "layers.baselines has 'ensemble': it is of as many first blocks as NoProp-DT has "
             f"blocks; expected 'chain' and 'cnn' with model.name = {model.name!r}"

@@ -91,8 +91,7 @@ def _mean_reply(
     if not summed or total.weight == 0.0:
         return []
     assert exchange.weighted_by is not None
-    _keep_common_metrics([outcome for _, outcome in summed])
-    rows: list[Any] = [outcome.metrics for _, outcome in summed]
+    rows: list[Any] = _keep_common_metrics([outcome for _, outcome in summed])
     metrics: Metrics = {exchange.weighted_by: sum(row[exchange.weighted_by] for row in rows)}
     metrics.update(mean_metrics(rows, exchange.weighted_by))
     request, first = summed[0]
@@ -102,18 +101,22 @@ def _mean_reply(
     return [flower.reply(request, content, _reply_id(request))]
 
 
-def _keep_common_metrics(outcomes: list[Outcome]) -> None:
+def _keep_common_metrics(outcomes: list[Outcome]) -> list[Metrics]:
     """Leave out metrics that not every reply has alike: strategies average them over all replies.
 
-    Alike are numbers, and lists of one length.
+    Alike are numbers, and lists of one length. The outcomes keep all of them, for the ledger.
+
+    Returns
+    -------
+    list[Metrics]
+        What is left, of each outcome that has metrics.
     """
     replied = [outcome for outcome in outcomes if outcome.metrics is not None]
     kinds = {_kinds(outcome.metrics or {}) for outcome in replied}
     if len(kinds) <= 1:
-        return
+        return [outcome.metrics or {} for outcome in replied]
     common = frozenset(name for name, _ in frozenset.intersection(*kinds))
     for outcome in replied:
-        outcome.metrics = _only(outcome.metrics or {}, common)
         if outcome.records is not None:
             outcome.records = PackedRecords(
                 tuple(
@@ -121,6 +124,7 @@ def _keep_common_metrics(outcomes: list[Outcome]) -> None:
                     for name, kind, body in outcome.records.records
                 )
             )
+    return [_only(outcome.metrics or {}, common) for outcome in replied]
 
 
 def _kinds(metrics: Metrics) -> frozenset[tuple[str, int | None]]:

@@ -74,6 +74,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
             *all_figures(rounds, clients, partition, layers),
         ]
     ]
+    faults = _failed_layers(layers) if len(layers) else _faults(clients)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
     )
@@ -83,8 +84,9 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
         finished=result is not None,
         figures=figures,
         statistics=statistic_rows(rounds),
-        faults=_faults(clients),
-        reasons=Counter(row["reason"] for row in _faults(clients)).most_common(),
+        members="layer" if len(layers) else "client",
+        faults=faults,
+        reasons=Counter(row["reason"] for row in faults).most_common(),
         config=(directory / CONFIG).read_text(errors="replace"),
         plotly=plotly.offline.get_plotlyjs(),
     )
@@ -103,13 +105,25 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
         for key, value in last.items():
             if key.endswith(("accuracy", "loss")) and isinstance(value, float):
                 figures[key.replace("_", " ")] = f"{value:.4f}"
-    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
-    figures["clients seen"] = str(len(set(clients.column("node_id").to_pylist())))
-    figures["client errors"] = str(pc.sum(pc.equal(clients.column("status"), "error")).as_py() or 0)
+    figures |= _of_members(directory)
     if "wall_seconds" in result:
         figures["seconds"] = f"{result['wall_seconds']:.1f}"
         figures["parameters sha256"] = result["parameters_sha256"]
     return figures
+
+
+def _of_members(directory: Path) -> dict[str, str]:
+    """Return how many clients there were and failed, or in a layer run which parts failed."""
+    layers = _table(directory / LAYERS, pa.schema([]))
+    if len(layers):
+        failed = [row["node_id"] for row in _failed_layers(layers)]
+        return {"failed layers": ", ".join(failed) or "none"}
+    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    errors = pc.sum(pc.equal(clients.column("status"), "error")).as_py() or 0
+    return {
+        "clients seen": str(len(set(clients.column("node_id").to_pylist()))),
+        "client errors": str(errors),
+    }
 
 
 def _table(path: Path, empty: pa.Schema) -> pa.Table:
@@ -129,3 +143,16 @@ def _faults(clients: pa.Table) -> list[dict[str, Any]]:
     rows = clients.filter(pc.field("status") == "error").slice(0, MAX_FAULTS)
     chosen: list[dict[str, Any]] = rows.select(["round", "phase", "node_id", "reason"]).to_pylist()
     return chosen
+
+
+def _failed_layers(layers: pa.Table) -> list[dict[str, Any]]:
+    rows = layers.filter(pc.field("status") == "error").to_pylist()
+    return [
+        {
+            "round": row["round"],
+            "phase": "train",
+            "node_id": row["layer"],
+            "reason": row["reason"],
+        }
+        for row in rows
+    ]

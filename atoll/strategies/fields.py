@@ -26,18 +26,32 @@ def check_fields(strategy: Any) -> None:
         expected ...``.
     """
     for field in dataclasses.fields(strategy):
-        value = getattr(strategy, field.name)
-        try:
-            _adapter(type(strategy), field.name).validate_python(value)
-        except ValidationError as error:
-            found = [problem["msg"] for problem in error.errors(include_url=False)]
-            expected = " or ".join(text.removeprefix("Input should be ") for text in found)
-            expected = expected[:1].lower() + expected[1:]
-            raise InvalidExperimentError(
-                f"strategy.{field.name} = {value!r}: expected {expected}"
-            ) from None
+        hint = get_type_hints(type(strategy), include_extras=True)[field.name]
+        check_argument(field.name, getattr(strategy, field.name), hint)
 
 
-def _adapter(kind: type, name: str) -> TypeAdapter[Any]:
-    hint = get_type_hints(kind, include_extras=True)[name]
-    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+def check_argument(name: str, value: object, kind: Any) -> None:
+    """Check one argument of a strategy.
+
+    Parameters
+    ----------
+    name : str
+        The argument's.
+    value : object
+        What it was given.
+    kind : type
+        What it is to be, with its range: :data:`Count`, say.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the value is not of that kind: ``strategy.<name> = <value>: expected ...``.
+    """
+    config = ConfigDict(strict=True, allow_inf_nan=False)
+    try:
+        TypeAdapter(kind, config=config).validate_python(value)
+    except ValidationError as error:
+        found = [problem["msg"] for problem in error.errors(include_url=False)]
+        expected = " or ".join(text.removeprefix("Input should be ") for text in found)
+        expected = expected[:1].lower() + expected[1:]
+        raise InvalidExperimentError(f"strategy.{name} = {value!r}: expected {expected}") from None

@@ -91,7 +91,7 @@ def plan(
     Raises
     ------
     ValueError
-        If no block is there, or DT has fewer blocks than steps.
+        If no block is there, there are fewer than 1 steps, or DT has fewer blocks than steps.
     """
     if design.variant == "dt":
         return _discrete_plan(design, available, steps)
@@ -99,9 +99,12 @@ def plan(
     assert isinstance(settings, ContinuousSettings)
     if not available:
         raise ValueError("no block is there")
-    count, blocks = steps or settings.steps, design.blocks
+    count, blocks = settings.steps if steps is None else steps, design.blocks
+    if count < 1:
+        raise ValueError(f"{count} steps: expected at least 1")
     times = [place / count for place in range(count + 1)]
-    owners = [min(int(time * blocks), blocks - 1) for time in times[:-1]]
+    # In whole numbers: 0.29 * 100 is below 29 in floating point.
+    owners = [place * blocks // count for place in range(count)]
     kept = [place for place, owner in enumerate(owners) if owner in available]
     if not kept:
         raise ValueError(f"{count} steps pass none of the blocks {list(available)}")

@@ -98,7 +98,10 @@ class Design:
 
     @property
     def has_head(self) -> bool:
-        """Whether a linear layer reads the label from z_T (else it is the nearest embedding)."""
+        """Whether there is a linear layer on z_T: DT and CT read the label from it.
+
+        FM reads the nearest embedding; where it trains embeddings, the layer keeps them apart.
+        """
         return self.variant != "fm" or self.settings.embedding_is_trained
 
     def make_block(self) -> Block:
@@ -129,7 +132,7 @@ class SharedPart(nn.Module):
     embedding : Tensor
         Shape (classes, dimension): a buffer, or a parameter where it is trained.
     head : nn.Linear or None
-        Reads the label from z_T.
+        Reads the label from z_T; FM's is of training only, and keeps classes apart.
     schedule : LearnedSchedule or None
         CT's.
     """
@@ -145,6 +148,7 @@ class SharedPart(nn.Module):
         else:
             self.register_buffer("embedding", rows)
         self.head = _nearest(rows) if design.has_head else None
+        self._reads_nearest = design.variant == "fm"
         self.schedule = LearnedSchedule() if design.variant == "ct" else None
 
     def set_embedding(self, rows: Tensor) -> None:
@@ -157,9 +161,9 @@ class SharedPart(nn.Module):
     def read(self, z: Tensor) -> Tensor:
         """Return the logits of the label that latents of the last level hold.
 
-        Without a head they are minus the squared distances to the embeddings.
+        Without a head, and in FM, they are minus the squared distances to the embeddings.
         """
-        if self.head is not None:
+        if self.head is not None and not self._reads_nearest:
             return self.head(z)  # type: ignore[no-any-return]
         return -(z.unsqueeze(1) - self.embedding).square().sum(-1)
 

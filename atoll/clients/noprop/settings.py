@@ -85,7 +85,7 @@ class ContinuousSettings(NoPropSettings):
     blocks : int
         How many equal intervals [0, 1] is cut into, each with a network of its own.
     steps : int
-        Steps of inference.
+        Steps of inference, at least one a block.
     """
 
     norm: Literal["batch", "group", "none"] = "none"
@@ -159,6 +159,7 @@ def parse_model(model: ModelSettings, classes: int | None = None) -> NoPropSetti
         lines = [_line(problem, kind, model.name) for problem in error.errors(include_url=False)]
         raise InvalidExperimentError("\n".join(lines)) from None
     _check_dimension(settings, classes)
+    _check_steps(settings)
     return settings
 
 
@@ -180,6 +181,14 @@ def _check_dimension(settings: NoPropSettings, classes: int | None) -> None:
         raise InvalidExperimentError(
             f"model.dimension = {dimension}: {classes} orthogonal embeddings are at least "
             f"{classes} wide; expected {classes} or more"
+        )
+
+
+def _check_steps(settings: NoPropSettings) -> None:
+    if isinstance(settings, ContinuousSettings) and settings.steps < settings.blocks:
+        raise InvalidExperimentError(
+            f"model.steps = {settings.steps}: inference would pass over some of model.blocks = "
+            f"{settings.blocks}; expected at least as many"
         )
 
 

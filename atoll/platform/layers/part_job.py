@@ -122,7 +122,9 @@ def train_part(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        traceback.print_exc()
+        if not isinstance(error, FloatingPointError):
+            # A loss that diverged is no fault of the code, and the reason says it all.
+            traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return PartReport(name, epoch, "error", reason, process=os.getpid())
 

@@ -208,7 +208,12 @@ class LayerRun:
                 parameters=network.blocks * per_block,
                 strategy=self._experiment.model.name,
                 members="layers",
-                notes=[f"training: {barrier}", f"baselines: {', '.join(self._baselines) or '-'}"],
+                notes=[
+                    f"training: {barrier}",
+                    "accuracy: inference without noise; stochastic: with noise, as in the paper; "
+                    f"mean of runs: of {network.settings.mean_of} with noise",
+                    f"baselines: {', '.join(self._baselines) or '-'}",
+                ],
             )
         )
 
@@ -339,16 +344,24 @@ def network_arrays(directory: Path) -> ArrayRecord:
 
 
 def write_manifest(directory: Path) -> Path:
-    """Write which files a layer run's network consists of, with their hashes."""
-    files = PartFiles(directory / PARTS)
-    found = {}
+    """Write which files a layer run's parts are in, with their hashes.
+
+    Parts that failed are not among them. The files are those of the last epoch recorded, or of
+    the shared part where it stays as it was made: parts can be ahead where a run stops early.
+    """
+    files, found = PartFiles(directory / PARTS), {}
+    checkpoint = CheckpointStore(directory / "checkpoints").latest()
+    recorded = 0 if checkpoint is None else checkpoint.server_round
+    failed = {} if checkpoint is None else checkpoint.tree["failed"]
     for folder in sorted(path for path in files.directory.iterdir() if path.is_dir()):
-        epoch = files.epochs(folder.name)[-1]
-        path = files.path(folder.name, epoch)
+        epochs = [epoch for epoch in files.epochs(folder.name) if epoch <= recorded]
+        if folder.name in failed or not epochs:
+            continue
+        path = files.path(folder.name, epochs[-1])
         found[folder.name] = {
-            "epoch": epoch,
+            "epoch": epochs[-1],
             "file": str(path.relative_to(directory)),
-            "sha256": files.sha256(folder.name, epoch),
+            "sha256": files.sha256(folder.name, epochs[-1]),
         }
     target = directory / PARTS / "manifest.json"
     write_json(target, found)

@@ -8,16 +8,24 @@ every time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
+from pydantic import Field
 
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.noprop.arrays import keys_by_layer, layer_of
-from atoll.errors import InvalidExperimentError
-from atoll.strategies.layerwise.strategy import WEIGHT, Layerwise, _arrays, _metrics_of
+from atoll.strategies.fields import Count, NonNegative, check_argument
+from atoll.strategies.layerwise.strategy import (
+    WEIGHT,
+    Layerwise,
+    _arrays,
+    _is_statistic,
+    _metrics_of,
+)
 
 
 class AsynchronousLayerwise(Layerwise):
@@ -26,7 +34,7 @@ class AsynchronousLayerwise(Layerwise):
     An update's age, for each layer apart, is the number of versions that the layer has gone
     through since it was sent out. The update (trained minus sent) is added to the layer as it is
     now, times ``(1 + age) ** -staleness_exponent``; the layer's strategy then averages the updates
-    of its buffer.
+    of its buffer. BatchNorm's statistics move that share of the way to the client's instead.
 
     Parameters
     ----------
@@ -63,18 +71,9 @@ class AsynchronousLayerwise(Layerwise):
             min_evaluate_nodes,
             min_available_nodes,
         )
-        if not delays or not all(isinstance(d, int) and d >= 1 for d in delays):
-            raise InvalidExperimentError(
-                f"strategy.delays = {list(delays)}: expected whole numbers of rounds from 1"
-            )
-        if buffer_size < 1:
-            raise InvalidExperimentError(
-                f"strategy.buffer_size = {buffer_size}: expected at least 1"
-            )
-        if staleness_exponent < 0:
-            raise InvalidExperimentError(
-                f"strategy.staleness_exponent = {staleness_exponent}: expected 0 or more"
-            )
+        check_argument("delays", delays, Annotated[Sequence[Count], Field(min_length=1)])
+        check_argument("buffer_size", buffer_size, Count)
+        check_argument("staleness_exponent", staleness_exponent, NonNegative)
         self.delays = list(delays)
         self.buffer_size = buffer_size
         self.staleness_exponent = staleness_exponent
@@ -121,7 +120,9 @@ class AsynchronousLayerwise(Layerwise):
     ) -> dict[str, Any]:
         node, trained = reply.metadata.src_node_id, _arrays(reply)
         change = {
-            key: to_array(np.asarray(view(array) - view(broadcast[key]), np.float32))
+            key: array
+            if _is_statistic(key)
+            else to_array(np.asarray(view(array) - view(broadcast[key]), np.float32))
             for key, array in trained.items()
         }
         metrics = _metrics_of(reply)
@@ -168,7 +169,7 @@ class AsynchronousLayerwise(Layerwise):
         age = 0 if layer is None else self.versions[layer] - update["versions"][layer]
         weight = self.staleness_weight(age)
         moved = {
-            key: to_array(np.asarray(view(now[key]) + weight * view(change)))
+            key: to_array(_moved(key, view(now[key]), view(change), weight))
             for key, change in update["change"].items()
         }
         content = RecordDict(
@@ -178,3 +179,14 @@ class AsynchronousLayerwise(Layerwise):
             }
         )
         return Message(content, update["node"], "train")
+
+
+def _moved(key: str, now: NDArray[Any], change: NDArray[Any], weight: float) -> NDArray[Any]:
+    """Return an array after an update; of a statistic, ``change`` is the client's own value.
+
+    A variance that newer updates have made small would fall below zero if an older one took from
+    it what it had seen it lose; a mean of variances cannot.
+    """
+    if _is_statistic(key):
+        return np.asarray((1 - weight) * now + weight * change)
+    return np.asarray(now + weight * change)

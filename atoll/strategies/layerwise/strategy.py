@@ -18,13 +18,14 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.noprop.arrays import keys_by_layer
 from atoll.clients.noprop.client import CAPACITY
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.fields import Count, check_argument
 from atoll.strategies.layerwise.assignment import deal_layers
 
 logger = logging.getLogger("atoll")
@@ -102,9 +103,12 @@ class Layerwise(FedAvg):
         min_evaluate_nodes: int = 1,
         min_available_nodes: int = 1,
     ) -> None:
-        if layers_per_client is not None and layers_per_client < 1:
+        if layers_per_client is not None:
+            check_argument("layers_per_client", layers_per_client, Count)
+        if strategy is not None and not isinstance(strategy, Strategy):
             raise InvalidExperimentError(
-                f"strategy.layers_per_client = {layers_per_client}: expected at least 1"
+                f"strategy.strategy = {strategy!r}: expected the table of a strategy, "
+                "{ name = 'FedAvg' } say"
             )
         if strategy is not None and not isinstance(strategy, FedAvg):
             raise InvalidExperimentError(

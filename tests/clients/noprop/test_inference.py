@@ -93,6 +93,24 @@ def test_blocks_of_intervals_own_their_steps_and_a_missing_one_is_jumped_over(na
     assert degraded[1].end == degraded[2].start == steps[4].start
     with pytest.raises(ValueError, match="no block"):
         plan(made, shared, [])
+    with pytest.raises(ValueError, match="0 steps: expected at least 1"):
+        plan(made, shared, [0, 1, 2, 3], 0)
+
+
+@pytest.mark.parametrize("blocks", [7, 49, 100])
+def test_every_step_is_of_the_block_whose_interval_it_starts_in(blocks):
+    made, shared = parts("noprop-fm", blocks=blocks, steps=1000)
+    for place, step in enumerate(plan(made, shared, range(blocks))):
+        assert step.block * 1000 <= place * blocks < (step.block + 1) * 1000
+
+
+def test_flow_matching_reads_the_nearest_embedding_though_it_trains_a_head():
+    _, shared = parts("noprop-fm", embedding="learned", dimension=20)
+    with torch.no_grad():
+        shared.head.bias.copy_(torch.arange(10.0))
+    z = shared.embedding.detach() + 0.01
+    assert (shared.read(z).argmax(1) == torch.arange(10)).all()
+    assert (shared.head(z).argmax(1) != torch.arange(10)).any()
 
 
 def test_continuous_steps_go_along_the_learned_schedule():

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from layer_runs import InProcessPool, experiment, hashes, run_here
 from rich.console import Console
 
+from atoll.clients.data import domains
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.noprop.inference import Inference, Noise
+from atoll.clients.noprop.network import noprop_dt
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.experiment import read_tables
-from atoll.platform.federation import check
+from atoll.platform.federation import check, prepare
 from atoll.platform.layers.messages import counted_messages
-from atoll.platform.layers.run import network_arrays
+from atoll.platform.layers.run import network_arrays, write_manifest
 from atoll.platform.observers import RunInfo
 from atoll.platform.progress import ConsoleProgress
+from atoll.platform.report import headline
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 BLOCKS = ["block-01", "block-02", "block-03"]
@@ -107,6 +116,11 @@ def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_pat
     assert degraded["failed_layers"] == {"block-02": "3 workers died in its epoch 1"}
     assert len(degraded["metrics"]["server_exits_accuracy"]) == 2
     assert degraded["metrics"]["server_accuracy"] > 0.5
+    shown = headline(tmp_path / "degraded")
+    assert shown["failed layers"] == "block-02"
+    assert "clients seen" not in shown
+    assert "3 workers died in its epoch 1" in (tmp_path / "degraded" / "report.html").read_text()
+    assert headline(tmp_path / "whole")["failed layers"] == "none"
     # The others did not notice.
     others = ["block-01", "block-03"]
     assert hashes(tmp_path / "degraded", others, 4) == hashes(tmp_path / "whole", others, 4)
@@ -115,8 +129,42 @@ def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_pat
     assert whole["parameters_sha256"] != degraded["parameters_sha256"]
 
 
+def test_a_trained_network_takes_fewer_steps_and_exits_early(tmp_path: Path) -> None:
+    asked = experiment(run={"rounds": 4})
+    metrics = run_here(tmp_path, asked)["metrics"]
+    network = noprop_dt((1, 8, 8), 10, **asked.model.arguments).eval()
+    ModelArrays(network).load(network_arrays(tmp_path))
+    dataset = prepare(asked).dataset
+    chosen = domains.test_sets(dataset, (), asked.data.test_examples).indices[0]
+    images = to_tensor(dataset.test.images[chosen], dataset.mean, dataset.std)
+    blocks = dict(enumerate(network.blocks))
+    accuracies = []
+    for some, steps in ((blocks, None), ({0: blocks[0], 1: blocks[1]}, None), (blocks, 2)):
+        inference = Inference(network.design, network.shared, some, steps)
+        noise = Noise(asked.run.seed, 0, int(chosen[0]))
+        with torch.no_grad():
+            said = inference.logits(inference.features(images), noise).argmax(1)
+        accuracies.append(float((said.numpy() == dataset.test.labels[chosen]).mean()))
+    exits = metrics["server_exits_accuracy"]
+    assert accuracies[:2] == pytest.approx([exits[2], exits[1]])
+    assert accuracies[2] > 0.5
+
+
+def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_path: Path) -> None:
+    pool = InProcessPool(lambda job: job.payload == "block-02" and job.arguments[4] == 2)
+    run_here(tmp_path, experiment(run={"rounds": 3}), pool=pool)
+    found = json.loads((tmp_path / "layers" / "manifest.json").read_text())
+    epochs = {name: part["epoch"] for name, part in found.items()}
+    assert epochs == {"block-01": 3, "block-03": 3, "head": 3, "shared": 0}
+    # A part may have gone on when the run stopped.
+    ahead = tmp_path / found["block-01"]["file"]
+    shutil.copy(ahead, ahead.with_name("epoch-000004.safetensors"))
+    write_manifest(tmp_path)
+    assert json.loads((tmp_path / "layers" / "manifest.json").read_text()) == found
+
+
 def test_a_loss_that_is_not_finite_fails_its_block_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from atoll.clients.noprop import parts
 
@@ -129,6 +177,7 @@ def test_a_loss_that_is_not_finite_fails_its_block_only(
     monkeypatch.setattr(parts.BlockObjective, "__call__", broken)
     result = run_here(tmp_path, experiment())
     assert result["failed_layers"] == {"block-01": "FloatingPointError: the loss of epoch 1 is nan"}
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_run_of_which_every_block_fails_is_an_error(tmp_path: Path) -> None:
@@ -214,12 +263,28 @@ def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Pat
         ({"strategy": {"name": "FedAdam"}}, "strategy.name = 'FedAdam': with \\[layers\\]"),
         ({"model": {"name": "lenet"}}, "model.name = 'lenet': its layers cannot be trained apart"),
         ({"layers": {"baselines": ["bagging"]}}, "layers.baselines = 'bagging'"),
-        ({"client": {"memory_mb": [1.0]}}, "are of a federation"),
+        ({"client": {"memory_mb": [1.0]}}, "client.memory_mb = \\[1.0\\]: is of a federation"),
+        ({"capture": {"nodes": "all", "rounds": [1]}}, "capture: with \\[layers\\] no client"),
+        ({"client": {"proximal_mu": 0.1}}, "client.proximal_mu = 0.1: is of a federation"),
     ],
 )
 def test_bad_input_is_refused_with_its_key(sections, message: str) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
         check(experiment(**sections))
+
+
+@pytest.mark.parametrize("name", ["noprop-ct", "noprop-fm"])
+def test_fewer_steps_than_blocks_are_refused(name: str) -> None:
+    tables = experiment().to_dict()
+    tables["model"] = {"name": name, "steps": 2, "blocks": 5}
+    with pytest.raises(InvalidExperimentError, match="model.steps = 2: inference would pass over"):
+        check(type(experiment()).from_dict(tables))
+
+
+def test_an_unknown_model_with_baselines_is_one_problem() -> None:
+    with pytest.raises(InvalidExperimentError) as caught:
+        experiment(model={"name": "noprop-xt"}, layers={"baselines": ["ensemble"]})
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("dimension", [3, 20])

@@ -48,6 +48,25 @@ def test_a_slow_clients_update_arrives_later_with_the_weight_of_its_age():
     assert second.metrics["mean_age"] == pytest.approx(1 / 4)
 
 
+def test_an_old_update_leaves_no_variance_below_zero():
+    # In four epochs most variances shrink to a few hundredths of 1, where they begin: an update
+    # that is a version old would take that from them once more.
+    sections = {"client": {"epochs": 4}, "data": {"train_examples": 900}}
+    running = LayerFederation(experiment(strategy={"name": NAME, "delays": [1, 2]}, **sections))
+    first, second = running.run_round(), running.run_round()
+    assert second.metrics["mean_age"] > 0
+    old = [first.replies[1], first.replies[3]]
+    for key in (key for key in second.after if key.endswith("running_var")):
+        now, after = (np.array(view(r[key]), np.float64) for r in (second.before, second.after))
+        assert after.min() >= 0, key
+        sent = [np.array(view(r.content["arrays"][key]), np.float64) for r in old]
+        moved = [now + 0.5**0.5 * (value - now) for value in sent]
+        moved += [np.array(view(r.content["arrays"][key])) for r in second.replies]
+        weights = [r.content["metrics"]["num-examples"] for r in [*old, *second.replies]]
+        mean = sum(w * m for w, m in zip(weights, moved, strict=True)) / sum(weights)
+        assert np.allclose(after, mean, atol=1e-6), key
+
+
 def test_a_layer_waits_until_its_buffer_is_full():
     running = federation(buffer_size=6)
     first = running.run_round()
@@ -82,7 +101,12 @@ def test_updates_under_way_survive_a_checkpoint():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ({"delays": [0]}, "strategy.delays = \\[0\\]"),
+        ({"delays": [0]}, "strategy.delays = \\[0\\]: expected greater than or equal to 1"),
+        ({"delays": []}, "strategy.delays = \\[\\]: expected"),
+        ({"delays": 3}, "strategy.delays = 3: expected"),
+        ({"delays": ["soon"]}, "strategy.delays = \\['soon'\\]: expected a valid integer"),
+        ({"buffer_size": "two"}, "strategy.buffer_size = 'two': expected a valid integer"),
+        ({"staleness_exponent": "no"}, "strategy.staleness_exponent = 'no': expected a valid"),
         ({"buffer_size": 0}, "strategy.buffer_size = 0"),
         ({"staleness_exponent": -1.0}, "strategy.staleness_exponent = -1.0"),
     ],

@@ -187,7 +187,18 @@ def test_a_trained_embedding_moves_in_a_federation_and_does_not_collapse():
     [
         ({"client": {"memory_mb": [0.01]}}, "0.01 MB hold no layer; expected at least"),
         ({"model": {"embedding": "prototype"}}, "model.embedding = 'prototype': prototypes are"),
-        ({"strategy": {"layers_per_client": 0}}, "strategy.layers_per_client = 0"),
+        (
+            {"strategy": {"layers_per_client": 0}},
+            "strategy.layers_per_client = 0: expected greater",
+        ),
+        (
+            {"strategy": {"layers_per_client": "two"}},
+            "strategy.layers_per_client = 'two': expected a valid integer",
+        ),
+        (
+            {"strategy": {"strategy": "FedAvg"}},
+            "strategy.strategy = 'FedAvg': expected the table of a strategy",
+        ),
         ({"client": {"memory_mb": [-1.0]}}, "client.memory_mb = -1.0: expected greater than 0"),
         (
             {"strategy": {"strategy": {"name": "HGP"}}},

@@ -1,0 +1,100 @@
+"""Layerwise strategies on a small federation of NoProp clients, for either engine.
+
+Run as a script, it runs them on stock Flower's simulation, with each strategy's own ``start``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from atoll.clients.app import make_client_app
+from atoll.clients.noprop.client import CAPACITY
+from atoll.platform.experiment import Experiment
+from atoll.platform.federation import Federation, prepare
+from atoll.randomness import seed_everything
+
+NODES, ROUNDS, BLOCKS = 4, 2, 2
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "FedAvg": {"name": "Layerwise"},
+    "FedProx": {"name": "Layerwise", "strategy": {"name": "FedProx", "proximal_mu": 1.0}},
+    "FedAdam": {"name": "Layerwise", "strategy": {"name": "FedAdam", "eta": 0.01}},
+    "asynchronous": {"name": "AsynchronousLayerwise", "buffer_size": NODES},
+    # Which node gets which block is drawn among nodes, whose numbers are Flower's own there.
+    "one block": {"name": "Layerwise", "layers_per_client": 1},
+    "slow": {"name": "AsynchronousLayerwise", "delays": [1, 2]},
+}
+SAME_ON_BOTH = ("FedAvg", "FedProx", "FedAdam", "asynchronous")
+
+
+def federation(strategy: dict[str, Any]) -> Federation:
+    tables = {
+        "run": {"rounds": ROUNDS, "seed": 3},
+        "data": {"dataset": "digits", "clients": NODES, "train_examples": 200},
+        "model": {"name": "noprop-dt", "block": "small", "steps": BLOCKS, "mean_of": 1},
+        "client": {"optimizer": "sgd", "learning_rate": 0.05, "batch_size": 16},
+        "strategy": strategy,
+    }
+    return prepare(Experiment.from_dict(tables))
+
+
+@cache
+def clients() -> ClientApp:
+    return make_client_app(federation(STRATEGIES["FedAvg"]).spec)
+
+
+def answer(message: Message, context: Context) -> Message:
+    """Let the client answer."""
+    return clients()(message, context)
+
+
+app = ClientApp()
+app.train()(answer)
+app.query(CAPACITY)(answer)
+
+
+def final_arrays(name: str, start: Callable[..., Any]) -> dict[str, np.ndarray]:
+    """Run a strategy; ``start(strategy, arrays, rounds)`` is its ``start``, or our loop."""
+    made = federation(STRATEGIES[name])
+    seed_everything(3)
+    result = start(made.strategy, made.initial_arrays, ROUNDS)
+    return {key: array.numpy() for key, array in result.arrays.items()}
+
+
+def main(target: Path) -> None:
+    """Run all of them on stock Flower's simulation, and keep what they come to."""
+    server = ServerApp()
+    results: dict[str, np.ndarray] = {}
+
+    @server.main()
+    def serve(grid: Grid, context: Context) -> None:
+        for name in STRATEGIES:
+            arrays = final_arrays(name, lambda s, *rest: s.start(grid, *rest))
+            results.update({f"{name}/{key}": value for key, value in arrays.items()})
+
+    run_simulation(
+        server_app=server,
+        client_app=app,
+        num_supernodes=NODES,
+        backend_config={
+            "init_args": {"num_cpus": 2, "include_dashboard": False, "logging_level": "ERROR"},
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        },
+    )
+    np.savez(target, **results)
+
+
+if __name__ == "__main__":
+    # Under this name workers can import what the app calls; a script's own caches have no name.
+    import layerwise_app
+
+    layerwise_app.main(Path(sys.argv[1]))
