@@ -17,7 +17,8 @@ def learning_rate_at(settings: ClientSettings, server_round: int, num_rounds: in
     server_round : int
         The round, from 1.
     num_rounds : int
-        How many there are; a cosine ends at ``schedule.final``.
+        How many there are; a cosine is at ``schedule.final`` after the last, as torch's is after
+        ``T_max`` steps, so that the last round trains too.
     """
     schedule = settings.schedule
     warmup = schedule.warmup_rounds
@@ -30,6 +31,6 @@ def learning_rate_at(settings: ClientSettings, server_round: int, num_rounds: in
     if schedule.name == "exponential":
         return float(start * schedule.factor**past)
     if schedule.name == "cosine":
-        progress = min(1.0, past / max(1, num_rounds - 1 - warmup))
+        progress = min(1.0, past / max(1, num_rounds - warmup))
         return schedule.final + (start - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
     return start

@@ -21,7 +21,7 @@ def rates(**schedule: object) -> list[float]:
         ({"name": "exponential", "factor": 0.9}, lambda o: lr_scheduler.ExponentialLR(o, 0.9)),
         (
             {"name": "cosine", "final": 0.1},
-            lambda o: lr_scheduler.CosineAnnealingLR(o, ROUNDS - 1, 0.1),
+            lambda o: lr_scheduler.CosineAnnealingLR(o, ROUNDS, 0.1),
         ),
     ],
 )
@@ -40,3 +40,9 @@ def test_warming_up_rises_to_the_full_rate_and_shifts_the_rest() -> None:
     warm = rates(name="exponential", factor=0.5, warmup_rounds=3)
     assert warm[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert warm[4:] == pytest.approx(rates(name="exponential", factor=0.5)[1:9])
+
+
+def test_the_last_round_of_a_cosine_still_trains() -> None:
+    assert rates(name="cosine")[-1] > 0.0
+    one_round = ClientSettings(learning_rate=0.4, schedule=ScheduleSettings(name="cosine"))
+    assert learning_rate_at(one_round, 1, 1) == 0.4
