@@ -22,9 +22,9 @@ from atoll.platform.flower import assume_identity
 
 NAMES = list(DEFENSES)
 # What mimics nothing: its expectation is the gradient, or it is not a function of the gradient.
-UNCHANGED = {"gaussian-noise", "mixup"}
-ARGUMENTS = {"outpost": {"noise": 0.0, "decay": 0.0}, "quantization": {"stochastic": False}}
-DETERMINISTIC = ["clipping", "top-k", "sign", "quantization", "soteria", "outpost"]
+UNCHANGED = {"gaussian-noise", "mixup", "quantization"}
+ARGUMENTS = {"outpost": {"noise": 0.0, "decay": 0.0}}
+DETERMINISTIC = ["clipping", "top-k", "sign", "nearest-quantization", "soteria", "outpost"]
 
 
 def model_for(name: str) -> torch.nn.Module:
