@@ -30,6 +30,7 @@ from atoll.platform.cluster import Allocation
 from atoll.platform.gpu_memory import OnGpu, Shortage
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.jobs import Job, JobSource
+from atoll.platform.waiting import wait_for_one
 from atoll.platform.worker import Worker, WorkerSetup
 
 logger = logging.getLogger("atoll")
@@ -282,7 +283,7 @@ class WorkerPool:
         seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
         if seconds is None and not self._running:
             seconds = PATIENCE_SECONDS
-        ready, _ = ray.wait(references, num_returns=1, timeout=seconds, fetch_local=True)
+        ready = wait_for_one(references, seconds)
         if not ready and seconds == PATIENCE_SECONDS:
             logger.warning(
                 "no worker has started for %g s; are the cluster's CPUs or GPUs taken by others?",

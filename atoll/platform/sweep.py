@@ -45,6 +45,7 @@ from atoll.platform.sweep_trials import (
     check_same_data,
     place_of,
 )
+from atoll.platform.waiting import wait_for_one
 
 SWEEP_CONFIG = "sweep.toml"
 # How long interrupted trials may take to write their checkpoints.
@@ -246,7 +247,7 @@ class _Running:
             while self._waiting or self._under_way:
                 while self._waiting and len(self._under_way) < self._parallel:
                     self._start(self._waiting.popleft())
-                [reference], _ = ray.wait(list(self._under_way), num_returns=1)
+                [reference] = wait_for_one(list(self._under_way))
                 trial, started = self._under_way.pop(reference)
                 done += 1
                 error = _outcome(reference)

@@ -13,6 +13,8 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
+from atoll.platform.waiting import wait_for_one
+
 # Tasks that are submitted and not done, for each that can run: no worker waits for its next.
 AHEAD = 2
 
@@ -58,7 +60,7 @@ class TaskMap:
                     under_way[self._task.remote(shared, argument)] = place
                 if not under_way:
                     return
-                [reference], _ = ray.wait(list(under_way), num_returns=1)
+                [reference] = wait_for_one(list(under_way))
                 yield under_way.pop(reference), _result_of(reference)
         finally:
             for reference in under_way:
