@@ -10,6 +10,7 @@ def row(psnr: float, **changes: object) -> dict[str, object]:
         "seed": 0,
         "node_id": 1,
         "attack_label": "ig",
+        "attack": "",
         "knowledge": "naive",
         "defense": "none",
         "threat": "informed eavesdropper",
