@@ -255,13 +255,36 @@ class Truth:
         return to_tensor(self.pixels.numpy(), federation.mean, federation.std)
 
 
-def check_finite(values: Tensor, what: str) -> None:
-    """Refuse values that are infinite or not numbers: nothing can be told from them.
+def check_update(capture: Capture, parameters: Mapping[str, Tensor]) -> None:
+    """Refuse an update that lacks a parameter, or whose values cannot be one's.
+
+    Parameters
+    ----------
+    capture : Capture
+        Whose reply is looked at.
+    parameters : Mapping[str, Tensor]
+        The model's, by name: the shapes that are expected.
 
     Raises
     ------
     CaptureError
-        Naming ``what`` has them.
+        Naming the arrays that are missing, or the first of another shape or with values that are
+        infinite or not numbers: nothing can be told from these.
     """
-    if not bool(values.isfinite().all()):
-        raise CaptureError(f"{what} has values that are not finite; expected numbers")
+    where, update = capture.directory or capture.name, capture.update
+    missing = [name for name in parameters if name not in update]
+    if missing:
+        raise CaptureError(
+            f"{where}: the reply lacks the arrays {missing[:3]}; expected one for each parameter "
+            "of the model"
+        )
+    for name, parameter in parameters.items():
+        if update[name].shape != parameter.shape:
+            raise CaptureError(
+                f"{where}: the reply's {name!r} has shape {tuple(update[name].shape)}, expected "
+                f"{tuple(parameter.shape)}"
+            )
+        if not bool(update[name].isfinite().all()):
+            raise CaptureError(
+                f"{where}: the reply's {name!r} has values that are not finite; expected numbers"
+            )

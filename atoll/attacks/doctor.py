@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.attacks.captures import Capture, FederationInfo, Truth, check_finite
+from atoll.attacks.captures import Capture, FederationInfo, Truth, check_update
 from atoll.attacks.normalization import Scaling, explain
 from atoll.attacks.victim_model import architecture, has_batch_norm, load_state
 from atoll.attacks.victims import check_truth
@@ -220,19 +220,7 @@ def _architecture(capture: Capture) -> nn.Module:
 def _update(capture: Capture, module: nn.Module) -> list[Tensor]:
     sent, update = capture.broadcast, capture.update
     names = [name for name, p in module.named_parameters() if p.requires_grad]
-    absent = [name for name in names if name not in update]
-    if absent:
-        raise CaptureError(
-            f"{capture.directory or capture.name}: the reply lacks the arrays {absent[:3]}; "
-            "expected one for each parameter of the model"
-        )
-    for name in names:
-        if update[name].shape != sent[name].shape:
-            raise CaptureError(
-                f"{capture.directory or capture.name}: the reply's {name!r} has shape "
-                f"{tuple(update[name].shape)}, expected {tuple(sent[name].shape)}"
-            )
-        check_finite(update[name], f"{capture.directory or capture.name}: the reply's {name!r}")
+    check_update(capture, {name: sent[name] for name in names})
     if capture.replies_gradient:
         return [update[name].double() for name in names]
     return [update[name].double() - sent[name].double() for name in names]

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from atoll.attacks.captures import Capture, Truth, check_finite
+from atoll.attacks.captures import Capture, Truth, check_update
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.attacks.victim_model import BatchNormMode, VictimModel, build_victim
 from atoll.attacks.victim_parts import WHOLE, VictimPart
@@ -294,21 +294,10 @@ def used_examples(truth: Truth) -> Truth:
 
 def _target(capture: Capture, model: VictimModel, *, knows_rate: bool) -> tuple[Tensor, ...]:
     sent, update = capture.broadcast, capture.update
-    missing = [name for name in model.parameters if name not in update]
-    if missing:
-        raise CaptureError(
-            f"{capture.directory or capture.name}: the reply lacks the arrays {missing[:3]}; "
-            "expected one for each parameter of the model"
-        )
+    check_update(capture, model.parameters)
     rate = capture.learning_rate if knows_rate else 1.0
     tensors = []
     for name, parameter in model.parameters.items():
-        if update[name].shape != parameter.shape:
-            raise CaptureError(
-                f"{capture.directory or capture.name}: the reply's {name!r} has shape "
-                f"{tuple(update[name].shape)}, expected {tuple(parameter.shape)}"
-            )
-        check_finite(update[name], f"{capture.directory or capture.name}: the reply's {name!r}")
         if capture.replies_gradient:
             change = update[name].double()
         else:
