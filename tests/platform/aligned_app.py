@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
+from flwr.serverapp import Grid
+from stock_simulation import Results, keep_results
 
 from atoll.clients.app import make_client_app
 from atoll.clients.moments.messages import MOMENTS
@@ -102,27 +102,17 @@ def final_arrays(name: str, start: Callable[..., Any]) -> dict[str, np.ndarray]:
     return {key: array.numpy() for key, array in result.arrays.items()}
 
 
+def results_on(grid: Grid, context: Context) -> Results:
+    """Run all of them with their own ``start``."""
+    return {
+        name: final_arrays(name, lambda s, *rest: s.start(grid, *rest))
+        for name in ALIGNMENT_STRATEGIES
+    }
+
+
 def main(target: Path) -> None:
     """Run all of them on stock Flower's simulation, and keep what they come to."""
-    server = ServerApp()
-    results: dict[str, np.ndarray] = {}
-
-    @server.main()
-    def serve(grid: Grid, context: Context) -> None:
-        for name in ALIGNMENT_STRATEGIES:
-            arrays = final_arrays(name, lambda s, *rest: s.start(grid, *rest))
-            results.update({f"{name}/{key}": value for key, value in arrays.items()})
-
-    run_simulation(
-        server_app=server,
-        client_app=app,
-        num_supernodes=NODES,
-        backend_config={
-            "init_args": {"num_cpus": 2, "include_dashboard": False, "logging_level": "ERROR"},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        },
-    )
-    np.savez(target, **results)
+    keep_results(target, app, NODES, results_on)
 
 
 if __name__ == "__main__":

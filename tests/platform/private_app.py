@@ -23,7 +23,7 @@ from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
-from flwr.simulation import run_simulation
+from stock_simulation import Results, keep_results
 
 NODES, ROUNDS = 6, 2
 NOISE = {"noise_multiplier": 0.3, "num_sampled_clients": NODES}
@@ -169,31 +169,22 @@ def run_secure(name: str, grid: Grid, context: Context) -> list[np.ndarray]:
     return found[-1]
 
 
+def results_on(grid: Grid, context: Context) -> Results:
+    """Run all of them, each strategy with its own ``start``."""
+    results = {
+        name: run_strategy(name, lambda s, **named: s.start(grid=grid, **named))
+        for name in STRATEGIES
+    }
+    results |= {name: run_secure(name, grid, context) for name in SECURE}
+    return {
+        name: {str(place): value for place, value in enumerate(values)}
+        for name, values in results.items()
+    }
+
+
 def main(target: Path) -> None:
     """Run all of them on stock Flower's simulation, and keep what they come to."""
-    from flwr.serverapp import ServerApp
-
-    server = ServerApp()
-    results: dict[str, list[np.ndarray]] = {}
-
-    @server.main()
-    def serve(grid: Grid, context: Context) -> None:
-        for name in STRATEGIES:
-            results[name] = run_strategy(name, lambda s, **named: s.start(grid=grid, **named))
-        for name in SECURE:
-            results[name] = run_secure(name, grid, context)
-
-    run_simulation(
-        server_app=server,
-        client_app=app,
-        num_supernodes=NODES,
-        backend_config={
-            "init_args": {"num_cpus": 2, "include_dashboard": False, "logging_level": "ERROR"},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        },
-    )
-    flat = {f"{name}/{i}": v for name, values in results.items() for i, v in enumerate(values)}
-    np.savez(target, **flat)
+    keep_results(target, app, NODES, results_on)
 
 
 if __name__ == "__main__":

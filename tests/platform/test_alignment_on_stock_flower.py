@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import aligned_app
 import numpy as np
 import pytest
-from probing import environment_without_ray
+from stock_simulation import Results, results_of
 
 from atoll.platform.grid import RayGrid
 from atoll.platform.rounds import run_rounds
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 
-Results = dict[str, dict[str, np.ndarray]]
-
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What each comes to on Flower's own simulation, in a process of its own."""
-    target = tmp_path_factory.mktemp("stock") / "arrays.npz"
-    done = subprocess.run(
-        [sys.executable, aligned_app.__file__, str(target)],
-        env=environment_without_ray(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert target.exists(), done.stdout + done.stderr
-    found: Results = {}
-    with np.load(target) as arrays:
-        for place in arrays.files:
-            name, _, key = place.partition("/")
-            found.setdefault(name, {})[key] = arrays[place]
-    return found
+    return results_of(aligned_app, tmp_path_factory.mktemp("stock"))
 
 
 @pytest.fixture(scope="module")

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import private_app
 import pytest
 from flwr.app import Context, RecordDict
-from probing import environment_without_ray
+from stock_simulation import Results, results_of
 
 from atoll.platform.grid import RayGrid
 from atoll.platform.rounds import run_rounds
-
-Results = dict[str, list[np.ndarray]]
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What each comes to on Flower's own simulation, in a process of its own."""
-    target = tmp_path_factory.mktemp("stock") / "arrays.npz"
-    script = Path(private_app.__file__)
-    done = subprocess.run(
-        [sys.executable, str(script), str(target)],
-        env=environment_without_ray(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert target.exists(), done.stdout + done.stderr
-    found: Results = {}
-    with np.load(target) as arrays:
-        for key in arrays.files:
-            found.setdefault(key.partition("/")[0], []).append(arrays[key])
-    return found
+    return results_of(private_app, tmp_path_factory.mktemp("stock"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +29,7 @@ def grid(cluster: None) -> Iterator[RayGrid]:
 @pytest.mark.parametrize("name", private_app.STRATEGIES)
 def test_differential_privacy_has_the_same_result(name: str, grid: RayGrid, stock: Results) -> None:
     ours = private_app.run_strategy(name, lambda s, **named: run_rounds(s, grid, **named))
-    for mine, theirs, start in zip(ours, stock[name], private_app.initial(), strict=True):
+    for mine, theirs, start in zip(ours, stock[name].values(), private_app.initial(), strict=True):
         assert not np.allclose(mine, start, atol=1e-2)
         # Stock Flower adds replies up in the order in which they come.
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
@@ -59,7 +39,7 @@ def test_differential_privacy_has_the_same_result(name: str, grid: RayGrid, stoc
 def test_secure_aggregation_has_the_same_result(name: str, grid: RayGrid, stock: Results) -> None:
     context = Context(1, 0, {}, RecordDict(), {})
     ours = private_app.run_secure(name, grid, context)
-    for mine, theirs in zip(ours, stock[name], strict=True):
+    for mine, theirs in zip(ours, stock[name].values(), strict=True):
         # Masked integers add up exactly, in whatever order; the workflow then averages as many
         # equal replies as there are clients, in float64, in the order in which they came.
         np.testing.assert_allclose(mine, theirs, rtol=1e-14, atol=1e-15)
@@ -70,4 +50,4 @@ def test_noise_and_dropouts_make_a_difference(stock: Results) -> None:
     assert names == [*private_app.STRATEGIES, *private_app.SECURE]
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
-            assert not np.allclose(stock[one][0], stock[other][0], atol=1e-4), (one, other)
+            assert not np.allclose(stock[one]["0"], stock[other]["0"], atol=1e-4), (one, other)
