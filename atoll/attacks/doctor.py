@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,8 @@ class Diagnosis:
         Norm of the captured update over that of the replayed one.
     cause : str or None
         What explains the difference: "batch-norm mode", "loss reduction", "normalisation",
-        "missing buffers", "defense" or "unknown"; None if there is none.
+        "missing buffers", "defense" or "unknown", or several of the first three, joined by " and ";
+        None if there is none.
     advice : str
         A sentence.
     """
@@ -73,6 +74,15 @@ class _Replay:
     mode: str = "train"
     reduction: str = "mean"
     scaling: Scaling | None = None
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """What a client may do otherwise than its settings say, and what to do about it."""
+
+    cause: str
+    replay: _Replay
+    advice: str
 
 
 def diagnose_capture(directory: Path) -> Diagnosis:
@@ -109,18 +119,16 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     if _agree(cosine, ratio):
         also = f", but {_lacks(missing)}" if missing else ""
         return Diagnosis(True, cosine, ratio, None, f"the capture is consistent{also}")
-    for cause, replay, advice in _suspects(module):
-        if _agree(*_compare(captured, _replay(capture, truth, module, replay))):
-            return Diagnosis(False, cosine, ratio, cause, advice)
+    mistakes = _mistakes(module)
+    for mistake in mistakes:
+        if _agree(*_compare(captured, _replay(capture, truth, module, mistake.replay))):
+            return Diagnosis(False, cosine, ratio, mistake.cause, mistake.advice)
     mods = capture.federation.client.mods
     # What else may explain the update is not waited for.
-    scaling = _explaining_scaling(capture, truth, module, captured, fits=not missing and not mods)
-    if scaling is not None:
-        advice = (
-            f"the client's model saw images normalised by {scaling}: the capture's mean and std "
-            "must be those that the client normalises by"
-        )
-        return Diagnosis(False, cosine, ratio, "normalisation", advice)
+    fits = not missing and not mods
+    normalized = _normalization_mistake(capture, truth, module, captured, mistakes, fits=fits)
+    if normalized is not None:
+        return Diagnosis(False, cosine, ratio, normalized.cause, normalized.advice)
     if missing:
         return Diagnosis(False, cosine, ratio, "missing buffers", _lacks(missing))
     if mods:
@@ -142,40 +150,81 @@ def _lacks(missing: list[str]) -> str:
     )
 
 
-def _suspects(module: nn.Module) -> list[tuple[str, _Replay, str]]:
-    """Return the usual mistakes of training, each with what it looks like."""
+def _mistakes(module: nn.Module) -> list[_Mistake]:
+    """Return the usual mistakes of training, each by itself and then all at once."""
     if isinstance(module, PartialNetwork):
         return []
-    found = [
-        (
-            "loss reduction",
-            _Replay(reduction="sum"),
-            "the client descends the sum of the losses of a batch, not their mean: divide its "
-            "learning rate by the batch size, or the update",
+    reduction = _Mistake(
+        "loss reduction",
+        _Replay(reduction="sum"),
+        "the client descends the sum of the losses of a batch, not their mean: divide its "
+        "learning rate by the batch size, or the update",
+    )
+    if not has_batch_norm(module):
+        return [reduction]
+    mode = _Mistake(
+        "batch-norm mode",
+        _Replay(mode="eval"),
+        "the client trains with BatchNorm's running statistics (model.eval()): attack "
+        "with --batch-norm eval",
+    )
+    both = _Mistake(
+        f"{mode.cause} and {reduction.cause}",
+        _Replay(mode="eval", reduction="sum"),
+        f"{mode.advice}; and {reduction.advice}",
+    )
+    return [mode, reduction, both]
+
+
+def _normalization_mistake(
+    capture: Capture,
+    truth: Truth,
+    module: nn.Module,
+    captured: list[Tensor],
+    mistakes: list[_Mistake],
+    *,
+    fits: bool,
+) -> _Mistake | None:
+    """Return a normalisation of the images that gives the captured update, if one is found.
+
+    The usual ones are tried alone and with each of the ``mistakes``; others, which take many
+    replays, alone.
+    """
+    alone = _Mistake("", _Replay(), "")
+    searches = [(one, False) for one in (alone, *mistakes)] + [(alone, True)] * fits
+    for mistake, fits_too in searches:
+        scaling = _explaining_scaling(
+            capture, truth, module, captured, mistake.replay, fits=fits_too
         )
-    ]
-    if has_batch_norm(module):
-        found.insert(
-            0,
-            (
-                "batch-norm mode",
-                _Replay(mode="eval"),
-                "the client trains with BatchNorm's running statistics (model.eval()): attack "
-                "with --batch-norm eval",
-            ),
-        )
-    return found
+        if scaling is not None:
+            advice = (
+                f"the client's model saw images normalised by {scaling}: the capture's mean and "
+                "std must be those that the client normalises by"
+            )
+            causes, sentences = [mistake.cause, "normalisation"], [mistake.advice, advice]
+            return _Mistake(
+                " and ".join(filter(None, causes)),
+                replace(mistake.replay, scaling=scaling),
+                "; and ".join(filter(None, sentences)),
+            )
+    return None
 
 
 def _explaining_scaling(
-    capture: Capture, truth: Truth, module: nn.Module, captured: list[Tensor], *, fits: bool
+    capture: Capture,
+    truth: Truth,
+    module: nn.Module,
+    captured: list[Tensor],
+    how: _Replay,
+    *,
+    fits: bool,
 ) -> Scaling | None:
-    """Return a normalisation of the images that gives the captured update, if one is found."""
+    """Return a scaling of the images that gives the captured update, if one is found."""
     info = capture.federation
     wanted = _flat(captured)
 
     def update_of(scaling: Scaling) -> Tensor:
-        return _flat(_replay(capture, truth, module, _Replay(scaling=scaling)))
+        return _flat(_replay(capture, truth, module, replace(how, scaling=scaling)))
 
     def explains(update: Tensor) -> bool:
         return _agree(*_compare(captured, [update]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,12 @@ from atoll.platform.validation import describe_problems
 # A worker is a process: what is beyond these is a mistake. Ray itself counts shares in
 # ten-thousandths, and several GPUs as whole ones.
 MAX_WORKERS, SMALLEST_SHARE = 10_000, 0.01
+# Of Flower's strategies: least, most, and how that is said.
+STRATEGY_RANGES = {
+    "fraction_train": (0.0, 1.0, "a number from 0 to 1"),
+    "fraction_evaluate": (0.0, 1.0, "a number from 0 to 1"),
+    "proximal_mu": (0.0, math.inf, "a number of at least 0"),
+}
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)
 # The table that makes an experiment file a sweep.
@@ -298,10 +305,7 @@ def _impossible(experiment: Experiment) -> list[str]:
                 f"strategy.{key} = {value}: there are only data.clients = {data.clients}; "
                 "expected at most as many"
             )
-    for key in ("fraction_train", "fraction_evaluate"):
-        value = strategy.arguments.get(key)
-        if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
-            problems.append(f"strategy.{key} = {value}: expected a number from 0 to 1")
+    problems += _out_of_range("strategy", strategy.arguments)
     gpus = experiment.ray.gpus_per_worker
     if gpus != "auto" and (0.0 < gpus < SMALLEST_SHARE or (gpus > 1.0 and gpus % 1.0)):
         problems.append(
@@ -319,6 +323,19 @@ def _impossible(experiment: Experiment) -> list[str]:
         problems.append(
             "data.path is not set; expected a folder of images for data.dataset = 'folder'"
         )
+    return problems
+
+
+def _out_of_range(key: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with numbers that Flower's strategies take without a look."""
+    problems = []
+    for name, (least, most, expected) in STRATEGY_RANGES.items():
+        value = arguments.get(name)
+        if isinstance(value, int | float) and not least <= value <= most:
+            problems.append(f"{key}.{name} = {value}: expected {expected}")
+    inner = arguments.get("strategy")
+    if isinstance(inner, Mapping):
+        problems += _out_of_range(f"{key}.strategy", inner)
     return problems
 
 

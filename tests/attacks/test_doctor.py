@@ -64,6 +64,28 @@ def test_a_sum_of_losses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.consistent, found.cause) == (False, "loss reduction")
 
 
+def test_two_mistakes_at_once_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import real_updates
+
+    def summed(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    build = real_updates.build_model
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "mean_loss", summed)
+        patched.setattr(real_updates, "build_model", lambda *given: _frozen(build(*given)))
+        capture, truth = client_update(BATCH_NORM, SETTINGS, list(range(7)))
+    assert diagnose(capture, truth).cause == "batch-norm mode and loss reduction"
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "mean_loss", summed)
+        capture, truth = client_update({"name": "mlp"}, SETTINGS, list(range(7)))
+    stated = replace(capture.federation, mean=(0.5,), std=(0.5,))
+    found = diagnose(replace(capture, federation=stated), truth)
+    assert found.cause == "loss reduction and normalisation"
+    assert "divide its learning rate" in found.advice
+    assert "normalised by mean" in found.advice
+
+
 def test_images_that_were_not_normalised_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import real_updates
 

@@ -84,6 +84,20 @@ def test_the_ready_experiments_are_valid(path: Path) -> None:
             "strategy.fraction_train = 1.5: expected a number from 0 to 1",
         ),
         (
+            {"strategy": {"name": "FedProx", "proximal_mu": -1.0}},
+            "strategy.proximal_mu = -1.0: expected a number of at least 0",
+        ),
+        (
+            {
+                "model": {"name": "noprop-dt"},
+                "strategy": {
+                    "name": "Layerwise",
+                    "strategy": {"name": "FedProx", "proximal_mu": -1},
+                },
+            },
+            "strategy.strategy.proximal_mu = -1: expected a number of at least 0",
+        ),
+        (
             {"run": {"early_stopping": {}}},
             "run.early_stopping: expected patience or target to be set",
         ),

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.clientapp.mod import LocalDpMod
 from pydantic import Field
 from torch import Tensor
@@ -62,13 +62,11 @@ class LocalDP(BoundedDefense):
         update = compute(task)
         arrays = {str(index): to_array(values.numpy()) for index, values in enumerate(update)}
         zeros = {key: to_array(np.zeros_like(view(array))) for key, array in arrays.items()}
-        message = Message(
-            RecordDict({"arrays": array_record(zeros)}), dst_node_id=1, message_type="train"
-        )
-        content = RecordDict({"arrays": array_record(arrays)})
+        message = _train_message(RecordDict({"arrays": array_record(zeros)}))
+        answered = _train_message(RecordDict({"arrays": array_record(arrays)}))
 
         def answer(message: Message, context: Context) -> Message:
-            return Message(content, reply_to=message)
+            return answered
 
         with _numpy_seeded(int(torch.randint(2**32, (), generator=task.generator))), _quiet():
             reply = self._mod(message, Context(1, 1, {}, RecordDict(), {}), answer)
@@ -83,6 +81,24 @@ class LocalDP(BoundedDefense):
         uses = count_uses(context, self.name, 1)
         multiplier = self.std / (2 * self.clipping_norm)
         return {"epsilon": gaussian_epsilon(multiplier, uses, self.delta)}
+
+
+def _train_message(content: RecordDict) -> Message:
+    """Return a message for Flower's mod, made without the app that Flower's own need."""
+    metadata = Metadata(
+        run_id=1,
+        message_id="",
+        src_node_id=1,
+        dst_node_id=1,
+        reply_to_message_id="",
+        group_id="",
+        created_at=0.0,
+        ttl=1.0,
+        message_type="train",
+        src_task_id=None,
+        dst_task_id=None,
+    )
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload, no-any-return]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Context, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from one_step import a_model, a_step, a_task, flat, gradient
 from scipy import stats
 from test_privacy import exact_epsilon
@@ -29,6 +30,13 @@ def test_the_global_generator_of_numpy_is_left_as_it_was() -> None:
     np.random.seed(3)
     LocalDP().apply(a_task(step), gradient)
     assert np.random.rand() == expected
+
+
+def test_it_applies_where_no_flower_app_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, None)
+    step = a_step(a_model("linear"))
+    assert torch.isfinite(flat(LocalDP().apply(a_task(step), gradient))).all()
 
 
 def test_a_clients_rounds_add_up() -> None:
