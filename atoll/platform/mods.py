@@ -40,11 +40,14 @@ def check_mods_of(experiment: Experiment, strategy: Strategy) -> None:
         With the mod's name and what was expected.
     """
     from atoll.attacks.defenses.order import check_order
+    from atoll.platform.wrapped import check_wrapped
     from atoll.strategies.secure_aggregation import SecAggPlus
 
     check_order(find_mods(experiment.client.mods, MODS))
+    names = [MODS.check(as_settings(mod).name, KEY) for mod in experiment.client.mods]
+    check_wrapped(strategy, names, is_mean=experiment.strategy.reduce is True)
     is_secure = isinstance(strategy, SecAggPlus)
-    has_mod = "secure-aggregation" in [as_settings(mod).name for mod in experiment.client.mods]
+    has_mod = "secure-aggregation" in names
     if is_secure != has_mod:
         raise InvalidExperimentError(
             f"strategy.name = {experiment.strategy.name!r}: client.mods "

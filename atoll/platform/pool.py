@@ -232,6 +232,9 @@ class WorkerPool:
             If workers cannot be started, or fail for a reason that is not a client's.
         """
         deadline = None
+        # What ended the run before this one (a user who went on after Ctrl-C) took its workers.
+        for _ in range(self.size - self._count()):
+            self._start_worker()
         try:
             while not source.finished:
                 self._fit()
@@ -243,7 +246,8 @@ class WorkerPool:
                     self._abandon_running()
                     source.expired()
         except BaseException:
-            self._abandon_running()
+            # No new ones: Ray may be gone with what ended this, and would be waited for.
+            self._abandon_running(replace=False)
             raise
 
     def _assign(self, source: JobSource) -> None:
@@ -393,6 +397,11 @@ class WorkerPool:
         self, worker: _WorkerHandle, source: JobSource | None = None, *, has_died: bool = True
     ) -> None:
         """Start another worker in place of this one; the jobs ahead of it go back."""
+        self._drop(worker, source, has_died=has_died)
+        if self._count() < self.size:
+            self._start_worker()
+
+    def _drop(self, worker: _WorkerHandle, source: JobSource | None, *, has_died: bool) -> None:
         self.deaths += has_died
         self.sharing.leave(worker.name)
         ahead = [self._running.pop(reference).job for reference in worker.jobs][1:]
@@ -400,12 +409,13 @@ class WorkerPool:
             for job in reversed(ahead):
                 source.put_back(job)
         ray.kill(worker.actor)
-        if self._count() < self.size:
-            self._start_worker()
 
-    def _abandon_running(self) -> None:
+    def _abandon_running(self, *, replace: bool = True) -> None:
         for worker in self._busy():
-            self._replace(worker)
+            if replace:
+                self._replace(worker)
+            else:
+                self._drop(worker, None, has_died=False)
 
     def close(self) -> None:
         """Stop all workers."""

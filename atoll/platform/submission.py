@@ -258,7 +258,9 @@ class RayJobs:
         if details.status == "SUCCEEDED":
             return 0
         if details.message:
-            logger.error("job %s: %s", job, details.message.strip())
+            # Ray repeats the end of the log there, which has been written.
+            told = details.message.strip().partition(", last available logs")[0]
+            logger.error("job %s: %s", job, told)
         return details.driver_exit_code or FAILED
 
     async def _write_log(self, job: str, write: Write) -> None:

@@ -87,3 +87,67 @@ def test_secure_aggregation_needs_both_its_parts() -> None:
     tables["capture"] = {"nodes": [2], "rounds": [1]}
     with pytest.raises(InvalidExperimentError, match=r"capture.nodes = \[2\].* expected 'all'"):
         check(Experiment.from_dict(tables))
+
+
+def private(where: str, **arguments: object) -> dict[str, object]:
+    """Return the table of a DP strategy of Flower's around FedAvg, or another."""
+    name = f"DifferentialPrivacy{where}Clipping"
+    noise = {"noise_multiplier": 0.1, "num_sampled_clients": 3}
+    fixed = {"clipping_norm": 1.0} if "Fixed" in where else {}
+    return {"name": name, **noise, **fixed, "strategy": {"name": "FedAvg"}, **arguments}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mods", "message"),
+    [
+        (private("ClientSideFixed"), [], "clients must clip .* expected 'fixedclipping_mod'"),
+        (private("ClientSideAdaptive"), ["fixedclipping_mod"], "expected 'adaptiveclipping_mod'"),
+        (
+            private("ServerSideFixed", strategy={"name": "FedBuff"}),
+            [],
+            r"strategy.strategy.name = 'FedBuff': its clients begin with different models",
+        ),
+        (
+            {"name": "SecAggPlus", "strategy": {"name": "DeadlineFedAvg"}},
+            ["secure-aggregation"],
+            r"strategy.strategy.name = 'DeadlineFedAvg': its clients begin with different models",
+        ),
+        (
+            {"name": "SecAggPlus", "strategy": private("ServerSideFixed")},
+            ["secure-aggregation"],
+            "'DifferentialPrivacyServerSideFixedClipping': under SecAggPlus it has the clients'",
+        ),
+        (
+            {
+                "name": "SecAggPlus",
+                "strategy": private("ClientSideFixed", strategy={"name": "FedMedian"}),
+            },
+            ["secure-aggregation", "fixedclipping_mod"],
+            r"strategy.strategy.strategy.name = 'FedMedian': .* not known to be a weighted mean",
+        ),
+    ],
+)
+def test_strategies_around_others_that_would_promise_too_much_are_refused(
+    strategy: dict[str, object], mods: list[str], message: str
+) -> None:
+    tables = {**experiment(*mods).to_dict(), "strategy": strategy}
+    with pytest.raises(InvalidExperimentError, match=message):
+        check(Experiment.from_dict(tables))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mods"),
+    [
+        (private("ClientSideFixed"), ["FixedClipping_mod"]),
+        (private("ServerSideAdaptive", strategy={"name": "FedMedian"}), []),
+        ({"name": "SecAggPlus", "strategy": {"name": "FedAdam"}}, ["secure-aggregation"]),
+        (
+            {"name": "SecAggPlus", "strategy": {"name": "FedMedian"}, "reduce": True},
+            ["secure-aggregation"],
+        ),
+    ],
+)
+def test_strategies_around_others_that_go_together_are_not(
+    strategy: dict[str, object], mods: list[str]
+) -> None:
+    check(Experiment.from_dict({**experiment(*mods).to_dict(), "strategy": strategy}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -144,7 +145,13 @@ def start(experiment: Path, directory: Path, *more: str) -> subprocess.Popen[byt
         str(directory),
         *more,
     ]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def wait_for(path: Path, seconds: float = 60) -> None:
@@ -187,9 +194,13 @@ def test_an_interrupted_run_says_how_to_go_on(
     wait_for(directory / "rounds.parquet")
     while pq.read_metadata(directory / "rounds.parquet").num_rows == 0:
         time.sleep(0.05)
-    process.send_signal(number)
+    if number == signal.SIGTERM:
+        # As Slurm ends a step, and "timeout" a command: Ray's own processes are sent it, too.
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert f"atoll resume {directory}".encode() in errors
     assert b"Traceback" not in errors
     [checkpoint] = (directory / "checkpoints").iterdir()

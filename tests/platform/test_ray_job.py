@@ -151,3 +151,6 @@ def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
     other = submit("--set", "client.batch_size=3")
     assert other.returncode == 1
     assert "client.batch_size: 20 there, 3 now" in other.stdout
+    # Ray's own account of a job that failed ends with its log, which was shown.
+    assert "Job entrypoint command" in other.stderr
+    assert "batch_size" not in other.stderr
