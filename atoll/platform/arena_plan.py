@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from atoll.clients.settings import PositiveInt, Section
-from atoll.errors import AtollError, InvalidExperimentError
+from atoll.errors import AtollError, CaptureError, InvalidExperimentError
 from atoll.platform.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.sweep_axes import SEED
 from atoll.platform.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
@@ -329,14 +330,26 @@ def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path
     """Yield what is attacked: each round's first captures, or all of them where sums are seen."""
     from atoll.attacks.capture_files import find_captures
 
+    try:
+        found = find_captures(directory)
+    except CaptureError as error:
+        reason = _first_failure(directory)
+        said = f"no client's update was captured: {reason}" if reason else str(error)
+        raise CaptureError(said) from error
     by_round: dict[str, list[Path]] = {}
-    for path in find_captures(directory):
+    for path in found:
         by_round.setdefault("-".join(path.name.split("-")[:2]), []).append(path)
     for paths in by_round.values():
         if trial.method in arena.settings.sums:
             yield tuple(paths)
         else:
             yield from ((path,) for path in paths[: arena.settings.victims])
+
+
+def _first_failure(directory: Path) -> str | None:
+    """Return why the first of a run's clients that failed did so, if one failed."""
+    reasons = pq.read_table(directory / "clients.parquet", columns=["reason"])["reason"]
+    return next((str(reason) for reason in reasons.drop_null().to_pylist()), None)
 
 
 def _attackers(

@@ -42,7 +42,7 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def wait_for_port(port: int, seconds: float = 60) -> None:
+def wait_for_port(port: int, seconds: float = 150) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -20,8 +20,8 @@ from atoll.attacks.defenses.tensors import largest
 from atoll.clients.moments.head import find_head
 from atoll.clients.step_mods import LocalStep
 
-# Features whose derivatives are held at once.
-BLOCK = 32
+# Images whose derivatives are held at once.
+IMAGES = 128
 # Keeps a feature that is zero (a dead ReLU) from dividing zero by zero.
 SMALLEST = 1e-10
 
@@ -99,26 +99,25 @@ def feature_scores(step: LocalStep) -> Tensor:
     handle = find_head(step.model).register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0])
     )
-    images = step.images.detach().requires_grad_()
+    # A copy of the batch for each feature of a block: torch.func.vmap, which would do without
+    # copies, does not know the derivatives of every layer (GroupNorm's, say).
+    at_once = max(1, IMAGES // len(step.images))
+    copies = step.images.detach().repeat(at_once, *[1] * (step.images.dim() - 1)).requires_grad_()
     was_training = step.model.training
     step.model.eval()
     try:
-        step.model(images)
+        step.model(copies)
     finally:
         handle.remove()
         step.model.train(was_training)
-    features = seen[0]
-    chosen = torch.eye(features.shape[1], device=features.device, dtype=features.dtype)
+    features = seen[0].reshape(at_once, len(step.images), -1)
     norms = []
-    for rows in torch.split(chosen, BLOCK):
+    for block in torch.split(torch.arange(features.shape[2], device=features.device), at_once):
+        chosen = torch.zeros_like(features)
+        chosen[torch.arange(len(block)), :, block] = 1.0
         # Examples do not mix in evaluation mode: the gradient of a sum holds each one's own.
-        [derivatives] = torch.autograd.grad(
-            features,
-            images,
-            rows[:, None, :].expand(-1, len(features), -1),
-            retain_graph=True,
-            is_grads_batched=True,
-        )
-        norms.append(derivatives.flatten(2).norm(dim=2))
-    sizes = features.detach().abs().T + SMALLEST
+        [derivatives] = torch.autograd.grad(features, copies, chosen, retain_graph=True)
+        slopes = derivatives.reshape(*features.shape[:2], -1)[: len(block)]
+        norms.append(slopes.norm(dim=2))
+    sizes = features[0].detach().abs().T + SMALLEST
     return (torch.cat(norms) / sizes).sum(1)

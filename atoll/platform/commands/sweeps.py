@@ -96,7 +96,9 @@ def arena(
         )
         console.print(f"report: {result.report}", soft_wrap=True)
         if result.failed:
-            errors.print(f"{len(result.failed)} parts failed; 'atoll arena' again tries them again")
+            for part, reason in result.failed.items():
+                errors.print(f"failed: {part}: {reason}", soft_wrap=True)
+            errors.print("'atoll arena' again tries what failed again")
             raise typer.Exit(1)
 
 

@@ -57,6 +57,26 @@ def test_every_defense_changes_the_gradient_and_only_by_its_seed(name: str) -> N
         assert parameter.grad is None
 
 
+@pytest.mark.parametrize("model", ["mlp", "cnn-pfl", "equal-cnn", "resnet8", "batch", "resnet18"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_defense_acts_on_every_kind_of_model(name: str, model: str) -> None:
+    kind = {"name": "resnet8", "norm": "batch"} if model == "batch" else {"name": model}
+    if name == "precode":
+        kind = {"name": "precode", "width": 8, "base": kind["name"]}
+    step = a_step(a_model(**kind))
+    defense = DEFENSES[name]()
+    try:
+        defense.check_model(step.model)
+    except ValueError as error:
+        assert str(error).strip()
+        return
+    defended = defense.apply(a_task(step), gradient)
+    assert [values.shape for values in defended] == [p.shape for p in step.parameters]
+    assert torch.isfinite(flat(defended)).all()
+    if name != "clipping":
+        assert not torch.equal(flat(defended), flat(gradient(a_task(step))))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_mimicked_is_differentiable(name: str) -> None:
     step = a_step(model_for(name))

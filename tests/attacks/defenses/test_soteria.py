@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from one_step import a_model, a_step, a_task, gradient
 from torch import nn
 
 from atoll.attacks.defenses.soteria import Soteria, feature_scores, head_weight
+from atoll.clients.models.build import build_model
+from atoll.clients.settings import ModelSettings
 
 
 def test_only_columns_of_the_heads_weight_go_those_of_the_least_scores() -> None:
@@ -34,6 +38,17 @@ def test_scores_are_each_features_slope_by_its_size() -> None:
             [slope] = torch.autograd.grad(value, x)
             expected[f] += slope.norm() / (value.abs() + 1e-10)
     torch.testing.assert_close(feature_scores(step), expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_colour_images_with_channels_last_have_the_scores_of_contiguous_ones() -> None:
+    """Data sets are mapped with channels last, which vmap's GroupNorm does not know."""
+    model = build_model(ModelSettings(name="resnet8"), (3, 32, 32), 10, 0)
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    step = replace(a_step(a_model(), examples=3), model=model, images=images)
+    mapped = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    torch.testing.assert_close(
+        feature_scores(replace(step, images=mapped)), feature_scores(step), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_batchnorms_statistics_stay_as_they_are() -> None:
