@@ -334,8 +334,11 @@ def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path
         found = find_captures(directory)
     except CaptureError as error:
         reason = _first_failure(directory)
-        said = f"no client's update was captured: {reason}" if reason else str(error)
-        raise CaptureError(said) from error
+        said = (
+            f"no client's update was captured: {reason} (without {directory} this federation is "
+            "run again)"
+        )
+        raise CaptureError(said if reason else str(error)) from error
     by_round: dict[str, list[Path]] = {}
     for path in found:
         by_round.setdefault("-".join(path.name.split("-")[:2]), []).append(path)
