@@ -126,9 +126,9 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     mods = capture.federation.client.mods
     # What else may explain the update is not waited for.
     fits = not missing and not mods
-    normalized = _normalization_mistake(capture, truth, module, captured, mistakes, fits=fits)
+    normalized = _normalization(capture, truth, module, captured, mistakes, fits=fits)
     if normalized is not None:
-        return Diagnosis(False, cosine, ratio, normalized.cause, normalized.advice)
+        return Diagnosis(False, cosine, ratio, *normalized)
     if missing:
         return Diagnosis(False, cosine, ratio, "missing buffers", _lacks(missing))
     if mods:
@@ -176,7 +176,7 @@ def _mistakes(module: nn.Module) -> list[_Mistake]:
     return [mode, reduction, both]
 
 
-def _normalization_mistake(
+def _normalization(
     capture: Capture,
     truth: Truth,
     module: nn.Module,
@@ -184,8 +184,8 @@ def _normalization_mistake(
     mistakes: list[_Mistake],
     *,
     fits: bool,
-) -> _Mistake | None:
-    """Return a normalisation of the images that gives the captured update, if one is found.
+) -> tuple[str, str] | None:
+    """Return cause and advice if a normalisation of the images gives the captured update.
 
     The usual ones are tried alone and with each of the ``mistakes``; others, which take many
     replays, alone.
@@ -202,11 +202,7 @@ def _normalization_mistake(
                 "std must be those that the client normalises by"
             )
             causes, sentences = [mistake.cause, "normalisation"], [mistake.advice, advice]
-            return _Mistake(
-                " and ".join(filter(None, causes)),
-                replace(mistake.replay, scaling=scaling),
-                "; and ".join(filter(None, sentences)),
-            )
+            return " and ".join(filter(None, causes)), "; and ".join(filter(None, sentences))
     return None
 
 

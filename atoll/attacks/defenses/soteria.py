@@ -99,8 +99,8 @@ def feature_scores(step: LocalStep) -> Tensor:
     handle = find_head(step.model).register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0])
     )
-    # A copy of the batch for each feature of a block: torch.func.vmap, which would do without
-    # copies, does not know the derivatives of every layer (GroupNorm's, say).
+    # A copy of the batch for each feature of a block: vmap, which would do without copies, refuses
+    # GroupNorm on images with channels last, as data sets are mapped.
     at_once = max(1, IMAGES // len(step.images))
     copies = step.images.detach().repeat(at_once, *[1] * (step.images.dim() - 1)).requires_grad_()
     was_training = step.model.training
