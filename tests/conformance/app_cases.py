@@ -7,7 +7,7 @@ from two_engines import Case
 RECORDS = [
     Case("scaffold"),
     Case("heterofl"),
-    Case("missing"),
+    Case("missing", nodes=4),
     Case("buffers", nodes=4),
     Case("unweighted"),
     Case("many_records"),
@@ -26,6 +26,10 @@ FAILURES = [
     Case("inconsistent", stock_code=1),
     Case("all_fail", atoll_code=1),
     Case("wrong_return"),
+    Case("server_raises", stock_code=1),
+    Case("server_exits"),
+    Case("shadowed", nodes=2),
+    Case("client_import", nodes=2, stock_code=1, flower_log=False),
 ]
 
 GRID = [
@@ -48,4 +52,27 @@ ASYNCHRONOUS = [
     Case("grid_timeout", nodes=2),
 ]
 
-ALL = [*RECORDS, *FAILURES, *GRID, *ASYNCHRONOUS]
+STRATEGIES = [
+    Case("recording", nodes=4),
+    Case("own_start", nodes=4),
+    Case("own_loop", nodes=4),
+    Case("every_strategy", nodes=8),
+    Case("boosted"),
+    Case("private_fixed", app="private", nodes=4, config={"adaptive": False}),
+    Case("private_adaptive", app="private", nodes=4, config={"adaptive": True}),
+    Case("mods"),
+    Case("lifespan", nodes=2, config={"a": 1}),
+    Case("strange_strategy", nodes=2),
+]
+
+LEGACY = [
+    Case("legacy_numpy", nodes=4, config={"rounds": 2}),
+    Case("legacy_client", nodes=4),
+    Case("legacy_workflow", nodes=4),
+    Case("legacy_strategies", nodes=8),
+    Case("legacy_secagg"),
+    Case("legacy_arguments", nodes=4),
+    Case("legacy_messages"),
+]
+
+ALL = [*LEGACY, *STRATEGIES, *RECORDS, *FAILURES, *GRID, *ASYNCHRONOUS]

@@ -39,6 +39,11 @@ def train(message, context):
     return answer(message, arrays=arrays(w=[1.0]), metrics=metrics)
 
 
+def counts(grid, nodes):
+    queries = [ask(node, "query.count") for node in nodes]
+    result("counts", sorted_texts(grid.send_and_receive(queries)))
+
+
 @server.main()
 def main(grid, context):
     slow, quick = nodes_by_partition(grid, 2)
@@ -50,22 +55,14 @@ def main(grid, context):
     time.sleep(3.5)
     result("late", sorted_texts(grid.pull_messages(names[:1])))
     result("pulled before", sorted_texts(grid.pull_messages(names[1:])))
-    result(
-        "counts",
-        sorted_texts(grid.send_and_receive([ask(n, "query.count") for n in (slow, quick)])),
-    )
+    counts(grid, (slow, quick))
 
     result("none", list(grid.send_and_receive([ask(quick, seconds=0.0)], timeout=0)))
     time.sleep(1.0)
-    result(
-        "counts",
-        sorted_texts(grid.send_and_receive([ask(n, "query.count") for n in (slow, quick)])),
-    )
+    counts(grid, (slow, quick))
 
     strategy = FedAvg(fraction_evaluate=0.0)
-    ended = strategy.start(grid, arrays(w=[0.0]), num_rounds=2, timeout=1.5)
+    ended = strategy.start(grid, arrays(w=[0.0]), num_rounds=1, timeout=1.5)
     result(text(ended.arrays), {k: text(v) for k, v in ended.train_metrics_clientapp.items()})
-    result(
-        "counts",
-        sorted_texts(grid.send_and_receive([ask(n, "query.count") for n in (slow, quick)])),
-    )
+    time.sleep(3.0)
+    counts(grid, (slow, quick))

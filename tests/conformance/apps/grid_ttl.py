@@ -18,7 +18,7 @@ def train(message, context):
     context.state["count"] = MetricRecord({"n": count + 1})
     time.sleep(message.content["config"].get("seconds", 0.0))
     ttl = message.metadata.created_at + message.metadata.ttl
-    return answer(message, metrics={"n": count + 1, "default": ttl > time.time() + 40_000})
+    return answer(message, metrics={"n": count + 1, "default": int(ttl > time.time() + 40_000)})
 
 
 @server.main()

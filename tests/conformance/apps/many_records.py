@@ -16,9 +16,7 @@ def train(message, context):
     return answer(
         message,
         first=arrays(a=[p], b=[[p, p + 1]]),
-        notes=ConfigRecord(
-            {"who": f"client {p}", "raw": bytes([p, 255]), "parts": [1.5, float(p)]}
-        ),
+        notes=ConfigRecord({"who": f"client {p}", "raw": bytes([p, 255]), "parts": [1.5, 2.0]}),
         losses={"train": [0.5, p + 0.25], "steps": p},
         second=arrays(),
         times={"s": 0.125},
