@@ -1,7 +1,7 @@
 """``flwr run`` beside ``atoll flower``: what a user's terminal shows, and exit codes.
 
-``flwr run --stream`` ends with 0 whatever the run did, so exit codes of runs are compared with those
-of Flower's simulation process in the other modules. Here a failed app must fail on Atoll.
+``flwr run --stream`` ends with 0 whatever the run did, so the other modules compare exit codes with
+those of Flower's simulation process. Here a failed app must fail on Atoll.
 """
 
 from __future__ import annotations

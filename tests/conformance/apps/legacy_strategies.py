@@ -36,8 +36,9 @@ def strategies():
     }
     for name in ("FedAvg", "FedAvgM", "FedMedian", "FedAdam", "FedAdagrad", "FedYogi"):
         yield name, getattr(strategy, name)(**start)
-    for name in ("Krum", "FedTrimmedAvg", "FaultTolerantFedAvg", "Bulyan"):
+    for name in ("Krum", "FedTrimmedAvg", "FaultTolerantFedAvg"):
         yield name, getattr(strategy, name)(**start)
+    yield "Bulyan", strategy.Bulyan(num_malicious_clients=1, to_keep=0, **start)
     yield "QFedAvg", strategy.QFedAvg(evaluate_fn=lambda *_: (2.0, {}), **start)
     yield "FedProx", strategy.FedProx(proximal_mu=0.5, **start)
     wrapped = strategy.FedAvg(**start)

@@ -30,15 +30,21 @@ def evaluated(server_round, ndarrays, config):
     return float(server_round), {"sum": float(ndarrays[0].sum())}
 
 
-@server.main()
-def main(grid, context):
-    strategy = FedAvg(
+def numbers(pairs):
+    return {"all": str(sorted(metrics["number"] for _, metrics in pairs))}
+
+
+def made_strategy():
+    return FedAvg(
         initial_parameters=ndarrays_to_parameters([np.zeros(2)]),
         evaluate_fn=evaluated,
-        fit_metrics_aggregation_fn=lambda pairs: {
-            "all": str(sorted(m["number"] for _, m in pairs))
-        },
+        fit_metrics_aggregation_fn=numbers,
     )
+
+
+@server.main()
+def main(grid, context):
+    strategy = made_strategy()
     legacy = LegacyContext(context=context, config=ServerConfig(num_rounds=2), strategy=strategy)
     DefaultWorkflow()(grid, legacy)
     for name in ("losses_distributed", "losses_centralized", "metrics_distributed_fit"):
