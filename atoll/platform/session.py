@@ -173,7 +173,7 @@ class Session:
             **more,
         )
 
-    def finish(self, arrays: ArrayRecord, **more: Any) -> dict[str, Any]:
+    def finish(self, arrays: ArrayRecord | None, **more: Any) -> dict[str, Any]:
         """Write the report and the result, and tell every observer.
 
         The result comes last: where it is, nothing is missing. It is made from the ledger, so a
@@ -189,7 +189,7 @@ class Session:
             "metrics": metrics,
             "wall_seconds": time.perf_counter() - self._started,
             "errors": self.ledger.count_errors(),
-            "parameters_sha256": parameters_sha256(arrays),
+            "parameters_sha256": None if arrays is None else parameters_sha256(arrays),
             **more,
         }
         report = write_report(self.directory, result)
