@@ -195,9 +195,17 @@ def run_app(
         # What the app waits for is its clients, not our start.
         grid.pool.await_worker()
         starts = _Starts(app, grid, session, checkpoint_every)
+        code: str | int | None = None
         with flower.route_start_to(starts.start):
-            server_app(grid, flower.server_context(app.run_config))
-        return session.finish(starts.final)
+            try:
+                server_app(grid, flower.server_context(app.run_config))
+            except SystemExit as end:
+                # It has said itself how it ends; what it has done is kept all the same.
+                code = end.code
+        result = session.finish(starts.final)
+    if code:
+        raise SystemExit(code)
+    return result
 
 
 class _Starts:
