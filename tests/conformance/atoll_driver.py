@@ -32,7 +32,14 @@ def start(jobs: list[dict[str, Any]]) -> None:
 def run(job: dict[str, Any]) -> int:
     overrides = [part for text in job["run_config"] for part in ("--run-config", text)]
     sys.argv = ["atoll", "flower", job["app"], "--num-supernodes", str(job["nodes"])]
-    sys.argv += ["--out", job["out"], "--workers", "2", *overrides, *job["atoll_options"]]
+    sys.argv += [
+        "--out",
+        job["out"],
+        "--workers",
+        str(job["workers"]),
+        *overrides,
+        *job["atoll_options"],
+    ]
     try:
         atoll_command()
     except SystemExit as end:

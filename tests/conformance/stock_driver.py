@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,32 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.telemetry import EventType
+from flwr.superlink.grid import InMemoryGrid
 
 SUPERLINK = 1
+
+
+class _AllNodes:
+    """Keeps the first look at the nodes waiting until all are registered.
+
+    Stock starts the ServerApp before it registers nodes one by one, so how many a strategy samples
+    in its first round is a matter of luck.
+    """
+
+    nodes = 0
+
+    def install(self) -> None:
+        look = InMemoryGrid.get_node_ids
+
+        def look_at_all(grid: InMemoryGrid) -> set[int]:
+            while len(found := set(look(grid))) < self.nodes:
+                time.sleep(0.01)
+            return found
+
+        InMemoryGrid.get_node_ids = look_at_all
+
+
+ALL_NODES = _AllNodes()
 
 
 class _KeptActors:
@@ -67,9 +92,11 @@ def start(jobs: list[dict[str, Any]]) -> None:
         runtime_env={"env_vars": {"PYTHONPATH": path}},
     )
     _KeptActors().install()
+    ALL_NODES.install()
 
 
 def run(job: dict[str, Any]) -> int:
+    ALL_NODES.nodes = job["nodes"]
     directory = Path(job["app"])
     config = get_project_config(directory)
     fab_id, fab_version = get_metadata_from_config(config)

@@ -15,8 +15,8 @@ def train(message, context):
     p = partition(context)
     config = message.content["config"]
     w = {k: v.numpy() for k, v in message.content["arrays"].items()}
-    moved = {k: v + v.dtype.type(2.0 ** (p % 4) - 1.0) for k, v in w.items()}
-    metrics = {"num-examples": 1 + p % 2 * 2, "train_loss": 0.5 + p % 4, "keys": len(config)}
+    moved = {k: v + v.dtype.type(p * p + 1) for k, v in w.items()}
+    metrics = {"num-examples": 1 + p % 2 * 2, "train_loss": 0.5 + p, "keys": len(config)}
     return answer(message, arrays=arrays(**moved), metrics=metrics)
 
 
