@@ -14,19 +14,11 @@ import engine_process
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import ray
-
 from atoll.__main__ import main as atoll_command
 
 
 def start(jobs: list[dict[str, Any]]) -> None:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    engine_process.start_ray()
 
 
 def run(job: dict[str, Any]) -> int:

@@ -20,7 +20,6 @@ import engine_process
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import ray
 from flwr.app import Context, RecordDict
 from flwr.common.config import (
     get_fused_config_from_dir,
@@ -83,14 +82,7 @@ class _KeptActors:
 def start(jobs: list[dict[str, Any]]) -> None:
     path = os.pathsep.join([*(job["app"] for job in jobs), *sys.path])
     os.environ["PYTHONPATH"] = path
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    engine_process.start_ray(runtime_env={"env_vars": {"PYTHONPATH": path}})
     _KeptActors().install()
     ALL_NODES.install()
 
