@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from atoll.errors import EngineError, RunDirectoryError
+from atoll.errors import RunDirectoryError
 from atoll.platform.dispatch import ExchangeReport
 from atoll.platform.exchange import Outcome
 
@@ -34,15 +34,11 @@ class ClientFailures:
     def __init__(self, directory: Path | None = None) -> None:
         self._path = None if directory is None else directory / CLIENT_ERRORS
         self._kinds: set[str] = set()
-        self._reasons: Counter[str] = Counter()
-        self.succeeded = 0
 
     def note(self, report: ExchangeReport) -> None:
         """Take note of an exchange: say what is new, and if every client has failed."""
         failed = [outcome for outcome in report.outcomes if outcome.status == "error"]
-        self.succeeded += len(report.outcomes) - len(failed)
         for outcome in failed:
-            self._reasons[outcome.reason or "no reason given"] += 1
             self._say_if_new(report, outcome)
         if failed and len(failed) == len(report.outcomes):
             reasons = Counter(outcome.reason or "no reason given" for outcome in failed)
@@ -55,17 +51,6 @@ class ClientFailures:
                 count,
                 reason,
             )
-
-    def raise_if_all_failed(self) -> None:
-        """Raise an ``EngineError`` if clients were asked, and none has ever answered."""
-        if self.succeeded or not self._reasons:
-            return
-        reason, count = self._reasons.most_common(1)[0]
-        where = "" if self._path is None or not self._path.exists() else f" ({self._path})"
-        raise EngineError(
-            f"every client failed, in every round: {count} of {self._reasons.total()} failures "
-            f"are: {reason}{where}"
-        )
 
     def _say_if_new(self, report: ExchangeReport, outcome: Outcome) -> None:
         if outcome.details is None:

@@ -8,8 +8,7 @@ that was never sampled costs nothing.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,11 +23,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
-from atoll.errors import EngineError, InvalidExperimentError
+from atoll.errors import InvalidExperimentError
 from atoll.platform import flower
 from atoll.platform.aggregation import Aggregation
 from atoll.platform.cluster import Cluster
-from atoll.platform.cohort import Cohort, late_outcome
+from atoll.platform.cohort import Cohort
 from atoll.platform.dispatch import Dispatch, ExchangeReport
 from atoll.platform.draws import Draws
 from atoll.platform.exchange import Exchange, Outcome
@@ -38,8 +37,9 @@ from atoll.platform.node_ids import NodeIds
 from atoll.platform.node_queues import NodeQueues
 from atoll.platform.outgoing import Outgoing
 from atoll.platform.pool import WorkerPool
-from atoll.platform.replies import replies_of, reply_of, settle_mismatches
+from atoll.platform.replies import replies_of, settle_mismatches
 from atoll.platform.room import Room
+from atoll.platform.stream import Stream
 from atoll.platform.vectorization import VectorizationChoice, choose
 from atoll.platform.worker_setup import worker_setup
 
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 # Up to this timeout replies are fetched client by client, so that all that came in time are there.
 PROMPT_SECONDS = 600.0
-# How often a thread looks again that waits for a message which no worker has.
-IDLE_SECONDS = 0.02
 
 
 class RayGrid(Grid):
@@ -165,11 +163,6 @@ class RayGrid(Grid):
         self._mailbox = Mailbox(num_nodes)
         self._queues = NodeQueues()
         self._draws = Draws(remembers=not self._is_checked)
-        self._streaming: list[Dispatch] = []
-        self._background: threading.Thread | None = None
-        self._has_work = threading.Event()
-        self._is_closed = False
-        self._failure: EngineError | None = None
         self._own_cluster = Cluster(address) if cluster is None else None
         cluster = cluster or self._own_cluster
         assert cluster is not None
@@ -199,6 +192,15 @@ class RayGrid(Grid):
                 self._own_cluster.close()
             raise
         self.pool.is_shared = not self._is_checked
+        self._stream = Stream(
+            self.pool,
+            self._mailbox,
+            self._queues,
+            self._lock,
+            start=self._start,
+            keep_state=self._keep_state,
+            report=self._report,
+        )
 
     # --- Flower's Grid -------------------------------------------------------------------------
 
@@ -254,11 +256,11 @@ class RayGrid(Grid):
         EngineError
             If the engine has failed meanwhile.
         """
-        self._raise_failure()
+        self._stream.raise_failure()
         posted = self._mailbox.post(messages)
         with self._lock:
-            self._stream(self._queues.admit(posted.messages, one_each=True))
-            self._serve_in_background()
+            self._stream.send(self._queues.admit(posted.messages, one_each=True))
+            self._stream.serve_in_background()
         if posted.error is not None:
             raise posted.error
         return posted.ids
@@ -273,7 +275,7 @@ class RayGrid(Grid):
         EngineError
             If the engine has failed meanwhile.
         """
-        self._raise_failure()
+        self._stream.raise_failure()
         return self._mailbox.pull(message_ids)
 
     def send_and_receive(
@@ -303,8 +305,8 @@ class RayGrid(Grid):
         with self._lock:
             requests = self._queues.admit(posted.messages, one_each=False)
         if posted.error is not None or (timeout is not None and timeout <= 0.0):
-            self._stream(requests)
-            self._serve_in_background()
+            self._stream.send(requests)
+            self._stream.serve_in_background()
             if posted.error is not None:
                 raise posted.error
             return []
@@ -314,10 +316,10 @@ class RayGrid(Grid):
             replies = self._receive_whole(requests, timeout)
             sent = {request.metadata.message_id for request in requests}
             left = [name for name in posted.ids if name not in sent]
-            return sorted(replies + self._receive(left, None, timeout), key=_source)
+            return sorted(replies + self._stream.receive(left, None, timeout), key=_source)
         is_prompt = timeout is not None and timeout < PROMPT_SECONDS
-        dispatch = self._stream(requests, 1 if is_prompt else self._chunk_size)
-        return sorted(self._receive(posted.ids, dispatch, timeout), key=_source)
+        dispatch = self._stream.send(requests, 1 if is_prompt else self._chunk_size)
+        return sorted(self._stream.receive(posted.ids, dispatch, timeout), key=_source)
 
     @property
     def workers(self) -> int:
@@ -337,10 +339,7 @@ class RayGrid(Grid):
 
     def close(self) -> None:
         """Stop the workers, let nodes go, and stop Ray if it was started here."""
-        self._is_closed = True
-        self._has_work.set()
-        if self._background is not None:
-            self._background.join(timeout=5.0)
+        self._stream.close()
         self.pool.close()
         self._room.close()
         if self._own_cluster is not None:
@@ -383,7 +382,8 @@ class RayGrid(Grid):
             self._run_cohort(dispatch, timeout)
             return self._conclude(dispatch)
         finally:
-            self._release(dispatch)
+            self._mailbox.forget([request.metadata.message_id for request in requests])
+            self._stream.release([request.metadata.dst_node_id for request in requests])
 
     def _run_cohort(self, dispatch: Dispatch, timeout: float | None) -> None:
         """Run the chunks: with fewer clients at once, from the beginning, if they do not fit."""
@@ -417,134 +417,20 @@ class RayGrid(Grid):
             self._report(dispatch, outcomes)
         return replies
 
-    def _release(self, dispatch: Dispatch) -> None:
-        """Let the nodes of an exchange go on to what waits for them."""
-        requests = dispatch.outgoing.requests
-        with self._lock:
-            self._mailbox.forget([request.metadata.message_id for request in requests])
-            following = [self._queues.ended(r.metadata.dst_node_id) for r in requests]
-            self._stream([message for message in following if message is not None])
+    # --- exchanges of both kinds ----------------------------------------------------------------
 
-    # --- messages that are answered one by one --------------------------------------------------
-
-    def _stream(
-        self, requests: list[Message], chunk_size: int | Literal["auto"] = 1
-    ) -> Dispatch | None:
-        """Send messages whose replies go to the mailbox as their chunks end."""
-        if not requests:
-            return None
-        with self._lock:
-            dispatch = self._prepare(requests, sums=False)
-            dispatch.chunks = dispatch.outgoing.chunks(chunk_size, self._sizes, self.states)
-            dispatch.share_contents()
-            self._streaming.append(dispatch)
-            self.pool.add(self._cohort(dispatch, on_ended=partial(self._ended, dispatch)))
-            self._has_work.set()
+    def _start(
+        self,
+        requests: list[Message],
+        chunk_size: int | Literal["auto"],
+        on_ended: Callable[[Dispatch, list[Outcome]], None],
+    ) -> Dispatch:
+        """Send messages whose outcomes are taken as their chunks end, whoever drives the pool."""
+        dispatch = self._prepare(requests, sums=False)
+        dispatch.chunks = dispatch.outgoing.chunks(chunk_size, self._sizes, self.states)
+        dispatch.share_contents()
+        self.pool.add(self._cohort(dispatch, partial(on_ended, dispatch)))
         return dispatch
-
-    def _ended(self, dispatch: Dispatch, outcomes: list[Outcome]) -> None:
-        """Keep the replies of clients that have ended, and send what waited for their nodes."""
-        requests = dispatch.outgoing.requests
-        replies, following = [], []
-        with self._lock:
-            for outcome in outcomes:
-                self._keep_state(outcome)
-                replies.append(reply_of(requests[outcome.position], outcome))
-                following.append(self._queues.ended(outcome.node_id))
-                dispatch.outcomes[outcome.position] = outcome
-            self._mailbox.deliver(reply for reply in replies if reply is not None)
-            if len(dispatch.outcomes) == len(requests):
-                self._streaming.remove(dispatch)
-                self._report(dispatch, dispatch.in_order())
-            self._stream([message for message in following if message is not None])
-
-    def _receive(
-        self, message_ids: Collection[str], dispatch: Dispatch | None, timeout: float | None
-    ) -> list[Message]:
-        """Wait for the replies to these messages, and return those that have come in time."""
-        if not message_ids:
-            return []
-        if timeout is not None:
-            self.pool.await_worker()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        pending = self._mailbox.watch(message_ids)
-        try:
-            while pending:
-                expires = self._mailbox.first_expiry(pending)
-                self._wait(pending, deadline, expires)
-                if pending and expires is not None and expires <= time.time():
-                    replies += self._mailbox.pull(list(pending))
-                    pending -= {reply.metadata.reply_to_message_id for reply in replies}
-                elif deadline is not None and time.monotonic() >= deadline:
-                    break
-        except BaseException:
-            self._abandon(dispatch)
-            raise
-        answered = {reply.metadata.reply_to_message_id for reply in replies}
-        waited_for = [m for m in message_ids if m not in pending and m not in answered]
-        if pending:
-            self._leave(dispatch)
-        return replies + self._mailbox.pull(waited_for)
-
-    def _wait(
-        self, pending: Collection[str], deadline: float | None, expires: float | None
-    ) -> None:
-        """Drive the workers until all replies are here, or one of the two moments has come."""
-        if expires is not None:
-            expiry = time.monotonic() + max(0.0, expires - time.time())
-            deadline = expiry if deadline is None else min(deadline, expiry)
-        while pending and (deadline is None or time.monotonic() < deadline):
-            self._raise_failure()
-            if self._streaming:
-                self.pool.turn(deadline)
-            else:
-                time.sleep(IDLE_SECONDS)
-
-    def _leave(self, dispatch: Dispatch | None) -> None:
-        """Let clients that nobody waits for come to their end: their replies can be pulled."""
-        with self._lock:
-            if dispatch is not None and len(dispatch.outcomes) < len(dispatch.outgoing.requests):
-                self._report(dispatch, dispatch.in_order(late_outcome))
-            self._serve_in_background()
-
-    def _abandon(self, dispatch: Dispatch | None) -> None:
-        """Stop what workers do for an exchange that was interrupted."""
-        if dispatch is None or dispatch.cohort is None:
-            return
-        self.pool.give_up(dispatch.cohort)
-        with self._lock:
-            if dispatch in self._streaming:
-                self._streaming.remove(dispatch)
-            for position, request in enumerate(dispatch.outgoing.requests):
-                if position not in dispatch.outcomes:
-                    self._queues.ended(request.metadata.dst_node_id)
-
-    def _serve_in_background(self) -> None:
-        """See to it that replies come while no thread waits for them."""
-        with self._lock:
-            self.pool.is_shared = True
-            if self._background is None:
-                self._background = threading.Thread(target=self._serve, daemon=True)
-                self._background.start()
-
-    def _serve(self) -> None:
-        while not self._is_closed:
-            if not self._streaming:
-                self._has_work.wait()
-                self._has_work.clear()
-                continue
-            try:
-                self.pool.turn()
-            except EngineError as error:
-                self._failure = error
-                return
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise EngineError(str(self._failure)) from self._failure
-
-    # --- both ----------------------------------------------------------------------------------
 
     def _prepare(self, requests: list[Message], *, sums: bool) -> Dispatch:
         with self._lock:

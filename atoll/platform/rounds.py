@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from atoll.errors import CorruptCheckpointError
 from atoll.platform import flower
 from atoll.platform.aggregation import Aggregation, aggregation_of
+from atoll.platform.array_history import ArrayHistory
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.client_failures import ClientFailures
 from atoll.platform.dispatch import ExchangeReport
@@ -171,6 +172,7 @@ class _RoundLoop:
         self._aggregation = self._aggregation_on(engine)
         self._result = Result()
         self._reports: list[ExchangeReport] = []
+        self._history = ArrayHistory()
         self._pending: Checkpoint | None = None
         self._unsaved_reported = False
 
@@ -388,7 +390,7 @@ class _RoundLoop:
         return self._num_rounds + 1 if is_stopped else checkpoint.server_round + 1
 
     def _capture(self, server_round: int, arrays: ArrayRecord, reason: str | None) -> Checkpoint:
-        encoder = StateEncoder()
+        encoder = StateEncoder(self._history.keep)
         result, stopping = self._result, self._options.stopping
         histories = (
             "train_metrics_clientapp",

@@ -73,7 +73,9 @@ def flower(
             check_replies=check_replies,
             checkpoint_every=checkpoint_every,
         )
-        run_flower_app(settings, out=out, observers=console_observers(True, directories))
+        run_flower_app(
+            settings, out=out, observers=console_observers(True, directories, lines=False)
+        )
 
 
 def data_get(
