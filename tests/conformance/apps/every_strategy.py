@@ -53,8 +53,8 @@ def main(grid, context):
             made.aggregate_train = lambda server_round, replies: (
                 result("sampled", len(list(replies))) or (None, None)
             )
-        if name in ("Krum", "MultiKrum", "Bulyan"):
-            # Which of the equally good they take depends on the order in which replies came.
+        if name in ("QFedAvg", "Krum", "MultiKrum", "Bulyan"):
+            # Their rounding, or which of the equally good they take, depends on the order in which replies came.
             made.aggregate_train = lambda server_round, replies, inner=made.aggregate_train: inner(
                 server_round, sorted(replies, key=lambda r: r.content["metrics"]["train_loss"])
             )
