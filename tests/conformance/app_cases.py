@@ -5,10 +5,10 @@ from __future__ import annotations
 from two_engines import Case
 
 RECORDS = [
-    Case("scaffold"),
+    Case("scaffold", workers=2),
     Case("heterofl"),
     Case("missing", nodes=4),
-    Case("buffers", nodes=4),
+    Case("buffers", nodes=4, workers=2),
     Case("unweighted"),
     Case("many_records"),
     Case("some_metrics", nodes=3),
@@ -22,10 +22,10 @@ RECORDS = [
 ]
 
 FAILURES = [
-    Case("client_errors", nodes=5),
+    Case("client_errors", nodes=5, workers=2),
     Case("inconsistent", stock_code=1),
     Case("all_fail", atoll_code=1),
-    Case("wrong_return"),
+    Case("wrong_return", workers=2),
     Case("server_raises", stock_code=1),
     Case("server_exits"),
     Case("shadowed", nodes=2),
@@ -39,38 +39,38 @@ GRID = [
     Case("grid_same_message", nodes=2),
     Case("grid_proxy", nodes=4),
     Case("actions", nodes=2),
-    Case("many_to_one"),
-    Case("node_state"),
+    Case("many_to_one", workers=2),
+    Case("node_state", workers=2),
 ]
 
 ASYNCHRONOUS = [
-    Case("grid_async", nodes=2),
-    Case("fire_and_forget"),
-    Case("grid_threads", nodes=4),
-    Case("push_during_exchange"),
-    Case("grid_ttl", nodes=2),
-    Case("grid_timeout", nodes=2),
+    Case("grid_async", nodes=2, workers=2),
+    Case("fire_and_forget", workers=2),
+    Case("grid_threads", nodes=4, workers=2),
+    Case("push_during_exchange", workers=2),
+    Case("grid_ttl", nodes=2, workers=2),
+    Case("grid_timeout", nodes=2, workers=2),
 ]
 
 STRATEGIES = [
     Case("recording", nodes=4),
     Case("own_start", nodes=4),
     Case("own_loop", nodes=4),
-    Case("every_strategy", nodes=8),
+    Case("every_strategy", nodes=8, workers=2),
     Case("boosted"),
     Case("private_fixed", app="private", nodes=4, config={"adaptive": False}),
     Case("private_adaptive", app="private", nodes=4, config={"adaptive": True}),
-    Case("mods"),
+    Case("mods", workers=2),
     Case("lifespan", nodes=2, config={"a": 1}),
     Case("strange_strategy", nodes=2),
 ]
 
 LEGACY = [
-    Case("legacy_numpy", nodes=4, config={"rounds": 2}),
+    Case("legacy_numpy", nodes=4, config={"rounds": 2}, workers=2),
     Case("legacy_client", nodes=4),
     Case("legacy_workflow", nodes=4),
     Case("legacy_strategies", nodes=8),
-    Case("legacy_secagg"),
+    Case("legacy_secagg", workers=2),
     Case("legacy_arguments", nodes=4),
     Case("legacy_messages"),
 ]

@@ -14,25 +14,24 @@ import engine_process
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import ray
-
 from atoll.__main__ import main as atoll_command
 
 
 def start(jobs: list[dict[str, Any]]) -> None:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    engine_process.start_ray()
 
 
 def run(job: dict[str, Any]) -> int:
     overrides = [part for text in job["run_config"] for part in ("--run-config", text)]
     sys.argv = ["atoll", "flower", job["app"], "--num-supernodes", str(job["nodes"])]
-    sys.argv += ["--out", job["out"], "--workers", "2", *overrides, *job["atoll_options"]]
+    sys.argv += [
+        "--out",
+        job["out"],
+        "--workers",
+        str(job["workers"]),
+        *overrides,
+        *job["atoll_options"],
+    ]
     try:
         atoll_command()
     except SystemExit as end:

@@ -18,8 +18,9 @@ LOGGED = re.compile(r"^(?:INFO|WARNING) ?:\s{0,10}(?P<text>.*)$")
 UNSTABLE = [
     (re.compile(r"finished in \d+\.\d+s"), "finished in <seconds>"),
     (re.compile(r"(Received error in reply from node) .*"), r"\1 <node>"),
-    (re.compile(r"\b\d{15,20}\b"), "<id>"),
-    (re.compile(r"^(\[?(?:fit|FL|Run).*) in \d+\.\d+s?"), r"\1 in <seconds>"),
+    (re.compile(r"^(fit progress: .*), [\d.e-]+\)$"), r"\1, <seconds>)"),
+    (re.compile(r"^(Run finished .*) in \d+\.\d+s"), r"\1 in <seconds>"),
+    (re.compile(r"(?<![\d.])\d{15,20}\b"), "<id>"),
 ]
 MACHINERY = re.compile(
     r"Waiting for nodes to connect|DEPRECATED FEATURE|Since flwr|To change federation size|"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import engine_process
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import ray
 from flwr.app import Context, RecordDict
 from flwr.common.config import (
     get_fused_config_from_dir,
@@ -33,8 +33,32 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.telemetry import EventType
+from flwr.superlink.grid import InMemoryGrid
 
 SUPERLINK = 1
+
+
+class _AllNodes:
+    """Keeps the first look at the nodes waiting until all are registered.
+
+    Stock starts the ServerApp before it registers nodes one by one, so how many a strategy samples
+    in its first round is a matter of luck.
+    """
+
+    nodes = 0
+
+    def install(self) -> None:
+        look = InMemoryGrid.get_node_ids
+
+        def look_at_all(grid: InMemoryGrid) -> set[int]:
+            while len(found := set(look(grid))) < self.nodes:
+                time.sleep(0.01)
+            return found
+
+        InMemoryGrid.get_node_ids = look_at_all
+
+
+ALL_NODES = _AllNodes()
 
 
 class _KeptActors:
@@ -58,18 +82,13 @@ class _KeptActors:
 def start(jobs: list[dict[str, Any]]) -> None:
     path = os.pathsep.join([*(job["app"] for job in jobs), *sys.path])
     os.environ["PYTHONPATH"] = path
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    engine_process.start_ray(runtime_env={"env_vars": {"PYTHONPATH": path}})
     _KeptActors().install()
+    ALL_NODES.install()
 
 
 def run(job: dict[str, Any]) -> int:
+    ALL_NODES.nodes = job["nodes"]
     directory = Path(job["app"])
     config = get_project_config(directory)
     fab_id, fab_version = get_metadata_from_config(config)

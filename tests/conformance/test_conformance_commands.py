@@ -12,7 +12,7 @@ from comparison import COLOUR, flower_log, results
 from two_engines import Case, Shown, app_directory
 
 pytestmark = pytest.mark.timeout(900)
-CASE = Case("cli_prints", config={"nodes": 1, "fails": False, "lr": 0.1, "nested.name": "x"})
+CASE = Case("cli_prints", config={"fails": False, "lr": 0.1, "nested.name": "x"})
 
 
 @pytest.fixture(scope="module")

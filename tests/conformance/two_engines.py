@@ -67,6 +67,8 @@ class Case:
         The app's run config in its ``pyproject.toml``.
     run_config : tuple[str, ...]
         Overrides, as ``flwr run --run-config`` takes them.
+    workers : int
+        Atoll's workers; stock has two actors always.
     flower_log : bool
         Whether what Flower itself logs is compared too.
     atoll_options : tuple[str, ...]
@@ -84,6 +86,7 @@ class Case:
     nodes: int = 3
     config: dict[str, Any] = field(default_factory=dict)
     run_config: tuple[str, ...] = ()
+    workers: int = 1
     flower_log: bool = True
     atoll_options: tuple[str, ...] = ()
     seconds: float = 60.0
@@ -147,6 +150,7 @@ class _Engine:
             "app": str(app_directory(case, self._folder / "apps")),
             "nodes": case.nodes,
             "run_config": list(case.run_config),
+            "workers": case.workers,
             "atoll_options": list(case.atoll_options),
             "out": str(self._folder / "runs" / case.name),
             "stdout": str(streams / f"{case.name}.out"),

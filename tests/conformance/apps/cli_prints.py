@@ -2,13 +2,14 @@
 
 import logging
 import sys
+import time
 
 from flwr.app import MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
-from kit import answer, arrays, partition, result, text
+from kit import answer, arrays, partition, result, text, wait_for
 
 server = ServerApp()
 client = ClientApp()
@@ -31,7 +32,9 @@ def evaluate(message, context):
 
 @server.main()
 def main(grid, context):
-    ended = FedAvg(min_available_nodes=context.run_config["nodes"]).start(
+    wait_for(grid, 1)
+    time.sleep(0.5)
+    ended = FedAvg().start(
         grid,
         arrays(w=[0.0]),
         num_rounds=2,

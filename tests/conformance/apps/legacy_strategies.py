@@ -15,8 +15,12 @@ class Client(NumPyClient):
         self.number = number
 
     def fit(self, parameters, config):
-        step = 2.0 ** (self.number % 4) - 1.0
-        return [p + p.dtype.type(step) for p in parameters], 1, {"keys": len(config)}
+        step = self.number**2 + 1
+        return (
+            [p + p.dtype.type(step) for p in parameters],
+            1,
+            {"number": self.number, "keys": len(config)},
+        )
 
     def evaluate(self, parameters, config):
         return float(sum(np.sum(p) for p in parameters)), 1, {}
@@ -57,7 +61,9 @@ def main(grid, context):
         inner = made.aggregate_fit
 
         def kept(server_round, results, failures, inner=inner, ended=ended):
-            found = inner(server_round, results, failures)
+            # Bulyan depends on the order in which results came.
+            ordered = sorted(results, key=lambda pair: pair[1].metrics["number"])
+            found = inner(server_round, ordered, failures)
             ended[:] = parameters_to_ndarrays(found[0])
             return found
 
