@@ -101,7 +101,8 @@ class ConsoleProgress:
         else:
             table.add_row("client errors", str(result.get("errors", 0)))
         table.add_row("seconds", f"{result['wall_seconds']:.1f}")
-        table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
+        if result["parameters_sha256"] is not None:
+            table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
         self._console.print(table)
         # Not in the table, which would cut a long path to the terminal's width.
         self._console.print(f"report: {result['report']}", soft_wrap=True, markup=False)
