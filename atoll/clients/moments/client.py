@@ -189,17 +189,17 @@ def _check_finite(values: Sequence[Tensor], terms: TrainingTerms, what: str) -> 
     Raises
     ------
     EngineError
-        With the largest cotangent, which is what the penalty's weight makes large.
+        With the sizes of what the penalty put into the loss: it makes these large.
     """
-    if not terms.terms or all(bool(v.isfinite().all()) for v in values):
+    has_penalty = bool(terms.terms) or terms.loss_weights != terms.weights
+    if not has_penalty or all(bool(v.isfinite().all()) for v in values):
         return
-    largest = {
-        term.statistic.name: max(float(c.abs().max()) for c in term.cotangents.values())
-        for term in terms.terms
-        if any(c.numel() for c in term.cotangents.values())
-    }
-    sizes = ", ".join(f"{size:.1e} of {name}" for name, size in largest.items())
+    largest = {"loss": max(map(abs, terms.loss_weights.values()), default=0.0)}
+    for term in terms.terms:
+        sizes = [float(c.abs().max()) for c in term.cotangents.values() if c.numel()]
+        largest[term.statistic.name] = max(sizes, default=0.0)
+    said = ", ".join(f"{size:.1e} of {name}" for name, size in largest.items())
     raise EngineError(
-        f"the {what} is not finite: the loss has terms with cotangents of up to {sizes}; a smaller "
-        "strategy.penalty_weight or learning rate may keep it so"
+        f"the {what} is not finite, and the strategy's weights in its loss are up to {said}; "
+        "smaller ones (strategy.penalty_weight) or a smaller learning rate may keep it so"
     )

@@ -214,7 +214,8 @@ def _inside(quantile: float) -> float:
 def _bandwidth(values: Tensor) -> Tensor:
     # Of the variance, whose gradient exists where all values are the same.
     deviation = values.var().clamp_min(1e-18).sqrt()
-    return 1.06 * deviation * len(values) ** -0.2
+    bandwidth: Tensor = 1.06 * deviation * len(values) ** -0.2
+    return bandwidth
 
 
 def _root(values: Tensor, bandwidth: float, wanted: float) -> float:
