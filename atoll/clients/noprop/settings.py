@@ -83,7 +83,7 @@ class ContinuousSettings(NoPropSettings):
     Attributes
     ----------
     blocks : int
-        How many equal intervals [0, 1] is cut into, each with a network of its own.
+        How many intervals [0, 1] is cut into, each with a network of its own.
     steps : int
         Steps of inference, at least one a block.
     """
@@ -106,11 +106,17 @@ class ContinuousTimeSettings(ContinuousSettings):
         the cross-entropy and the divergence from the prior.
     snr_cap : float or None
         The largest SNR' used.
+    intervals : "equal" or "equal-probability"
+        Whether the blocks have equal parts of [0, 1], or ranges of noise that are equally probable
+        under DiffusionBlocks' log-normal
+        (:func:`~atoll.clients.noprop.intervals.interval_edges`). Within its interval a block's
+        times are uniform either way.
     """
 
     eta: Annotated[float, Field(gt=0.0)] = 1.0
     snr_weight: bool = False
     snr_cap: Annotated[float, Field(gt=0.0)] | None = None
+    intervals: Literal["equal", "equal-probability"] = "equal"
 
 
 class FlowMatchingSettings(ContinuousSettings):
