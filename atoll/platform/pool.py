@@ -27,10 +27,11 @@ from ray.exceptions import (
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.cluster import Allocation
+from atoll.platform.experiment import NODES_TIMEOUT
 from atoll.platform.gpu_memory import OnGpu, Shortage
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.jobs import Job, JobSource
-from atoll.platform.waiting import wait_for_one
+from atoll.platform.waiting import get, wait_for_one
 from atoll.platform.worker import Worker, WorkerSetup
 
 logger = logging.getLogger("atoll")
@@ -102,6 +103,8 @@ class WorkerPool:
         Whether what the first worker on a GPU needs decides how many work on it.
     look : callable, optional
         Returns the workers that the cluster allows now; by default it is taken not to change.
+    start_timeout : float
+        Seconds after which it is an error that no worker has started and none is at work.
 
     Attributes
     ----------
@@ -123,8 +126,11 @@ class WorkerPool:
         *,
         measure_gpus: bool = False,
         look: Callable[[], Allocation] | None = None,
+        start_timeout: float = NODES_TIMEOUT,
     ) -> None:
         self.size = size
+        self._start_timeout = start_timeout
+        self._last_news = time.monotonic()
         self.sharing = GpuSharing(gpus, is_measured=measure_gpus)
         self._look = look
         self._looked = time.monotonic()
@@ -231,7 +237,7 @@ class WorkerPool:
         EngineError
             If workers cannot be started, or fail for a reason that is not a client's.
         """
-        deadline = None
+        deadline, self._last_news = None, time.monotonic()
         # What ended the run before this one (a user who went on after Ctrl-C) took its workers.
         for _ in range(self.size - self._count()):
             self._start_worker()
@@ -286,13 +292,9 @@ class WorkerPool:
         moments += [] if deadline is None else [deadline]
         seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
         if seconds is None and not self._running:
-            seconds = PATIENCE_SECONDS
+            seconds = min(PATIENCE_SECONDS, self._start_timeout)
         ready = wait_for_one(references, seconds)
-        if not ready and seconds == PATIENCE_SECONDS:
-            logger.warning(
-                "no worker has started for %g s; are the cluster's CPUs or GPUs taken by others?",
-                PATIENCE_SECONDS,
-            )
+        self._mind_starts(bool(ready))
         for reference in ready:
             if reference in self._starting:
                 self._take_started(reference)
@@ -300,10 +302,23 @@ class WorkerPool:
                 self._take_result(source, reference)
         self._kill_overdue(source)
 
+    def _mind_starts(self, has_news: bool) -> None:
+        """Say that no worker starts, where none is at work, and end the run if none ever does."""
+        now = time.monotonic()
+        if has_news or self._running:
+            self._last_news = now
+        waited = now - self._last_news
+        taken = "are the cluster's CPUs or GPUs taken by others, or its nodes gone?"
+        if waited >= self._start_timeout:
+            limit = f"ray.nodes_timeout = {self._start_timeout:g} s"
+            raise EngineError(f"no worker has started within {limit}; {taken}")
+        if waited >= PATIENCE_SECONDS:
+            logger.warning("no worker has started for %.0f s; %s", waited, taken)
+
     def _take_started(self, reference: Any) -> None:
         worker = self._starting.pop(reference)
         try:
-            place = ray.get(reference)
+            place = get(reference)
         except RayTaskError as error:
             raise EngineError(f"a worker could not be set up: {error.cause}") from error
         except RayActorError as error:
@@ -328,7 +343,7 @@ class WorkerPool:
         first = worker.jobs[0]
         job = self._running[first].job
         try:
-            result = ray.get(first)
+            result = get(first)
         except RayTaskError as error:
             raise EngineError(f"a worker failed: {error}") from error
         except (RayError, GetTimeoutError) as error:
