@@ -59,8 +59,15 @@ def own_token() -> Iterator[None]:
         _refresh()
 
 
-def agree_with(address: str) -> None:
-    """Put this process into the mode of the Ray whose head is at ``address``, ``HOST:PORT``.
+def agree_with(address: str, where: str) -> None:
+    """Put this process into the mode of a running Ray.
+
+    Parameters
+    ----------
+    address : str
+        Its head's, ``HOST:PORT``.
+    where : str
+        The setting that names it, for errors.
 
     Raises
     ------
@@ -69,8 +76,7 @@ def agree_with(address: str) -> None:
         for none although ``RAY_AUTH_MODE`` says that it must.
     """
     asked = asked_mode()
-    where = f"ray.address = {address!r}"
-    if _takes(address, None):
+    if _takes(address, None, where):
         if asked == "token":
             raise EngineError(
                 f"{where}: this Ray asks for no token, and {MODE} = 'token'; expected a Ray that "
@@ -86,7 +92,7 @@ def agree_with(address: str) -> None:
     found = token()
     if found is None:
         raise EngineError(f"{where}: this Ray asks for a token; expected {expected_token()}")
-    if not _takes(address, found):
+    if not _takes(address, found, where):
         raise EngineError(
             f"{where}: this Ray does not take the token of {token_source()}; expected "
             f"{expected_token()}"
@@ -145,7 +151,7 @@ def expected_token() -> str:
     )
 
 
-def _takes(address: str, found: str | None) -> bool:
+def _takes(address: str, found: str | None, where: str) -> bool:
     """Tell whether the head takes calls with this token, or with none."""
     metadata = () if found is None else (("authorization", f"Bearer {found}"),)
     with closing(_channel(address)) as channel:
@@ -166,8 +172,8 @@ def _takes(address: str, found: str | None) -> bool:
             if status.code() == grpc.StatusCode.UNAUTHENTICATED:
                 return False
             raise EngineError(
-                f"ray.address = {address!r}: no Ray answers ({status.details()}); expected the "
-                "address of a running head, HOST:6379"
+                f"{where}: no Ray answers ({status.details()}); expected the address of a running "
+                "head, HOST:6379"
             ) from error
     return True
 

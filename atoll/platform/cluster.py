@@ -79,15 +79,16 @@ class Cluster:
     Parameters
     ----------
     address : str or None
-        The address of a running Ray; None uses the one that this process is connected to, the
-        one in ``RAY_ADDRESS``, one that ``ray start`` made on this machine, or starts one.
+        The address of a running Ray, or "local" to start one; None uses the one that this process
+        is connected to, what ``RAY_ADDRESS`` says, one that ``ray start`` made on this machine, or
+        starts one.
     cpus : float or None
         CPUs to declare if Ray is started here; None is as many as this machine has.
 
     Raises
     ------
     EngineError
-        If no Ray answers at ``address``, or none can be started.
+        If no Ray answers at ``address``, it does not let this process in, or none can be started.
     """
 
     _share_told: float | None = None
@@ -98,8 +99,11 @@ class Cluster:
         self._undo = ExitStack()
         if ray.is_initialized():
             return
-        address = address or os.environ.get("RAY_ADDRESS") or _running_here()
-        if address and address != "local":
+        address = address or os.environ.get("RAY_ADDRESS")
+        found = None if address else _running_here()
+        if found:
+            _connect_to_found(found)
+        elif address and address != "local":
             _connect(address)
         else:
             self._start(cpus)
@@ -223,7 +227,7 @@ def _connect(address: str) -> None:
 
     try:
         if "://" not in address:
-            agree_with(services.canonicalize_bootstrap_address_or_die(address))
+            agree_with(services.canonicalize_bootstrap_address_or_die(address), where)
         # In a thread, since nothing interrupts it where it waits.
         threading.Thread(target=connect, name="connect-to-ray", daemon=True).start()
         connected.result(CONNECT_SECONDS)
@@ -235,6 +239,17 @@ def _connect(address: str) -> None:
         ) from error
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         raise EngineError(f"{where}: no Ray answers ({error})") from error
+
+
+def _connect_to_found(address: str) -> None:
+    """Connect to a Ray that was found on this machine, which may be another user's."""
+    try:
+        _connect(address)
+    except EngineError as error:
+        raise EngineError(
+            f"{error}; it was started on this machine with 'ray start': RAY_ADDRESS=local starts "
+            "another for this run alone"
+        ) from error
 
 
 @contextmanager

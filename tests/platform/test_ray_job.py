@@ -29,7 +29,9 @@ clients = 6
 name = "linear"
 """
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
-    "RAY_AUTH_MODE": "disabled",
+    # As deploy/README.md says that clusters are started.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "a-token-of-the-tests",
     # A loaded machine needs longer to write a checkpoint than the 3 s that Ray waits.
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
     "PYTHONPATH": str(ROOT),
