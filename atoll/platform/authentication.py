@@ -25,6 +25,10 @@ TOKEN_FILE = "~/.ray/auth_token"
 MODES = ("token", "disabled")
 # How long a head that has just been started may take until it answers: as long as Ray itself waits.
 ANSWER_SECONDS = 20.0
+EXPECTED = (
+    f"the head's token ('ray get-auth-token' prints it there) in {TOKEN}, in a file named by "
+    f"{TOKEN_PATH}, or in {TOKEN_FILE}"
+)
 CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 
@@ -41,26 +45,22 @@ def own_token() -> Iterator[None]:
     EngineError
         If what the user's settings name is no mode, or cannot be read.
     """
-    before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
     mode = asked_mode() or "token"
-    if mode == "token" and not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH):
-        os.environ[TOKEN] = secrets.token_hex(32)
-    _set_mode(mode)
-    try:
+    with _kept(MODE), _kept(TOKEN):
+        if mode == "token" and not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH):
+            os.environ[TOKEN] = secrets.token_hex(32)
+        _set_mode(mode)
         if mode == "token":
             token()
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _refresh()
+    _refresh()
 
 
-def agree_with(address: str, where: str) -> None:
-    """Put this process into the mode of a running Ray.
+@contextmanager
+def agreed_with(address: str, where: str) -> Iterator[None]:
+    """Within this context this process connects as a running Ray wants it, and stays so connected.
+
+    What it starts later, other programs say, are left to the user's own settings.
 
     Parameters
     ----------
@@ -76,28 +76,44 @@ def agree_with(address: str, where: str) -> None:
         for none although ``RAY_AUTH_MODE`` says that it must.
     """
     asked = asked_mode()
-    if _takes(address, None, where):
+    mode = "disabled" if _takes(address, None, where) else "token"
+    if mode == "disabled":
         if asked == "token":
             raise EngineError(
                 f"{where}: this Ray asks for no token, and {MODE} = 'token'; expected a Ray that "
                 f"was started with {MODE}=token, or {MODE}=disabled where its network is trusted"
             )
-        _set_mode("disabled")
-        return
-    if asked == "disabled":
+    elif not _takes(address, token_to_show(where), where):
+        raise EngineError(is_wrong(where))
+    with _kept(MODE):
+        _set_mode(mode)
+        yield
+
+
+def token_to_show(where: str) -> str:
+    """Return the token for a Ray that asks for one; ``where`` is the setting that names it.
+
+    Raises
+    ------
+    EngineError
+        If there is none at hand, or the user wants to show none.
+    """
+    if asked_mode() == "disabled":
         raise EngineError(
             f"{where}: this Ray asks for a token, and {MODE} = 'disabled'; expected {MODE} = "
             "'token', or none"
         )
     found = token()
     if found is None:
-        raise EngineError(f"{where}: this Ray asks for a token; expected {expected_token()}")
-    if not _takes(address, found, where):
-        raise EngineError(
-            f"{where}: this Ray does not take the token of {token_source()}; expected "
-            f"{expected_token()}"
-        )
-    _set_mode("token")
+        raise EngineError(f"{where}: this Ray asks for a token; expected {EXPECTED}")
+    return found
+
+
+def is_wrong(where: str) -> str:
+    """Return what is said where a Ray does not take the token that it was shown."""
+    path = os.environ.get(TOKEN_PATH)
+    source = TOKEN if os.environ.get(TOKEN) else f"{TOKEN_PATH} = {path!r}" if path else TOKEN_FILE
+    return f"{where}: this Ray does not take the token of {source}; expected {EXPECTED}"
 
 
 def asked_mode() -> str | None:
@@ -135,22 +151,6 @@ def token() -> str | None:
     return None
 
 
-def token_source() -> str:
-    """Return where the token is from, for messages."""
-    if os.environ.get(TOKEN):
-        return TOKEN
-    path = os.environ.get(TOKEN_PATH)
-    return f"{TOKEN_PATH} = {path!r}" if path else TOKEN_FILE
-
-
-def expected_token() -> str:
-    """Return where a token can be put, for messages."""
-    return (
-        f"the head's token ('ray get-auth-token' prints it there) in {TOKEN}, in a file named by "
-        f"{TOKEN_PATH}, or in {TOKEN_FILE}"
-    )
-
-
 def _takes(address: str, found: str | None, where: str) -> bool:
     """Tell whether the head takes calls with this token, or with none."""
     metadata = () if found is None else (("authorization", f"Bearer {found}"),)
@@ -184,6 +184,19 @@ def _channel(address: str) -> Any:
     tls: Any = importlib.import_module("ray._common.tls_utils")
     chain, key, authority = tls.load_certs_from_env()
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority, key, chain))
+
+
+@contextmanager
+def _kept(name: str) -> Iterator[None]:
+    """Within this context an environment variable may be changed."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 def _set_mode(mode: str) -> None:

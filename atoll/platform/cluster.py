@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from atoll.errors import EngineError, InvalidExperimentError
-from atoll.platform.authentication import agree_with, own_token
+from atoll.platform.authentication import agreed_with, own_token
 from atoll.platform.node_request import NodeRequest
 
 logger = logging.getLogger("atoll")
@@ -226,11 +226,13 @@ def _connect(address: str) -> None:
             connected.set_exception(error)
 
     try:
-        if "://" not in address:
-            agree_with(services.canonicalize_bootstrap_address_or_die(address), where)
-        # In a thread, since nothing interrupts it where it waits.
-        threading.Thread(target=connect, name="connect-to-ray", daemon=True).start()
-        connected.result(CONNECT_SECONDS)
+        with ExitStack() as undo:
+            if "://" not in address:
+                head = services.canonicalize_bootstrap_address_or_die(address)
+                undo.enter_context(agreed_with(head, where))
+            # In a thread, since nothing interrupts it where it waits.
+            threading.Thread(target=connect, name="connect-to-ray", daemon=True).start()
+            connected.result(CONNECT_SECONDS)
     except TimeoutError as error:
         raise EngineError(
             f"{where}: this Ray answers, but has let this process in on no node within "

@@ -25,6 +25,7 @@ def start_head(folder: Path, **settings: str) -> tuple[subprocess.Popen[bytes], 
     port = free_port()
     options = ("--head", "--block", "--num-cpus", 1, "--port", port, "--no-monitor")
     options += ("--include-dashboard=false", "--dashboard-agent-listen-port", free_port())
+    options += ("--ray-client-server-port", 0)
     options += ("--node-ip-address", "127.0.0.1", "--object-store-memory", 100_000_000)
     environment = {**environment_without_ray(), **settings, "HOME": str(folder)}
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -72,6 +73,7 @@ def test_a_process_with_the_token_is_let_in_without_being_told_the_mode(
 ) -> None:
     found = asked(guarded, home, right={})
     assert found["right"] == "computed 2000000"
+    assert found["right: left"] == {}
 
 
 def test_a_process_without_the_right_token_is_told_so_in_one_line(
@@ -110,6 +112,7 @@ def test_a_ray_without_tokens_is_used_unless_the_user_asks_for_tokens(home: Path
         stop(process)
     assert found["token"].startswith(f"ray.address = {address!r}: this Ray asks for no token, and")
     assert found["open"] == "computed 2000000"
+    assert found["open: left"] == {}
 
 
 def test_a_ray_that_atoll_starts_has_a_token_that_nobody_else_knows(tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ def test_nothing_that_answers_is_an_error_after_some_seconds(
     monkeypatch.setattr(authentication, "ANSWER_SECONDS", 1.0)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with pytest.raises(EngineError, match="no Ray answers"):
-        authentication.agree_with(f"127.0.0.1:{free_port()}", "here")
+        authentication.agreed_with(f"127.0.0.1:{free_port()}", "here").__enter__()
 
 
 def test_what_is_no_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
