@@ -110,7 +110,7 @@ def test_the_run_is_submitted_as_our_command_line_takes_it() -> None:
 def test_services_share_what_must_outlive_them() -> None:
     for service in COMPOSE["services"].values():
         assert service["volumes"] == ["shared:/shared", "token:/token"]
-    assert set(COMPOSE["volumes"]) == {"shared"}
+    assert set(COMPOSE["volumes"]) == {"shared", "token"}
     assert "ATOLL_CACHE=/shared/cache" in DOCKERFILE
     assert set(GPU["services"]) <= set(COMPOSE["services"])
 
