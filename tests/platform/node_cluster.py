@@ -106,7 +106,7 @@ class NodeCluster:
         return self._start(
             1,
             *("--head", "--port", port, "--num-cpus", "0", "--system-config", SYSTEM_CONFIG),
-            *("--include-dashboard=false", "--no-monitor", "--ray-client-server-port", "0"),
+            *("--include-dashboard=false", "--no-monitor"),
             *("--temp-dir", self._folder),
         )
 

@@ -25,7 +25,7 @@ def start_head(folder: Path, **settings: str) -> tuple[subprocess.Popen[bytes], 
     port = free_port()
     options = ("--head", "--block", "--num-cpus", 1, "--port", port, "--no-monitor")
     options += ("--include-dashboard=false", "--dashboard-agent-listen-port", free_port())
-    options += ("--ray-client-server-port", 0)
+    options += ("--ray-client-server-port", free_port())
     options += ("--node-ip-address", "127.0.0.1", "--object-store-memory", 100_000_000)
     environment = {**environment_without_ray(), **settings, "HOME": str(folder)}
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):

@@ -54,8 +54,7 @@ def head(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A head with one CPU; at the end all its processes are killed at once."""
     options = ("--head", "--block", "--num-cpus", "1", "--port", str(port))
     options += ("--node-ip-address", "127.0.0.1", "--include-dashboard=false", "--no-monitor")
-    # A server that takes long to start would end the whole head.
-    options += ("--ray-client-server-port", "0")
+    options += ("--ray-client-server-port", str(free_port()))
     options += ("--dashboard-agent-listen-port", str(free_port()))
     options += ("--temp-dir", tempfile.mkdtemp(prefix="r"))
     process = subprocess.Popen(

@@ -77,8 +77,7 @@ def head() -> Iterator[str]:
     options = ("--head", "--block", "--num-cpus", 2, "--port", free_port())
     options += ("--include-dashboard=true", "--dashboard-agent-listen-port", free_port())
     options += ("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard)
-    # A server that takes long to start would end the whole head.
-    options += ("--ray-client-server-port", 0)
+    options += ("--ray-client-server-port", free_port())
     options += ("--temp-dir", tempfile.mkdtemp(prefix="r"))
     process = subprocess.Popen(
         [sys.executable, str(RAY), "start", *map(str, options)],
