@@ -185,6 +185,7 @@ class RayGrid(Grid):
                 measure_gpus=gpus_per_worker == "auto",
                 # A Ray that was started here stays as it is.
                 look=None if cluster.started else self._room.look,
+                start_timeout=nodes_timeout,
             )
         except BaseException:
             cluster.request.withdraw()

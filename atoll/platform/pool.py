@@ -29,10 +29,11 @@ from ray.exceptions import (
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.cluster import Allocation
+from atoll.platform.experiment import NODES_TIMEOUT
 from atoll.platform.gpu_memory import OnGpu, Shortage
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.jobs import Job, JobSource
-from atoll.platform.waiting import wait_for_one
+from atoll.platform.waiting import get, wait_for_one
 from atoll.platform.worker import Worker, WorkerSetup
 
 logger = logging.getLogger("atoll")
@@ -110,6 +111,8 @@ class WorkerPool:
         Whether what the first worker on a GPU needs decides how many work on it.
     look : callable, optional
         Returns the workers that the cluster allows now; by default it is taken not to change.
+    start_timeout : float
+        Seconds after which it is an error that no worker has started and none is at work.
 
     Attributes
     ----------
@@ -133,8 +136,11 @@ class WorkerPool:
         *,
         measure_gpus: bool = False,
         look: Callable[[], Allocation] | None = None,
+        start_timeout: float = NODES_TIMEOUT,
     ) -> None:
         self.size = size
+        self._start_timeout = start_timeout
+        self._last_news = time.monotonic()
         self.sharing = GpuSharing(gpus, is_measured=measure_gpus)
         self._look = look
         self._looked = time.monotonic()
@@ -276,6 +282,8 @@ class WorkerPool:
     def add(self, source: JobSource) -> None:
         """Take jobs from ``source`` too, whoever drives the pool; :meth:`turn` drives it."""
         with self._turn_taken:
+            if not self._sources:
+                self._last_news = time.monotonic()
             self._sources.append(source)
             self._failure = None
 
@@ -380,13 +388,9 @@ class WorkerPool:
         if self._running and self.is_shared:
             seconds = SHARED_SECONDS if seconds is None else min(seconds, SHARED_SECONDS)
         if seconds is None and not self._running:
-            seconds = PATIENCE_SECONDS
+            seconds = min(PATIENCE_SECONDS, self._start_timeout)
         ready = wait_for_one(references, seconds)
-        if not ready and seconds == PATIENCE_SECONDS:
-            logger.warning(
-                "no worker has started for %g s; are the cluster's CPUs or GPUs taken by others?",
-                PATIENCE_SECONDS,
-            )
+        self._mind_starts(bool(ready))
         for reference in ready:
             if reference in self._starting:
                 self._take_started(reference)
@@ -394,10 +398,23 @@ class WorkerPool:
                 self._take_result(reference)
         self._kill_overdue()
 
+    def _mind_starts(self, has_news: bool) -> None:
+        """Say that no worker starts, where none is at work, and end the run if none ever does."""
+        now = time.monotonic()
+        if has_news or self._running:
+            self._last_news = now
+        waited = now - self._last_news
+        taken = "are the cluster's CPUs or GPUs taken by others, or its nodes gone?"
+        if waited >= self._start_timeout:
+            limit = f"ray.nodes_timeout = {self._start_timeout:g} s"
+            raise EngineError(f"no worker has started within {limit}; {taken}")
+        if waited >= PATIENCE_SECONDS:
+            logger.warning("no worker has started for %.0f s; %s", waited, taken)
+
     def _take_started(self, reference: Any) -> None:
         worker = self._starting.pop(reference)
         try:
-            place = ray.get(reference)
+            place = get(reference)
         except RayTaskError as error:
             raise EngineError(f"a worker could not be set up: {error.cause}") from error
         except RayActorError as error:
@@ -422,7 +439,7 @@ class WorkerPool:
         first = worker.jobs[0]
         job, source = self._running[first].job, self._running[first].source
         try:
-            result = ray.get(first)
+            result = get(first)
         except RayTaskError as error:
             raise EngineError(f"a worker failed: {error}") from error
         except (RayError, GetTimeoutError) as error:

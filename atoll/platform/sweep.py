@@ -45,7 +45,7 @@ from atoll.platform.sweep_trials import (
     check_same_data,
     place_of,
 )
-from atoll.platform.waiting import wait_for_one
+from atoll.platform.waiting import answer, get, wait_for_one
 
 SWEEP_CONFIG = "sweep.toml"
 # How long interrupted trials may take to write their checkpoints.
@@ -215,7 +215,7 @@ def _start_halving(sweep: Sweep, directory: Path, here: Any) -> Any:
         for trial in sweep.trials
         for server_round, value in recorded_metric(place_of(directory, trial), settings.metric)
     ]
-    ray.get(reports)
+    answer(reports, "the actor that stops trials early")
     return halving
 
 
@@ -298,7 +298,7 @@ def _first_line(problem: Exception) -> str:
 def _outcome(reference: Any) -> str | None:
     """Return why a trial failed, or None."""
     try:
-        error: str | None = ray.get(reference)
+        error: str | None = get(reference)
     except RayError as problem:
         return f"its process ended ({_first_line(problem)})"
     return error

@@ -394,4 +394,5 @@ def start_workers(
         allocation.gpus,
         measure_gpus=settings.gpus_per_worker == "auto",
         look=None if cluster.started else room.look,
+        start_timeout=settings.nodes_timeout,
     )
