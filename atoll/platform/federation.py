@@ -109,8 +109,7 @@ def check(experiment: Experiment) -> None:
 
     from atoll.clients.data.catalog import check_options
     from atoll.clients.data.partition import check_partitioner
-    from atoll.clients.models import MODELS
-    from atoll.clients.noprop.settings import is_noprop, parse_model
+    from atoll.clients.models.arguments import check_arguments
     from atoll.platform.mods import check_mods_of
     from atoll.strategies import build_strategy
 
@@ -125,9 +124,7 @@ def check(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
-    MODELS.check(experiment.model.name, "model.name")
-    if is_noprop(experiment.model):
-        parse_model(experiment.model)
+    check_arguments(experiment.model)
     check_mods_of(experiment, strategy)
     check_partitioner(experiment.data.partition.name)
     check_options(experiment.data.dataset, experiment.data.options)

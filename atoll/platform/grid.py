@@ -26,13 +26,13 @@ from atoll.platform.aggregation import Aggregation
 from atoll.platform.cluster import Cluster
 from atoll.platform.cohort import Cohort
 from atoll.platform.exchange import Chunk, Exchange, Outcome
-from atoll.platform.experiment import NODES_TIMEOUT
 from atoll.platform.mailbox import Mailbox
 from atoll.platform.node_sums import Traffic
 from atoll.platform.outgoing import Outgoing
 from atoll.platform.pool import WorkerPool
 from atoll.platform.replies import replies_of, settle_mismatches
 from atoll.platform.room import Room
+from atoll.platform.sections import NODES_TIMEOUT
 from atoll.platform.vectorization import VectorizationChoice, choose
 from atoll.platform.worker_setup import worker_setup
 

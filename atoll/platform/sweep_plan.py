@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from atoll.clients.settings import PositiveInt, Section
+from atoll.clients.ranges import Count, Seed
+from atoll.clients.settings import Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.identity import relevant, sha256_of_tables
@@ -69,10 +70,10 @@ class SweepSettings(Section):
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     leave_one_domain_out: bool = False
     random: dict[str, Any] = Field(default_factory=dict)
-    samples: PositiveInt | None = None
-    samples_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    samples: Count | None = None
+    samples_seed: Seed = 0
     early_stopping: TrialStoppingSettings | None = None
-    parallel: Literal["auto"] | PositiveInt = "auto"
+    parallel: Literal["auto"] | Annotated[int, Field(gt=0, le=10_000)] = "auto"
 
 
 class _SweepFile(Section):
