@@ -108,7 +108,7 @@ def check(experiment: Experiment) -> None:
     from flwr.serverapp.strategy import FedXgbBagging
 
     from atoll.clients.data.catalog import check_options
-    from atoll.clients.data.partition import check_partitioner
+    from atoll.clients.data.partitioners import check_partition
     from atoll.clients.models.arguments import check_arguments
     from atoll.platform.mods import check_mods_of
     from atoll.strategies import build_strategy
@@ -126,7 +126,7 @@ def check(experiment: Experiment) -> None:
         )
     check_arguments(experiment.model)
     check_mods_of(experiment, strategy)
-    check_partitioner(experiment.data.partition.name)
+    check_partition(experiment.data)
     check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():
         raise InvalidExperimentError(
