@@ -29,7 +29,7 @@ Pixels = Annotated[int, Field(gt=0, le=4_096)]
 Repetitions = Annotated[int, Field(gt=0, le=10_000)]
 # Of attacks and of generators' training.
 Iterations = Annotated[int, Field(gt=0, le=1_000_000)]
-Count = Annotated[int, Field(ge=1, le=100_000_000)]
+Count = Annotated[int, Field(gt=0, le=100_000_000)]
 NonNegativeCount = Annotated[int, Field(ge=0, le=100_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
