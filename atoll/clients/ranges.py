@@ -49,6 +49,11 @@ Seconds = Annotated[float, Field(ge=1e-3, le=1e9)]
 Megabytes = Annotated[float, Field(ge=1e-3, le=1e9)]
 Processors = Annotated[float, Field(ge=0.01, le=10_000.0)]
 
+# Of differential privacy; the first is the noise's deviation by the sensitivity.
+NoiseMultiplier = Annotated[float, Field(ge=1e-3, le=1e6)]
+Epsilon = Annotated[float, Field(ge=1e-3, le=1e6)]
+Delta = Annotated[float, Field(ge=1e-50, lt=1.0)]
+
 CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 T = TypeVar("T")
 
@@ -76,4 +81,10 @@ def check_value(key: str, value: object, kind: Any) -> None:
         found = [problem["msg"] for problem in error.errors(include_url=False)]
         expected = " or ".join(dict.fromkeys(t.removeprefix("Input should be ") for t in found))
         expected = expected[:1].lower() + expected[1:]
-        raise InvalidExperimentError(f"{key} = {value!r}: expected {expected}") from None
+        raise InvalidExperimentError(f"{key} = {short(value)}: expected {expected}") from None
+
+
+def short(value: object) -> str:
+    """Return a value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy import Delta, NoiseMultiplier, count_uses, gaussian_epsilon
-from atoll.clients.ranges import Norm
+from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
+from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
 from atoll.clients.step_mods import LocalStep
 
 

@@ -9,15 +9,8 @@ Each use of the data is one Gaussian mechanism; uses compose.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated
 
 from flwr.app import ConfigRecord, Context
-from pydantic import Field
-
-# The noise's deviation by the sensitivity: with less there is no noise to speak of.
-NoiseMultiplier = Annotated[float, Field(ge=1e-3, le=1e6)]
-Epsilon = Annotated[float, Field(ge=1e-3, le=1e6)]
-Delta = Annotated[float, Field(ge=1e-50, lt=1.0)]
 
 
 @lru_cache(maxsize=1024)

@@ -199,7 +199,10 @@ def test_a_trained_embedding_moves_in_a_federation_and_does_not_collapse():
             {"strategy": {"strategy": "FedAvg"}},
             "strategy.strategy = 'FedAvg': expected the table of a strategy",
         ),
-        ({"client": {"memory_mb": [-1.0]}}, "client.memory_mb = -1.0: expected greater than or equal to 0.001"),
+        (
+            {"client": {"memory_mb": [-1.0]}},
+            "client.memory_mb = -1.0: expected greater",
+        ),
         (
             {"strategy": {"strategy": {"name": "HGP"}}},
             "strategy.strategy: HGP looks at the whole model",
