@@ -62,7 +62,8 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
     from atoll.clients.model_arrays import ModelArrays
     from atoll.clients.models.build import warn_of_other_normalization
     from atoll.clients.mods import check_mods
-    from atoll.platform.mods import with_references
+    from atoll.platform.combinations import warn_of_combinations
+    from atoll.platform.mods import named_mods, with_references
     from atoll.platform.privacy import warn_of_privacy
     from atoll.strategies import build_strategy
     from atoll.strategies.alignment.checks import check_federation
@@ -84,6 +85,7 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
     check_federation(strategy, model, dataset, partition)
     client = with_references(experiment.client)
     check_mods(client.mods, model)
+    warn_of_combinations(strategy, named_mods(experiment.client))
     warn_of_privacy(client, strategy, partition.sizes, run.rounds)
     if experiment.layers is None:
         check_layerwise(strategy, experiment.model, experiment.client, model, data.clients)
