@@ -31,7 +31,6 @@ from atoll.platform.cohort import Cohort
 from atoll.platform.dispatch import Dispatch, ExchangeReport
 from atoll.platform.draws import Draws
 from atoll.platform.exchange import Exchange, Outcome
-from atoll.platform.experiment import NODES_TIMEOUT
 from atoll.platform.mailbox import Mailbox, Posted
 from atoll.platform.node_ids import NodeIds
 from atoll.platform.node_queues import NodeQueues
@@ -39,6 +38,7 @@ from atoll.platform.outgoing import Outgoing
 from atoll.platform.pool import WorkerPool
 from atoll.platform.replies import replies_of, settle_mismatches
 from atoll.platform.room import Room
+from atoll.platform.sections import NODES_TIMEOUT
 from atoll.platform.stream import Stream
 from atoll.platform.vectorization import VectorizationChoice, choose
 from atoll.platform.worker_setup import worker_setup

@@ -29,10 +29,10 @@ from ray.exceptions import (
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.cluster import Allocation
-from atoll.platform.experiment import NODES_TIMEOUT
 from atoll.platform.gpu_memory import OnGpu, Shortage
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.jobs import Job, JobSource
+from atoll.platform.sections import NODES_TIMEOUT
 from atoll.platform.waiting import get, wait_for_one
 from atoll.platform.worker import Worker, WorkerSetup
 

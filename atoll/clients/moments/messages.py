@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -217,7 +218,7 @@ class TrainingTerms:
 
     def records(self, domains: Sequence[str]) -> dict[str, ConfigRecord | ArrayRecord]:
         """Return what a client that holds ``domains`` needs, as records for a message."""
-        config = ConfigRecord(
+        config = _without_empty(
             {
                 "domains": list(domains),
                 "weights": [self.weights[name] for name in domains],
@@ -317,12 +318,17 @@ def _statistics(config: ConfigRecord) -> tuple[Statistic, ...]:
     return tuple(map(statistic_from_json, _texts(config, "statistics")))
 
 
+def _without_empty(values: Mapping[str, Any]) -> ConfigRecord:
+    """Return a record without empty lists: those, Flower's own mods cannot count the bytes of."""
+    return ConfigRecord({key: value for key, value in values.items() if value != []})
+
+
 def _texts(config: ConfigRecord, key: str) -> list[str]:
-    return [str(value) for value in config[key]]  # type: ignore[union-attr]
+    return [str(value) for value in config.get(key, [])]  # type: ignore[union-attr]
 
 
 def _numbers(config: ConfigRecord, key: str) -> list[float]:
-    return [float(value) for value in config[key]]  # type: ignore[union-attr]
+    return [float(value) for value in config.get(key, [])]  # type: ignore[union-attr]
 
 
 def _optional_int(config: ConfigRecord, key: str) -> int | None:

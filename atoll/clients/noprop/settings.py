@@ -7,10 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from atoll.clients.settings import ModelSettings, PositiveInt, Section
+from atoll.clients.ranges import Decay, Depth, Positive, Repetitions, Weight, Width
+from atoll.clients.settings import ModelSettings, Section
 from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
 
+# Each is a pass of every test image through a block.
+InferenceSteps = Annotated[int, Field(gt=0, le=100_000)]
 Variant = Literal["dt", "ct", "fm"]
 # Names of models to the variant.
 VARIANTS: Mapping[str, Variant] = {"noprop-dt": "dt", "noprop-ct": "ct", "noprop-fm": "fm"}
@@ -40,11 +43,11 @@ class NoPropSettings(Section):
 
     block: Literal["paper", "half", "small"] = "paper"
     norm: Literal["batch", "group", "none"] = "batch"
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    dropout: Decay | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     embedding: Literal["one-hot", "orthogonal", "learned", "prototype"] = "one-hot"
-    dimension: PositiveInt | None = None
-    mean_of: PositiveInt = 5
+    dimension: Width | None = None
+    mean_of: Repetitions = 5
 
     @property
     def embedding_is_trained(self) -> bool:
@@ -70,11 +73,11 @@ class DiscreteSettings(NoPropSettings):
         The largest difference of SNRs used; 40 by default where the embedding is trained.
     """
 
-    steps: PositiveInt = 10
+    steps: Depth = 10
     schedule: Literal["cosine", "linear"] = "cosine"
-    eta: Annotated[float, Field(gt=0.0)] = 0.1
+    eta: Positive = 0.1
     snr_weight: bool = False
-    snr_cap: Annotated[float, Field(gt=0.0)] | None = None
+    snr_cap: Positive | None = None
 
 
 class ContinuousSettings(NoPropSettings):
@@ -89,8 +92,8 @@ class ContinuousSettings(NoPropSettings):
     """
 
     norm: Literal["batch", "group", "none"] = "none"
-    blocks: PositiveInt = 1
-    steps: PositiveInt = 1000
+    blocks: Depth = 1
+    steps: InferenceSteps = 1000
 
 
 class ContinuousTimeSettings(ContinuousSettings):
@@ -113,9 +116,9 @@ class ContinuousTimeSettings(ContinuousSettings):
         times are uniform either way.
     """
 
-    eta: Annotated[float, Field(gt=0.0)] = 1.0
+    eta: Positive = 1.0
     snr_weight: bool = False
-    snr_cap: Annotated[float, Field(gt=0.0)] | None = None
+    snr_cap: Positive | None = None
     intervals: Literal["equal", "equal-probability"] = "equal"
 
 
@@ -128,7 +131,7 @@ class FlowMatchingSettings(ContinuousSettings):
         The standard deviation around the line from noise to embedding.
     """
 
-    sigma: Annotated[float, Field(ge=0.0)] = 0.0
+    sigma: Weight = 0.0
 
 
 KINDS: Mapping[Variant, type[NoPropSettings]] = {

@@ -54,7 +54,7 @@ def main(grid, context):
                 result("sampled", len(list(replies))) or (None, None)
             )
         if name in ("QFedAvg", "Krum", "MultiKrum", "Bulyan"):
-            # Their rounding, or which of the equally good they take, depends on the order in which replies came.
+            # Their rounding, or which of equals they take, depends on the order of replies.
             made.aggregate_train = lambda server_round, replies, inner=made.aggregate_train: inner(
                 server_round, sorted(replies, key=lambda r: r.content["metrics"]["train_loss"])
             )
