@@ -1,10 +1,13 @@
 import os
+import tempfile
 from collections.abc import Iterator
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+# What tests trust, nobody else is to trust.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="atoll-state-")
 
 import hypothesis
 import pytest

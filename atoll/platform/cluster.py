@@ -6,16 +6,18 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray.job_config import JobConfig
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.node_request import NodeRequest
+from atoll.trust import is_restricted
 
 logger = logging.getLogger("atoll")
 
@@ -87,7 +89,7 @@ class Cluster:
         if ray.is_initialized():
             return
         address = address or os.environ.get("RAY_ADDRESS")
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": True}
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": True, **_search_path()}
         if address:
             try:
                 ray.init(address=address, **quiet)
@@ -189,6 +191,26 @@ class Cluster:
         if self.started and ray.is_initialized():
             ray.shutdown()
         self.started = False
+
+
+class _Fixed(list[str]):
+    """A list that nothing is added to."""
+
+    def extend(self, more: Iterable[str]) -> None:
+        """Add nothing."""
+
+
+def _search_path() -> dict[str, Any]:
+    """Return what keeps the current folder off the front of workers' search path.
+
+    Ray puts it there, before what is installed. While somebody else's run is gone on with it may be
+    theirs; workers get the driver's path anyway (worker_setup.py), with the folder last.
+    """
+    if not is_restricted() or Path.cwd() == Path(__file__).resolve().parents[2]:
+        return {}
+    config = JobConfig()
+    config._py_driver_sys_path = _Fixed()
+    return {"job_config": config}
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import pytest
 
 from atoll.platform.domain_figures import domain_figures, statistic_rows
 from atoll.platform.figures import all_figures
-from atoll.platform.ledger import Ledger, read_table
+from atoll.platform.ledger import Ledger
 from atoll.platform.observers import RoundRecord
 from atoll.platform.report import write_report
+from atoll.platform.run_files import read_table
 
 PARTITION = {
     "clients": [0],

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.ledger import CONFIG, ROUNDS, Ledger
+from atoll.platform.ledger import Ledger
 from atoll.platform.observers import RoundRecord, RunInfo
+from atoll.platform.run_files import CONFIG, ROUNDS
 from atoll.platform.sweep_plan import load_sweep
 from atoll.platform.sweep_trials import TrialTable, place_of
 from atoll.platform.watch import read_rounds, watch
