@@ -74,7 +74,7 @@ def read_bytes(
                     f"{path}: cannot be read (it has {found.st_size:,} bytes; expected at most "
                     f"{limit:,})"
                 )
-            return file.read(limit + 1)
+            return file.read(found.st_size)
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise error(f"{path}: cannot be read ({reason})") from problem

@@ -120,7 +120,7 @@ def test_once_shows_how_it_stands_and_refuses_what_is_no_run(tmp_path: Path) -> 
         with pytest.raises(RunDirectoryError, match="is neither a run directory"):
             watch(place, shown, once=True)
     (tmp_path / "run" / "engine.json").write_text("[]")
-    with pytest.raises(RunDirectoryError, match=r"engine\.json: cannot be read"):
+    with pytest.raises(RunDirectoryError, match=r"engine\.json: is not what was written"):
         watch(tmp_path / "run", shown, once=True)
 
 
