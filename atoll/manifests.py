@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,14 +101,15 @@ def read_verified(
     AtollError
         Of the kind ``error``, if it cannot be read or is not what was written.
     """
-    for trial in range(TRIES):
-        data = read_bytes(path, error=error, limit=limit)
-        # In this order: a manifest knows a file before it is there.
-        if _is_known(path, hashlib.sha256(data).hexdigest(), (), error):
-            return data
-        if trial + 1 < TRIES:
-            time.sleep(WAIT_SECONDS)
-    raise _changed(path, error)
+    content = b""
+
+    def look() -> str:
+        nonlocal content
+        content = read_bytes(path, error=error, limit=limit)
+        return hashlib.sha256(content).hexdigest()
+
+    _until_known(path, look, (), error)
+    return content
 
 
 def verify(
@@ -130,20 +131,43 @@ def verify(
     AtollError
         Of the kind ``error``, if it cannot be read or is not what was written.
     """
-    for trial in range(TRIES):
-        manifest = Manifest.read(path.parent, error=error)
-        if manifest is None or (path.name in growing and path.name not in manifest.files):
-            _is_known(path, "", growing, error)
-            return
+
+    def look() -> str:
         try:
-            found = sha256_of_file(path)
+            return sha256_of_file(path)
         except OSError as problem:
             raise error(f"{path}: cannot be read ({problem.strerror or problem})") from problem
-        if _is_known(path, found, growing, error):
+
+    manifest = Manifest.read(path.parent, error=error)
+    if manifest is None:
+        _tell(path.parent)
+    elif path.name not in growing or path.name in manifest.files:
+        _until_known(path, look, growing, error)
+
+
+def _until_known(
+    path: Path, look: Callable[[], str], growing: Collection[str], error: type[AtollError]
+) -> None:
+    """Look at a file until the manifest knows what is seen, as it may be being replaced."""
+    before = None
+    for _ in range(TRIES):
+        # In this order: a manifest knows a file before it is there.
+        sha256 = look()
+        manifest = Manifest.read(path.parent, error=error)
+        if manifest is None:
+            _tell(path.parent)
             return
-        if trial + 1 < TRIES:
-            time.sleep(WAIT_SECONDS)
-    raise _changed(path, error)
+        states = manifest.files.get(path.name)
+        if path.name in growing if states is None else sha256 in states:
+            return
+        if sha256 == before:
+            break
+        before = sha256
+        time.sleep(WAIT_SECONDS)
+    raise error(
+        f"{path}: is not what was written (its SHA-256 is not the one in {MANIFEST} beside it); "
+        "expected the file unchanged"
+    )
 
 
 def check_missing(path: Path, *, error: type[AtollError] = RunDirectoryError) -> None:
@@ -159,22 +183,6 @@ def check_missing(path: Path, *, error: type[AtollError] = RunDirectoryError) ->
     # It may have come between the look for it and this one.
     if None not in states and not path.exists():
         raise error(f"{path}: is missing, and {MANIFEST} beside it has it")
-
-
-def _is_known(path: Path, sha256: str, growing: Collection[str], error: type[AtollError]) -> bool:
-    manifest = Manifest.read(path.parent, error=error)
-    if manifest is None:
-        _tell(path.parent)
-        return True
-    states = manifest.files.get(path.name)
-    return sha256 in states if states is not None else path.name in growing
-
-
-def _changed(path: Path, error: type[AtollError]) -> AtollError:
-    return error(
-        f"{path}: is not what was written (its SHA-256 is not the one in {MANIFEST} beside it); "
-        "expected the file unchanged"
-    )
 
 
 def _tell(folder: Path) -> None:

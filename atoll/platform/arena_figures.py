@@ -90,7 +90,9 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
         for defense, color in zip(defenses, itertools.cycle(DEFENSE_COLORS), strict=False)
     ]
     traces += [_round_key(server_round, symbol) for server_round, symbol in symbols.items()]
-    drawn = go.Figure([literal(trace) for trace in traces], layout=_layout("accuracy of the federation", title))
+    drawn = go.Figure(
+        [literal(trace) for trace in traces], layout=_layout("accuracy of the federation", title)
+    )
     drawn.update_layout(height=520, legend={"orientation": "v", "x": 1.02, "y": 0.94})
     if floors and attacks is not floors:
         highest = max(floors, key=lambda cell: cell.metrics[metric].mean)

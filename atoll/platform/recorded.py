@@ -8,6 +8,7 @@ from the manifest while it grows, and sealed when it no longer does.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,7 @@ def _recorded(path: Path) -> Iterator[Path]:
         yield partial
         new = sha256_of_file(partial)
         _update(path.parent, {path.name: (*_present(path), new)})
+    _settle(path, (new,))
 
 
 def remove_recorded(path: Path) -> None:
@@ -59,6 +61,7 @@ def remove_recorded(path: Path) -> None:
     if path.exists():
         _update(path.parent, {path.name: (*_present(path), None)})
         path.unlink(missing_ok=True)
+        _settle(path, ())
 
 
 def release(folder: Path, names: Sequence[str]) -> None:
@@ -85,6 +88,19 @@ def _update(folder: Path, states: States) -> None:
     states = {name: tuple(dict.fromkeys(each)) for name, each in states.items()}
     text = _manifest_of(folder).with_states(states).to_json()
     write_text(folder / MANIFEST, text)
+
+
+def _settle(path: Path, states: tuple[str | None, ...]) -> None:
+    """Forget what a file was before.
+
+    Nothing is lost if this does not outlast a loss of power: what was allowed before is, then.
+    """
+    manifest = path.with_name(MANIFEST)
+    partial = manifest.with_name(f".{MANIFEST}.{os.getpid()}")
+    partial.write_text(
+        _manifest_of(path.parent).with_states({path.name: states}).to_json(), encoding="utf-8"
+    )
+    partial.replace(manifest)
 
 
 def _manifest_of(folder: Path) -> Manifest:
