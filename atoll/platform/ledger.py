@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atoll.errors import RunDirectoryError
+from atoll.manifests import MANIFEST
 from atoll.platform.atomic import remove_partials, replacing
 from atoll.platform.observers import RoundRecord, RunInfo
 from atoll.platform.recorded import (
@@ -175,7 +176,7 @@ class Ledger:
             If a table cannot be read, or lacks rounds up to ``last_round``: what is lost there
             cannot be made again.
         """
-        remove_partials(directory, (ROUNDS, CLIENTS, LAYERS))
+        remove_partials(directory, (*TABLES, MANIFEST))
         ledger = cls(directory)
         ledger._check_holds(last_round)
         release(directory, TABLES)

@@ -53,7 +53,7 @@ from atoll.platform.run_files import (
 from atoll.platform.sweep_trials import SCHEMA, _stopped_row, read_trials
 from atoll.platform.watch import read_info, watch
 
-EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "15"))
 FUZZ = settings(
     max_examples=EXAMPLES,
     deadline=None,
