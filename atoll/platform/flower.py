@@ -3,7 +3,7 @@
 Flower's public API cannot build messages outside its own runtimes: an instruction message reads a
 process-wide ``TaskIdentity`` and its metadata cannot be set. Everything that depends on such
 internals is here, so that a new Flower that moves them fails in one module (and in its tests).
-Written against flwr 1.41.
+Written against flwr 1.42.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import Array, Context, Error, Message, Metadata, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -21,6 +21,9 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+from atoll.clients.arrays import quickly_decoded, quickly_encoded
 
 RUN_ID = 1
 TASK_ID = 1
@@ -42,6 +45,31 @@ def assume_identity(node_id: int = SUPERLINK_NODE_ID) -> None:
     TaskIdentity.run_id = RUN_ID
     TaskIdentity.task_id = TASK_ID
     TaskIdentity.node_id = node_id
+
+
+_STOCK_NUMPY = Array.numpy
+_STOCK_FROM_NUMPY = Array.from_numpy_ndarray.__func__  # type: ignore[attr-defined]
+
+
+def convert_arrays_quickly() -> None:
+    """Make this process's conversions between ``Array`` and NumPy (so PyTorch too) cost one copy.
+
+    Flower writes and reads each array as a .npy file, which costs a small model more than the copy
+    of its values. Types, bytes and errors stay as they are: whatever is no plain array of numbers
+    is left to Flower's own methods.
+    """
+    Array.numpy = _numpy  # type: ignore[method-assign]
+    Array.from_numpy_ndarray = classmethod(_from_numpy_ndarray)  # type: ignore[method-assign, assignment]
+
+
+def _numpy(array: Array) -> NDArray[Any]:
+    values = quickly_decoded(array)
+    return _STOCK_NUMPY(array) if values is None else values
+
+
+def _from_numpy_ndarray(cls: type[Array], ndarray: NDArray[Any]) -> Array:
+    array = quickly_encoded(ndarray)
+    return _STOCK_FROM_NUMPY(cls, ndarray) if array is None else array  # type: ignore[no-any-return]
 
 
 def new_run() -> Run:

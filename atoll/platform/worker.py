@@ -61,6 +61,7 @@ class Worker:
         self._name = name
         sys.path.extend(path for path in setup.search_path if path not in sys.path)
         flower.assume_identity()
+        flower.convert_arrays_quickly()
         self._bytes_brought = 0 if setup.data is None else setup.data.bring()
         app = cloudpickle.loads(setup.app)
         if not isinstance(app, ClientApp):
