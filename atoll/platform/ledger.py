@@ -257,27 +257,35 @@ class Ledger:
         return int(pc.sum(pc.equal(status, "error")).as_py() or 0)
 
     def raise_if_all_failed(self) -> None:
-        """Raise if clients were asked to train (or anything, where none was), and none has.
+        """Raise if clients were asked something, and none has ever answered.
 
         Raises
         ------
         EngineError
             With the most frequent reason.
         """
+        asked, failed, cause = self._failures()
+        if failed and failed == asked:
+            raise EngineError(f"all clients failed, in every round; {cause}")
+
+    def most_frequent_failure(self) -> str | None:
+        """Return what most failures in training have in common, or None if there was none."""
+        return self._failures("train")[2]
+
+    def _failures(self, phase: str = "") -> tuple[int, int, str | None]:
+        """Return how many messages of a phase there were, how many failed, and mostly why."""
         path = self.directory / CLIENTS
         if not path.exists():
-            return
+            return 0, 0, None
         rows = read_table(path, ["phase", "status", "reason"])
-        trained = rows.filter(pc.starts_with(rows.column("phase"), "train"))
-        rows = trained if len(trained) else rows
+        rows = rows.filter(pc.starts_with(rows.column("phase"), phase))
         failed = rows.filter(pc.equal(rows.column("status"), "error"))
-        if not len(failed) or len(failed) < len(rows):
-            return
+        if not len(failed):
+            return len(rows), 0, None
         reasons = Counter(failed.column("reason").to_pylist())
         reason, count = reasons.most_common(1)[0]
-        raise EngineError(
-            f"all clients failed, in every round; {count} of {len(failed)} failures are: {reason}"
-        )
+        cause = f"{count} of {len(failed)} failures are: {reason}"
+        return len(rows), len(failed), cause
 
     def last_round(self) -> tuple[int, dict[str, Any]]:
         """Return the last round that is on disk, and its metrics as ``rounds.parquet`` has them.

@@ -30,9 +30,9 @@ from atoll.platform.run_lock import DirectoryInUseError, RunLock, is_free
 
 logger = logging.getLogger("atoll")
 
-UNCHANGED = (
-    "no round changed the model: its parameters are the initial ones, bit for bit; are "
-    "client.learning_rate and client.gradient_clip so small that steps are lost in rounding?"
+UNCHANGED = "no round changed the model: its parameters are the initial ones, bit for bit"
+SMALL_STEPS = (
+    "are client.learning_rate or client.gradient_clip so small that steps are lost in rounding?"
 )
 VERSIONED = ("atoll", "flwr", "ray", "torch", "numpy")
 
@@ -207,7 +207,8 @@ class Session:
         try:
             self.ledger.raise_if_all_failed()
             if initial is not None and sha256 == parameters_sha256(initial):
-                raise EngineError(UNCHANGED)
+                cause = self.ledger.most_frequent_failure() or SMALL_STEPS
+                raise EngineError(f"{UNCHANGED}; {cause}")
         except EngineError:
             write_report(self.directory)
             raise
