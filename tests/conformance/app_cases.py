@@ -19,6 +19,7 @@ RECORDS = [
         run_config=("lr=0.5 name='y z'", "flag=false"),
     ),
     Case("dtypes", nodes=2),
+    Case("large", nodes=4, workers=2),
 ]
 
 FAILURES = [
@@ -63,6 +64,7 @@ STRATEGIES = [
     Case("mods", workers=2),
     Case("lifespan", nodes=2, config={"a": 1}),
     Case("strange_strategy", nodes=2),
+    Case("surroundings", nodes=2),
 ]
 
 LEGACY = [
