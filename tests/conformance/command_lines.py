@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +18,8 @@ from two_engines import ROOT, STOCK_PYTHON, Shown
 def flwr_environment(home: Path) -> Iterator[dict[str, str]]:
     """An environment for ``flwr run``, whose SuperLink in the background is stopped at the end."""
     path = f"{Path(STOCK_PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
-    found = {**os.environ, "FLWR_HOME": str(home), "PATH": path, "FLWR_TELEMETRY_ENABLED": "0"}
+    found = {**_without_ray(), "FLWR_HOME": str(home), "PATH": path}
     found["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
-    found.pop("RAY_ADDRESS", None)
     try:
         yield found
     finally:
@@ -38,9 +38,17 @@ def flwr_run(app: Path, config: str, environment: dict[str, str]) -> Shown:
 def atoll_flower(app: Path, config: str, out: Path) -> Shown:
     """Run an app with ``atoll flower``, as many nodes as it takes by itself."""
     command = [sys.executable, "-m", "atoll", "flower", str(app), "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
+    environment = {**_without_ray(), "PYTHONPATH": str(ROOT)}
     return _shown([*command, "--run-config", config], environment)
+
+
+def _without_ray() -> dict[str, str]:
+    """Return an environment in which both engines find no running Ray, so start their own."""
+    # Sockets lie in this folder, and their paths may not be long.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    found = {**os.environ, "RAY_TMPDIR": folder, "FLWR_TELEMETRY_ENABLED": "0"}
+    found.pop("RAY_ADDRESS", None)
+    return found
 
 
 def _shown(command: list[str], environment: dict[str, str]) -> Shown:
