@@ -290,7 +290,9 @@ def main() -> None:
             done = run(trial)
             write_text(path, json.dumps(asdict(done)))
             last = {name: round(100 * values[-1], 1) for name, values in done.accuracy.items()}
-            print(f"[{place}/{len(sweep.trials)}] {trial}: {last}, {done.seconds:.0f} s", flush=True)
+            print(
+                f"[{place}/{len(sweep.trials)}] {trial}: {last}, {done.seconds:.0f} s", flush=True
+            )
         finished.append((trial, Done(**json.loads(path.read_text()))))
     curves = [curve_of(trial, done) for trial, done in finished]
     print(write_results(arguments.out, [trial for trial, _ in finished], curves))
