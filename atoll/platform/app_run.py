@@ -14,11 +14,10 @@ from atoll.errors import RunDirectoryError
 from atoll.platform import flower
 from atoll.platform.app_directory import FlowerApp, on_path, read_app, run_app
 from atoll.platform.app_federation import AppFederation, app_federation
-from atoll.platform.experiment import read_toml
 from atoll.platform.grid import RayGrid
 from atoll.platform.identity import RunIdentity
-from atoll.platform.ledger import CONFIG
 from atoll.platform.observers import Observer
+from atoll.platform.run_files import CONFIG, read_config
 from atoll.platform.run_lock import RunLock
 from atoll.platform.session import Session, claim_run_directory, versions
 from atoll.platform.source_identity import source_hashes
@@ -86,7 +85,7 @@ def run_flower_app(
 
 def is_app_run(directory: Path) -> bool:
     """Tell whether a run directory is a Flower app's."""
-    return TABLE in read_toml(directory / CONFIG)
+    return TABLE in read_config(directory)
 
 
 def resume_app(
@@ -100,7 +99,7 @@ def resume_app(
         If its configuration cannot be understood.
     """
     try:
-        settings = AppRun(**read_toml(directory / CONFIG)[TABLE])
+        settings = AppRun(**read_config(directory)[TABLE])
     except (TypeError, KeyError) as error:
         raise RunDirectoryError(f"{directory / CONFIG}: is not a Flower app's ({error})") from error
     if workers is not None:

@@ -27,6 +27,7 @@ from safetensors.numpy import save as save_safetensors
 from atoll.clients.arrays import to_array, view
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
 from atoll.platform.atomic import sync_folder
+from atoll.reading import parse_json, read_json
 
 logger = logging.getLogger("atoll")
 
@@ -219,15 +220,18 @@ class CheckpointStore:
         """
         folder = self._path(server_round)
         try:
-            hashes = dict(json.loads((folder / MANIFEST).read_bytes()))
+            hashes = read_json(folder / MANIFEST, dict[str, str], error=CorruptCheckpointError)
             files = {name: (folder / name).read_bytes() for name in (MODEL, STATE, CLIENTS, TREE)}
-        except (OSError, ValueError, TypeError) as error:
+        except OSError as error:
             raise CorruptCheckpointError(f"{folder}: cannot be read ({error})") from error
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != hashes.get(name):
                 raise CorruptCheckpointError(f"{folder / name}: differs from its manifest")
         try:
-            tree = json.loads(files[TREE])
+            where = str(folder / TREE)
+            tree = parse_json(
+                files[TREE], where, dict[str, Any], error=CorruptCheckpointError, finite=False
+            )
             return Checkpoint(
                 server_round=tree["round"],
                 arrays=_model_record(load_safetensors(files[MODEL]), tree["model"]),

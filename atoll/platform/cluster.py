@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.authentication import agreed_with, own_token
 from atoll.platform.node_request import NodeRequest
+from atoll.trust import is_restricted
 
 logger = logging.getLogger("atoll")
 
@@ -220,7 +222,7 @@ def _connect(address: str) -> None:
 
     def connect() -> None:
         try:
-            ray.init(address=address, **QUIET)
+            ray.init(address=address, **QUIET, **_search_path())
             connected.set_result(None)
         except BaseException as error:
             connected.set_exception(error)
@@ -252,6 +254,26 @@ def _connect_to_found(address: str) -> None:
             f"{error}; it was started on this machine with 'ray start': RAY_ADDRESS=local starts "
             "another for this run alone"
         ) from error
+
+
+class _Fixed(list[str]):
+    """A list that nothing is added to."""
+
+    def extend(self, more: Iterable[str]) -> None:
+        """Add nothing."""
+
+
+def _search_path() -> dict[str, Any]:
+    """Return what keeps the current folder off the front of workers' search path.
+
+    Ray puts it there, before what is installed. While somebody else's run is gone on with it may be
+    theirs; workers get the driver's path anyway (worker_setup.py), with the folder last.
+    """
+    if not is_restricted() or Path.cwd() == Path(__file__).resolve().parents[2]:
+        return {}
+    config = JobConfig()
+    config._py_driver_sys_path = _Fixed()
+    return {"job_config": config}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from atoll import reading
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.consistency import problems_of
@@ -111,18 +112,11 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the tables of a TOML file, or say in one line why it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InvalidExperimentError(
-            f"{path}: no such file; expected an experiment file"
-        ) from error
-    except IsADirectoryError as error:
-        raise InvalidExperimentError(f"{path}: is a folder; expected an experiment file") from error
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InvalidExperimentError(f"{path}: is not readable TOML ({error})") from error
-    except RecursionError as error:
-        raise InvalidExperimentError(f"{path}: is nested too deeply") from error
+    if path.is_dir():
+        raise InvalidExperimentError(f"{path}: is a folder; expected an experiment file")
+    if not path.exists():
+        raise InvalidExperimentError(f"{path}: no such file; expected an experiment file")
+    return reading.read_toml(path, error=InvalidExperimentError)
 
 
 def with_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

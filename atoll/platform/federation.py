@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.atomic import write_json
 from atoll.platform.experiment import Experiment
+from atoll.platform.recorded import write_recorded_json
+from atoll.platform.run_files import PARTITION
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -210,8 +211,8 @@ def write_partition(directory: Path, federation: Federation, held_out: Sequence[
     histogram = class_histogram(
         dataset.train.labels, partition, len(dataset.classes), MAX_HISTOGRAMS
     )
-    write_json(
-        directory / "partition.json",
+    write_recorded_json(
+        directory / PARTITION,
         {
             "clients": list(range(len(histogram))),
             "classes": list(dataset.classes),

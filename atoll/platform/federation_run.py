@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atoll.credentials import tables_without_credentials
 from atoll.errors import RunDirectoryError
 from atoll.platform.client_failures import ClientFailures
 from atoll.platform.early_stopping import EarlyStopping
@@ -16,8 +17,9 @@ from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import Federation, check, domain_of, prepare, write_partition
 from atoll.platform.identity import RunIdentity, relevant
 from atoll.platform.interrupts import terminated_as_interrupt
-from atoll.platform.ledger import CONFIG, check_run_directory, read_result
 from atoll.platform.observers import Observer, RoundRecord
+from atoll.platform.run_config import load_run_config
+from atoll.platform.run_files import CONFIG, check_run_directory, read_config, read_result
 from atoll.platform.run_lock import RunLock
 from atoll.platform.session import (
     Session,
@@ -26,6 +28,7 @@ from atoll.platform.session import (
 )
 from atoll.platform.source_identity import references_in, source_hashes
 from atoll.platform.started_cluster import StartedCluster
+from atoll.trust import Ask, admitted, note, refuse, uses_in
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -99,6 +102,7 @@ def run(
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
     check(experiment)
+    note(uses_in(experiment.to_dict()))
     if resume and out is None:
         out = experiment.run.out / experiment.run.name
     if resume and out is not None and (out / CONFIG).is_file():
@@ -114,18 +118,34 @@ def resume(
     workers: int | None = None,
     observers: Observers | None = None,
     callbacks: Sequence[Callback] = (),
+    ask: Ask = refuse,
 ) -> RunResult:
     """Go on with an interrupted run, to the bits that it would have come to.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+    workers : int, optional
+        Worker processes; by default as the run began.
+    observers, callbacks
+        As for :func:`run`.
+    ask : callable
+        Whether code that the directory names may be imported, where it is not known to be the
+        user's own (:mod:`atoll.trust`).
 
     Raises
     ------
     RunDirectoryError
         If the folder is not a run directory, or no checkpoint in it is whole.
+    UntrustedCodeError
+        If it names code that is not trusted.
     """
     check_run_directory(directory)
     overrides = [] if workers is None else [f"ray.workers={workers}"]
-    experiment = load_experiment(directory / CONFIG, overrides)
-    return _go_on(experiment, directory, False, observers, callbacks)
+    experiment = load_run_config(directory, overrides)
+    with admitted(uses_in(read_config(directory)), directory / CONFIG, ask):
+        return _go_on(experiment, directory, False, observers, callbacks)
 
 
 def _go_on(
@@ -152,7 +172,7 @@ def _go_on(
 
 def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> RunIdentity:
     """Return what a run is; its data are known by their contents, wherever they lie."""
-    config = relevant(experiment.to_dict())
+    config = relevant(tables_without_credentials(experiment.to_dict()))
     config["data"].pop("path", None)
     if device != "cpu":
         # Another device has other kernels, which add up in another order.
@@ -255,7 +275,7 @@ def _session(
     observers: Observers,
 ) -> Session:
     data = {experiment.data.dataset: federation.dataset.fingerprint}
-    config = experiment.to_dict()
+    config = tables_without_credentials(experiment.to_dict())
     if experiment.data.path is not None:
         # In config.toml a relative path would be relative to the run directory.
         config["data"]["path"] = str(experiment.data.path.absolute())

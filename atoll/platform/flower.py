@@ -15,7 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    Metadata,
+    RecordDict,
+)
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -28,6 +37,9 @@ from flwr.supercore.constant import DEFAULT_SIMULATION_CONFIG, SYSTEM_MESSAGE_TY
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.utils import get_flwr_home
+from numpy.typing import NDArray
+
+from atoll.clients.arrays import quickly_decoded, quickly_encoded
 
 flower_logger = logging.getLogger("flwr")
 
@@ -61,6 +73,35 @@ def assume_identity(node_id: int = SUPERLINK_NODE_ID) -> None:
 def config_file() -> Path:
     """Return where Flower's configuration file is, if there is one."""
     return Path(get_flwr_home()) / "config.toml"
+
+
+_STOCK_NUMPY = Array.numpy
+_STOCK_FROM_NUMPY: Callable[..., Array] = vars(Array)["from_numpy_ndarray"].__func__
+
+
+def convert_arrays_quickly() -> None:
+    """Make this process's conversions between ``Array`` and NumPy (so PyTorch too) cost one copy.
+
+    Flower writes and reads each array as a .npy file, which costs a small model more than the copy
+    of its values. Types, bytes and errors stay as they are: whatever is no plain array of numbers
+    is left to Flower's own methods.
+    """
+    quick: dict[str, Any] = {
+        "numpy": _numpy,
+        "from_numpy_ndarray": classmethod(_from_numpy_ndarray),
+    }
+    for name, method in quick.items():
+        setattr(Array, name, method)
+
+
+def _numpy(array: Array) -> NDArray[Any]:
+    values = quickly_decoded(array)
+    return _STOCK_NUMPY(array) if values is None else values
+
+
+def _from_numpy_ndarray(cls: type[Array], ndarray: NDArray[Any]) -> Array:
+    array = quickly_encoded(ndarray)
+    return _STOCK_FROM_NUMPY(cls, ndarray) if array is None else array
 
 
 def new_run() -> Run:

@@ -140,6 +140,7 @@ class RayGrid(Grid):
         if num_nodes < 1:
             raise InvalidExperimentError(f"the number of nodes is {num_nodes}; expected at least 1")
         flower.assume_identity()
+        flower.convert_arrays_quickly()
         self._run = run or flower.new_run()
         self._num_nodes = num_nodes
         self._seed = seed

@@ -47,8 +47,9 @@ class ConsoleProgress:
         self._members = run.members
         going_on = f", going on from round {run.first_round}" if run.first_round > 1 else ""
         self._console.print(
-            f"[bold]{run.name}[/bold]: {run.strategy}, {run.clients:,} {run.members}, "
-            f"{run.parameters:,} parameters, {run.num_rounds} rounds{going_on}, "
+            f"[bold]{escape(run.name)}[/bold]: {escape(run.strategy)}, "
+            f"{run.clients:,} {run.members}, {run.parameters:,} parameters, "
+            f"{run.num_rounds} rounds{going_on}, "
             f"{run.workers} {'worker' if run.workers == 1 else 'workers'} -> "
             f"{escape(str(run.directory))}"
         )
@@ -91,7 +92,7 @@ class ConsoleProgress:
         if self._lines and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
             self._last_line = time.monotonic()
             line = f"round {record.server_round}/{record.num_rounds}  {figures}"
-            self._console.print(line, soft_wrap=True)
+            self._console.print(line, soft_wrap=True, markup=False)
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Show the final figures and where the report is."""
@@ -100,9 +101,9 @@ class ConsoleProgress:
         table.add_row("rounds", str(result["rounds"]))
         for key, value in result["metrics"].items():
             if isinstance(value, int | float):
-                table.add_row(key.replace("_", " "), f"{value:.4f}")
+                table.add_row(escape(key.replace("_", " ")), f"{value:.4f}")
         if "failed_layers" in result:
-            table.add_row("failed layers", ", ".join(result["failed_layers"]) or "none")
+            table.add_row("failed layers", escape(", ".join(result["failed_layers"])) or "none")
         else:
             table.add_row("client errors", str(result.get("errors", 0)))
         table.add_row("seconds", f"{result['wall_seconds']:.1f}")

@@ -49,6 +49,9 @@ def receive(
             f"the client returned {type(answer).__name__}, expected a Message", flower.RAISED
         )
         return
+    if not answer.metadata.reply_to_message_id:
+        outcome.fail("the client returned a message that is no reply", flower.RAISED)
+        return
     if answer.has_error():
         reason = answer.error.reason
         if exchange.checked:

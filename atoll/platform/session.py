@@ -18,19 +18,21 @@ import tomli_w
 from flwr.app import ArrayRecord
 
 from atoll.errors import EngineError, RunDirectoryError
-from atoll.platform.atomic import write_text
+from atoll.manifests import MANIFEST
 from atoll.platform.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.identity import IDENTITY, RunIdentity
-from atoll.platform.ledger import CONFIG, Ledger
+from atoll.platform.ledger import Ledger
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.recorded import write_recorded_text
 from atoll.platform.rounds import RoundOptions
+from atoll.platform.run_files import CONFIG
 from atoll.platform.run_lock import DirectoryInUseError, RunLock, is_free
 
 logger = logging.getLogger("atoll")
 
-UNCHANGED = (
-    "no round changed the model: its parameters are the initial ones, bit for bit; are "
-    "client.learning_rate and client.gradient_clip so small that steps are lost in rounding?"
+UNCHANGED = "no round changed the model: its parameters are the initial ones, bit for bit"
+SMALL_STEPS = (
+    "are client.learning_rate or client.gradient_clip so small that steps are lost in rounding?"
 )
 VERSIONED = ("atoll", "flwr", "ray", "torch", "numpy")
 
@@ -98,7 +100,7 @@ def refuse_if_taken(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise RunDirectoryError(f"--out = {str(out)!r}: is a file; expected a new directory")
-    if not is_free(out, left=(IDENTITY,)):
+    if not is_free(out, left=(IDENTITY, MANIFEST)):
         raise RunDirectoryError(
             f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
             f"('atoll resume {out}' goes on with a run)"
@@ -162,7 +164,7 @@ class Session:
             return Ledger.create(self.directory, text or "")
         identity.check_same(self.directory)
         if text is not None:
-            write_text(self.directory / CONFIG, text)
+            write_recorded_text(self.directory / CONFIG, text)
         self.checkpoints.remove_partials()
         checkpoint = self.checkpoints.latest()
         return Ledger.reopen(self.directory, 0 if checkpoint is None else checkpoint.server_round)
@@ -205,7 +207,8 @@ class Session:
         try:
             self.ledger.raise_if_all_failed()
             if initial is not None and sha256 == parameters_sha256(initial):
-                raise EngineError(UNCHANGED)
+                cause = self.ledger.most_frequent_failure() or SMALL_STEPS
+                raise EngineError(f"{UNCHANGED}; {cause}")
         except EngineError:
             write_report(self.directory)
             raise
@@ -245,7 +248,7 @@ class Session:
     def close(self) -> None:
         """Write what is buffered and let go of the directory."""
         try:
-            self.ledger.flush()
+            self.ledger.close()
         finally:
             self._lock.release()
 

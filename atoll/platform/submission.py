@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from ray.exceptions import AuthenticationError, RayError
 
+from atoll.credentials import without_credentials
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform import authentication
 from atoll.platform.experiment import SWEEP, Experiment, load_experiment, read_tables
@@ -101,6 +102,13 @@ class Submission:
         command = [self.python, "-m", "atoll", "sweep" if is_sweep else "run", self._place()]
         command += ["--out", str(self._out(experiment))]
         command += [] if is_sweep else ["--resume"]
+        for override in self.overrides:
+            if without_credentials(override) != override:
+                raise InvalidExperimentError(
+                    f"--set {without_credentials(override)!r}: has a password or a token, and Ray "
+                    "shows a job's command to everybody; expected it in the file, or in the "
+                    "environment of --runtime-env (MLFLOW_TRACKING_PASSWORD say)"
+                )
         for override in self.overrides:
             command += ["--set", override]
         return shlex.join(command)

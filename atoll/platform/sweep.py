@@ -22,11 +22,12 @@ import tomli_w
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from atoll.credentials import tables_without_credentials
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.preflight import check_trials
+from atoll.platform.recorded import write_recorded_text
 from atoll.platform.room import Room
 from atoll.platform.run_lock import RunLock, is_free
 from atoll.platform.sweep_plan import Sweep, Trial
@@ -156,7 +157,8 @@ def run_sweep(
     try:
         settings = sweep.settings.model_dump(mode="json", exclude_none=True)
         tables = {"sweep": settings, **sweep.base.to_dict()}
-        write_text(directory / SWEEP_CONFIG, tomli_w.dumps(tables))
+        text = tomli_w.dumps(tables_without_credentials(tables))
+        write_recorded_text(directory / SWEEP_CONFIG, text)
         table = TrialTable(directory, sweep)
         check_same_data(directory, [t for t in sweep.trials if table.has_ended(t)])
         table.write()

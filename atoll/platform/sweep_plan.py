@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from atoll.clients.ranges import Count, Seed
 from atoll.clients.settings import Section
-from atoll.errors import InvalidExperimentError
+from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.identity import relevant, sha256_of_tables
 from atoll.platform.preflight import Preflight
@@ -318,10 +319,13 @@ def _experiment(
 
     try:
         experiment = Experiment.from_dict(tables)
-        preflight.check_settings(experiment)
+        # A dry run imports no code of the user's, and knows not what that would refuse.
+        with suppress(UntrustedCodeError):
+            preflight.check_settings(experiment)
         check_home_domains(experiment.data)
         if experiment.data.held_out:
-            check_held_out(dataset_of(experiment), experiment.data.held_out)
+            with suppress(UntrustedCodeError):
+                check_held_out(dataset_of(experiment), experiment.data.held_out)
     except InvalidExperimentError as error:
         named = [f"variant {method}"] if method else []
         named += [f"{key} = {value}" for key, value in values.items()]

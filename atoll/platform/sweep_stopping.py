@@ -26,8 +26,8 @@ from atoll.clients.settings import Section
 from atoll.errors import EngineError
 from atoll.platform.checkpoint import CheckpointStore
 from atoll.platform.early_stopping import metric_of
-from atoll.platform.ledger import ROUNDS, read_table
 from atoll.platform.observers import RoundRecord
+from atoll.platform.run_files import ROUNDS, has_table, read_rounds_table
 
 logger = logging.getLogger("atoll")
 
@@ -204,9 +204,9 @@ class AskAfterRound:
 def recorded_metric(directory: Path, metric: str) -> list[tuple[int, float]]:
     """Return a trial's metric by round, as far as its ledger goes."""
     path = directory / ROUNDS
-    if not path.exists():
+    if not has_table(path):
         return []
-    table = read_table(path)
+    table = read_rounds_table(path)
     column = metric.replace("-", "_")
     if column not in table.column_names:
         return []

@@ -63,6 +63,7 @@ class Worker:
         own = [path for path in sys.path if path not in setup.search_path]
         sys.path[:] = [*setup.search_path, *own]
         flower.assume_identity()
+        flower.convert_arrays_quickly()
         self._bytes_brought = 0 if setup.data is None else setup.data.bring()
         app = cloudpickle.loads(setup.app)
         if not isinstance(app, ClientApp):

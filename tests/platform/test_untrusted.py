@@ -44,7 +44,7 @@ from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import check
 from atoll.platform.flower import load_records
 from atoll.platform.identity import RunIdentity
-from atoll.platform.ledger import read_result, read_table
+from atoll.platform.run_files import read_result, read_table
 from atoll.platform.state_tree import StateDecoder, StateEncoder
 from atoll.platform.sweep_plan import load_sweep
 

@@ -13,7 +13,7 @@ from atoll.clients.data.store import ImageDataset
 from atoll.clients.models import MODELS
 from atoll.clients.models.arguments import check_arguments
 from atoll.clients.settings import ModelSettings
-from atoll.errors import InvalidExperimentError
+from atoll.errors import InvalidExperimentError, UntrustedCodeError
 
 logger = logging.getLogger("atoll")
 
@@ -50,6 +50,8 @@ def build_model(
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
             _check_dtypes(model)
             _check_logits(model, image_shape, classes)
+        except UntrustedCodeError:
+            raise
         except Exception as error:
             raise InvalidExperimentError(
                 f"model.name = {settings.name!r} on images of {image_shape}: "

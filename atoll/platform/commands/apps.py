@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,8 @@ def flower(
     """Run any Flower app on this engine, unmodified."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
-        from atoll.platform.app_run import AppRun, run_flower_app
+        from atoll.platform.app_run import TABLE, AppRun, run_flower_app
+        from atoll.trust import note, uses_in
 
         log_to_terminal("info")
         settings = AppRun(
@@ -73,6 +75,8 @@ def flower(
             check_replies=check_replies,
             checkpoint_every=checkpoint_every,
         )
+        config = {TABLE: {k: v for k, v in asdict(settings).items() if v is not None}}
+        note(uses_in(config))
         run_flower_app(
             settings, out=out, observers=console_observers(True, directories, lines=False)
         )
