@@ -23,6 +23,7 @@ from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.ledger import read_result
+from atoll.platform.preflight import check_trials
 from atoll.platform.room import Room
 from atoll.platform.run_lock import RunLock, is_free
 from atoll.platform.sweep import OnEnd, run_sweep
@@ -101,6 +102,7 @@ def run_arena(
     from atoll.attacks.arena.store import JobStore
 
     check_available(arena)
+    check_trials(arena.federations.trials)
     lock = RunLock(directory)
     lock.acquire()
     try:

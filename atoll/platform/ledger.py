@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atoll.errors import RunDirectoryError
+from atoll.errors import EngineError, RunDirectoryError
 from atoll.platform.atomic import remove_partials, replacing, write_json, write_text
 from atoll.platform.observers import RoundRecord, RunInfo
 
@@ -255,6 +256,29 @@ class Ledger:
             return 0
         status = read_table(path, ["status"]).column("status")
         return int(pc.sum(pc.equal(status, "error")).as_py() or 0)
+
+    def raise_if_all_failed(self) -> None:
+        """Raise if clients were asked to train (or anything, where none was), and none has.
+
+        Raises
+        ------
+        EngineError
+            With the most frequent reason.
+        """
+        path = self.directory / CLIENTS
+        if not path.exists():
+            return
+        rows = read_table(path, ["phase", "status", "reason"])
+        trained = rows.filter(pc.starts_with(rows.column("phase"), "train"))
+        rows = trained if len(trained) else rows
+        failed = rows.filter(pc.equal(rows.column("status"), "error"))
+        if not len(failed) or len(failed) < len(rows):
+            return
+        reasons = Counter(failed.column("reason").to_pylist())
+        reason, count = reasons.most_common(1)[0]
+        raise EngineError(
+            f"all clients failed, in every round; {count} of {len(failed)} failures are: {reason}"
+        )
 
     def last_round(self) -> tuple[int, dict[str, Any]]:
         """Return the last round that is on disk, and its metrics as ``rounds.parquet`` has them.

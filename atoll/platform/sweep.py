@@ -26,6 +26,7 @@ from atoll.errors import RunDirectoryError
 from atoll.platform.atomic import write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
+from atoll.platform.preflight import check_trials
 from atoll.platform.room import Room
 from atoll.platform.run_lock import RunLock, is_free
 from atoll.platform.sweep_plan import Sweep, Trial
@@ -144,7 +145,7 @@ def run_sweep(
     Raises
     ------
     AtollError
-        If the directory is in use, or no worker fits on the cluster.
+        If a trial cannot be run, the directory is in use, or no worker fits on the cluster.
     """
     try:
         (directory / TRIALS).mkdir(parents=True, exist_ok=True)
@@ -174,6 +175,7 @@ def _run_missing(
     if not missing:
         on_start(len(sweep.trials), finished, 0)
         return {}
+    check_trials(missing)
     settings = sweep.base.ray.model_copy(update={"workers": "auto"})
     cluster = Cluster(settings.address)
     try:
