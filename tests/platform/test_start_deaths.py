@@ -93,7 +93,8 @@ def test_a_driver_is_let_in_where_a_worker_process_died_before_the_first_driver(
         "from atoll.platform.cluster import Cluster; Cluster(sys.argv[1])"
     )
     try:
-        driver = subprocess.Popen([sys.executable, "-c", script, address], env=environment_without_ray())
+        command = [sys.executable, "-c", script, address]
+        driver = subprocess.Popen(command, env=environment_without_ray())
         killed = 0
         while not killed and driver.poll() is None:
             for one in list(worker_processes(process.pid))[:1]:
