@@ -6,9 +6,7 @@ import importlib
 import logging
 import os
 import socket
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from ray.job_config import JobConfig
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.authentication import agreed_with, own_token
+from atoll.platform.first_driver import let_one_go_first
 from atoll.platform.node_request import NodeRequest
 from atoll.trust import is_restricted
 
@@ -27,9 +26,6 @@ logger = logging.getLogger("atoll")
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
-# A Ray that answers lets a process in within seconds. A raylet that has not done so when the time
-# of its starting workers (60 s) is over never will.
-CONNECT_SECONDS = 90.0
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
 # Ray counts CPUs and GPUs in ten-thousandths.
 SMALLEST_UNIT = 1e-4
@@ -119,7 +115,7 @@ class Cluster:
             undo.enter_context(own_token())
             with _on_loopback():
                 try:
-                    ray.init(address="local", **settings, **own, **QUIET)
+                    ray.init(address="local", **settings, **own, **QUIET, **_search_path())
                 except Exception as error:  # Ray raises a bare one when its start took too long
                     raise EngineError(
                         f"Ray did not start on this machine ({error}); expected a machine with "
@@ -218,29 +214,13 @@ def _connect(address: str) -> None:
     """
     where = f"ray.address = {address!r}"
     services: Any = importlib.import_module("ray._private.services")
-    connected: Future[None] = Future()
-
-    def connect() -> None:
-        try:
-            ray.init(address=address, **QUIET, **_search_path())
-            connected.set_result(None)
-        except BaseException as error:
-            connected.set_exception(error)
-
     try:
         with ExitStack() as undo:
             if "://" not in address:
                 head = services.canonicalize_bootstrap_address_or_die(address)
                 undo.enter_context(agreed_with(head, where))
-            # In a thread, since nothing interrupts it where it waits.
-            threading.Thread(target=connect, name="connect-to-ray", daemon=True).start()
-            connected.result(CONNECT_SECONDS)
-    except TimeoutError as error:
-        raise EngineError(
-            f"{where}: this Ray answers, but has let this process in on no node within "
-            f"{CONNECT_SECONDS:g} s; start again, for Ray waits for a node's first workers, which "
-            "may have died, only with the first driver (or start that Ray anew)"
-        ) from error
+                let_one_go_first(head, where)
+            ray.init(address=address, **QUIET, **_search_path())
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         raise EngineError(f"{where}: no Ray answers ({error})") from error
 
