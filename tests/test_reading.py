@@ -64,7 +64,7 @@ def test_no_bytes_and_no_place_of_a_file_are_a_traceback(tmp_path: Path) -> None
     refusal(path)
     path.write_bytes(b" " * 101)
     assert "101 bytes; expected at most 100" in refusal(path, limit=100)
-    assert "no regular file" in refusal(tmp_path)
+    assert "Is a directory" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "none")
     with pytest.raises(CaptureError, match="embedded null"):
         read_json(Path("a\0b"), Schema, error=CaptureError)
