@@ -43,6 +43,7 @@ WORKLOADS = {
     "cnn-1000x20": Workload("fashion-mnist", 1000, 20, 1000, "cnn-small", 20),
     "cnn-100x60": Workload("fashion-mnist", 100, 60, 100, "cnn-small", 20),
     "mlp-1000x20": Workload("fashion-mnist", 1000, 20, 1000, "mlp", 20),
+    "quickstart": Workload("fashion-mnist", 2, 2000, 2, "lenet", 32),
     "pfl-cifar10": Workload("cifar10", 1000, 50, 50, "cnn-pfl", 10),
 }
 SEED = 0

@@ -106,6 +106,12 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
+@lru_cache(maxsize=64)
+def _name(dtype: np.dtype[Any]) -> str:
+    # NumPy takes longer to spell it than to copy a small array.
+    return str(dtype)
+
+
 def to_array(values: NDArray[Any]) -> Array:
     """Return ``values`` as a Flower ``Array``, equal to ``Array(values)``, with one copy."""
     contiguous = np.asarray(values, order="C")
@@ -114,9 +120,56 @@ def to_array(values: NDArray[Any]) -> Array:
     array: Array = Array.__new__(Array)
     # Flower's __init__ and __setattr__ would cost more than the copy of a small array.
     array.__dict__.update(
-        dtype=str(contiguous.dtype), shape=contiguous.shape, stype=_SERIALISATION, data=data
+        dtype=_name(contiguous.dtype), shape=contiguous.shape, stype=_SERIALISATION, data=data
     )
     return array
+
+
+def quickly_encoded(values: NDArray[Any]) -> Array | None:
+    """Return ``Array(values)`` to the last byte; None where that is for Flower itself to make.
+
+    That is anything but a plain array of numbers: a subclass, objects, records, Fortran's order.
+    """
+    if type(values) is not np.ndarray or not _is_plain(values.dtype):
+        return None
+    flags = values.flags
+    return None if flags.f_contiguous and not flags.c_contiguous else to_array(values)
+
+
+def quickly_decoded(array: Array) -> NDArray[Any] | None:
+    """Return ``array.numpy()``, an array that the caller may change; None as before.
+
+    None too if a byte of the header is not as NumPy writes it, or of the values is missing.
+    """
+    data = array.data
+    if array.stype != _SERIALISATION or type(data) is not bytes or data[:7] != _MAGIC_1:
+        return None
+    start = 10 + int.from_bytes(data[8:10], "little")
+    plain = _plain_header(data[:start])
+    if plain is None or plain[2] != len(data) - start:
+        return None
+    dtype, shape, _ = plain
+    values = np.empty(shape, dtype)
+    values.reshape(-1)[:] = np.frombuffer(data, dtype, offset=start)
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _plain_header(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int] | None:
+    """Return dtype, shape and bytes of values if this stands before plain numbers in C's order."""
+    try:
+        dtype, _, shape = _parse_header(head[10:])
+        is_as_written = _is_plain(dtype) and _header(dtype, shape) == head
+        # NumPy refuses to make an array of an empty buffer, and of a negative size.
+        if not is_as_written or min(shape, default=1) < 1:
+            return None
+        return dtype, shape, dtype.itemsize * math.prod(shape)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    return dtype.isbuiltin == 1 and dtype.kind in "biufc"
 
 
 def array_record(arrays: Mapping[str, Array]) -> ArrayRecord:

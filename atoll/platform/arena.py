@@ -20,6 +20,7 @@ from atoll.errors import CaptureError, RunDirectoryError
 from atoll.platform.arena_plan import Arena, check_available, jobs_of
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
+from atoll.platform.preflight import check_trials
 from atoll.platform.recorded import (
     write_recorded_json,
     write_recorded_rows,
@@ -107,6 +108,7 @@ def run_arena(
     from atoll.attacks.arena.store import JobStore
 
     check_available(arena)
+    check_trials(arena.federations.trials)
     lock = RunLock(directory)
     lock.acquire()
     try:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from atoll.clients.settings import PositiveInt, Section
+from atoll.clients.ranges import Count, Examples, Processors, Seed
+from atoll.clients.settings import Section
 from atoll.errors import AtollError, CaptureError, InvalidExperimentError, UntrustedCodeError
 from atoll.platform.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.run_files import CLIENT_SCHEMA, CLIENTS, read_table
@@ -66,21 +67,19 @@ class ArenaSettings(Section):
     attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     defenses: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     grid: dict[str, Any] = Field(default_factory=dict)
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (
-        0,
-    )
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     knowledge: Annotated[
         tuple[Literal["naive", "adaptive"], ...], Field(strict=False, min_length=1)
     ] = ("naive", "adaptive")
     sums: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    victims: PositiveInt = 1
+    victims: Count = 1
     baseline: str | None = None
-    gallery: PositiveInt = 1000
+    gallery: Examples = 1000
     lpips: bool = False
     batch_norm: Literal["train", "eval"] = "train"
     pictures: bool = False
-    cpus_per_job: Annotated[float, Field(gt=0.0)] = 1.0
-    gpus_per_job: Annotated[float, Field(ge=0.0)] = 0.0
+    cpus_per_job: Processors = 1.0
+    gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0
 
 
 class _ArenaFile(Section):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import RunDirectoryError
+from atoll.platform.client_failures import ClientFailures
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import Federation, check, domain_of, prepare, write_partition
@@ -229,7 +230,9 @@ def _run(
         ):
             write_partition(directory, federation, experiment.data.held_out)
             arrays = _run_rounds(experiment, federation, grid, session, callbacks)
-            summary = session.finish(arrays, vectorized=vars(grid.vectorization))
+            summary = session.finish(
+                arrays, initial=federation.initial_arrays, vectorized=vars(grid.vectorization)
+            )
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
@@ -333,6 +336,7 @@ def _run_rounds(
         stopping=None if stopping is None else EarlyStopping(stopping),
         reduce=experiment.strategy.reduce,
         domain_of=domain_of(federation),
+        failures=ClientFailures(session.directory),
     )
     grid.recorder = _recorder(experiment, federation, session.directory)
     for observer in options.observers:
@@ -351,6 +355,8 @@ def _run_rounds(
             arrays = strategy.start(**named).arrays
     else:
         arrays = loop(strategy, **named).arrays
+    # As with Flower, a result has no arrays where no round had an update.
+    arrays = arrays or federation.initial_arrays
     if grid.recorder is not None:
         grid.recorder.warn_of_missing()
     return arrays

@@ -7,6 +7,7 @@ put in place, so seldom that it costs at most about a tenth of the run.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atoll.errors import RunDirectoryError
+from atoll.errors import EngineError, RunDirectoryError
 from atoll.manifests import MANIFEST
 from atoll.platform.atomic import remove_partials, replacing
 from atoll.platform.observers import RoundRecord, RunInfo
@@ -254,6 +255,37 @@ class Ledger:
             return 0
         status = read_table(path, ["status"], needed=CLIENT_SCHEMA).column("status")
         return int(pc.sum(pc.equal(status, "error")).as_py() or 0)
+
+    def raise_if_all_failed(self) -> None:
+        """Raise if clients were asked something, and none has ever answered.
+
+        Raises
+        ------
+        EngineError
+            With the most frequent reason.
+        """
+        asked, failed, cause = self._failures()
+        if failed and failed == asked:
+            raise EngineError(f"all clients failed, in every round; {cause}")
+
+    def most_frequent_failure(self) -> str | None:
+        """Return what most failures in training have in common, or None if there was none."""
+        return self._failures("train")[2]
+
+    def _failures(self, phase: str = "") -> tuple[int, int, str | None]:
+        """Return how many messages of a phase there were, how many failed, and mostly why."""
+        path = self.directory / CLIENTS
+        if not path.exists():
+            return 0, 0, None
+        rows = read_table(path, ["phase", "status", "reason"])
+        rows = rows.filter(pc.starts_with(rows.column("phase"), phase))
+        failed = rows.filter(pc.equal(rows.column("status"), "error"))
+        if not len(failed):
+            return len(rows), 0, None
+        reasons = Counter(failed.column("reason").to_pylist())
+        reason, count = reasons.most_common(1)[0]
+        cause = f"{count} of {len(failed)} failures are: {reason}"
+        return len(rows), len(failed), cause
 
     def last_round(self) -> tuple[int, dict[str, Any]]:
         """Return the last round that is on disk, and its metrics as ``rounds.parquet`` has them.

@@ -26,11 +26,16 @@ class ConsoleProgress:
         Where to; standard output by default.
     live : bool
         Whether rounds are shown at all.
+    lines : bool
+        Whether there is a line a round where there is no terminal.
     """
 
-    def __init__(self, console: Console | None = None, *, live: bool = True) -> None:
+    def __init__(
+        self, console: Console | None = None, *, live: bool = True, lines: bool = True
+    ) -> None:
         self._console = console or Console(highlight=False)
         self._live = live
+        self._lines = live and lines
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = float("-inf")
@@ -84,7 +89,7 @@ class ConsoleProgress:
             self._progress.update(self._task, completed=record.server_round, figures=figures)
             return
         is_last = record.server_round == record.num_rounds
-        if self._live and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
+        if self._lines and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
             self._last_line = time.monotonic()
             line = f"round {record.server_round}/{record.num_rounds}  {figures}"
             self._console.print(line, soft_wrap=True, markup=False)
@@ -102,7 +107,8 @@ class ConsoleProgress:
         else:
             table.add_row("client errors", str(result.get("errors", 0)))
         table.add_row("seconds", f"{result['wall_seconds']:.1f}")
-        table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
+        if result["parameters_sha256"] is not None:
+            table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
         self._console.print(table)
         # Not in the table, which would cut a long path to the terminal's width.
         self._console.print(f"report: {result['report']}", soft_wrap=True, markup=False)

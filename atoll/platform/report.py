@@ -112,6 +112,7 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
     figures |= _of_members(directory)
     if "wall_seconds" in result:
         figures["seconds"] = f"{result['wall_seconds']:.1f}"
+    if result.get("parameters_sha256"):
         figures["parameters sha256"] = result["parameters_sha256"]
     return figures
 

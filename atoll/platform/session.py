@@ -18,7 +18,7 @@ import tomli_w
 from flwr.app import ArrayRecord
 
 from atoll.credentials import tables_without_credentials
-from atoll.errors import RunDirectoryError
+from atoll.errors import EngineError, RunDirectoryError
 from atoll.manifests import MANIFEST
 from atoll.platform.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.identity import IDENTITY, RunIdentity
@@ -31,6 +31,10 @@ from atoll.platform.run_lock import DirectoryInUseError, RunLock, is_free
 
 logger = logging.getLogger("atoll")
 
+UNCHANGED = "no round changed the model: its parameters are the initial ones, bit for bit"
+SMALL_STEPS = (
+    "are client.learning_rate or client.gradient_clip so small that steps are lost in rounding?"
+)
 VERSIONED = ("atoll", "flwr", "ray", "torch", "numpy")
 
 
@@ -177,15 +181,39 @@ class Session:
             **more,
         )
 
-    def finish(self, arrays: ArrayRecord, **more: Any) -> dict[str, Any]:
+    def finish(
+        self, arrays: ArrayRecord | None, *, initial: ArrayRecord | None = None, **more: Any
+    ) -> dict[str, Any]:
         """Write the report and the result, and tell every observer.
 
         The result comes last: where it is, nothing is missing. It is made from the ledger, so a
         run that was killed after its last round has the same.
+
+        Parameters
+        ----------
+        arrays : ArrayRecord or None
+            The final model; None if there is none.
+        initial : ArrayRecord, optional
+            The initial model, where one that has not changed is an error.
+
+        Raises
+        ------
+        EngineError
+            If all clients failed, in every round, or no round changed the model; there is a
+            report then, and no result.
         """
         from atoll.platform.report import write_report
 
         self.ledger.flush()
+        sha256 = None if arrays is None else parameters_sha256(arrays)
+        try:
+            self.ledger.raise_if_all_failed()
+            if initial is not None and sha256 == parameters_sha256(initial):
+                cause = self.ledger.most_frequent_failure() or SMALL_STEPS
+                raise EngineError(f"{UNCHANGED}; {cause}")
+        except EngineError:
+            write_report(self.directory)
+            raise
         rounds, metrics = self.ledger.last_round()
         result = {
             "status": "finished",
@@ -193,7 +221,7 @@ class Session:
             "metrics": metrics,
             "wall_seconds": time.perf_counter() - self._started,
             "errors": self.ledger.count_errors(),
-            "parameters_sha256": parameters_sha256(arrays),
+            "parameters_sha256": sha256,
             **more,
         }
         report = write_report(self.directory, result)

@@ -7,6 +7,8 @@ import resource
 import time
 from itertools import pairwise
 
+from benchmarks.processor_time import of_this_benchmark
+
 
 def peak_mb() -> float:
     """Return this process's peak memory so far."""
@@ -25,10 +27,13 @@ class RoundClock:
     def __init__(self, started: float) -> None:
         self._started = started
         self._ends: list[float] = []
+        self._processor = of_this_benchmark()
+        self._processor_ends: list[float] = []
 
     def round_ended(self) -> None:
         """Note the end of a round."""
         self._ends.append(time.perf_counter())
+        self._processor_ends.append(self._processor.sample())
 
     def report(self, **more: object) -> None:
         """Print the timings as a line of JSON."""
@@ -36,6 +41,7 @@ class RoundClock:
         figures = {
             "first_round_seconds": ends[0] - self._started,
             "round_seconds": [b - a for a, b in pairwise(ends)],
+            "round_processor_seconds": [b - a for a, b in pairwise(self._processor_ends)],
             "driver_peak_mb": peak_mb(),
             **more,
         }

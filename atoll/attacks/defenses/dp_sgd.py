@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from flwr.app import Context
-from pydantic import Field
 from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
 from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
+from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
 from atoll.clients.step_mods import LocalStep
 
 
@@ -38,9 +38,9 @@ class DPSGD(BoundedDefense):
     name: ClassVar[str] = "dp-sgd"
 
     acts_on: Literal["step"] = "step"
-    clipping_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    noise_multiplier: Annotated[float, Field(gt=0.0)] = 1.0
-    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    clipping_norm: Norm = 1.0
+    noise_multiplier: NoiseMultiplier = 1.0
+    delta: Delta = 1e-5
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse layers that mix examples (BatchNorm) or have no per-sample gradients."""

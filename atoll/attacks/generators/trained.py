@@ -26,7 +26,7 @@ from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.store import ImageDataset
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
 from atoll.reading import read_json
 
@@ -44,8 +44,8 @@ class _About(BaseModel):
 
     dataset: str
     split: str
-    image_shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
-    classes: PositiveInt
+    image_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)]
+    classes: Count
     settings: dict[str, Any]
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Pixels
 from atoll.errors import DataUnavailableError
 from atoll.reading import read_json
 
@@ -103,7 +103,7 @@ class _About(BaseModel):
     std: list[float]
     augmentation: str = "none"
     fingerprint: str
-    shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)]
 
 
 class ImageDataset:

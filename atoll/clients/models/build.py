@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,9 +11,9 @@ from torch import nn
 from atoll.clients.data.folder import NORMALIZATIONS
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.models import MODELS
+from atoll.clients.models.arguments import check_arguments
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
-from atoll.registry import closest
 
 logger = logging.getLogger("atoll")
 
@@ -41,8 +39,8 @@ def build_model(
     InvalidExperimentError
         If the model does not take an argument, refuses a value, or does not fit the images.
     """
+    check_arguments(settings)
     make = MODELS.find(settings.name, "model.name")
-    _check_arguments(make, settings)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the GPUs too, which fork_rng does not give back.
         torch.default_generator.manual_seed(seed)
@@ -73,22 +71,6 @@ def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None
             dataset.name,
             wanted,
         )
-
-
-def _check_arguments(make: Callable[..., nn.Module], settings: ModelSettings) -> None:
-    try:
-        accepted = inspect.signature(make).parameters
-    except (TypeError, ValueError):
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        return
-    own = [name for name in accepted if name not in ("image_shape", "classes")]
-    for name, value in settings.arguments.items():
-        if name not in own:
-            hint = closest(name, own) if own else "it takes no arguments"
-            raise InvalidExperimentError(
-                f"model.{name} = {value!r}: {settings.name} has no such argument; {hint}"
-            )
 
 
 def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: int) -> None:

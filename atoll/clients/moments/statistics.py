@@ -3,14 +3,13 @@
 A statistic is a function phi of an example; its moment over a domain is the mean of phi. Each
 statistic here is written once, as the inner product <cotangent, sum of phi>: a client that trains
 differentiates it by the parameters, and a client that reports the sum differentiates it by the
-cotangent.
+cotangent. A user's own statistics are classes of their own modules; :func:`to_json` names them so.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +20,9 @@ from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, Lat
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
+from atoll.errors import EngineError
 from atoll.randomness import derive_seed
+from atoll.registry import import_attribute
 
 # Probes evaluated at a time: (probes, examples, outputs) numbers are held at once.
 PROBE_BLOCK = 16
@@ -224,41 +225,22 @@ class FeatureProducts(Statistic):
 
 
 @dataclass(frozen=True)
-class RandomFeatures(Statistic):
-    """Random Fourier features of Gaussian kernels (Rahimi and Recht, 2007) of the features.
+class ExampleFeatures(Statistic):
+    """Each example's features, at its place among the client's of the domain.
 
-    The inner product of two examples' values approximates the sum over gamma of
-    exp(-gamma ||z - z'||^2).
-
-    Attributes
-    ----------
-    seed, count : int
-        Of the frequencies of each kernel.
-    gammas : tuple[float, ...]
-        The kernels.
+    Whoever has them can evaluate any function of pairs of examples, as a kernel is.
     """
 
-    seed: int
-    count: int
-    gammas: tuple[float, ...]
-    name: ClassVar[str] = "random-features"
+    name: ClassVar[str] = "example-features"
+    of_examples: ClassVar[bool] = True
 
     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return one number a frequency and kernel."""
-        return (self.count * len(self.gammas),)
+        """Return one row an example and one column a feature."""
+        return (context.examples, sizes.features)
 
     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
         """See :class:`Statistic`."""
-        z = outputs.features
-        generator = torch.Generator().manual_seed(self.seed)
-        parts = []
-        for gamma in self.gammas:
-            normal = torch.randn(z.shape[1], self.count, generator=generator, dtype=torch.float64)
-            phases = torch.rand(self.count, generator=generator, dtype=torch.float64)
-            frequencies = (math.sqrt(2 * gamma) * normal).to(z)
-            parts.append(torch.cos(z @ frequencies + 2 * torch.pi * phases.to(z)).sum(0))
-        sums = torch.cat(parts) * math.sqrt(2 / self.count)
-        return sums @ cotangent
+        return (outputs.features * cotangent[outputs.positions]).sum()
 
 
 @dataclass(frozen=True)
@@ -333,7 +315,7 @@ STATISTICS: dict[str, type[Statistic]] = {
         ScaleGradientHalves,
         FeatureMean,
         FeatureProducts,
-        RandomFeatures,
+        ExampleFeatures,
         SquaredLogits,
         SquaredFeatures,
         LatentSquare,
@@ -344,16 +326,50 @@ STATISTICS: dict[str, type[Statistic]] = {
 }
 
 
+def to_json(statistic: Statistic) -> str:
+    """Return a statistic as text, for a message.
+
+    Raises
+    ------
+    EngineError
+        If it is a user's own and no other process could find its class, or read its fields.
+    """
+    kind = type(statistic)
+    if STATISTICS.get(kind.name) is kind:
+        name = kind.name
+    else:
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+            raise EngineError(
+                f"the statistic {name}: clients cannot import it; expected a class at the top "
+                "level of a module"
+            )
+    try:
+        return json.dumps({"name": name, **asdict(statistic)})
+    except (TypeError, ValueError) as error:
+        raise EngineError(
+            f"the statistic {name}: its fields cannot be sent ({error}); expected numbers, texts, "
+            "and tuples of these"
+        ) from error
+
+
 def statistic_from_json(text: str) -> Statistic:
-    """Return the statistic that :meth:`Statistic.to_json` wrote.
+    """Return the statistic that :func:`to_json` wrote.
 
     Raises
     ------
     ValueError
         If there is none of that name.
+    InvalidExperimentError
+        If the module of a user's own statistic cannot be imported.
     """
     fields: dict[str, Any] = json.loads(text)
-    kind = STATISTICS.get(str(fields.pop("name", "")))
+    name = str(fields.pop("name", ""))
+    kind = STATISTICS.get(name)
+    if kind is None and ":" in name:
+        kind = import_attribute(name, "statistic")
+        if not (isinstance(kind, type) and issubclass(kind, Statistic)):
+            raise ValueError(f"{name} is no Statistic; expected a class derived from it")
     if kind is None:
         raise ValueError(f"the message asks for a statistic that there is not: {text}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

@@ -110,14 +110,24 @@ def settings_of(overrides: list[str] | None, workers: int | None) -> list[str]:
     return [*(overrides or []), *asked]
 
 
-def console_observers(progress: bool, directories: list[Path]) -> Callable[[Path], list[Observer]]:
-    """Return what makes a run's progress; the run's directory is added to ``directories``."""
+def console_observers(
+    progress: bool, directories: list[Path], *, lines: bool = True
+) -> Callable[[Path], list[Observer]]:
+    """Return what makes a run's progress; the run's directory is added to ``directories``.
+
+    Parameters
+    ----------
+    progress : bool
+        Whether rounds are shown.
+    lines : bool
+        Whether there is a line a round where there is no terminal.
+    """
 
     def make(directory: Path) -> list[Observer]:
         from atoll.platform.progress import ConsoleProgress
 
         directories.append(directory)
-        return [ConsoleProgress(console, live=progress)]
+        return [ConsoleProgress(console, live=progress, lines=lines)]
 
     return make
 

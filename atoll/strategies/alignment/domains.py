@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 import torch
@@ -41,6 +41,16 @@ class _Measured:
     statistic: Statistic
     values: Tensor
     vectors: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """A statistic with a row an example: a leaf a domain, shape (examples, ...)."""
+
+    statistic: Statistic
+    values: list[Tensor]
+    # By node and domain, which of the domain's rows are the node's.
+    places: dict[int, dict[str, slice]] = field(default_factory=lambda: defaultdict(dict))
 
 
 class Domains:
@@ -89,6 +99,7 @@ class Domains:
         uniform = torch.full_like(self.counts, 1 / max(1, len(self.names)))
         self.weights = uniform if weighting == "uniform" else self.counts / self.counts.sum()
         self._measured: list[_Measured] = []
+        self._examples: list[_Examples] = []
         self._spreads: list[tuple[int, Tensor]] = []
         self._calls = 0
         # This round's moments by place and statistic, then by domain.
@@ -96,6 +107,11 @@ class Domains:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what travels."""
+        return self._exchange.dtype
 
     # --- what penalties are written in ---------------------------------------------------------
 
@@ -109,6 +125,41 @@ class Domains:
     def moment(self, statistic: Statistic) -> Tensor:
         """Ask for one statistic."""
         return self.moments(statistic)[0]
+
+    def examples(self, statistic: Statistic) -> list[Tensor]:
+        """Ask for a statistic with a row an example.
+
+        The server then sees every example's own value, where moments show it sums.
+
+        Parameters
+        ----------
+        statistic : Statistic
+            One that is :attr:`~atoll.clients.moments.statistic.Statistic.of_examples`.
+
+        Returns
+        -------
+        list[Tensor]
+            By domain, shape (examples, ...), of the nodes one after another.
+        """
+        if not statistic.of_examples:
+            raise ValueError(f"{statistic.name} is a sum over examples; expected moments(...)")
+        answers = self._exchange.ask(self._held, (statistic,))
+        asked = _Examples(statistic, [])
+        rows: dict[str, list[Tensor]] = defaultdict(list)
+        for node, answer in answers.items():
+            for (_, name), values in answer.sums.items():
+                begin = sum(map(len, rows[name]))
+                asked.places[node][name] = slice(begin, begin + len(values))
+                rows[name].append(values.to(torch.float64))
+        key = f"{self._calls}/{statistic.name}"
+        self._calls += 1
+        here = {name: torch.cat(parts) for name, parts in rows.items()}
+        self._fresh[key] = here
+        for name in self.names:
+            known = here[name] if name in here else self._stored[name]["values"][key]
+            asked.values.append(known.clone().requires_grad_())
+        self._examples.append(asked)
+        return list(asked.values)
 
     def hessian_products(self, vectors: Tensor) -> Tensor:
         """Return the products of each domain's head Hessian with vectors of its own.
@@ -170,9 +221,24 @@ class Domains:
 
     # --- what clients get ----------------------------------------------------------------------
 
+    @property
+    def _own(self) -> list[str]:
+        """The domains that are here."""
+        return [name for name, is_here in zip(self.names, self.present, strict=True) if is_here]
+
+    @property
+    def present_share(self) -> float:
+        """What the domains that are here count for among all, stored ones included; in (0, 1]."""
+        if all(self.present):
+            return 1.0
+        return float(self.weights[torch.tensor(self.present)].sum())
+
     def example_weights(self) -> dict[str, float]:
-        """Return what one example of each domain counts for; 1 where domains count by examples."""
-        own = [name for name, is_here in zip(self.names, self.present, strict=True) if is_here]
+        """Return what one example of each domain counts for; 1 where domains count by examples.
+
+        The weights of the domains that are here make up a whole loss.
+        """
+        own = self._own
         total = sum(self._count_of[name] for name in own)
         if self._weighting == "examples":
             return dict.fromkeys(own, 1.0)
@@ -181,6 +247,10 @@ class Domains:
 
     def terms(self, penalty: Tensor, *, quadratic: bool) -> tuple[dict[str, float], list[Term]]:
         """Return the penalty's gradient by the moments, for clients.
+
+        The loss and the penalty are of the same domains. Where some are not here, the loss of the
+        others is a whole one (1 / :attr:`present_share` of what they count for among all), and so
+        the penalty's gradient is that much longer too.
 
         Parameters
         ----------
@@ -197,7 +267,7 @@ class Domains:
         """
         if penalty.grad_fn is None:
             return {}, []
-        torch.autograd.backward(penalty, retain_graph=True)
+        torch.autograd.backward(penalty / self.present_share, retain_graph=True)
         self._backpropagate_products()
         scales = self._per_example()
         losses = dict.fromkeys(scales, 0.0)
@@ -211,13 +281,26 @@ class Domains:
                     losses[name] += float(gradient[self.names.index(name)]) * scale
                 continue
             terms.append(self._term(index, measured, gradient, scales, quadratic))
+        terms += [self._term_of_examples(asked) for asked in self._examples if _is_used(asked)]
         return losses, terms
+
+    def _term_of_examples(self, asked: _Examples) -> Term:
+        """Return each node's cotangents, one of each of its examples."""
+        total = sum(self._count_of[name] for name in self._own)
+        gradients = {
+            name: total * _gradient_of(values).to(self._exchange.dtype)
+            for name, values in zip(self.names, asked.values, strict=True)
+        }
+        by_node = {
+            node: {name: gradients[name][rows] for name, rows in held.items()}
+            for node, held in asked.places.items()
+        }
+        return Term(asked.statistic, {}, by_node=by_node)
 
     def _per_example(self) -> dict[str, float]:
         """Return by domain N / n_e: a client's loss is a mean over examples of all N."""
-        own = [name for name, is_here in zip(self.names, self.present, strict=True) if is_here]
-        total = sum(self._count_of[name] for name in own)
-        return {name: total / self._count_of[name] for name in own}
+        total = sum(self._count_of[name] for name in self._own)
+        return {name: total / self._count_of[name] for name in self._own}
 
     def _term(
         self,
@@ -269,6 +352,9 @@ class Domains:
             if values is not None
             for place, name in enumerate(self.names)
         }
+        rows_of = [statistic.name for statistic in statistics if statistic.of_examples]
+        if rows_of:
+            raise ValueError(f"{rows_of[0]} has a row an example; expected examples(...)")
         answers = self._exchange.ask(self._held, statistics, given)
         result = []
         for index, statistic in enumerate(statistics):
@@ -309,3 +395,11 @@ class Domains:
             for name, is_here in zip(self.names, self.present, strict=True)
             if is_here
         }
+
+
+def _gradient_of(values: Tensor) -> Tensor:
+    return torch.zeros_like(values) if values.grad is None else values.grad
+
+
+def _is_used(asked: _Examples) -> bool:
+    return any(bool(_gradient_of(values).any()) for values in asked.values)

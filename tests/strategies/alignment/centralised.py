@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 Data = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 
 
@@ -130,6 +131,16 @@ def coral(domains: list[Domain], w: Tensor) -> Tensor:
     return 2 / (n * (n - 1)) * total
 
 
+def mmd(domains: list[Domain], w: Tensor) -> Tensor:
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        distances = (a[:, None] - b[None]).square().sum(2)
+        return sum(torch.exp(-gamma * distances).mean() for gamma in GAMMAS)
+
+    pairs = [(a.z, b.z) for i, a in enumerate(domains) for b in domains[i + 1 :]]
+    found = [kernel(a, a) + kernel(b, b) - 2 * kernel(a, b) for a, b in pairs]
+    return torch.stack(found).mean()
+
+
 def hgp(target: str) -> Penalty:
     def penalty(domains: list[Domain], w: Tensor) -> Tensor:
         grads, hessians = [d.gradient() for d in domains], [d.hessian() for d in domains]
@@ -206,6 +217,18 @@ def quantile(domains: list[Domain], w: Tensor) -> Tensor:
         moved = of(losses.detach() + shift) - of(losses.detach() - shift)
         gradient.append(moved / (2 * step))
     return torch.tensor(gradient, dtype=torch.float64) @ losses - w @ losses
+
+
+def quantile_released(domains: list[Domain], w: Tensor) -> Tensor:
+    """The quantile by the released code's bisection, and its gradient through it."""
+    losses = torch.stack([d.loss for d in domains])
+    width = 1.06 * losses.std() * len(losses) ** -0.2
+    normal, alpha = torch.distributions.Normal, torch.tensor(0.75, dtype=torch.float64)
+    ends = [normal(losses.min(), width).icdf(alpha), normal(losses.max(), width).icdf(alpha)]
+    for _ in range(32):
+        middle = 0.5 * (ends[0] + ends[1])
+        ends[int(normal(losses, width).cdf(middle).mean() > alpha)] = middle
+    return 0.5 * (ends[0] + ends[1]) - w @ losses
 
 
 def squared_logits(domains: list[Domain], w: Tensor) -> Tensor:
