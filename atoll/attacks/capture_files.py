@@ -26,7 +26,7 @@ from torch import Tensor
 from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
 from atoll.clients.data.cache import appearing
 from atoll.errors import CaptureError
-from atoll.manifests import read_verified, seal
+from atoll.manifests import MANIFEST, read_verified, seal
 from atoll.reading import parse_json
 
 FORMAT = 1
@@ -200,7 +200,10 @@ def find_captures(run_directory: Path, message_type: str = "train") -> list[Path
         If there are none.
     """
     root = run_directory / CAPTURES
-    found = [path.parent for path in root.glob(f"*/{ABOUT}")]
+    # A folder whose capture.json is missing is found by its manifest, and refused when it is read.
+    # Hidden ones are left by processes that were killed as they wrote them.
+    paths = [path for name in (ABOUT, MANIFEST) for path in root.glob(f"*/{name}")]
+    found = {path.parent for path in paths if path.parent.name[0] != "."}
     kept = sorted(path for path in found if path.name.split("-")[4:5] == [message_type])
     if not kept:
         raise CaptureError(

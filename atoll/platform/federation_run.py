@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atoll.credentials import tables_without_credentials
 from atoll.errors import RunDirectoryError
 from atoll.platform.client_failures import ClientFailures
 from atoll.platform.early_stopping import EarlyStopping
@@ -172,7 +171,7 @@ def _go_on(
 
 def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> RunIdentity:
     """Return what a run is; its data are known by their contents, wherever they lie."""
-    config = relevant(tables_without_credentials(experiment.to_dict()))
+    config = relevant(experiment.to_dict())
     config["data"].pop("path", None)
     if device != "cpu":
         # Another device has other kernels, which add up in another order.
@@ -275,7 +274,7 @@ def _session(
     observers: Observers,
 ) -> Session:
     data = {experiment.data.dataset: federation.dataset.fingerprint}
-    config = tables_without_credentials(experiment.to_dict())
+    config = experiment.to_dict()
     if experiment.data.path is not None:
         # In config.toml a relative path would be relative to the run directory.
         config["data"]["path"] = str(experiment.data.path.absolute())

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from atoll.credentials import tables_without_credentials
 from atoll.errors import RunDirectoryError
 from atoll.manifests import check_missing, read_verified
 from atoll.platform.recorded import write_recorded_json
@@ -94,7 +95,8 @@ class RunIdentity:
     def write(self, directory: Path) -> None:
         """Write ``identity.json`` into a run directory."""
         tables = asdict(self)
-        tables["config_sha256"] = sha256_of_tables(self.config)
+        tables["config"] = tables_without_credentials(self.config)
+        tables["config_sha256"] = sha256_of_tables(tables["config"])
         write_recorded_json(directory / IDENTITY, tables)
 
     @classmethod
@@ -135,7 +137,8 @@ class RunIdentity:
                 IDENTITY,
             )
             return
-        there, here = (_as_json(relevant(each.config)) for each in (before, self))
+        both = (tables_without_credentials(each.config) for each in (before, self))
+        there, here = (_as_json(relevant(tables)) for tables in both)
         if not _depends_on_rounds(here):
             for tables in (there, here):
                 tables.get("run", {}).pop("rounds", None)

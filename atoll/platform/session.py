@@ -17,6 +17,7 @@ from typing import Any
 import tomli_w
 from flwr.app import ArrayRecord
 
+from atoll.credentials import tables_without_credentials
 from atoll.errors import EngineError, RunDirectoryError
 from atoll.manifests import MANIFEST
 from atoll.platform.checkpoint import CheckpointStore, parameters_sha256
@@ -156,7 +157,8 @@ class Session:
     ) -> Ledger:
         text = None
         if config is not None:
-            text = tomli_w.dumps({**config, "versions": identity.versions})
+            tables = tables_without_credentials(config)
+            text = tomli_w.dumps({**tables, "versions": identity.versions})
         if is_new:
             # Another process may have run here since the directory was chosen.
             refuse_if_taken(self.directory)

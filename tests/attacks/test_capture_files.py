@@ -94,6 +94,15 @@ def test_a_flipped_bit_anywhere_in_a_capture_is_told(folder: Path) -> None:
         read(folder)
 
 
+def test_a_capture_that_lacks_a_file_is_not_left_out(folder: Path) -> None:
+    (folder / "capture.json").unlink()
+    (folder.parent / f".{folder.name}-killed").mkdir()
+    (folder.parent / f".{folder.name}-killed" / "capture.json").write_text("{}")
+    [found] = find_captures(folder.parents[1])
+    with pytest.raises(CaptureError, match=r"it has no capture\.json"):
+        read_capture(found)
+
+
 def test_a_capture_without_a_manifest_is_read_and_that_is_said_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

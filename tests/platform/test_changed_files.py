@@ -156,7 +156,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"round": 2, "metric": "server_accuracy", "value": 0.5, "seconds": 1.0},
     )
     images = torch.rand(1, 1, 8, 8)
-    result = JobResult([{"key": "k", "psnr": 1.0}], 2.5, images, images + 1)
+    figures = {"psnr": 1.0, "ssim": 0.5, "lpips": None, "mse": 0.1, "label_accuracy": 1.0}
+    names = {"attack": "dlg", "threat": "-", "label_source": "given"}
+    numbers = {"round": 1, "node_id": 1, "image": 0, "identified": True}
+    result = JobResult([{**names, **numbers, **figures}], 2.5, images, images + 1)
     JobStore(directory / "jobs").write("key", result, images=True)
     arrays = ArrayRecord([np.arange(4.0), np.ones((2, 2), np.float32)])
     tree = {"strategy": {"x": [1, {"array": "a"}]}, "metrics": {"loss": float("nan")}}

@@ -5,6 +5,7 @@ The planted module leaves a file when it is imported.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import tomli_w
 from foreign_files import tables_of, write_a_capture, write_run
+from rich.console import Console
 from typer.testing import CliRunner
 
 from atoll.attacks.arena.job import Conditions, Job, run_job
@@ -25,6 +27,7 @@ from atoll.clients.data.catalog import load_dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import AtollError, UntrustedCodeError
 from atoll.platform.command_line import application
+from atoll.platform.commands import terminal
 from atoll.platform.experiment import Experiment
 from atoll.platform.recorded import write_recorded_text
 from atoll.trust import note, uses_in
@@ -343,6 +346,27 @@ def test_the_workers_of_a_resumed_run_are_not_shadowed_either(tmp_path: Path) ->
     assert not trace.exists(), done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run / "result.json").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "is_trusted"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_a_person_at_a_terminal_is_shown_the_code_and_asked(
+    answer: str, is_trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, color_system=None, width=200)
+    monkeypatch.setattr(terminal, "errors", console)
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    uses = uses_in({"model": {"name": "torch.hub:load", "repo_or_dir": "/theirs"}})
+    assert terminal.who_is_trusted(False)(uses) is is_trusted
+    assert "model.name = 'torch.hub:load'" in shown.getvalue()
+    assert '"repo_or_dir": "/theirs"' in shown.getvalue()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    assert terminal.who_is_trusted(False)(uses) is False
 
 
 def test_the_errors_are_of_ours() -> None:

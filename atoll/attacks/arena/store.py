@@ -7,17 +7,38 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from atoll.attacks.arena.job import JobResult
-from atoll.attacks.capture_files import RAW_CLIENT_DATA
+from atoll.attacks.capture_files import MAX_BYTES, RAW_CLIENT_DATA
 from atoll.clients.data.cache import appearing
 from atoll.errors import RunDirectoryError
 from atoll.manifests import read_verified, seal, verify
+from atoll.reading import fitted
 
 ROWS, SECONDS, IMAGES = "rows.parquet", "seconds.parquet", "images.safetensors"
+
+
+class _Row(BaseModel):
+    """What the report needs of an image's row."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    attack: str
+    threat: str
+    label_source: str
+    round: int
+    node_id: int
+    image: int
+    psnr: float
+    ssim: float
+    lpips: float | None
+    mse: float
+    identified: bool
+    label_accuracy: float
 
 
 class JobStore:
@@ -55,8 +76,17 @@ class JobStore:
             seal(folder, files)
 
     def rows(self, key: str) -> list[dict[str, Any]]:
-        """Return a finished job's rows."""
-        return self._read(key, ROWS)
+        """Return a finished job's rows.
+
+        Raises
+        ------
+        RunDirectoryError
+            If they cannot be read, are not what was written, or lack a column.
+        """
+        rows = self._read(key, ROWS)
+        path = self._directory / key / ROWS
+        fitted(rows, str(path), list[_Row])
+        return rows
 
     def seconds(self, key: str) -> float:
         """Return what a finished job cost, in seconds of processor time."""
@@ -72,8 +102,11 @@ class JobStore:
         if not path.is_file():
             return None
         try:
-            both = load(read_verified(path))
-            return both["truth"], both["images"]
+            both = load(read_verified(path, limit=MAX_BYTES))
+            truth, images = both["truth"], both["images"]
+            if truth.dim() != 4 or truth.shape != images.shape:
+                raise ValueError("its images are not of one shape")
+            return truth, images
         except (SafetensorError, KeyError, ValueError) as error:
             raise self._refused(path, error) from error
 
