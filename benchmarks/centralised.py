@@ -188,8 +188,8 @@ def _checked(strategy: Any, trial: Trial) -> AlignmentStrategy:
     is_exact = isinstance(strategy, AlignmentStrategy) and strategy.client_update == "gradient"
     if not is_exact or isinstance(strategy, GradientStrategy):
         raise InvalidExperimentError(
-            f"strategy.name = {trial.experiment.strategy.name!r}: is not centralised here; expected "
-            "an alignment method with a penalty and client_update = 'gradient'"
+            f"strategy.name = {trial.experiment.strategy.name!r}: is not centralised here; "
+            "expected an alignment method with a penalty and client_update = 'gradient'"
         )
     return strategy
 
