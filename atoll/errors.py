@@ -52,3 +52,9 @@ class AttackError(AtollError):
     """An attack that cannot be run on what it is given, or has been given wrong settings."""
 
     exit_code = 2
+
+
+class UntrustedCodeError(AtollError):
+    """Somebody else's file names code that would be imported, and nobody has said that it may."""
+
+    exit_code = 2

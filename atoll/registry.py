@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from atoll.errors import InvalidExperimentError, UnknownNameError
+from atoll.trust import check_import, register
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str, entries: Mapping[str, T | str]) -> None:
         self.kind = kind
         self._entries = dict(entries)
+        register(entry for entry in entries.values() if isinstance(entry, str) and ":" in entry)
 
     def __getitem__(self, name: str) -> T:
         entry: Any = self._entries[name]
@@ -96,13 +98,16 @@ def closest(name: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 def import_attribute(reference: str, key: str) -> Any:
-    """Import ``module:attribute``; modules in the current directory are found too.
+    """Import ``module:attribute``; modules in the current directory are found too, last.
 
     Raises
     ------
+    UntrustedCodeError
+        If a file of somebody else's is worked on, and this is not to be imported for it.
     InvalidExperimentError
         If the module cannot be imported or has no such attribute.
     """
+    check_import(reference, key)
     module_name, _, attribute = reference.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:

@@ -1,10 +1,16 @@
 import os
+import tempfile
 from collections.abc import Iterator
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+# Ray would write one into the home folder. It asks for it whatever the user has set otherwise.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = "a-token-of-the-tests"
+# What tests trust, nobody else is to trust.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="atoll-state-")
 
 import hypothesis
 import pytest

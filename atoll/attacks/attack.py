@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.observation import Observation
@@ -16,8 +15,6 @@ from atoll.attacks.threat import Capability, ThreatModel
 from atoll.clients.settings import Section
 from atoll.errors import AttackError
 
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 LabelSource = Literal["inferred", "given", "optimised", "none"]
 # Told how many steps of how many are done.
 Progress = Callable[[int, int], None]

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.errors import CaptureError
+from atoll.errors import AtollError, CaptureError, InvalidExperimentError
 
 MODEL_RECORD = "arrays"
 # In the place of a node's id: the sum of a round's clients, as secure aggregation tells it.
@@ -253,6 +254,32 @@ class Truth:
     def normalized(self, federation: FederationInfo) -> Tensor:
         """Return the images as the client's model saw them, to the bit."""
         return to_tensor(self.pixels.numpy(), federation.mean, federation.std)
+
+
+@contextmanager
+def faults_of(capture: Capture) -> Iterator[None]:
+    """Name the capture in what its content makes go wrong within this context.
+
+    Raises
+    ------
+    AtollError
+        What was raised, with the capture's folder before it; CaptureError for what is no error of
+        ours.
+    """
+    where = str(capture.directory or capture.name)
+    try:
+        yield
+    except (CaptureError, InvalidExperimentError) as error:
+        if where in str(error):
+            raise
+        raise type(error)(f"{where}: {error}") from error
+    except AtollError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise CaptureError(
+            f"{where}: its content does not go together ({type(error).__name__}: {said})"
+        ) from error
 
 
 def check_update(capture: Capture, parameters: Mapping[str, Tensor]) -> None:

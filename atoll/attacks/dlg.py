@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from atoll.attacks.attack import NonNegativeFloat, PositiveFloat, Progress, Reconstruction
+from atoll.attacks.attack import Progress, Reconstruction
 from atoll.attacks.matching import squared_l2
 from atoll.attacks.minimize import minimize
 from atoll.attacks.observation import Observation
@@ -24,7 +24,7 @@ from atoll.attacks.optimization import (
 )
 from atoll.attacks.simulation import ClientSimulation
 from atoll.attacks.step_rules import LBFGS
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Iterations, Rate, Repetitions, Weight
 
 
 class IDLG(OptimizationAttack):
@@ -40,10 +40,10 @@ class IDLG(OptimizationAttack):
         It ends when the squared distance is below, for all candidates.
     """
 
-    steps: PositiveInt = 1200
-    learning_rate: PositiveFloat = 1.0
-    tolerance: NonNegativeFloat = 1e-10
-    restarts: PositiveInt = 3
+    steps: Iterations = 1200
+    learning_rate: Rate = 1.0
+    tolerance: Weight = 1e-10
+    restarts: Repetitions = 3
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.attacks.captures import Capture, FederationInfo, Truth, check_update
+from atoll.attacks.capture_files import ABOUT, read_capture, read_truth
+from atoll.attacks.captures import Capture, FederationInfo, Truth, check_update, faults_of
 from atoll.attacks.normalization import Scaling, explain
 from atoll.attacks.victim_model import architecture, has_batch_norm, load_state
 from atoll.attacks.victims import check_truth
@@ -33,6 +33,7 @@ from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError
 from atoll.randomness import seed_everything
+from atoll.trust import Ask, admitted, refuse, uses_in
 
 # A capture is consistent if the cosine of true and captured update is at least 1 - this, and
 # their norms agree to NORM_TOLERANCE.
@@ -85,15 +86,26 @@ class _Mistake:
     advice: str
 
 
-def diagnose_capture(directory: Path) -> Diagnosis:
+def diagnose_capture(directory: Path, ask: Ask = refuse) -> Diagnosis:
     """Read a capture with its truth, and diagnose it.
+
+    Parameters
+    ----------
+    directory : Path
+        The capture's folder.
+    ask : callable
+        Whether code that the capture names may be imported (:mod:`atoll.trust`).
 
     Raises
     ------
     CaptureError
         If it cannot be read, or is not of plain local training.
+    UntrustedCodeError
+        If it names code that is not trusted.
     """
-    return diagnose(read_capture(directory), read_truth(directory))
+    capture, truth = read_capture(directory), read_truth(directory)
+    with admitted(uses_in(capture.federation.to_json()), directory / ABOUT, ask):
+        return diagnose(capture, truth)
 
 
 def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
@@ -111,6 +123,11 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     CaptureError
         If the capture lacks arrays, or is not of plain local training.
     """
+    with faults_of(capture):
+        return _diagnose(capture, truth)
+
+
+def _diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     _check_replayable(capture, truth)
     module = _architecture(capture)
     missing = sorted(module.state_dict().keys() - capture.broadcast.keys())

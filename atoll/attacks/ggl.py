@@ -23,7 +23,7 @@ from atoll.attacks.generators.staged import Features, StagedGenerator
 from atoll.attacks.matching import COSTS
 from atoll.attacks.minimize import PATH_POINTS, Minimum
 from atoll.attacks.optimization import Group, best_restarts, matching_objective
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Deviation, Iterations, Weight
 from atoll.randomness import derive_seed
 
 # A full covariance matrix of more dimensions costs more than the evaluations.
@@ -50,11 +50,11 @@ class GGL(GeneratorAttack):
         A name in :data:`~atoll.attacks.matching.COSTS`.
     """
 
-    rounds: PositiveInt = 500
-    population: Annotated[int, Field(ge=4)] = 50
-    spread: Annotated[float, Field(gt=0.0)] = 1.0
+    rounds: Iterations = 500
+    population: Annotated[int, Field(ge=4, le=100_000)] = 50
+    spread: Deviation = 1.0
     squash: bool = False
-    kl: Annotated[float, Field(ge=0.0)] = 0.1
+    kl: Weight = 0.1
     noise: Literal["drawn", "given"] = "drawn"
     cost: Literal["mean-l2", "l2", "cosine", "layerwise-cosine"] = "mean-l2"
 

@@ -6,10 +6,7 @@ its own.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 
@@ -23,10 +20,7 @@ from atoll.attacks.priors import total_variation
 from atoll.attacks.schedules import thirds_of_eight
 from atoll.attacks.stages import StageResult, best_stages
 from atoll.attacks.step_rules import Adam
-from atoll.clients.settings import PositiveInt
-
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
+from atoll.clients.ranges import Iterations, Rate, Weight
 
 
 class GIAS(GeneratorAttack):
@@ -42,11 +36,11 @@ class GIAS(GeneratorAttack):
         What the total variation counts for.
     """
 
-    latent_steps: PositiveInt = 1000
-    weight_steps: PositiveInt = 8000
-    latent_rate: Positive = 3e-2
-    weight_rate: Positive = 1e-3
-    tv: NonNegative = 1e-6
+    latent_steps: Iterations = 1000
+    weight_steps: Iterations = 8000
+    latent_rate: Rate = 3e-2
+    weight_rate: Rate = 1e-3
+    tv: Weight = 1e-6
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""

@@ -26,14 +26,13 @@ from atoll.attacks.projections import project_l1_ball, project_sphere, row_norms
 from atoll.attacks.schedules import SCHEDULES
 from atoll.attacks.stages import StageResult, best_stages
 from atoll.attacks.step_rules import step_rule
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Depth, Iterations, Positive, Rate, Repetitions, Weight
 from atoll.errors import AttackError
 
 T = TypeVar("T")
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Steps = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
-Numbers = Annotated[tuple[Positive, ...], Field(strict=False)]
+Steps = Annotated[tuple[Iterations, ...], Field(strict=False)]
+Rates = Annotated[tuple[Rate, ...], Field(strict=False)]
+Radii = Annotated[tuple[Positive, ...], Field(strict=False)]
 
 
 class GIFD(GeneratorAttack):
@@ -72,18 +71,18 @@ class GIFD(GeneratorAttack):
         A name in :data:`~atoll.attacks.matching.COSTS`.
     """
 
-    restarts: PositiveInt = 4
-    stages: PositiveInt | None = None
-    steps: PositiveInt | Steps = 1000
-    learning_rate: Positive | Numbers = 0.1
+    restarts: Repetitions = 4
+    stages: Depth | None = None
+    steps: Iterations | Steps = 1000
+    learning_rate: Rate | Rates = 0.1
     schedule: Literal["ramp", "step", "cosine", "constant"] = "ramp"
     rule: Literal["adam", "signed-adam"] = "adam"
     sphere: bool = True
     ball: bool = True
-    radius: Positive | Numbers = 0.1
+    radius: Positive | Radii = 0.1
     radius_unit: Literal["mean", "absolute"] = "mean"
-    tv: NonNegative = 1e-4
-    norm: NonNegative = 1e-6
+    tv: Weight = 1e-4
+    norm: Weight = 1e-6
     cost: Literal["cosine", "layerwise-cosine", "l2"] = "cosine"
 
     def check(self, observation: Observation) -> None:

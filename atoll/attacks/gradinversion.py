@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from atoll.attacks.attack import NonNegativeFloat, PositiveFloat, Progress, Reconstruction
+from atoll.attacks.attack import Progress, Reconstruction
 from atoll.attacks.matching import squared_l2
 from atoll.attacks.minimize import minimize
 from atoll.attacks.observation import Observation
@@ -33,7 +33,7 @@ from atoll.attacks.priors import (
 from atoll.attacks.schedules import cosine
 from atoll.attacks.step_rules import Adam, Langevin
 from atoll.attacks.threat import Capability, ThreatModel
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Iterations, Positive, Rate, Repetitions, Weight
 from atoll.errors import AttackError
 
 
@@ -56,15 +56,15 @@ class GradInversion(OptimizationAttack):
         with BatchNorm that is trained as a whole.
     """
 
-    steps: PositiveInt = 4000
-    learning_rate: PositiveFloat = 0.1
-    restarts: PositiveInt = 4
-    matching: PositiveFloat = 1e-3
-    tv: NonNegativeFloat = 1e-4
-    l2: NonNegativeFloat = 1e-6
-    batch_norm: NonNegativeFloat = 1e-1
-    group: NonNegativeFloat = 1e-2
-    langevin: NonNegativeFloat = 1e-2
+    steps: Iterations = 4000
+    learning_rate: Rate = 0.1
+    restarts: Repetitions = 4
+    matching: Positive = 1e-3
+    tv: Weight = 1e-4
+    l2: Weight = 1e-6
+    batch_norm: Weight = 1e-1
+    group: Weight = 1e-2
+    langevin: Weight = 1e-2
     statistics: Literal["auto", "running", "batch", "none"] = "auto"
 
     @property

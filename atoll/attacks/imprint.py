@@ -6,10 +6,7 @@ neighbouring bins is that of the images whose brightness lies between their thre
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.attack import Reconstruction, SeparateAttack
@@ -17,9 +14,8 @@ from atoll.attacks.observation import Observation
 from atoll.attacks.optimization import to_unit
 from atoll.attacks.threat import Capability
 from atoll.clients.models.imprint import ImprintBlock
+from atoll.clients.ranges import Share
 from atoll.errors import AttackError
-
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class Imprint(SeparateAttack):

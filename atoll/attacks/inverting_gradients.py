@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from atoll.attacks.attack import NonNegativeFloat, PositiveFloat, Progress, Reconstruction
+from atoll.attacks.attack import Progress, Reconstruction
 from atoll.attacks.matching import COSTS
 from atoll.attacks.minimize import minimize
 from atoll.attacks.optimization import (
@@ -16,7 +16,7 @@ from atoll.attacks.optimization import (
 from atoll.attacks.priors import total_variation
 from atoll.attacks.schedules import SCHEDULES
 from atoll.attacks.step_rules import step_rule
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Iterations, Rate, Weight
 
 
 class InvertingGradients(OptimizationAttack):
@@ -39,9 +39,9 @@ class InvertingGradients(OptimizationAttack):
         A name in :data:`~atoll.attacks.matching.COSTS`.
     """
 
-    steps: PositiveInt = 4800
-    learning_rate: PositiveFloat = 0.1
-    tv: NonNegativeFloat = 1e-2
+    steps: Iterations = 4800
+    learning_rate: Rate = 0.1
+    tv: Weight = 1e-2
     rule: Literal["signed-adam", "adam"] = "signed-adam"
     schedule: Literal["step", "cosine", "constant"] = "step"
     cost: Literal["cosine", "layerwise-cosine", "l2"] = "cosine"

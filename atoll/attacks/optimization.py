@@ -24,7 +24,7 @@ from atoll.attacks.priors import Prior
 from atoll.attacks.simulation import ClientSimulation
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.attacks.victim_model import VictimModel
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Repetitions
 from atoll.randomness import derive_seed
 
 NoiseSource = Literal["optimised", "drawn", "given"]
@@ -129,7 +129,7 @@ class OptimizationAttack(Attack):
         Whether the client's defense is known.
     """
 
-    restarts: PositiveInt = 1
+    restarts: Repetitions = 1
     labels: Literal["inferred", "given"] = "inferred"
     label_method: LabelMethod = "auto"
     batch_order: Literal["assumed", "given"] = "assumed"

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from atoll.attacks.attack import PositiveFloat, Progress, Reconstruction
+from atoll.attacks.attack import Progress, Reconstruction
 from atoll.attacks.matching import squared_l2
 from atoll.attacks.minimize import minimize
 from atoll.attacks.observation import Observation
@@ -27,7 +27,7 @@ from atoll.attacks.schedules import cosine_to_a_tenth
 from atoll.attacks.step_rules import Adam
 from atoll.attacks.super_resolution import enlarge, train_super_resolution
 from atoll.attacks.threat import Capability, ThreatModel
-from atoll.clients.settings import PositiveInt
+from atoll.clients.ranges import Iterations, Pixels, Rate
 from atoll.errors import AttackError
 from atoll.randomness import derive_seed
 
@@ -48,11 +48,11 @@ class ROG(OptimizationAttack):
         Steps by which the super-resolution network is trained.
     """
 
-    steps: PositiveInt = 100
-    learning_rate: PositiveFloat = 0.05
-    factor: PositiveInt = 4
+    steps: Iterations = 100
+    learning_rate: Rate = 0.05
+    factor: Pixels = 4
     enhancement: Literal["super-resolution", "none"] = "super-resolution"
-    enhancement_steps: PositiveInt = 300
+    enhancement_steps: Iterations = 300
 
     @property
     def threat(self) -> ThreatModel:

@@ -15,7 +15,7 @@ from torch import Tensor
 from atoll.attacks.assignment import assign
 from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
 from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.attacks.captures import Capture, Truth
+from atoll.attacks.captures import Capture, Truth, faults_of
 from atoll.attacks.metrics.identification import identified
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.pixels import mse, psnr
@@ -91,7 +91,8 @@ def read_victims(captures: Sequence[Path]) -> list[Victim]:
             raise CaptureError(
                 f"{path}: is of a {capture.message_type!r} message; expected a training message"
             )
-        check_truth(truth, capture)
+        with faults_of(capture):
+            check_truth(truth, capture)
         victims.append(Victim(capture, used_examples(truth)))
     return victims
 
@@ -149,18 +150,19 @@ def observe_victims(
     AttackError, CaptureError
         If something that is granted is not there, or the attack cannot be run.
     """
-    observations = [
-        observe(
-            victim.capture,
-            attack.threat,
-            truth=victim.truth,
-            mimic=mimic_of(victim.capture),
-            public=public,
-            mode=mode,
-            device=device,
-        )
-        for victim in victims
-    ]
+    observations = []
+    for victim in victims:
+        with faults_of(victim.capture):
+            observed = observe(
+                victim.capture,
+                attack.threat,
+                truth=victim.truth,
+                mimic=mimic_of(victim.capture),
+                public=public,
+                mode=mode,
+                device=device,
+            )
+        observations.append(observed)
     for observation in observations:
         attack.check(observation)
     return observations

@@ -8,13 +8,14 @@ in ``client.mods`` as arguments. This package knows no defense: the platform giv
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from flwr.clientapp import mod
 from pydantic import ValidationError
 from torch import nn
 
+from atoll.clients.ranges import Delta, Epsilon, Norm, check_value, short
 from atoll.clients.settings import ModSettings
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
@@ -34,6 +35,15 @@ CLIENT_MODS: dict[str, Any] = {
     "secure-aggregation": "atoll.clients.secure_aggregation:SecureAggregationMod",
 }
 MODS: Registry[Any] = Registry("mod", CLIENT_MODS)
+# Flower's mods take any number. With an epsilon or a sensitivity of 0 there is no noise.
+FLOWER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "LocalDpMod": {
+        "clipping_norm": Norm,
+        "sensitivity": Norm,
+        "epsilon": Epsilon,
+        "delta": Delta,
+    }
+}
 
 
 @runtime_checkable
@@ -102,6 +112,9 @@ def _make(entry: ModSettings, known: Registry[Any]) -> Any:
             raise InvalidExperimentError(
                 f"{subject} with {name} = {value!r}: no such argument; {hint}"
             )
+        kind = FLOWER_ARGUMENTS.get(getattr(found, "__name__", ""), {}).get(name)
+        if kind is not None:
+            check_value(f"{subject} with {name}", value, kind)
     try:
         return found(**entry.arguments)
     except ValidationError as error:
@@ -119,7 +132,7 @@ def _refused(subject: str, error: ValidationError) -> str:
             continue
         message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         lines.append(
-            f"{subject} with {key} = {problem['input']!r}: expected "
+            f"{subject} with {key} = {short(problem['input'])}: expected "
             f"{message[:1].lower() + message[1:]}"
         )
     return "\n".join(lines)

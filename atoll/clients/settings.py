@@ -11,6 +11,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from atoll.clients.ranges import (
+    BatchSize,
+    Clients,
+    Decay,
+    Epochs,
+    Examples,
+    Megabytes,
+    Norm,
+    Rate,
+    Rounds,
+    Seconds,
+    Steps,
+    Weight,
+)
+
 
 def _at_home(path: Path) -> Path:
     """Return the path with ``~`` replaced, where there is such a home."""
@@ -22,7 +37,6 @@ def _at_home(path: Path) -> Path:
 
 # TOML has neither paths nor tuples: these are made from strings and arrays.
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
-PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -60,12 +74,12 @@ class DataSettings(Section):
     path: FilePath | None = None
     options: dict[str, Any] = {}
     held_out: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    clients: PositiveInt = 100
+    clients: Clients = 100
     partition: PartitionSettings = PartitionSettings()
-    train_examples: PositiveInt | None = None
-    test_examples: PositiveInt | None = None
-    examples_per_client: PositiveInt | None = None
-    client_test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    train_examples: Examples | None = None
+    test_examples: Examples | None = None
+    examples_per_client: Examples | None = None
+    client_test_fraction: Decay = 0.0
 
 
 class ModelSettings(Section):
@@ -85,10 +99,10 @@ class ScheduleSettings(Section):
     """``[client.schedule]``: how the learning rate goes down with the rounds."""
 
     name: Literal["constant", "step", "cosine", "exponential"] = "constant"
-    every: PositiveInt = 10
-    factor: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    final: Annotated[float, Field(ge=0.0)] = 0.0
-    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    every: Rounds = 10
+    factor: Annotated[float, Field(ge=1e-6, le=1.0)] = 0.5
+    final: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
+    warmup_rounds: Annotated[int, Field(ge=0, le=10_000_000)] = 0
 
 
 class ModSettings(Section):
@@ -115,16 +129,16 @@ class ClientSettings(Section):
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    learning_rate: Rate = 0.05
+    momentum: Decay = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
     schedule: ScheduleSettings = ScheduleSettings()
-    batch_size: PositiveInt = 20
-    epochs: PositiveInt | None = None
-    steps: PositiveInt | None = None
-    proximal_mu: Annotated[float, Field(ge=0.0)] = 0.0
-    gradient_clip: Annotated[float, Field(gt=0.0)] | None = None
+    batch_size: BatchSize = 20
+    epochs: Epochs | None = None
+    steps: Steps | None = None
+    proximal_mu: Weight = 0.0
+    gradient_clip: Norm | None = None
     vectorize: Literal["auto"] | bool = "auto"
-    timeout: Annotated[float, Field(gt=0.0)] | None = None
+    timeout: Seconds | None = None
     mods: Annotated[tuple[str | ModSettings, ...], Field(strict=False)] = ()
-    memory_mb: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(strict=False)] = ()
+    memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False)] = ()

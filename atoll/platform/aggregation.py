@@ -83,6 +83,9 @@ def _obstacle(strategy: Strategy) -> str | None:
     if not isinstance(strategy, FedAvg):
         return f"{name} is not derived from FedAvg"
     kind = type(strategy)
+    own = [key for key in ("aggregate_train", "_check_and_log_replies") if key in vars(strategy)]
+    if own:
+        return f"this {name} has a {own[0]} of its own"
     if kind.aggregate_train not in _MEAN_ONLY and not is_mean_only(kind.aggregate_train):
         return f"{name}'s aggregation is not known to be a weighted mean"
     if not flower.checks_replies_as_flower_does(strategy):

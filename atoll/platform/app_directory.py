@@ -19,20 +19,19 @@ import click
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.clientapp import ClientApp
 from flwr.common.config import flatten_dict, fuse_dicts, parse_config_args
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result, Strategy
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform import flower
-from atoll.platform.exchange import Outcome
+from atoll.platform.client_failures import ClientFailures
+from atoll.platform.dispatch import ExchangeReport
 from atoll.platform.grid import RayGrid
 from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.records import round_record
 from atoll.platform.rounds import EvaluateFunction, run_rounds
 from atoll.platform.session import Session
 from atoll.registry import closest, import_attribute
-
-DEFAULT_SUPERNODES = 10
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,12 @@ class FlowerApp:
         ``module:attribute`` of its components.
     run_config : dict
         The run config, overrides merged in.
-    num_supernodes : int
-        The number of nodes that it asks for, or 10.
+    overrides : dict
+        The overrides alone.
+    num_supernodes : int or None
+        The number of nodes that its default federation asks for (a table that older apps have).
+    publisher, version : str
+        Who has published it, and its version.
     """
 
     directory: Path
@@ -58,7 +61,10 @@ class FlowerApp:
     server_app: str
     client_app: str
     run_config: dict[str, Any]
-    num_supernodes: int
+    overrides: dict[str, Any]
+    num_supernodes: int | None
+    publisher: str
+    version: str
 
 
 def read_app(directory: Path, overrides: Sequence[str] = ()) -> FlowerApp:
@@ -89,13 +95,19 @@ def read_app(directory: Path, overrides: Sequence[str] = ()) -> FlowerApp:
                 f"{directory / 'pyproject.toml'}: tool.flwr.app.components.{name} = "
                 f"{components.get(name)!r}; expected 'module:attribute'"
             )
+    about = project.get("project", {})
+    config = flatten_dict(app.get("config", {}))
+    changes = _parsed(config, overrides)
     return FlowerApp(
         directory=directory.resolve(),
-        name=project.get("project", {}).get("name", directory.resolve().name),
+        name=about.get("name", directory.resolve().name),
         server_app=components["serverapp"],
         client_app=components["clientapp"],
-        run_config=_run_config(app.get("config", {}), overrides),
+        run_config=dict(fuse_dicts(config, changes)),
+        overrides=changes,
         num_supernodes=_supernodes(project["tool"]["flwr"]),
+        publisher=str(app.get("publisher", "")),
+        version=str(about.get("version", "")),
     )
 
 
@@ -109,10 +121,10 @@ def _read_project(directory: Path) -> dict[str, Any]:
         raise InvalidExperimentError(f"{path}: cannot be read ({error})") from error
 
 
-def _run_config(defaults: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    config = flatten_dict(defaults)
+def _parsed(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what overrides change of an app's run config."""
     try:
-        changes = parse_config_args(list(overrides))
+        changes = dict(parse_config_args(list(overrides)))
     except (click.ClickException, ValueError, OSError) as error:
         message = error.message if isinstance(error, click.ClickException) else str(error)
         raise InvalidExperimentError(f"--run-config {list(overrides)}: {message}") from error
@@ -121,21 +133,19 @@ def _run_config(defaults: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             raise InvalidExperimentError(
                 f"--run-config {key} = {value!r}: the app has no such key; {closest(key, config)}"
             )
-    return dict(fuse_dicts(config, changes))
+    return changes
 
 
-def _supernodes(settings: dict[str, Any]) -> int:
-    """Return what the app's default federation asks for (a table that older apps have)."""
+def _supernodes(settings: dict[str, Any]) -> int | None:
     federations = settings.get("federations", {})
     chosen = federations.get(federations.get("default"), {})
-    count = chosen.get("options", {}).get("num-supernodes", DEFAULT_SUPERNODES)
-    return count if isinstance(count, int) and count > 0 else DEFAULT_SUPERNODES
+    count = chosen.get("options", {}).get("num-supernodes")
+    return count if isinstance(count, int) and count > 0 else None
 
 
 def on_path(directory: Path) -> None:
-    """Put an app's directory first on the search path."""
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
+    """Put an app's directory first on the search path, before what it may share a name with."""
+    sys.path[:] = [str(directory), *(path for path in sys.path if path != str(directory))]
 
 
 def load_component(directory: Path, reference: str, kind: type) -> Any:
@@ -161,7 +171,7 @@ def run_app(
     make_grid: Callable[[Callable[[], ClientApp]], RayGrid],
     session: Session,
     *,
-    checkpoint_every: int,
+    checkpoint_every: int | None,
 ) -> dict[str, Any]:
     """Run a Flower app on a grid, with the run kept in ``session``.
 
@@ -172,36 +182,52 @@ def run_app(
     -------
     dict
         The result, as in ``result.json``.
+
+    Raises
+    ------
+    EngineError
+        If all clients failed, in every round.
     """
     client_app = partial(load_component, app.directory, app.client_app, ClientApp)
     # In this order: Ray sets a handler of its own when it starts.
     with make_grid(client_app) as grid, terminated_as_interrupt():
         server_app = load_component(app.directory, app.server_app, ServerApp)
+        # What the app waits for is its clients, not our start.
+        grid.pool.await_worker()
         starts = _Starts(app, grid, session, checkpoint_every)
+        code: str | int | None = None
         with flower.route_start_to(starts.start):
-            server_app(grid, flower.server_context(app.run_config))
-        return session.finish(starts.final)
+            try:
+                server_app(grid, flower.server_context(app.run_config))
+            except SystemExit as end:
+                # It has said itself how it ends; what it has done is kept all the same.
+                code = end.code
+        result = session.finish(starts.final)
+    if code:
+        raise SystemExit(code)
+    return result
 
 
 class _Starts:
     """The app's calls of ``Strategy.start``, and what it exchanges outside of them."""
 
     def __init__(
-        self, app: FlowerApp, grid: RayGrid, session: Session, checkpoint_every: int
+        self, app: FlowerApp, grid: RayGrid, session: Session, checkpoint_every: int | None
     ) -> None:
-        self.final = ArrayRecord()
+        self.final: ArrayRecord | None = None
+        self.failures = ClientFailures(session.directory)
         self._app = app
         self._session = session
         self._checkpoint_every = checkpoint_every
         self._count = 0
         self._clock = time.perf_counter()
-        grid.on_outcomes = self._record_exchange
         self._grid = grid
+        grid.on_exchange = self._record_exchange
 
     def start(
         self,
         strategy: Strategy,
-        grid: RayGrid,
+        grid: Grid,
         initial_arrays: ArrayRecord,
         num_rounds: int = 3,
         timeout: float = 3600,
@@ -212,27 +238,30 @@ class _Starts:
         """Do as ``Strategy.start`` does, in our round loop."""
         self._count += 1
         options = self._session.options(
-            name=self._app.name, checkpoint_every=self._checkpoint_every
+            name=self._app.name,
+            checkpoint_every=self._checkpoint_every,
+            failures=self.failures,
         )
         if self._count > 1:
             options.checkpoints = self._session.checkpoints.nested(f"start-{self._count}")
         configs = train_config, evaluate_config, evaluate_fn
         result = run_rounds(
-            strategy, grid, initial_arrays, num_rounds, timeout, *configs, options=options
+            strategy,
+            grid,
+            initial_arrays,
+            num_rounds,
+            timeout,
+            *configs,
+            options=options,
+            engine=self._grid,
         )
-        self.final = result.arrays
+        self.final = result.arrays or initial_arrays
         return result
 
-    def _record_exchange(self, kind: str, server_round: int, outcomes: list[Outcome]) -> None:
+    def _record_exchange(self, report: ExchangeReport) -> None:
+        self.failures.note(report)
         seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
+        server_round = report.server_round
         self._session.record(
-            round_record(
-                server_round,
-                server_round,
-                seconds,
-                [(kind, outcomes)],
-                self._grid.bytes_down,
-                self._grid.traffic,
-                lambda partition: None,
-            )
+            round_record(server_round, server_round, seconds, [report], lambda partition: None)
         )

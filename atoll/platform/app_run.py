@@ -11,19 +11,19 @@ from typing import Any, Literal
 from flwr.clientapp import ClientApp
 
 from atoll.errors import RunDirectoryError
+from atoll.platform import flower
 from atoll.platform.app_directory import FlowerApp, on_path, read_app, run_app
-from atoll.platform.experiment import read_toml
+from atoll.platform.app_federation import AppFederation, app_federation
 from atoll.platform.grid import RayGrid
 from atoll.platform.identity import RunIdentity
-from atoll.platform.ledger import CONFIG
 from atoll.platform.observers import Observer
+from atoll.platform.run_files import CONFIG, read_config
 from atoll.platform.run_lock import RunLock
 from atoll.platform.session import Session, claim_run_directory, versions
 from atoll.platform.source_identity import source_hashes
 from atoll.randomness import derive_seed, seed_everything
 
 TABLE = "flower"
-CHECKPOINT_EVERY = 5
 KEEP_CHECKPOINTS = 2
 
 
@@ -38,7 +38,9 @@ class AppRun:
     run_config : list[str]
         Overrides, in Flower's syntax.
     num_supernodes : int or None
-        Nodes; None is what the app says.
+        Nodes; None is what the app or Flower's configuration says.
+    federation_config : list[str]
+        Overrides of the federation, in Flower's syntax.
     workers : int or "auto"
         Worker processes.
     seed : int
@@ -47,15 +49,22 @@ class AppRun:
         Seconds that one client may take.
     gpus_per_worker : float or "auto"
         The share of a GPU that each worker takes.
+    check_replies : bool
+        Whether replies are validated, as those of experiments are.
+    checkpoint_every : int or None
+        Rounds between checkpoints; None writes none.
     """
 
     app_dir: str
     run_config: list[str] = field(default_factory=list)
     num_supernodes: int | None = None
+    federation_config: list[str] = field(default_factory=list)
     workers: int | Literal["auto"] = "auto"
     seed: int = 0
     client_timeout: float | None = None
     gpus_per_worker: float | Literal["auto"] = "auto"
+    check_replies: bool = False
+    checkpoint_every: int | None = None
 
 
 def run_flower_app(
@@ -76,7 +85,7 @@ def run_flower_app(
 
 def is_app_run(directory: Path) -> bool:
     """Tell whether a run directory is a Flower app's."""
-    return TABLE in read_toml(directory / CONFIG)
+    return TABLE in read_config(directory)
 
 
 def resume_app(
@@ -90,7 +99,7 @@ def resume_app(
         If its configuration cannot be understood.
     """
     try:
-        settings = AppRun(**read_toml(directory / CONFIG)[TABLE])
+        settings = AppRun(**read_config(directory)[TABLE])
     except (TypeError, KeyError) as error:
         raise RunDirectoryError(f"{directory / CONFIG}: is not a Flower app's ({error})") from error
     if workers is not None:
@@ -119,15 +128,22 @@ def _run(
     seed_everything(derive_seed(settings.seed, "server"))
     with session:
         return run_app(
-            app, partial(_grid, settings, app), session, checkpoint_every=CHECKPOINT_EVERY
+            app,
+            partial(_grid, settings, app),
+            session,
+            checkpoint_every=settings.checkpoint_every,
         )
+
+
+def _federation(settings: AppRun, app: FlowerApp) -> AppFederation:
+    return app_federation(settings.federation_config, settings.num_supernodes, app.num_supernodes)
 
 
 def _identity(settings: AppRun, app: FlowerApp) -> RunIdentity:
     """Return what a run of an app is: how it is configured, not where it lies or runs."""
     config = {
         "run_config": app.run_config,
-        "num_supernodes": settings.num_supernodes or app.num_supernodes,
+        "num_supernodes": _federation(settings, app).num_supernodes,
         "seed": settings.seed,
         "client_timeout": settings.client_timeout,
     }
@@ -137,13 +153,18 @@ def _identity(settings: AppRun, app: FlowerApp) -> RunIdentity:
 
 
 def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp]) -> RayGrid:
+    federation = _federation(settings, app)
+    gpus = settings.gpus_per_worker
     return RayGrid(
         client_app,
-        settings.num_supernodes or app.num_supernodes,
+        federation.num_supernodes,
         seed=settings.seed,
         workers=settings.workers,
-        gpus_per_worker=settings.gpus_per_worker,
+        cpus_per_worker=federation.cpus or 1.0,
+        gpus_per_worker=federation.gpus if gpus == "auto" and federation.gpus else gpus,
         run_config=app.run_config,
         client_timeout=settings.client_timeout,
+        check_replies="auto" if settings.check_replies else False,
         name=app.name,
+        run=flower.app_run(f"{app.publisher}/{app.name}", app.version, app.overrides),
     )

@@ -11,19 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tomli_w
 
+from atoll.credentials import tables_without_credentials
 from atoll.errors import CaptureError, RunDirectoryError
 from atoll.platform.arena_plan import Arena, check_available, jobs_of
-from atoll.platform.atomic import replacing, write_json, write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
-from atoll.platform.ledger import read_result
+from atoll.platform.preflight import check_trials
+from atoll.platform.recorded import (
+    write_recorded_json,
+    write_recorded_rows,
+    write_recorded_text,
+)
 from atoll.platform.room import Room
+from atoll.platform.run_files import read_result
 from atoll.platform.run_lock import RunLock, is_free
 from atoll.platform.sweep import OnEnd, run_sweep
 from atoll.platform.sweep_trials import TRIALS
@@ -80,6 +84,7 @@ def run_arena(
     *,
     on_federation: OnEnd = lambda end: None,
     on_job: Callable[[JobEnd], None] = lambda end: None,
+    trust_code: bool = False,
 ) -> ArenaResult:
     """Run what is missing of an arena, and write its table and report.
 
@@ -91,6 +96,8 @@ def run_arena(
         Its directory (:func:`arena_directory`).
     on_federation, on_job : callable
         Told of the end of each federation and of each attack.
+    trust_code : bool
+        Whether captures that are there already may name code that the arena's file does not.
 
     Raises
     ------
@@ -101,6 +108,7 @@ def run_arena(
     from atoll.attacks.arena.store import JobStore
 
     check_available(arena)
+    check_trials(arena.federations.trials)
     lock = RunLock(directory)
     lock.acquire()
     try:
@@ -109,14 +117,15 @@ def run_arena(
             **arena.federations.base.to_dict(),
         }
         (directory / FEDERATIONS).mkdir(exist_ok=True)
-        write_text(directory / ARENA_CONFIG, tomli_w.dumps(tables))
+        text = tomli_w.dumps(tables_without_credentials(tables))
+        write_recorded_text(directory / ARENA_CONFIG, text)
         settings = arena.federations.base.ray
         cluster = Cluster(settings.address)
         try:
             done = run_sweep(arena.federations, directory / FEDERATIONS, on_end=on_federation)
             jobs, without = jobs_of_federations(arena, directory / FEDERATIONS)
             store = JobStore(directory / JOBS)
-            conditions = arena.conditions()
+            conditions = arena.conditions(trust_code=trust_code)
             failed = {**done.failed, **without}
             failed |= _attack(arena, jobs, conditions, store, cluster, on_job)
         finally:
@@ -177,16 +186,11 @@ def _finish(
     from atoll.platform.arena_report import write_arena_report
 
     rows = table_of(jobs, conditions, store)
-    _write(directory / RESULTS, rows)
+    write_recorded_rows(directory / RESULTS, rows)
     keys = [key for job in jobs if (key := job.key(conditions)) in store]
     costs = [{"key": key, "cpu_seconds": store.seconds(key)} for key in dict.fromkeys(keys)]
-    _write(directory / COSTS, costs)
-    write_json(directory / FAILED, failed)
+    write_recorded_rows(directory / COSTS, costs)
+    write_recorded_json(directory / FAILED, failed)
     images = {key: store.images(key) for key in keys} if arena.settings.pictures else {}
     report = write_arena_report(directory, rows, arena.baseline, images)
     return ArenaResult(directory, report, failed)
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows), partial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from atoll.attacks import FLOORS
 from atoll.attacks.arena.summary import Cell
-from atoll.platform.figures import COLORS
+from atoll.platform.figures import COLORS, literal
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 GREY = "#868e96"
@@ -54,7 +55,7 @@ def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Any:
         colorbar={"title": "dB"},
     )
     layout = _layout("", "") | {"height": 140 + 36 * len(attackers)}
-    return go.Figure([heat], layout=layout)
+    return go.Figure([literal(heat)], layout=layout)
 
 
 def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
@@ -89,7 +90,9 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
         for defense, color in zip(defenses, itertools.cycle(DEFENSE_COLORS), strict=False)
     ]
     traces += [_round_key(server_round, symbol) for server_round, symbol in symbols.items()]
-    drawn = go.Figure(traces, layout=_layout("accuracy of the federation", title))
+    drawn = go.Figure(
+        [literal(trace) for trace in traces], layout=_layout("accuracy of the federation", title)
+    )
     drawn.update_layout(height=520, legend={"orientation": "v", "x": 1.02, "y": 0.94})
     if floors and attacks is not floors:
         highest = max(floors, key=lambda cell: cell.metrics[metric].mean)
@@ -99,7 +102,7 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
             line_width=1.5,
             opacity=1.0,
             line_color=GREY,
-            annotation_text=f"highest floor: {highest.attack}",
+            annotation_text=f"highest floor: {html.escape(highest.attack, quote=False)}",
             annotation_position="top left",
             annotation_font_color=GREY,
         )

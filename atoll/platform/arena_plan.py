@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from atoll.clients.settings import PositiveInt, Section
-from atoll.errors import AtollError, CaptureError, InvalidExperimentError
+from atoll.clients.ranges import Count, Examples, Processors, Seed
+from atoll.clients.settings import Section
+from atoll.errors import AtollError, CaptureError, InvalidExperimentError, UntrustedCodeError
 from atoll.platform.experiment import ARENA, read_tables, with_overrides
+from atoll.platform.run_files import CLIENT_SCHEMA, CLIENTS, read_table
 from atoll.platform.sweep_axes import SEED
 from atoll.platform.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
 from atoll.platform.validation import describe_problems
+from atoll.trust import CodeUse, uses_in
 
 if TYPE_CHECKING:
     from atoll.attacks.arena.job import Conditions, Job
@@ -65,21 +67,19 @@ class ArenaSettings(Section):
     attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     defenses: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     grid: dict[str, Any] = Field(default_factory=dict)
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (
-        0,
-    )
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
     knowledge: Annotated[
         tuple[Literal["naive", "adaptive"], ...], Field(strict=False, min_length=1)
     ] = ("naive", "adaptive")
     sums: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    victims: PositiveInt = 1
+    victims: Count = 1
     baseline: str | None = None
-    gallery: PositiveInt = 1000
+    gallery: Examples = 1000
     lpips: bool = False
     batch_norm: Literal["train", "eval"] = "train"
     pictures: bool = False
-    cpus_per_job: Annotated[float, Field(gt=0.0)] = 1.0
-    gpus_per_job: Annotated[float, Field(ge=0.0)] = 0.0
+    cpus_per_job: Processors = 1.0
+    gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0
 
 
 class _ArenaFile(Section):
@@ -100,8 +100,14 @@ class Arena:
         """The attack that others are compared with."""
         return self.settings.baseline or next(iter(self.settings.attacks))
 
-    def conditions(self) -> Conditions:
-        """Return what all jobs share."""
+    def conditions(self, *, trust_code: bool = False) -> Conditions:
+        """Return what all jobs share.
+
+        Parameters
+        ----------
+        trust_code : bool
+            Whether captures may name code that the arena's file does not.
+        """
         from atoll.attacks.arena.job import Conditions
 
         settings = self.settings
@@ -111,7 +117,22 @@ class Arena:
             lpips=settings.lpips,
             batch_norm=settings.batch_norm,
             device="cuda" if settings.gpus_per_job > 0 else "cpu",
+            code=None if trust_code else self._code(),
         )
+
+    def _code(self) -> frozenset[CodeUse]:
+        """Return the code that captures of the federations may name."""
+        from atoll.platform.mods import with_references
+
+        experiments = [trial.experiment for trial in self.federations.trials]
+        tables = [
+            {
+                "model": experiment.model.model_dump(mode="json"),
+                "client": with_references(experiment.client).model_dump(mode="json"),
+            }
+            for experiment in experiments
+        ]
+        return frozenset(use for table in tables for use in uses_in(table))
 
 
 def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
@@ -173,7 +194,11 @@ def _check_attacks(settings: ArenaSettings) -> None:
     for label, table in settings.attacks.items():
         key = f"arena.attacks.{label}"
         name = table.get("name", label)
-        kind = ATTACKS.find(str(name), f"{key}.name")
+        try:
+            kind = ATTACKS.find(str(name), f"{key}.name")
+        except UntrustedCodeError:
+            # A dry run imports no code of the user's, and knows not what that would refuse.
+            continue
         own = {k: v for k, v in table.items() if k != "name"}
         if "defense" in own:
             raise InvalidExperimentError(
@@ -203,11 +228,16 @@ def _check_models(federations: Sweep) -> None:
             continue
         seen.append(parts)
         dataset = dataset_of(experiment)
-        model = build_model(experiment.model, dataset.image_shape, len(dataset.classes), 0)
+        try:
+            model = build_model(experiment.model, dataset.image_shape, len(dataset.classes), 0)
+        except UntrustedCodeError:
+            continue
         try:
             check_mods(with_references(experiment.client).mods, model)
         except InvalidExperimentError as error:
             raise InvalidExperimentError(f"{error} (arena.defenses.{trial.method})") from None
+        except UntrustedCodeError:
+            continue
 
 
 def check_available(arena: Arena) -> None:
@@ -351,7 +381,7 @@ def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path
 
 def _first_failure(directory: Path) -> str | None:
     """Return why the first of a run's clients that failed did so, if one failed."""
-    reasons = pq.read_table(directory / "clients.parquet", columns=["reason"])["reason"]
+    reasons = read_table(directory / CLIENTS, ["reason"], needed=CLIENT_SCHEMA)["reason"]
     return next((str(reason) for reason in reasons.drop_null().to_pylist()), None)
 
 

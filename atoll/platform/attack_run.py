@@ -17,12 +17,15 @@ from pydantic import ValidationError
 from atoll.attacks import ATTACKS
 from atoll.attacks.attack import Attack, Progress, ignore_progress
 from atoll.attacks.capture_files import RAW_CLIENT_DATA, find_captures
+from atoll.attacks.captures import Capture
 from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.picture import save_picture
 from atoll.attacks.victim_model import BatchNormMode
 from atoll.attacks.victims import (
     Attacked,
+    References,
+    Victim,
     attack_victims,
     observe_victims,
     read_victims,
@@ -32,9 +35,11 @@ from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.store import ImageDataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.platform.atomic import replacing, write_json
-from atoll.platform.experiment import load_experiment, parse_value
-from atoll.platform.ledger import CONFIG, check_run_directory
+from atoll.platform.experiment import parse_value
+from atoll.platform.run_config import load_run_config
+from atoll.platform.run_files import CONFIG, check_run_directory, read_config
 from atoll.platform.validation import describe_problems
+from atoll.trust import Ask, CodeUse, admitted, references_in, refuse, uses_in
 
 logger = logging.getLogger("atoll")
 
@@ -144,6 +149,7 @@ def run_attack(
     lpips: Path | bool = True,
     out: Path | None = None,
     progress: Progress = ignore_progress,
+    ask: Ask = refuse,
 ) -> AttackRun:
     """Attack the captures of a run, and write rows and picture.
 
@@ -167,6 +173,9 @@ def run_attack(
         LPIPS's weights; True fetches them, and goes on without if they cannot be had.
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/NAME[-n]``.
+    ask : callable
+        Whether code that the run names may be imported (:mod:`atoll.trust`); what ``name`` and
+        ``settings`` name is the caller's own.
 
     Raises
     ------
@@ -184,26 +193,29 @@ def run_attack(
     attack = build_attack(name, settings or {})
     directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, name.replace(":", "-"))
     known = read_victims(choose_captures(run_directory, victims))
-    dataset = dataset_of(run_directory)
-    references = references_of(dataset)
-    observations = observe_victims(
-        known,
-        attack,
-        public=references.public,
-        mimic_of=lambda capture: mimic_of(capture, attack.threat, device),
-        mode=mode,
-        device=device,
-    )
-    attacked = attack_victims(
-        name,
-        attack,
-        known,
-        observations,
-        gallery=references.gallery,
-        lpips=_lpips(lpips),
-        seed=seed,
-        progress=progress,
-    )
+    uses = uses_of(run_directory, [victim.capture for victim in known])
+    own = [name, *references_in(settings or {})]
+    with admitted(uses, run_directory, ask, also=own):
+        references = references_of(dataset_of(run_directory))
+        _check_images(run_directory, references, known)
+        observations = observe_victims(
+            known,
+            attack,
+            public=references.public,
+            mimic_of=lambda capture: mimic_of(capture, attack.threat, device),
+            mode=mode,
+            device=device,
+        )
+        attacked = attack_victims(
+            name,
+            attack,
+            known,
+            observations,
+            gallery=references.gallery,
+            lpips=_lpips(lpips),
+            seed=seed,
+            progress=progress,
+        )
     result = AttackRun(directory, attacked)
     _write(result, name, attack, seed)
     return result
@@ -211,9 +223,29 @@ def run_attack(
 
 def dataset_of(run_directory: Path) -> ImageDataset:
     """Return the data set of a run."""
-    experiment = load_experiment(run_directory / CONFIG)
+    experiment = load_run_config(run_directory)
     data = experiment.data
     return load_dataset(data.dataset, data.path, data.options, experiment.run.seed)
+
+
+def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:
+    """Return the code that a run's configuration and its captures name; each use once."""
+    found = uses_in(read_config(run_directory))
+    for capture in captures:
+        found += uses_in(capture.federation.to_json())
+    return list(dict.fromkeys(found))
+
+
+def _check_images(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
+    """Refuse a configuration of other images than the captures are of."""
+    expected = tuple(references.gallery.shape[1:])
+    for victim in victims:
+        found = victim.capture.federation.image_shape
+        if found != expected:
+            raise CaptureError(
+                f"{victim.capture.directory}: is of images of shape {found}, and the data set of "
+                f"{run_directory / CONFIG} has {expected}; expected the same"
+            )
 
 
 def _lpips(wanted: Path | bool) -> LPIPS | None:

@@ -30,7 +30,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform import flower
 from atoll.platform.content import unpack
 from atoll.platform.exchange import Outcome
-from atoll.platform.experiment import CaptureSettings
+from atoll.platform.sections import CaptureSettings
 
 logger = logging.getLogger("atoll")
 

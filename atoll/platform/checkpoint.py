@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``round-000010`` with the model (``arrays.safetensors``), the strategy's
 state, the clients' states, and a manifest of their hashes. It appears under its name only when it
-is complete; nothing in it is pickled.
+is complete; nothing in it is pickled. Large arrays of the state are files of their own in
+``shared/``, named by their hash: one that does not change is written once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors.numpy import save as save_safetensors
 from atoll.clients.arrays import to_array, view
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
 from atoll.platform.atomic import sync_folder
+from atoll.reading import parse_json, read_json
 
 logger = logging.getLogger("atoll")
 
@@ -36,6 +38,11 @@ MODEL, STATE, CLIENTS, TREE, MANIFEST = (
     "state.json",
     "manifest.json",
 )
+
+
+# Arrays of a strategy's state from this size on are files of their own.
+SHARED_BYTES = 1 << 20
+SHARED = "shared"
 
 
 @dataclass
@@ -78,6 +85,8 @@ class CheckpointStore:
         self._directory = directory
         self._keep = keep
         self._reported: set[str] = set()
+        # By identity, the hashes of arrays that were written; holding them keeps identities apart.
+        self._hashed: dict[int, tuple[NDArray[Any], str]] = {}
 
     def nested(self, name: str) -> CheckpointStore:
         """Return a store in a folder of this one's, for a second series of rounds."""
@@ -118,11 +127,15 @@ class CheckpointStore:
         kept = [r for r in rounds if r <= checkpoint.server_round][-self._keep :]
         for server_round in set(rounds).difference(kept):
             shutil.rmtree(self._path(server_round), ignore_errors=True)
+        self._remove_unused(kept)
 
     def remove_partials(self) -> None:
         """Remove what processes left that were killed as they wrote a checkpoint."""
         for partial in self._directory.rglob(".partial-*"):
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
     def _write_files(self, folder: Path, checkpoint: Checkpoint) -> None:
         model, heads = _model_tensors(checkpoint.arrays)
@@ -130,20 +143,72 @@ class CheckpointStore:
             str(node): np.frombuffer(state, np.uint8)
             for node, state in checkpoint.client_states.items()
         }
-        tree = {"round": checkpoint.server_round, "model": heads, **checkpoint.tree}
+        shared = self._write_shared(checkpoint.state_arrays)
+        own = {path: a for path, a in checkpoint.state_arrays.items() if path not in shared}
+        tree = {
+            "round": checkpoint.server_round,
+            "model": heads,
+            SHARED: shared,
+            **checkpoint.tree,
+        }
         files = {
             MODEL: save_safetensors(model),
-            STATE: save_safetensors(checkpoint.state_arrays),
+            STATE: save_safetensors(own),
             CLIENTS: save_safetensors(clients),
             TREE: json.dumps(tree).encode(),
         }
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         files[MANIFEST] = json.dumps(hashes, indent=1).encode()
         for name, data in files.items():
-            with (folder / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(folder / name, data)
+
+    def _write_shared(self, arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
+        """Write the large arrays that are not there yet; return the hash of each, by its path."""
+        hashed, shared = {}, {}
+        for path, array in arrays.items():
+            if array.nbytes < SHARED_BYTES:
+                continue
+            _, name = self._hashed.get(id(array), (array, ""))
+            if not name:
+                data = save_safetensors({"array": np.ascontiguousarray(array)})
+                name = hashlib.sha256(data).hexdigest()
+                target = self._directory / SHARED / name
+                if not target.exists():
+                    target.parent.mkdir(exist_ok=True)
+                    partial = target.with_name(f".partial-{name}")
+                    _write(partial, data)
+                    partial.replace(target)
+            hashed[id(array)], shared[path] = (array, name), name
+        self._hashed = hashed
+        return shared
+
+    def _read_shared(self, name: str) -> NDArray[Any]:
+        path = self._directory / SHARED / Path(name).name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CorruptCheckpointError(f"{path}: cannot be read ({error})") from error
+        if hashlib.sha256(data).hexdigest() != name:
+            raise CorruptCheckpointError(f"{path}: differs from its manifest")
+        array: NDArray[Any] = load_safetensors(data)["array"]
+        return array
+
+    def _remove_unused(self, kept: list[int]) -> None:
+        """Remove the shared arrays that no checkpoint holds."""
+        folder = self._directory / SHARED
+        if not folder.is_dir():
+            return
+        used: set[str] = set()
+        for server_round in kept:
+            try:
+                tree = json.loads((self._path(server_round) / TREE).read_bytes())
+                used.update(tree.get(SHARED, {}).values())
+            except (OSError, ValueError, AttributeError):
+                # One that cannot be read says nothing of what it holds.
+                return
+        for path in folder.iterdir():
+            if path.name not in used:
+                path.unlink(missing_ok=True)
 
     def read(self, server_round: int) -> Checkpoint:
         """Read and verify a checkpoint.
@@ -155,20 +220,24 @@ class CheckpointStore:
         """
         folder = self._path(server_round)
         try:
-            hashes = dict(json.loads((folder / MANIFEST).read_bytes()))
+            hashes = read_json(folder / MANIFEST, dict[str, str], error=CorruptCheckpointError)
             files = {name: (folder / name).read_bytes() for name in (MODEL, STATE, CLIENTS, TREE)}
-        except (OSError, ValueError, TypeError) as error:
+        except OSError as error:
             raise CorruptCheckpointError(f"{folder}: cannot be read ({error})") from error
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != hashes.get(name):
                 raise CorruptCheckpointError(f"{folder / name}: differs from its manifest")
         try:
-            tree = json.loads(files[TREE])
+            where = str(folder / TREE)
+            tree = parse_json(
+                files[TREE], where, dict[str, Any], error=CorruptCheckpointError, finite=False
+            )
             return Checkpoint(
                 server_round=tree["round"],
                 arrays=_model_record(load_safetensors(files[MODEL]), tree["model"]),
                 tree=tree,
-                state_arrays=load_safetensors(files[STATE]),
+                state_arrays=load_safetensors(files[STATE])
+                | {p: self._read_shared(name) for p, name in tree.get(SHARED, {}).items()},
                 client_states={
                     int(node): state.tobytes()
                     for node, state in load_safetensors(files[CLIENTS]).items()
@@ -200,6 +269,13 @@ class CheckpointStore:
 
     def _path(self, server_round: int) -> Path:
         return self._directory / f"round-{server_round:06d}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _model_tensors(

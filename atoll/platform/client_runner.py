@@ -35,7 +35,7 @@ from atoll.platform.exchange import (
     plain_metrics,
 )
 from atoll.platform.gpu_memory import OutOfGpuMemoryError, is_out_of_memory
-from atoll.platform.received import accept
+from atoll.platform.received import receive
 from atoll.randomness import derive_seed, seed_everything
 
 
@@ -130,7 +130,9 @@ class ClientRunner:
             self._unpacked_for = exchange.number
             self._unpacked = {}
             self._templates = [
-                flower.InstructionTemplate(e.message_type, e.group_id, e.ttl, e.created_at)
+                flower.InstructionTemplate(
+                    e.message_type, e.group_id, e.ttl, e.created_at, exchange.delivered_at
+                )
                 for e in exchange.envelopes
             ]
         for envelope in set(envelopes):
@@ -142,7 +144,7 @@ class ClientRunner:
         envelope = chunk.envelopes[place]
         content = self._unpacked[exchange.envelopes[envelope].content]
         return self._templates[envelope].message(
-            fresh_copy(content), chunk.nodes[place], f"{exchange.number}-{chunk.positions[place]}"
+            fresh_copy(content), chunk.nodes[place], chunk.message_ids[place]
         )
 
     def _context(self, exchange: Exchange, chunk: Chunk, place: int) -> Context:
@@ -173,8 +175,10 @@ class ClientRunner:
                     return
                 if outcome.status == "ok":
                     expected = exchange.expected[chunk.envelopes[place]]
-                    accept(exchange, outcome, answer, expected, chunk_sum)
-                if outcome.status == "ok" and state is not None:
+                    receive(exchange, outcome, answer, expected, chunk_sum)
+                # A client may answer with an error of its own, and has its state then too.
+                is_kept = outcome.status == "ok" or not exchange.checked
+                if state is not None and is_kept:
                     outcome.state = chunk.states[outcome.node_id] = state
                 outcome.seconds = time.perf_counter() - started
                 result.outcomes.append(outcome)
@@ -186,8 +190,9 @@ class ClientRunner:
         request = self._request(exchange, chunk, place)
         context = self._context(exchange, chunk, place)
         category = self._templates[chunk.envelopes[place]].category
+        server_round, *repetition = chunk.draws[place]
         seed_everything(
-            derive_seed(exchange.seed, exchange.server_round, category, outcome.node_id - 1)
+            derive_seed(exchange.seed, server_round, category, outcome.node_id - 1, *repetition)
         )
         flower.speak_for(outcome.node_id)
         try:
@@ -196,6 +201,9 @@ class ClientRunner:
             self._refuse_shortage(error, (outcome.node_id,), 1)
             reason = f"the client raised {type(error).__name__}: {error}"
             outcome.fail(reason, flower.RAISED, traceback.format_exc())
+            return None, None
+        if context.run_config != self._run_config:
+            outcome.fail("the client changed the run_config of its Context", flower.UNKNOWN)
             return None, None
         if outcome.node_id in chunk.states or len(context.state):
             return answer, flower.dump_records(context.state)
@@ -225,7 +233,7 @@ class ClientRunner:
             outcome = Outcome(chunk.positions[place], chunk.nodes[place], worker=self._worker)
             outcome.seconds = seconds
             expected = exchange.expected[chunk.envelopes[place]]
-            accept(exchange, outcome, answer, expected, chunk_sum)
+            receive(exchange, outcome, answer, expected, chunk_sum)
             result.outcomes.append(outcome)
 
     def _sum_in_app(

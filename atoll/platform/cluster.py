@@ -6,21 +6,27 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.platform.authentication import agreed_with, own_token
+from atoll.platform.first_driver import let_one_go_first
 from atoll.platform.node_request import NodeRequest
+from atoll.trust import is_restricted
 
 logger = logging.getLogger("atoll")
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
 # Ray counts CPUs and GPUs in ten-thousandths.
 SMALLEST_UNIT = 1e-4
 # Beyond this many processes a GPU changes contexts more than it computes.
@@ -32,6 +38,9 @@ SYSTEM_CONFIG = {
     "task_rpc_inlined_bytes_limit": 1 << 27,
     "enable_metrics_collection": False,
     "free_objects_batch_size": 1,
+    # Ray would let no driver in before as many workers as there are CPUs have registered, and wait
+    # for ever if one of them dies before.
+    "prestart_worker_first_driver": False,
 }
 
 
@@ -68,15 +77,16 @@ class Cluster:
     Parameters
     ----------
     address : str or None
-        The address of a running Ray; None uses the one that this process is connected to, the
-        one in ``RAY_ADDRESS``, one that ``ray start`` made on this machine, or starts one.
+        The address of a running Ray, or "local" to start one; None uses the one that this process
+        is connected to, what ``RAY_ADDRESS`` says, one that ``ray start`` made on this machine, or
+        starts one.
     cpus : float or None
         CPUs to declare if Ray is started here; None is as many as this machine has.
 
     Raises
     ------
     EngineError
-        If no Ray answers at ``address``, or none can be started.
+        If no Ray answers at ``address``, it does not let this process in, or none can be started.
     """
 
     _share_told: float | None = None
@@ -84,32 +94,34 @@ class Cluster:
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
         self.started = False
         self.request = NodeRequest()
+        self._undo = ExitStack()
         if ray.is_initialized():
             return
         address = address or os.environ.get("RAY_ADDRESS")
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": True}
-        if address:
-            try:
-                ray.init(address=address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise EngineError(f"ray.address = {address!r}: no Ray answers ({error})") from error
-            return
+        found = None if address else _running_here()
+        if found:
+            _connect_to_found(found)
+        elif address and address != "local":
+            _connect(address)
+        else:
+            self._start(cpus)
+
+    def _start(self, cpus: float | None) -> None:
         # Ray would let its workers yield to every other process of the machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         own: dict[str, Any] = {} if cpus is None else {"num_cpus": cpus}
-        started_by_hand = _running_here()
-        if started_by_hand is not None:
-            ray.init(address=started_by_hand, **quiet)
-            return
         settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
-        with _on_loopback():
-            try:
-                ray.init(address="local", **settings, **own, **quiet)
-            except Exception as error:  # Ray raises a bare one when its start took too long
-                raise EngineError(
-                    f"Ray did not start on this machine ({error}); expected a machine with "
-                    "processor time, memory and space in its temporary folder to spare"
-                ) from error
+        with ExitStack() as undo:
+            undo.enter_context(own_token())
+            with _on_loopback():
+                try:
+                    ray.init(address="local", **settings, **own, **QUIET, **_search_path())
+                except Exception as error:  # Ray raises a bare one when its start took too long
+                    raise EngineError(
+                        f"Ray did not start on this machine ({error}); expected a machine with "
+                        "processor time, memory and space in its temporary folder to spare"
+                    ) from error
+            self._undo = undo.pop_all()
         self.started = True
 
     def has_gpus(self) -> bool:
@@ -188,7 +200,60 @@ class Cluster:
         self.request.withdraw()
         if self.started and ray.is_initialized():
             ray.shutdown()
+        self._undo.close()
         self.started = False
+
+
+def _connect(address: str) -> None:
+    """Connect this process to a running Ray.
+
+    Raises
+    ------
+    EngineError
+        If no Ray answers, it does not take this process's token, or does not let it in.
+    """
+    where = f"ray.address = {address!r}"
+    services: Any = importlib.import_module("ray._private.services")
+    try:
+        with ExitStack() as undo:
+            if "://" not in address:
+                head = services.canonicalize_bootstrap_address_or_die(address)
+                undo.enter_context(agreed_with(head, where))
+                let_one_go_first(head, where)
+            ray.init(address=address, **QUIET, **_search_path())
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        raise EngineError(f"{where}: no Ray answers ({error})") from error
+
+
+def _connect_to_found(address: str) -> None:
+    """Connect to a Ray that was found on this machine, which may be another user's."""
+    try:
+        _connect(address)
+    except EngineError as error:
+        raise EngineError(
+            f"{error}; it was started on this machine with 'ray start': RAY_ADDRESS=local starts "
+            "another for this run alone"
+        ) from error
+
+
+class _Fixed(list[str]):
+    """A list that nothing is added to."""
+
+    def extend(self, more: Iterable[str]) -> None:
+        """Add nothing."""
+
+
+def _search_path() -> dict[str, Any]:
+    """Return what keeps the current folder off the front of workers' search path.
+
+    Ray puts it there, before what is installed. While somebody else's run is gone on with it may be
+    theirs; workers get the driver's path anyway (worker_setup.py), with the folder last.
+    """
+    if not is_restricted() or Path.cwd() == Path(__file__).resolve().parents[2]:
+        return {}
+    config = JobConfig()
+    config._py_driver_sys_path = _Fixed()
+    return {"job_config": config}
 
 
 @contextmanager

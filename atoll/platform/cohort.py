@@ -69,6 +69,8 @@ class Cohort:
         the driver should not hold many, and sums that they stay where they are made.
     on_progress : callable
         Called with the number of clients that have ended.
+    on_ended : callable
+        Called with the outcomes of clients that have just ended.
 
     Attributes
     ----------
@@ -90,6 +92,7 @@ class Cohort:
         places: Mapping[tuple[int, ...], str] = MappingProxyType({}),
         one_at_a_time: bool = False,
         on_progress: Callable[[int], None] = lambda ended: None,
+        on_ended: Callable[[list[Outcome]], None] = lambda outcomes: None,
     ) -> None:
         self._exchange = exchange
         self._contents = contents
@@ -100,6 +103,7 @@ class Cohort:
         self._earlier_places = places
         self.places: dict[tuple[int, ...], str] = {}
         self._on_progress = on_progress
+        self._on_ended = on_ended
         self._chunks = chunks
         self._job_name = _name_of(exchange)
         self._queue: deque[Chunk] = deque()
@@ -279,6 +283,8 @@ class Cohort:
                     rest.positions,
                     rest.nodes,
                     rest.envelopes,
+                    rest.message_ids,
+                    rest.draws,
                     rest.states,
                     isolated=chunk.isolated,
                     earlier=result.total,
@@ -365,9 +371,7 @@ class Cohort:
             late = []
             for position, node_id in zip(chunk.positions, chunk.nodes, strict=True):
                 if position not in self._outcomes:
-                    outcome = Outcome(position, node_id)
-                    outcome.fail("not done when the round's timeout passed", flower.UNAVAILABLE)
-                    late.append(outcome)
+                    late.append(late_outcome(position, node_id))
             if late:
                 self._end(chunk.index, late)
 
@@ -377,6 +381,7 @@ class Cohort:
         self._missing[index] -= len(outcomes)
         if outcomes:
             self._on_progress(len(self._outcomes))
+            self._on_ended(outcomes)
         if self._missing[index] == 0:
             self._ended += 1
             self._add_up(self._chunks[index])
@@ -401,6 +406,13 @@ class Cohort:
             for position in chunk.positions:
                 add_to_sum(total, self._outcomes[position], self._exchange)
         self._tree.add(span, total)
+
+
+def late_outcome(position: int, node_id: int) -> Outcome:
+    """Return the outcome of a client that was not done in time."""
+    outcome = Outcome(position, node_id, is_late=True)
+    outcome.fail("not done when the round's timeout passed", flower.UNAVAILABLE)
+    return outcome
 
 
 def _name_of(exchange: Exchange) -> str:

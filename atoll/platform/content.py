@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from atoll.clients.arrays import is_finite, problem_of, view
@@ -177,8 +177,3 @@ def first_not_finite(arrays: ArrayRecord) -> str | None:
         if not is_finite(view(array)):
             return key
     return None
-
-
-def copy_config(config: ConfigRecord | None) -> ConfigRecord:
-    """Return a copy of ``config``, or an empty one."""
-    return ConfigRecord() if config is None else config.copy()

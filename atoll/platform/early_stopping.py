@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from atoll.platform.experiment import EarlyStoppingSettings
 from atoll.platform.observers import RoundRecord
+from atoll.platform.sections import EarlyStoppingSettings
 
 
 class EarlyStopping:

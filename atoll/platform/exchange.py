@@ -39,13 +39,16 @@ class Exchange:
     number : int
         Counts the exchanges of a run; with a position it makes message ids.
     server_round : int
-        The round that clients derive their random state from.
+        The round that the exchange is recorded under.
     expected : Structure or None
-        Keys, shapes and dtypes that updates must have (those of the arrays that went out).
+        Keys, shapes and dtypes that updates must have (those of the arrays that went out); in an
+        exchange without checks, those that they must have to be added up.
     weighted_by : str or None
         The metric that replies are weighted by, where the strategy needs one in every reply.
     sum_replies : bool
         Whether chunks reply with weighted sums in place of every client's arrays.
+    checked : bool
+        Whether replies are validated; else they reach the strategy as the client made them.
     check_finite : bool
         Whether replies with NaN or infinite values are refused.
     client_timeout : float or None
@@ -56,6 +59,8 @@ class Exchange:
         The most clients that train at once; None for a whole chunk.
     captured : Collection[int]
         Nodes whose replies are wanted as they are, beside whatever else is made of them.
+    delivered_at : str
+        When the messages were handed over (an ISO date).
     """
 
     number: int
@@ -66,11 +71,13 @@ class Exchange:
     expected: tuple[Structure | None, ...]
     weighted_by: str | None = None
     sum_replies: bool = False
+    checked: bool = True
     check_finite: bool = True
     client_timeout: float | None = None
     vectorize: bool = False
     at_once: int | None = None
     captured: Collection[int] = ()
+    delivered_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,11 @@ class Chunk:
         The chunk's place in the order in which sums are folded.
     positions, nodes, envelopes : tuple[int, ...]
         Per client: its place in the cohort, its node id, and its message's envelope.
+    message_ids : tuple[str, ...]
+        Per client: its message's id.
+    draws : tuple[tuple[int, ...], ...]
+        Per client: what its random state derives from beside the seed, the kind of message and
+        the partition (see :class:`~atoll.platform.draws.Draws`).
     states : dict[int, bytes]
         The serialised ``Context.state`` of the nodes that have one.
     isolated : bool
@@ -95,6 +107,8 @@ class Chunk:
     positions: tuple[int, ...]
     nodes: tuple[int, ...]
     envelopes: tuple[int, ...]
+    message_ids: tuple[str, ...]
+    draws: tuple[tuple[int, ...], ...]
     states: dict[int, bytes] = field(default_factory=dict)
     isolated: bool = False
     earlier: WeightedSum | None = None
@@ -110,6 +124,8 @@ class Chunk:
             positions=self.positions[start:stop],
             nodes=nodes,
             envelopes=self.envelopes[start:stop],
+            message_ids=self.message_ids[start:stop],
+            draws=self.draws[start:stop],
             states={node: self.states[node] for node in nodes if node in self.states},
             isolated=isolated,
         )
@@ -141,6 +157,10 @@ class Outcome:
         The node's new state, if it changed.
     captured : PackedRecords or None
         The reply's content as the client sent it, where it is captured.
+    is_late : bool
+        Whether it is an error because nobody waits for the reply any longer.
+    created_at, ttl : float
+        When the client made the reply (Unix time), and the seconds that it is valid.
     """
 
     position: int
@@ -160,10 +180,13 @@ class Outcome:
     summed: bool = False
     state: bytes | None = None
     captured: PackedRecords | None = None
+    is_late: bool = False
+    created_at: float = 0.0
+    ttl: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
 
-    def fail(self, reason: str, code: int, details: str | None = None) -> None:
+    def fail(self, reason: str | None, code: int, details: str | None = None) -> None:
         """Turn this into an error; nothing of the reply is kept."""
         self.status = "error"
         self.reason, self.code, self.details = reason, code, details

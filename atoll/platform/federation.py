@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.atomic import write_json
 from atoll.platform.experiment import Experiment
+from atoll.platform.recorded import write_recorded_json
+from atoll.platform.run_files import PARTITION
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
     from flwr.serverapp.strategy import Strategy
+    from torch import nn
 
     from atoll.clients.app import ClientSpec
     from atoll.clients.data.partition import Partition
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000
+# Parts of other experiments that are kept: a model may be large.
+KEPT_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,15 @@ class Federation:
         return replace(self, spec=replace(self.spec, device=device))
 
 
-def prepare(experiment: Experiment) -> Federation:
+def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
     """Make an experiment's data, model and strategy; clients are on the CPU (:meth:`on`).
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    parts : Parts, optional
+        What others like it were made of.
 
     Raises
     ------
@@ -48,41 +59,37 @@ def prepare(experiment: Experiment) -> Federation:
         If the data cannot be had, or a name or an argument is wrong.
     """
     from atoll.clients.app import ClientSpec
-    from atoll.clients.data.catalog import load_dataset
     from atoll.clients.data.domains import warn_of_unequal_classes
-    from atoll.clients.data.partition import partition_dataset
     from atoll.clients.model_arrays import ModelArrays
-    from atoll.clients.models.build import build_model, warn_of_other_normalization
+    from atoll.clients.models.build import warn_of_other_normalization
     from atoll.clients.mods import check_mods
-    from atoll.clients.vectorized import obstacle_to_vectorizing
-    from atoll.platform.mods import with_references
-    from atoll.randomness import derive_seed
+    from atoll.platform.combinations import warn_of_combinations
+    from atoll.platform.estimate import warn_of_a_long_run
+    from atoll.platform.mods import named_mods, with_references
+    from atoll.platform.privacy import warn_of_privacy
     from atoll.strategies import build_strategy
     from atoll.strategies.alignment.checks import check_federation
     from atoll.strategies.layerwise.checks import check_layerwise
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
-    dataset = load_dataset(data.dataset, data.path, data.options, run.seed)
-    partition = partition_dataset(dataset, data, run.seed)
+    parts = parts or Parts()
+    dataset, partition, model = parts.of(experiment)
     warn_of_unequal_classes(dataset, data.held_out)
-    model = build_model(
-        experiment.model,
-        dataset.image_shape,
-        len(dataset.classes),
-        derive_seed(run.seed, "initial parameters"),
-    )
     if experiment.client.vectorize is True:
-        obstacle = obstacle_to_vectorizing(model, dataset.image_shape)
+        obstacle = parts.obstacle(experiment, model)
         if obstacle is not None:
             raise InvalidExperimentError(
                 f"client.vectorize = True: model.name = {experiment.model.name!r}: {obstacle}; "
                 "expected 'auto' or false"
             )
     warn_of_other_normalization(model, dataset)
+    warn_of_a_long_run(experiment, model, dataset.image_shape, partition.sizes)
     check_federation(strategy, model, dataset, partition)
     client = with_references(experiment.client)
     check_mods(client.mods, model)
+    warn_of_combinations(strategy, named_mods(experiment.client))
+    warn_of_privacy(client, strategy, partition.sizes, run.rounds)
     if experiment.layers is None:
         check_layerwise(strategy, experiment.model, experiment.client, model, data.clients)
     spec = ClientSpec(
@@ -97,6 +104,46 @@ def prepare(experiment: Experiment) -> Federation:
     return Federation(dataset, partition, spec, strategy, ModelArrays(model).read())
 
 
+class Parts:
+    """The data sets, partitions and models of experiments: the last ones are kept."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[object, ...], Any] = {}
+
+    def of(self, experiment: Experiment) -> tuple[ImageDataset, Partition, nn.Module]:
+        """Return an experiment's data set, partition and model."""
+        from atoll.clients.data.catalog import load_dataset
+        from atoll.clients.data.partition import partition_dataset
+        from atoll.clients.models.build import build_model
+        from atoll.randomness import derive_seed
+
+        data, seed = experiment.data, experiment.run.seed
+        source = (data.dataset, data.path, data.options)
+        dataset = self._once(("data", repr(source), seed), load_dataset, *source, seed)
+        dealt = ("partition", repr(data), seed)
+        partition = self._once(dealt, partition_dataset, dataset, data, seed)
+        arguments = (experiment.model, dataset.image_shape, len(dataset.classes))
+        initial = derive_seed(seed, "initial parameters")
+        model = self._once(("model", repr(arguments), seed), build_model, *arguments, initial)
+        return dataset, partition, model
+
+    def obstacle(self, experiment: Experiment, model: nn.Module) -> str | None:
+        """Return why clients of an experiment's model cannot train at once, or None."""
+        from atoll.clients.vectorized import obstacle_to_vectorizing
+
+        shape = self.of(experiment)[0].image_shape
+        key = ("obstacle", repr(experiment.model), shape)
+        found: str | None = self._once(key, obstacle_to_vectorizing, model, shape)
+        return found
+
+    def _once(self, key: tuple[object, ...], make: Callable[..., Any], *arguments: Any) -> Any:
+        if key not in self._made:
+            if len(self._made) == KEPT_PARTS:
+                del self._made[next(iter(self._made))]
+            self._made[key] = make(*arguments)
+        return self._made[key]
+
+
 def check(experiment: Experiment) -> None:
     """Refuse, in a second, what can be refused without data, torch or a cluster.
 
@@ -108,9 +155,8 @@ def check(experiment: Experiment) -> None:
     from flwr.serverapp.strategy import FedXgbBagging
 
     from atoll.clients.data.catalog import check_options
-    from atoll.clients.data.partition import check_partitioner
-    from atoll.clients.models import MODELS
-    from atoll.clients.noprop.settings import is_noprop, parse_model
+    from atoll.clients.data.partitioners import check_partition
+    from atoll.clients.models.arguments import check_arguments
     from atoll.platform.mods import check_mods_of
     from atoll.strategies import build_strategy
 
@@ -125,11 +171,9 @@ def check(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
-    MODELS.check(experiment.model.name, "model.name")
-    if is_noprop(experiment.model):
-        parse_model(experiment.model)
+    check_arguments(experiment.model)
     check_mods_of(experiment, strategy)
-    check_partitioner(experiment.data.partition.name)
+    check_partition(experiment.data)
     check_options(experiment.data.dataset, experiment.data.options)
     if experiment.data.path is not None and not experiment.data.path.exists():
         raise InvalidExperimentError(
@@ -167,8 +211,8 @@ def write_partition(directory: Path, federation: Federation, held_out: Sequence[
     histogram = class_histogram(
         dataset.train.labels, partition, len(dataset.classes), MAX_HISTOGRAMS
     )
-    write_json(
-        directory / "partition.json",
+    write_recorded_json(
+        directory / PARTITION,
         {
             "clients": list(range(len(histogram))),
             "classes": list(dataset.classes),

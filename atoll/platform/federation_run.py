@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import RunDirectoryError
+from atoll.platform.client_failures import ClientFailures
 from atoll.platform.early_stopping import EarlyStopping
 from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import Federation, check, domain_of, prepare, write_partition
 from atoll.platform.identity import RunIdentity, relevant
 from atoll.platform.interrupts import terminated_as_interrupt
-from atoll.platform.ledger import CONFIG, check_run_directory, read_result
 from atoll.platform.observers import Observer, RoundRecord
+from atoll.platform.run_config import load_run_config
+from atoll.platform.run_files import CONFIG, check_run_directory, read_config, read_result
 from atoll.platform.run_lock import RunLock
 from atoll.platform.session import (
     Session,
@@ -25,6 +27,7 @@ from atoll.platform.session import (
 )
 from atoll.platform.source_identity import references_in, source_hashes
 from atoll.platform.started_cluster import StartedCluster
+from atoll.trust import Ask, admitted, note, refuse, uses_in
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -98,6 +101,7 @@ def run(
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
     check(experiment)
+    note(uses_in(experiment.to_dict()))
     if resume and out is None:
         out = experiment.run.out / experiment.run.name
     if resume and out is not None and (out / CONFIG).is_file():
@@ -113,18 +117,34 @@ def resume(
     workers: int | None = None,
     observers: Observers | None = None,
     callbacks: Sequence[Callback] = (),
+    ask: Ask = refuse,
 ) -> RunResult:
     """Go on with an interrupted run, to the bits that it would have come to.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+    workers : int, optional
+        Worker processes; by default as the run began.
+    observers, callbacks
+        As for :func:`run`.
+    ask : callable
+        Whether code that the directory names may be imported, where it is not known to be the
+        user's own (:mod:`atoll.trust`).
 
     Raises
     ------
     RunDirectoryError
         If the folder is not a run directory, or no checkpoint in it is whole.
+    UntrustedCodeError
+        If it names code that is not trusted.
     """
     check_run_directory(directory)
     overrides = [] if workers is None else [f"ray.workers={workers}"]
-    experiment = load_experiment(directory / CONFIG, overrides)
-    return _go_on(experiment, directory, False, observers, callbacks)
+    experiment = load_run_config(directory, overrides)
+    with admitted(uses_in(read_config(directory)), directory / CONFIG, ask):
+        return _go_on(experiment, directory, False, observers, callbacks)
 
 
 def _go_on(
@@ -210,7 +230,9 @@ def _run(
         ):
             write_partition(directory, federation, experiment.data.held_out)
             arrays = _run_rounds(experiment, federation, grid, session, callbacks)
-            summary = session.finish(arrays, vectorized=vars(grid.vectorization))
+            summary = session.finish(
+                arrays, initial=federation.initial_arrays, vectorized=vars(grid.vectorization)
+            )
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
@@ -314,6 +336,7 @@ def _run_rounds(
         stopping=None if stopping is None else EarlyStopping(stopping),
         reduce=experiment.strategy.reduce,
         domain_of=domain_of(federation),
+        failures=ClientFailures(session.directory),
     )
     grid.recorder = _recorder(experiment, federation, session.directory)
     for observer in options.observers:
@@ -332,6 +355,8 @@ def _run_rounds(
             arrays = strategy.start(**named).arrays
     else:
         arrays = loop(strategy, **named).arrays
+    # As with Flower, a result has no arrays where no round had an update.
+    arrays = arrays or federation.initial_arrays
     if grid.recorder is not None:
         grid.recorder.warn_of_missing()
     return arrays

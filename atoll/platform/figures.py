@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
     import plotly.graph_objects as go
 
     return go.Figure(
-        data=list(traces),
+        data=[literal(trace) for trace in traces],
         layout={
             "template": "simple_white",
             "colorway": COLORS,
@@ -53,6 +54,19 @@ def figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
             "legend": {"orientation": "h", "y": 1.12},
         },
     )
+
+
+def literal(trace: Any) -> Any:
+    """Return a trace whose names show as they are: Plotly takes tags in them for its own."""
+    for key in ("name", "x", "y", "text", "hovertext"):
+        value = getattr(trace, key, None)
+        if isinstance(value, str):
+            trace[key] = html.escape(value, quote=False)
+        elif isinstance(value, list | tuple):
+            trace[key] = [
+                html.escape(each, quote=False) if isinstance(each, str) else each for each in value
+            ]
+    return trace
 
 
 def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:

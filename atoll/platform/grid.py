@@ -1,14 +1,17 @@
 """``RayGrid``: Flower's Grid on Ray workers.
 
-Any Flower strategy can talk to it: it takes messages for node ids and returns replies. Node ids
-are 1 to N, node ``i`` holds partition ``i - 1``; a node that was never sampled costs nothing.
+Any Flower strategy and any server app can talk to it: it takes messages for node ids and returns
+replies, as Flower's own grids do. Node ids are 1 to N, node ``i`` holds partition ``i - 1``; a node
+that was never sampled costs nothing.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,14 +28,18 @@ from atoll.platform import flower
 from atoll.platform.aggregation import Aggregation
 from atoll.platform.cluster import Cluster
 from atoll.platform.cohort import Cohort
-from atoll.platform.exchange import Chunk, Exchange, Outcome
-from atoll.platform.experiment import NODES_TIMEOUT
-from atoll.platform.mailbox import Mailbox
-from atoll.platform.node_sums import Traffic
+from atoll.platform.dispatch import Dispatch, ExchangeReport
+from atoll.platform.draws import Draws
+from atoll.platform.exchange import Exchange, Outcome
+from atoll.platform.mailbox import Mailbox, Posted
+from atoll.platform.node_ids import NodeIds
+from atoll.platform.node_queues import NodeQueues
 from atoll.platform.outgoing import Outgoing
 from atoll.platform.pool import WorkerPool
 from atoll.platform.replies import replies_of, settle_mismatches
 from atoll.platform.room import Room
+from atoll.platform.sections import NODES_TIMEOUT
+from atoll.platform.stream import Stream
 from atoll.platform.vectorization import VectorizationChoice, choose
 from atoll.platform.worker_setup import worker_setup
 
@@ -40,8 +47,15 @@ if TYPE_CHECKING:
     from atoll.platform.capture import CaptureRecorder
 
 
+# Up to this timeout replies are fetched client by client, so that all that came in time are there.
+PROMPT_SECONDS = 600.0
+
+
 class RayGrid(Grid):
     """Simulates the nodes of a federation on the workers of a Ray cluster.
+
+    It is safe to use from several threads. A node handles one message at a time, in the order in
+    which they were sent.
 
     Parameters
     ----------
@@ -73,7 +87,9 @@ class RayGrid(Grid):
     check_replies : bool or "auto"
         Whether training replies are checked for the keys, shapes and dtypes of the arrays that
         went out, and for NaN and infinite values. "auto" checks them where the arrays are a
-        model's and at least one reply matches them.
+        model's and at least one reply matches them. Without checks every reply reaches the
+        strategy as the client made it, and one that is late is left to :meth:`pull_messages`;
+        with them, a client that is not done in time replies with an error.
     vectorize : bool or "auto"
         Whether a chunk's clients train at once, where the app offers it; "auto" times the first
         chunk both ways.
@@ -87,6 +103,8 @@ class RayGrid(Grid):
         The Ray cluster; by default the one at hand, or one started here.
     cluster : Cluster, optional
         A connection that is there already; whoever made it closes it.
+    run : Run, optional
+        What :attr:`run` reports.
 
     Raises
     ------
@@ -110,39 +128,42 @@ class RayGrid(Grid):
         run_config: dict[str, Any] | None = None,
         sizes: Sequence[int] | NDArray[np.int64] | None = None,
         client_timeout: float | None = None,
-        check_replies: bool | Literal["auto"] = "auto",
+        check_replies: bool | Literal["auto"] = False,
         vectorize: bool | Literal["auto"] = False,
         data: Sequence[Path] = (),
         name: str = "federation",
         nodes_timeout: float = NODES_TIMEOUT,
         address: str | None = None,
         cluster: Cluster | None = None,
+        run: Run | None = None,
     ) -> None:
         if num_nodes < 1:
             raise InvalidExperimentError(f"the number of nodes is {num_nodes}; expected at least 1")
         flower.assume_identity()
         flower.convert_arrays_quickly()
-        self._run = flower.new_run()
+        self._run = run or flower.new_run()
         self._num_nodes = num_nodes
         self._seed = seed
         self._chunk_size = chunk_size
         self._sizes = sizes
         self._client_timeout = client_timeout
         self._check_replies = check_replies
+        self._is_checked = check_replies is not False
         self.vectorization = VectorizationChoice.requested(vectorize)
         self.server_round: int | None = None
         self.states: dict[int, bytes] = {}
         self.recorder: CaptureRecorder | None = None
-        self.on_outcomes: Callable[[str, int, list[Outcome]], None] = _ignore_outcomes
+        self.on_exchange: Callable[[ExchangeReport], None] = _ignore_report
         self.on_progress: Callable[[str, int, int], None] = lambda kind, ended, of: None
-        self.bytes_down = 0
-        self.traffic = Traffic()
         self._aggregation: Aggregation | None = None
         self._suspects: set[int] = set()
         self._places: dict[tuple[int, ...], str] = {}
         self._chunk_seconds: dict[str, float] = {}
         self._exchanges = 0
-        self._mailbox = Mailbox(self.send_and_receive)
+        self._lock = threading.RLock()
+        self._mailbox = Mailbox(num_nodes)
+        self._queues = NodeQueues()
+        self._draws = Draws(remembers=not self._is_checked)
         self._own_cluster = Cluster(address) if cluster is None else None
         cluster = cluster or self._own_cluster
         assert cluster is not None
@@ -167,27 +188,54 @@ class RayGrid(Grid):
                 measure_gpus=gpus_per_worker == "auto",
                 # A Ray that was started here stays as it is.
                 look=None if cluster.started else self._room.look,
+                start_timeout=nodes_timeout,
             )
         except BaseException:
             cluster.request.withdraw()
             if self._own_cluster is not None:
                 self._own_cluster.close()
             raise
+        self.pool.is_shared = not self._is_checked
+        self._stream = Stream(
+            self.pool,
+            self._mailbox,
+            self._queues,
+            self._lock,
+            start=self._start,
+            keep_state=self._keep_state,
+            report=self._report,
+        )
 
     # --- Flower's Grid -------------------------------------------------------------------------
 
     def set_run(self, run: Run) -> None:
-        """Set the run that :attr:`run` reports."""
+        """Set the run that :attr:`run` reports.
+
+        Raises
+        ------
+        TypeError
+            If it is none.
+        RuntimeError
+            If it is another than this grid's.
+        """
+        if not isinstance(run, Run):
+            raise TypeError(f"`run` must be an instance of Run, got {type(run).__name__}")
+        if run.run_id != self._run.run_id:
+            raise RuntimeError(f"Cannot find the run with ID: {run.run_id}")
         self._run = run
 
     @property
     def run(self) -> Run:
-        """The run, as Flower describes it."""
-        return self._run
+        """The run, as Flower describes it; a copy."""
+        return Run(**vars(self._run))
 
-    def get_node_ids(self) -> Sequence[int]:
-        """Return the ids of all nodes, 1 to N, as a range."""
-        return range(1, self._num_nodes + 1)
+    def get_node_ids(self) -> NodeIds:
+        """Return the ids of all nodes, 1 to N."""
+        return NodeIds(self._num_nodes)
+
+    def get_nodes(self) -> list[Any]:
+        """Return all nodes, as Flower describes them."""
+        return list(super().get_nodes())
 
     def create_message(
         self,
@@ -201,11 +249,37 @@ class RayGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages and return their ids; replies are fetched by :meth:`pull_messages`."""
-        return self._mailbox.push(list(messages))
+        """Send messages and return their ids; replies are fetched by :meth:`pull_messages`.
+
+        A message to a node that does not exist is not sent, which the log says.
+
+        Raises
+        ------
+        ValueError
+            If a message is a reply, has no time to live, or was sent before.
+        EngineError
+            If the engine has failed meanwhile.
+        """
+        self._stream.raise_failure()
+        posted = self._mailbox.post(messages)
+        with self._lock:
+            self._stream.send(self._queues.admit(posted.messages, one_each=True))
+            self._stream.serve_in_background()
+        if posted.error is not None:
+            raise posted.error
+        return posted.ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies to these messages that have come."""
+        """Return the replies to these messages that have come, each once.
+
+        A message that is not known, or whose time to live has passed, is answered by an error.
+
+        Raises
+        ------
+        EngineError
+            If the engine has failed meanwhile.
+        """
+        self._stream.raise_failure()
         return self._mailbox.pull(message_ids)
 
     def send_and_receive(
@@ -213,43 +287,43 @@ class RayGrid(Grid):
     ) -> list[Message]:
         """Send messages and return their replies, in the order of node ids.
 
-        Every message has a reply: a node that failed, in whatever way, replies with an error.
+        A node that failed, in whatever way, replies with an error.
 
         Parameters
         ----------
         messages : Iterable[Message]
             Messages to nodes; those with the same content object share one copy of it.
         timeout : float, optional
-            Seconds after which unfinished clients become errors.
+            Seconds after which replies that have not come are waited for no longer; they count
+            from when the first worker has started.
 
         Raises
         ------
         ValueError
-            If a message goes to a node that does not exist.
+            If a message is a reply, has no time to live, or was sent before.
+        EngineError
+            If workers cannot be started, or fail for a reason that is not a client's.
         """
-        requests = sorted(messages, key=flower.address)
-        if not requests:
+        posted = self._mailbox.post(messages)
+        posted.messages.sort(key=flower.address)
+        with self._lock:
+            requests = self._queues.admit(posted.messages, one_each=False)
+        if posted.error is not None or (timeout is not None and timeout <= 0.0):
+            self._stream.send(requests)
+            self._stream.serve_in_background()
+            if posted.error is not None:
+                raise posted.error
             return []
-        self._exchanges += 1
-        checks = self._check_replies is not False
-        outgoing = Outgoing(requests, self._exchanges, self._num_nodes, check_replies=checks)
-        self.bytes_down = outgoing.bytes_down
-        exchange = self._exchange(outgoing)
-        cut = partial(outgoing.chunks, self._chunk_size, self._sizes, self.states)
-        if outgoing.kind == "train":
-            if not self.vectorization.decided:
-                trial = cut(together=True)
-                self.vectorization = choose(self.pool, exchange, trial, outgoing.contents)
-            exchange = self._as_chosen(exchange)
-        chunks = cut(together=exchange.vectorize)
-        # More workers than chunks would be idle.
-        self._room.could_use = max(self._room.could_use, len(chunks))
-        exchange, cohort = self._run_cohort(outgoing, exchange, chunks, timeout)
-        self._places = cohort.places
-        self.traffic = cohort.traffic
-        if cohort.chunk_seconds is not None:
-            self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
-        return self._conclude(outgoing, exchange, cohort)
+        if not posted.ids:
+            return []
+        if self._is_whole(requests, posted, timeout):
+            replies = self._receive_whole(requests, timeout)
+            sent = {request.metadata.message_id for request in requests}
+            left = [name for name in posted.ids if name not in sent]
+            return sorted(replies + self._stream.receive(left, None, timeout), key=_source)
+        is_prompt = timeout is not None and timeout < PROMPT_SECONDS
+        dispatch = self._stream.send(requests, 1 if is_prompt else self._chunk_size)
+        return sorted(self._stream.receive(posted.ids, dispatch, timeout), key=_source)
 
     @property
     def workers(self) -> int:
@@ -269,7 +343,7 @@ class RayGrid(Grid):
 
     def close(self) -> None:
         """Stop the workers, let nodes go, and stop Ray if it was started here."""
-        self._mailbox.close()
+        self._stream.close()
         self.pool.close()
         self._room.close()
         if self._own_cluster is not None:
@@ -281,13 +355,104 @@ class RayGrid(Grid):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # --- one exchange --------------------------------------------------------------------------
+    # --- an exchange that ends as a whole: replies are checked or added up ----------------------
 
-    def _exchange(self, outgoing: Outgoing) -> Exchange:
+    def _is_whole(self, requests: list[Message], posted: Posted, timeout: float | None) -> bool:
+        """Tell whether replies are needed together; else each is there as soon as it has come."""
+        if not requests:
+            return False
+        if self._is_checked or not self.vectorization.decided or self.vectorization.vectorized:
+            return True
+        is_prompt = timeout is not None and timeout < PROMPT_SECONDS
+        return self._can_sum(requests) and not is_prompt and len(requests) == len(posted.ids)
+
+    def _can_sum(self, requests: list[Message]) -> bool:
+        aggregation = self._aggregation
+        is_training = flower.address(requests[0])[1].partition(".")[0] == "train"
+        return aggregation is not None and aggregation.sum_replies and is_training
+
+    def _receive_whole(self, requests: list[Message], timeout: float | None) -> list[Message]:
+        dispatch = self._prepare(requests, sums=self._can_sum(requests))
+        outgoing, exchange = dispatch.outgoing, dispatch.exchange
+        cut = partial(outgoing.chunks, self._chunk_size, self._sizes, self.states)
+        try:
+            if outgoing.kind == "train":
+                if not self.vectorization.decided:
+                    trial = cut(together=True)
+                    self.vectorization = choose(self.pool, exchange, trial, outgoing.contents)
+                exchange = self._as_chosen(exchange)
+            dispatch.chunks = cut(together=exchange.vectorize)
+            dispatch.exchange = exchange
+            self._run_cohort(dispatch, timeout)
+            return self._conclude(dispatch)
+        finally:
+            self._mailbox.forget([request.metadata.message_id for request in requests])
+            self._stream.release([request.metadata.dst_node_id for request in requests])
+
+    def _run_cohort(self, dispatch: Dispatch, timeout: float | None) -> None:
+        """Run the chunks: with fewer clients at once, from the beginning, if they do not fit."""
+        dispatch.share_contents()
+        while True:
+            cohort = self._cohort(dispatch)
+            self.pool.run(cohort, timeout)
+            if cohort.at_once is None:
+                return
+            self.vectorization = self.vectorization.lowered_to(cohort.at_once)
+            dispatch.exchange = self._as_chosen(dispatch.exchange)
+
+    def _as_chosen(self, exchange: Exchange) -> Exchange:
+        choice = self.vectorization
+        return replace(exchange, vectorize=choice.vectorized, at_once=choice.at_once)
+
+    def _conclude(self, dispatch: Dispatch) -> list[Message]:
+        exchange, cohort = dispatch.exchange, dispatch.cohort
+        assert cohort is not None
+        outcomes, total = cohort.outcomes(), cohort.total
+        if exchange.checked:
+            settle_mismatches(outcomes, exchange, total, strict=self._check_replies is True)
+        requests = dispatch.outgoing.requests
+        with self._lock:
+            for outcome in outcomes:
+                self._keep_state(outcome)
+            if self.recorder is not None:
+                self.recorder.record(exchange.server_round, requests, outcomes)
+            replies = replies_of(requests, outcomes, exchange, total)
+            flower.set_delivered(replies, datetime.now(UTC).isoformat())
+            self._report(dispatch, outcomes)
+        return replies
+
+    # --- exchanges of both kinds ----------------------------------------------------------------
+
+    def _start(
+        self,
+        requests: list[Message],
+        chunk_size: int | Literal["auto"],
+        on_ended: Callable[[Dispatch, list[Outcome]], None],
+    ) -> Dispatch:
+        """Send messages whose outcomes are taken as their chunks end, whoever drives the pool."""
+        dispatch = self._prepare(requests, sums=False)
+        dispatch.chunks = dispatch.outgoing.chunks(chunk_size, self._sizes, self.states)
+        dispatch.share_contents()
+        self.pool.add(self._cohort(dispatch, partial(on_ended, dispatch)))
+        return dispatch
+
+    def _prepare(self, requests: list[Message], *, sums: bool) -> Dispatch:
+        with self._lock:
+            self._exchanges += 1
+            delivered_at = datetime.now(UTC).isoformat()
+            outgoing = Outgoing(
+                requests,
+                self.server_round,
+                self._draws,
+                has_structure=self._is_checked or sums,
+            )
+            flower.set_delivered(requests, delivered_at)
+            return Dispatch(outgoing, self._exchange(outgoing, delivered_at, sums=sums))
+
+    def _exchange(self, outgoing: Outgoing, delivered_at: str, *, sums: bool) -> Exchange:
         aggregation = self._aggregation if outgoing.is_training else None
-        server_round = self.server_round
-        if server_round is None:
-            server_round = outgoing.server_round() or self._exchanges
+        is_weighted = aggregation is not None and (self._is_checked or sums)
+        kind, server_round = outgoing.kind, outgoing.server_round
         return Exchange(
             number=self._exchanges,
             seed=self._seed,
@@ -295,57 +460,69 @@ class RayGrid(Grid):
             num_partitions=self._num_nodes,
             envelopes=tuple(outgoing.envelopes),
             expected=tuple(outgoing.expected),
-            weighted_by=aggregation.weighted_by if aggregation else None,
-            sum_replies=aggregation.sum_replies if aggregation else False,
-            check_finite=outgoing.is_training and self._check_replies is not False,
+            weighted_by=aggregation.weighted_by if aggregation and is_weighted else None,
+            sum_replies=sums,
+            checked=self._is_checked,
+            check_finite=outgoing.is_training and self._is_checked,
             client_timeout=self._client_timeout,
-            captured=()
-            if self.recorder is None
-            else self.recorder.nodes(outgoing.kind, server_round),
+            captured=() if self.recorder is None else self.recorder.nodes(kind, server_round),
+            delivered_at=delivered_at,
         )
 
-    def _run_cohort(
-        self, outgoing: Outgoing, exchange: Exchange, chunks: list[Chunk], timeout: float | None
-    ) -> tuple[Exchange, Cohort]:
-        """Run the chunks: with fewer clients at once, from the beginning, if they do not fit."""
-        contents = outgoing.share(chunks)
+    def _cohort(
+        self, dispatch: Dispatch, on_ended: Callable[[list[Outcome]], None] | None = None
+    ) -> Cohort:
+        outgoing, chunks = dispatch.outgoing, dispatch.chunks
+        # More workers than chunks would be idle.
+        self._room.could_use = max(self._room.could_use, len(chunks))
         clients = len(outgoing.requests)
-        while True:
-            cohort = Cohort(
-                exchange,
-                contents,
-                chunks,
-                self._suspects,
-                self._chunk_seconds.get(outgoing.kind),
-                workers=self.pool,
-                places=self._places,
-                one_at_a_time=outgoing.is_large,
-                on_progress=lambda ended: self.on_progress(outgoing.kind, ended, clients),
-            )
-            self.pool.run(cohort, timeout)
-            if cohort.at_once is None:
-                return exchange, cohort
-            self.vectorization = self.vectorization.lowered_to(cohort.at_once)
-            exchange = self._as_chosen(exchange)
+        dispatch.cohort = Cohort(
+            dispatch.exchange,
+            dispatch.contents,
+            chunks,
+            self._suspects,
+            self._chunk_seconds.get(outgoing.kind),
+            workers=self.pool,
+            places=self._places,
+            one_at_a_time=outgoing.is_large,
+            on_progress=lambda ended: self.on_progress(outgoing.kind, ended, clients),
+            on_ended=on_ended or _ignore_outcomes,
+        )
+        return dispatch.cohort
 
-    def _as_chosen(self, exchange: Exchange) -> Exchange:
-        choice = self.vectorization
-        return replace(exchange, vectorize=choice.vectorized, at_once=choice.at_once)
+    def _keep_state(self, outcome: Outcome) -> None:
+        if outcome.state is not None:
+            self.states[outcome.node_id] = outcome.state
 
-    def _conclude(self, outgoing: Outgoing, exchange: Exchange, cohort: Cohort) -> list[Message]:
-        outcomes, total = cohort.outcomes(), cohort.total
+    def _report(self, dispatch: Dispatch, outcomes: list[Outcome]) -> None:
+        """Tell of an exchange, once."""
+        outgoing, cohort = dispatch.outgoing, dispatch.cohort
+        if dispatch.is_reported or cohort is None:
+            return
+        dispatch.is_reported = True
         for outcome, sent in zip(outcomes, outgoing.bytes_to, strict=True):
             outcome.bytes_down = sent
-        settle_mismatches(outcomes, exchange, total, strict=self._check_replies is True)
-        for outcome in outcomes:
-            if outcome.status == "ok" and outcome.state is not None:
-                self.states[outcome.node_id] = outcome.state
-        if self.recorder is not None:
-            self.recorder.record(exchange.server_round, outgoing.requests, outcomes)
-        replies = replies_of(outgoing.requests, outcomes, exchange, total)
-        self.on_outcomes(outgoing.kind, exchange.server_round, outcomes)
-        return replies
+        self._places = cohort.places
+        if cohort.chunk_seconds is not None:
+            self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
+        self.on_exchange(
+            ExchangeReport(
+                outgoing.kind,
+                dispatch.exchange.server_round,
+                outcomes,
+                outgoing.bytes_down,
+                cohort.traffic,
+            )
+        )
 
 
-def _ignore_outcomes(kind: str, server_round: int, outcomes: list[Outcome]) -> None:
+def _source(reply: Message) -> int:
+    return reply.metadata.src_node_id
+
+
+def _ignore_report(report: ExchangeReport) -> None:
     """Do nothing: nobody asked for the outcomes."""
+
+
+def _ignore_outcomes(outcomes: list[Outcome]) -> None:
+    """Do nothing: the outcomes are taken together."""

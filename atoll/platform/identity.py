@@ -16,8 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from atoll.credentials import tables_without_credentials
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import write_json
+from atoll.manifests import check_missing, read_verified
+from atoll.platform.recorded import write_recorded_json
+from atoll.reading import Sha256, parse_json
 
 logger = logging.getLogger("atoll")
 
@@ -54,6 +59,18 @@ def sha256_of_tables(tables: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
 
 
+class _Schema(BaseModel):
+    """``identity.json``; runs of before there was ``code`` have none."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    config: dict[str, dict[str, Any]]
+    data: dict[str, str]
+    versions: dict[str, str]
+    code: dict[str, str] = {}
+    config_sha256: Sha256
+
+
 @dataclass(frozen=True)
 class RunIdentity:
     """What a run is.
@@ -78,8 +95,9 @@ class RunIdentity:
     def write(self, directory: Path) -> None:
         """Write ``identity.json`` into a run directory."""
         tables = asdict(self)
-        tables["config_sha256"] = sha256_of_tables(self.config)
-        write_json(directory / IDENTITY, tables)
+        tables["config"] = tables_without_credentials(self.config)
+        tables["config_sha256"] = sha256_of_tables(tables["config"])
+        write_recorded_json(directory / IDENTITY, tables)
 
     @classmethod
     def read(cls, directory: Path) -> RunIdentity | None:
@@ -88,19 +106,15 @@ class RunIdentity:
         Raises
         ------
         RunDirectoryError
-            If the file cannot be read.
+            If the file cannot be read, or is not what was written.
         """
         path = directory / IDENTITY
         if not path.exists():
+            check_missing(path)
             return None
-        try:
-            tables = json.loads(path.read_text())
-            kinds = (tables["config"], tables["data"], tables["versions"], tables.get("code", {}))
-            found = cls(*map(dict, kinds))
-            is_whole = tables["config_sha256"] == sha256_of_tables(found.config)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
-        if not is_whole:
+        given = parse_json(read_verified(path), str(path), _Schema)
+        found = cls(given.config, given.data, given.versions, given.code)
+        if given.config_sha256 != sha256_of_tables(found.config):
             raise RunDirectoryError(f"{path}: cannot be read (config_sha256 is of another config)")
         return found
 
@@ -123,7 +137,8 @@ class RunIdentity:
                 IDENTITY,
             )
             return
-        there, here = (_as_json(relevant(each.config)) for each in (before, self))
+        both = (tables_without_credentials(each.config) for each in (before, self))
+        there, here = (_as_json(relevant(tables)) for tables in both)
         if not _depends_on_rounds(here):
             for tables in (there, here):
                 tables.get("run", {}).pop("rounds", None)

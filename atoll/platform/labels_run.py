@@ -13,14 +13,15 @@ from rich.table import Table
 from torch import Tensor
 
 from atoll.attacks.capture_files import find_captures, read_capture, read_truth
-from atoll.attacks.captures import Capture
+from atoll.attacks.captures import Capture, faults_of
 from atoll.attacks.moments import LeakedLabels, asks_for_labels, leaked_labels, share_recovered
 from atoll.attacks.threat import Capability, ThreatModel
 from atoll.attacks.victims import references_of
 from atoll.errors import CaptureError
 from atoll.platform.atomic import replacing
-from atoll.platform.attack_run import ATTACKS_FOLDER, dataset_of
-from atoll.platform.ledger import check_run_directory
+from atoll.platform.attack_run import ATTACKS_FOLDER, dataset_of, uses_of
+from atoll.platform.run_files import check_run_directory
+from atoll.trust import Ask, admitted, refuse
 
 MESSAGES, ROWS = "query.moments", "labels.parquet"
 
@@ -75,7 +76,9 @@ class LabelsRun:
         return table
 
 
-def run_labels(run_directory: Path, *, public: bool = False, out: Path | None = None) -> LabelsRun:
+def run_labels(
+    run_directory: Path, *, public: bool = False, out: Path | None = None, ask: Ask = refuse
+) -> LabelsRun:
     """Count labels from all captured queries of a run that give them away.
 
     Parameters
@@ -86,6 +89,8 @@ def run_labels(run_directory: Path, *, public: bool = False, out: Path | None = 
         Whether the attacker has public images of the kind: every other test image.
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/labels[-n]``.
+    ask : callable
+        Whether code that the run names may be imported (:mod:`atoll.trust`).
 
     Raises
     ------
@@ -97,14 +102,15 @@ def run_labels(run_directory: Path, *, public: bool = False, out: Path | None = 
 
     check_run_directory(run_directory)
     captures = [read_capture(path) for path in find_captures(run_directory, MESSAGES)]
-    asked = [capture for capture in captures if asks_for_labels(capture)]
+    asked = [capture for capture in captures if _gives_labels(capture)]
     if not asked:
         raise CaptureError(
             f"{run_directory}: no captured query asks for head gradients; expected a strategy that "
             "aligns them (HGP, Hutchinson, Fishr, ...)"
         )
-    images = references_of(dataset_of(run_directory)).public.images if public else None
-    rows = [_row(capture, images) for capture in asked]
+    with admitted(uses_of(run_directory, asked), run_directory, ask):
+        images = references_of(dataset_of(run_directory)).public.images if public else None
+        rows = [_row(capture, images) for capture in asked]
     directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, "labels")
     with replacing(directory / ROWS) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
@@ -112,10 +118,19 @@ def run_labels(run_directory: Path, *, public: bool = False, out: Path | None = 
     return LabelsRun(directory, threat, rows)
 
 
+def _gives_labels(capture: Capture) -> bool:
+    with faults_of(capture):
+        return bool(asks_for_labels(capture))
+
+
 def _row(capture: Capture, public: Tensor | None) -> dict[str, Any]:
     assert capture.directory is not None
-    found = leaked_labels(capture, public)
     truth = read_truth(capture.directory).labels
+    with faults_of(capture):
+        return _figures(capture, leaked_labels(capture, public), truth)
+
+
+def _figures(capture: Capture, found: Sequence[LeakedLabels], truth: Tensor) -> dict[str, Any]:
     counts = _total([leaked.counts for leaked in found])
     at_least = _certain(found)
     return {

@@ -6,9 +6,9 @@ put in place, so seldom that it costs at most about a tenth of the run.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +16,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import remove_partials, replacing, write_json, write_text
+from atoll.errors import EngineError, RunDirectoryError
+from atoll.manifests import MANIFEST
+from atoll.platform.atomic import remove_partials, replacing
 from atoll.platform.observers import RoundRecord, RunInfo
+from atoll.platform.recorded import (
+    release,
+    remove_recorded,
+    seal_files,
+    write_recorded_json,
+    write_recorded_text,
+)
+from atoll.platform.run_files import (
+    CLIENT_SCHEMA,
+    CLIENTS,
+    CONFIG,
+    ENGINE,
+    LAYERS,
+    METRIC_GROUPS,
+    RESULT,
+    ROUND_SCHEMA,
+    ROUNDS,
+    TABLES,
+    read_rounds_table,
+    read_table,
+)
 
-CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
-LAYERS = "layers.parquet"
-ENGINE = "engine.json"
 FLUSH_SECONDS = 1.0
 # A rewrite may take this share of the time since the one before.
 FLUSH_SHARE = 0.1
 ROW_GROUP = 1 << 17
 # Row groups that are not full are merged when there are this many.
 SMALL_GROUPS = 64
-
-RESULT_KEYS = ("rounds", "metrics", "wall_seconds", "parameters_sha256")
-# A round's metrics are in columns with these before their names.
-METRIC_GROUPS = ("train", "evaluate", "server")
-
-CLIENT_SCHEMA = pa.schema(
-    [
-        ("round", pa.int64()),
-        ("phase", pa.string()),
-        ("node_id", pa.int64()),
-        ("partition", pa.int64()),
-        ("domain", pa.string()),
-        ("examples", pa.int64()),
-        ("loss", pa.float64()),
-        ("accuracy", pa.float64()),
-        ("epsilon", pa.float64()),
-        ("seconds", pa.float64()),
-        ("bytes_down", pa.int64()),
-        ("bytes_up", pa.int64()),
-        ("layers", pa.list_(pa.int64())),
-        ("peak_memory", pa.int64()),
-        ("worker", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
 
 
 class ParquetTable:
@@ -97,9 +90,10 @@ class ParquetTable:
         """Drop the rows of rounds after ``last_round``."""
         if not self._path.exists():
             return
-        kept = read_table(self._path).filter(pa.compute.field("round") <= last_round)
+        rounds = pa.schema([("round", pa.int64())])
+        kept = read_table(self._path, needed=rounds).filter(pc.field("round") <= last_round)
         with replacing(self._path) as partial:
-            pq.write_table(kept, partial)
+            pq.write_table(kept, partial, write_page_checksum=True)
         self._rows = len(kept)
 
     def _rewrite(self, added: pa.Table) -> None:
@@ -110,15 +104,15 @@ class ParquetTable:
         """
         with replacing(self._path) as partial:
             if not self._path.exists():
-                pq.write_table(added, partial, row_group_size=ROW_GROUP)
+                pq.write_table(added, partial, row_group_size=ROW_GROUP, write_page_checksum=True)
                 return
-            with pq.ParquetFile(self._path) as old:
+            with pq.ParquetFile(self._path, page_checksum_verification=True) as old:
                 schema = pa.unify_schemas(
                     [old.schema_arrow, added.schema], promote_options="permissive"
                 )
                 kept = _groups_to_keep(old)
                 small = range(kept, old.num_row_groups)
-                with pq.ParquetWriter(partial, schema) as writer:
+                with pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
                     for group in range(kept):
                         writer.write_table(_conform(old.read_row_group(group), schema))
                     if small:
@@ -170,7 +164,7 @@ class Ledger:
     @classmethod
     def create(cls, directory: Path, config_toml: str) -> Ledger:
         """Start a run directory with its resolved configuration."""
-        write_text(directory / CONFIG, config_toml)
+        write_recorded_text(directory / CONFIG, config_toml)
         return cls(directory)
 
     @classmethod
@@ -183,12 +177,13 @@ class Ledger:
             If a table cannot be read, or lacks rounds up to ``last_round``: what is lost there
             cannot be made again.
         """
-        remove_partials(directory, (ROUNDS, CLIENTS, LAYERS))
+        remove_partials(directory, (*TABLES, MANIFEST))
         ledger = cls(directory)
         ledger._check_holds(last_round)
+        release(directory, TABLES)
         ledger._rounds.truncate(last_round)
         ledger._clients.truncate(last_round)
-        (directory / RESULT).unlink(missing_ok=True)
+        remove_recorded(directory / RESULT)
         return ledger
 
     def _check_holds(self, last_round: int) -> None:
@@ -197,7 +192,7 @@ class Ledger:
             return
         path, found, cohorts = self.directory / ROUNDS, 0, [0]
         if path.exists():
-            columns = read_table(path, ["round", "cohort"])
+            columns = read_table(path, ["round", "cohort"], needed=ROUND_SCHEMA)
             found = max(columns.column("round").to_pylist(), default=0)
             cohorts = columns.column("cohort").to_pylist()
         if found < last_round:
@@ -222,14 +217,14 @@ class Ledger:
             "num_rounds": run.num_rounds,
             "notes": list(run.notes),
         }
-        write_json(self.directory / ENGINE, self._notes)
+        write_recorded_json(self.directory / ENGINE, self._notes)
 
     def on_round(self, record: RoundRecord) -> None:
         """Add a round."""
         gpus = [dict(gpu) for gpu in record.gpus]
         if gpus != self._notes.get("gpus", []):
             self._notes["gpus"] = gpus
-            write_json(self.directory / ENGINE, self._notes)
+            write_recorded_json(self.directory / ENGINE, self._notes)
         if record.clients:
             nothing = [None] * len(record.clients["round"])
             columns = [
@@ -248,13 +243,49 @@ class Ledger:
         self._rounds.flush()
         self._clients.flush()
 
+    def close(self) -> None:
+        """Write what is left, and seal the tables: they grow no longer."""
+        self.flush()
+        seal_files(self.directory, TABLES)
+
     def count_errors(self) -> int:
         """Return how many rows of the clients' table, as it is on disk, are errors."""
         path = self.directory / CLIENTS
         if not path.exists():
             return 0
-        status = read_table(path, ["status"]).column("status")
+        status = read_table(path, ["status"], needed=CLIENT_SCHEMA).column("status")
         return int(pc.sum(pc.equal(status, "error")).as_py() or 0)
+
+    def raise_if_all_failed(self) -> None:
+        """Raise if clients were asked something, and none has ever answered.
+
+        Raises
+        ------
+        EngineError
+            With the most frequent reason.
+        """
+        asked, failed, cause = self._failures()
+        if failed and failed == asked:
+            raise EngineError(f"all clients failed, in every round; {cause}")
+
+    def most_frequent_failure(self) -> str | None:
+        """Return what most failures in training have in common, or None if there was none."""
+        return self._failures("train")[2]
+
+    def _failures(self, phase: str = "") -> tuple[int, int, str | None]:
+        """Return how many messages of a phase there were, how many failed, and mostly why."""
+        path = self.directory / CLIENTS
+        if not path.exists():
+            return 0, 0, None
+        rows = read_table(path, ["phase", "status", "reason"])
+        rows = rows.filter(pc.starts_with(rows.column("phase"), phase))
+        failed = rows.filter(pc.equal(rows.column("status"), "error"))
+        if not len(failed):
+            return len(rows), 0, None
+        reasons = Counter(failed.column("reason").to_pylist())
+        reason, count = reasons.most_common(1)[0]
+        cause = f"{count} of {len(failed)} failures are: {reason}"
+        return len(rows), len(failed), cause
 
     def last_round(self) -> tuple[int, dict[str, Any]]:
         """Return the last round that is on disk, and its metrics as ``rounds.parquet`` has them.
@@ -262,7 +293,7 @@ class Ledger:
         A run that was killed after its last round has them from nowhere else.
         """
         path = self.directory / ROUNDS
-        table = read_table(path) if path.exists() else pa.table({"round": []})
+        table = read_rounds_table(path) if path.exists() else pa.table({"round": []})
         if not len(table):
             return 0, {}
         row = table.slice(len(table) - 1).to_pylist()[0]
@@ -271,8 +302,9 @@ class Ledger:
         return int(row["round"]), metrics
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write ``result.json``."""
-        write_json(self.directory / RESULT, dict(result))
+        """Write ``result.json``, with the tables as they are now."""
+        self.close()
+        write_recorded_json(self.directory / RESULT, dict(result))
 
 
 def _round_row(record: RoundRecord) -> dict[str, Any]:
@@ -296,52 +328,3 @@ def _round_row(record: RoundRecord) -> dict[str, Any]:
     for group, metrics in groups.items():
         row.update({f"{group}_{key.replace('-', '_')}": v for key, v in metrics.items()})
     return row
-
-
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file of a run directory, or some columns of it.
-
-    Raises
-    ------
-    RunDirectoryError
-        If it is not there or cannot be read.
-    """
-    try:
-        return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
-
-
-def read_result(directory: Path) -> dict[str, Any] | None:
-    """Return ``result.json`` of a run directory, or None if the run has not ended.
-
-    Raises
-    ------
-    RunDirectoryError
-        If it cannot be read.
-    """
-    path = directory / RESULT
-    if not path.exists():
-        return None
-    try:
-        result = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
-    lacking = [key for key in RESULT_KEYS if key not in result]
-    if lacking:
-        raise RunDirectoryError(f"{path}: cannot be read (it has no {lacking[0]!r})")
-    return result
-
-
-def check_run_directory(directory: Path) -> None:
-    """Refuse a folder that is not a run directory.
-
-    Raises
-    ------
-    RunDirectoryError
-        If it has no ``config.toml``.
-    """
-    if not (directory / CONFIG).is_file():
-        begins = [name for name in ("sweep", "arena") if (directory / f"{name}.toml").is_file()]
-        hint = f"; 'atoll {begins[0]}' goes on with what is in it" if begins else ""
-        raise RunDirectoryError(f"{directory}: is not a run directory (it has no {CONFIG}){hint}")

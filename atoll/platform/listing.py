@@ -24,7 +24,7 @@ def _models() -> Rows:
 
 
 def _partitioners() -> Rows:
-    from atoll.clients.data.partition import PARTITIONERS
+    from atoll.clients.data.partitioners import PARTITIONERS
 
     return _documented(PARTITIONERS)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import logging
 import os
 import time
@@ -13,9 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from atoll.credentials import tables_without_credentials, without_credentials
 from atoll.errors import AtollError, EngineError, InvalidExperimentError
-from atoll.platform.atomic import write_json
+from atoll.manifests import read_verified
 from atoll.platform.observers import RoundRecord, RunInfo
+from atoll.platform.recorded import write_recorded_json
+from atoll.reading import Line, parse_json
 
 logger = logging.getLogger("atoll")
 
@@ -36,6 +40,14 @@ def check_installed() -> None:
         raise InvalidExperimentError(
             "log.mlflow: MLflow is not installed; expected pip install 'atoll[mlflow]'"
         )
+
+
+class _Note(BaseModel):
+    """``mlflow.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    run_id: Line
 
 
 class MLflowLog:
@@ -66,7 +78,7 @@ class MLflowLog:
         self._entities: Any = importlib.import_module("mlflow.entities")
         self._server = server
         self._directory = directory
-        self._config = config
+        self._config = tables_without_credentials(config)
         try:
             self._client = tracking.MlflowClient(server if isinstance(server, str) else None)
             self._run_id = self._open(directory / NOTE)
@@ -74,12 +86,18 @@ class MLflowLog:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> AtollError:
-        line = (str(error).splitlines() or ["?"])[0]
-        return EngineError(f"log.mlflow = {self._server!r}: MLflow refuses the run ({line})")
+        line = without_credentials((str(error).splitlines() or ["?"])[0])
+        server = self._server
+        named = without_credentials(server) if isinstance(server, str) else server
+        return EngineError(
+            f"log.mlflow = {named!r}: MLflow refuses the run ({line}); expected a server that "
+            "takes it (a run directory keeps no password: MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD give one)"
+        )
 
     def _open(self, note: Path) -> str:
         if note.exists():
-            return str(json.loads(note.read_text())["run_id"])
+            return parse_json(read_verified(note), str(note), _Note).run_id
         found = self._client.get_experiment_by_name(EXPERIMENT)
         experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
         name = str(self._config["run"]["name"])
@@ -90,7 +108,7 @@ class MLflowLog:
         ]
         for start in range(0, len(parameters), PARAMETERS_A_CALL):
             self._client.log_batch(run_id, params=parameters[start : start + PARAMETERS_A_CALL])
-        write_json(note, {"run_id": run_id})
+        write_recorded_json(note, {"run_id": run_id})
         return run_id
 
     def on_start(self, run: RunInfo) -> None:
@@ -131,7 +149,7 @@ class MLflowLog:
         try:
             yield
         except self._failure as error:
-            logger.warning("%s is not in MLflow: %s", what, error)
+            logger.warning("%s is not in MLflow: %s", what, without_credentials(str(error)))
 
 
 def _flattened(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

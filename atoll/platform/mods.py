@@ -31,6 +31,12 @@ def with_references(client: ClientSettings) -> ClientSettings:
     return client.model_copy(update={"mods": tuple(entries)})
 
 
+def named_mods(client: ClientSettings) -> list[tuple[str, Any]]:
+    """Return the mods of ``[client]`` with their registered names, the outermost first."""
+    names = [MODS.check(as_settings(mod).name, KEY) for mod in client.mods]
+    return list(zip(names, find_mods(client.mods, MODS), strict=True))
+
+
 def check_mods_of(experiment: Experiment, strategy: Strategy) -> None:
     """Refuse mods that are unknown, have wrong arguments, or do not go together.
 
@@ -40,11 +46,14 @@ def check_mods_of(experiment: Experiment, strategy: Strategy) -> None:
         With the mod's name and what was expected.
     """
     from atoll.attacks.defenses.order import check_order
+    from atoll.platform.combinations import check_combinations
     from atoll.platform.wrapped import check_wrapped
     from atoll.strategies.secure_aggregation import SecAggPlus
 
-    check_order(find_mods(experiment.client.mods, MODS))
-    names = [MODS.check(as_settings(mod).name, KEY) for mod in experiment.client.mods]
+    named = named_mods(experiment.client)
+    check_order([mod for _, mod in named])
+    names = [name for name, _ in named]
+    check_combinations(strategy, named)
     check_wrapped(strategy, names, is_mean=experiment.strategy.reduce is True)
     is_secure = isinstance(strategy, SecAggPlus)
     has_mod = "secure-aggregation" in names

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atoll.clients.data.cache import appearing
 from atoll.errors import DataUnavailableError
+from atoll.platform.waiting import answer
 
 # Bytes that are sent at a time: a node need not hold a data set in memory.
 BLOCK = 1 << 26
@@ -127,7 +128,10 @@ def _bring(folder: DataFolder, home: str) -> int:
             for name, size in folder.sizes:
                 with (partial / name).open("wb") as file:
                     for start in range(0, size, BLOCK):
-                        block = ray.get(read.remote(folder.path / name, start, BLOCK))
+                        block = answer(
+                            read.remote(folder.path / name, start, BLOCK),
+                            f"{folder.path}: the driver's node, which sends it,",
+                        )
                         file.write(block.data)
         if not folder.is_here():
             raise DataUnavailableError(f"{folder.path}: was not sent as a whole")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from ray.exceptions import RayError
 
 from atoll.platform.sum_tree import Span, TreeSum, halves, parent_of
+from atoll.platform.waiting import get
 
 # Workers that may die while they add up, before the driver does it.
 MAX_LOST_MERGES = 4
@@ -194,7 +194,7 @@ class NodeSums:
         for span in sorted(self._left):
             left = self._left.pop(span)
             try:
-                part = ray.get(left.reference)
+                part = get(left.reference)
             except RayError:
                 lost.append(span)
                 continue

@@ -20,6 +20,7 @@ from atoll.platform.content import (
     pack,
     structure_of,
 )
+from atoll.platform.draws import Draws
 from atoll.platform.exchange import Chunk, Envelope
 
 MAX_CHUNK = 16
@@ -40,21 +41,26 @@ class Outgoing:
     ----------
     requests : list[Message]
         In the order of node ids; messages with the same content object share it.
-    number : int
-        The exchange's number; with a position it makes message ids.
-    num_nodes : int
-        Nodes are 1 to this.
-    check_replies : bool
+    server_round : int or None
+        The round that they all belong to, where it is known.
+    draws : Draws
+        Numbers the messages of each node.
+    has_structure : bool
         Whether the arrays that go out say what replies must look like.
 
-    Raises
-    ------
-    ValueError
-        If a message goes to a node that does not exist.
+    Attributes
+    ----------
+    server_round : int
+        The round of the first message.
     """
 
     def __init__(
-        self, requests: list[Message], number: int, num_nodes: int, *, check_replies: bool
+        self,
+        requests: list[Message],
+        server_round: int | None,
+        draws: Draws,
+        *,
+        has_structure: bool,
     ) -> None:
         self.requests = requests
         self.contents: list[PackedRecords] = []
@@ -62,18 +68,19 @@ class Outgoing:
         self.expected: list[Structure | None] = []
         self._envelope_of: list[int] = []
         self._nodes: list[int] = []
-        self._check_replies = check_replies
+        self._has_structure = has_structure
+        numbered: list[tuple[int, str, int | None]] = []
+        rounds: dict[int, int | None] = {}
         content_numbers: dict[int, int] = {}
         numbers: dict[tuple[int, str, str, float], int] = {}
-        for position, request in enumerate(requests):
+        for request in requests:
             node_id, message_type, group_id, ttl = flower.address(request)
-            if not 1 <= node_id <= num_nodes:
-                raise ValueError(f"message to node {node_id}: nodes are 1 to {num_nodes}")
-            flower.set_message_id(request, f"{number}-{position}")
             content = content_numbers.get(id(request.content))
             if content is None:
                 content = content_numbers[id(request.content)] = len(self.contents)
                 self.contents.append(pack(request.content))
+                rounds[content] = _round_in(request) if server_round is None else server_round
+            numbered.append((node_id, message_type.partition(".")[0], rounds[content]))
             key = (content, message_type, group_id, ttl)
             if key not in numbers:
                 numbers[key] = len(self.envelopes)
@@ -81,6 +88,8 @@ class Outgoing:
                 self.expected.append(self._expected(request))
             self._envelope_of.append(numbers[key])
             self._nodes.append(node_id)
+        self._draws = draws.number(numbered)
+        self.server_round = self._draws[0][0]
 
     @property
     def kind(self) -> str:
@@ -107,13 +116,6 @@ class Outgoing:
     def is_large(self) -> bool:
         """Whether a chunk's sum is of megabytes."""
         return max(content.array_bytes for content in self.contents) >= LARGE_CONTENT
-
-    def server_round(self) -> int | None:
-        """Return the round that the first message's config names, if it does."""
-        for record in self.requests[0].content.values():
-            if isinstance(record, ConfigRecord) and "server-round" in record:
-                return int(record["server-round"])  # type: ignore[arg-type]
-        return None
 
     def chunks(
         self,
@@ -153,6 +155,8 @@ class Outgoing:
                 positions=tuple(range(start, stop)),
                 nodes=tuple(nodes[start:stop]),
                 envelopes=tuple(self._envelope_of[start:stop]),
+                message_ids=tuple(r.metadata.message_id for r in self.requests[start:stop]),
+                draws=self._draws[start:stop],
                 states={node: states[node] for node in nodes[start:stop] if node in states},
             )
             for index, (start, stop) in enumerate(cuts)
@@ -192,10 +196,20 @@ class Outgoing:
         ]
 
     def _expected(self, request: Message) -> Structure | None:
-        if not self._check_replies or not request.metadata.message_type.startswith("train"):
+        if not self._has_structure or not request.metadata.message_type.startswith("train"):
             return None
         arrays = broadcast_arrays(request.content)
         if arrays is None:
             return None
         structure = structure_of(arrays)
         return structure if is_model(structure) else None
+
+
+def _round_in(message: Message) -> int | None:
+    """Return the round that a message's config names, if it does."""
+    for record in message.content.values():
+        if isinstance(record, ConfigRecord):
+            named = record.get("server-round")
+            if isinstance(named, int | float):
+                return int(named)
+    return None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,7 +32,8 @@ from atoll.platform.cluster import Allocation
 from atoll.platform.gpu_memory import OnGpu, Shortage
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.jobs import Job, JobSource
-from atoll.platform.waiting import wait_for_one
+from atoll.platform.sections import NODES_TIMEOUT
+from atoll.platform.waiting import get, wait_for_one
 from atoll.platform.worker import Worker, WorkerSetup
 
 logger = logging.getLogger("atoll")
@@ -44,6 +47,8 @@ GRACE_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 # Jobs lost with their nodes for each worker, and none done meanwhile, after which jobs are blamed.
 MAX_LOST_WITH_NODES = 4
+# How long the thread that drives the pool waits at a time where others may bring it more to do.
+SHARED_SECONDS = 0.02
 # How Ray says that an actor did not die alone.
 NODE_DIED = "node has died"
 
@@ -52,6 +57,7 @@ NODE_DIED = "node has died"
 class _Running:
     worker: _WorkerHandle
     job: Job
+    source: JobSource
     overdue_at: float | None
     left: Any = None
 
@@ -88,6 +94,9 @@ class _WorkerHandle:
 class WorkerPool:
     """Long-lived workers, spread over the cluster's nodes.
 
+    Several threads may run sources at once: one of them drives the pool for all, an event at a
+    time, and the others wait for it.
+
     Parameters
     ----------
     setup : WorkerSetup
@@ -102,6 +111,8 @@ class WorkerPool:
         Whether what the first worker on a GPU needs decides how many work on it.
     look : callable, optional
         Returns the workers that the cluster allows now; by default it is taken not to change.
+    start_timeout : float
+        Seconds after which it is an error that no worker has started and none is at work.
 
     Attributes
     ----------
@@ -111,6 +122,8 @@ class WorkerPool:
         Workers that were replaced.
     bytes_brought : Counter[str]
         By node, the bytes of data that were sent there for its workers.
+    is_shared : bool
+        Whether several threads use the pool.
     """
 
     def __init__(
@@ -123,8 +136,11 @@ class WorkerPool:
         *,
         measure_gpus: bool = False,
         look: Callable[[], Allocation] | None = None,
+        start_timeout: float = NODES_TIMEOUT,
     ) -> None:
         self.size = size
+        self._start_timeout = start_timeout
+        self._last_news = time.monotonic()
         self.sharing = GpuSharing(gpus, is_measured=measure_gpus)
         self._look = look
         self._looked = time.monotonic()
@@ -142,6 +158,11 @@ class WorkerPool:
         self._failed_starts = 0
         self._lost_with_nodes = 0
         self.deaths = 0
+        self._sources: list[JobSource] = []
+        self._failure: EngineError | None = None
+        self._turn_taken = threading.Condition()
+        self._is_driven = False
+        self.is_shared = False
         for _ in range(size):
             self._start_worker()
 
@@ -232,78 +253,168 @@ class WorkerPool:
             If workers cannot be started, or fail for a reason that is not a client's.
         """
         deadline = None
-        # What ended the run before this one (a user who went on after Ctrl-C) took its workers.
-        for _ in range(self.size - self._count()):
-            self._start_worker()
+        self.add(source)
         try:
             while not source.finished:
-                self._fit()
-                self._assign(source)
-                if deadline is None and timeout is not None and self._running:
+                self.turn(deadline)
+                if deadline is None and timeout is not None and self.is_at_work:
                     deadline = time.monotonic() + timeout
-                self._wait(source, deadline)
                 if deadline is not None and time.monotonic() >= deadline and not source.finished:
-                    self._abandon_running()
-                    source.expired()
+                    with self._driving():
+                        self._abandon_running(source)
+                        source.expired()
         except BaseException:
-            # No new ones: Ray may be gone with what ended this, and would be waited for.
-            self._abandon_running(replace=False)
+            self.give_up(source)
             raise
+        finally:
+            self._forget(source)
 
-    def _assign(self, source: JobSource) -> None:
+    def await_worker(self) -> None:
+        """Wait until a worker has started."""
+        while not (self._idle or self._running):
+            self.turn()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a worker has something to do."""
+        return bool(self._running)
+
+    def add(self, source: JobSource) -> None:
+        """Take jobs from ``source`` too, whoever drives the pool; :meth:`turn` drives it."""
+        with self._turn_taken:
+            if not self._sources:
+                self._last_news = time.monotonic()
+            self._sources.append(source)
+            self._failure = None
+
+    def give_up(self, source: JobSource) -> None:
+        """Stop what workers do for ``source``, and take no more of its jobs."""
+        with self._driving():
+            # No new ones: Ray may be gone with what ended this, and would be waited for.
+            self._abandon_running(source, replace=False)
+        self._forget(source)
+
+    def _forget(self, source: JobSource) -> None:
+        with self._turn_taken:
+            self._sources = [other for other in self._sources if other is not source]
+
+    def turn(self, deadline: float | None = None) -> None:
+        """Give out jobs and wait for one event; or wait for the thread that does so.
+
+        Parameters
+        ----------
+        deadline : float or None
+            When to return at the latest, as of ``time.monotonic``.
+
+        Raises
+        ------
+        EngineError
+            If workers cannot be started, or fail for a reason that is not a client's.
+        """
+        with self._turn_taken:
+            if self._is_driven:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self._turn_taken.wait(left)
+                if self._failure is not None:
+                    raise EngineError(str(self._failure)) from self._failure
+                return
+        with self._driving():
+            try:
+                # What ended a run before (a user who went on after Ctrl-C) took its workers.
+                for _ in range(self.size - self._count()):
+                    self._start_worker()
+                self._fit()
+                with self._turn_taken:
+                    self._sources = [s for s in self._sources if not s.finished]
+                    sources = list(self._sources)
+                self._assign(sources)
+                self._wait(sources, deadline)
+            except EngineError as error:
+                self._failure = error
+                raise
+
+    @contextmanager
+    def _driving(self) -> Iterator[None]:
+        """Within this context no other thread drives the pool."""
+        with self._turn_taken:
+            self._turn_taken.wait_for(lambda: not self._is_driven)
+            self._is_driven = True
+        try:
+            yield
+        finally:
+            with self._turn_taken:
+                self._is_driven = False
+                self._turn_taken.notify_all()
+
+    def _assign(self, sources: list[JobSource]) -> None:
         for worker in reversed(list(self._idle)):
             if not self.sharing.admits(worker.name):
                 continue
-            job = source.next_job(self.size, worker.name)
-            if job is not None:
-                self._idle.remove(worker)
-                self._give(worker, job)
+            for source in sources:
+                job = source.next_job(self.size, worker.name)
+                if job is not None:
+                    self._idle.remove(worker)
+                    self._give(worker, job, source)
+                    break
         # A job ahead spares a worker the wait for the driver; one that has a time limit must
         # start when it is given, and the last jobs are for whoever is free first. A worker that
         # dies with a second job may not have sent the result of the first, which is then blamed.
         for worker in self._busy():
-            first = self._running[worker.jobs[0]].job
+            running = self._running[worker.jobs[0]]
+            first, source = running.job, running.source
             if len(worker.jobs) == 1 and first.seconds is None and not first.alone:
                 ahead = source.waiting >= self.size
                 job = source.next_job(self.size, worker.name) if ahead else None
                 if job is not None:
-                    self._give(worker, job)
+                    self._give(worker, job, source)
 
-    def _give(self, worker: _WorkerHandle, job: Job) -> None:
+    def _give(self, worker: _WorkerHandle, job: Job, source: JobSource) -> None:
         self.sharing.enter(worker.name)
         reference, left = worker.submit(job)
         overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
-        self._running[reference] = _Running(worker, job, overdue_at, left)
+        self._running[reference] = _Running(worker, job, source, overdue_at, left)
         worker.jobs.append(reference)
 
-    def _wait(self, source: JobSource, deadline: float | None) -> None:
+    def _wait(self, sources: list[JobSource], deadline: float | None) -> None:
         references = [*self._running, *self._starting]
-        if not references or source.finished:
-            if not source.finished and not self._idle:
+        has_ended = any(source.finished for source in sources)
+        if not references or has_ended:
+            if not has_ended and sources and not self._idle:
                 raise EngineError("the engine has no workers left")
             return
         moments = [r.overdue_at for r in self._running.values() if r.overdue_at is not None]
         moments += [] if deadline is None else [deadline]
         seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
+        if self._running and self.is_shared:
+            seconds = SHARED_SECONDS if seconds is None else min(seconds, SHARED_SECONDS)
         if seconds is None and not self._running:
-            seconds = PATIENCE_SECONDS
+            seconds = min(PATIENCE_SECONDS, self._start_timeout)
         ready = wait_for_one(references, seconds)
-        if not ready and seconds == PATIENCE_SECONDS:
-            logger.warning(
-                "no worker has started for %g s; are the cluster's CPUs or GPUs taken by others?",
-                PATIENCE_SECONDS,
-            )
+        self._mind_starts(bool(ready))
         for reference in ready:
             if reference in self._starting:
                 self._take_started(reference)
             else:
-                self._take_result(source, reference)
-        self._kill_overdue(source)
+                self._take_result(reference)
+        self._kill_overdue()
+
+    def _mind_starts(self, has_news: bool) -> None:
+        """Say that no worker starts, where none is at work, and end the run if none ever does."""
+        now = time.monotonic()
+        if has_news or self._running:
+            self._last_news = now
+        waited = now - self._last_news
+        taken = "are the cluster's CPUs or GPUs taken by others, or its nodes gone?"
+        if waited >= self._start_timeout:
+            limit = f"ray.nodes_timeout = {self._start_timeout:g} s"
+            raise EngineError(f"no worker has started within {limit}; {taken}")
+        if waited >= PATIENCE_SECONDS:
+            logger.warning("no worker has started for %.0f s; %s", waited, taken)
 
     def _take_started(self, reference: Any) -> None:
         worker = self._starting.pop(reference)
         try:
-            place = ray.get(reference)
+            place = get(reference)
         except RayTaskError as error:
             raise EngineError(f"a worker could not be set up: {error.cause}") from error
         except RayActorError as error:
@@ -320,20 +431,20 @@ class WorkerPool:
         self.bytes_brought[worker.node] += place["bytes_brought"]
         self._idle.append(worker)
 
-    def _take_result(self, source: JobSource, reference: Any) -> None:
+    def _take_result(self, reference: Any) -> None:
         if reference not in self._running:
             return
         worker = self._running[reference].worker
         # A job ahead fails with its worker; what came of the one before it must be taken first.
         first = worker.jobs[0]
-        job = self._running[first].job
+        job, source = self._running[first].job, self._running[first].source
         try:
-            result = ray.get(first)
+            result = get(first)
         except RayTaskError as error:
             raise EngineError(f"a worker failed: {error}") from error
         except (RayError, GetTimeoutError) as error:
             logger.warning("%s died and is replaced (%s)", worker.name, _brief(error))
-            self._replace(worker, source)
+            self._replace(worker)
             self._lost_with_nodes += _is_lost_node(error)
             limit = MAX_LOST_WITH_NODES * self.size
             if _is_lost_node(error) and self._lost_with_nodes <= limit:
@@ -351,7 +462,7 @@ class WorkerPool:
         if job.leaves:
             result = result, self._running[first].left
         if not source.done(job, result):
-            self._replace(worker, source)
+            self._replace(worker)
             return
         del self._running[first]
         worker.jobs.pop(0)
@@ -366,12 +477,12 @@ class WorkerPool:
         gpu = self.sharing.name_of(worker.name)
         was_empty = self.sharing.out_of_memory(worker.name)
         # A process that ran out of memory may have it in pieces; a fresh one has none at all.
-        self._replace(worker, source, has_died=False)
+        self._replace(worker, has_died=False)
         if not was_empty:
             source.put_back(job)
             self._free_surplus()
         elif source.too_large(job, shortage):
-            self._abandon_running()
+            self._abandon_running(source)
         else:
             raise EngineError(
                 f"{shortage.what} alone does not fit into the memory of {gpu} ({shortage.text}); "
@@ -386,36 +497,36 @@ class WorkerPool:
                 self._idle.remove(worker)
                 self._replace(worker, has_died=False)
 
-    def _kill_overdue(self, source: JobSource) -> None:
+    def _kill_overdue(self) -> None:
         now = time.monotonic()
         for running in list(self._running.values()):
             if running.overdue_at is not None and running.overdue_at <= now:
-                self._replace(running.worker, source)
-                source.lost(running.job, overdue=True)
+                self._replace(running.worker)
+                running.source.lost(running.job, overdue=True)
 
-    def _replace(
-        self, worker: _WorkerHandle, source: JobSource | None = None, *, has_died: bool = True
-    ) -> None:
+    def _replace(self, worker: _WorkerHandle, *, has_died: bool = True) -> None:
         """Start another worker in place of this one; the jobs ahead of it go back."""
-        self._drop(worker, source, has_died=has_died)
+        self._drop(worker, has_died=has_died)
         if self._count() < self.size:
             self._start_worker()
 
-    def _drop(self, worker: _WorkerHandle, source: JobSource | None, *, has_died: bool) -> None:
+    def _drop(self, worker: _WorkerHandle, *, has_died: bool) -> None:
         self.deaths += has_died
         self.sharing.leave(worker.name)
-        ahead = [self._running.pop(reference).job for reference in worker.jobs][1:]
-        if source is not None:
-            for job in reversed(ahead):
-                source.put_back(job)
+        ahead = [self._running.pop(reference) for reference in worker.jobs][1:]
+        for running in reversed(ahead):
+            running.source.put_back(running.job)
         ray.kill(worker.actor)
 
-    def _abandon_running(self, *, replace: bool = True) -> None:
+    def _abandon_running(self, source: JobSource, *, replace: bool = True) -> None:
+        """Stop the workers that are at work for ``source``."""
         for worker in self._busy():
+            if self._running[worker.jobs[0]].source is not source:
+                continue
             if replace:
                 self._replace(worker)
             else:
-                self._drop(worker, None, has_died=False)
+                self._drop(worker, has_died=False)
 
     def close(self) -> None:
         """Stop all workers."""

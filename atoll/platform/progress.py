@@ -26,11 +26,16 @@ class ConsoleProgress:
         Where to; standard output by default.
     live : bool
         Whether rounds are shown at all.
+    lines : bool
+        Whether there is a line a round where there is no terminal.
     """
 
-    def __init__(self, console: Console | None = None, *, live: bool = True) -> None:
+    def __init__(
+        self, console: Console | None = None, *, live: bool = True, lines: bool = True
+    ) -> None:
         self._console = console or Console(highlight=False)
         self._live = live
+        self._lines = live and lines
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = float("-inf")
@@ -42,8 +47,9 @@ class ConsoleProgress:
         self._members = run.members
         going_on = f", going on from round {run.first_round}" if run.first_round > 1 else ""
         self._console.print(
-            f"[bold]{run.name}[/bold]: {run.strategy}, {run.clients:,} {run.members}, "
-            f"{run.parameters:,} parameters, {run.num_rounds} rounds{going_on}, "
+            f"[bold]{escape(run.name)}[/bold]: {escape(run.strategy)}, "
+            f"{run.clients:,} {run.members}, {run.parameters:,} parameters, "
+            f"{run.num_rounds} rounds{going_on}, "
             f"{run.workers} {'worker' if run.workers == 1 else 'workers'} -> "
             f"{escape(str(run.directory))}"
         )
@@ -83,10 +89,10 @@ class ConsoleProgress:
             self._progress.update(self._task, completed=record.server_round, figures=figures)
             return
         is_last = record.server_round == record.num_rounds
-        if self._live and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
+        if self._lines and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
             self._last_line = time.monotonic()
             line = f"round {record.server_round}/{record.num_rounds}  {figures}"
-            self._console.print(line, soft_wrap=True)
+            self._console.print(line, soft_wrap=True, markup=False)
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Show the final figures and where the report is."""
@@ -95,13 +101,14 @@ class ConsoleProgress:
         table.add_row("rounds", str(result["rounds"]))
         for key, value in result["metrics"].items():
             if isinstance(value, int | float):
-                table.add_row(key.replace("_", " "), f"{value:.4f}")
+                table.add_row(escape(key.replace("_", " ")), f"{value:.4f}")
         if "failed_layers" in result:
-            table.add_row("failed layers", ", ".join(result["failed_layers"]) or "none")
+            table.add_row("failed layers", escape(", ".join(result["failed_layers"])) or "none")
         else:
             table.add_row("client errors", str(result.get("errors", 0)))
         table.add_row("seconds", f"{result['wall_seconds']:.1f}")
-        table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
+        if result["parameters_sha256"] is not None:
+            table.add_row("parameters sha256", str(result["parameters_sha256"])[:16])
         self._console.print(table)
         # Not in the table, which would cut a long path to the terminal's width.
         self._console.print(f"report: {result['report']}", soft_wrap=True, markup=False)

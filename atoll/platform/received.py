@@ -1,13 +1,14 @@
-"""What a client's reply must be to count."""
+"""A client's reply on its way into the outcome or the sum: as it is, or validated."""
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from atoll.clients.weighted_sum import Structure
 from atoll.platform import flower
 from atoll.platform.chunk_sum import ChunkSum
 from atoll.platform.content import (
+    Parts,
     describe_mismatch,
     first_not_finite,
     malformed,
@@ -21,28 +22,96 @@ from atoll.platform.exchange import Exchange, Outcome, plain_metrics
 LARGEST_WEIGHT = 2.0**53
 
 
-def accept(
+def receive(
     exchange: Exchange,
     outcome: Outcome,
     answer: object,
     expected: Structure | None,
     chunk_sum: ChunkSum | None,
 ) -> None:
-    """Check a client's reply and put it into ``outcome``, or into the sum where it belongs."""
+    """Put a client's reply into ``outcome``, or into the sum where it belongs.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        What was sent, and whether replies are validated.
+    outcome : Outcome
+        The client's; a reply that is an error, or is refused, turns it into one.
+    answer : object
+        What the app returned.
+    expected : Structure or None
+        What the arrays must be.
+    chunk_sum : ChunkSum or None
+        The sum of the chunk's replies.
+    """
     if not isinstance(answer, Message):
         outcome.fail(
             f"the client returned {type(answer).__name__}, expected a Message", flower.RAISED
         )
         return
-    if answer.has_error():
-        outcome.fail(answer.error.reason or "the client replied with an error", answer.error.code)
+    if not answer.metadata.reply_to_message_id:
+        outcome.fail("the client returned a message that is no reply", flower.RAISED)
         return
+    if answer.has_error():
+        reason = answer.error.reason
+        if exchange.checked:
+            reason = reason or "the client replied with an error"
+        outcome.fail(reason, answer.error.code)
+        return
+    outcome.created_at, outcome.ttl = answer.metadata.created_at, answer.metadata.ttl
     parts = parts_of(answer.content)
-    arrays = parts.arrays
     if outcome.node_id in exchange.captured:
         outcome.captured = pack(answer.content)
     if parts.metrics is not None:
         outcome.metrics = plain_metrics(parts.metrics)
+    if exchange.checked:
+        _validate(exchange, outcome, answer.content, parts, expected, chunk_sum)
+    else:
+        _take(exchange, outcome, answer.content, parts, expected, chunk_sum)
+
+
+def _take(
+    exchange: Exchange,
+    outcome: Outcome,
+    content: RecordDict,
+    parts: Parts,
+    expected: Structure | None,
+    chunk_sum: ChunkSum | None,
+) -> None:
+    """Take a reply as the client made it; into the sum only if it can be nowhere else."""
+    outcome.arrays_name, outcome.metrics_name = parts.arrays_name, parts.metrics_name
+    outcome.bytes_up = sum(
+        len(array.data) for record in content.array_records.values() for array in record.values()
+    )
+    if chunk_sum is not None and _can_be_summed(exchange, outcome, parts.arrays, expected):
+        assert parts.arrays is not None
+        chunk_sum.add(outcome, parts.arrays, _weight(exchange, outcome))
+    else:
+        outcome.records = pack(content)
+
+
+def _can_be_summed(
+    exchange: Exchange, outcome: Outcome, arrays: ArrayRecord | None, expected: Structure | None
+) -> bool:
+    return (
+        arrays is not None
+        and expected is not None
+        and structure_of(arrays) == expected
+        and _problem(exchange, arrays, outcome) is None
+        and _weight(exchange, outcome) > 0.0
+        and malformed(arrays, numbers=True) is None
+    )
+
+
+def _validate(
+    exchange: Exchange,
+    outcome: Outcome,
+    content: RecordDict,
+    parts: Parts,
+    expected: Structure | None,
+    chunk_sum: ChunkSum | None,
+) -> None:
+    arrays = parts.arrays
     problem = _problem(exchange, arrays, outcome)
     if problem is None and arrays is not None and (exchange.check_finite or chunk_sum is not None):
         problem = malformed(arrays, numbers=exchange.sum_replies)
@@ -64,7 +133,7 @@ def accept(
     if key is not None:
         outcome.fail(f"NaN or infinite values in {key!r}", flower.REJECTED)
         return
-    outcome.records = pack(answer.content)
+    outcome.records = pack(content)
 
 
 def _problem(exchange: Exchange, arrays: ArrayRecord | None, outcome: Outcome) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
-from atoll.platform.exchange import Metrics, Outcome
-from atoll.platform.node_sums import Traffic
+from atoll.platform.dispatch import ExchangeReport
+from atoll.platform.exchange import Metrics
 from atoll.platform.observers import RoundRecord
 
 # The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
@@ -19,9 +19,7 @@ def round_record(
     server_round: int,
     num_rounds: int,
     seconds: float,
-    exchanges: Sequence[tuple[str, list[Outcome]]],
-    bytes_down: int,
-    traffic: Traffic,
+    reports: Sequence[ExchangeReport],
     domain_of: Callable[[int], str | None],
     *,
     train: MetricRecord | None = None,
@@ -32,19 +30,15 @@ def round_record(
 
     Parameters
     ----------
-    exchanges : Sequence[tuple[str, list[Outcome]]]
-        The round's exchanges: message type, and what became of each client.
-    bytes_down : int
-        Bytes of arrays that went out, counted once a client.
-    traffic : Traffic
-        Bytes of sums between the cluster's nodes.
+    reports : Sequence[ExchangeReport]
+        The round's exchanges.
     domain_of : Callable[[int], str | None]
         The domain of a partition.
     train, evaluate, server : MetricRecord or None
         The round's aggregated metrics.
     """
-    trained = [o for kind, some in exchanges if kind.startswith("train") for o in some]
-    everyone = [o for _, some in exchanges for o in some]
+    trained = [o for report in reports if report.kind.startswith("train") for o in report.outcomes]
+    everyone = [o for report in reports for o in report.outcomes]
     return RoundRecord(
         server_round=server_round,
         num_rounds=num_rounds,
@@ -56,20 +50,20 @@ def round_record(
         train_metrics=_plain(train),
         evaluate_metrics=_plain(evaluate),
         server_metrics=_plain(server),
-        bytes_down=bytes_down,
+        bytes_down=sum(report.bytes_down for report in reports),
         bytes_up=sum(o.bytes_up for o in everyone),
-        sum_bytes_made=traffic.made,
-        sum_bytes_moved=traffic.moved,
-        clients=_client_columns(server_round, exchanges, domain_of),
+        sum_bytes_made=sum(report.traffic.made for report in reports),
+        sum_bytes_moved=sum(report.traffic.moved for report in reports),
+        clients=_client_columns(server_round, reports, domain_of),
     )
 
 
 def _client_columns(
     server_round: int,
-    exchanges: Sequence[tuple[str, list[Outcome]]],
+    reports: Sequence[ExchangeReport],
     domain_of: Callable[[int], str | None],
 ) -> dict[str, list[Any]]:
-    rows = [(kind, outcome) for kind, some in exchanges for outcome in some]
+    rows = [(report.kind, outcome) for report in reports for outcome in report.outcomes]
     return {
         "round": [server_round] * len(rows),
         "phase": [kind for kind, _ in rows],

@@ -33,17 +33,31 @@ def replies_of(
     """
     replies = []
     if exchange.sum_replies:
-        replies += _mean_reply(requests, outcomes, exchange, total)
-    elif exchange.weighted_by is not None:
+        replies += _mean_replies(requests, outcomes, exchange, total)
+    elif exchange.checked and exchange.weighted_by is not None:
         _keep_common_metrics(outcomes)
     for request, outcome in zip(requests, outcomes, strict=True):
-        if outcome.status == "error":
-            error = Error(code=outcome.code, reason=outcome.reason)
-            replies.append(flower.reply(request, error, _reply_id(request)))
-        elif outcome.records is not None:
-            content = unpack(outcome.records)
-            replies.append(flower.reply(request, content, _reply_id(request)))
+        # Flower's grids say nothing of a client that was not done in time.
+        reply = None if outcome.is_late and not exchange.checked else reply_of(request, outcome)
+        if reply is not None:
+            replies.append(reply)
     return replies
+
+
+def reply_of(request: Message, outcome: Outcome) -> Message | None:
+    """Return a client's own reply; None if it is in the sum."""
+    if outcome.status == "error":
+        error = Error(code=outcome.code, reason=outcome.reason)
+        return flower.reply(request, error, _reply_id(request))
+    if outcome.records is None:
+        return None
+    return flower.reply(
+        request,
+        unpack(outcome.records),
+        _reply_id(request),
+        created_at=outcome.created_at,
+        ttl=outcome.ttl,
+    )
 
 
 def settle_mismatches(
@@ -84,21 +98,44 @@ def _reply_id(request: Message) -> str:
     return f"{request.metadata.message_id}-reply"
 
 
-def _mean_reply(
+def _mean_replies(
     requests: list[Message], outcomes: list[Outcome], exchange: Exchange, total: WeightedSum
 ) -> list[Message]:
+    """Return the reply that stands for those that were summed.
+
+    Without checks, replies whose metrics differ are not made alike: the strategy gets a reply for
+    each kind, and refuses them as it would refuse all of them.
+    """
     summed = [(r, o) for r, o in zip(requests, outcomes, strict=True) if o.summed]
     if not summed or total.weight == 0.0:
         return []
+    if exchange.checked:
+        rows = _keep_common_metrics([outcome for _, outcome in summed])
+        return [_mean_reply(*summed[0], rows, exchange, total)]
+    groups: dict[tuple[str, str, frozenset[Any]], list[tuple[Message, Outcome]]] = {}
+    for request, outcome in summed:
+        kind = outcome.arrays_name, outcome.metrics_name, _kinds(outcome.metrics or {})
+        groups.setdefault(kind, []).append((request, outcome))
+    return [
+        _mean_reply(*group[0], [o.metrics or {} for _, o in group], exchange, total)
+        for group in groups.values()
+    ]
+
+
+def _mean_reply(
+    request: Message,
+    first: Outcome,
+    rows: list[Any],
+    exchange: Exchange,
+    total: WeightedSum,
+) -> Message:
     assert exchange.weighted_by is not None
-    rows: list[Any] = _keep_common_metrics([outcome for _, outcome in summed])
     metrics: Metrics = {exchange.weighted_by: sum(row[exchange.weighted_by] for row in rows)}
     metrics.update(mean_metrics(rows, exchange.weighted_by))
-    request, first = summed[0]
     content = RecordDict(
         {first.arrays_name: total.mean(), first.metrics_name: MetricRecord(metrics)}
     )
-    return [flower.reply(request, content, _reply_id(request))]
+    return flower.reply(request, content, _reply_id(request))
 
 
 def _keep_common_metrics(outcomes: list[Outcome]) -> list[Metrics]:

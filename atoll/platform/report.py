@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +9,23 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import tomli_w
 
-from atoll.errors import RunDirectoryError
+from atoll.credentials import tables_without_credentials
 from atoll.platform.atomic import write_text
-from atoll.platform.ledger import (
+from atoll.platform.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
-    CONFIG,
+    LAYER_SCHEMA,
     LAYERS,
+    ROUND_SCHEMA,
     ROUNDS,
     check_run_directory,
+    has_table,
+    read_config,
+    read_partition,
     read_result,
+    read_rounds_table,
     read_table,
 )
 
@@ -57,13 +62,12 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
     from atoll.platform.figures import all_figures
 
     check_run_directory(directory)
+    config = tables_without_credentials(read_config(directory))
     result = read_result(directory) if result is None else result
-    rounds = _table(
-        directory / ROUNDS, pa.schema([("round", pa.int64()), ("seconds", pa.float64())])
-    )
+    rounds = _rounds(directory)
     clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
-    layers = _table(directory / LAYERS, pa.schema([]))
-    partition = _partition(directory / "partition.json")
+    layers = _table(directory / LAYERS, LAYER_SCHEMA)
+    partition = read_partition(directory)
     figures = [
         (
             title,
@@ -87,7 +91,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
         members="layer" if len(layers) else "client",
         faults=faults,
         reasons=Counter(row["reason"] for row in faults).most_common(),
-        config=(directory / CONFIG).read_text(errors="replace"),
+        config=tomli_w.dumps(config),
         plotly=plotly.offline.get_plotlyjs(),
     )
     write_text(directory / REPORT, page)
@@ -96,7 +100,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
 
 def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return a run's main figures, named, as a person reads them; as :func:`write_report`."""
-    rounds = _table(directory / ROUNDS, pa.schema([("round", pa.int64())]))
+    rounds = _rounds(directory)
     if result is None:
         result = read_result(directory) or {}
     figures: dict[str, str] = {"rounds": str(len(rounds))}
@@ -108,13 +112,14 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
     figures |= _of_members(directory)
     if "wall_seconds" in result:
         figures["seconds"] = f"{result['wall_seconds']:.1f}"
+    if result.get("parameters_sha256"):
         figures["parameters sha256"] = result["parameters_sha256"]
     return figures
 
 
 def _of_members(directory: Path) -> dict[str, str]:
     """Return how many clients there were and failed, or in a layer run which parts failed."""
-    layers = _table(directory / LAYERS, pa.schema([]))
+    layers = _table(directory / LAYERS, LAYER_SCHEMA)
     if len(layers):
         failed = [row["node_id"] for row in _failed_layers(layers)]
         return {"failed layers": ", ".join(failed) or "none"}
@@ -126,17 +131,13 @@ def _of_members(directory: Path) -> dict[str, str]:
     }
 
 
-def _table(path: Path, empty: pa.Schema) -> pa.Table:
-    return read_table(path) if path.exists() else empty.empty_table()
+def _rounds(directory: Path) -> pa.Table:
+    path = directory / ROUNDS
+    return read_rounds_table(path) if has_table(path) else ROUND_SCHEMA.empty_table()
 
 
-def _partition(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
+def _table(path: Path, schema: pa.Schema) -> pa.Table:
+    return read_table(path, needed=schema) if has_table(path) else schema.empty_table()
 
 
 def _faults(clients: pa.Table) -> list[dict[str, Any]]:

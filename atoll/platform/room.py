@@ -10,8 +10,8 @@ from typing import Literal
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.autoscaler import AutoscalerReport, read_report
 from atoll.platform.cluster import Allocation, Cluster
-from atoll.platform.experiment import NODES_TIMEOUT, RaySettings
 from atoll.platform.node_request import Wish
+from atoll.platform.sections import NODES_TIMEOUT, RaySettings
 
 logger = logging.getLogger("atoll")
 

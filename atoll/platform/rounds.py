@@ -1,7 +1,9 @@
 """The round loop: what ``Strategy.start`` does, with checkpoints, resume, early stopping, progress.
 
-It calls the four methods of any Flower strategy in the order in which ``Strategy.start`` does, so
-a strategy cannot tell the difference.
+It calls the methods of any Flower strategy, and the grid, as often as ``Strategy.start`` does, in
+the same order and with the same arguments, and logs the same lines, so a strategy cannot tell the
+difference. Of the grid it needs Flower's interface alone; what more ours can do is asked of the
+engine beneath it.
 """
 
 from __future__ import annotations
@@ -10,24 +12,25 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from atoll.errors import CorruptCheckpointError
 from atoll.platform import flower
 from atoll.platform.aggregation import Aggregation, aggregation_of
+from atoll.platform.array_history import ArrayHistory
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore
-from atoll.platform.content import copy_config
-from atoll.platform.exchange import Outcome
+from atoll.platform.client_failures import ClientFailures
+from atoll.platform.dispatch import ExchangeReport
 from atoll.platform.grid import RayGrid
 from atoll.platform.interrupts import interrupts_held
-from atoll.platform.node_sums import Traffic
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.records import round_record
 from atoll.platform.state_tree import (
@@ -39,6 +42,7 @@ from atoll.platform.state_tree import (
 from atoll.platform.vectorization import VectorizationChoice
 
 logger = logging.getLogger("atoll")
+logger_of_flower = logging.getLogger("flwr")
 
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -64,8 +68,8 @@ class RoundOptions:
     ----------
     checkpoints : CheckpointStore or None
         Where checkpoints go; None writes none.
-    checkpoint_every : int
-        Rounds between checkpoints; the last round always has one.
+    checkpoint_every : int or None
+        Rounds between checkpoints; the last round always has one. None writes none.
     evaluate_every : int
         Rounds between calls of ``evaluate_fn``; the last round always has one.
     observers : Sequence[Observer]
@@ -86,10 +90,12 @@ class RoundOptions:
         See :func:`~atoll.platform.aggregation.aggregation_of`.
     domain_of : callable
         The domain of a partition, for the ledger.
+    failures : ClientFailures or None
+        Told of every exchange.
     """
 
     checkpoints: CheckpointStore | None = None
-    checkpoint_every: int = 5
+    checkpoint_every: int | None = 5
     evaluate_every: int = 1
     observers: Sequence[Observer] = ()
     callbacks: Sequence[Callable[[RoundRecord], None]] = ()
@@ -100,11 +106,12 @@ class RoundOptions:
     notes: Sequence[str] = ()
     reduce: bool | str = "auto"
     domain_of: Callable[[int], str | None] = field(default=lambda partition: None)
+    failures: ClientFailures | None = None
 
 
 def run_rounds(
     strategy: Strategy,
-    grid: RayGrid,
+    grid: Grid,
     initial_arrays: ArrayRecord,
     num_rounds: int = 3,
     timeout: float | None = 3600,
@@ -113,16 +120,25 @@ def run_rounds(
     evaluate_fn: EvaluateFunction | None = None,
     *,
     options: RoundOptions | None = None,
+    engine: RayGrid | None = None,
 ) -> Result:
     """Run a strategy's rounds on a grid; the parameters are those of ``Strategy.start``.
 
     If ``options.checkpoints`` holds a checkpoint, the run goes on from it, to the bits that it
     would have come to without the interruption.
 
+    Parameters
+    ----------
+    options : RoundOptions, optional
+        What the loop does beside the rounds.
+    engine : RayGrid, optional
+        What ``grid`` hands messages on to, where it is another: a grid that counts them, say.
+
     Returns
     -------
     Result
-        Flower's result: the final arrays and every round's metrics.
+        Flower's result: the final arrays and every round's metrics. As with Flower, it has no
+        arrays where no round had an update.
 
     Raises
     ------
@@ -131,73 +147,97 @@ def run_rounds(
     RunDirectoryError
         If a checkpoint cannot be written.
     """
-    loop = _RoundLoop(strategy, grid, num_rounds, timeout, options or RoundOptions())
-    configs = copy_config(train_config), copy_config(evaluate_config)
-    return loop.run(initial_arrays, *configs, evaluate_fn)
+    if isinstance(grid, RayGrid):
+        engine = grid
+    loop = _RoundLoop(strategy, grid, engine, num_rounds, timeout, options or RoundOptions())
+    return loop.run(initial_arrays, train_config, evaluate_config, evaluate_fn)
 
 
 class _RoundLoop:
     def __init__(
         self,
         strategy: Strategy,
-        grid: RayGrid,
+        grid: Grid,
+        engine: RayGrid | None,
         num_rounds: int,
         timeout: float | None,
         options: RoundOptions,
     ) -> None:
         self._strategy = strategy
         self._grid = grid
+        self._engine = engine
         self._num_rounds = num_rounds
         self._timeout = timeout
         self._options = options
-        self._aggregation: Aggregation = aggregation_of(strategy, options.reduce)
+        self._aggregation = self._aggregation_on(engine)
         self._result = Result()
-        self._outcomes: list[tuple[str, list[Outcome]]] = []
-        self._bytes_down = 0
-        self._traffic = Traffic()
+        self._reports: list[ExchangeReport] = []
+        self._history = ArrayHistory()
         self._pending: Checkpoint | None = None
         self._unsaved_reported = False
+
+    def _aggregation_on(self, engine: RayGrid | None) -> Aggregation:
+        aggregation = aggregation_of(self._strategy, self._options.reduce)
+        if self._grid is engine:
+            return aggregation
+        return replace(
+            aggregation, sum_replies=False, reason="every reply is kept: the grid is the app's own"
+        )
 
     def run(
         self,
         initial_arrays: ArrayRecord,
-        train_config: ConfigRecord,
-        evaluate_config: ConfigRecord,
+        train_config: ConfigRecord | None,
+        evaluate_config: ConfigRecord | None,
         evaluate_fn: EvaluateFunction | None,
     ) -> Result:
+        started = time.monotonic()
         arrays, first_round = self._begin(initial_arrays)
         self._announce(arrays, first_round)
-        if first_round == 1 and evaluate_fn is not None:
-            self._evaluate_on_server(0, arrays, evaluate_fn)
-        previous = self._grid.on_outcomes
-        self._grid.on_outcomes = self._collect
+        flower.log_start(self._strategy, self._num_rounds, arrays, train_config, evaluate_config)
+        train_config = ConfigRecord() if train_config is None else train_config
+        evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
+        if first_round == 1 and evaluate_fn:
+            metrics = evaluate_fn(0, arrays)
+            logger_of_flower.info("Initial global evaluation results: %s", metrics)
+            self._keep_server_metrics(0, metrics)
+        with self._engine_told():
+            for server_round in range(first_round, self._num_rounds + 1):
+                clock = time.perf_counter()
+                logger_of_flower.info("")
+                logger_of_flower.info("[ROUND %s/%s]", server_round, self._num_rounds)
+                arrays = self._train(server_round, arrays, train_config)
+                self._evaluate_on_clients(server_round, arrays, evaluate_config)
+                if evaluate_fn and self._is_due(server_round):
+                    self._evaluate_on_server(server_round, arrays, evaluate_fn)
+                record = self._record(server_round, time.perf_counter() - clock)
+                if self._end_round(record, arrays):
+                    break
+        flower.log_result(self._result, time.monotonic() - started)
+        return self._result
+
+    @contextmanager
+    def _engine_told(self) -> Iterator[None]:
+        """Within this context the engine tells of its exchanges; what ends it saves the state."""
+        engine = self._engine
+        previous = engine.on_exchange if engine else None
+        if engine is not None:
+            engine.on_exchange = self._collect
         # A round makes objects by the thousand, and each full collection would look at all that
         # has been loaded; what there is now is given back to the collector afterwards.
         is_frozen = gc.get_freeze_count() > 0
         gc.freeze()
         try:
-            for server_round in range(first_round, self._num_rounds + 1):
-                started = time.perf_counter()
-                arrays = self._train(server_round, arrays, train_config)
-                self._evaluate_on_clients(server_round, arrays, evaluate_config)
-                if evaluate_fn is not None and self._is_due(server_round):
-                    self._evaluate_on_server(server_round, arrays, evaluate_fn)
-                record = replace(
-                    self._record(server_round, time.perf_counter() - started),
-                    gpus=self._grid.pool.sharing.facts(),
-                )
-                if self._end_round(record, arrays):
-                    break
+            yield
         except BaseException:
             self._save_pending()
             raise
         finally:
             if not is_frozen:
                 gc.unfreeze()
-            self._grid.on_outcomes = previous
-            self._grid.server_round = None
-        self._result.arrays = arrays
-        return self._result
+            if engine is not None and previous is not None:
+                engine.on_exchange = previous
+                engine.server_round = None
 
     def _announce(self, arrays: ArrayRecord, first_round: int) -> None:
         options = self._options
@@ -206,8 +246,8 @@ class _RoundLoop:
             directory=options.directory or Path(),
             num_rounds=self._num_rounds,
             first_round=first_round,
-            workers=self._grid.workers,
-            clients=len(self._grid.get_node_ids()),
+            workers=0 if self._engine is None else self._engine.workers,
+            clients=0 if self._engine is None else len(self._engine.get_node_ids()),
             parameters=sum(math.prod(array.shape) for array in arrays.values()),
             strategy=type(self._strategy).__name__,
             notes=[f"aggregation: {self._aggregation.reason}", *options.notes],
@@ -218,34 +258,53 @@ class _RoundLoop:
     # --- the parts of a round ------------------------------------------------------------------
 
     def _train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> ArrayRecord:
-        self._outcomes, self._bytes_down, self._traffic = [], 0, Traffic()
-        self._grid.server_round = server_round
-        with self._grid.aggregating(self._aggregation):
-            messages = self._strategy.configure_train(server_round, arrays, config, self._grid)
-            replies = self._grid.send_and_receive(messages, timeout=self._timeout)
-        with flower.without_reply_counts() if self._aggregation.sum_replies else nullcontext():
+        self._reports = []
+        engine, sums = self._engine, self._aggregation.sum_replies
+        if engine is not None:
+            engine.server_round = server_round
+        with engine.aggregating(self._aggregation) if engine is not None else nullcontext():
+            replies = self._grid.send_and_receive(
+                messages=self._strategy.configure_train(server_round, arrays, config, self._grid),
+                timeout=self._timeout,
+            )
+        with flower.reply_counts(*self._counts()) if sums else nullcontext():
             aggregated, metrics = self._strategy.aggregate_train(server_round, replies)
         if aggregated is not None:
-            arrays = aggregated
+            self._result.arrays = arrays = aggregated
         elif replies:
             logger.warning("round %d: no update could be used; the model stays", server_round)
         if metrics is not None:
+            flower.log_metrics(metrics)
             self._result.train_metrics_clientapp[server_round] = metrics
         return arrays
+
+    def _counts(self) -> tuple[int, int]:
+        """Return how many clients have replied, and how many have failed, in training."""
+        outcomes = [o for r in self._reports if r.kind.startswith("train") for o in r.outcomes]
+        results = sum(outcome.status == "ok" for outcome in outcomes)
+        return results, sum(o.status == "error" and not o.is_late for o in outcomes)
 
     def _evaluate_on_clients(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord
     ) -> None:
-        messages = self._strategy.configure_evaluate(server_round, arrays, config, self._grid)
-        replies: Iterable[Message] = self._grid.send_and_receive(messages, timeout=self._timeout)
+        replies = self._grid.send_and_receive(
+            messages=self._strategy.configure_evaluate(server_round, arrays, config, self._grid),
+            timeout=self._timeout,
+        )
         metrics = self._strategy.aggregate_evaluate(server_round, replies)
         if metrics is not None:
+            flower.log_metrics(metrics)
             self._result.evaluate_metrics_clientapp[server_round] = metrics
 
     def _evaluate_on_server(
         self, server_round: int, arrays: ArrayRecord, evaluate_fn: EvaluateFunction
     ) -> None:
+        logger_of_flower.info("Global evaluation")
         metrics = evaluate_fn(server_round, arrays)
+        flower.log_metrics(metrics, "MetricRecord")
+        self._keep_server_metrics(server_round, metrics)
+
+    def _keep_server_metrics(self, server_round: int, metrics: MetricRecord | None) -> None:
         if metrics is not None:
             self._result.evaluate_metrics_serverapp[server_round] = metrics
 
@@ -258,13 +317,16 @@ class _RoundLoop:
         if self._options.stopping is not None:
             reason = self._options.stopping.should_stop(record)
         is_last = reason is not None or record.server_round == self._num_rounds
-        captured = self._capture(record.server_round, arrays, reason)
+        every = self._options.checkpoint_every
+        captured = None
+        if self._options.checkpoints is not None and every is not None:
+            captured = self._capture(record.server_round, arrays, reason)
         with interrupts_held():
             for observer in self._options.observers:
                 observer.on_round(record)
             # Only now: what ends the loop writes this, which must not be ahead of the ledger.
             self._pending = captured
-            if is_last or record.server_round % self._options.checkpoint_every == 0:
+            if every is not None and (is_last or record.server_round % every == 0):
                 self._save_pending()
         for callback in self._options.callbacks:
             callback(record)
@@ -274,26 +336,24 @@ class _RoundLoop:
 
     # --- the ledger's row ----------------------------------------------------------------------
 
-    def _collect(self, kind: str, server_round: int, outcomes: list[Outcome]) -> None:
-        self._outcomes.append((kind, outcomes))
-        self._bytes_down += self._grid.bytes_down
-        self._traffic.made += self._grid.traffic.made
-        self._traffic.moved += self._grid.traffic.moved
+    def _collect(self, report: ExchangeReport) -> None:
+        self._reports.append(report)
+        if self._options.failures is not None:
+            self._options.failures.note(report)
 
     def _record(self, server_round: int, seconds: float) -> RoundRecord:
-        result = self._result
-        return round_record(
+        result, engine = self._result, self._engine
+        record = round_record(
             server_round,
             self._num_rounds,
             seconds,
-            self._outcomes,
-            self._bytes_down,
-            self._traffic,
+            self._reports,
             self._options.domain_of,
             train=result.train_metrics_clientapp.get(server_round),
             evaluate=result.evaluate_metrics_clientapp.get(server_round),
             server=result.evaluate_metrics_serverapp.get(server_round),
         )
+        return record if engine is None else replace(record, gpus=engine.pool.sharing.facts())
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -317,8 +377,10 @@ class _RoundLoop:
         tree, decoder = checkpoint.tree, StateDecoder(checkpoint.state_arrays)
         decoder.restore_attributes(self._strategy, tree["strategy"])
         restore_random_states(decoder.value(tree["random"]))
-        self._grid.states = dict(checkpoint.client_states)
-        self._grid.vectorization = VectorizationChoice(**tree["vectorization"])
+        if self._engine is not None:
+            self._engine.states = dict(checkpoint.client_states)
+            self._engine.vectorization = VectorizationChoice(**tree["vectorization"])
+        self._result.arrays = checkpoint.arrays
         if self._options.stopping is not None:
             self._options.stopping.load_state_dict(tree["stopping"])
         for name, rounds in tree["metrics"].items():
@@ -328,7 +390,7 @@ class _RoundLoop:
         return self._num_rounds + 1 if is_stopped else checkpoint.server_round + 1
 
     def _capture(self, server_round: int, arrays: ArrayRecord, reason: str | None) -> Checkpoint:
-        encoder = StateEncoder()
+        encoder = StateEncoder(self._history.keep)
         result, stopping = self._result, self._options.stopping
         histories = (
             "train_metrics_clientapp",
@@ -338,7 +400,7 @@ class _RoundLoop:
         tree = {
             "strategy": encoder.attributes(self._strategy, "strategy"),
             "random": encoder.value(random_states(), "random"),
-            "vectorization": vars(self._grid.vectorization),
+            "vectorization": vars(self._vectorization),
             "stopping": None if stopping is None else stopping.state_dict(),
             "stopped": reason,
             "metrics": {
@@ -353,7 +415,13 @@ class _RoundLoop:
                 "they are after __init__ (give it state_dict and load_state_dict to keep them)",
                 ", ".join(encoder.skipped),
             )
-        return Checkpoint(server_round, arrays, tree, encoder.arrays, dict(self._grid.states))
+        states = {} if self._engine is None else dict(self._engine.states)
+        return Checkpoint(server_round, arrays, tree, encoder.arrays, states)
+
+    @property
+    def _vectorization(self) -> VectorizationChoice:
+        engine = self._engine
+        return VectorizationChoice.requested(False) if engine is None else engine.vectorization
 
     def _save_pending(self) -> None:
         if self._options.checkpoints is not None and self._pending is not None:

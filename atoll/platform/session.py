@@ -17,17 +17,24 @@ from typing import Any
 import tomli_w
 from flwr.app import ArrayRecord
 
-from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import write_text
+from atoll.credentials import tables_without_credentials
+from atoll.errors import EngineError, RunDirectoryError
+from atoll.manifests import MANIFEST
 from atoll.platform.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.identity import IDENTITY, RunIdentity
-from atoll.platform.ledger import CONFIG, Ledger
+from atoll.platform.ledger import Ledger
 from atoll.platform.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.recorded import write_recorded_text
 from atoll.platform.rounds import RoundOptions
+from atoll.platform.run_files import CONFIG
 from atoll.platform.run_lock import DirectoryInUseError, RunLock, is_free
 
 logger = logging.getLogger("atoll")
 
+UNCHANGED = "no round changed the model: its parameters are the initial ones, bit for bit"
+SMALL_STEPS = (
+    "are client.learning_rate or client.gradient_clip so small that steps are lost in rounding?"
+)
 VERSIONED = ("atoll", "flwr", "ray", "torch", "numpy")
 
 
@@ -94,7 +101,7 @@ def refuse_if_taken(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise RunDirectoryError(f"--out = {str(out)!r}: is a file; expected a new directory")
-    if not is_free(out, left=(IDENTITY,)):
+    if not is_free(out, left=(IDENTITY, MANIFEST)):
         raise RunDirectoryError(
             f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
             f"('atoll resume {out}' goes on with a run)"
@@ -150,7 +157,8 @@ class Session:
     ) -> Ledger:
         text = None
         if config is not None:
-            text = tomli_w.dumps({**config, "versions": identity.versions})
+            tables = tables_without_credentials(config)
+            text = tomli_w.dumps({**tables, "versions": identity.versions})
         if is_new:
             # Another process may have run here since the directory was chosen.
             refuse_if_taken(self.directory)
@@ -158,7 +166,7 @@ class Session:
             return Ledger.create(self.directory, text or "")
         identity.check_same(self.directory)
         if text is not None:
-            write_text(self.directory / CONFIG, text)
+            write_recorded_text(self.directory / CONFIG, text)
         self.checkpoints.remove_partials()
         checkpoint = self.checkpoints.latest()
         return Ledger.reopen(self.directory, 0 if checkpoint is None else checkpoint.server_round)
@@ -173,15 +181,39 @@ class Session:
             **more,
         )
 
-    def finish(self, arrays: ArrayRecord, **more: Any) -> dict[str, Any]:
+    def finish(
+        self, arrays: ArrayRecord | None, *, initial: ArrayRecord | None = None, **more: Any
+    ) -> dict[str, Any]:
         """Write the report and the result, and tell every observer.
 
         The result comes last: where it is, nothing is missing. It is made from the ledger, so a
         run that was killed after its last round has the same.
+
+        Parameters
+        ----------
+        arrays : ArrayRecord or None
+            The final model; None if there is none.
+        initial : ArrayRecord, optional
+            The initial model, where one that has not changed is an error.
+
+        Raises
+        ------
+        EngineError
+            If all clients failed, in every round, or no round changed the model; there is a
+            report then, and no result.
         """
         from atoll.platform.report import write_report
 
         self.ledger.flush()
+        sha256 = None if arrays is None else parameters_sha256(arrays)
+        try:
+            self.ledger.raise_if_all_failed()
+            if initial is not None and sha256 == parameters_sha256(initial):
+                cause = self.ledger.most_frequent_failure() or SMALL_STEPS
+                raise EngineError(f"{UNCHANGED}; {cause}")
+        except EngineError:
+            write_report(self.directory)
+            raise
         rounds, metrics = self.ledger.last_round()
         result = {
             "status": "finished",
@@ -189,7 +221,7 @@ class Session:
             "metrics": metrics,
             "wall_seconds": time.perf_counter() - self._started,
             "errors": self.ledger.count_errors(),
-            "parameters_sha256": parameters_sha256(arrays),
+            "parameters_sha256": sha256,
             **more,
         }
         report = write_report(self.directory, result)
@@ -218,7 +250,7 @@ class Session:
     def close(self) -> None:
         """Write what is buffered and let go of the directory."""
         try:
-            self.ledger.flush()
+            self.ledger.close()
         finally:
             self._lock.release()
 

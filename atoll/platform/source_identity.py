@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from atoll.trust import locate
 
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 INSTALLED = ("site-packages", "dist-packages")
@@ -55,13 +56,9 @@ def source_hashes(references: Iterable[str]) -> dict[str, str]:
 
 
 def _source_of(name: str) -> Path | None:
-    """Return a module's source file."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    origin = None if spec is None else spec.origin
-    return Path(origin) if origin is not None and origin.endswith(".py") else None
+    """Return a module's source file; not even its packages are imported."""
+    path = locate(name)
+    return path if path is not None and path.suffix == ".py" else None
 
 
 def _follow(name: str, root: Path, found: dict[str, Path]) -> None:

@@ -14,14 +14,17 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ray.exceptions import AuthenticationError, RayError
 
+from atoll.credentials import without_credentials
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.platform import authentication
 from atoll.platform.experiment import SWEEP, Experiment, load_experiment, read_tables
 
 logger = logging.getLogger("atoll")
@@ -31,6 +34,10 @@ EXCLUDES = ("/.git", "/.venv", "/runs", "__pycache__")
 POLL_SECONDS = 1.0
 # How long a head that has just started may take until it accepts jobs.
 START_SECONDS = 60.0
+# Seconds to connect, and between bytes of an answer; Ray's client waits on without end.
+TIMEOUT = (20.0, 300.0)
+# Seconds without a line in a job's log after which its head is asked whether it is still there.
+SILENCE_SECONDS = 60.0
 FAILED = 1
 
 Write = Callable[[str], None]
@@ -95,6 +102,13 @@ class Submission:
         command = [self.python, "-m", "atoll", "sweep" if is_sweep else "run", self._place()]
         command += ["--out", str(self._out(experiment))]
         command += [] if is_sweep else ["--resume"]
+        for override in self.overrides:
+            if without_credentials(override) != override:
+                raise InvalidExperimentError(
+                    f"--set {without_credentials(override)!r}: has a password or a token, and Ray "
+                    "shows a job's command to everybody; expected it in the file, or in the "
+                    "environment of --runtime-env (MLFLOW_TRACKING_PASSWORD say)"
+                )
         for override in self.overrides:
             command += ["--set", override]
         return shlex.join(command)
@@ -192,8 +206,7 @@ class RayJobs:
     def __init__(self, address: str) -> None:
         self._address = address
         try:
-            submission: Any = importlib.import_module("ray.job_submission")
-            self._client = submission.JobSubmissionClient(address)
+            self._client = _client(address)
         except ImportError as error:
             raise EngineError(
                 f"Ray's job client is not installed ({error}); expected pip install "
@@ -237,7 +250,7 @@ class RayJobs:
                         f"{self._address} refuses the job: {_last_line(error)}"
                     ) from error
                 time.sleep(POLL_SECONDS)
-            except (ValueError, TypeError, OSError) as error:
+            except (ValueError, TypeError, OSError, RayError) as error:
                 raise EngineError(f"the job cannot be submitted: {_first_line(error)}") from error
 
     def follow(self, job: str, write: Write) -> int:
@@ -269,23 +282,62 @@ class RayJobs:
             skip = shown
             try:
                 # Each time from the log's beginning.
-                async for text in self._client.tail_job_logs(job):
+                async for text in self._log(job):
                     write(text[skip:])
                     shown += len(text[skip:])
                     skip = max(0, skip - len(text))
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, RayError) as error:
                 logger.debug("job %s: the log broke off (%s)", job, error)
             await asyncio.sleep(POLL_SECONDS)
         write(self._client.get_job_logs(job)[shown:])
 
+    async def _log(self, job: str) -> AsyncIterator[str]:
+        """Yield pieces of the log; a head that is gone sends no more and says nothing of it."""
+        pieces = self._client.tail_job_logs(job)
+        while True:
+            piece = asyncio.ensure_future(anext(pieces, None))
+            while not piece.done():
+                await asyncio.wait({piece}, timeout=SILENCE_SECONDS)
+                if not piece.done():
+                    self._details(job)
+            text = piece.result()
+            if text is None:
+                return
+            yield str(text)
+
     def _details(self, job: str) -> Any:
         try:
             return self._client.get_job_info(job)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, RayError) as error:
             raise EngineError(
                 f"{self._address}: job {job} cannot be asked after ({_first_line(error)}); "
                 "submit it again to go on"
             ) from error
+
+
+def _client(address: str) -> Any:
+    """Return Ray's job client, with the token if the cluster asks for one.
+
+    Raises
+    ------
+    EngineError
+        If it asks for one that is not at hand.
+    """
+    jobs: Any = importlib.import_module("ray.job_submission")
+
+    class Client(jobs.JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, **{"timeout": TIMEOUT, **options})
+
+    where = f"--address = {address!r}"
+    try:
+        return Client(address)
+    except AuthenticationError:
+        found = authentication.token_to_show(where)
+    try:
+        return Client(address, headers={"Authorization": f"Bearer {found}"})
+    except AuthenticationError as error:
+        raise EngineError(authentication.is_wrong(where)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,10 +22,12 @@ import tomli_w
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from atoll.credentials import tables_without_credentials
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import write_text
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
+from atoll.platform.preflight import check_trials
+from atoll.platform.recorded import write_recorded_text
 from atoll.platform.room import Room
 from atoll.platform.run_lock import RunLock, is_free
 from atoll.platform.sweep_plan import Sweep, Trial
@@ -45,7 +47,7 @@ from atoll.platform.sweep_trials import (
     check_same_data,
     place_of,
 )
-from atoll.platform.waiting import wait_for_one
+from atoll.platform.waiting import answer, get, wait_for_one
 
 SWEEP_CONFIG = "sweep.toml"
 # How long interrupted trials may take to write their checkpoints.
@@ -144,7 +146,7 @@ def run_sweep(
     Raises
     ------
     AtollError
-        If the directory is in use, or no worker fits on the cluster.
+        If a trial cannot be run, the directory is in use, or no worker fits on the cluster.
     """
     try:
         (directory / TRIALS).mkdir(parents=True, exist_ok=True)
@@ -155,7 +157,8 @@ def run_sweep(
     try:
         settings = sweep.settings.model_dump(mode="json", exclude_none=True)
         tables = {"sweep": settings, **sweep.base.to_dict()}
-        write_text(directory / SWEEP_CONFIG, tomli_w.dumps(tables))
+        text = tomli_w.dumps(tables_without_credentials(tables))
+        write_recorded_text(directory / SWEEP_CONFIG, text)
         table = TrialTable(directory, sweep)
         check_same_data(directory, [t for t in sweep.trials if table.has_ended(t)])
         table.write()
@@ -174,6 +177,7 @@ def _run_missing(
     if not missing:
         on_start(len(sweep.trials), finished, 0)
         return {}
+    check_trials(missing)
     settings = sweep.base.ray.model_copy(update={"workers": "auto"})
     cluster = Cluster(settings.address)
     try:
@@ -215,7 +219,7 @@ def _start_halving(sweep: Sweep, directory: Path, here: Any) -> Any:
         for trial in sweep.trials
         for server_round, value in recorded_metric(place_of(directory, trial), settings.metric)
     ]
-    ray.get(reports)
+    answer(reports, "the actor that stops trials early")
     return halving
 
 
@@ -298,7 +302,7 @@ def _first_line(problem: Exception) -> str:
 def _outcome(reference: Any) -> str | None:
     """Return why a trial failed, or None."""
     try:
-        error: str | None = ray.get(reference)
+        error: str | None = get(reference)
     except RayError as problem:
         return f"its process ended ({_first_line(problem)})"
     return error

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from atoll.clients.settings import PositiveInt, Section
-from atoll.errors import InvalidExperimentError
+from atoll.clients.ranges import Count, Seed
+from atoll.clients.settings import Section
+from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.identity import relevant, sha256_of_tables
+from atoll.platform.preflight import Preflight
 from atoll.platform.sweep_axes import (
     EACH,
     HELD_OUT,
@@ -69,10 +72,10 @@ class SweepSettings(Section):
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     leave_one_domain_out: bool = False
     random: dict[str, Any] = Field(default_factory=dict)
-    samples: PositiveInt | None = None
-    samples_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    samples: Count | None = None
+    samples_seed: Seed = 0
     early_stopping: TrialStoppingSettings | None = None
-    parallel: Literal["auto"] | PositiveInt = "auto"
+    parallel: Literal["auto"] | Annotated[int, Field(gt=0, le=10_000)] = "auto"
 
 
 class _SweepFile(Section):
@@ -189,7 +192,7 @@ def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
     _check_settings(settings)
     base = Experiment.from_dict(tables)
     trials: dict[str, Trial] = {}
-    for trial in _trials(tables, settings):
+    for trial in _trials(tables, settings, Preflight()):
         trials.setdefault(trial.name, trial)
     return Sweep(settings, base, tuple(trials.values()))
 
@@ -212,7 +215,9 @@ def _check_settings(settings: SweepSettings) -> None:
         )
 
 
-def _trials(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[Trial]:
+def _trials(
+    tables: Mapping[str, Any], settings: SweepSettings, preflight: Preflight
+) -> Iterator[Trial]:
     """Yield all trials, those that results are reported of before those for validation."""
     reported: list[Trial] = []
     for method in _methods(tables, settings):
@@ -228,7 +233,7 @@ def _trials(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[Tria
         for sample in draw_samples(random, samples, settings.samples_seed):
             for values in itertools.product(*grid.values()):
                 chosen = {**sample, **dict(zip(grid, values, strict=True))}
-                reported += _combination(method.name, method.tables, chosen)
+                reported += _combination(method.name, method.tables, chosen, preflight)
     yield from reported
     if settings.leave_one_domain_out:
         for trial in reported:
@@ -277,7 +282,10 @@ def _methods(tables: Mapping[str, Any], settings: SweepSettings) -> Iterator[_Me
 
 
 def _combination(
-    method: str | None, tables: Mapping[str, Any], values: Mapping[str, Any]
+    method: str | None,
+    tables: Mapping[str, Any],
+    values: Mapping[str, Any],
+    preflight: Preflight,
 ) -> Iterator[Trial]:
     """Yield the trial of one combination of values, or one for each domain to hold out."""
     own = copy.deepcopy(dict(tables))
@@ -285,7 +293,7 @@ def _combination(
         if not (key == HELD_OUT and value == EACH):
             _put(own, key, value)
     choices = tuple((k, v) for k, v in values.items() if k not in (SEED, HELD_OUT, STRATEGY))
-    experiment = _experiment(own, values, method)
+    experiment = _experiment(own, values, method, preflight)
     trial = Trial(method or experiment.strategy.name, choices, experiment)
     if values.get(HELD_OUT) != EACH:
         yield trial
@@ -301,18 +309,23 @@ def _combination(
 
 
 def _experiment(
-    tables: Mapping[str, Any], values: Mapping[str, Any], method: str | None
+    tables: Mapping[str, Any],
+    values: Mapping[str, Any],
+    method: str | None,
+    preflight: Preflight,
 ) -> Experiment:
     from atoll.clients.data.domains import check_held_out
     from atoll.clients.data.partition import check_home_domains
-    from atoll.platform.federation import check
 
     try:
         experiment = Experiment.from_dict(tables)
-        check(experiment)
+        # A dry run imports no code of the user's, and knows not what that would refuse.
+        with suppress(UntrustedCodeError):
+            preflight.check_settings(experiment)
         check_home_domains(experiment.data)
         if experiment.data.held_out:
-            check_held_out(dataset_of(experiment), experiment.data.held_out)
+            with suppress(UntrustedCodeError):
+                check_held_out(dataset_of(experiment), experiment.data.held_out)
     except InvalidExperimentError as error:
         named = [f"variant {method}"] if method else []
         named += [f"{key} = {value}" for key, value in values.items()]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from atoll.clients.settings import Section
 from atoll.errors import InvalidExperimentError
@@ -24,6 +24,7 @@ KIND = "distribution"
 # Drawn numbers are rounded, so that what a table shows is what was run.
 DIGITS = 4
 LARGEST = 1e15
+Limit = Annotated[int | float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class Distribution(Protocol):
@@ -57,15 +58,13 @@ class Range(Section):
     """
 
     distribution: Literal["uniform", "log-uniform", "integer", "log-integer"]
-    low: int | float
-    high: int | float
+    low: Limit
+    high: Limit
 
     def problem(self) -> str | None:
         """Return what is wrong with the limits, or None."""
         if self._is_whole and not (isinstance(self.low, int) and isinstance(self.high, int)):
             return "low and high to be integers"
-        if abs(self.low) > LARGEST or abs(self.high) > LARGEST:
-            return f"low and high from {-LARGEST:g} to {LARGEST:g}"
         if self.high <= self.low:
             return "low to be less than high"
         if self._is_logarithmic and self.low <= 0:

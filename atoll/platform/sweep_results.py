@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from atoll.credentials import without_credentials
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import replacing, write_text
-from atoll.platform.ledger import ROUNDS, read_table
+from atoll.platform.recorded import write_recorded_rows, write_recorded_text
+from atoll.platform.run_files import PARTITION, ROUNDS, read_partition, read_rounds_table
 from atoll.platform.sweep_plan import Trial
 from atoll.platform.sweep_selection import Choice, Curve, choose
 
@@ -68,14 +68,13 @@ def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve
     RunDirectoryError
         If a file is missing or cannot be read.
     """
-    table = read_table(directory / ROUNDS)
+    table = read_rounds_table(directory / ROUNDS)
     if "server_accuracy" not in table.column_names:
         # Stopped before the first evaluation.
         table = table.append_column("server_accuracy", pa.nulls(len(table), pa.float64()))
-    try:
-        domains = json.loads((directory / "partition.json").read_text())
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{directory}: has no partition.json ({error})") from error
+    domains = read_partition(directory)
+    if domains is None:
+        raise RunDirectoryError(f"{directory}: has no {PARTITION}")
     columns = {name: f"server_accuracy_{name}".replace("-", "_") for name in domains["domains"]}
     columns = {n: c for n, c in columns.items() if c in table.column_names}
     training = tuple(name for name in columns if name in domains["training_domains"])
@@ -84,7 +83,7 @@ def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve
     is_evaluated = np.array(table.column("server_accuracy").is_valid().to_pylist())
     return Curve(
         trial.method,
-        trial.hyperparameters,
+        without_credentials(trial.hyperparameters),
         trial.seed,
         trial.held_out,
         training,
@@ -149,19 +148,14 @@ def write_results(directory: Path, trials: Sequence[Trial], curves: Sequence[Cur
         Their accuracies, in their order.
     """
     figures = figures_of(trials, curves)
-    _write_rows(directory / CURVES, list(_curve_rows(curves)))
-    _write_rows(directory / RESULTS, [vars(figure) for figure in figures])
+    write_recorded_rows(directory / CURVES, list(_curve_rows(curves)))
+    write_recorded_rows(directory / RESULTS, [vars(figure) for figure in figures])
     tables = tables_of(figures)
     chosen = _chosen(figures)
-    write_text(directory / "results.md", "\n".join(map(as_markdown, tables)) + chosen)
+    write_recorded_text(directory / "results.md", "\n".join(map(as_markdown, tables)) + chosen)
     text = "\n".join(map(as_text, tables)) + chosen
-    write_text(directory / "results.txt", text)
+    write_recorded_text(directory / "results.txt", text)
     return text
-
-
-def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(list(rows)), partial)
 
 
 def _curve_rows(curves: Sequence[Curve]) -> Iterable[dict[str, Any]]:

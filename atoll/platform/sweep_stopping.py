@@ -21,12 +21,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from atoll.clients.settings import PositiveInt, Section
+from atoll.clients.ranges import Rounds
+from atoll.clients.settings import Section
 from atoll.errors import EngineError
 from atoll.platform.checkpoint import CheckpointStore
 from atoll.platform.early_stopping import metric_of
-from atoll.platform.ledger import ROUNDS, read_table
 from atoll.platform.observers import RoundRecord
+from atoll.platform.run_files import ROUNDS, has_table, read_rounds_table
 
 logger = logging.getLogger("atoll")
 
@@ -52,8 +53,8 @@ class TrialStoppingSettings(Section):
 
     metric: str = "server_accuracy"
     mode: Literal["max", "min"] = "max"
-    grace_rounds: PositiveInt = 1
-    reduction_factor: Annotated[float, Field(gt=1.0)] = 3.0
+    grace_rounds: Rounds = 1
+    reduction_factor: Annotated[float, Field(gt=1.0, le=1e6)] = 3.0
 
 
 class TrialStopped(Exception):  # noqa: N818 - it is no error
@@ -193,19 +194,19 @@ class AskAfterRound:
                 self._ask(server_round, num_rounds, value)
 
     def _ask(self, server_round: int, num_rounds: int, value: float) -> None:
-        import ray
+        from atoll.platform.waiting import answer
 
         reply = self.halving.report.remote(self.group, self.trial, server_round, value)
-        if ray.get(reply) and server_round < num_rounds:
+        if answer(reply, "the actor that stops trials early") and server_round < num_rounds:
             raise TrialStopped(server_round, value)
 
 
 def recorded_metric(directory: Path, metric: str) -> list[tuple[int, float]]:
     """Return a trial's metric by round, as far as its ledger goes."""
     path = directory / ROUNDS
-    if not path.exists():
+    if not has_table(path):
         return []
-    table = read_table(path)
+    table = read_rounds_table(path)
     column = metric.replace("-", "_")
     if column not in table.column_names:
         return []

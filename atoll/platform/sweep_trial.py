@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
-from atoll.platform.atomic import write_json
 from atoll.platform.experiment import Experiment
-from atoll.platform.ledger import CONFIG
+from atoll.platform.recorded import remove_recorded, write_recorded_json
+from atoll.platform.run_files import CONFIG
 from atoll.platform.run_lock import DirectoryInUseError, RunLock
 from atoll.platform.sweep_stopping import STOPPED, AskAfterRound, TrialStopped
 from atoll.platform.sweep_trials import log_of
@@ -30,7 +31,7 @@ def run_trial(
 ) -> str | None:
     """Run or resume a trial (in a process of its own); return why it failed, or None."""
     sys.path.extend(path for path in search_path if path not in sys.path)
-    from atoll.platform.federation_run import resume, run
+    from atoll.platform.federation_run import run
 
     place, started = Path(directory), time.monotonic()
     callbacks = () if ask is None else (ask,)
@@ -38,25 +39,26 @@ def run_trial(
     with _LogFile(log_path) as log:
         try:
             _wait_until_free(place)
-            (place / STOPPED).unlink(missing_ok=True)
+            remove_recorded(place / STOPPED)
             if (place / CONFIG).is_file():
                 if ask is not None:
                     ask.before_going_on(place, int(tables["run"]["rounds"]))
-                resume(place, workers=workers, callbacks=callbacks)
             else:
                 # What a trial leaves that was killed before it could begin.
                 shutil.rmtree(place, ignore_errors=True)
-                tables["ray"]["workers"] = workers
-                run(Experiment.from_dict(tables), out=place, callbacks=callbacks)
+            tables["ray"]["workers"] = workers
+            # As the sweep has it: what is in the directory may be somebody else's.
+            run(Experiment.from_dict(tables), out=place, resume=True, callbacks=callbacks)
         except TrialStopped as stop:
             log.info("stopped early after round %d", stop.server_round)
             _write_stopped(place, stop, ask, time.monotonic() - started)
         except AtollError as error:
             log.exception("failed")
-            return str(error)
+            return without_credentials(str(error))
         except Exception as error:
             log.exception("failed")
-            return f"{type(error).__name__}: {error} ({log_path} has more)"
+            said = without_credentials(f"{type(error).__name__}: {error}")
+            return f"{said} ({log_path} has more)"
     return None
 
 
@@ -67,7 +69,7 @@ def _write_stopped(
 
     metric = "" if ask is None else ask.metric
     stopped = {"round": stop.server_round, "metric": metric, "value": stop.value}
-    write_json(place / STOPPED, {**stopped, "seconds": seconds})
+    write_recorded_json(place / STOPPED, {**stopped, "seconds": seconds})
     write_report(place)
 
 
@@ -95,7 +97,7 @@ class _LogFile:
 
     def __enter__(self) -> logging.Logger:
         self._handler = logging.FileHandler(self._path)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._handler.setFormatter(HidingFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("atoll")
         self._before = logger.handlers[:], logger.propagate, logger.level
         logger.handlers, logger.propagate = [self._handler], False

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
+from atoll.credentials import without_credentials
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import replacing
+from atoll.manifests import read_verified
 from atoll.platform.identity import RunIdentity
-from atoll.platform.ledger import read_result, read_table
+from atoll.platform.recorded import write_recorded_rows
+from atoll.platform.run_files import read_result, read_table
 from atoll.platform.source_identity import references_in, source_hashes
 from atoll.platform.sweep_plan import Sweep, Trial, dataset_of
 from atoll.platform.sweep_stopping import STOPPED
+from atoll.reading import parse_json
 
 logger = logging.getLogger("atoll")
 
@@ -43,6 +46,17 @@ SCHEMA = pa.schema(
         ("metrics", pa.string()),
     ]
 )
+
+
+class _Stopped(BaseModel):
+    """``stopped.json`` in the run directory of a trial that was stopped early."""
+
+    model_config = ConfigDict(strict=True)
+
+    round: int
+    metric: str
+    value: float
+    seconds: float
 
 
 def place_of(directory: Path, trial: Trial) -> Path:
@@ -94,17 +108,15 @@ class TrialTable:
 
     def write(self) -> None:
         """Write the table, as a whole."""
-        rows = list(self._rows.values())
-        with replacing(self._directory / TABLE) as partial:
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial)
+        write_recorded_rows(self._directory / TABLE, list(self._rows.values()), SCHEMA)
 
     def _row(self, trial: Trial, error: str | None) -> dict[str, Any]:
         place = place_of(self._directory, trial)
         row: dict[str, Any] = {
             "key": trial.key,
-            "trial": str(trial),
+            "trial": without_credentials(str(trial)),
             "method": trial.method,
-            "hyperparameters": trial.hyperparameters,
+            "hyperparameters": without_credentials(trial.hyperparameters),
             "held_out": "+".join(trial.held_out),
             "seed": trial.seed,
             "for_validation": trial.is_validation,
@@ -147,15 +159,12 @@ def _result_of(place: Path) -> dict[str, Any] | None:
 
 def _stopped_row(place: Path) -> dict[str, Any]:
     """Return what the ledger says of a trial that was stopped early."""
-    try:
-        stopped = json.loads((place / STOPPED).read_text())
-        metric, value, seconds = stopped["metric"], stopped["value"], stopped["seconds"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunDirectoryError(f"{place / STOPPED}: cannot be read ({error})") from error
+    path = place / STOPPED
+    stopped = parse_json(read_verified(path), str(path), _Stopped, finite=False)
     return {
-        "rounds": stopped["round"],
-        "seconds": seconds,
-        "metrics": json.dumps({metric: value}),
+        "rounds": stopped.round,
+        "seconds": stopped.seconds,
+        "metrics": json.dumps({stopped.metric: stopped.value}),
     }
 
 
@@ -195,5 +204,9 @@ def read_trials(directory: Path) -> Sequence[dict[str, Any]]:
     RunDirectoryError
         If it cannot be read.
     """
-    rows: list[dict[str, Any]] = read_table(directory / TABLE).to_pylist()
+    table = read_table(directory / TABLE, needed=SCHEMA)
+    for name in ("key", "trial", "status", "directory", "of_rounds"):
+        if table.column(name).null_count:
+            raise RunDirectoryError(f"{directory / TABLE}: its column {name!r} has gaps")
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows

@@ -13,7 +13,7 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
-from atoll.platform.waiting import wait_for_one
+from atoll.platform.waiting import get, wait_for_one
 
 # Tasks that are submitted and not done, for each that can run: no worker waits for its next.
 AHEAD = 2
@@ -77,7 +77,7 @@ def _call(shared: tuple[list[str], bytes], argument: Any) -> Any:
 
 def _result_of(reference: Any) -> Any:
     try:
-        return ray.get(reference)
+        return get(reference)
     except RayTaskError as error:
         return error.cause if isinstance(error.cause, Exception) else error
     except RayError as error:

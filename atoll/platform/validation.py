@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from atoll.clients.ranges import short
 from atoll.registry import closest
 
 
@@ -28,7 +29,7 @@ def _describe(problem: Any, root: type[BaseModel]) -> tuple[str, str]:
     path = _key_path(problem["loc"], root)
     key, value = ".".join(path) or "the experiment", problem["input"]
     kind, context = problem["type"], problem.get("ctx", {})
-    subject = f"{key} = {_short(value)}"
+    subject = f"{key} = {short(value)}"
     if kind == "extra_forbidden":
         known = list(_model_at(path[:-1], root).model_fields)
         has_sections = any(_section_of(f.annotation) for f in root.model_fields.values())
@@ -87,8 +88,3 @@ def _model_at(path: list[str], root: type[BaseModel]) -> type[BaseModel]:
             break
         model = inner
     return model
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from atoll.errors import EngineError
 
 # So often it is asked whether the node is there, while nothing else comes.
 CHECK_SECONDS = 20.0
+# What others of a run do at once may take so long on a machine that is overloaded.
+ANSWER_SECONDS = 300.0
 
 
 def wait_for_one(references: Sequence[Any], seconds: float | None = None) -> list[Any]:
@@ -40,6 +43,54 @@ def wait_for_one(references: Sequence[Any], seconds: float | None = None) -> lis
         if ready or left == patience:
             return list(ready)
         check_own_node()
+
+
+def get(reference: Any) -> Any:
+    """Return a result that is there or on its way, as ``ray.get`` does.
+
+    Raises
+    ------
+    EngineError
+        If the node that this process is on has died.
+    RayError
+        If that is the result.
+    """
+    while True:
+        try:
+            return ray.get(reference, timeout=CHECK_SECONDS)
+        except GetTimeoutError:
+            check_own_node()
+
+
+def answer(reference: Any, who: str, seconds: float = ANSWER_SECONDS) -> Any:
+    """Return what another process of the run answers, which does so at once if it is well.
+
+    Parameters
+    ----------
+    reference : ObjectRef or list[ObjectRef]
+        The answer.
+    who : str
+        Who is asked, for the error.
+    seconds : float
+        How long to wait.
+
+    Raises
+    ------
+    EngineError
+        If it has not answered by then, or has died.
+    """
+    try:
+        return ray.get(reference, timeout=seconds)
+    except GetTimeoutError as error:
+        raise EngineError(
+            f"{who} has not answered within {seconds:g} s; is there a node of the cluster that "
+            "hangs, or has no memory or processor time to spare?"
+        ) from error
+    except RayTaskError:
+        raise
+    except RayError as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EngineError(f"{who} has ended ({reason})") from error
 
 
 def check_own_node() -> None:

@@ -6,7 +6,6 @@ works for a run on a cluster with shared storage, and for one that ended long ag
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,10 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.experiment import read_toml
-from atoll.platform.ledger import CONFIG, ENGINE, ROUNDS, read_result, read_table
 from atoll.platform.observers import RoundRecord, RunInfo
 from atoll.platform.progress import ConsoleProgress
+from atoll.platform.run_files import (
+    CONFIG,
+    ROUNDS,
+    has_table,
+    read_config,
+    read_engine,
+    read_result,
+    read_rounds_table,
+)
 from atoll.platform.sweep_trials import FAILED, TABLE, TRIALS, WAITING, read_trials
 
 EVERY_SECONDS = 2.0
@@ -152,25 +158,21 @@ def read_info(directory: Path) -> RunInfo | None:
     RunDirectoryError
         If it cannot be read.
     """
-    path = directory / ENGINE
-    if not path.exists():
+    engine = read_engine(directory)
+    if engine is None:
         return None
-    try:
-        notes = json.loads(path.read_text())
-        tables = read_toml(directory / CONFIG)
-        return RunInfo(
-            name=str(tables.get("run", {}).get("name", directory.name)),
-            directory=directory,
-            num_rounds=int(notes["num_rounds"]),
-            first_round=1,
-            workers=int(notes["workers"]),
-            clients=int(notes["clients"]),
-            parameters=int(notes["parameters"]),
-            strategy=str(notes["strategy"]),
-            notes=list(notes["notes"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunDirectoryError(f"{path}: cannot be read ({error})") from error
+    run = read_config(directory).get("run", {})
+    return RunInfo(
+        name=plain(str(run.get("name", directory.name)) if isinstance(run, dict) else "?"),
+        directory=directory,
+        num_rounds=engine.num_rounds,
+        first_round=1,
+        workers=engine.workers,
+        clients=engine.clients,
+        parameters=engine.parameters,
+        strategy=engine.strategy,
+        notes=engine.notes,
+    )
 
 
 def read_rounds(directory: Path) -> list[RoundRecord]:
@@ -181,11 +183,11 @@ def read_rounds(directory: Path) -> list[RoundRecord]:
     RunDirectoryError
         If it cannot be read.
     """
-    if not (directory / ROUNDS).exists():
+    if not has_table(directory / ROUNDS):
         return []
     info = read_info(directory)
     last = 0 if info is None else info.num_rounds
-    rows = read_table(directory / ROUNDS).to_pylist()
+    rows = read_rounds_table(directory / ROUNDS).to_pylist()
     return [_record_of(row, last) for row in rows]
 
 
@@ -251,7 +253,7 @@ class SweepWatch:
             for column in ("trial", "state", "figures"):
                 table.add_column(column)
             for trial, state, figures in standing.values():
-                table.add_row(Text(trial), state, figures)
+                table.add_row(*(Text(plain(text)) for text in (trial, state, figures)))
             self._live.update(Group(Text(summary), table), refresh=True)
         return bool(ended == len(rows))
 
@@ -264,11 +266,16 @@ class SweepWatch:
         for key, (trial, state, figures) in standing.items():
             if self._said.get(key) != state and state != WAITING:
                 line = f"{trial}: {state}{f', {figures}' if figures else ''}"
-                self._console.print(line, soft_wrap=True, markup=False)
+                self._console.print(plain(line), soft_wrap=True, markup=False)
                 changed = True
             self._said[key] = state
         if changed or len(self._said) == 0:
             self._console.print(summary, soft_wrap=True, markup=False)
+
+
+def plain(text: str) -> str:
+    """Return a text without what would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _standing(row: Mapping[str, Any], place: Path) -> tuple[str, str]:

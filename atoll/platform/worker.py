@@ -62,7 +62,9 @@ class Worker:
 
     def __init__(self, name: str, setup: WorkerSetup) -> None:
         self._name = name
-        sys.path.extend(path for path in setup.search_path if path not in sys.path)
+        # The driver's order: an app's folder comes before what shares a name with its modules.
+        own = [path for path in sys.path if path not in setup.search_path]
+        sys.path[:] = [*setup.search_path, *own]
         flower.assume_identity()
         flower.convert_arrays_quickly()
         self._bytes_brought = 0 if setup.data is None else setup.data.bring()

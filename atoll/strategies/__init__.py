@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
+from atoll.strategies.arguments import check_arguments
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
 from atoll.strategies.secure_aggregation import SecAggPlus
@@ -59,6 +61,8 @@ def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy
                 f"{key}.{argument} = {value!r}: {name} has no such argument; "
                 f"{closest(argument, list(accepted))}"
             )
+    if ":" not in name and not dataclasses.is_dataclass(kind):
+        check_arguments(arguments, key)
     # Our clients name their loss so; QFedAvg would look for another name.
     is_told_of_losses = accepted is not None and "train_loss_key" in accepted
     values = {**({"train_loss_key": "loss"} if is_told_of_losses else {}), **arguments}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from atoll.clients.ranges import Count as Count
+from atoll.clients.ranges import Fraction as Fraction
+from atoll.clients.ranges import NonNegativeCount as NonNegativeCount
+from atoll.clients.ranges import Positive as Positive
+from atoll.clients.ranges import Weight as NonNegative
+from atoll.clients.ranges import check_value
 
-from atoll.errors import InvalidExperimentError
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-NonNegativeCount = Annotated[int, Field(ge=0)]
+__all__ = ["Count", "Fraction", "NonNegative", "NonNegativeCount", "Positive"]
 
 
 def check_fields(strategy: Any) -> None:
@@ -47,11 +46,4 @@ def check_argument(name: str, value: object, kind: Any) -> None:
     InvalidExperimentError
         If the value is not of that kind: ``strategy.<name> = <value>: expected ...``.
     """
-    config = ConfigDict(strict=True, allow_inf_nan=False)
-    try:
-        TypeAdapter(kind, config=config).validate_python(value)
-    except ValidationError as error:
-        found = [problem["msg"] for problem in error.errors(include_url=False)]
-        expected = " or ".join(text.removeprefix("Input should be ") for text in found)
-        expected = expected[:1].lower() + expected[1:]
-        raise InvalidExperimentError(f"strategy.{name} = {value!r}: expected {expected}") from None
+    check_value(f"strategy.{name}", value, kind)

@@ -45,6 +45,8 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 
 def _change(folder: Path, **changes: object) -> Path:
+    """Change a capture as it was made before there were manifests."""
+    (folder / "manifest.json").unlink(missing_ok=True)
     about = json.loads((folder / "capture.json").read_text())
     (folder / "capture.json").write_text(json.dumps({**about, **changes}))
     return folder
@@ -55,13 +57,15 @@ def test_what_is_not_a_capture_is_refused(folder: Path, tmp_path: Path) -> None:
         read_capture(tmp_path)
     with pytest.raises(CaptureError, match="has no captures of 'query.moments' messages"):
         find_captures(folder.parents[1], "query.moments")
-    with pytest.raises(CaptureError, match="has format 99, expected 1"):
+    with pytest.raises(
+        CaptureError, match=r"capture\.json: cannot be read \(format = 99; expected 1\)"
+    ):
         read_capture(_change(folder, format=99))
     federation = json.loads((folder / "capture.json").read_text())["federation"]
     for key in ("mean", "std"):
         with pytest.raises(CaptureError, match=rf"{key} = .*: expected a number for each of 1 ch"):
             read_capture(_change(folder, format=1, federation={**federation, key: [0.1, 0.2, 0.3]}))
-    with pytest.raises(CaptureError, match=r"not a complete capture \(KeyError: 'sent/arrays/x'"):
+    with pytest.raises(CaptureError, match=r"capture's \(it has no 'sent/arrays/x'\)"):
         read_capture(_change(folder, format=1, arrays=["sent/arrays/x"]))
     (folder / "messages.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(CaptureError, match=r"messages\.safetensors: cannot be read"):
@@ -69,6 +73,46 @@ def test_what_is_not_a_capture_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "truth.json").unlink()
     with pytest.raises(CaptureError, match=r"is not a capture with its truth"):
         read_truth(folder)
+
+
+def test_a_flipped_bit_anywhere_in_a_capture_is_told(folder: Path) -> None:
+    for name, read in (
+        ("capture.json", read_capture),
+        ("messages.safetensors", read_capture),
+        ("truth.json", read_truth),
+        ("truth.safetensors", read_truth),
+    ):
+        path = folder / name
+        whole = path.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 23)):
+            changed = bytearray(whole)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            with pytest.raises(CaptureError, match=rf"{name}: is not what was written"):
+                read(folder)
+        path.write_bytes(whole)
+        read(folder)
+
+
+def test_a_capture_that_lacks_a_file_is_not_left_out(folder: Path) -> None:
+    (folder / "capture.json").unlink()
+    (folder.parent / f".{folder.name}-killed").mkdir()
+    (folder.parent / f".{folder.name}-killed" / "capture.json").write_text("{}")
+    [found] = find_captures(folder.parents[1])
+    with pytest.raises(CaptureError, match=r"it has no capture\.json"):
+        read_capture(found)
+
+
+def test_a_capture_without_a_manifest_is_read_and_that_is_said_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "manifest.json").unlink()
+    with caplog.at_level("WARNING", "atoll"):
+        read_capture(folder)
+        read_truth(folder)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{folder}: without a manifest: not verified"
+    ]
 
 
 def test_a_reply_that_does_not_say_how_many_examples_it_is_of_is_refused(folder: Path) -> None:

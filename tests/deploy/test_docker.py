@@ -6,6 +6,7 @@ There is no Docker daemon in CI; deploy/README.md says what was built where.
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,23 @@ def test_only_the_dashboard_is_published_and_on_loopback_only() -> None:
     assert not any(published.values())
 
 
+def test_every_container_has_the_token_that_the_first_makes(tmp_path: Path) -> None:
+    for name, service in COMPOSE["services"].items():
+        settings = service["environment"]
+        assert settings["RAY_AUTH_MODE"] == "token", name
+        [folder] = [v.partition(":")[2] for v in service["volumes"] if v.startswith("token:")]
+        assert settings["RAY_AUTH_TOKEN_PATH"] == f"{folder}/auth_token"
+    shell, option, script = COMPOSE["services"]["shared"]["command"]
+    local = script.replace("/token", str(tmp_path)).replace("chown ray /shared", "ls")
+    tokens = []
+    for _ in range(2):
+        subprocess.run([shell, option, local], check=True)
+        tokens.append((tmp_path / "auth_token").read_text())
+    assert len(tokens[0].strip()) == 64
+    assert tokens[0] == tokens[1]
+    assert (tmp_path / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("name", ["head", "worker"])
 def test_nodes_are_started_as_ray_takes_it(name: str) -> None:
     program, command, *arguments = map(with_defaults, COMPOSE["services"][name]["command"])
@@ -91,8 +109,8 @@ def test_the_run_is_submitted_as_our_command_line_takes_it() -> None:
 
 def test_services_share_what_must_outlive_them() -> None:
     for service in COMPOSE["services"].values():
-        assert service["volumes"] == ["shared:/shared"]
-    assert set(COMPOSE["volumes"]) == {"shared"}
+        assert service["volumes"] == ["shared:/shared", "token:/token"]
+    assert set(COMPOSE["volumes"]) == {"shared", "token"}
     assert "ATOLL_CACHE=/shared/cache" in DOCKERFILE
     assert set(GPU["services"]) <= set(COMPOSE["services"])
 

@@ -56,6 +56,7 @@ RAY_CLUSTER = {
     "headGroupSpec": dict,
     "workerGroupSpecs": list,
     "gcsFaultToleranceOptions": dict,
+    "authOptions": dict,
     "suspend": bool,
 }
 AUTOSCALER = {"version": str, "idleTimeoutSeconds": int, "upscalingMode": str, "resources": dict}
@@ -135,6 +136,8 @@ def test_a_cluster_has_the_images_ray_and_shares_what_must_outlive_it(spec: dict
     check_fields(spec, RAY_CLUSTER)
     check_fields(spec["autoscalerOptions"], AUTOSCALER)
     check_fields(spec["headGroupSpec"], HEAD)
+    # The operator (v1.5.1 and later) makes the token for Ray 2.52 and later.
+    assert spec["authOptions"] == {"mode": "token"}
     for group in spec["workerGroupSpecs"]:
         check_fields(group, WORKERS)
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]

@@ -43,8 +43,9 @@ def test_nodes_are_started_as_ray_takes_it_and_the_dashboard_stays_inside(
     programs = home / "atoll" / ".venv" / "bin"
     for kind in ("head", "worker"):
         stop, start = config[f"{kind}_start_ray_commands"]
-        assert run(stop, home) == [str(programs), "stop"]
-        first_in_path, command, *arguments = run(start, home)
+        assert run(stop, home) == [str(programs), "none", "stop"]
+        first_in_path, mode, command, *arguments = run(start, home)
+        assert mode == "token"
         # Jobs and workers find the programs of the environment that Ray is in.
         assert (first_in_path, command) == (str(programs), "start")
         parsed = ray_commands.start.make_context("start", arguments, resilient_parsing=True).params
@@ -54,8 +55,11 @@ def test_nodes_are_started_as_ray_takes_it_and_the_dashboard_stays_inside(
             assert parsed["autoscaling_config"] == "~/ray_bootstrap_config.yaml"
         else:
             assert parsed["address"] == "10.0.0.1:6379"
-    [local] = config["file_mounts"].values()
-    assert (ROOT / local).exists()
+    mounted = {Path(remote).name: local for remote, local in config["file_mounts"].items()}
+    assert (ROOT / mounted.pop("requirements.lock")).exists()
+    # What "ray get-auth-token --generate" writes, where Ray looks for it on every node.
+    assert mounted == {"auth_token": "~/.ray/auth_token"}
+    assert {Path(remote).parent.name for remote in config["file_mounts"]} == {"atoll", ".ray"}
 
 
 @pytest.fixture
@@ -64,7 +68,9 @@ def home(tmp_path: Path) -> Path:
     programs = tmp_path / "atoll" / ".venv" / "bin"
     programs.mkdir(parents=True)
     ray = programs / "ray"
-    ray.write_text('#!/usr/bin/env bash\necho "${PATH%%:*}"\nprintf "%s\\n" "$@"\n')
+    ray.write_text(
+        '#!/usr/bin/env bash\necho "${PATH%%:*} ${RAY_AUTH_MODE:-none}"\nprintf "%s\\n" "$@"\n'
+    )
     ray.chmod(0o755)
     return tmp_path
 
@@ -83,7 +89,8 @@ def run(command: str, home: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
 def test_an_old_python_is_refused_before_anything_is_installed(path: Path) -> None:
-    check, install = config_of(path)["setup_commands"]
+    protect, check, install = config_of(path)["setup_commands"]
+    assert protect == "chmod 600 ~/.ray/auth_token"
     assert "-m venv" in install
     assert subprocess.run(["bash", "-c", check], check=False).returncode == 0
     old = check.replace("(3, 11)", "(9, 0)")

@@ -25,7 +25,9 @@ PRIVATE = (
 GCS_PORT, AGENT_PORT = 6379, 21000
 AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "runtime-env-agent")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
-    "RAY_AUTH_MODE": "disabled",
+    # As deploy/README.md says that clusters are started.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "a-token-of-the-tests",
     "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
 }
 # A node whose processes are killed refuses connections, so it is missed after 10 x 0.3 s; one

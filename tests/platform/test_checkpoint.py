@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
+from atoll.platform.array_history import ArrayHistory
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.grid import RayGrid
 from atoll.platform.rounds import RoundOptions, run_rounds
@@ -137,11 +140,71 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_any_tree_of_plain_values_comes_back(value: object) -> None:
-    import json
-
     encoder = StateEncoder()
     encoded = json.loads(json.dumps(encoder.value(value, "x")))
     assert StateDecoder(encoder.arrays).value(encoded) == value
+
+
+class Awkward(FedAvg):
+    """Holds itself, another strategy that holds it, a chain of 20,000 links, and what cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.me = self
+        self.shared = [1.0]
+        self.twice = [self.shared, self.shared]
+        self.ring: list[object] = [{"ring": None}]
+        self.ring[0]["ring"] = self.ring  # type: ignore[index]
+        self.chain: object = ()
+        for link in range(20_000):
+            self.chain = (link, self.chain)
+        self.inner = FedAvg()
+        self.inner.outer = self  # type: ignore[attr-defined]
+        self.lock = [threading.Lock()]
+        self.inner.lock = threading.Lock()  # type: ignore[attr-defined]
+
+
+def test_a_strategy_that_holds_itself_is_kept_as_it_is() -> None:
+    old, new = Awkward(), Awkward()
+    old.shared.append(2.0)
+    old.inner.weighted_by_key = "weight"
+    encoder = StateEncoder()
+    encoded = json.loads(json.dumps(encoder.attributes(old, "strategy")))
+    assert sorted(encoder.skipped) == ["strategy/inner/lock", "strategy/lock"]
+    inner = new.inner
+    StateDecoder(encoder.arrays).restore_attributes(new, encoded)
+    assert new.me is new
+    assert new.inner is inner
+    assert new.inner.outer is new  # type: ignore[attr-defined]
+    assert new.inner.weighted_by_key == "weight"
+    assert new.shared == [1.0, 2.0]
+    assert new.twice[0] is new.twice[1] is new.shared
+    assert new.ring[0]["ring"] is new.ring  # type: ignore[index]
+    links, chain = 0, new.chain
+    while chain:
+        links, chain = links + 1, chain[1]  # type: ignore[index]
+    assert links == 20_000
+
+
+def test_what_does_not_change_is_written_once(tmp_path: Path) -> None:
+    history, store = ArrayHistory(), CheckpointStore(tmp_path, keep=2)
+    public, own = np.random.default_rng(0).normal(size=200_000), np.zeros(200_000)
+    sizes = []
+    for server_round in (1, 2, 3):
+        own[-1] = server_round
+        encoder = StateEncoder(history.keep)
+        tree = {"strategy": encoder.value({"public": public, "own": own}, "strategy")}
+        store.write(Checkpoint(server_round, model(), tree, encoder.arrays))
+        sizes.append(len(list((tmp_path / "shared").iterdir())))
+    assert sizes == [2, 3, 3]
+    checkpoint = store.read(2)
+    values = StateDecoder(checkpoint.state_arrays).value(checkpoint.tree["strategy"])
+    np.testing.assert_array_equal(values["public"], public)
+    assert values["own"][-1] == 2.0
+    damaged = next((tmp_path / "shared").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptCheckpointError, match="shared"):
+        [store.read(server_round) for server_round in (2, 3)]
 
 
 class Stateful(FedAvg):
@@ -174,6 +237,7 @@ def test_a_strategys_state_is_restored_and_what_cannot_be_saved_is_named() -> No
     assert new.python.random() == old.python.random()
     assert torch.equal(torch.rand(3, generator=new.torch), torch.rand(3, generator=old.torch))
     assert list(new.history) == [1.0, 2.0, 9.0]
+    assert new.history.maxlen == 5
     assert new.tensor.tolist() == [5, 1, 2]
     assert dict(new.record) == {"a": 1.5}
     assert new.seen == {1, 3}

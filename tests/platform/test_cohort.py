@@ -27,7 +27,7 @@ def cohort(
 ) -> Cohort:
     envelope = Envelope(0, "train", "", 1.0, 0.0)
     exchange = Exchange(1, 0, 1, chunks, (envelope,), (None,))
-    cut = [Chunk(index, (index,), (index + 1,), (0,)) for index in range(chunks)]
+    cut = [Chunk(index, (index,), (index + 1,), (0,), ("id",), ((1,),)) for index in range(chunks)]
     return Cohort(exchange, ["content"], cut, suspects, workers=OneNode(), places=places, **options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +9,11 @@ import pytest
 
 from atoll.platform.domain_figures import domain_figures, statistic_rows
 from atoll.platform.figures import all_figures
-from atoll.platform.ledger import Ledger, read_table
+from atoll.platform.ledger import Ledger
 from atoll.platform.observers import RoundRecord
+from atoll.platform.recorded import write_recorded_json
 from atoll.platform.report import write_report
+from atoll.platform.run_files import read_table
 
 PARTITION = {
     "clients": [0],
@@ -58,7 +59,7 @@ def write_run(folder: Path, sums_suffice: float = 1.0) -> None:
             )
         )
     ledger.flush()
-    (folder / "partition.json").write_text(json.dumps(PARTITION))
+    write_recorded_json(folder / "partition.json", PARTITION)
 
 
 def test_accuracies_are_drawn_by_domain_and_measures_against_the_unseen_domain(

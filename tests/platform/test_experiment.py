@@ -80,22 +80,14 @@ def test_the_ready_experiments_are_valid(path: Path) -> None:
             "expected at most as many",
         ),
         (
-            {"strategy": {"fraction_train": 1.5}},
-            "strategy.fraction_train = 1.5: expected a number from 0 to 1",
+            {"strategy": {"fraction_train": 0.0}},
+            "strategy.fraction_train = 0.0: no client would train, and no round change the model; "
+            "expected more than 0",
         ),
         (
-            {"strategy": {"name": "FedProx", "proximal_mu": -1.0}},
-            "strategy.proximal_mu = -1.0: expected a number of at least 0",
-        ),
-        (
-            {
-                "model": {"name": "noprop-dt"},
-                "strategy": {
-                    "name": "Layerwise",
-                    "strategy": {"name": "FedProx", "proximal_mu": -1},
-                },
-            },
-            "strategy.strategy.proximal_mu = -1: expected a number of at least 0",
+            {"run": {"rounds": 5}, "client": {"schedule": {"warmup_rounds": 5}}},
+            "client.schedule.warmup_rounds = 5: with run.rounds = 5 the learning rate is never "
+            "reached; expected less than run.rounds",
         ),
         (
             {"run": {"early_stopping": {}}},

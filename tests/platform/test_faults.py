@@ -185,8 +185,8 @@ def test_a_client_that_kills_is_told_from_those_before_it(chunk_size: int) -> No
     config = ConfigRecord({"fault": "kill", "nodes": [20, 41]})
     with RayGrid(app, 60, workers=2, chunk_size=chunk_size, seed=1) as grid:
         failed: list[tuple[int, str | None]] = []
-        grid.on_outcomes = lambda kind, number, outcomes: failed.extend(
-            (o.node_id, o.reason) for o in outcomes if o.status == "error"
+        grid.on_exchange = lambda report: failed.extend(
+            (o.node_id, o.reason) for o in report.outcomes if o.status == "error"
         )
         messages = FedAvg(fraction_evaluate=0.0).configure_train(1, arrays(), config, grid)
         grid.send_and_receive(messages)

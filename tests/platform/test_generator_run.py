@@ -49,7 +49,10 @@ def test_a_generator_is_trained_kept_and_shown(cache: Path) -> None:
         (["digits", "--split", "all"], "--split all: expected test or train"),
         (["digits", "--set", "steps=0"], "steps = 0"),
         (["digits", "--set", "step=9"], "step"),
-        (["digits", "--set", "learning_rate=-1"], "learning_rate = -1: expected greater than 0"),
+        (
+            ["digits", "--set", "learning_rate=-1"],
+            "learning_rate = -1: expected greater",
+        ),
         (["digits", "--set", "width=7"], "width = 7: expected a multiple of 8"),
     ],
 )

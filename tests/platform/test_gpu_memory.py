@@ -20,7 +20,7 @@ from atoll.platform.gpu_memory import OutOfGpuMemoryError, is_out_of_memory, run
 ENVELOPE = Envelope(0, "train", "", 100.0, 0.0)
 EXCHANGE = Exchange(1, 0, 1, 6, (ENVELOPE,), (None,))
 NODES = tuple(range(1, 7))
-CHUNK = Chunk(0, tuple(range(6)), NODES, (0,) * 6)
+CHUNK = Chunk(0, tuple(range(6)), NODES, (0,) * 6, ("id",) * 6, ((1,),) * 6)
 
 
 def contents(**config: int) -> dict[int, object]:

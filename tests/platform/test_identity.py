@@ -89,6 +89,10 @@ def test_a_file_that_is_no_identity_is_refused(tmp_path: Path) -> None:
     identity().write(tmp_path)
     edited = (tmp_path / IDENTITY).read_text().replace("0.05", "0.5", 1)
     (tmp_path / IDENTITY).write_text(edited)
+    with pytest.raises(RunDirectoryError, match=r"identity\.json: is not what was written"):
+        identity().check_same(tmp_path)
+    # As it was before there were manifests.
+    (tmp_path / "manifest.json").unlink()
     with pytest.raises(RunDirectoryError, match="config_sha256 is of another config"):
         identity().check_same(tmp_path)
 

@@ -13,16 +13,12 @@ import pytest
 from atoll.errors import RunDirectoryError
 from atoll.platform.atomic import replacing, write_text
 from atoll.platform.early_stopping import EarlyStopping
-from atoll.platform.experiment import EarlyStoppingSettings
-from atoll.platform.ledger import (
-    Ledger,
-    ParquetTable,
-    read_result,
-    read_table,
-)
+from atoll.platform.ledger import Ledger, ParquetTable
 from atoll.platform.observers import RoundRecord, RunInfo
 from atoll.platform.report import headline, write_report
+from atoll.platform.run_files import read_result, read_table
 from atoll.platform.run_lock import RunLock
+from atoll.platform.sections import EarlyStoppingSettings
 from atoll.platform.session import claim_run_directory
 from atoll.platform.tensorboard import TensorBoardLog
 

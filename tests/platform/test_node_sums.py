@@ -113,7 +113,7 @@ class Nodes:
 def cohort_of(count: int, nodes: Nodes) -> Cohort:
     envelope = Envelope(0, "train", "", 1.0, 0.0)
     exchange = Exchange(1, 0, 1, count, (envelope,), (None,), "num-examples", sum_replies=True)
-    cut = [Chunk(index, (index,), (index + 1,), (0,)) for index in range(count)]
+    cut = [Chunk(index, (index,), (index + 1,), (0,), ("id",), ((1,),)) for index in range(count)]
     return Cohort(exchange, ["content"], cut, set(), workers=nodes, one_at_a_time=True)
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from atoll.errors import EngineError
+from atoll.platform.submission import RayJobs
+
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
 EXPERIMENT = """
@@ -29,7 +32,9 @@ clients = 6
 name = "linear"
 """
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
-    "RAY_AUTH_MODE": "disabled",
+    # As deploy/README.md says that clusters are started.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "a-token-of-the-tests",
     # A loaded machine needs longer to write a checkpoint than the 3 s that Ray waits.
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
     "PYTHONPATH": str(ROOT),
@@ -72,6 +77,7 @@ def head() -> Iterator[str]:
     options = ("--head", "--block", "--num-cpus", 2, "--port", free_port())
     options += ("--include-dashboard=true", "--dashboard-agent-listen-port", free_port())
     options += ("--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard)
+    options += ("--ray-client-server-port", free_port())
     options += ("--temp-dir", tempfile.mkdtemp(prefix="r"))
     process = subprocess.Popen(
         [sys.executable, str(RAY), "start", *map(str, options)],
@@ -154,3 +160,31 @@ def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
     # Ray's own account of a job that failed ends with its log, which was shown.
     assert "Job entrypoint command" in other.stderr
     assert "batch_size" not in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"RAY_AUTH_MODE": ""}, ""),
+        ({"RAY_AUTH_TOKEN": "another"}, "this Ray does not take the token of RAY_AUTH_TOKEN;"),
+        ({"RAY_AUTH_TOKEN": ""}, "this Ray asks for a token; expected the head's token"),
+        (
+            {"RAY_AUTH_MODE": "disabled"},
+            "this Ray asks for a token, and RAY_AUTH_MODE = 'disabled'",
+        ),
+    ],
+)
+def test_a_job_is_submitted_with_the_token_alone(
+    head: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    message: str,
+) -> None:
+    for name, value in (ENVIRONMENT | {"HOME": str(tmp_path)} | settings).items():
+        monkeypatch.setenv(name, value)
+    if message:
+        with pytest.raises(EngineError, match=f"^--address = '{head}': {message}"):
+            RayJobs(head)
+    else:
+        RayJobs(head)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.platform.federation_run import run
-from atoll.platform.ledger import RESULT
+from atoll.platform.run_files import RESULT
 from atoll.platform.sweep import TrialEnd, run_sweep
 from atoll.platform.sweep_plan import load_sweep
 from atoll.platform.sweep_stopping import STOPPED, Halving, TrialStoppingSettings

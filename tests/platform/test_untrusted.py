@@ -44,7 +44,7 @@ from atoll.platform.experiment import Experiment, load_experiment
 from atoll.platform.federation import check
 from atoll.platform.flower import load_records
 from atoll.platform.identity import RunIdentity
-from atoll.platform.ledger import read_result, read_table
+from atoll.platform.run_files import read_result, read_table
 from atoll.platform.state_tree import StateDecoder, StateEncoder
 from atoll.platform.sweep_plan import load_sweep
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path: Path) -> Non
 
         store = CheckpointStore(Path({str(tmp_path)!r}))
         import numpy.random
-        StateDecoder({{}}).value({{"dict": []}})
+        StateDecoder({{}}).value({{"objects": [["dict", []]], "root": {{"ref": 0}}}})
         sys.addaudithook(refuse)
         checkpoint = store.latest()
         decoder = StateDecoder(checkpoint.state_arrays)
@@ -204,9 +204,9 @@ def as_object_array(code: bytes) -> bytes:
 
 
 def test_a_checkpoint_names_no_function_to_call() -> None:
-    state = {"dict": [["bit_generator", "seed"]]}
+    objects = [["dict", [["bit_generator", "seed"]]], ["generator", {"ref": 0}]]
     with pytest.raises(ValueError, match="'seed' is no bit generator"):
-        StateDecoder({}).value({"generator": state})
+        StateDecoder({}).value({"objects": objects, "root": {"ref": 1}})
 
 
 # --- experiment files ----------------------------------------------------------------------------

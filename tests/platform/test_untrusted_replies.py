@@ -151,7 +151,7 @@ def exchange(*, sums: bool, weighted: bool, kind: str) -> Exchange:
 
 
 def requests_of(content: RecordDict, kind: str) -> list[Message]:
-    template = flower.InstructionTemplate(kind, "", 100.0, 0.0)
+    template = flower.InstructionTemplate(kind, "", 100.0, 0.0, "")
     return [template.message(content, node, f"1-{node}") for node in range(1, CLIENTS + 1)]
 
 
@@ -160,7 +160,8 @@ def run_chunk(answer: Any, *, sums: bool, weighted: bool, kind: str, strict: boo
     content = RecordDict({"arrays": MODEL, "config": ConfigRecord({"server-round": 1})})
     sent = exchange(sums=sums, weighted=weighted, kind=kind)
     places = tuple(range(CLIENTS))
-    chunk = Chunk(0, places, tuple(p + 1 for p in places), (0,) * CLIENTS)
+    ids, draws = ("id",) * CLIENTS, ((1,),) * CLIENTS
+    chunk = Chunk(0, places, tuple(p + 1 for p in places), (0,) * CLIENTS, ids, draws)
     runner = ClientRunner(Client(answer).app, {}, "worker-0")
     result = runner.run_chunk(sent, chunk, {0: pack(content)})
     assert [outcome.position for outcome in result.outcomes] == list(places)

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.ledger import CONFIG, ROUNDS, Ledger
+from atoll.platform.ledger import Ledger
 from atoll.platform.observers import RoundRecord, RunInfo
+from atoll.platform.run_files import CONFIG, ROUNDS
 from atoll.platform.sweep_plan import load_sweep
 from atoll.platform.sweep_trials import TrialTable, place_of
 from atoll.platform.watch import read_rounds, watch
@@ -119,7 +120,7 @@ def test_once_shows_how_it_stands_and_refuses_what_is_no_run(tmp_path: Path) -> 
         with pytest.raises(RunDirectoryError, match="is neither a run directory"):
             watch(place, shown, once=True)
     (tmp_path / "run" / "engine.json").write_text("[]")
-    with pytest.raises(RunDirectoryError, match=r"engine\.json: cannot be read"):
+    with pytest.raises(RunDirectoryError, match=r"engine\.json: is not what was written"):
         watch(tmp_path / "run", shown, once=True)
 
 

@@ -62,6 +62,18 @@ def test_arguments_arrive_and_a_users_class_is_imported() -> None:
             {**WRAPPED, "clipping_norm": 1.0, "strategy": {"name": "FedAvg", "x": 1}},
             r"strategy.strategy.x = 1",
         ),
+        (
+            "FedAvg",
+            {"fraction_train": 1.5},
+            r"strategy.fraction_train = 1.5: expected less than or equal to 1$",
+        ),
+        (
+            "Layerwise",
+            {"strategy": {"name": "FedProx", "proximal_mu": -1}},
+            r"strategy.strategy.proximal_mu = -1: expected greater than or equal to 0$",
+        ),
+        ("FedTrimmedAvg", {"beta": 0.5}, r"strategy.beta = 0.5: expected less than 0.5$"),
+        ("FedAdam", {"eta": 1e-300}, r"strategy.eta = 1e-300: expected greater than or equal to"),
         ("builtins:dict", {}, r"makes a dict, expected a Flower Strategy"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.store import ImageDataset
+from atoll.trust import CodeUse, admitted, references_in, uses_in
 
 # Part of every key: another number where the same job would give other rows.
 FORMAT = 2
@@ -97,6 +98,8 @@ class Conditions:
         How attackers believe BatchNorm to run at the client.
     device : str
         Where attacks compute.
+    code : frozenset[CodeUse] or None
+        The code that captures may name: the arena's file names it too. None is any.
     """
 
     dataset: Path
@@ -104,6 +107,11 @@ class Conditions:
     lpips: bool = False
     batch_norm: BatchNormMode = "train"
     device: str = "cpu"
+    code: frozenset[CodeUse] | None = None
+
+    def may_import(self, uses: Sequence[CodeUse]) -> bool:
+        """Tell whether captures may name all of this."""
+        return self.code is None or self.code.issuperset(uses)
 
 
 @dataclass(frozen=True)
@@ -146,8 +154,17 @@ def run_job(conditions: Conditions, job: Job) -> JobResult:
     ------
     AttackError, CaptureError
         If the attack cannot be run on the victim.
+    UntrustedCodeError
+        If a capture names code that the arena's file does not.
     """
     victims = read_victims(job.captures)
+    named = [use for victim in victims for use in uses_in(victim.capture.federation.to_json())]
+    own = [job.attack, *references_in(job.settings)]
+    with admitted(named, job.captures[0], conditions.may_import, also=own):
+        return _run_job(conditions, job, victims)
+
+
+def _run_job(conditions: Conditions, job: Job, victims: list[Victim]) -> JobResult:
     victim = victims[0] if len(victims) == 1 else _sum_of(victims)
     attack = build_attack(job.attack, job.settings, job.knowledge)
     references = _references(conditions.dataset, conditions.gallery)

@@ -5,14 +5,14 @@ Attacks that match directions (cosine) are not hindered by it at all.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense, clipped
+from atoll.clients.ranges import Norm
 
 
 class Clipping(BoundedDefense):
@@ -26,7 +26,7 @@ class Clipping(BoundedDefense):
 
     name: ClassVar[str] = "clipping"
 
-    bound: Annotated[float, Field(gt=0.0)] = 1.0
+    bound: Norm = 1.0
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Clip."""

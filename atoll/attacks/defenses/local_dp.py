@@ -7,19 +7,19 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.clientapp.mod import LocalDpMod
-from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
 from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
 from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.ranges import Delta, Epsilon, Norm
 from atoll.clients.step_mods import LocalStep
 
 
@@ -39,10 +39,10 @@ class LocalDP(BoundedDefense):
     name: ClassVar[str] = "local-dp"
 
     acts_on: Literal["update"] = "update"
-    clipping_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    sensitivity: Annotated[float, Field(gt=0.0)] | None = None
-    epsilon: Annotated[float, Field(gt=0.0)] = 8.0
-    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    clipping_norm: Norm = 1.0
+    sensitivity: Norm | None = None
+    epsilon: Epsilon = 8.0
+    delta: Delta = 1e-5
 
     @property
     def std(self) -> float:

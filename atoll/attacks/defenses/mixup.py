@@ -33,7 +33,7 @@ class MixUp(Defense):
     name: ClassVar[str] = "mixup"
 
     acts_on: Literal["step"] = "step"
-    alpha: Annotated[float, Field(gt=0.0)] = 1.0
+    alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Compute the gradient of the mixed batch."""

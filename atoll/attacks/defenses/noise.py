@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
 from atoll.attacks.defenses.tensors import gaussian
+from atoll.clients.ranges import Deviation
 
 # The median of |N(0, 1)|.
 NORMAL_MEDIAN = 0.6744897501960817
@@ -28,7 +28,7 @@ class GaussianNoise(Defense):
 
     name: ClassVar[str] = "gaussian-noise"
 
-    std: Annotated[float, Field(gt=0.0)] = 0.01
+    std: Deviation = 0.01
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Add the noise."""

@@ -9,14 +9,14 @@ divides by ||g|| and is orthogonal for gradients of norm 1 only.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
 from atoll.attacks.defenses.tensors import gaussian
+from atoll.clients.ranges import Rate, Repetitions, Rounds
 from atoll.clients.step_mods import LocalStep
 
 
@@ -39,9 +39,9 @@ class OrthogonalGradient(Defense):
     is_mimicked: ClassVar[bool] = True
 
     acts_on: Literal["step"] = "step"
-    trials: Annotated[int, Field(gt=0)] = 20
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
-    rounds: Annotated[int, Field(gt=0)] | None = 10
+    trials: Repetitions = 20
+    learning_rate: Rate = 1e-4
+    rounds: Rounds | None = 10
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Replace the gradient."""

@@ -18,6 +18,7 @@ from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.attacks.defenses.pruning import kept
 from atoll.attacks.defenses.tensors import gaussian, largest
+from atoll.clients.ranges import Share, Weight
 
 
 class Outpost(MaskedDefense):
@@ -37,10 +38,10 @@ class Outpost(MaskedDefense):
 
     name: ClassVar[str] = "outpost"
 
-    noise: Annotated[float, Field(ge=0.0)] = 0.8
-    fisher: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
-    pruned: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
-    decay: Annotated[float, Field(ge=0.0)] = 0.125
+    noise: Weight = 0.8
+    fisher: Annotated[float, Field(ge=1e-9, le=1.0)] = 0.4
+    pruned: Share = 0.8
+    decay: Weight = 0.125
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Perturb, or in later rounds perhaps not."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Estimate, Task
 from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.clients.models.precode import find_bottleneck
+from atoll.clients.ranges import Weight
 
 
 class Precode(MaskedDefense):
@@ -28,7 +28,7 @@ class Precode(MaskedDefense):
     name: ClassVar[str] = "precode"
 
     acts_on: Literal["step"] = "step"
-    beta: Annotated[float, Field(ge=0.0)] = 1e-3
+    beta: Weight = 1e-3
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse a model without the bottleneck."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.attacks.defenses.tensors import largest
+from atoll.clients.ranges import Share
 
 
 class TopK(MaskedDefense):
@@ -24,7 +24,7 @@ class TopK(MaskedDefense):
 
     name: ClassVar[str] = "top-k"
 
-    pruned: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    pruned: Share = 0.9
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Prune."""

@@ -64,7 +64,7 @@ class Quantization(Defense):
 
     name: ClassVar[str] = "quantization"
 
-    levels: Annotated[int, Field(gt=0)] = 16
+    levels: Annotated[int, Field(gt=0, le=2**20)] = 16
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Quantise."""

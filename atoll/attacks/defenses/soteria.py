@@ -8,16 +8,16 @@ Representation Perspective", CVPR 2021: of the features r before the head, those
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Estimate, Task
 from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.attacks.defenses.tensors import largest
 from atoll.clients.moments.head import find_head
+from atoll.clients.ranges import Share
 from atoll.clients.step_mods import LocalStep
 
 # Images whose derivatives are held at once.
@@ -38,7 +38,7 @@ class Soteria(MaskedDefense):
     name: ClassVar[str] = "soteria"
 
     acts_on: Literal["step"] = "step"
-    pruned: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    pruned: Share = 0.8
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse a model without a linear head."""

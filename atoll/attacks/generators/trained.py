@@ -12,11 +12,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -25,13 +26,27 @@ from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.store import ImageDataset
+from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
+from atoll.reading import read_json
 
 SplitName = Literal["test", "train"]
 WEIGHTS, ABOUT, SEEN = "weights.safetensors", "generator.json", "seen"
 # Bump to forget generators that older code has trained.
 FORMAT = 1
 SAVE_EVERY = 250
+
+
+class _About(BaseModel):
+    """``generator.json``."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    dataset: str
+    split: str
+    image_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)]
+    classes: Count
+    settings: dict[str, Any]
 
 
 class GeneratorSettings(TrainingSettings):
@@ -162,11 +177,11 @@ def load_trained(
     """
     folder = _find(name, wanted or GeneratorSettings()) if path is None else path
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = read_json(folder / ABOUT, _About, error=DataUnavailableError)
         weights = load_file(folder / WEIGHTS)
-        channels, height, width = map(int, about["image_shape"])
-        settings = TrainingSettings.model_validate(about["settings"])
-        classes, seen = int(about["classes"]), weights.pop(SEEN)
+        channels, height, width = about.image_shape
+        settings = TrainingSettings.model_validate(about.settings)
+        classes, seen = about.classes, weights.pop(SEEN)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DataUnavailableError(f"{folder}: is not a trained generator ({error})") from error
     generator = fill(
@@ -185,10 +200,10 @@ def _find(name: str, wanted: GeneratorSettings) -> Path:
     """Return the folder of a data set's generator; those that there are, are named if not."""
     others = []
     for place in sorted(_kept().glob(f"{name}-*/{ABOUT}")):
-        about: dict[str, Any] = json.loads(place.read_text())
-        if about.get("dataset") != name:
+        about = read_json(place, _About, error=DataUnavailableError)
+        if about.dataset != name:
             continue
-        found = {"split": about.get("split"), **about.get("settings", {})}
+        found = {"split": about.split, **about.settings}
         if found == wanted.model_dump(mode="json"):
             return place.parent
         others.append(f"{_described(found) or 'the default'} ({place.parent})")

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from atoll.attacks.generators.conditional import GROUPS, LEAK, ConditionalGenerator
 from atoll.clients.optimizers import Adam
-from atoll.clients.settings import PositiveInt, Section
+from atoll.clients.ranges import BatchSize, Iterations, Rate, Seed, Width
+from atoll.clients.settings import Section
 from atoll.randomness import derive_seed
 
 LEAST_VARIANCE = 1e-6
@@ -46,12 +47,12 @@ class TrainingSettings(Section):
         One seed, one generator.
     """
 
-    steps: PositiveInt = 4000
-    batch_size: PositiveInt = 64
-    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
-    latent: PositiveInt = 64
-    width: Annotated[int, Field(gt=0, multiple_of=GROUPS)] = 64
-    seed: Annotated[int, Field(ge=0)] = 0
+    steps: Iterations = 4000
+    batch_size: BatchSize = 64
+    learning_rate: Rate = 2e-3
+    latent: Width = 64
+    width: Annotated[int, Field(gt=0, le=8_192, multiple_of=GROUPS)] = 64
+    seed: Seed = 0
 
 
 class Encoder(nn.Module):

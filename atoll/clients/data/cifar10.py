@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from atoll.clients.data.store import Decoded, Split
 from atoll.errors import DataUnavailableError
+from atoll.reading import read_json
 
 CLASSES = (
     "airplane",
@@ -85,4 +85,5 @@ def _read_sheet(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_labels(path: Path) -> NDArray[np.int64]:
-    return np.asarray(json.loads(path.read_text()), np.int64)
+    labels = read_json(path, list[int], error=DataUnavailableError)
+    return np.asarray(labels, np.int64)

@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 
 from atoll.clients.data.options import Preset
 from atoll.clients.data.store import Decoded, ImageDataset, Split
+from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
 from atoll.randomness import derive_seed
 
@@ -69,7 +70,7 @@ class ColoredOptions(Section):
     label_noise: Annotated[float, Field(ge=0.0, le=0.5)] = 0.25
     label_shift: Literal["none", "share", "as-released"] = "none"
     label_share: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.97
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
     @model_validator(mode="after")
     def _label_shift_is_irms(self) -> ColoredOptions:

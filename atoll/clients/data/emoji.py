@@ -7,7 +7,6 @@ so examples are split by emoji: none of the test emoji is drawn by anyone in the
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from atoll.clients.data.store import Decoded, Split
 from atoll.errors import DataUnavailableError
+from atoll.reading import read_json
 
 VENDORS = ("apple", "google", "twitter", "facebook")
 CELL, SIZE = 34, 32
@@ -43,7 +43,8 @@ def decode_emoji(folder: Path) -> Decoded:
 
 
 def _decode(described: Path) -> Decoded:
-    emoji = [e for e in json.loads(described.read_text()) if _is_complete(e)]
+    found = read_json(described, list[dict[str, Any]], error=DataUnavailableError)
+    emoji = [e for e in found if _is_complete(e)]
     names = [e["category"] for e in emoji]
     classes = tuple(sorted(n for n in set(names) if names.count(n) >= SMALLEST_CATEGORY))
     emoji = [e for e in emoji if e["category"] in classes]

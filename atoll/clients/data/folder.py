@@ -15,11 +15,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from atoll.clients.data.image_files import (
     ImageFile,
@@ -29,7 +28,8 @@ from atoll.clients.data.image_files import (
     read_picture,
 )
 from atoll.clients.data.store import Decoded, Split
-from atoll.clients.settings import PositiveInt, Section
+from atoll.clients.ranges import Pixels, Seed
+from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError
 
 logger = logging.getLogger("atoll")
@@ -70,10 +70,10 @@ class FolderOptions(Section):
         Decides which images are test examples; DomainBed's ``trial_seed``.
     """
 
-    image_size: PositiveInt = 64
+    image_size: Pixels = 64
     normalization: Literal["dataset", "imagenet", "caffe"] = "dataset"
     augmentation: Literal["none", "domainbed"] = "none"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 def folder_key(images: ImageFiles, options: FolderOptions) -> str:

@@ -7,11 +7,9 @@ that every worker maps, so a second start needs neither the partitioner nor its 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import os
-import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,36 +19,21 @@ from numpy.typing import NDArray
 
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.domains import check_held_out, trainable
+from atoll.clients.data.partitioners import (
+    NAME,
+    PARTITIONERS,
+    check_count,
+    check_partitioner,
+    load_all,
+    make_partitioner,
+)
 from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.randomness import derive_seed
-from atoll.registry import Registry, closest
 
 logger = logging.getLogger("atoll")
 
-FLWR_DATASETS = {
-    "iid": "IidPartitioner",
-    "dirichlet": "DirichletPartitioner",
-    "inner-dirichlet": "InnerDirichletPartitioner",
-    "distribution": "DistributionPartitioner",
-    "pathological": "PathologicalPartitioner",
-    "shard": "ShardPartitioner",
-    "natural-id": "NaturalIdPartitioner",
-    "grouped-natural-id": "GroupedNaturalIdPartitioner",
-    "continuous": "ContinuousPartitioner",
-    "linear": "LinearPartitioner",
-    "square": "SquarePartitioner",
-    "exponential": "ExponentialPartitioner",
-    "size": "SizePartitioner",
-}
-PARTITIONERS: Registry[Any] = Registry(
-    "partitioner",
-    {
-        **{name: f"flwr_datasets.partitioner:{kind}" for name, kind in FLWR_DATASETS.items()},
-        "domain": "atoll.clients.data.domain_partitioner:DomainPartitioner",
-    },
-)
 # They deal runs of examples, as these lie in the data set.
 IN_RUNS = {"iid", "size", "linear", "square", "exponential"}
 # Bump to forget partitions that older code has cached.
@@ -217,15 +200,15 @@ def _deal(
         columns["domain"] = split.domains[chosen]
     if split.groups is not None:
         columns["group"] = split.groups[chosen]
-    partitioner = _partitioner(settings, seed, columns, dataset.domains)
-    if type(partitioner) is PARTITIONERS.find("iid", "data.partition.name"):
+    partitioner = make_partitioner(settings, seed, list(columns), dataset.domains)
+    if type(partitioner) is PARTITIONERS.find("iid", NAME):
         sizes = _even_sizes(len(chosen), partitioner.num_partitions)
-        _check_count(len(sizes), settings)
+        check_count(len(sizes), settings)
         if settings.examples_per_client is None:
             return sizes, chosen
         parts = np.split(chosen, np.cumsum(sizes)[:-1])
     else:
-        parts = _deal_by(partitioner, columns, settings)
+        parts = load_all(partitioner, columns, settings)
     parts = _limit(parts, settings, seed)
     sizes = np.fromiter(map(len, parts), np.int64, len(parts))
     return sizes, np.concatenate(parts)
@@ -234,37 +217,6 @@ def _deal(
 def _is_ordered(split: Split) -> bool:
     """Tell whether examples lie sorted, by domain or by class: runs of them are not alike then."""
     return split.domains is not None or bool((np.diff(split.labels) >= 0).all())
-
-
-def _deal_by(
-    partitioner: Any, columns: dict[str, Any], settings: DataSettings
-) -> list[NDArray[np.int64]]:
-    """Return each client's examples as one of flwr-datasets' partitioners deals them."""
-    from datasets import Dataset
-
-    partitioner.dataset = Dataset.from_dict(columns)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            count = partitioner.num_partitions
-            _check_count(count, settings)
-            loaded = [partitioner.load_partition(client) for client in range(count)]
-    except InvalidExperimentError:
-        raise
-    except Exception as error:
-        raise InvalidExperimentError(
-            f"data.partition = {settings.partition.name!r} with data.clients = "
-            f"{settings.clients}: {error}"
-        ) from error
-    return [part.with_format("numpy")["index"][:].astype(np.int64) for part in loaded]
-
-
-def _check_count(count: int, settings: DataSettings) -> None:
-    if count != settings.clients:
-        raise InvalidExperimentError(
-            f"data.clients = {settings.clients}: {settings.partition.name} makes {count} "
-            f"clients of this data set; expected data.clients = {count}"
-        )
 
 
 def _even_sizes(examples: int, clients: int) -> NDArray[np.int64]:
@@ -292,57 +244,3 @@ def _limit(
         generator = np.random.default_rng(derive_seed(seed, "examples per client", client))
         limited.append(np.sort(generator.choice(part, wanted, replace=False)))
     return limited
-
-
-def check_partitioner(name: str) -> str:
-    """Return the short name of a partitioner, given that or its class in flwr-datasets.
-
-    ``module:Class`` is returned as it is.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such partitioner.
-    """
-    for short, kind in FLWR_DATASETS.items():
-        if kind == name:
-            return short
-    return PARTITIONERS.check(name, "data.partition.name")
-
-
-def _partitioner(
-    settings: DataSettings, seed: int, columns: dict[str, Any], domains: tuple[str, ...]
-) -> Any:
-    given = settings.partition
-    kind = PARTITIONERS.find(check_partitioner(given.name), "data.partition.name")
-    accepted = inspect.signature(kind.__init__).parameters
-    for argument, value in given.arguments.items():
-        if argument not in accepted:
-            raise InvalidExperimentError(
-                f"data.partition.{argument} = {value!r}: {kind.__name__} has no such argument; "
-                f"{closest(argument, [n for n in accepted if n != 'self'])}"
-            )
-    defaults = {
-        "num_partitions": settings.clients,
-        "partition_by": _partition_by(kind.__name__, columns),
-        "domain_names": domains,
-        "seed": derive_seed(seed, "partition") % 2**32,
-    }
-    arguments = {k: v for k, v in defaults.items() if k in accepted} | given.arguments
-    for argument, parameter in accepted.items():
-        is_needed = parameter.default is parameter.empty and argument != "self"
-        if is_needed and argument not in arguments:
-            raise InvalidExperimentError(
-                f"data.partition.{argument} is not set; the partitioner {given.name!r} needs it"
-            )
-    try:
-        return kind(**arguments)
-    except Exception as error:
-        raise InvalidExperimentError(f"data.partition = {given.name!r}: {error}") from error
-
-
-def _partition_by(name: str, columns: dict[str, Any]) -> str:
-    if name == "DomainPartitioner":
-        return "domain"
-    natural = [column for column in ("domain", "group") if column in columns]
-    return natural[0] if "NaturalId" in name and natural else "label"

@@ -15,9 +15,12 @@ from pydantic import Field, field_validator
 
 from atoll.clients.data.options import Preset
 from atoll.clients.data.store import Decoded, ImageDataset, Split
+from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
 from atoll.randomness import derive_seed
 
+Angle = Annotated[int, Field(ge=-360, le=360)]
+Angles = Annotated[tuple[Angle, ...], Field(strict=False, min_length=2, max_length=360)]
 # Training examples a domain; None takes all there are.
 PRESETS: dict[str, int | None] = {"tiny": 1_000, "small": 3_000, "paper": None}
 TEST_FRACTION = 0.2
@@ -38,8 +41,15 @@ class RotatedOptions(Section):
     """
 
     preset: Preset = "paper"
-    angles: Annotated[tuple[int, ...], Field(strict=False, min_length=2)] = (0, 15, 30, 45, 60, 75)
-    seed: Annotated[int, Field(ge=0)]
+    angles: Annotated[tuple[Angle, ...], Field(strict=False, min_length=2, max_length=360)] = (
+        0,
+        15,
+        30,
+        45,
+        60,
+        75,
+    )
+    seed: Seed
 
     @field_validator("angles")
     @classmethod

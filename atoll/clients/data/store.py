@@ -11,13 +11,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
+from atoll.clients.ranges import Pixels
 from atoll.errors import DataUnavailableError
+from atoll.reading import read_json
 
 SPLITS = ("train", "test")
 # Pixel values counted at once: NumPy makes eight bytes of each.
@@ -88,6 +91,21 @@ class Decoded:
     augmentation: str = "none"
 
 
+class _About(BaseModel):
+    """``dataset.json``."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    name: str
+    classes: list[str]
+    domains: list[str]
+    mean: list[float]
+    std: list[float]
+    augmentation: str = "none"
+    fingerprint: str
+    shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)]
+
+
 class ImageDataset:
     """A data set in the cache, memory-mapped.
 
@@ -120,18 +138,16 @@ class ImageDataset:
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
-        try:
-            about = json.loads((self.directory / "dataset.json").read_text())
-        except (OSError, ValueError) as error:
-            raise DataUnavailableError(f"{directory}: is not a data set ({error})") from error
-        self.name: str = about["name"]
-        self.classes: tuple[str, ...] = tuple(about["classes"])
-        self.domains: tuple[str, ...] = tuple(about["domains"])
-        self.mean: tuple[float, ...] = tuple(about["mean"])
-        self.std: tuple[float, ...] = tuple(about["std"])
-        self.augmentation: str = about.get("augmentation", "none")
-        self.fingerprint: str = about["fingerprint"]
-        self._shape: tuple[int, int, int] = tuple(about["shape"])
+        about = read_json(self.directory / "dataset.json", _About, error=DataUnavailableError)
+        self.name = about.name
+        self.classes = tuple(about.classes)
+        self.domains = tuple(about.domains)
+        self.mean = tuple(about.mean)
+        self.std = tuple(about.std)
+        self.augmentation = about.augmentation
+        self.fingerprint = about.fingerprint
+        height, width, channels = about.shape
+        self._shape = height, width, channels
         self.train = _map_split(self.directory / "train.arrow", self._shape)
         self.test = _map_split(self.directory / "test.arrow", self._shape)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,9 +11,9 @@ from torch import nn
 from atoll.clients.data.folder import NORMALIZATIONS
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.models import MODELS
+from atoll.clients.models.arguments import check_arguments
 from atoll.clients.settings import ModelSettings
-from atoll.errors import InvalidExperimentError
-from atoll.registry import closest
+from atoll.errors import InvalidExperimentError, UntrustedCodeError
 
 logger = logging.getLogger("atoll")
 
@@ -41,8 +39,8 @@ def build_model(
     InvalidExperimentError
         If the model does not take an argument, refuses a value, or does not fit the images.
     """
+    check_arguments(settings)
     make = MODELS.find(settings.name, "model.name")
-    _check_arguments(make, settings)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the GPUs too, which fork_rng does not give back.
         torch.default_generator.manual_seed(seed)
@@ -50,7 +48,10 @@ def build_model(
             model = make(image_shape=image_shape, classes=classes, **settings.arguments)
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
+            _check_dtypes(model)
             _check_logits(model, image_shape, classes)
+        except UntrustedCodeError:
+            raise
         except Exception as error:
             raise InvalidExperimentError(
                 f"model.name = {settings.name!r} on images of {image_shape}: "
@@ -73,20 +74,17 @@ def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None
         )
 
 
-def _check_arguments(make: Callable[..., nn.Module], settings: ModelSettings) -> None:
-    try:
-        accepted = inspect.signature(make).parameters
-    except (TypeError, ValueError):
-        return
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        return
-    own = [name for name in accepted if name not in ("image_shape", "classes")]
-    for name, value in settings.arguments.items():
-        if name not in own:
-            hint = closest(name, own) if own else "it takes no arguments"
-            raise InvalidExperimentError(
-                f"model.{name} = {value!r}: {settings.name} has no such argument; {hint}"
-            )
+def _check_dtypes(model: nn.Module) -> None:
+    """Refuse what no array of a message holds: NumPy has no bfloat16, and no float8."""
+    for name, values in model.state_dict().items():
+        try:
+            torch.empty(0, dtype=values.dtype).numpy()
+        except TypeError:
+            raise ValueError(
+                f"its {name!r} is of {str(values.dtype).removeprefix('torch.')}, which Flower's "
+                "arrays do not hold; expected float32 or float16 (arithmetic within the model may "
+                "be of any kind)"
+            ) from None
 
 
 def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: int) -> None:

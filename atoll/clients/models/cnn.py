@@ -7,9 +7,16 @@ the other layout.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
+
+from atoll.clients.ranges import Decay, Deviation, Width
+
+Slope = Annotated[float, Field(ge=1e-6, le=1e3)]
+Dropout = Annotated[tuple[Decay, Decay], Field(strict=False)]
 
 
 def _channels_last(model: nn.Sequential) -> nn.Module:
@@ -47,7 +54,7 @@ def _lenet_features(height: int, width: int) -> int:
 
 
 def sigmoid_lenet(
-    image_shape: tuple[int, int, int], classes: int, spread: float = 0.5
+    image_shape: tuple[int, int, int], classes: int, spread: Deviation = 0.5
 ) -> nn.Module:
     """Return the network on which gradient inversion was first shown: LeNet with sigmoids.
 
@@ -60,8 +67,6 @@ def sigmoid_lenet(
     spread : float
         Of the parameters, positive.
     """
-    if spread <= 0:
-        raise ValueError(f"spread = {spread}: expected a positive number")
     model = _strided_lenet(image_shape, classes, nn.Sigmoid)
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -spread, spread)
@@ -89,7 +94,7 @@ def _strided_lenet(
     )
 
 
-def leaky_cnn(image_shape: tuple[int, int, int], classes: int, slope: float = 0.2) -> nn.Module:
+def leaky_cnn(image_shape: tuple[int, int, int], classes: int, slope: Slope = 0.2) -> nn.Module:
     """Return two convolutions with leaky ReLU and a linear layer: each layer can be inverted.
 
     Neither convolution has a bias, and no activation throws anything away, as R-GAP needs it (Zhu
@@ -100,8 +105,6 @@ def leaky_cnn(image_shape: tuple[int, int, int], classes: int, slope: float = 0.
     slope : float
         Of the activation below zero, positive.
     """
-    if slope <= 0:
-        raise ValueError(f"slope = {slope}: expected a positive number")
     channels, height, width = image_shape
     return nn.Sequential(
         nn.Conv2d(channels, 6 * channels, 5, 2, padding=2, bias=False),
@@ -132,7 +135,7 @@ def small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def benchmark_cnn(
-    image_shape: tuple[int, int, int], classes: int, dropout: tuple[float, float] = (0.25, 0.5)
+    image_shape: tuple[int, int, int], classes: int, dropout: Dropout = (0.25, 0.5)
 ) -> nn.Module:
     """Return the CNN of the pfl-research benchmark: 1.63 M parameters on 32x32 colour images.
 
@@ -159,7 +162,7 @@ def benchmark_cnn(
     return _channels_last(model)
 
 
-def domainbed_cnn(image_shape: tuple[int, int, int], classes: int, width: int = 64) -> nn.Module:
+def domainbed_cnn(image_shape: tuple[int, int, int], classes: int, width: Width = 64) -> nn.Module:
     """Return DomainBed's network for MNIST: four 3x3 convolutions, GroupNorm, mean pooling.
 
     Each convolution is followed by ReLU and then by GroupNorm of 8 groups; the second has stride 2

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from atoll.clients.losses import is_sigmoid
 from atoll.clients.moments.head import find_head
+from atoll.clients.ranges import Repetitions, Width
 
 
 class GaussianHead(nn.Module):
@@ -46,7 +47,9 @@ class GaussianHead(nn.Module):
 
     noise: Tensor
 
-    def __init__(self, features: int, outputs: int, classes: int, samples: int = 20) -> None:
+    def __init__(
+        self, features: int, outputs: int, classes: int, samples: Repetitions = 20
+    ) -> None:
         super().__init__()
         self.linear = nn.Linear(features, outputs)
         self.reference_mean = nn.Parameter(torch.zeros(classes, features))
@@ -100,8 +103,8 @@ def gaussian_representation(
     image_shape: tuple[int, int, int],
     classes: int,
     body: str = "lenet",
-    features: int | None = None,
-    samples: int = 20,
+    features: Width | None = None,
+    samples: Repetitions = 20,
     **arguments: Any,
 ) -> nn.Module:
     """Return another model with a Gaussian representation in the place of its last features.
@@ -127,9 +130,6 @@ def gaussian_representation(
         raise ValueError(
             f"model.body = {body!r}: its head is a {type(last).__name__}; expected one Linear layer"
         )
-    for key, value in (("features", features), ("samples", samples)):
-        if value is not None and value < 1:
-            raise ValueError(f"{key} = {value}: expected at least 1")
     size = features or last.in_features
     name = next(name for name, module in network.named_modules() if module is last)
     network.set_submodule(name, nn.Linear(last.in_features, 2 * size))

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from atoll.clients.ranges import Deviation, Number
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 
 Distribution = Literal["normal", "laplace"]
+
+
+Bins = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 class ImprintBlock(nn.Module):
@@ -64,12 +69,12 @@ class ImprintBlock(nn.Module):
 def imprint(
     image_shape: tuple[int, int, int],
     classes: int,
-    bins: int = 1024,
+    bins: Bins = 1024,
     base: str = "lenet",
     distribution: Distribution = "normal",
-    center: float = 0.0,
-    spread: float = 0.4,
-    strength: float = 1e-2,
+    center: Number = 0.0,
+    spread: Deviation = 0.4,
+    strength: Deviation = 1e-2,
 ) -> nn.Module:
     """Return an imprint block and a network.
 
@@ -90,13 +95,6 @@ def imprint(
     """
     from atoll.clients.models.build import build_model
 
-    if bins < 2 or spread <= 0 or strength <= 0:
-        raise ValueError(
-            f"bins = {bins}, spread = {spread}, strength = {strength}: expected at least 2 bins "
-            "and positive numbers"
-        )
-    if distribution not in ("normal", "laplace"):
-        raise ValueError(f"distribution = {distribution!r}: expected 'normal' or 'laplace'")
     shares = [(index + 0.5) / bins for index in range(bins)]
     thresholds = torch.tensor([_quantile(distribution, share) for share in shares])
     block = ImprintBlock(math.prod(image_shape), center + spread * thresholds, strength)

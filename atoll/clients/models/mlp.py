@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
+
+from atoll.clients.ranges import Width
+
+# At most so many as a gradient comes through.
+Layers = Annotated[Sequence[Width], Field(max_length=1_000)]
 
 
 def linear(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -13,9 +20,7 @@ def linear(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), classes))
 
 
-def mlp(
-    image_shape: tuple[int, int, int], classes: int, hidden: Sequence[int] = (200,)
-) -> nn.Module:
+def mlp(image_shape: tuple[int, int, int], classes: int, hidden: Layers = (200,)) -> nn.Module:
     """Return a multilayer perceptron with ReLU.
 
     Parameters
@@ -31,7 +36,7 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(width, classes))
 
 
-def irm_mlp(image_shape: tuple[int, int, int], classes: int, hidden: int = 390) -> nn.Module:
+def irm_mlp(image_shape: tuple[int, int, int], classes: int, hidden: Width = 390) -> nn.Module:
     """Return the Colored MNIST network of the IRM paper: two hidden layers of ReLU.
 
     Xavier-uniform weights, zero biases, and one sigmoid logit for two classes: 392-390-390-1 on

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll.clients.moments.head import find_head
+from atoll.clients.ranges import Width
 
 
 class VariationalBottleneck(nn.Module):
@@ -57,7 +58,7 @@ def precode(
     image_shape: tuple[int, int, int],
     classes: int,
     base: str = "lenet",
-    width: int = 256,
+    width: Width = 256,
     **arguments: Any,
 ) -> nn.Module:
     """Return a model with a variational bottleneck before its head.
@@ -78,8 +79,6 @@ def precode(
     """
     from atoll.clients.models import MODELS
 
-    if width < 1:
-        raise ValueError(f"width = {width}: expected at least 1")
     model = MODELS.find(base, "model.base")(image_shape=image_shape, classes=classes, **arguments)
     head = find_head(model)
     if not isinstance(head, nn.Linear):

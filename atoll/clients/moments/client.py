@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ from atoll.clients.training import (
     losses_in_batches,
     train,
 )
+from atoll.errors import EngineError
 from atoll.randomness import derive_seed, seed_everything
 
 
@@ -100,6 +101,7 @@ class AlignedClient:
             with self._buffers_kept():
                 gradient, loss = full_gradient(losses, self._model.parameters, len(examples))
         if terms.replies_gradient:
+            _check_finite(gradient or [], terms, "gradient")
             return AlignedResult(TrainingResult(loss, len(examples), 0), gradient, metrics)
         if gradient is not None:
             # Measuring drift must not change what training draws.
@@ -115,6 +117,7 @@ class AlignedClient:
             objective=objective,
             reference=gradient,
         )
+        _check_finite(self._model.parameters, terms, "trained model")
         if terms.reports_drift:
             metrics["drift"] = result.drift or 0.0
         if terms.reports_loss_after:
@@ -178,3 +181,25 @@ class AlignedClient:
         settings = self._settings
         steps = settings.steps if settings.steps is not None else settings.epochs or 1
         return steps == 1 and settings.batch_size >= len(examples)
+
+
+def _check_finite(values: Sequence[Tensor], terms: TrainingTerms, what: str) -> None:
+    """Refuse values that overflowed, where it may have been the penalty's doing, and say so.
+
+    Raises
+    ------
+    EngineError
+        With the sizes of what the penalty put into the loss: it makes these large.
+    """
+    has_penalty = bool(terms.terms) or terms.loss_weights != terms.weights
+    if not has_penalty or all(bool(v.isfinite().all()) for v in values):
+        return
+    largest = {"loss": max(map(abs, terms.loss_weights.values()), default=0.0)}
+    for term in terms.terms:
+        sizes = [float(c.abs().max()) for c in term.cotangents.values() if c.numel()]
+        largest[term.statistic.name] = max(sizes, default=0.0)
+    said = ", ".join(f"{size:.1e} of {name}" for name, size in largest.items())
+    raise EngineError(
+        f"the {what} is not finite, and the strategy's weights in its loss are up to {said}; "
+        "smaller ones (strategy.penalty_weight) or a smaller learning rate may keep it so"
+    )

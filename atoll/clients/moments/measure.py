@@ -12,6 +12,7 @@ from atoll.clients.moments.messages import DomainSums, MomentsQuery
 from atoll.clients.moments.passes import Batch, Passes
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistics import Gradient
+from atoll.user_code import user_code
 
 
 def measure(
@@ -35,7 +36,8 @@ def measure(
         return DomainSums(examples.counts, {}, model.parameter_names)
     by_index = {
         index: {
-            name: DomainContext(name, query.vectors.get((index, name))) for name in examples.names
+            name: DomainContext(name, query.vectors.get((index, name)), examples.counts[name])
+            for name in examples.names
         }
         for index in range(len(query.statistics))
     }
@@ -60,7 +62,8 @@ def sums_of(
         sizes = model.sizes(outputs)
         for name, part in examples.by_domain(outputs, chosen):
             for index, statistic in enumerate(statistics):
-                total = statistic.total(part, sizes, contexts[index][name])
+                with user_code(f"the statistic {statistic.name}"):
+                    total = statistic.total(part, sizes, contexts[index][name])
                 known = sums.get((index, name))
                 sums[index, name] = total if known is None else known + total
     return sums

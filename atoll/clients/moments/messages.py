@@ -8,7 +8,8 @@ statistic and domain. Arrays are named ``<statistic's index>/<domain>``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.moments.statistic import Statistic
-from atoll.clients.moments.statistics import statistic_from_json
+from atoll.clients.moments.statistic_names import statistic_from_json, to_json
 
 MOMENTS = "moments"
 QUERY = f"query.{MOMENTS}"
@@ -55,7 +56,7 @@ class MomentsQuery:
         """Return the query as records for a message."""
         config = ConfigRecord(
             {
-                "statistics": [s.to_json() for s in self.statistics],
+                "statistics": [to_json(s) for s in self.statistics],
                 "before-gradient": self.before_gradient,
             }
         )
@@ -144,12 +145,16 @@ class Term:
         By domain, of a Hessian product.
     curvatures : dict[str, float]
         By domain: c adds c / 2 ||moment - moment at the broadcast parameters||^2.
+    by_node : dict[int, dict[str, Tensor]]
+        By node and domain, the cotangents of a statistic with a row an example, each node's being
+        those of its own examples.
     """
 
     statistic: Statistic
     cotangents: Mapping[str, Tensor]
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
     curvatures: Mapping[str, float] = field(default_factory=dict)
+    by_node: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,14 +204,26 @@ class TrainingTerms:
         is_mean = all(value == 1.0 for value in ones) and self.scale == 1.0 and self.l2 == 0.0
         return is_mean and not self.terms and self.mixup is None
 
+    def of_node(self, node: int) -> TrainingTerms:
+        """Return the terms as one node is to have them: the same object where all have the same."""
+        if not any(term.by_node for term in self.terms):
+            return self
+        own = tuple(
+            replace(term, cotangents=term.by_node.get(node, {}), by_node={})
+            if term.by_node
+            else term
+            for term in self.terms
+        )
+        return replace(self, terms=own)
+
     def records(self, domains: Sequence[str]) -> dict[str, ConfigRecord | ArrayRecord]:
         """Return what a client that holds ``domains`` needs, as records for a message."""
-        config = ConfigRecord(
+        config = _without_empty(
             {
                 "domains": list(domains),
                 "weights": [self.weights[name] for name in domains],
                 "loss-weights": [self.loss_weights[name] for name in domains],
-                "statistics": [term.statistic.to_json() for term in self.terms],
+                "statistics": [to_json(term.statistic) for term in self.terms],
                 "l2": self.l2,
                 "scale": self.scale,
                 "replies-gradient": self.replies_gradient,
@@ -301,12 +318,17 @@ def _statistics(config: ConfigRecord) -> tuple[Statistic, ...]:
     return tuple(map(statistic_from_json, _texts(config, "statistics")))
 
 
+def _without_empty(values: Mapping[str, Any]) -> ConfigRecord:
+    """Return a record without empty lists: those, Flower's own mods cannot count the bytes of."""
+    return ConfigRecord({key: value for key, value in values.items() if value != []})
+
+
 def _texts(config: ConfigRecord, key: str) -> list[str]:
-    return [str(value) for value in config[key]]  # type: ignore[union-attr]
+    return [str(value) for value in config.get(key, [])]  # type: ignore[union-attr]
 
 
 def _numbers(config: ConfigRecord, key: str) -> list[float]:
-    return [float(value) for value in config[key]]  # type: ignore[union-attr]
+    return [float(value) for value in config.get(key, [])]  # type: ignore[union-attr]
 
 
 def _optional_int(config: ConfigRecord, key: str) -> int | None:

@@ -13,6 +13,7 @@ from atoll.clients.moments.messages import Term, TrainingTerms
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.passes import Passes
 from atoll.clients.moments.statistic import DomainContext
+from atoll.user_code import user_code
 
 
 def reply_weight(terms: TrainingTerms, examples: DomainExamples) -> float:
@@ -46,7 +47,10 @@ class AlignmentObjective:
         self._examples = examples
         self._terms = terms
         self._contexts = {
-            index: {name: DomainContext(name, term.vectors.get(name)) for name in examples.names}
+            index: {
+                name: DomainContext(name, term.vectors.get(name), examples.counts[name])
+                for name in examples.names
+            }
             for index, term in enumerate(terms.terms)
         }
         weight = reply_weight(terms, examples)
@@ -106,10 +110,11 @@ class AlignmentObjective:
         for index, term in enumerate(self._terms.terms):
             context = self._contexts[index][name]
             cotangent = term.cotangents[name].to(part.logits)
-            total = total + term.statistic.inner(part, cotangent, context)
-            curvature = term.curvatures.get(name, 0.0)
-            if curvature:
-                total = total + len(part) * self._quadratic(index, term, curvature, name, part)
+            with user_code(f"the statistic {term.statistic.name}"):
+                total = total + term.statistic.inner(part, cotangent, context)
+                curvature = term.curvatures.get(name, 0.0)
+                if curvature:
+                    total = total + len(part) * self._quadratic(index, term, curvature, name, part)
         return total
 
     def _quadratic(

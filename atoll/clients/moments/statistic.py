@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,21 +23,36 @@ class DomainContext:
         The domain's name.
     vectors : Tensor or None
         Shape (k, h), of the head's parameters, for statistics that depend on vectors.
+    examples : int
+        How many examples of the domain the client has in the round.
     """
 
     domain: str
     vectors: Tensor | None = None
+    examples: int = 0
 
 
 @dataclass(frozen=True)
 class Statistic(ABC):
-    """A function of examples that is summed over a client's examples of a domain."""
+    """A function of examples that is summed over a client's examples of a domain.
 
-    name: ClassVar[str]
+    A statistic of one's own is a frozen dataclass at the top level of a module, with fields that
+    JSON has, and travels to the clients as ``module:Class``.
+    """
+
+    # In the ledger and in messages; a class that says none has its own name.
+    name: ClassVar[str] = ""
+    # Whether its value is one row an example, at the example's place, in the place of a sum.
+    of_examples: ClassVar[bool] = False
     # Whether it exists in closed form only, for a head that is one linear layer.
     needs_linear_head: ClassVar[bool] = False
     # Whether it needs the graph from the model's parameters to its output, even to be summed.
     needs_graph: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
 
     @abstractmethod
     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
@@ -71,10 +85,6 @@ class Statistic(ABC):
             value = self.inner(outputs, cotangent, context)
             (gradient,) = torch.autograd.grad(value, cotangent, create_graph=create_graph)
         return gradient if create_graph else gradient.detach()
-
-    def to_json(self) -> str:
-        """Return the statistic as text, for a message."""
-        return json.dumps({"name": self.name, **asdict(self)})
 
 
 def vectors_of(context: DomainContext) -> Tensor:

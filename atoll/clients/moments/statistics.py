@@ -8,17 +8,13 @@ cotangent.
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from atoll.clients.moments.head import ModelSizes
-from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
-from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
 from atoll.randomness import derive_seed
@@ -224,41 +220,22 @@ class FeatureProducts(Statistic):
 
 
 @dataclass(frozen=True)
-class RandomFeatures(Statistic):
-    """Random Fourier features of Gaussian kernels (Rahimi and Recht, 2007) of the features.
+class ExampleFeatures(Statistic):
+    """Each example's features, at its place among the client's of the domain.
 
-    The inner product of two examples' values approximates the sum over gamma of
-    exp(-gamma ||z - z'||^2).
-
-    Attributes
-    ----------
-    seed, count : int
-        Of the frequencies of each kernel.
-    gammas : tuple[float, ...]
-        The kernels.
+    Whoever has them can evaluate any function of pairs of examples, as a kernel is.
     """
 
-    seed: int
-    count: int
-    gammas: tuple[float, ...]
-    name: ClassVar[str] = "random-features"
+    name: ClassVar[str] = "example-features"
+    of_examples: ClassVar[bool] = True
 
     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return one number a frequency and kernel."""
-        return (self.count * len(self.gammas),)
+        """Return one row an example and one column a feature."""
+        return (context.examples, sizes.features)
 
     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
         """See :class:`Statistic`."""
-        z = outputs.features
-        generator = torch.Generator().manual_seed(self.seed)
-        parts = []
-        for gamma in self.gammas:
-            normal = torch.randn(z.shape[1], self.count, generator=generator, dtype=torch.float64)
-            phases = torch.rand(self.count, generator=generator, dtype=torch.float64)
-            frequencies = (math.sqrt(2 * gamma) * normal).to(z)
-            parts.append(torch.cos(z @ frequencies + 2 * torch.pi * phases.to(z)).sum(0))
-        sums = torch.cat(parts) * math.sqrt(2 / self.count)
-        return sums @ cotangent
+        return (outputs.features * cotangent[outputs.positions]).sum()
 
 
 @dataclass(frozen=True)
@@ -316,47 +293,6 @@ class Gradient(Statistic):
     ) -> Tensor:
         """See :class:`Statistic`; without a graph, one backward pass."""
         return _gradient_of_loss(outputs, create_graph=create_graph)
-
-
-STATISTICS: dict[str, type[Statistic]] = {
-    kind.name: kind
-    for kind in (
-        Loss,
-        HeadGradient,
-        HessianProduct,
-        HessianProbes,
-        ProbedDiagonal,
-        HessianDiagonal,
-        MovedHeadRisk,
-        SquaredHeadGradient,
-        ScaleGradient,
-        ScaleGradientHalves,
-        FeatureMean,
-        FeatureProducts,
-        RandomFeatures,
-        SquaredLogits,
-        SquaredFeatures,
-        LatentSquare,
-        LatentNorm,
-        ConditionalInformation,
-        Gradient,
-    )
-}
-
-
-def statistic_from_json(text: str) -> Statistic:
-    """Return the statistic that :meth:`Statistic.to_json` wrote.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
-    fields: dict[str, Any] = json.loads(text)
-    kind = STATISTICS.get(str(fields.pop("name", "")))
-    if kind is None:
-        raise ValueError(f"the message asks for a statistic that there is not: {text}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def rademacher(seed: int, shape: tuple[int, ...]) -> Tensor:

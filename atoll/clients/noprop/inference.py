@@ -15,6 +15,7 @@ from torch import Tensor
 
 from atoll.clients.noprop.blocks import Block
 from atoll.clients.noprop.diffusion import evenly, route, transition
+from atoll.clients.noprop.intervals import interval_edges
 from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.noise_schedule import LearnedSchedule
 from atoll.clients.noprop.settings import ContinuousSettings
@@ -85,8 +86,8 @@ def plan(
     available : Sequence[int]
         Blocks from 0, growing; the others are jumped over.
     steps : int, optional
-        How many steps: DT uses so many of its blocks, evenly spread; CT and FM cut [0, 1] into so
-        many. By default what ``[model]`` says.
+        How many steps: DT uses so many of its blocks, evenly spread; CT and FM take so many, as
+        many in each block's interval. By default what ``[model]`` says.
 
     Raises
     ------
@@ -102,9 +103,14 @@ def plan(
     count, blocks = settings.steps if steps is None else steps, design.blocks
     if count < 1:
         raise ValueError(f"{count} steps: expected at least 1")
-    times = [place / count for place in range(count + 1)]
     # In whole numbers: 0.29 * 100 is below 29 in floating point.
     owners = [place * blocks // count for place in range(count)]
+    edges = interval_edges(design, shared)
+    # Each block has as many steps, evenly spread over its interval.
+    times = [
+        edges[owner] + (edges[owner + 1] - edges[owner]) * (place * blocks % count / count)
+        for place, owner in enumerate(owners)
+    ]
     kept = [place for place, owner in enumerate(owners) if owner in available]
     if not kept:
         raise ValueError(f"{count} steps pass none of the blocks {list(available)}")

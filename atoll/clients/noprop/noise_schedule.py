@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 # SNR(0) = exp(-7) and SNR(1) = exp(7) before training; both ends are trained.
 FIRST_GAMMA = 7.0
 HIDDEN = 64
+# Points between which the inverse is taken for a line.
+GRID = 2049
 
 
 class LearnedSchedule(nn.Module):
@@ -38,6 +43,19 @@ class LearnedSchedule(nn.Module):
         ends = self._raw(torch.tensor([0.0, 1.0], dtype=time.dtype, device=time.device))
         grown = (self._raw(time) - ends[0]) / (ends[1] - ends[0])
         return self.gamma_0 + F.softplus(self.raw_span) * (1 - grown)
+
+    def times_of(self, gammas: Sequence[float]) -> list[float]:
+        """Return the times at which :meth:`gamma` has these values, to a millionth or so.
+
+        Values that it does not have are at the nearer end.
+        """
+        with torch.no_grad():
+            grid = torch.linspace(0.0, 1.0, GRID).to(self.gamma_0)
+            falling = self.gamma(grid).double().cpu().numpy()
+        found: list[float] = np.interp(
+            [-gamma for gamma in gammas], -falling, np.linspace(0.0, 1.0, GRID)
+        ).tolist()
+        return found
 
     def level(self, time: Tensor) -> Tensor:
         """Return ``alpha_bar`` at times in [0, 1], of any shape; it grows."""

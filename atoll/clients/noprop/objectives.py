@@ -14,6 +14,7 @@ from torch import Tensor
 
 from atoll.clients.noprop.blocks import Block
 from atoll.clients.noprop.diffusion import loss_weights, prior_divergence
+from atoll.clients.noprop.intervals import interval_edges
 from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.settings import (
     ContinuousTimeSettings,
@@ -118,7 +119,7 @@ class BlockObjective:
         assert isinstance(settings, ContinuousTimeSettings)
         assert schedule is not None
         target = _embedded(shared, labels)
-        time = self._times(draws).to(target)
+        time = self._times(shared, draws).to(target)
         level = schedule.level(time).unsqueeze(1)
         if not settings.snr_weight:
             # The schedule would make the error small by leaving noise to an instant.
@@ -141,7 +142,7 @@ class BlockObjective:
         assert isinstance(settings, FlowMatchingSettings)
         target = _embedded(shared, labels)
         start = draws[NOISE]
-        time = self._times(draws).to(target)
+        time = self._times(shared, draws).to(target)
         at = time.unsqueeze(1)
         z = at * target + (1 - at) * start
         if settings.sigma:
@@ -153,9 +154,10 @@ class BlockObjective:
         # The end that the velocity points to must tell the classes apart, or they would collapse.
         return error + F.cross_entropy(shared.head(z + (1 - at) * velocity), labels), error
 
-    def _times(self, draws: Draws) -> Tensor:
+    def _times(self, shared: SharedPart, draws: Draws) -> Tensor:
         """Return times from the block's interval."""
-        return (self._index + draws[TIMES]) / self._design.blocks
+        begin, end = interval_edges(self._design, shared)[self._index : self._index + 2]
+        return begin + (end - begin) * draws[TIMES]
 
 
 def label_loss(design: Design, shared: SharedPart, labels: Tensor, noise: Tensor) -> Tensor:

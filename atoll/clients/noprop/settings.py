@@ -7,10 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from atoll.clients.settings import ModelSettings, PositiveInt, Section
+from atoll.clients.ranges import Decay, Depth, Positive, Repetitions, Weight, Width
+from atoll.clients.settings import ModelSettings, Section
 from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
 
+# Each is a pass of every test image through a block.
+InferenceSteps = Annotated[int, Field(gt=0, le=100_000)]
 Variant = Literal["dt", "ct", "fm"]
 # Names of models to the variant.
 VARIANTS: Mapping[str, Variant] = {"noprop-dt": "dt", "noprop-ct": "ct", "noprop-fm": "fm"}
@@ -40,11 +43,11 @@ class NoPropSettings(Section):
 
     block: Literal["paper", "half", "small"] = "paper"
     norm: Literal["batch", "group", "none"] = "batch"
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    dropout: Decay | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     embedding: Literal["one-hot", "orthogonal", "learned", "prototype"] = "one-hot"
-    dimension: PositiveInt | None = None
-    mean_of: PositiveInt = 5
+    dimension: Width | None = None
+    mean_of: Repetitions = 5
 
     @property
     def embedding_is_trained(self) -> bool:
@@ -70,11 +73,11 @@ class DiscreteSettings(NoPropSettings):
         The largest difference of SNRs used; 40 by default where the embedding is trained.
     """
 
-    steps: PositiveInt = 10
+    steps: Depth = 10
     schedule: Literal["cosine", "linear"] = "cosine"
-    eta: Annotated[float, Field(gt=0.0)] = 0.1
+    eta: Positive = 0.1
     snr_weight: bool = False
-    snr_cap: Annotated[float, Field(gt=0.0)] | None = None
+    snr_cap: Positive | None = None
 
 
 class ContinuousSettings(NoPropSettings):
@@ -83,14 +86,14 @@ class ContinuousSettings(NoPropSettings):
     Attributes
     ----------
     blocks : int
-        How many equal intervals [0, 1] is cut into, each with a network of its own.
+        How many intervals [0, 1] is cut into, each with a network of its own.
     steps : int
         Steps of inference, at least one a block.
     """
 
     norm: Literal["batch", "group", "none"] = "none"
-    blocks: PositiveInt = 1
-    steps: PositiveInt = 1000
+    blocks: Depth = 1
+    steps: InferenceSteps = 1000
 
 
 class ContinuousTimeSettings(ContinuousSettings):
@@ -106,11 +109,17 @@ class ContinuousTimeSettings(ContinuousSettings):
         the cross-entropy and the divergence from the prior.
     snr_cap : float or None
         The largest SNR' used.
+    intervals : "equal" or "equal-probability"
+        Whether the blocks have equal parts of [0, 1], or ranges of noise that are equally probable
+        under DiffusionBlocks' log-normal
+        (:func:`~atoll.clients.noprop.intervals.interval_edges`). Within its interval a block's
+        times are uniform either way.
     """
 
-    eta: Annotated[float, Field(gt=0.0)] = 1.0
+    eta: Positive = 1.0
     snr_weight: bool = False
-    snr_cap: Annotated[float, Field(gt=0.0)] | None = None
+    snr_cap: Positive | None = None
+    intervals: Literal["equal", "equal-probability"] = "equal"
 
 
 class FlowMatchingSettings(ContinuousSettings):
@@ -122,7 +131,7 @@ class FlowMatchingSettings(ContinuousSettings):
         The standard deviation around the line from noise to embedding.
     """
 
-    sigma: Annotated[float, Field(ge=0.0)] = 0.0
+    sigma: Weight = 0.0
 
 
 KINDS: Mapping[Variant, type[NoPropSettings]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,12 @@ def flower(
         typer.Option("--run-config", "-c", help="Overrides as 'flwr run' takes them."),
     ] = None,
     num_supernodes: Annotated[
-        int | None, typer.Option(min=1, help="Nodes; by default what the app says, or 10.")
+        int | None,
+        typer.Option(min=1, help="Nodes; by default what the app or Flower's settings say."),
+    ] = None,
+    federation_config: Annotated[
+        list[str] | None,
+        typer.Option("--federation-config", help="Overrides as 'flwr run' takes them."),
     ] = None,
     workers: WorkersOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seeds sampling and every client.")] = 0,
@@ -36,23 +42,44 @@ def flower(
         float | None,
         typer.Option(min=0.0, help="GPU share a worker; by default as many workers as fit."),
     ] = None,
+    check_replies: Annotated[
+        bool,
+        typer.Option(
+            "--check-replies",
+            help="Refuse replies with other keys, shapes or dtypes than were sent, or NaN.",
+        ),
+    ] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Rounds between checkpoints, for 'atoll resume'; none by default."
+        ),
+    ] = None,
 ) -> None:
     """Run any Flower app on this engine, unmodified."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
-        from atoll.platform.app_run import AppRun, run_flower_app
+        from atoll.platform.app_run import TABLE, AppRun, run_flower_app
+        from atoll.trust import note, uses_in
 
         log_to_terminal("info")
         settings = AppRun(
             app_dir=str(app_dir.resolve()),
             run_config=list(run_config or []),
             num_supernodes=num_supernodes,
+            federation_config=list(federation_config or []),
             workers=workers or "auto",
             seed=seed,
             client_timeout=client_timeout,
             gpus_per_worker="auto" if gpus_per_worker is None else gpus_per_worker,
+            check_replies=check_replies,
+            checkpoint_every=checkpoint_every,
         )
-        run_flower_app(settings, out=out, observers=console_observers(True, directories))
+        config = {TABLE: {k: v for k, v in asdict(settings).items() if v is not None}}
+        note(uses_in(config))
+        run_flower_app(
+            settings, out=out, observers=console_observers(True, directories, lines=False)
+        )
 
 
 def data_get(

@@ -9,9 +9,11 @@ import typer
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.commands.terminal import (
+    TrustOption,
     clear_errors,
     console,
     log_to_terminal,
+    who_is_trusted,
 )
 
 
@@ -40,6 +42,7 @@ def attack(
     out: Annotated[
         Path | None, typer.Option(help="Where rows and pictures go; by default in RUN_DIR/attacks.")
     ] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Reconstruct clients' images from a run's captures, and show how well it worked."""
     with clear_errors():
@@ -59,6 +62,7 @@ def attack(
                 lpips=lpips != "none" if lpips in (None, "none") else Path(lpips),
                 out=out,
                 progress=progress,
+                ask=who_is_trusted(trust_code),
             )
         console.print(table_of(result))
         console.print(f"rows and pictures: {result.directory}", soft_wrap=True)
@@ -66,12 +70,14 @@ def attack(
 
 def doctor(
     capture: Annotated[Path, typer.Argument(help="A folder in RUN_DIR/captures.")],
+    trust_code: TrustOption = False,
 ) -> None:
     """Replay a captured client's true batches, and say whether the capture is consistent."""
     with clear_errors():
         from atoll.attacks.doctor import diagnose_capture
 
-        found = diagnose_capture(capture)
+        log_to_terminal("info")
+        found = diagnose_capture(capture, who_is_trusted(trust_code))
         console.print(
             f"cosine {found.cosine:.9f}, ratio of norms {found.norm_ratio:.6f}: "
             f"{found.advice if found.cause is None else f'{found.cause}: {found.advice}'}",
@@ -91,13 +97,14 @@ def labels(
     out: Annotated[
         Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
     ] = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Count clients' labels from the head gradients that an alignment strategy asked for."""
     with clear_errors():
         from atoll.platform.labels_run import run_labels
 
         log_to_terminal("info")
-        result = run_labels(run_directory, public=public, out=out)
+        result = run_labels(run_directory, public=public, out=out, ask=who_is_trusted(trust_code))
         console.print(result.table())
         console.print(f"rows: {result.directory}", soft_wrap=True)
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from atoll.platform.commands.terminal import (
     OutOption,
     SetOption,
+    TrustOption,
     WorkersOption,
     clear_errors,
     console,
@@ -18,6 +20,7 @@ from atoll.platform.commands.terminal import (
     log_to_terminal,
     quiet_flower,
     settings_of,
+    who_is_trusted,
 )
 
 
@@ -52,21 +55,26 @@ def run(
 def resume(
     run_directory: Annotated[Path, typer.Argument(help="The directory of an interrupted run.")],
     workers: WorkersOption = None,
+    trust_code: TrustOption = False,
 ) -> None:
     """Go on with an interrupted run, to the same end."""
     with clear_errors(lambda: run_directory):
         from atoll.platform.app_run import is_app_run, resume_app
         from atoll.platform.federation_run import resume as resume_run
-        from atoll.platform.ledger import check_run_directory
+        from atoll.platform.run_files import CONFIG, check_run_directory, read_config
+        from atoll.trust import admitted, uses_in
 
         check_run_directory(run_directory)
         log_to_terminal("info")
-        observers = console_observers(True, [])
+        observers, ask = console_observers(True, []), who_is_trusted(trust_code)
         if is_app_run(run_directory):
+            # All of a Flower app is somebody's code.
+            with admitted(uses_in(read_config(run_directory)), run_directory / CONFIG, ask):
+                pass
             resume_app(run_directory, workers=workers, observers=observers)
         else:
             quiet_flower()
-            resume_run(run_directory, workers=workers, observers=observers)
+            resume_run(run_directory, workers=workers, observers=observers, ask=ask)
 
 
 def watch(
@@ -78,6 +86,7 @@ def watch(
     with clear_errors():
         from atoll.platform.watch import watch as watch_directory
 
+        log_to_terminal("info")
         watch_directory(run_directory, console, once=once, every=every)
 
 
@@ -88,10 +97,11 @@ def report(
     with clear_errors():
         from atoll.platform.report import headline, write_report
 
+        log_to_terminal("info")
         path = write_report(run_directory)
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in headline(run_directory).items():
-            table.add_row(name, value)
+            table.add_row(escape(name), escape(value))
         console.print(table)
         console.print(f"report: {path}", soft_wrap=True)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atoll.platform.commands.terminal import (
     INTERRUPTED,
     SetOption,
+    TrustOption,
     WorkersOption,
     clear_errors,
     console,
@@ -18,6 +21,10 @@ from atoll.platform.commands.terminal import (
     quiet_flower,
     settings_of,
 )
+from atoll.trust import importing_only, uses_in
+
+if TYPE_CHECKING:
+    from atoll.platform.sweep_plan import Sweep
 
 
 def sweep(
@@ -28,7 +35,10 @@ def sweep(
         Path | None,
         typer.Option(help="The sweep directory; by default run.out/run.name."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the trials only; no code is imported.")
+    ] = False,
+    trust_code: TrustOption = False,
 ) -> None:
     """Run a grid of experiments, or what is missing of it, and show the table of results."""
     directories: list[Path] = []
@@ -38,11 +48,13 @@ def sweep(
         settings = settings_of(overrides, workers)
         log_to_terminal("info")
         quiet_flower()
-        planned = load_sweep(file, settings)
+        with importing(dry_run=dry_run and not trust_code):
+            planned = load_sweep(file, settings)
         if dry_run:
             for trial in planned.trials:
                 for_validation = " (for validation)" if trial.is_validation else ""
-                console.print(f"{trial.key}  {trial}{for_validation}", soft_wrap=True)
+                console.print(f"{trial.key}  {trial}{for_validation}", soft_wrap=True, markup=False)
+            _show_code(planned)
             return
         from atoll.platform.sweep import run_sweep, sweep_directory
         from atoll.platform.sweep_progress import SweepProgress
@@ -69,7 +81,11 @@ def arena(
     out: Annotated[
         Path | None, typer.Option(help="The arena directory; by default run.out/run.name.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the federations only.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="List the federations only; no code is imported."),
+    ] = False,
+    trust_code: TrustOption = False,
 ) -> None:
     """Run attacks on defended federations, or what is missing of it, and write the report."""
     directories: list[Path] = []
@@ -78,10 +94,12 @@ def arena(
 
         log_to_terminal("info")
         quiet_flower()
-        planned = load_arena(file, list(overrides or []))
+        with importing(dry_run=dry_run and not trust_code):
+            planned = load_arena(file, list(overrides or []))
         if dry_run:
             for trial in planned.federations.trials:
-                console.print(f"{trial.key}  {trial}", soft_wrap=True)
+                console.print(f"{trial.key}  {trial}", soft_wrap=True, markup=False)
+            _show_code(planned.federations, planned.settings.attacks)
             return
         from atoll.platform.arena import arena_directory, run_arena
         from atoll.platform.arena_progress import ArenaProgress
@@ -93,6 +111,7 @@ def arena(
             directories[0],
             on_federation=progress.on_federation,
             on_job=progress.on_job,
+            trust_code=trust_code,
         )
         console.print(f"report: {result.report}", soft_wrap=True)
         if result.failed:
@@ -100,6 +119,21 @@ def arena(
                 errors.print(f"failed: {part}: {reason}", soft_wrap=True)
             errors.print("'atoll arena' again tries what failed again")
             raise typer.Exit(1)
+
+
+def _show_code(planned: Sweep, attacks: Mapping[str, Any] | None = None) -> None:
+    """Say what a run would import beyond Atoll's own."""
+    uses = [use for trial in planned.trials for use in uses_in(trial.experiment.to_dict())]
+    uses += uses_in({"arena": {"attacks": attacks or {}}})
+    for use in dict.fromkeys(map(str, uses)):
+        console.print(f"would import or reach: {use}", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def importing(*, dry_run: bool) -> Iterator[None]:
+    """Import no code beyond Atoll's own within this context, if it is a dry run."""
+    with importing_only(()) if dry_run else nullcontext():
+        yield
 
 
 def submit(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
+from atoll.trust import Ask, CodeUse, refuse, trust
 
 if TYPE_CHECKING:
     from atoll.platform.observers import Observer
@@ -34,6 +37,28 @@ OutOption = Annotated[
 ]
 
 
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Import code that the files name, beyond Atoll's own and yours."
+    ),
+]
+
+
+def who_is_trusted(trust_code: bool) -> Ask:
+    """Return what is asked before somebody else's code is imported: the option, or the person."""
+    if trust_code:
+        return trust
+    return _ask if sys.stdin.isatty() and errors.is_terminal else refuse
+
+
+def _ask(uses: Sequence[CodeUse]) -> bool:
+    errors.print("the files name code that is not Atoll's and not known to be yours:")
+    for use in uses:
+        errors.print(f"  {_escaped(str(use))}, in {_escaped(use.table)}")
+    return typer.confirm("import it?", default=False, err=True)
+
+
 @contextmanager
 def clear_errors(
     directory: Callable[[], Path | None] = lambda: None, config: str = "config.toml"
@@ -43,7 +68,7 @@ def clear_errors(
         yield
     except AtollError as error:
         for line in str(error).splitlines():
-            errors.print(f"[bold red]error:[/bold red] {_escaped(line)}")
+            errors.print(f"[bold red]error:[/bold red] {_escaped(without_credentials(line))}")
         raise typer.Exit(error.exit_code) from None
     except OSError as error:
         # A disk, a permission, a connection: of the machine, not of the program.
@@ -72,6 +97,7 @@ def _escaped(text: str) -> str:
 def log_to_terminal(level: str) -> None:
     """Send Atoll's log to the terminal, from a level ("debug", "info", ...) on."""
     handler = RichHandler(console=errors, show_path=False, show_time=False, markup=False)
+    handler.setFormatter(HidingFormatter("%(message)s"))
     logger = logging.getLogger("atoll")
     logger.handlers[:] = [handler]
     logger.propagate = False
@@ -84,14 +110,24 @@ def settings_of(overrides: list[str] | None, workers: int | None) -> list[str]:
     return [*(overrides or []), *asked]
 
 
-def console_observers(progress: bool, directories: list[Path]) -> Callable[[Path], list[Observer]]:
-    """Return what makes a run's progress; the run's directory is added to ``directories``."""
+def console_observers(
+    progress: bool, directories: list[Path], *, lines: bool = True
+) -> Callable[[Path], list[Observer]]:
+    """Return what makes a run's progress; the run's directory is added to ``directories``.
+
+    Parameters
+    ----------
+    progress : bool
+        Whether rounds are shown.
+    lines : bool
+        Whether there is a line a round where there is no terminal.
+    """
 
     def make(directory: Path) -> list[Observer]:
         from atoll.platform.progress import ConsoleProgress
 
         directories.append(directory)
-        return [ConsoleProgress(console, live=progress)]
+        return [ConsoleProgress(console, live=progress, lines=lines)]
 
     return make
 

@@ -7,23 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from atoll.platform.layers.part_job import PartReport
-from atoll.platform.ledger import LAYERS, ParquetTable, read_table
-
-SCHEMA = pa.schema(
-    [
-        ("round", pa.int64()),
-        ("layer", pa.string()),
-        ("loss", pa.float64()),
-        ("examples", pa.int64()),
-        ("steps", pa.int64()),
-        ("seconds", pa.float64()),
-        ("peak_memory", pa.int64()),
-        ("messages", pa.int64()),
-        ("process", pa.int64()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
+from atoll.platform.ledger import ParquetTable
+from atoll.platform.run_files import LAYER_SCHEMA, LAYERS, read_table
 
 
 class LayerTable:
@@ -53,19 +38,20 @@ class LayerTable:
         """Go on after an epoch; rows of later ones are dropped, and will come again."""
         self._table.truncate(last_round)
         if self._path.exists():
-            rows = read_table(self._path, ["messages", "status", "layer", "reason"]).to_pylist()
+            columns = ["messages", "status", "layer", "reason"]
+            rows = read_table(self._path, columns, needed=LAYER_SCHEMA).to_pylist()
             self.messages = sum(row["messages"] for row in rows)
             self.failed = {r["layer"]: r["reason"] for r in rows if r["status"] == "error"}
 
     def add(self, report: PartReport) -> None:
         """Add a row."""
         row = {
-            **{field.name: [getattr(report, field.name, None)] for field in SCHEMA},
+            **{field.name: [getattr(report, field.name, None)] for field in LAYER_SCHEMA},
             "round": [report.epoch],
             "layer": [report.name],
         }
         self.messages += report.messages
-        self._table.append(pa.table(row, schema=SCHEMA))
+        self._table.append(pa.table(row, schema=LAYER_SCHEMA))
 
     def flush(self) -> None:
         """Write what is buffered."""

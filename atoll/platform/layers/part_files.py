@@ -12,20 +12,32 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from atoll.errors import CorruptCheckpointError
 from atoll.platform.atomic import replacing
+from atoll.reading import parse_json
 
 logger = logging.getLogger("atoll")
 
 MODULE, OPTIMIZER = "module.", "optimizer."
 SHARED = "shared"
+
+
+class _About(BaseModel):
+    """What a file says beside its tensors."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    epoch: Annotated[int, Field(ge=0)]
+    optimizer: dict[str, Any]
+    reports: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,8 +87,8 @@ class PartFiles:
         """Write a part's state, as a whole, and return its hash."""
         scalars, tensors = _flattened(state)
         digest = _digest(tensors)
-        about = {"epoch": state.epoch, "optimizer": scalars, "reports": state.reports}
-        metadata = {"about": json.dumps(about), "sha256": digest}
+        about = json.dumps({"epoch": state.epoch, "optimizer": scalars, "reports": state.reports})
+        metadata = {"about": about, "about_sha256": sha256_of_text(about), "sha256": digest}
         with replacing(self.path(name, state.epoch)) as partial:
             save_file(tensors, partial, metadata)
         return digest
@@ -94,12 +106,17 @@ class PartFiles:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            about = json.loads(metadata["about"])
+            text = metadata["about"]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CorruptCheckpointError(f"{path}: cannot be read ({error})") from error
-        if _digest(tensors) != metadata.get("sha256"):
+        about = parse_json(text, str(path), _About, error=CorruptCheckpointError, finite=False)
+        is_about = metadata.get("about_sha256", sha256_of_text(text)) == sha256_of_text(text)
+        if not is_about or _digest(tensors) != metadata.get("sha256"):
             raise CorruptCheckpointError(f"{path}: its contents are not those of its hash")
-        return _restored(about, tensors)
+        try:
+            return _restored(about, tensors)
+        except (KeyError, TypeError) as error:
+            raise CorruptCheckpointError(f"{path}: cannot be read (it lacks {error})") from error
 
     def sha256(self, name: str, epoch: int) -> str:
         """Return the hash that is in a file."""
@@ -125,6 +142,11 @@ class PartFiles:
 def sha256_of_module(module: Mapping[str, Tensor]) -> str:
     """Return a hash of a module's ``state_dict()``: names, dtypes, shapes and bytes."""
     return _digest(module)
+
+
+def sha256_of_text(text: str) -> str:
+    """Return a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -154,12 +176,12 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def _restored(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> PartState:
+def _restored(about: _About, tensors: Mapping[str, Tensor]) -> PartState:
     module = {k.removeprefix(MODULE): t for k, t in tensors.items() if k.startswith(MODULE)}
     optimizer = {
         key: [tensors[f"{OPTIMIZER}{key}.{i}"] for i in range(value["tensors"])]
         if isinstance(value, dict)
         else value
-        for key, value in about["optimizer"].items()
+        for key, value in about.optimizer.items()
     }
-    return PartState(about["epoch"], module, optimizer or None, about["reports"])
+    return PartState(about.epoch, module, optimizer or None, about.reports)

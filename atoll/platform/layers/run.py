@@ -31,7 +31,7 @@ from atoll.platform.atomic import write_json
 from atoll.platform.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.cluster import Cluster
 from atoll.platform.early_stopping import EarlyStopping
-from atoll.platform.experiment import Experiment, LayersSettings, RaySettings
+from atoll.platform.experiment import Experiment
 from atoll.platform.gpu_sharing import GpuSharing
 from atoll.platform.interrupts import interrupts_held
 from atoll.platform.jobs import JobSource
@@ -43,6 +43,7 @@ from atoll.platform.layers.schedule import LayerSchedule
 from atoll.platform.observers import RoundRecord, RunInfo
 from atoll.platform.pool import WorkerPool
 from atoll.platform.room import Room
+from atoll.platform.sections import LayersSettings, RaySettings
 from atoll.platform.session import Session
 from atoll.platform.worker_setup import worker_setup
 
@@ -394,4 +395,5 @@ def start_workers(
         allocation.gpus,
         measure_gpus=settings.gpus_per_worker == "auto",
         look=None if cluster.started else room.look,
+        start_timeout=settings.nodes_timeout,
     )

@@ -20,6 +20,7 @@ from atoll.clients.moments.messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HessianProduct, Loss
+from atoll.strategies.alignment.example_rows import ExampleRows
 from atoll.strategies.alignment.exchange import Exchange
 
 Weighting = Literal["uniform", "examples"]
@@ -89,6 +90,7 @@ class Domains:
         uniform = torch.full_like(self.counts, 1 / max(1, len(self.names)))
         self.weights = uniform if weighting == "uniform" else self.counts / self.counts.sum()
         self._measured: list[_Measured] = []
+        self._examples: list[ExampleRows] = []
         self._spreads: list[tuple[int, Tensor]] = []
         self._calls = 0
         # This round's moments by place and statistic, then by domain.
@@ -96,6 +98,11 @@ class Domains:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what travels."""
+        return self._exchange.dtype
 
     # --- what penalties are written in ---------------------------------------------------------
 
@@ -109,6 +116,32 @@ class Domains:
     def moment(self, statistic: Statistic) -> Tensor:
         """Ask for one statistic."""
         return self.moments(statistic)[0]
+
+    def examples(self, statistic: Statistic) -> list[Tensor]:
+        """Ask for a statistic with a row an example.
+
+        The server then sees every example's own value, where moments show it sums.
+
+        Parameters
+        ----------
+        statistic : Statistic
+            One that is :attr:`~atoll.clients.moments.statistic.Statistic.of_examples`.
+
+        Returns
+        -------
+        list[Tensor]
+            By domain, shape (examples, ...), of the nodes one after another.
+        """
+        if not statistic.of_examples:
+            raise ValueError(f"{statistic.name} is a sum over examples; expected moments(...)")
+        answers = self._exchange.ask(self._held, (statistic,))
+        key = f"{self._calls}/{statistic.name}"
+        self._calls += 1
+        stored = {name: own["values"][key] for name, own in self._stored.items()}
+        asked = ExampleRows.of_answers(statistic, answers, self.names, stored)
+        self._fresh[key] = asked.own
+        self._examples.append(asked)
+        return list(asked.values)
 
     def hessian_products(self, vectors: Tensor) -> Tensor:
         """Return the products of each domain's head Hessian with vectors of its own.
@@ -170,9 +203,24 @@ class Domains:
 
     # --- what clients get ----------------------------------------------------------------------
 
+    @property
+    def _own(self) -> list[str]:
+        """The domains that are here."""
+        return [name for name, is_here in zip(self.names, self.present, strict=True) if is_here]
+
+    @property
+    def present_share(self) -> float:
+        """What the domains that are here count for among all, stored ones included; in (0, 1]."""
+        if all(self.present):
+            return 1.0
+        return float(self.weights[torch.tensor(self.present)].sum())
+
     def example_weights(self) -> dict[str, float]:
-        """Return what one example of each domain counts for; 1 where domains count by examples."""
-        own = [name for name, is_here in zip(self.names, self.present, strict=True) if is_here]
+        """Return what one example of each domain counts for; 1 where domains count by examples.
+
+        The weights of the domains that are here make up a whole loss.
+        """
+        own = self._own
         total = sum(self._count_of[name] for name in own)
         if self._weighting == "examples":
             return dict.fromkeys(own, 1.0)
@@ -181,6 +229,10 @@ class Domains:
 
     def terms(self, penalty: Tensor, *, quadratic: bool) -> tuple[dict[str, float], list[Term]]:
         """Return the penalty's gradient by the moments, for clients.
+
+        The loss and the penalty are of the same domains. Where some are not here, the loss of the
+        others is a whole one (1 / :attr:`present_share` of what they count for among all), and so
+        the penalty's gradient is that much longer too.
 
         Parameters
         ----------
@@ -197,7 +249,7 @@ class Domains:
         """
         if penalty.grad_fn is None:
             return {}, []
-        torch.autograd.backward(penalty, retain_graph=True)
+        torch.autograd.backward(penalty / self.present_share, retain_graph=True)
         self._backpropagate_products()
         scales = self._per_example()
         losses = dict.fromkeys(scales, 0.0)
@@ -211,13 +263,14 @@ class Domains:
                     losses[name] += float(gradient[self.names.index(name)]) * scale
                 continue
             terms.append(self._term(index, measured, gradient, scales, quadratic))
+        total = sum(self._count_of[name] for name in self._own)
+        terms += [asked.term(total, self.dtype) for asked in self._examples if asked.is_used]
         return losses, terms
 
     def _per_example(self) -> dict[str, float]:
         """Return by domain N / n_e: a client's loss is a mean over examples of all N."""
-        own = [name for name, is_here in zip(self.names, self.present, strict=True) if is_here]
-        total = sum(self._count_of[name] for name in own)
-        return {name: total / self._count_of[name] for name in own}
+        total = sum(self._count_of[name] for name in self._own)
+        return {name: total / self._count_of[name] for name in self._own}
 
     def _term(
         self,
@@ -269,6 +322,9 @@ class Domains:
             if values is not None
             for place, name in enumerate(self.names)
         }
+        rows_of = [statistic.name for statistic in statistics if statistic.of_examples]
+        if rows_of:
+            raise ValueError(f"{rows_of[0]} has a row an example; expected examples(...)")
         answers = self._exchange.ask(self._held, statistics, given)
         result = []
         for index, statistic in enumerate(statistics):

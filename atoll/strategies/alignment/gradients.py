@@ -103,6 +103,11 @@ class GradientStrategy(AlignmentStrategy):
     def new_arrays(self, gradients: DomainGradients) -> ArrayRecord:
         """Return the parameters after the round."""
 
+    def new_arrays_of_one(self, gradients: DomainGradients) -> ArrayRecord:
+        """Return them after a round with one domain, which nothing can agree with: ERM's step."""
+        (gradient,) = _at_broadcast(gradients).values()
+        return self.step(gradients, gradient)
+
     def _messages(
         self,
         server_round: int,
@@ -111,15 +116,14 @@ class GradientStrategy(AlignmentStrategy):
         config: ConfigRecord,
     ) -> list[Message]:
         gradients = DomainGradients(exchange, counts)
-        if len(gradients.names) < self.min_domains:
-            raise ValueError(
-                f"{type(self).__name__} needs {self.min_domains} domains in a round; the clients "
-                f"hold {list(gradients.names)}"
-            )
+        is_alone = len(gradients.names) < self.min_domains
+        if is_alone:
+            self._warn_of_one_domain(gradients.names)
         self._diagnose(server_round, exchange, counts)
         before = copy.deepcopy(self.optimizer.state_dict())
         try:
-            self._new_arrays = self.new_arrays(gradients)
+            step = self.new_arrays_of_one if is_alone else self.new_arrays
+            self._new_arrays = step(gradients)
         except NodesFailedError:
             # The round starts again, and so do the steps that were taken in it.
             self.optimizer.load_state_dict(before)
@@ -261,6 +265,10 @@ class Fish(GradientStrategy):
         way = gradients.flat_parameters(start) - gradients.flat_parameters(arrays)
         outer = ServerOptimizer("sgd", self.epsilon)
         return outer.step(start, gradients.to_arrays(way), gradients.parameters)
+
+    def new_arrays_of_one(self, gradients: DomainGradients) -> ArrayRecord:
+        """Return the parameters after part of the way along the one domain, as ever."""
+        return self.new_arrays(gradients)
 
 
 def _at_broadcast(gradients: DomainGradients) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ class LocalExchange:
         given = vectors or {}
         sums = {
             (index, name): statistic.total(
-                own, self._sizes, DomainContext(name, given.get((index, name)))
+                own, self._sizes, DomainContext(name, given.get((index, name)), len(own))
             )
             for index, statistic in enumerate(statistics)
             for name, own in self._outputs.items()

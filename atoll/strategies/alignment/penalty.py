@@ -1,9 +1,14 @@
-"""What a method's penalty must be; users write methods of their own."""
+"""What a method's penalty and its gradient must be; users write methods of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor
 
+from atoll.clients.moments.messages import Term
+from atoll.clients.moments.statistics import Loss
 from atoll.errors import EngineError
 
 
@@ -38,3 +43,49 @@ def check_penalty(method: str, server_round: int, penalty: object) -> Tensor:
             "finite number (a smaller learning rate or penalty_weight may keep it so)"
         )
     return penalty.reshape(())
+
+
+def check_terms(
+    method: str,
+    server_round: int,
+    losses: Mapping[str, float],
+    terms: Sequence[Term],
+    dtype: torch.dtype,
+) -> None:
+    """Refuse a penalty whose gradient clients cannot train on: it overflows their numbers.
+
+    Parameters
+    ----------
+    method : str
+        The method's name, for the error.
+    server_round : int
+        The round.
+    losses : Mapping[str, float]
+        By domain, what the penalty adds to the weight of a loss.
+    terms : Sequence[Term]
+        The penalty's terms in other statistics.
+    dtype : torch.dtype
+        Of the clients' numbers.
+
+    Raises
+    ------
+    EngineError
+        Naming the statistic, the domain and the round.
+    """
+    largest = torch.finfo(dtype).max
+    overflowing = [(Loss().name, name) for name, w in losses.items() if not abs(w) <= largest]
+    for term in terms:
+        parts = [term.cotangents, *term.by_node.values()]
+        overflowing += [
+            (term.statistic.name, name)
+            for part in parts
+            for name, values in part.items()
+            if not bool(values.isfinite().all())
+        ]
+    if overflowing:
+        statistic, domain = overflowing[0]
+        kind = str(dtype).removeprefix("torch.")
+        raise EngineError(
+            f"the gradient of {method}.penalty overflows {kind} in round {server_round} (by "
+            f"{statistic!r} of domain {domain!r}); expected a smaller strategy.penalty_weight"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,8 @@ from atoll.strategies.alignment.strategy import AlignmentStrategy
 from atoll.strategies.fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 BISECTIONS = 60
+# As many as the released code of EQRM takes.
+RELEASED_BISECTIONS = 32
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,6 +79,7 @@ class EQRM(AlignmentStrategy):
 
     The quantile is that of a Gaussian kernel density estimate with the bandwidth
     1.06 std n^(-1/5), and its gradient is the quantile's own (by the implicit function theorem).
+    The released code differentiates its bisection instead: see :func:`bisected_quantile`.
 
     Parameters
     ----------
@@ -84,11 +88,15 @@ class EQRM(AlignmentStrategy):
     quantile_learning_rate : float, optional
         Of the server's optimiser from the end of the burn-in on, where it takes steps; None for
         none of its own.
+    as_released : bool
+        Takes the released code's gradient: its sum over domains is 1 too, but it is not the
+        quantile's own.
     """
 
     anneal_rounds: NonNegativeCount = 2500
     quantile: Fraction = 0.75
     quantile_learning_rate: Positive | None = 1e-6
+    as_released: bool = False
 
     def server_learning_rate_at(self, server_round: int) -> float:
         """See :class:`EQRM`."""
@@ -100,7 +108,8 @@ class EQRM(AlignmentStrategy):
     def penalty(self, domains: Domains) -> Tensor:
         """Return the difference of the quantile to the mean loss."""
         losses = domains.moment(Loss())
-        return kernel_quantile(losses, self.quantile) - domains.mean(losses)
+        quantile_of = bisected_quantile if self.as_released else kernel_quantile
+        return quantile_of(losses, self.quantile) - domains.mean(losses)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -163,8 +172,7 @@ def kernel_quantile(values: Tensor, quantile: float) -> Tensor:
     quantile : float
         In (0, 1); the nearest inside at 0 and 1.
     """
-    wanted = min(max(quantile, 1e-6), 1 - 1e-6)
-    bandwidth = (1.06 * values.std() * len(values) ** -0.2).clamp_min(1e-9)
+    wanted, bandwidth = _inside(quantile), _bandwidth(values)
     root = _root(values.detach(), float(bandwidth.detach()), wanted)
     standard = (root - values) / bandwidth
     cumulative = (0.5 * (1 + torch.erf(standard / math.sqrt(2)))).mean()
@@ -172,6 +180,42 @@ def kernel_quantile(values: Tensor, quantile: float) -> Tensor:
     # At the root a Newton step moves nothing, and its gradient is the quantile's.
     step: Tensor = (cumulative - wanted) / density.detach().clamp_min(1e-12)
     return root - step
+
+
+def bisected_quantile(values: Tensor, quantile: float) -> Tensor:
+    """Return the same quantile with the gradient that EQRM's released code gives it.
+
+    That code bisects between the quantiles of the least and of the largest value's own kernel, and
+    differentiates through the bisection's ends: the result is w times the one plus 1 - w times the
+    other, w being held fixed. So the values between the ends get a gradient by the bandwidth only,
+    and the sum over the values is 1, as it is for the quantile's own.
+
+    Parameters
+    ----------
+    values, quantile
+        As for :func:`kernel_quantile`.
+    """
+    wanted, bandwidth = _inside(quantile), _bandwidth(values)
+    reach = bandwidth * NormalDist().inv_cdf(wanted)
+    low, high = values.min() + reach, values.max() + reach
+    for _ in range(RELEASED_BISECTIONS):
+        middle = (low + high) / 2
+        standard = (middle - values) / bandwidth
+        below = bool((0.5 * (1 + torch.erf(standard / math.sqrt(2)))).mean() <= wanted)
+        low, high = (middle, high) if below else (low, middle)
+    found: Tensor = (low + high) / 2
+    return found
+
+
+def _inside(quantile: float) -> float:
+    return min(max(quantile, 1e-6), 1 - 1e-6)
+
+
+def _bandwidth(values: Tensor) -> Tensor:
+    # Of the variance, whose gradient exists where all values are the same.
+    deviation = values.var().clamp_min(1e-18).sqrt()
+    bandwidth: Tensor = 1.06 * deviation * len(values) ** -0.2
+    return bandwidth
 
 
 def _root(values: Tensor, bandwidth: float, wanted: float) -> float:

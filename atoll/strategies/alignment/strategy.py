@@ -29,7 +29,7 @@ from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domains import Domains, StoredMoments, Weighting
 from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError, Traffic
 from atoll.strategies.alignment.lost_clients import lost_share, warn_of_lost_clients
-from atoll.strategies.alignment.penalty import check_penalty
+from atoll.strategies.alignment.penalty import check_penalty, check_terms
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
 from atoll.strategies.fields import (
     Count,
@@ -40,6 +40,7 @@ from atoll.strategies.fields import (
     check_fields,
 )
 from atoll.strategies.mean import uses_mean_only
+from atoll.user_code import user_code
 
 logger = logging.getLogger("atoll")
 
@@ -250,6 +251,11 @@ class AlignmentStrategy(FedAvg):
             memory = dict(self.memory)
             try:
                 counts = self._counts_of(nodes, exchange)
+                if not counts:
+                    logger.warning(
+                        "round %d: none of the clients has examples; the model stays", server_round
+                    )
+                    return []
                 messages = self._messages(server_round, exchange, counts, config)
             except NodesFailedError as failure:
                 # Their domains' moments lack them, so the round is measured without them.
@@ -271,16 +277,20 @@ class AlignmentStrategy(FedAvg):
     def _counts_of(
         self, nodes: Sequence[int], exchange: MomentExchange
     ) -> dict[int, dict[str, int]]:
-        """Return the nodes' examples by domain; asked for once where they do not change."""
+        """Return the examples by domain of the nodes that have any.
+
+        They are asked for once where they do not change. A node without examples has no moment and
+        counts for nothing in the mean, so it takes no part in the round.
+        """
         if self.examples_per_round is not None:
             # A draw from several domains has another number of each in every round.
-            self._counts = {n: held for n, held in self._counts.items() if len(held) == 1}
+            self._counts = {n: held for n, held in self._counts.items() if len(held) < 2}
         unknown: dict[int, Sequence[str]] = {n: () for n in nodes if n not in self._counts}
         if unknown:
             for node, answer in exchange.ask(unknown, ()).items():
-                self._counts[node] = answer.counts
+                self._counts[node] = {name: n for name, n in answer.counts.items() if n}
                 self._trained = list(answer.parameters)
-        return {node: self._counts[node] for node in nodes}
+        return {node: self._counts[node] for node in nodes if self._counts[node]}
 
     def exchange_of(
         self, server_round: int, arrays: ArrayRecord, grid: Grid, traffic: Traffic
@@ -311,18 +321,18 @@ class AlignmentStrategy(FedAvg):
         contents: dict[tuple[str, ...], RecordDict] = {}
         messages = []
         for node, held in counts.items():
-            names = tuple(sorted(held))
-            if names not in contents:
-                records = terms.records(names)
-                contents[names] = RecordDict(
+            names, own = tuple(sorted(held)), terms.of_node(node)
+            content = contents.get(names) if own is terms else None
+            if content is None:
+                content = contents[names] = RecordDict(
                     {
                         self.arrayrecord_key: exchange.arrays,
                         self.configrecord_key: config,
-                        **records,
+                        **own.records(names),
                     }
                 )
-            exchange.traffic.count_terms(terms, names)
-            messages.append(Message(contents[names], node, MessageType.TRAIN))
+            exchange.traffic.count_terms(own, names)
+            messages.append(Message(content, node, MessageType.TRAIN))
         self._sent_weight = sum(
             terms.weights[name] * count for held in counts.values() for name, count in held.items()
         )
@@ -367,16 +377,20 @@ class AlignmentStrategy(FedAvg):
         if weight == 0.0 and not self.always_measures:
             return {}, []
         if len(domains) < self.min_domains:
-            self._warn_of_one_domain(domains)
+            self._warn_of_one_domain(domains.names)
             return {}, []
-        penalty = check_penalty(type(self).__name__, server_round, self.penalty(domains))
+        method = type(self).__name__
+        with user_code(f"{method}.penalty", NodesFailedError):
+            penalty = check_penalty(method, server_round, self.penalty(domains))
         if penalty.grad_fn is None:
             self._warn_of_no_gradient()
             return {}, []
         factor = len(domains) if self.sum_over_domains else 1
         self._report.update(penalty=float(penalty.detach()) * factor, penalty_weight=weight)
         quadratic = self.client_update == "quadratic"
-        found = domains.terms(weight * factor * penalty, quadratic=quadratic)
+        with user_code(f"the gradient of {method}.penalty", NodesFailedError):
+            found = domains.terms(weight * factor * penalty, quadratic=quadratic)
+        check_terms(method, server_round, *found, domains.dtype)
         if self.stale_moments:
             self._remember(server_round, domains)
         return found
@@ -400,18 +414,21 @@ class AlignmentStrategy(FedAvg):
 
     def _local_terms(self, domains: Domains) -> list[Term]:
         weights = domains.example_weights()
+        with user_code(f"{type(self).__name__}.local_terms"):
+            own_terms = self.local_terms()
         return [
             Term(statistic, {n: _scalar(weight * own) for n, own in weights.items()})
-            for statistic, weight in self.local_terms()
+            for statistic, weight in own_terms
         ]
 
-    def _warn_of_one_domain(self, domains: Domains) -> None:
+    def _warn_of_one_domain(self, names: Sequence[str]) -> None:
         if not self._warned_of_one_domain:
             self._warned_of_one_domain = True
             logger.warning(
-                "%s has no penalty in rounds whose clients hold only the domain %s",
+                "%s has nothing to align in rounds whose clients hold only the domain %s: they are "
+                "rounds of ERM",
                 type(self).__name__,
-                ", ".join(domains.names) or "of none",
+                ", ".join(names),
             )
 
     @uses_mean_only

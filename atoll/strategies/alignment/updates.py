@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -110,6 +111,7 @@ class FedDGGA(AlignmentStrategy):
     ) -> list[Message]:
         for node in counts:
             self._client_weights.setdefault(node, 1 / len(counts))
+        self._start_again_at_zero(list(counts))
         if self._losses_after:
             held = {node: tuple(sorted(domains)) for node, domains in counts.items()}
             answers = exchange.ask(held, (Loss(),))
@@ -121,6 +123,15 @@ class FedDGGA(AlignmentStrategy):
         messages = super()._messages(server_round, exchange, counts, config)
         self._sent_weight = sum(self._client_weights[node] for node in counts)
         return messages
+
+    def _start_again_at_zero(self, nodes: Sequence[int]) -> None:
+        """Let clients begin anew where all of them have come to the weight 0.
+
+        Weights are clipped at 0, and a cohort of nothing else would have no mean, nor would its
+        weights, which a round only moves among its clients, ever leave 0.
+        """
+        if nodes and not any(self._client_weights.get(node, 0.0) for node in nodes):
+            self._client_weights.update(dict.fromkeys(nodes, 1 / len(nodes)))
 
     def _adjust(self, server_round: int, losses: Mapping[int, float]) -> None:
         gaps = {
@@ -153,12 +164,16 @@ class FedDGGA(AlignmentStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """See :class:`FedDGGA`."""
         kept = list(replies)
-        for reply in kept:
-            if not reply.has_error():
-                node = reply.metadata.src_node_id
-                metrics = next(iter(reply.content.metric_records.values()))
-                metrics[self.weighted_by_key] = self._client_weights.get(node, 0.0)
-                self._losses_after[node] = float(metrics["loss_after"])  # type: ignore[arg-type]
+        came = [reply for reply in kept if not reply.has_error()]
+        # Those with a weight may be the ones that failed.
+        self._start_again_at_zero([reply.metadata.src_node_id for reply in came])
+        for reply in came:
+            node = reply.metadata.src_node_id
+            metrics = next(iter(reply.content.metric_records.values()))
+            metrics[self.weighted_by_key] = self._client_weights.get(node, 0.0)
+            after = float(metrics["loss_after"])  # type: ignore[arg-type]
+            if math.isfinite(after):
+                self._losses_after[node] = after
         return super().aggregate_train(server_round, kept)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from atoll.clients.ranges import Seconds
 from atoll.strategies.asynchronous.devices import MICROSECONDS
-from atoll.strategies.asynchronous.strategy import AsynchronousStrategy, Floats, Seconds
+from atoll.strategies.asynchronous.strategy import AsynchronousStrategy, Floats
 from atoll.strategies.asynchronous.virtual_clock import Task
 from atoll.strategies.fields import Count
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.ranges import Seconds, Seed
 from atoll.errors import EngineError
 from atoll.strategies.asynchronous.devices import Devices
 from atoll.strategies.asynchronous.virtual_clock import Task, VirtualClock
@@ -37,9 +38,8 @@ from atoll.strategies.fields import (
 )
 
 Floats = NDArray[np.float64]
-Availability = Annotated[float, Field(gt=0.0, le=1.0)]
+Availability = Annotated[float, Field(ge=1e-6, le=1.0)]
 # Times that the clock's whole microseconds can count, and spreads whose exponentials are finite.
-Seconds = Annotated[float, Field(gt=0.0, le=1e9)]
 Spread = Annotated[float, Field(ge=0.0, le=10.0)]
 
 
@@ -77,7 +77,7 @@ class AsynchronousStrategy(FedAvg):
     device_jitter: Spread = 0.1
     availability: Availability = 1.0
     availability_period: Seconds = 86400.0
-    device_seed: NonNegativeCount = 0
+    device_seed: Seed = 0
 
     def __post_init__(self) -> None:
         check_fields(self)

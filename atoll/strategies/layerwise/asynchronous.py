@@ -25,6 +25,7 @@ from atoll.strategies.layerwise.strategy import (
     _arrays,
     _is_statistic,
     _metrics_of,
+    _with_examples,
 )
 
 
@@ -101,6 +102,7 @@ class AsynchronousLayerwise(Layerwise):
         if broadcast is None:
             return None, None
         valid, _ = self._check_and_log_replies(list(replies), is_train=True, validate=False)
+        valid = _with_examples(valid)
         self.under_way += [self._update_of(server_round, broadcast, reply) for reply in valid]
         arrived = [update for update in self.under_way if update["arrives"] <= server_round]
         self.under_way = [u for u in self.under_way if u["arrives"] > server_round]

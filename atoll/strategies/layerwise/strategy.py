@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -180,14 +181,18 @@ class Layerwise(FedAvg):
             return
         question = RecordDict({self.configrecord_key: config})
         messages = [Message(question, node, f"{MessageType.QUERY}.{CAPACITY}") for node in unknown]
+        reasons = dict.fromkeys(unknown, "no reply")
         for reply in grid.send_and_receive(messages):
             node = reply.metadata.src_node_id
             if reply.has_error():
-                logger.warning("node %d does not say what it holds: %s", node, reply.error.reason)
+                reasons[node] = reply.error.reason or "an error without a reason"
                 continue
             self.capacities[node] = int(reply.content.metric_records["metrics"]["blocks"])  # type: ignore[arg-type]
+            del reasons[node]
+        for node, reason in reasons.items():
+            logger.warning("node %d does not say what it holds: %s", node, reason)
         if not any(self.capacities.get(node) for node in nodes):
-            raise EngineError("no sampled client has memory for a layer")
+            raise EngineError(_no_capacity(len(nodes), list(reasons.values())))
 
     # --- a round's end -------------------------------------------------------------------------
 
@@ -197,9 +202,10 @@ class Layerwise(FedAvg):
         """Let each layer's strategy aggregate what came of that layer."""
         broadcast, self._broadcast = self._broadcast, None
         valid, _ = self._check_and_log_replies(list(replies), is_train=True, validate=False)
-        if broadcast is None or not valid:
+        trained = _with_examples(valid)
+        if broadcast is None or not trained:
             return None, None
-        return self._aggregate(server_round, broadcast, valid)
+        return self._aggregate(server_round, broadcast, trained)
 
     def _aggregate(
         self, server_round: int, broadcast: ArrayRecord, replies: list[Message]
@@ -251,6 +257,23 @@ class Layerwise(FedAvg):
                 "layer_clients": counts,
             }
         )
+
+
+def _no_capacity(nodes: int, reasons: Sequence[str]) -> str:
+    """Say why no sampled client can train a layer: what the failed queries said, or memory."""
+    if not reasons:
+        return "no sampled client has memory for a layer"
+    reason, times = Counter(line.partition("\n")[0] for line in reasons).most_common(1)[0]
+    others = "" if len(reasons) == nodes else "; the others have memory for none"
+    return (
+        f"no sampled client can be given a layer: {len(reasons)} of {nodes} did not say what they "
+        f"hold, {times} of them with: {reason}{others}"
+    )
+
+
+def _with_examples(replies: Iterable[Message]) -> list[Message]:
+    """Return the replies of clients that had examples: of others alone there is no mean."""
+    return [reply for reply in replies if _metrics_of(reply)[WEIGHT]]
 
 
 def _is_statistic(key: str) -> bool:

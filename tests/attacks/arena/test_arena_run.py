@@ -130,4 +130,4 @@ def test_images_are_kept_only_where_they_are_asked_for(
     assert both is not None
     assert both[0].shape == both[1].shape == (1, 1, 8, 8)
     files = {p.name for p in (tmp_path / "without").rglob("*") if p.is_file()}
-    assert files == {"rows.parquet", "seconds.parquet"}
+    assert files == {"manifest.json", "rows.parquet", "seconds.parquet"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atoll.clients.data import class_histogram, load_dataset, partition_dataset
-from atoll.clients.data.partition import PARTITIONERS, _deal
+from atoll.clients.data.partition import _deal
+from atoll.clients.data.partitioners import ARGUMENTS, GIVEN, PARTITIONERS
 from atoll.clients.data.store import Split
 from atoll.clients.settings import DataSettings, PartitionSettings
 from atoll.errors import InvalidExperimentError
@@ -137,14 +139,87 @@ def test_subsets_are_of_the_asked_size() -> None:
         ({"name": "dirichlt"}, "data.partition.name = 'dirichlt': .*did you mean 'dirichlet'"),
         ({"name": "dirichlet"}, "data.partition.alpha is not set"),
         ({"name": "dirichlet", "alpa": 1}, "data.partition.alpa = 1: .*did you mean 'alpha'"),
-        ({"name": "dirichlet", "alpha": -1.0}, "data.partition = 'dirichlet'"),
+        ({"name": "dirichlet", "alpha": -1.0}, "^data.partition.alpha = -1.0: expected "),
+        ({"name": "dirichlet", "alpha": float("nan")}, "^data.partition.alpha = nan: expected "),
+        ({"name": "dirichlet", "alpha": 1e-300}, "^data.partition.alpha = 1e-300: expected "),
+        (
+            {"name": "dirichlet", "alpha": 1.0, "train_examples": 50},
+            "^data.partition.min_partition_size = 10: there are 50 examples among data.clients = "
+            "10, data.train_examples = 50; expected at most 5$",
+        ),
+        (
+            {"name": "dirichlet", "alpha": 0.001, "min_partition_size": 100},
+            "^data.partition.min_partition_size = 100: in ten draws data.partition.alpha = 0.001 "
+            "left a client with fewer of 1437 examples among data.clients = 10; expected less",
+        ),
+        (
+            {"name": "dirichlet", "alpha": [1.0, 2.0]},
+            r"^data.partition.alpha = \[1.0, 2.0\] with data.partition.name = 'dirichlet'",
+        ),
+        (
+            {"name": "pathological", "num_classes_per_partition": 11},
+            "^data.partition.num_classes_per_partition = 11.* with data.partition.name",
+        ),
+        (
+            {"clients": 700, "name": "pathological", "num_classes_per_partition": 10},
+            "data.partition.num_classes_per_partition = 10.*, data.partition.class_assignment_mode",
+        ),
+        ({"name": "shard"}, "^data.partition.name = 'shard'.*shard_size"),
+        (
+            {"name": "shard", "num_shards_per_partition": 100, "shard_size": 100},
+            "num_shards_per_partition = 100, data.partition.shard_size = 100 with .*1437 examples",
+        ),
+        ({"name": "shard", "shard_size": 1000}, "^data.partition.shard_size = 1000 with"),
+        (
+            {"name": "inner-dirichlet", "partition_sizes": [10] * 3, "alpha": 1.0},
+            "^data.clients = 10: inner-dirichlet makes 3 clients",
+        ),
+        (
+            {"name": "size", "partition_sizes": [1000] * 10},
+            r"^data.partition.partition_sizes = \[1000.* with data.partition.name = 'size'",
+        ),
+        (
+            {"name": "grouped-natural-id", "group_size": 3, "mode": "strict"},
+            "^data.partition.group_size = 3, data.partition.mode = 'strict' with",
+        ),
+        ({"name": "continuous", "strictness": 2.0}, "^data.partition.strictness = 2.0: expected"),
+        ({"name": "domain"}, "^data.partition.name = 'domain'.*: the data set has no domains"),
+        ({"name": "domain", "weights": [1.0]}, r"^data.partition.weights = \[1.0\] with"),
+        (
+            {
+                "name": "distribution",
+                "distribution_array": [[1.0]],
+                "num_unique_labels_per_partition": 1,
+                "preassigned_num_samples_per_label": 1,
+            },
+            r"^data.partition.distribution_array = \[\[1.0\]\]",
+        ),
         ({"clients": 5000}, "data.clients = 5000: there are only 1437 training examples"),
         ({"train_examples": 5}, "data.clients = 10: there are only 5"),
     ],
 )
 def test_impossible_partitions_are_clear_errors(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(InvalidExperimentError, match=message):
+    with pytest.raises(InvalidExperimentError, match=message) as caught:
         dealt(**arguments)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_distribution_is_dealt_from_a_table_of_numbers() -> None:
+    """TOML has no arrays of numpy, which the partitioner asks for."""
+    partition = dealt(
+        name="distribution",
+        distribution_array=[[float(1 + row + column) for column in range(2)] for row in range(10)],
+        num_unique_labels_per_partition=2,
+        preassigned_num_samples_per_label=3,
+    )
+    histogram = class_histogram(load_dataset("digits").train.labels, partition, 10)
+    assert (histogram > 0).sum(1).tolist() == [2] * 10
+
+
+def test_every_argument_of_every_partitioner_has_a_range() -> None:
+    for name, kind in PARTITIONERS.items():
+        for argument in inspect.signature(kind.__init__).parameters:
+            assert argument in GIVEN or argument in ARGUMENTS, (name, argument)
 
 
 def test_every_name_is_a_partitioner_of_flwr_datasets_kind() -> None:

@@ -37,5 +37,5 @@ def test_what_cannot_be_built_is_a_clear_error() -> None:
     with pytest.raises(InvalidExperimentError, match="did you mean 'lenet'"):
         build_model(wrong, (1, 8, 8), 10, seed=0)
     narrow = ModelSettings(name="precode", width=0)  # type: ignore[call-arg]
-    with pytest.raises(InvalidExperimentError, match="width = 0: expected at least 1"):
+    with pytest.raises(InvalidExperimentError, match="model.width = 0: expected greater than 0"):
         build_model(narrow, (1, 8, 8), 10, seed=0)

@@ -112,8 +112,12 @@ def test_the_seed_alone_decides_the_parameters() -> None:
         ({"name": "mlp", "hiden": [3]}, r"^model.hiden = \[3\]: mlp has no .* 'hidden'\?$"),
         ({"name": "linear", "norm": "batch"}, "^model.norm = 'batch'.* takes no arguments$"),
         ({"name": "resnet8", "norm": "layer"}, "norm = 'layer': expected .* or 'frozen'"),
-        ({"name": "mlp", "hidden": "many"}, "model.name = 'mlp'"),
-        ({"name": "cnn-pfl", "dropout": [0.1]}, "model.name = 'cnn-pfl'"),
+        ({"name": "mlp", "hidden": "many"}, "^model.hidden = 'many': expected "),
+        ({"name": "mlp", "hidden": [10**9]}, "^model.hidden = .*less than or equal to 100000"),
+        ({"name": "precode", "base": "mlp", "hiden": [3]}, "^model.hiden = .*'hidden'"),
+        ({"name": "precode", "base": "mlp", "hidden": [0]}, "^model.hidden = .*greater than 0"),
+        ({"name": "equal-cnn", "steps": 10**6}, "^model.steps = 1000000: expected less than"),
+        ({"name": "cnn-pfl", "dropout": [0.1]}, r"^model.dropout = \[0.1\]"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(settings: dict[str, object], message: str) -> None:

@@ -13,10 +13,10 @@ from atoll.clients.moments.messages import DomainSums, MomentsQuery, Term, Train
 from atoll.clients.moments.statistic import DomainContext
 from atoll.clients.moments.statistics import (
     HeadGradient,
+    HessianProbes,
     HessianProduct,
     Loss,
     ProbedDiagonal,
-    RandomFeatures,
 )
 from atoll.platform.flower import dump_records, load_records
 
@@ -29,7 +29,7 @@ def sent(records: RecordDict) -> RecordDict:
 
 @given(names)
 def test_queries_and_answers_come_back_as_they_were(domains: list[str]) -> None:
-    statistics = (HessianProduct(), RandomFeatures(3, 2, (0.1, 1.0)), ProbedDiagonal(7, 2, False))
+    statistics = (HessianProduct(), HessianProbes(3, 2), ProbedDiagonal(7, 2, False))
     vectors = {(0, name): torch.randn(2, 3, dtype=torch.float64) for name in domains}
     query = MomentsQuery(statistics, vectors, examples=5)
     back = MomentsQuery.from_records(sent(RecordDict(dict(query.records()))))

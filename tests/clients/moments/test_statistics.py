@@ -12,8 +12,8 @@ from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic
+from atoll.clients.moments.statistic_names import STATISTICS, statistic_from_json, to_json
 from atoll.clients.moments.statistics import (
-    STATISTICS,
     FeatureMean,
     FeatureProducts,
     Gradient,
@@ -23,14 +23,12 @@ from atoll.clients.moments.statistics import (
     HessianProduct,
     Loss,
     ProbedDiagonal,
-    RandomFeatures,
     ScaleGradient,
     ScaleGradientHalves,
     SquaredFeatures,
     SquaredHeadGradient,
     SquaredLogits,
     rademacher,
-    statistic_from_json,
 )
 from atoll.randomness import derive_seed
 
@@ -199,18 +197,6 @@ def reference_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def test_random_features_approximate_gaussian_kernels() -> None:
-    model, images, labels = make(4)
-    z = model.body(images).detach()  # type: ignore[operator]
-    gammas = (0.05, 0.5)
-    statistic = RandomFeatures(seed=2, count=40_000, gammas=gammas)
-    one = total(statistic, model, images[:1], labels[:1])
-    rest = total(statistic, model, images[1:], labels[1:])
-    distances = (z[:1] - z[1:]).square().sum(1)
-    exact = sum(torch.exp(-gamma * distances).sum() for gamma in gammas)
-    assert float(one @ rest) == pytest.approx(float(exact), abs=0.2)
-
-
 # The norm of a draw has noise of its own in every call.
 @pytest.mark.parametrize("name", [name for name in STATISTICS if name != LatentNorm.name])
 @pytest.mark.parametrize("outputs", [1, 4])
@@ -219,10 +205,9 @@ def test_each_is_linear_additive_and_differentiable(name: str, outputs: int) -> 
     arguments = {
         "hessian-probes": {"seed": 1, "probes": 2},
         "probed-diagonal": {"seed": 1, "probes": 20},
-        "random-features": {"seed": 1, "count": 3, "gammas": [0.1, 1.0]},
     }
     statistic = STATISTICS[name](**arguments.get(name, {}))  # type: ignore[arg-type]
-    statistic = statistic_from_json(statistic.to_json())
+    statistic = statistic_from_json(to_json(statistic))
     model, images, labels = make(outputs)
     if name in (LatentSquare.name, ConditionalInformation.name):
         model.head = GaussianHead(2, outputs, max(outputs, 2)).double()
@@ -231,7 +216,7 @@ def test_each_is_linear_additive_and_differentiable(name: str, outputs: int) -> 
     outputs_of_all = run(model, images, labels)
     sizes = split.sizes(outputs_of_all)
     vectors = torch.randn(2, sizes.head, dtype=torch.float64)
-    context = DomainContext("a", vectors)
+    context = DomainContext("a", vectors, N)
     sums = statistic.total(outputs_of_all, sizes, context, create_graph=True)
     assert tuple(sums.shape) == statistic.shape(sizes, context)
     parts = [

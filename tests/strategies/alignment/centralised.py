@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 Data = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 
 
@@ -109,6 +110,10 @@ def gradients(domains: list[Domain], w: Tensor) -> Tensor:
     return to(w, found, mean(w, found).detach())
 
 
+def gradient_norm(domains: list[Domain], w: Tensor) -> Tensor:
+    return mean(w, [d.gradient() for d in domains]).square().sum()
+
+
 def iga(domains: list[Domain], w: Tensor) -> Tensor:
     found = [d.full_gradient() for d in domains]
     return len(domains) * to(w, found, mean(w, found).detach())
@@ -128,6 +133,16 @@ def coral(domains: list[Domain], w: Tensor) -> Tensor:
             total = total + (a.mean(0) - b.mean(0)).square().mean()
             total = total + (covariances[0] - covariances[1]).square().mean()
     return 2 / (n * (n - 1)) * total
+
+
+def mmd(domains: list[Domain], w: Tensor) -> Tensor:
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        distances = (a[:, None] - b[None]).square().sum(2)
+        return sum(torch.exp(-gamma * distances).mean() for gamma in GAMMAS)
+
+    pairs = [(a.z, b.z) for i, a in enumerate(domains) for b in domains[i + 1 :]]
+    found = [kernel(a, a) + kernel(b, b) - 2 * kernel(a, b) for a, b in pairs]
+    return torch.stack(found).mean()
 
 
 def hgp(target: str) -> Penalty:
@@ -206,6 +221,18 @@ def quantile(domains: list[Domain], w: Tensor) -> Tensor:
         moved = of(losses.detach() + shift) - of(losses.detach() - shift)
         gradient.append(moved / (2 * step))
     return torch.tensor(gradient, dtype=torch.float64) @ losses - w @ losses
+
+
+def quantile_released(domains: list[Domain], w: Tensor) -> Tensor:
+    """The quantile by the released code's bisection, and its gradient through it."""
+    losses = torch.stack([d.loss for d in domains])
+    width = 1.06 * losses.std() * len(losses) ** -0.2
+    normal, alpha = torch.distributions.Normal, torch.tensor(0.75, dtype=torch.float64)
+    ends = [normal(losses.min(), width).icdf(alpha), normal(losses.max(), width).icdf(alpha)]
+    for _ in range(32):
+        middle = 0.5 * (ends[0] + ends[1])
+        ends[int(normal(losses, width).cdf(middle).mean() > alpha)] = middle
+    return 0.5 * (ends[0] + ends[1]) - w @ losses
 
 
 def squared_logits(domains: list[Domain], w: Tensor) -> Tensor:

@@ -64,6 +64,13 @@ def double_model(image_shape: tuple[int, int, int], classes: int, outputs: int =
     return Float64(int(np.prod(image_shape)), outputs or classes)
 
 
+def single_model(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The same in single precision."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(int(np.prod(image_shape)), 4), nn.Tanh(), nn.Linear(4, classes)
+    )
+
+
 def double_model_with_a_deep_head(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     model = Float64(int(np.prod(image_shape)), classes)
     model.head = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, classes)).double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -126,3 +127,27 @@ def test_no_client_trains_and_the_l2_term_is_in_the_step(tmp_path: Path) -> None
     for key, value in expected.items():
         moved = values(federation.arrays)[key] - values(after)[key]
         np.testing.assert_allclose(moved, value.numpy(), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ANDMask", "SANDMask", "MLDG", "Fish"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_round_of_one_domain_is_erms_and_is_warned_of_once(
+    name: str, optimizer: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = make_federation(tmp_path, LAYOUTS["one client a domain"])
+    step = {"server_optimizer": optimizer, "server_learning_rate": RATE}
+    strategy = build_strategy(name, step)
+    federation.grid.get_node_ids = lambda: [2]  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING, logger="atoll"):
+        after, metrics = federation.round(strategy)
+        federation.round(strategy, 2, after)
+    assert caplog.text.count(f"{name} has nothing to align in rounds whose clients hold only") == 1
+    expected, known = federation.round(build_strategy("ERM", {**step, "client_update": "gradient"}))
+    assert metrics["loss"] == pytest.approx(known["loss"])
+    # Fish goes part of the way, as it does after more domains.
+    share = 0.5 if name == "Fish" else 1.0
+    for key, value in values(expected).items():
+        before = values(federation.arrays)[key]
+        np.testing.assert_allclose(values(after)[key] - before, share * (value - before), atol=1e-9)
+    del federation.grid.get_node_ids
+    federation.round(strategy, 3, after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import centralised as c
 import numpy as np
@@ -81,3 +82,40 @@ def test_as_released_the_steps_are_a_third_and_two_rounds_late(federation: Small
     released = weights(0.1, decay_rounds=10, as_released=True)
     np.testing.assert_allclose(released, weights(0.1 * 1.1 / 3), rtol=1e-12)
     np.testing.assert_allclose(weights(0.1, decay_rounds=10), weights(0.09), rtol=1e-12)
+
+
+def test_clients_that_have_all_come_to_weight_zero_begin_anew(federation: SmallFederation) -> None:
+    """A cohort of them had no mean (a division by zero in Flower), and stayed at zero for ever."""
+    strategy: Any = build_strategy("FedDGGA", {"step_size": 0.2})
+    arrays, _ = federation.round(strategy)
+    strategy._client_weights = {1: 0.0, 2: 0.0, 3: 1.0}
+    federation.grid.get_node_ids = lambda: [1, 2]  # type: ignore[method-assign]
+    after, metrics = federation.round(strategy, 2, arrays)
+    assert metrics["lost_weight"] == 0.0
+    weights = strategy._client_weights
+    assert weights[3] == 1.0
+    assert weights[1] + weights[2] == pytest.approx(1.0)
+    assert max(weights[1], weights[2]) > 0.5
+    assert all(np.isfinite(value).all() for value in values(after).values())
+
+
+def test_the_client_with_all_the_weight_may_fail(federation: SmallFederation) -> None:
+    strategy: Any = build_strategy("FedDGGA", {"step_size": 0.0})
+    strategy._client_weights = {1: 0.0, 2: 0.0, 3: 1.0}
+    federation.grid.failing[3, "train"] = 1
+    messages = list(strategy.configure_train(1, federation.arrays, ConfigRecord(), federation.grid))
+    replies = federation.grid.send_and_receive(messages)
+    after, metrics = strategy.aggregate_train(1, replies)
+    trained = [r.content["arrays"]["head.bias"].numpy() for r in replies if not r.has_error()]
+    np.testing.assert_allclose(after["head.bias"].numpy(), np.mean(trained, 0), atol=1e-12)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_a_loss_that_is_not_finite_moves_no_weight(federation: SmallFederation) -> None:
+    strategy: Any = build_strategy("FedDGGA", {})
+    messages = list(strategy.configure_train(1, federation.arrays, ConfigRecord(), federation.grid))
+    replies = federation.grid.send_and_receive(messages)
+    replies[0].content["metrics"]["loss_after"] = float("inf")
+    after, _ = strategy.aggregate_train(1, replies)
+    list(strategy.configure_train(2, after, ConfigRecord(), federation.grid))
+    assert all(np.isfinite(weight) for weight in strategy._client_weights.values())

@@ -101,7 +101,7 @@ def test_updates_under_way_survive_a_checkpoint():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ({"delays": [0]}, "strategy.delays = \\[0\\]: expected greater than or equal to 1"),
+        ({"delays": [0]}, "strategy.delays = \\[0\\]: expected greater than 0"),
         ({"delays": []}, "strategy.delays = \\[\\]: expected"),
         ({"delays": 3}, "strategy.delays = 3: expected"),
         ({"delays": ["soon"]}, "strategy.delays = \\['soon'\\]: expected a valid integer"),

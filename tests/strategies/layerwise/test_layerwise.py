@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from layer_federation import CLIENTS, LayerFederation, experiment
 
 from atoll.clients.arrays import view
@@ -11,7 +14,7 @@ from atoll.clients.noprop.arrays import keys_by_layer, layer_of
 from atoll.clients.noprop.memory import ClientMemory
 from atoll.clients.noprop.network import Design
 from atoll.clients.settings import ClientSettings
-from atoll.errors import InvalidExperimentError
+from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.state_tree import (
     StateDecoder,
     StateEncoder,
@@ -199,7 +202,10 @@ def test_a_trained_embedding_moves_in_a_federation_and_does_not_collapse():
             {"strategy": {"strategy": "FedAvg"}},
             "strategy.strategy = 'FedAvg': expected the table of a strategy",
         ),
-        ({"client": {"memory_mb": [-1.0]}}, "client.memory_mb = -1.0: expected greater than 0"),
+        (
+            {"client": {"memory_mb": [-1.0]}},
+            "client.memory_mb = -1.0: expected greater",
+        ),
         (
             {"strategy": {"strategy": {"name": "HGP"}}},
             "strategy.strategy: HGP looks at the whole model",
@@ -221,3 +227,87 @@ def test_a_model_without_layers_to_train_apart_is_refused():
 def test_every_client_takes_part():
     done = LayerFederation(experiment()).run_round()
     assert len(done.replies) == CLIENTS
+
+
+class Answers:
+    """A grid whose capacity queries fail, or come back with a number of blocks."""
+
+    def __init__(self, grid, said):
+        self.grid, self.said = grid, said
+
+    def get_node_ids(self):
+        return self.grid.get_node_ids()
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = []
+        for message in messages:
+            said = self.said[message.metadata.dst_node_id]
+            if isinstance(said, str):
+                replies.append(Message(Error(code=3, reason=said), reply_to=message))
+            elif said is not None:
+                metrics = MetricRecord({"blocks": said, "memory": -1.0})
+                replies.append(Message(RecordDict({"metrics": metrics}), reply_to=message))
+        return replies
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            ["the worker died\nits log", "the worker died\nits log", "timed out", "timed out"],
+            "no sampled client can be given a layer: 4 of 4 did not say what they hold, 2 of them "
+            "with: the worker died",
+        ),
+        ([None] * 4, "4 of 4 did not say what they hold, 4 of them with: no reply"),
+        (
+            ["the worker died", 0, 0, 0],
+            "1 of 4 did not say what they hold, 1 of them with: the worker died; the others have "
+            "memory for none",
+        ),
+        ([0, 0, 0, 0], "no sampled client has memory for a layer"),
+    ],
+)
+def test_without_a_capacity_the_error_says_what_the_queries_said(said, message):
+    federation = LayerFederation(experiment())
+    grid = Answers(federation.grid, dict(enumerate(said, 1)))
+    with pytest.raises(EngineError, match=re.escape(message)) as caught:
+        federation.strategy.configure_train(1, federation.arrays, ConfigRecord(), grid)
+    assert "\n" not in str(caught.value)
+
+
+def empty(reply):
+    """Make a reply one of a client without examples."""
+    reply.content["metrics"]["num-examples"] = 0
+    reply.content["metrics"]["loss"] = 0.0
+    return reply
+
+
+@pytest.mark.parametrize("name", ["Layerwise", "AsynchronousLayerwise"])
+@pytest.mark.parametrize("inner", ["FedAvg", "FedAdam"])
+def test_a_layer_whose_clients_have_no_examples_stays(name, inner):
+    asked = experiment(
+        strategy={"name": name, "layers_per_client": 1, "strategy": {"name": inner}},
+        data={"clients": 3},
+    )
+    federation = LayerFederation(asked)
+    config = ConfigRecord()
+    messages = federation.strategy.configure_train(1, federation.arrays, config, federation.grid)
+    replies = federation.grid.send_and_receive(messages)
+    emptied = {r.content["metrics"]["layers"][0]: r for r in replies}
+    empty(emptied[1])
+    after, metrics = federation.strategy.aggregate_train(1, replies)
+    assert metrics["layer_versions"] == [1, 0, 1]
+    assert metrics["layer_clients"] == [1, 0, 1]
+    for layer, keys in keys_by_layer(after).items():
+        stays = all(np.array_equal(view(after[k]), view(federation.arrays[k])) for k in keys)
+        assert stays is (layer == 1)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_a_round_of_nothing_but_empty_clients_leaves_the_model():
+    federation = LayerFederation(experiment())
+    config = ConfigRecord()
+    messages = federation.strategy.configure_train(1, federation.arrays, config, federation.grid)
+    replies = [empty(r) for r in federation.grid.send_and_receive(messages)]
+    assert federation.strategy.aggregate_train(1, replies) == (None, None)
+    assert federation.strategy.versions == [0, 0, 0]

@@ -1,0 +1,125 @@
+"""What a run's differential privacy is worth, said before it starts, with the reason.
+
+A guarantee of (epsilon, delta) lets an attacker's odds of telling two data sets apart change by a
+factor e^epsilon, and does not hold at all with probability delta. So an epsilon of 50 promises
+nothing; and a mechanism that publishes one of n records as it is, and hides the others, has delta =
+1 / n (Dwork and Roth, 2014, section 2.3).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from flwr.clientapp.mod import LocalDpMod
+from flwr.serverapp.strategy import Strategy
+
+from atoll.attacks.defenses.dp_sgd import DPSGD
+from atoll.attacks.defenses.local_dp import LocalDP
+from atoll.attacks.defenses.privacy import gaussian_epsilon
+from atoll.clients.mods import find_mods
+from atoll.clients.settings import ClientSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+logger = logging.getLogger("atoll")
+
+# e^20: an attacker's odds change by a factor of 5e8.
+LARGE_EPSILON = 20.0
+
+
+def warn_of_privacy(
+    client: ClientSettings, strategy: Strategy, sizes: NDArray[np.int64], rounds: int
+) -> None:
+    """Say which of a run's guarantees are none.
+
+    Parameters
+    ----------
+    client : ClientSettings
+        ``[client]``, its mods as they are found by clients.
+    strategy : Strategy
+        The run's.
+    sizes : NDArray[np.int64]
+        The clients' examples.
+    rounds : int
+        The run's.
+    """
+    for line in privacy_notes(client, strategy, sizes, rounds):
+        logger.warning("%s", line)
+
+
+def privacy_notes(
+    client: ClientSettings, strategy: Strategy, sizes: NDArray[np.int64], rounds: int
+) -> list[str]:
+    """Return a line for each guarantee that is none; the parameters are :func:`warn_of_privacy`'s.
+
+    A client is taken to be in every round.
+    """
+    lines = list(_of_strategies(strategy))
+    if not client.mods:
+        return lines
+    held = [int(size) for size in sizes if size]
+    for mod in find_mods(client.mods):
+        if isinstance(mod, DPSGD) and held:
+            lines += _of_dp_sgd(mod, client, held, rounds)
+        elif isinstance(mod, LocalDP):
+            multiplier = mod.std / (2 * mod.clipping_norm)
+            lines += _of_delta("local-dp", mod.delta, len(held), "clients")
+            lines += _of_epsilon("local-dp", multiplier, rounds, mod.delta, f"{rounds} rounds")
+        elif isinstance(mod, LocalDpMod):
+            lines += _of_delta("LocalDpMod", mod.delta, len(held), "clients")
+            spent = mod.epsilon * rounds
+            if spent > LARGE_EPSILON:
+                lines.append(_large("LocalDpMod", spent, f"{rounds} rounds of {mod.epsilon:g}"))
+    return lines
+
+
+def _of_dp_sgd(
+    mod: DPSGD, client: ClientSettings, held: Sequence[int], rounds: int
+) -> Iterator[str]:
+    yield from _of_delta("dp-sgd", mod.delta, max(held), "examples of a client")
+    smallest = min(held)
+    passes = client.epochs or 1
+    if client.steps is not None:
+        passes = math.ceil(client.steps * min(client.batch_size, smallest) / smallest)
+    uses = f"{rounds} rounds of {passes} pass{'es' if passes > 1 else ''} over the examples"
+    yield from _of_epsilon("dp-sgd", mod.noise_multiplier, rounds * passes, mod.delta, uses)
+
+
+def _of_delta(name: str, delta: float, records: int, what: str) -> Iterator[str]:
+    if records and delta >= 1 / records:
+        yield (
+            f"client.mods has {name!r} with delta = {delta:g}: with {records} {what}, to publish "
+            f"one of them as it is has delta = 1/{records}; the guarantee means something well "
+            f"below that ({1 / records**2:.0e}, say)"
+        )
+
+
+def _of_epsilon(name: str, multiplier: float, uses: int, delta: float, what: str) -> Iterator[str]:
+    epsilon = gaussian_epsilon(multiplier, uses, delta)
+    if epsilon > LARGE_EPSILON:
+        yield _large(name, epsilon, what)
+
+
+def _large(name: str, epsilon: float, what: str) -> str:
+    return (
+        f"client.mods has {name!r}: {what} spend epsilon = {epsilon:.3g}, by which an attacker's "
+        f"odds may change by a factor of e^{epsilon:.3g}: no guarantee worth the name (more noise, "
+        "or fewer rounds)"
+    )
+
+
+def _of_strategies(strategy: Strategy) -> Iterator[str]:
+    """Yield a line for each of Flower's strategies of central privacy that adds no noise."""
+    inner: object = strategy
+    while isinstance(inner, Strategy):
+        if getattr(inner, "noise_multiplier", None) == 0:
+            yield (
+                f"strategy.noise_multiplier = 0: {type(inner).__name__} then clips and adds no "
+                "noise; nothing is guaranteed"
+            )
+        inner = getattr(inner, "strategy", None)

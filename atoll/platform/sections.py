@@ -1,0 +1,123 @@
+"""The sections of an experiment file that say how it is run, by whom and where.
+
+What a client is (``[data]``, ``[model]``, ``[client]``) is in :mod:`atoll.clients.settings`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
+from atoll.clients.settings import FilePath, Section
+
+# A worker is a process: what is beyond this is a mistake.
+MAX_WORKERS = 10_000
+
+
+class EarlyStoppingSettings(Section):
+    """``[run.early_stopping]``: stop when a metric no longer improves, or is good enough."""
+
+    metric: str = "server_accuracy"
+    mode: Literal["max", "min"] = "max"
+    patience: Rounds | None = None
+    min_delta: Weight = 0.0
+    target: Number | None = None
+
+
+class RunSettings(Section):
+    """``[run]``: the run as a whole."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = (
+        "federation"
+    )
+    seed: Seed = 0
+    rounds: Rounds = 10
+    round_timeout: Seconds | None = None
+    evaluate_every: Rounds = 1
+    checkpoint_every: Rounds = 5
+    keep_checkpoints: Rounds = 2
+    out: FilePath = Path("runs")
+    early_stopping: EarlyStoppingSettings | None = None
+
+
+class StrategySettings(Section):
+    """``[strategy]``: a Flower strategy by name; other keys are its keyword arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str = "FedAvg"
+    reduce: Literal["auto"] | bool = "auto"
+    check_replies: Literal["auto"] | bool = "auto"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The strategy's own keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+# Seconds: nodes of a cloud are set up in minutes.
+NODES_TIMEOUT = 900.0
+
+
+class RaySettings(Section):
+    """``[ray]``: the cluster and the workers.
+
+    Attributes
+    ----------
+    gpus_per_worker : float or "auto"
+        The share of a GPU that a worker takes. "auto" is none where the cluster has no GPU; else
+        as many workers work on a GPU as fit into its memory, by what the first one needs.
+    nodes_timeout : float
+        Seconds to wait, at the start, for nodes that the cluster's autoscaler brings, if those
+        that are there hold no worker.
+    """
+
+    address: str | None = None
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_WORKERS)] = "auto"
+    cpus_per_worker: Processors = 1.0
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1_000.0)] = "auto"
+    threads_per_worker: Annotated[int, Field(gt=0, le=1_024)] = 1
+    chunk_size: Literal["auto"] | Count = "auto"
+    nodes_timeout: Seconds = NODES_TIMEOUT
+
+
+class LayersSettings(Section):
+    """``[layers]``: train a NoProp network's blocks where the data are, each by itself.
+
+    Its presence makes the experiment a layer run: a round is an epoch of every part, and there is
+    no ``[strategy]``.
+
+    Attributes
+    ----------
+    baselines : tuple[str, ...]
+        What is trained beside the blocks, to compare with.
+    inference : "process", "features" or "pipeline"
+        How evaluation goes through the blocks: a worker has them all; workers compute what each
+        block needs of the images, and then one has the rest; or the latents go from one worker to
+        the next. All give the same bits.
+    """
+
+    baselines: Annotated[tuple[Literal["chain", "cnn", "ensemble"], ...], Field(strict=False)] = ()
+    inference: Literal["process", "features", "pipeline"] = "process"
+
+
+class LogSettings(Section):
+    """``[log]``: what is shown and written beside the ledger.
+
+    ``mlflow`` is true (the server that ``MLFLOW_TRACKING_URI`` names) or a tracking URI.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    progress: bool = True
+    tensorboard: bool = False
+    mlflow: bool | str = False
+
+
+class CaptureSettings(Section):
+    """``[capture]``: whose messages are recorded, and in which rounds; nodes are 1 to clients."""
+
+    nodes: Literal["all"] | Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
+    rounds: Annotated[tuple[Rounds, ...], Field(strict=False, min_length=1)]

@@ -1,0 +1,17 @@
+"""Push, pull, threads, timeouts and times to live."""
+
+from __future__ import annotations
+
+import pytest
+from app_cases import ASYNCHRONOUS as CASES
+from comparison import assert_same
+from two_engines import Case, Shown
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_app_does_on_atoll_as_on_stock_flower(
+    case: Case, shown: dict[str, tuple[Shown, Shown]]
+) -> None:
+    assert_same(case, *shown[case.name])

@@ -1,0 +1,50 @@
+"""``flwr run`` beside ``atoll flower``: what a user's terminal shows, and exit codes.
+
+``flwr run --stream`` ends with 0 whatever the run did, so the other modules compare exit codes with
+those of Flower's simulation process. Here a failed app must fail on Atoll.
+"""
+
+from __future__ import annotations
+
+import pytest
+from command_lines import atoll_flower, flwr_environment, flwr_run
+from comparison import COLOUR, flower_log, results
+from two_engines import Case, Shown, app_directory
+
+pytestmark = pytest.mark.timeout(900)
+CASE = Case("cli_prints", config={"fails": False, "lr": 0.1, "nested.name": "x"})
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Shown, Shown]]:
+    folder = tmp_path_factory.mktemp("commands")
+    app = app_directory(CASE, folder)
+    configs = {"fine": "lr=0.5", "failing": "fails=true nested.name='y z'"}
+    with flwr_environment(folder / "home") as environment:
+        stock = {name: flwr_run(app, config, environment) for name, config in configs.items()}
+    ours = {name: atoll_flower(app, config, folder / name) for name, config in configs.items()}
+    return {name: (stock[name], ours[name]) for name in configs}
+
+
+def client_lines(shown: Shown) -> list[str]:
+    lines = COLOUR.sub("", shown.stdout + shown.stderr).splitlines()
+    return sorted(line[line.index("CLIENT") :] for line in lines if "CLIENT" in line)
+
+
+@pytest.mark.parametrize("name", ["fine", "failing"])
+def test_the_terminal_shows_what_flower_shows(
+    both: dict[str, tuple[Shown, Shown]], name: str
+) -> None:
+    stock, atoll = both[name]
+    assert len(results(stock)) == 4, stock.stdout + stock.stderr
+    assert results(atoll) == results(stock), atoll.stderr
+    assert flower_log(atoll) == flower_log(stock)
+    assert client_lines(atoll) == client_lines(stock)
+
+
+def test_exit_codes(both: dict[str, tuple[Shown, Shown]]) -> None:
+    assert both["fine"][1].code == 0
+    stock, atoll = both["failing"]
+    assert atoll.code == 1
+    for shown in (stock, atoll):
+        assert "LookupError: the app's last word" in shown.stdout + shown.stderr
