@@ -185,9 +185,12 @@ def _checked(strategy: Any, trial: Trial) -> AlignmentStrategy:
     InvalidExperimentError
         If it is not.
     """
-    if isinstance(strategy, AlignmentStrategy) and not isinstance(strategy, GradientStrategy):
-        if strategy.client_update == "gradient":
-            return strategy
+    if (
+        isinstance(strategy, AlignmentStrategy)
+        and not isinstance(strategy, GradientStrategy)
+        and strategy.client_update == "gradient"
+    ):
+        return strategy
     raise InvalidExperimentError(
         f"strategy.name = {trial.experiment.strategy.name!r}: is not centralised here; expected an "
         "alignment method with a penalty and client_update = 'gradient'"
