@@ -201,9 +201,10 @@ class CheckpointStore:
         used: set[str] = set()
         for server_round in kept:
             try:
-                tree = json.loads((self._path(server_round) / TREE).read_bytes())
+                path = self._path(server_round) / TREE
+                tree = read_json(path, dict[str, Any], error=CorruptCheckpointError, finite=False)
                 used.update(tree.get(SHARED, {}).values())
-            except (OSError, ValueError, AttributeError):
+            except (CorruptCheckpointError, AttributeError):
                 # One that cannot be read says nothing of what it holds.
                 return
         for path in folder.iterdir():
@@ -243,7 +244,7 @@ class CheckpointStore:
                     for node, state in load_safetensors(files[CLIENTS]).items()
                 },
             )
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise CorruptCheckpointError(f"{folder}: cannot be decoded ({error})") from error
 
     def latest(self) -> Checkpoint | None:

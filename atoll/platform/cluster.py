@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ logger = logging.getLogger("atoll")
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
+# How long a raylet may take to start, where Ray gives up after 30 s, which a busy machine exceeds.
+START_SECONDS = 90.0
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
 # Ray counts CPUs and GPUs in ten-thousandths.
 SMALLEST_UNIT = 1e-4
@@ -113,7 +116,7 @@ class Cluster:
         settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
         with ExitStack() as undo:
             undo.enter_context(own_token())
-            with _on_loopback():
+            with _on_loopback(), _in_its_time():
                 try:
                     ray.init(address="local", **settings, **own, **QUIET, **_search_path())
                 except Exception as error:  # Ray raises a bare one when its start took too long
@@ -274,6 +277,29 @@ def _on_loopback() -> Iterator[None]:
         os.environ.pop(CLUSTER_SWITCH)
         if before[1] is not None:
             os.environ[CLUSTER_SWITCH] = before[1]
+
+
+@contextmanager
+def _in_its_time() -> Iterator[None]:
+    """Within this context a raylet has :data:`START_SECONDS` to start."""
+    services: Any = importlib.import_module("ray._private.services")
+    ask = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PROBE_SECONDS / 10)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def _running_here() -> str | None:

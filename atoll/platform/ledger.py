@@ -35,6 +35,7 @@ from atoll.platform.run_files import (
     LAYERS,
     METRIC_GROUPS,
     RESULT,
+    ROUND_ONLY,
     ROUND_SCHEMA,
     ROUNDS,
     TABLES,
@@ -90,8 +91,7 @@ class ParquetTable:
         """Drop the rows of rounds after ``last_round``."""
         if not self._path.exists():
             return
-        rounds = pa.schema([("round", pa.int64())])
-        kept = read_table(self._path, needed=rounds).filter(pc.field("round") <= last_round)
+        kept = read_table(self._path, needed=ROUND_ONLY).filter(pc.field("round") <= last_round)
         with replacing(self._path) as partial:
             pq.write_table(kept, partial, write_page_checksum=True)
         self._rows = len(kept)
@@ -293,7 +293,7 @@ class Ledger:
         A run that was killed after its last round has them from nowhere else.
         """
         path = self.directory / ROUNDS
-        table = read_rounds_table(path) if path.exists() else pa.table({"round": []})
+        table = read_rounds_table(path, ROUND_ONLY) if path.exists() else pa.table({"round": []})
         if not len(table):
             return 0, {}
         row = table.slice(len(table) - 1).to_pylist()[0]

@@ -44,6 +44,8 @@ ROUND_SCHEMA = pa.schema(
         ("bytes_up", pa.int64()),
     ]
 )
+# All that whoever looks at metrics alone needs beside them.
+ROUND_ONLY = pa.schema([("round", pa.int64())])
 LAYER_SCHEMA = pa.schema(
     [
         ("round", pa.int64()),
@@ -150,9 +152,9 @@ def _check_column(path: Path, table: pa.Table, field: pa.Field, names: Sequence[
         raise RunDirectoryError(f"{path}: its column {field.name!r} has gaps; expected none")
 
 
-def read_rounds_table(path: Path) -> pa.Table:
+def read_rounds_table(path: Path, needed: pa.Schema = ROUND_SCHEMA) -> pa.Table:
     """Read a run's ``rounds.parquet``; as :func:`read_table`, and metrics are numbers."""
-    table = read_table(path, needed=ROUND_SCHEMA)
+    table = read_table(path, needed=needed)
     prefixes = tuple(f"{group}_" for group in METRIC_GROUPS)
     for field in table.schema:
         if field.name.startswith(prefixes) and not _is_metric(field.type):
@@ -229,14 +231,16 @@ def read_engine(directory: Path) -> Engine | None:
 
 
 class _Partition(BaseModel):
+    """``partition.json``; earlier versions wrote less."""
+
     model_config = ConfigDict(extra="allow", strict=True)
 
-    clients: list[int]
-    classes: list[str]
-    domains: list[str]
-    training_domains: list[str]
-    held_out: list[str]
-    histogram: list[list[int]]
+    clients: list[int] = []
+    classes: list[str] = []
+    domains: list[str] = []
+    training_domains: list[str] = []
+    held_out: list[str] = []
+    histogram: list[list[int]] = []
 
     @model_validator(mode="after")
     def _fits(self) -> _Partition:

@@ -15,7 +15,13 @@ import pyarrow as pa
 from atoll.credentials import without_credentials
 from atoll.errors import RunDirectoryError
 from atoll.platform.recorded import write_recorded_rows, write_recorded_text
-from atoll.platform.run_files import PARTITION, ROUNDS, read_partition, read_rounds_table
+from atoll.platform.run_files import (
+    PARTITION,
+    ROUND_ONLY,
+    ROUNDS,
+    read_partition,
+    read_rounds_table,
+)
 from atoll.platform.sweep_plan import Trial
 from atoll.platform.sweep_selection import Choice, Curve, choose
 
@@ -68,7 +74,7 @@ def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve
     RunDirectoryError
         If a file is missing or cannot be read.
     """
-    table = read_rounds_table(directory / ROUNDS)
+    table = read_rounds_table(directory / ROUNDS, ROUND_ONLY)
     if "server_accuracy" not in table.column_names:
         # Stopped before the first evaluation.
         table = table.append_column("server_accuracy", pa.nulls(len(table), pa.float64()))

@@ -27,7 +27,7 @@ from atoll.errors import EngineError
 from atoll.platform.checkpoint import CheckpointStore
 from atoll.platform.early_stopping import metric_of
 from atoll.platform.observers import RoundRecord
-from atoll.platform.run_files import ROUNDS, has_table, read_rounds_table
+from atoll.platform.run_files import ROUND_ONLY, ROUNDS, has_table, read_rounds_table
 
 logger = logging.getLogger("atoll")
 
@@ -206,7 +206,7 @@ def recorded_metric(directory: Path, metric: str) -> list[tuple[int, float]]:
     path = directory / ROUNDS
     if not has_table(path):
         return []
-    table = read_rounds_table(path)
+    table = read_rounds_table(path, ROUND_ONLY)
     column = metric.replace("-", "_")
     if column not in table.column_names:
         return []
