@@ -58,12 +58,23 @@ def first_linear(observation: Observation) -> tuple[int, int]:
     """
     model = observation.model
     size = math.prod(observation.space.shape)
-    named = [(n, m) for n, m in model.module.named_modules() if list(m.parameters(recurse=False))]
+    # A layer that is not trained has its weight among its buffers.
+    named = [
+        (n, m)
+        for n, m in model.module.named_modules()
+        if list(m.parameters(recurse=False)) or isinstance(getattr(m, "weight", None), Tensor)
+    ]
     name, first = named[0]
     if not isinstance(first, nn.Linear) or first.in_features != size or first.bias is None:
         raise AttackError(
             f"the model's first layer is {type(first).__name__} ({name!r}); expected a linear "
             f"layer on the {size} pixel values, with a bias"
         )
-    prefix = f"{name}." if name else ""
-    return model.names.index(f"{prefix}weight"), model.names.index(f"{prefix}bias")
+    places = model.place_of(first.weight), model.place_of(first.bias)
+    weight, bias = places
+    if weight is None or bias is None:
+        raise AttackError(
+            f"the model's first layer ({name!r}) is not trained; expected one whose weight and "
+            "bias are in the update"
+        )
+    return weight, bias

@@ -93,7 +93,7 @@ def _flat(tensors: Stacked) -> Tensor:
     """Return whole updates: shape (candidates, all values)."""
     if isinstance(tensors, Targets):
         return tensors.flat
-    return torch.cat([tensor.flatten(1) for tensor in tensors], 1)
+    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], 1)
 
 
 COSTS: dict[str, Cost] = {

@@ -42,7 +42,7 @@ class VictimModel:
     ----------
     parameters : dict[str, Tensor]
         The trainable parameters, detached, in the order of ``module.parameters()``; updates have
-        the same order.
+        the same order. What the client does not train is a buffer here.
     mode : str
         As given.
     parts : tuple[VictimPart, ...]
@@ -70,8 +70,7 @@ class VictimModel:
             _normalize_by_batch(self.module)
         else:
             _check_statistics(self.module, state)
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
+        _fix_frozen(self.module)
         self.parameters = {k: p.detach() for k, p in self.module.named_parameters()}
         self.parts = parts_of(self.module)
         # From here on every derivative is taken by what is passed to the parts' losses.
@@ -122,11 +121,21 @@ class VictimModel:
             raise AttackError(
                 f"the model's head is a {type(head).__name__}; expected a linear layer"
             )
-        prefix = next(name for name, module in self.module.named_modules() if module is head)
-        names = self.names
-        weight = names.index(f"{prefix}.weight" if prefix else "weight")
-        bias = f"{prefix}.bias" if prefix else "bias"
-        return weight, names.index(bias) if bias in names else None
+        weight = self.place_of(head.weight)
+        if weight is None:
+            raise AttackError(
+                "the weight of the model's head is not trained; expected labels to be given or "
+                "optimised"
+            )
+        return weight, self.place_of(head.bias)
+
+    def place_of(self, parameter: Tensor | None) -> int | None:
+        """Return where one of the module's parameters is in updates; None if it is in none.
+
+        A parameter that is used under two names is there once.
+        """
+        places = (i for i, own in enumerate(self.module.parameters()) if own is parameter)
+        return next(places, None)
 
     def _head(self) -> nn.Module:
         if isinstance(self.module, PartialNetwork):
@@ -215,6 +224,15 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
                 f"expects {tuple(own[name].shape)}"
             )
     module.load_state_dict({**own, **state})
+
+
+def _fix_frozen(module: nn.Module) -> None:
+    """Make buffers of the parameters that are not trained: no update has a part for them."""
+    for layer in module.modules():
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if not (parameter.requires_grad and parameter.is_floating_point()):
+                delattr(layer, name)
+                layer.register_buffer(name, parameter.detach())
 
 
 def _check_statistics(module: nn.Module, state: Mapping[str, Tensor]) -> None:

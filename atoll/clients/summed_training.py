@@ -69,7 +69,7 @@ def add_stacked(
         if key not in stacked:
             flat.add_(value.cpu().reshape(-1).double(), alpha=everything)
             continue
-        values = stacked[key].detach().flatten(1)
+        values = stacked[key].detach().reshape(len(weights), -1)
         on_values = factors.to(values.device)
         for start in range(0, len(flat), BLOCK):
             block = values[:, start : start + BLOCK].double()

@@ -274,7 +274,7 @@ class UpdateRule:
         if not self._per_client:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             return list(torch._foreach_mul(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0)))
-        squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
+        squares = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]
         norms = torch.stack(squares).sum(0).sqrt()
         factors = torch.clamp(limit / (norms + 1e-6), max=1.0)
         return [g * factors.view(-1, *[1] * (g.dim() - 1)) for g in gradients]

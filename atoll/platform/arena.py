@@ -17,7 +17,8 @@ import tomli_w
 
 from atoll.credentials import tables_without_credentials
 from atoll.errors import CaptureError, RunDirectoryError
-from atoll.platform.arena_plan import Arena, check_available, jobs_of
+from atoll.platform.arena_checks import check_available
+from atoll.platform.arena_plan import Arena, jobs_of
 from atoll.platform.cluster import Cluster
 from atoll.platform.interrupts import terminated_as_interrupt
 from atoll.platform.preflight import check_trials

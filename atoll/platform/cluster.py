@@ -6,9 +6,8 @@ import importlib
 import logging
 import os
 import socket
-import threading
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ray.job_config import JobConfig
 
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.authentication import agreed_with, own_token
+from atoll.platform.first_driver import let_one_go_first
 from atoll.platform.node_request import NodeRequest
 from atoll.trust import is_restricted
 
@@ -27,9 +27,8 @@ logger = logging.getLogger("atoll")
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
-# A Ray that answers lets a process in within seconds. A raylet that has not done so when the time
-# of its starting workers (60 s) is over never will.
-CONNECT_SECONDS = 90.0
+# How long a raylet may take to start, where Ray gives up after 30 s, which a busy machine exceeds.
+START_SECONDS = 90.0
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
 # Ray counts CPUs and GPUs in ten-thousandths.
 SMALLEST_UNIT = 1e-4
@@ -117,9 +116,9 @@ class Cluster:
         settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
         with ExitStack() as undo:
             undo.enter_context(own_token())
-            with _on_loopback():
+            with _on_loopback(), _in_its_time():
                 try:
-                    ray.init(address="local", **settings, **own, **QUIET)
+                    ray.init(address="local", **settings, **own, **QUIET, **_search_path())
                 except Exception as error:  # Ray raises a bare one when its start took too long
                     raise EngineError(
                         f"Ray did not start on this machine ({error}); expected a machine with "
@@ -218,29 +217,13 @@ def _connect(address: str) -> None:
     """
     where = f"ray.address = {address!r}"
     services: Any = importlib.import_module("ray._private.services")
-    connected: Future[None] = Future()
-
-    def connect() -> None:
-        try:
-            ray.init(address=address, **QUIET, **_search_path())
-            connected.set_result(None)
-        except BaseException as error:
-            connected.set_exception(error)
-
     try:
         with ExitStack() as undo:
             if "://" not in address:
                 head = services.canonicalize_bootstrap_address_or_die(address)
                 undo.enter_context(agreed_with(head, where))
-            # In a thread, since nothing interrupts it where it waits.
-            threading.Thread(target=connect, name="connect-to-ray", daemon=True).start()
-            connected.result(CONNECT_SECONDS)
-    except TimeoutError as error:
-        raise EngineError(
-            f"{where}: this Ray answers, but has let this process in on no node within "
-            f"{CONNECT_SECONDS:g} s; start again, for Ray waits for a node's first workers, which "
-            "may have died, only with the first driver (or start that Ray anew)"
-        ) from error
+                let_one_go_first(head, where)
+            ray.init(address=address, **QUIET, **_search_path())
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         raise EngineError(f"{where}: no Ray answers ({error})") from error
 
@@ -294,6 +277,29 @@ def _on_loopback() -> Iterator[None]:
         os.environ.pop(CLUSTER_SWITCH)
         if before[1] is not None:
             os.environ[CLUSTER_SWITCH] = before[1]
+
+
+@contextmanager
+def _in_its_time() -> Iterator[None]:
+    """Within this context a raylet has :data:`START_SECONDS` to start."""
+    services: Any = importlib.import_module("ray._private.services")
+    ask = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PROBE_SECONDS / 10)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def _running_here() -> str | None:

@@ -64,6 +64,7 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
     from atoll.clients.models.build import warn_of_other_normalization
     from atoll.clients.mods import check_mods
     from atoll.platform.combinations import warn_of_combinations
+    from atoll.platform.estimate import warn_of_a_long_run
     from atoll.platform.mods import named_mods, with_references
     from atoll.platform.privacy import warn_of_privacy
     from atoll.strategies import build_strategy
@@ -83,6 +84,7 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
                 "expected 'auto' or false"
             )
     warn_of_other_normalization(model, dataset)
+    warn_of_a_long_run(experiment, model, dataset.image_shape, partition.sizes)
     check_federation(strategy, model, dataset, partition)
     client = with_references(experiment.client)
     check_mods(client.mods, model)

@@ -168,7 +168,9 @@ class RayGrid(Grid):
         cluster = cluster or self._own_cluster
         assert cluster is not None
         try:
-            self._room = Room(cluster, workers, cpus_per_worker, gpus_per_worker, nodes_timeout)
+            self._room = Room(
+                cluster, workers, cpus_per_worker, gpus_per_worker, nodes_timeout, num_nodes
+            )
             allocation = self._room.first()
             setup = worker_setup(
                 client_app,

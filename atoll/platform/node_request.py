@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atoll.platform.autoscaler import AutoscalerReport, NoAutoscaler, read_report
@@ -174,6 +173,9 @@ class Keeper:
             self._ask()
 
     def _ask(self) -> None:
+        # It brings the whole autoscaler along, which no other process needs.
+        from ray.autoscaler.sdk import request_resources
+
         self._seen = set()
         request_resources(bundles=self._wanted[: self._search.asked])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Literal
 
 from atoll.errors import EngineError, InvalidExperimentError
@@ -31,6 +32,8 @@ class Room:
     timeout : float
         Seconds to wait for nodes that an autoscaler brings, where none is there that holds a
         worker.
+    most : int, optional
+        How many workers could ever have work, if their number is "auto".
 
     Attributes
     ----------
@@ -45,8 +48,10 @@ class Room:
         cpus: float,
         gpus: float | Literal["auto"],
         timeout: float = NODES_TIMEOUT,
+        most: int | None = None,
     ) -> None:
         self.could_use = 1
+        self._most = most
         self._share = 0.0 if gpus == "auto" else gpus
         self._cluster = cluster
         self._workers, self._cpus, self._gpus = workers, cpus, gpus
@@ -72,13 +77,19 @@ class Room:
             As :meth:`Cluster.allocate`.
         """
         if self._cluster.started:
-            return self._cluster.allocate(self._workers, self._cpus, self._gpus)
+            return self._allocate()
         wanted = self.could_use if self._workers == "auto" else self._workers
         self._cluster.request.ask(Wish(wanted, self._cpus, self._share))
-        allocation = self._cluster.allocate(self._workers, self._cpus, self._gpus)
+        allocation = self._allocate()
         # "auto" follows the GPUs that there are: those of nodes to come are like them.
         self._share = allocation.gpus
         return allocation
+
+    def _allocate(self) -> Allocation:
+        allocation = self._cluster.allocate(self._workers, self._cpus, self._gpus)
+        if self._workers != "auto" or self._most is None:
+            return allocation
+        return replace(allocation, workers=min(allocation.workers, self._most))
 
     def first(self) -> Allocation:
         """Return the workers that fit, once at least one does, or all that were asked for.

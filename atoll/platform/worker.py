@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from flwr.clientapp import ClientApp
@@ -22,8 +22,11 @@ from atoll.platform.client_runner import ClientRunner
 from atoll.platform.content import PackedRecords
 from atoll.platform.exchange import Chunk, ChunkResult, Exchange, Timing
 from atoll.platform.gpu_memory import OnGpu, forget_peak, run_on_gpu
-from atoll.platform.node_data import NodeData
 from atoll.platform.sum_tree import Span, TreeSum
+
+if TYPE_CHECKING:
+    # With it come Arrow and all data sets, which an app of somebody's has no use for.
+    from atoll.platform.node_data import NodeData
 
 
 @dataclass(frozen=True)

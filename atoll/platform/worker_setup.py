@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
 from atoll.errors import EngineError
-from atoll.platform.node_data import NodeData
 from atoll.platform.worker import WorkerSetup
 
 
@@ -38,5 +38,9 @@ def worker_setup(
             "callable that makes it there"
         ) from error
     search_path = tuple(str(Path(path).resolve()) for path in sys.path)
-    node_data = NodeData.of(data) if data else None
-    return WorkerSetup(app, run_config, threads, gpu, search_path, node_data)
+    setup = WorkerSetup(app, run_config, threads, gpu, search_path)
+    if not data:
+        return setup
+    from atoll.platform.node_data import NodeData
+
+    return replace(setup, data=NodeData.of(data))

@@ -69,6 +69,21 @@ def check_wrapped(strategy: Strategy, mods: Sequence[str], *, is_mean: bool) -> 
                 f"their updates, and {reason}; expected a strategy of the mean, FedAvg say (or "
                 "strategy.reduce = true, if it is one)"
             )
+    _check_clipping_mods(strategy, mods)
+
+
+def _check_clipping_mods(strategy: Strategy, mods: Sequence[str]) -> None:
+    """Refuse Flower's clipping mods where no strategy sends the norm: every client would fail."""
+    wrappers = {type(strategy), *(type(inner) for _, _, inner in _layers(strategy))}
+    if any(kind.__module__.partition(".")[0] not in ("atoll", "flwr") for kind in wrappers):
+        # One of the user's own may send it.
+        return
+    for kind, mod in CLIPPED_BY.items():
+        if mod in mods and kind not in wrappers:
+            raise InvalidExperimentError(
+                f"client.mods has {mod!r}: it clips to the norm that strategy.name = "
+                f"{kind.__name__!r} sends; expected that strategy, or the mod 'clipping'"
+            )
 
 
 def _layers(strategy: Strategy) -> Iterator[tuple[str, Strategy, Strategy]]:

@@ -19,6 +19,7 @@ RECORDS = [
         run_config=("lr=0.5 name='y z'", "flag=false"),
     ),
     Case("dtypes", nodes=2),
+    Case("large", nodes=4, workers=2),
 ]
 
 FAILURES = [
@@ -27,7 +28,8 @@ FAILURES = [
     Case("all_fail", atoll_code=1),
     Case("wrong_return", workers=2),
     Case("server_raises", stock_code=1),
-    Case("server_exits"),
+    # An app that says how it ends is believed; stock knows Exceptions only.
+    Case("server_exits", atoll_code=3),
     Case("shadowed", nodes=2),
     Case("client_import", nodes=2, stock_code=1, flower_log=False),
 ]
@@ -63,6 +65,13 @@ STRATEGIES = [
     Case("mods", workers=2),
     Case("lifespan", nodes=2, config={"a": 1}),
     Case("strange_strategy", nodes=2),
+    Case(
+        "strange_checkpoints",
+        app="strange_strategy",
+        nodes=2,
+        atoll_options=("--checkpoint-every", "1"),
+    ),
+    Case("surroundings", nodes=2),
 ]
 
 LEGACY = [

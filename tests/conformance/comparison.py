@@ -47,29 +47,35 @@ def flower_log(shown: Shown) -> list[str]:
     return found
 
 
-def differences(case: Case, stock: Shown, atoll: Shown) -> list[str]:
-    """Return what an app did otherwise on Atoll than on stock Flower; nothing is right."""
+def differences(
+    case: Case, first: Shown, second: Shown, names: tuple[str, str] = ("stock", "atoll")
+) -> list[str]:
+    """Return what an app did otherwise on the second engine than on the first; nothing is right."""
     found = []
-    wanted = stock.code if case.atoll_code is None else case.atoll_code
-    if atoll.code != wanted:
-        found.append(f"exit code {atoll.code}, wanted {wanted} (stock {stock.code})")
-    found += _line_differences("RESULT", results(stock), results(atoll))
+    wanted = first.code
+    if case.atoll_code is not None and names[1] == "atoll":
+        wanted = case.atoll_code
+    if second.code != wanted:
+        found.append(f"exit code {second.code}, wanted {wanted} ({names[0]}: {first.code})")
+    found += _line_differences("RESULT", results(first), results(second), names)
     if case.flower_log:
-        found += _line_differences("Flower's log", flower_log(stock), flower_log(atoll))
+        found += _line_differences("Flower's log", flower_log(first), flower_log(second), names)
     return found
 
 
-def _line_differences(what: str, stock: list[str], atoll: list[str]) -> list[str]:
-    if stock == atoll:
+def _line_differences(
+    what: str, first: list[str], second: list[str], names: tuple[str, str]
+) -> list[str]:
+    if first == second:
         return []
     same = next(
-        (i for i, (a, b) in enumerate(zip(stock, atoll, strict=False)) if a != b),
-        min(len(stock), len(atoll)),
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
     )
     return [
-        f"{what}: {len(stock)} lines on stock, {len(atoll)} on Atoll; from line {same + 1} on",
-        *(f"  stock: {line}" for line in stock[same : same + 4]),
-        *(f"  atoll: {line}" for line in atoll[same : same + 4]),
+        f"{what}: {len(first)} lines ({names[0]}), {len(second)} ({names[1]}); from {same + 1} on",
+        *(f"  {names[0]}: {line}" for line in first[same : same + 4]),
+        *(f"  {names[1]}: {line}" for line in second[same : same + 4]),
     ]
 
 

@@ -31,15 +31,35 @@ def client_lines(shown: Shown) -> list[str]:
     return sorted(line[line.index("CLIENT") :] for line in lines if "CLIENT" in line)
 
 
-@pytest.mark.parametrize("name", ["fine", "failing"])
-def test_the_terminal_shows_what_flower_shows(
-    both: dict[str, tuple[Shown, Shown]], name: str
-) -> None:
+BOTH = pytest.mark.parametrize("name", ["fine", "failing"])
+
+
+@BOTH
+def test_what_the_app_prints(both: dict[str, tuple[Shown, Shown]], name: str) -> None:
     stock, atoll = both[name]
-    assert len(results(stock)) == 4, stock.stdout + stock.stderr
+    assert len(results(stock)) == 3, stock.stdout + stock.stderr
     assert results(atoll) == results(stock), atoll.stderr
+
+
+@BOTH
+def test_what_flower_logs(both: dict[str, tuple[Shown, Shown]], name: str) -> None:
+    stock, atoll = both[name]
     assert flower_log(atoll) == flower_log(stock)
+
+
+@BOTH
+def test_what_clients_print(both: dict[str, tuple[Shown, Shown]], name: str) -> None:
+    stock, atoll = both[name]
+    assert len(client_lines(stock)) == 8
     assert client_lines(atoll) == client_lines(stock)
+
+
+def test_the_app_is_known_by_its_hash(both: dict[str, tuple[Shown, Shown]]) -> None:
+    hashes = [
+        [line for line in shown.stdout.splitlines() if line.startswith("FAB HASH")]
+        for shown in both["fine"]
+    ]
+    assert hashes[0] == hashes[1]
 
 
 def test_exit_codes(both: dict[str, tuple[Shown, Shown]]) -> None:

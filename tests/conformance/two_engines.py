@@ -121,9 +121,23 @@ def app_directory(case: Case, folder: Path) -> Path:
     return directory
 
 
-def run_on_stock(cases: Sequence[Case], folder: Path) -> dict[str, Shown]:
-    """Run the cases on stock Flower's simulation."""
-    return _Engine("stock", STOCK_PYTHON, cases, folder).run()
+def run_on_stock(
+    cases: Sequence[Case], folder: Path, python: str = STOCK_PYTHON, path: str = ""
+) -> dict[str, Shown]:
+    """Run the cases on stock Flower's simulation.
+
+    Parameters
+    ----------
+    cases : Sequence[Case]
+        The cases, run in this order.
+    folder : Path
+        Where apps and outputs go.
+    python : str
+        The interpreter.
+    path : str
+        A folder that comes first on its search path: another Flower's.
+    """
+    return _Engine("stock", python, cases, folder, path).run()
 
 
 def run_on_atoll(cases: Sequence[Case], folder: Path) -> dict[str, Shown]:
@@ -134,8 +148,10 @@ def run_on_atoll(cases: Sequence[Case], folder: Path) -> dict[str, Shown]:
 class _Engine:
     """Drives an engine's process; starts another one where an app hangs or kills it."""
 
-    def __init__(self, engine: str, python: str, cases: Sequence[Case], folder: Path) -> None:
-        self._engine, self._python = engine, python
+    def __init__(
+        self, engine: str, python: str, cases: Sequence[Case], folder: Path, path: str = ""
+    ) -> None:
+        self._engine, self._python, self._path = engine, python, path
         self._folder = folder / engine
         self._cases = {case.name: case for case in cases}
         self._jobs = [self._job(number, case) for number, case in enumerate(cases)]
@@ -174,7 +190,7 @@ class _Engine:
         process = subprocess.Popen(
             [self._python, HERE / f"{self._engine}_driver.py", plan, results],
             cwd=self._folder,
-            env=_environment(),
+            env=_environment(self._path),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -213,8 +229,10 @@ class _Engine:
         self._shown[name] = Shown(code, *texts, seconds)
 
 
-def _environment() -> dict[str, str]:
-    found = {**os.environ, "PYTHONPATH": str(ROOT), "FLWR_TELEMETRY_ENABLED": "0"}
+def _environment(path: str) -> dict[str, str]:
+    folders = [path, str(ROOT), os.environ.get("PYTHONPATH", "")]
+    joined = os.pathsep.join(filter(None, folders))
+    found = {**os.environ, "PYTHONPATH": joined, "FLWR_TELEMETRY_ENABLED": "0"}
     found.pop("RAY_ADDRESS", None)
     return found
 

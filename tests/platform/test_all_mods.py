@@ -135,6 +135,38 @@ def test_strategies_around_others_that_would_promise_too_much_are_refused(
         check(Experiment.from_dict(tables))
 
 
+def test_flowers_clipping_mods_need_the_strategy_that_sends_the_norm() -> None:
+    """Without it every client would fail, and no round change the model."""
+    for mod, name in (
+        ("fixedclipping_mod", "DifferentialPrivacyClientSideFixedClipping"),
+        ("adaptiveclipping_mod", "DifferentialPrivacyClientSideAdaptiveClipping"),
+    ):
+        with pytest.raises(InvalidExperimentError, match=f"client.mods has '{mod}'.*'{name}'"):
+            check(experiment(mod))
+
+
+def test_privacy_around_a_strategy_that_asks_for_moments_is_refused() -> None:
+    hgp = {"name": "HGP"}
+    for where in ("ServerSideFixed", "ServerSideAdaptive"):
+        tables = {**experiment().to_dict(), "strategy": private(where, strategy=hgp)}
+        with pytest.raises(InvalidExperimentError, match="'HGP' within .* clients send moments"):
+            check(Experiment.from_dict(tables))
+    check(
+        Experiment.from_dict(
+            {
+                **experiment().to_dict(),
+                "strategy": private("ServerSideFixed", strategy={"name": "ERM"}),
+            }
+        )
+    )
+    tables = {
+        **experiment("secure-aggregation").to_dict(),
+        "strategy": {"name": "SecAggPlus", "strategy": hgp},
+    }
+    with pytest.raises(InvalidExperimentError, match="'secure-aggregation' .*answer unmasked|HGP"):
+        check(Experiment.from_dict(tables))
+
+
 @pytest.mark.parametrize(
     ("strategy", "mods"),
     [

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import InvalidExperimentError
+from atoll.platform import arena_checks
 from atoll.platform.arena import run_arena
-from atoll.platform.arena_plan import check_available, load_arena
+from atoll.platform.arena_checks import check_available
+from atoll.platform.arena_plan import load_arena
 from atoll.platform.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +99,17 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
 ) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
         load_arena(file, [override])
+
+
+def test_more_attacks_than_anybody_waits_for_are_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena_checks, "MAX_JOBS", 23)
+    with pytest.raises(
+        InvalidExperimentError,
+        match="^arena: 3 federations, 2 rounds, 1 victims and 4 attacks make 24 jobs; expected at",
+    ):
+        load_arena(file)
 
 
 def test_an_arena_is_no_single_run(file: Path) -> None:

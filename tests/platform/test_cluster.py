@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from probing import ROOT, environment_without_ray, found_by
+from ray._private import services
 
 from atoll.errors import InvalidExperimentError
+from atoll.platform import cluster
 from atoll.platform.cluster import Allocation, Cluster
 
 PROBE = Path(__file__).with_name("cluster_probe.py")
@@ -71,6 +73,25 @@ def test_a_ray_that_cannot_start_is_an_error_in_one_line(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_a_raylet_has_longer_to_start_than_ray_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def get_node(head: str, node: str) -> str:
+        asked.append(node)
+        if len(asked) < 3 or head == "dead":
+            raise RuntimeError("no such node")
+        return node
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    with cluster._in_its_time():
+        assert services.get_node("head", "node") == "node"
+        assert len(asked) == 3
+        monkeypatch.setattr(cluster, "START_SECONDS", 0.2)
+        with pytest.raises(RuntimeError, match="no such node"):
+            services.get_node("dead", "node")
+    assert services.get_node is get_node
+
+
 @pytest.mark.parametrize(
     ("nodes", "workers", "expected"),
     [
@@ -109,9 +130,9 @@ def test_a_share_that_ray_cannot_count_is_refused(
 ) -> None:
     node = {"Alive": True, "NodeID": "0", "Resources": {"CPU": 2.0}}
     monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: [node])
-    cluster = Cluster.__new__(Cluster)
+    found = Cluster.__new__(Cluster)
     with pytest.raises(InvalidExperimentError, match=message):
-        cluster.allocate(workers, cpus, 0.0)
+        found.allocate(workers, cpus, 0.0)
     # As many as there are units, and shares are whole units.
-    assert cluster.allocate(20_000, 1.0, 0.0).cpus == 1e-4
-    assert cluster.allocate(1_000, 1.0, 0.0).cpus == 0.0019
+    assert found.allocate(20_000, 1.0, 0.0).cpus == 1e-4
+    assert found.allocate(1_000, 1.0, 0.0).cpus == 0.0019

@@ -17,6 +17,7 @@ import pytest
 import ray
 from flwr.clientapp import ClientApp
 from probing import environment_without_ray
+from test_authentication import start_head, stop
 
 from atoll.errors import EngineError
 from atoll.platform.federation_run import run
@@ -78,6 +79,32 @@ def test_a_run_whose_first_worker_processes_are_killed_goes_on_to_the_same_bits(
     undisturbed = run(file, out=tmp_path / "undisturbed").summary
     result = json.loads((out / "result.json").read_text())
     assert result["parameters_sha256"] == undisturbed["parameters_sha256"]
+
+
+def test_a_driver_is_let_in_where_a_worker_process_died_before_the_first_driver(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(os.environ["RAY_AUTH_TOKEN"])
+    process, address = start_head(tmp_path)
+    # Less than a raylet gives its workers; it lets the second driver in all the same.
+    script = (
+        "import sys; from atoll.platform import first_driver; first_driver.WAIT_SECONDS = 40.0;"
+        "from atoll.platform.cluster import Cluster; Cluster(sys.argv[1])"
+    )
+    try:
+        command = [sys.executable, "-c", script, address]
+        driver = subprocess.Popen(command, env=environment_without_ray())
+        killed = 0
+        while not killed and driver.poll() is None:
+            for one in list(worker_processes(process.pid))[:1]:
+                os.kill(one.pid, signal.SIGKILL)
+                killed += 1
+            time.sleep(0.01)
+        assert driver.wait(200) == 0
+        assert killed
+    finally:
+        stop(process)
 
 
 @pytest.fixture

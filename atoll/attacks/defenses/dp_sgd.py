@@ -65,7 +65,8 @@ class DPSGD(BoundedDefense):
             with warnings.catch_warnings():
                 # The hook of the first layer, whose input is the image, has nothing to wait for.
                 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-                compute(task)
+                gradient = compute(task)
+            _give_unused_zeros(parameters, gradient, len(step.labels))
             optimizer = DPOptimizer(
                 torch.optim.SGD(parameters),
                 noise_multiplier=self.noise_multiplier,
@@ -88,6 +89,27 @@ class DPSGD(BoundedDefense):
         passes = math.ceil(seen / steps[0].examples) if steps else 0
         uses = count_uses(context, self.name, passes)
         return {"epsilon": gaussian_epsilon(self.noise_multiplier, uses, self.delta)}
+
+
+def _give_unused_zeros(
+    parameters: Sequence[Tensor], gradient: Sequence[Tensor], examples: int
+) -> None:
+    """Give parameters that no layer used per-sample gradients of zero; they get noise as others.
+
+    Raises
+    ------
+    ValueError
+        If one has a gradient, and none of each example: no layer of Opacus's kind holds it.
+    """
+    for parameter, values in zip(parameters, gradient, strict=True):
+        if getattr(parameter, "grad_sample", None) is not None:
+            continue
+        if bool(values.any()):
+            raise ValueError(
+                f"a parameter of shape {tuple(parameter.shape)} has no per-sample gradients; "
+                "expected it in a layer of its own"
+            )
+        parameter.grad_sample = values.new_zeros(examples, *values.shape)  # type: ignore[attr-defined]
 
 
 def _on_device_of(generator: torch.Generator, parameter: Tensor) -> torch.Generator:

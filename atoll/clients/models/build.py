@@ -48,6 +48,7 @@ def build_model(
             model = make(image_shape=image_shape, classes=classes, **settings.arguments)
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
+            _check_dtypes(model)
             _check_logits(model, image_shape, classes)
         except UntrustedCodeError:
             raise
@@ -71,6 +72,19 @@ def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None
             dataset.name,
             wanted,
         )
+
+
+def _check_dtypes(model: nn.Module) -> None:
+    """Refuse what no array of a message holds: NumPy has no bfloat16, and no float8."""
+    for name, values in model.state_dict().items():
+        try:
+            torch.empty(0, dtype=values.dtype).numpy()
+        except TypeError:
+            raise ValueError(
+                f"its {name!r} is of {str(values.dtype).removeprefix('torch.')}, which Flower's "
+                "arrays do not hold; expected float32 or float16 (arithmetic within the model may "
+                "be of any kind)"
+            ) from None
 
 
 def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: int) -> None:

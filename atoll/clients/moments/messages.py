@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atoll.clients.arrays import array_record, to_array, view
 from atoll.clients.moments.statistic import Statistic
-from atoll.clients.moments.statistics import statistic_from_json, to_json
+from atoll.clients.moments.statistic_names import statistic_from_json, to_json
 
 MOMENTS = "moments"
 QUERY = f"query.{MOMENTS}"

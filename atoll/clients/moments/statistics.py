@@ -3,26 +3,21 @@
 A statistic is a function phi of an example; its moment over a domain is the mean of phi. Each
 statistic here is written once, as the inner product <cotangent, sum of phi>: a client that trains
 differentiates it by the parameters, and a client that reports the sum differentiates it by the
-cotangent. A user's own statistics are classes of their own modules; :func:`to_json` names them so.
+cotangent.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from atoll.clients.moments.head import ModelSizes
-from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
-from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
-from atoll.errors import EngineError
 from atoll.randomness import derive_seed
-from atoll.registry import import_attribute
 
 # Probes evaluated at a time: (probes, examples, outputs) numbers are held at once.
 PROBE_BLOCK = 16
@@ -298,81 +293,6 @@ class Gradient(Statistic):
     ) -> Tensor:
         """See :class:`Statistic`; without a graph, one backward pass."""
         return _gradient_of_loss(outputs, create_graph=create_graph)
-
-
-STATISTICS: dict[str, type[Statistic]] = {
-    kind.name: kind
-    for kind in (
-        Loss,
-        HeadGradient,
-        HessianProduct,
-        HessianProbes,
-        ProbedDiagonal,
-        HessianDiagonal,
-        MovedHeadRisk,
-        SquaredHeadGradient,
-        ScaleGradient,
-        ScaleGradientHalves,
-        FeatureMean,
-        FeatureProducts,
-        ExampleFeatures,
-        SquaredLogits,
-        SquaredFeatures,
-        LatentSquare,
-        LatentNorm,
-        ConditionalInformation,
-        Gradient,
-    )
-}
-
-
-def to_json(statistic: Statistic) -> str:
-    """Return a statistic as text, for a message.
-
-    Raises
-    ------
-    EngineError
-        If it is a user's own and no other process could find its class, or read its fields.
-    """
-    kind = type(statistic)
-    if STATISTICS.get(kind.name) is kind:
-        name = kind.name
-    else:
-        name = f"{kind.__module__}:{kind.__qualname__}"
-        if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
-            raise EngineError(
-                f"the statistic {name}: clients cannot import it; expected a class at the top "
-                "level of a module"
-            )
-    try:
-        return json.dumps({"name": name, **asdict(statistic)})
-    except (TypeError, ValueError) as error:
-        raise EngineError(
-            f"the statistic {name}: its fields cannot be sent ({error}); expected numbers, texts, "
-            "and tuples of these"
-        ) from error
-
-
-def statistic_from_json(text: str) -> Statistic:
-    """Return the statistic that :func:`to_json` wrote.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    InvalidExperimentError
-        If the module of a user's own statistic cannot be imported.
-    """
-    fields: dict[str, Any] = json.loads(text)
-    name = str(fields.pop("name", ""))
-    kind = STATISTICS.get(name)
-    if kind is None and ":" in name:
-        kind = import_attribute(name, "statistic")
-        if not (isinstance(kind, type) and issubclass(kind, Statistic)):
-            raise ValueError(f"{name} is no Statistic; expected a class derived from it")
-    if kind is None:
-        raise ValueError(f"the message asks for a statistic that there is not: {text}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def rademacher(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -6,7 +6,17 @@ A method is a dataclass with its hyper-parameters and one function, ``penalty(do
 
 # Names of strategies to where they are: a name is checked before torch is loaded.
 _MODULES = {
-    "regularizers": ("IRM", "VREx", "GradientAlignment", "FedIIR", "IGA", "Fishr", "CORAL", "MMD"),
+    "regularizers": (
+        "IRM",
+        "VREx",
+        "GradientAlignment",
+        "GradientNorm",
+        "FedIIR",
+        "IGA",
+        "Fishr",
+        "CORAL",
+        "MMD",
+    ),
     "hessians": ("HGP", "Hutchinson", "CMA"),
     "reweighting": ("ERM", "GroupDRO", "AFL", "EQRM", "SD", "Mixup"),
     "representation": ("FedSR", "FedL2R"),

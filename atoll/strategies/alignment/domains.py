@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import torch
@@ -20,6 +20,7 @@ from atoll.clients.moments.messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HessianProduct, Loss
+from atoll.strategies.alignment.example_rows import ExampleRows
 from atoll.strategies.alignment.exchange import Exchange
 
 Weighting = Literal["uniform", "examples"]
@@ -41,16 +42,6 @@ class _Measured:
     statistic: Statistic
     values: Tensor
     vectors: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """A statistic with a row an example: a leaf a domain, shape (examples, ...)."""
-
-    statistic: Statistic
-    values: list[Tensor]
-    # By node and domain, which of the domain's rows are the node's.
-    places: dict[int, dict[str, slice]] = field(default_factory=lambda: defaultdict(dict))
 
 
 class Domains:
@@ -99,7 +90,7 @@ class Domains:
         uniform = torch.full_like(self.counts, 1 / max(1, len(self.names)))
         self.weights = uniform if weighting == "uniform" else self.counts / self.counts.sum()
         self._measured: list[_Measured] = []
-        self._examples: list[_Examples] = []
+        self._examples: list[ExampleRows] = []
         self._spreads: list[tuple[int, Tensor]] = []
         self._calls = 0
         # This round's moments by place and statistic, then by domain.
@@ -144,20 +135,11 @@ class Domains:
         if not statistic.of_examples:
             raise ValueError(f"{statistic.name} is a sum over examples; expected moments(...)")
         answers = self._exchange.ask(self._held, (statistic,))
-        asked = _Examples(statistic, [])
-        rows: dict[str, list[Tensor]] = defaultdict(list)
-        for node, answer in answers.items():
-            for (_, name), values in answer.sums.items():
-                begin = sum(map(len, rows[name]))
-                asked.places[node][name] = slice(begin, begin + len(values))
-                rows[name].append(values.to(torch.float64))
         key = f"{self._calls}/{statistic.name}"
         self._calls += 1
-        here = {name: torch.cat(parts) for name, parts in rows.items()}
-        self._fresh[key] = here
-        for name in self.names:
-            known = here[name] if name in here else self._stored[name]["values"][key]
-            asked.values.append(known.clone().requires_grad_())
+        stored = {name: own["values"][key] for name, own in self._stored.items()}
+        asked = ExampleRows.of_answers(statistic, answers, self.names, stored)
+        self._fresh[key] = asked.own
         self._examples.append(asked)
         return list(asked.values)
 
@@ -281,21 +263,9 @@ class Domains:
                     losses[name] += float(gradient[self.names.index(name)]) * scale
                 continue
             terms.append(self._term(index, measured, gradient, scales, quadratic))
-        terms += [self._term_of_examples(asked) for asked in self._examples if _is_used(asked)]
-        return losses, terms
-
-    def _term_of_examples(self, asked: _Examples) -> Term:
-        """Return each node's cotangents, one of each of its examples."""
         total = sum(self._count_of[name] for name in self._own)
-        gradients = {
-            name: total * _gradient_of(values).to(self._exchange.dtype)
-            for name, values in zip(self.names, asked.values, strict=True)
-        }
-        by_node = {
-            node: {name: gradients[name][rows] for name, rows in held.items()}
-            for node, held in asked.places.items()
-        }
-        return Term(asked.statistic, {}, by_node=by_node)
+        terms += [asked.term(total, self.dtype) for asked in self._examples if asked.is_used]
+        return losses, terms
 
     def _per_example(self) -> dict[str, float]:
         """Return by domain N / n_e: a client's loss is a mean over examples of all N."""
@@ -395,11 +365,3 @@ class Domains:
             for name, is_here in zip(self.names, self.present, strict=True)
             if is_here
         }
-
-
-def _gradient_of(values: Tensor) -> Tensor:
-    return torch.zeros_like(values) if values.grad is None else values.grad
-
-
-def _is_used(asked: _Examples) -> bool:
-    return any(bool(_gradient_of(values).any()) for values in asked.values)

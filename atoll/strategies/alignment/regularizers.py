@@ -101,6 +101,23 @@ class GradientAlignment(AlignmentStrategy):
 
 
 @dataclass(kw_only=True, eq=False)
+class GradientNorm(AlignmentStrategy):
+    """The squared norm of the head's mean gradient: a control that aligns nothing.
+
+    The mean of the domains' squared norms is this plus the spread that
+    :class:`GradientAlignment` is. What a method gains over ERM and this control gains too comes
+    from smaller gradients of the head, not from domains that agree.
+    """
+
+    min_domains: ClassVar[int] = 1
+    penalty_weight: NonNegative = 5e-3
+
+    def penalty(self, domains: Domains) -> Tensor:
+        """See :class:`GradientNorm`."""
+        return domains.mean(domains.moment(HeadGradient())).square().sum()
+
+
+@dataclass(kw_only=True, eq=False)
 class FedIIR(AlignmentStrategy):
     """Intra- and inter-domain gradient alignment to a moving average (Guo et al., ICML 2023).
 

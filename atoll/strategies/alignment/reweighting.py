@@ -213,8 +213,8 @@ def _inside(quantile: float) -> float:
 
 def _bandwidth(values: Tensor) -> Tensor:
     # Of the variance, whose gradient exists where all values are the same.
-    deviation = values.var().clamp_min(1e-18).sqrt()
-    bandwidth: Tensor = 1.06 * deviation * len(values) ** -0.2
+    scale = 1.06 * len(values) ** -0.2
+    bandwidth: Tensor = (scale**2 * values.var()).clamp_min(1e-18).sqrt()
     return bandwidth
 
 

@@ -12,8 +12,8 @@ from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic
+from atoll.clients.moments.statistic_names import STATISTICS, statistic_from_json, to_json
 from atoll.clients.moments.statistics import (
-    STATISTICS,
     FeatureMean,
     FeatureProducts,
     Gradient,
@@ -29,8 +29,6 @@ from atoll.clients.moments.statistics import (
     SquaredHeadGradient,
     SquaredLogits,
     rademacher,
-    statistic_from_json,
-    to_json,
 )
 from atoll.randomness import derive_seed
 

@@ -110,6 +110,10 @@ def gradients(domains: list[Domain], w: Tensor) -> Tensor:
     return to(w, found, mean(w, found).detach())
 
 
+def gradient_norm(domains: list[Domain], w: Tensor) -> Tensor:
+    return mean(w, [d.gradient() for d in domains]).square().sum()
+
+
 def iga(domains: list[Domain], w: Tensor) -> Tensor:
     found = [d.full_gradient() for d in domains]
     return len(domains) * to(w, found, mean(w, found).detach())

@@ -223,6 +223,28 @@ def test_the_table_has_every_entry_and_every_mod_a_place_in_it() -> None:
     assert traffics == set(Traffic)
 
 
+def test_the_table_in_the_docs_is_the_one_that_is_used() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "defenses.md").read_text()
+    start = text.index("| clients send (methods) |")
+    rows = [line.strip("|").split("|") for line in text[start:].split("\n\n")[0].splitlines()[2:]]
+    by_column = (
+        {Kind.OBSERVER},
+        {Kind.NOISE_ON_STEP, Kind.NOISE_ON_UPDATE},
+        {Kind.STEP, Kind.UPDATE},
+        {Kind.DP_STEP},
+        {Kind.DP_UPDATE},
+        {Kind.FLOWER_DP},
+        {Kind.OWN_LOSS},
+    )
+    for (_, *said), traffic in zip(rows, Traffic, strict=True):
+        for words, kinds in zip(said, by_column, strict=True):
+            status, _, where = words.strip().partition(", ")
+            for kind in kinds:
+                found = TABLE[traffic][kind].status
+                on_steps = where == "on updates" and "step's" in kind.value
+                assert found is (Status.REFUSED if on_steps else Status(status)), (traffic, kind)
+
+
 @pytest.mark.parametrize(("method", "mod"), PAIRS, ids=lambda name: name.replace(" ", "-"))
 def test_what_the_table_says_of_a_pair_is_so(
     method: str, mod: str, federations: Federations

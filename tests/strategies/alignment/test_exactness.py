@@ -59,6 +59,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], Any, float]] = {
         10.0,
     ),
     "gradient alignment": ("GradientAlignment", {"penalty_weight": 2.0}, c.gradients, 2.0),
+    "gradient norm": ("GradientNorm", {"penalty_weight": 2.0}, c.gradient_norm, 2.0),
     "IGA": ("IGA", {"penalty_weight": 2.0}, c.iga, 2.0),
     "Fishr": ("Fishr", {**NOW, "decay": 0.0}, c.fishr, 1000.0),
     "CORAL": ("CORAL", {}, c.coral, 1.0),
@@ -179,6 +180,33 @@ def test_one_full_batch_step_of_clients_is_that_gradient_too(
     size = max(1.0, *(float(value.abs().max()) for value in expected.values()))
     assert_equal(found, expected, 1e-6 if method == "EQRM" else TOLERANCE * size)
     assert metrics["drift"] == 0.0
+
+
+def test_the_gradient_norm_is_the_closed_form_and_has_no_spread_in_it(tmp_path: Path) -> None:
+    for place, layout in enumerate(LAYOUTS.values()):
+        federation = make_federation(tmp_path / str(place), layout)
+        images, labels, _ = (
+            torch.cat(parts)
+            for parts in zip(*(federation.data[n] for n in sorted(federation.data)), strict=True)
+        )
+        sizes = [len(federation.data[name][1]) for name in sorted(federation.data)]
+        # Domains count the same, so an example counts for 1 / (3 * the size of its domain).
+        each = torch.cat([torch.full((n,), 1 / (3 * n), dtype=torch.float64) for n in sizes])
+        with torch.no_grad():
+            z = federation.model.body(images.double())  # type: ignore[union-attr, operator]
+            residual = federation.model(images.double()).softmax(1) * each[:, None]
+            residual -= torch.nn.functional.one_hot(labels, 3) * each[:, None]
+            closed = torch.cat([residual.T @ z, residual.sum(0)[:, None]], 1).square().sum()
+        values_of = {}
+        for name in ("GradientNorm", "GradientAlignment"):
+            arguments = {"client_update": "gradient", "server_optimizer": "sgd"}
+            strategy = build_strategy(name, {**arguments, "server_learning_rate": 1.0})
+            _, metrics = federation.round(strategy)
+            values_of[name] = metrics["penalty"]
+        np.testing.assert_allclose(values_of["GradientNorm"], float(closed), rtol=1e-10)
+        domains = c.make_domains(federation.model, federation.data)
+        norms = [float(domain.gradient().detach().square().sum()) for domain in domains]
+        np.testing.assert_allclose(sum(values_of.values()), sum(norms) / 3, rtol=1e-10)
 
 
 def test_a_deep_head_takes_the_same_penalties_by_autograd(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from own_methods import PoweredFeatures
 from small_federation import LAYOUTS, make_federation, values
 from torch import Tensor
 
-from atoll.clients.moments.statistics import HessianProbes, statistic_from_json, to_json
+from atoll.clients.moments.statistic_names import statistic_from_json, to_json
+from atoll.clients.moments.statistics import HessianProbes
 from atoll.errors import EngineError
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.strategy import AlignmentStrategy
