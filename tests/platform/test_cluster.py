@@ -21,7 +21,7 @@ PROBE = Path(__file__).with_name("cluster_probe.py")
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    return found_by([sys.executable, PROBE], timeout=200)
+    return found_by([sys.executable, PROBE])
 
 
 def test_every_cpu_of_every_node_has_a_worker(found: dict[str, Any]) -> None:
