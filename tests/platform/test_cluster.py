@@ -83,7 +83,7 @@ def test_a_raylet_has_longer_to_start_than_ray_would_wait(monkeypatch: pytest.Mo
         return node
 
     monkeypatch.setattr(services, "get_node", get_node)
-    with cluster._in_its_time():
+    with cluster.patient_start():
         assert services.get_node("head", "node") == "node"
         assert len(asked) == 3
         monkeypatch.setattr(cluster, "START_SECONDS", 0.2)
