@@ -14,9 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from benchmarks.processor_time import MARK
+from benchmarks.workloads import WORKLOADS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -42,6 +45,10 @@ class Row:
         "round_seconds", "driver_peak_mb" or "first_round_seconds".
     targets : dict[str, float]
         By engine: how many times that engine's figure ours may at most be.
+    app : str
+        The app in ``benchmarks/apps`` that is run as a program, where it is one.
+    of : str
+        The row whose runs this figure is of, where it is another's.
     """
 
     workload: str
@@ -49,6 +56,14 @@ class Row:
     engines: dict[str, int]
     targets: dict[str, float]
     figure: str = "round_seconds"
+    app: str = ""
+    of: str = ""
+
+
+def _same_runs(of: str, figure: str, about: str) -> Row:
+    """Return a row for another figure of a row's runs."""
+    row = ROWS[of]
+    return replace(row, figure=figure, about=about, of=of)
 
 
 ROWS = {
@@ -91,6 +106,28 @@ ROWS = {
         {"atoll-50": 1.1},
         "driver_peak_mb",
     ),
+    "app-1000x20": Row(
+        "cnn-1000x20",
+        "somebody's app: CNN, 1000 clients x 20",
+        {"atoll": 6, "plain": 6, "pfl": 6, "flower": 3},
+        {"plain": 1 / 0.9, "pfl": 1.0, "flower": 1 / 3},
+        app="fashion",
+    ),
+    "app-100x60": Row(
+        "cnn-100x60",
+        "somebody's app: CNN, 100 clients x 60",
+        {"atoll": 12, "plain": 12, "pfl": 12, "flower": 5},
+        {"plain": 1 / 0.9, "pfl": 1.0, "flower": 1 / 1.5},
+        app="fashion",
+    ),
+    "app-short": Row(
+        "quickstart",
+        "a newcomer's app: 2 nodes, 2 rounds, processor time of all processes",
+        {"atoll": 2, "flower": 2},
+        {"flower": 1.0},
+        "processor_seconds",
+        app="quickstart",
+    ),
     "start": Row(
         "cnn-100x60",
         "start of the program to the end of round 1",
@@ -99,7 +136,14 @@ ROWS = {
         "first_round_seconds",
     ),
 }
-UNITS = {"round_seconds": "s a round", "driver_peak_mb": "MB", "first_round_seconds": "s"}
+ROWS["app-1000x20-cpu"] = _same_runs(
+    "app-1000x20", "round_processor_seconds", "the same, processor time of all processes"
+)
+ROWS["app-100x60-cpu"] = _same_runs(
+    "app-100x60", "round_processor_seconds", "the same, processor time of all processes"
+)
+UNITS = {"round_processor_seconds": "s a round", "processor_seconds": "s"}
+UNITS |= {"round_seconds": "s a round", "driver_peak_mb": "MB", "first_round_seconds": "s"}
 NAMES = {"atoll": "Atoll", "atoll-run": "`atoll run`", "plain": "plain loop", "pfl": "pfl"}
 NAMES |= {"flower": "Flower", "atoll-50": "Atoll, 50 clients"}
 
@@ -108,11 +152,10 @@ def command_of(engine: str, row: Row, rounds: int, folder: Path) -> list[str]:
     """Return the command that runs one engine on a row's workload."""
     if engine == "atoll-run":
         return [sys.executable, "-m", "benchmarks.engines.atoll_run", row.workload]
+    if row.app and engine != "pfl":
+        return _app_command(engine, row, rounds, _exported(row, folder))
     if engine == "pfl":
-        data = folder / f"{row.workload}.npz"
-        if not data.exists():
-            export = [sys.executable, "-m", "benchmarks.export", row.workload, str(data)]
-            subprocess.run(export, cwd=ROOT, check=True)
+        data = _exported(row, folder)
         start = [str(PFL_PYTHON), "-m", "torch.distributed.run", "--nproc_per_node", str(WORKERS)]
         start += ["-m", "benchmarks.engines.pfl_engine", row.workload, "--data", str(data)]
         return [*start, "--rounds", str(rounds)]
@@ -124,9 +167,31 @@ def command_of(engine: str, row: Row, rounds: int, folder: Path) -> list[str]:
     return [*start, "--rounds", str(rounds), "--workers", str(WORKERS)]
 
 
+def _app_command(engine: str, row: Row, rounds: int, data: Path) -> list[str]:
+    arguments = ["--data", str(data), "--rounds", str(rounds), "--workers", str(WORKERS)]
+    if engine == "plain":
+        return [sys.executable, "-m", "benchmarks.engines.plain_app", *arguments]
+    program = [sys.executable, "-m", "benchmarks.engines.app_program", row.app, engine]
+    return [*program, *arguments, "--nodes", str(WORKLOADS[row.workload].clients)]
+
+
+def _exported(row: Row, folder: Path) -> Path:
+    data = folder / f"{row.workload}.npz"
+    if not data.exists():
+        export = [sys.executable, "-m", "benchmarks.export", row.workload, str(data)]
+        subprocess.run(export, cwd=ROOT, check=True)
+    return data
+
+
 def measure(engine: str, row: Row, rounds: int, folder: Path) -> dict[str, Any] | None:
     """Run one engine; None if it failed (its output is shown)."""
-    environment = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    mark = {MARK: f"{os.getpid()}-{time.monotonic_ns()}"}
+    environment = {
+        **os.environ,
+        **mark,
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     done = subprocess.run(
         command_of(engine, row, rounds, folder),
         cwd=ROOT,
@@ -149,20 +214,31 @@ def value_of(timings: dict[str, Any], figure: str) -> float:
     return statistics.median(value) if isinstance(value, list) else float(value)
 
 
-def run_row(name: str, repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Measure a row: all engines in turn, ``repeats`` times."""
+def run_row(name: str, repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Measure a row: all engines in turn, ``repeats`` times.
+
+    Returns
+    -------
+    dict
+        By row and engine the figures; besides the row there are others of the same runs.
+    """
     row = ROWS[name]
-    values: dict[str, list[float]] = {engine: [] for engine in row.engines}
+    figures = {name: row.figure} | {n: r.figure for n, r in ROWS.items() if r.of == name}
+    values: dict[str, dict[str, list[float]]] = {
+        each: {engine: [] for engine in row.engines} for each in figures
+    }
     for repeat in range(repeats):
         for engine, rounds in row.engines.items():
             if engine == "pfl" and not PFL_PYTHON.exists():
                 continue
             timings = measure(engine, row, rounds, folder)
-            if timings is not None:
-                values[engine].append(value_of(timings, row.figure))
+            if timings is None:
+                continue
+            for each, figure in figures.items():
+                values[each][engine].append(value_of(timings, figure))
                 print(
-                    f"{name} [{repeat + 1}/{repeats}] {engine}: {values[engine][-1]:.3f} "
-                    f"{UNITS[row.figure]}",
+                    f"{each} [{repeat + 1}/{repeats}] {engine}: {values[each][engine][-1]:.3f} "
+                    f"{UNITS[figure]}",
                     flush=True,
                 )
     return values
@@ -217,8 +293,9 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.rows or ROWS:
-            results[name] = run_row(name, arguments.repeats, Path(folder))
+        # The runs of a row give its other figures too.
+        for name in dict.fromkeys(ROWS[name].of or name for name in arguments.rows or ROWS):
+            results.update(run_row(name, arguments.repeats, Path(folder)))
             write(results)
     print(table(results))
     print(f"{time.perf_counter() - started:.0f} s")

@@ -172,6 +172,7 @@ def run_app(
     session: Session,
     *,
     checkpoint_every: int | None,
+    report: bool,
 ) -> dict[str, Any]:
     """Run a Flower app on a grid, with the run kept in ``session``.
 
@@ -202,7 +203,7 @@ def run_app(
             except SystemExit as end:
                 # It has said itself how it ends; what it has done is kept all the same.
                 code = end.code
-        result = session.finish(starts.final)
+        result = session.finish(starts.final, report=report)
     if code:
         raise SystemExit(code)
     return result

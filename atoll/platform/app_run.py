@@ -53,6 +53,8 @@ class AppRun:
         Whether replies are validated, as those of experiments are.
     checkpoint_every : int or None
         Rounds between checkpoints; None writes none.
+    report : bool
+        Whether a report is written at the end.
     """
 
     app_dir: str
@@ -65,6 +67,7 @@ class AppRun:
     gpus_per_worker: float | Literal["auto"] = "auto"
     check_replies: bool = False
     checkpoint_every: int | None = None
+    report: bool = False
 
 
 def run_flower_app(
@@ -132,6 +135,7 @@ def _run(
             partial(_grid, settings, app),
             session,
             checkpoint_every=settings.checkpoint_every,
+            report=settings.report,
         )
 
 

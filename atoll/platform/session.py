@@ -182,7 +182,12 @@ class Session:
         )
 
     def finish(
-        self, arrays: ArrayRecord | None, *, initial: ArrayRecord | None = None, **more: Any
+        self,
+        arrays: ArrayRecord | None,
+        *,
+        initial: ArrayRecord | None = None,
+        report: bool = True,
+        **more: Any,
     ) -> dict[str, Any]:
         """Write the report and the result, and tell every observer.
 
@@ -195,15 +200,16 @@ class Session:
             The final model; None if there is none.
         initial : ArrayRecord, optional
             The initial model, where one that has not changed is an error.
+        report : bool
+            Whether a report is written; ``atoll report`` can at any time. It takes as long as
+            some short runs.
 
         Raises
         ------
         EngineError
             If all clients failed, in every round, or no round changed the model; there is a
-            report then, and no result.
+            report then, if one was asked for, and no result.
         """
-        from atoll.platform.report import write_report
-
         self.ledger.flush()
         sha256 = None if arrays is None else parameters_sha256(arrays)
         try:
@@ -212,7 +218,8 @@ class Session:
                 cause = self.ledger.most_frequent_failure() or SMALL_STEPS
                 raise EngineError(f"{UNCHANGED}; {cause}")
         except EngineError:
-            write_report(self.directory)
+            if report:
+                self._write_report()
             raise
         rounds, metrics = self.ledger.last_round()
         result = {
@@ -224,12 +231,17 @@ class Session:
             "parameters_sha256": sha256,
             **more,
         }
-        report = write_report(self.directory, result)
+        made = self._write_report(result) if report else f"by 'atoll report {self.directory}'"
         self.ledger.write_result(result)
-        result["report"] = str(report)
+        result["report"] = made
         for observer in self._observers:
             observer.on_end(result)
         return result
+
+    def _write_report(self, result: Mapping[str, Any] | None = None) -> str:
+        from atoll.platform.report import write_report
+
+        return str(write_report(self.directory, result))
 
     def start(self, run: RunInfo) -> None:
         """Tell every observer that a run that is not of rounds begins."""

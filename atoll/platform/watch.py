@@ -130,7 +130,8 @@ class RunWatch:
         self._shown = rounds[-1].server_round if rounds else 0
         if result is not None:
             report = self._directory / "report.html"
-            self._progress.on_end({**result, "report": str(report)})
+            made = str(report) if report.exists() else f"by 'atoll report {self._directory}'"
+            self._progress.on_end({**result, "report": made})
             return True
         self._say_if_silent(rounds)
         return False

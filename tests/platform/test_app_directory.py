@@ -103,10 +103,13 @@ def test_strategies_with_a_start_of_their_own_and_those_that_need_every_reply(
     done = atoll_flower(
         *(APP, "--run-config", f"strategy='{strategy}'", "--num-supernodes", 6),
         *("--out", tmp_path / "run", "--workers", 1),
+        *(("--report",) if strategy == "OwnLoop" else ()),
     )
     assert done.returncode == 0, done.stderr
     assert ("SERVER own start" in done.stdout) is (strategy == "OwnLoop")
-    assert (tmp_path / "run" / "report.html").exists()
+    # It takes as long as a short app: only where it is asked for.
+    assert (tmp_path / "run" / "report.html").exists() is (strategy == "OwnLoop")
+    assert ("atoll report" in " ".join(done.stdout.split())) is (strategy != "OwnLoop")
 
 
 # Three queries a round, of moments and of products that depend on them; then training, evaluation.

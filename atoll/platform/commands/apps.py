@@ -55,6 +55,9 @@ def flower(
             min=1, help="Rounds between checkpoints, for 'atoll resume'; none by default."
         ),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html; 'atoll report' can at any time.")
+    ] = False,
 ) -> None:
     """Run any Flower app on this engine, unmodified."""
     directories: list[Path] = []
@@ -74,6 +77,7 @@ def flower(
             gpus_per_worker="auto" if gpus_per_worker is None else gpus_per_worker,
             check_replies=check_replies,
             checkpoint_every=checkpoint_every,
+            report=report,
         )
         config = {TABLE: {k: v for k, v in asdict(settings).items() if v is not None}}
         note(uses_in(config))
