@@ -24,7 +24,8 @@ UNSTABLE = [
 ]
 MACHINERY = re.compile(
     r"Waiting for nodes to connect|DEPRECATED FEATURE|Since flwr|To change federation size|"
-    r"Federation `|flwr federation simulation-config|Starting Flower Simulation|Starting logstream|The reply TTL of"
+    r"Federation `|flwr federation simulation-config|Starting Flower Simulation|"
+    r"Starting logstream|The reply TTL of"
 )
 
 
