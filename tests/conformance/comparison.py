@@ -29,15 +29,24 @@ MACHINERY = re.compile(
 )
 
 
+# Ray writes what a client printed, and then the end of its line: another thread may come between.
+BEGINNING = re.compile(r"(?<!\n)(?=RESULT |(?:INFO|WARNING) ?: |\(\S+ pid=\d+\))")
+
+
+def lines(text: str) -> list[str]:
+    """Return the lines of an output, without colours, each with one thing."""
+    return BEGINNING.sub("\n", COLOUR.sub("", text)).splitlines()
+
+
 def results(shown: Shown) -> list[str]:
     """Return the lines that the app printed to be compared."""
-    return [line for line in shown.stdout.splitlines() if line.startswith("RESULT")]
+    return [line for line in lines(shown.stdout) if line.startswith("RESULT")]
 
 
 def flower_log(shown: Shown) -> list[str]:
     """Return what Flower logged, without what differs from run to run."""
     found = []
-    for line in COLOUR.sub("", shown.stderr + shown.stdout).splitlines():
+    for line in lines(shown.stderr + shown.stdout):
         match = LOGGED.match(line)
         if match is None or MACHINERY.search(match["text"]):
             continue

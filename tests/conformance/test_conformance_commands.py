@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 from command_lines import atoll_flower, flwr_environment, flwr_run
-from comparison import COLOUR, flower_log, results
+from comparison import flower_log, lines, results
 from two_engines import Case, Shown, app_directory
 
 pytestmark = pytest.mark.timeout(900)
@@ -27,8 +27,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Shown, Sho
 
 
 def client_lines(shown: Shown) -> list[str]:
-    lines = COLOUR.sub("", shown.stdout + shown.stderr).splitlines()
-    return sorted(line[line.index("CLIENT") :] for line in lines if "CLIENT" in line)
+    every = lines(shown.stdout + shown.stderr)
+    return sorted(line[line.index("CLIENT") :] for line in every if "CLIENT" in line)
 
 
 BOTH = pytest.mark.parametrize("name", ["fine", "failing"])
