@@ -46,12 +46,12 @@ GRID = [
 ]
 
 ASYNCHRONOUS = [
-    Case("grid_async", nodes=2, workers=2),
+    Case("grid_async", nodes=2, workers=2, at_once=2),
     Case("fire_and_forget", workers=2),
-    Case("grid_threads", nodes=4, workers=2),
-    Case("push_during_exchange", workers=2),
-    Case("grid_ttl", nodes=2, workers=2),
-    Case("grid_timeout", nodes=2, workers=2),
+    Case("grid_threads", nodes=4, workers=2, at_once=2),
+    Case("push_during_exchange", workers=2, at_once=2),
+    Case("grid_ttl", nodes=2, workers=2, at_once=2),
+    Case("grid_timeout", nodes=2, workers=2, at_once=2),
 ]
 
 STRATEGIES = [

@@ -68,7 +68,9 @@ class Case:
     run_config : tuple[str, ...]
         Overrides, as ``flwr run --run-config`` takes them.
     workers : int
-        Atoll's workers; stock has two actors always.
+        Atoll's workers.
+    at_once : int
+        How many messages stock works on at once, 1 or 2.
     flower_log : bool
         Whether what Flower itself logs is compared too.
     atoll_options : tuple[str, ...]
@@ -87,6 +89,7 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     run_config: tuple[str, ...] = ()
     workers: int = 1
+    at_once: int = 1
     flower_log: bool = True
     atoll_options: tuple[str, ...] = ()
     seconds: float = 150.0
@@ -167,6 +170,7 @@ class _Engine:
             "nodes": case.nodes,
             "run_config": list(case.run_config),
             "workers": case.workers,
+            "at_once": case.at_once,
             "atoll_options": list(case.atoll_options),
             "out": str(self._folder / "runs" / case.name),
             "stdout": str(streams / f"{case.name}.out"),
