@@ -243,6 +243,7 @@ def test_sigterm_ends_every_kind_of_run_as_ctrl_c_does(tmp_path: Path, what: str
     command = ["run", str(tmp_path / "layers.toml")]
     if what == "flower":
         command = ["flower", str(ROOT / "tests/platform/flower_app"), "--workers", "1"]
+        command += ["--num-supernodes", "10"]
         command += ["--run-config", "num-server-rounds=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "atoll", *command, "--out", str(directory)],
