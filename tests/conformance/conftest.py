@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from two_engines import Shown, run_on_atoll, run_on_stock
 
@@ -15,3 +17,13 @@ def shown(
     cases = request.module.CASES
     stock, atoll = run_on_stock(cases, folder), run_on_atoll(cases, folder)
     return {case.name: (stock[case.name], atoll[case.name]) for case in cases}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the suite on request: it starts stock Flower and Atoll many times, for minutes."""
+    if os.environ.get("ATOLL_CONFORMANCE"):
+        return
+    asked = pytest.mark.skip(reason="minutes on two engines; ATOLL_CONFORMANCE=1 runs it")
+    for item in items:
+        if "tests/conformance" in str(item.path):
+            item.add_marker(asked)

@@ -206,13 +206,12 @@ def test_an_interrupted_run_says_how_to_go_on(
     [checkpoint] = (directory / "checkpoints").iterdir()
     ended = int(checkpoint.name.removeprefix("round-"))
     assert ended > 0
-    config = directory / "config.toml"
-    config.write_text(config.read_text().replace("rounds = 100000", f"rounds = {ended + 2}", 1))
-    resumed = atoll_here("resume", directory, "--workers", 1)
+    fewer = ("--set", f"run.rounds={ended + 2}")
+    resumed = atoll_here("run", experiment, "--out", directory, "--resume", *fewer, "--workers", 1)
     assert resumed.returncode == 0, resumed.stderr
     undisturbed = tmp_path / "undisturbed"
     done = atoll_here(
-        *("run", experiment, "--out", undisturbed, "--set", f"run.rounds={ended + 2}"),
+        *("run", experiment, "--out", undisturbed, *fewer),
         *("--workers", 1),
     )
     assert done.returncode == 0, done.stderr
@@ -244,6 +243,7 @@ def test_sigterm_ends_every_kind_of_run_as_ctrl_c_does(tmp_path: Path, what: str
     command = ["run", str(tmp_path / "layers.toml")]
     if what == "flower":
         command = ["flower", str(ROOT / "tests/platform/flower_app"), "--workers", "1"]
+        command += ["--num-supernodes", "10"]
         command += ["--run-config", "num-server-rounds=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "atoll", *command, "--out", str(directory)],
