@@ -185,19 +185,23 @@ def _checked(strategy: Any, trial: Trial) -> AlignmentStrategy:
     InvalidExperimentError
         If it is not.
     """
-    is_exact = isinstance(strategy, AlignmentStrategy) and strategy.client_update == "gradient"
-    if not is_exact or isinstance(strategy, GradientStrategy):
-        raise InvalidExperimentError(
-            f"strategy.name = {trial.experiment.strategy.name!r}: is not centralised here; "
-            "expected an alignment method with a penalty and client_update = 'gradient'"
-        )
-    return strategy
+    if (
+        isinstance(strategy, AlignmentStrategy)
+        and not isinstance(strategy, GradientStrategy)
+        and strategy.client_update == "gradient"
+    ):
+        return strategy
+    raise InvalidExperimentError(
+        f"strategy.name = {trial.experiment.strategy.name!r}: is not centralised here; expected an "
+        "alignment method with a penalty and client_update = 'gradient'"
+    )
 
 
 def _examples_by_domain(federation: Federation) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the images and labels that the federation's clients hold, domain by domain."""
     dataset, partition = federation.dataset, federation.partition
     held = np.sort(np.concatenate(list(map(partition.indices, range(len(partition))))))
+    assert dataset.train.domains is not None
     domains = dataset.train.domains[held]
     found = {}
     for index, name in sorted(enumerate(dataset.domains), key=lambda pair: pair[1]):

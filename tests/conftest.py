@@ -26,13 +26,16 @@ def cluster() -> Iterator[None]:
     """A real Ray that Atoll did not start, with room for six workers."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=6,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    from atoll.platform.cluster import patient_start
+
+    with patient_start():
+        ray.init(
+            address="local",
+            num_cpus=6,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
     yield
     assert ray.is_initialized(), "a test shut down a Ray that it did not start"
     ray.shutdown()

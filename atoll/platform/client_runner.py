@@ -203,7 +203,7 @@ class ClientRunner:
             outcome.fail(reason, flower.RAISED, traceback.format_exc())
             return None, None
         if context.run_config != self._run_config:
-            outcome.fail("the client changed the run_config of its Context", flower.UNKNOWN)
+            outcome.fail(flower.RUN_CONFIG_CHANGED, flower.UNKNOWN)
             return None, None
         if outcome.node_id in chunk.states or len(context.state):
             return answer, flower.dump_records(context.state)

@@ -116,7 +116,7 @@ class Cluster:
         settings = {"include_dashboard": False, "_system_config": SYSTEM_CONFIG}
         with ExitStack() as undo:
             undo.enter_context(own_token())
-            with _on_loopback(), _in_its_time():
+            with _on_loopback(), patient_start():
                 try:
                     ray.init(address="local", **settings, **own, **QUIET, **_search_path())
                 except Exception as error:  # Ray raises a bare one when its start took too long
@@ -280,7 +280,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextmanager
-def _in_its_time() -> Iterator[None]:
+def patient_start() -> Iterator[None]:
     """Within this context a raylet has :data:`START_SECONDS` to start."""
     services: Any = importlib.import_module("ray._private.services")
     ask = services.get_node

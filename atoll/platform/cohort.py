@@ -410,7 +410,7 @@ class Cohort:
 
 def late_outcome(position: int, node_id: int) -> Outcome:
     """Return the outcome of a client that was not done in time."""
-    outcome = Outcome(position, node_id, is_late=True)
+    outcome = Outcome(position, node_id, without_reply=True)
     outcome.fail("not done when the round's timeout passed", flower.UNAVAILABLE)
     return outcome
 

@@ -157,8 +157,9 @@ class Outcome:
         The node's new state, if it changed.
     captured : PackedRecords or None
         The reply's content as the client sent it, where it is captured.
-    is_late : bool
-        Whether it is an error because nobody waits for the reply any longer.
+    without_reply : bool
+        Whether there is no reply, not even an error, as far as Flower's grids are concerned: the
+        client was not done in time, or returned nothing that is one.
     created_at, ttl : float
         When the client made the reply (Unix time), and the seconds that it is valid.
     """
@@ -180,7 +181,7 @@ class Outcome:
     summed: bool = False
     state: bytes | None = None
     captured: PackedRecords | None = None
-    is_late: bool = False
+    without_reply: bool = False
     created_at: float = 0.0
     ttl: float = 0.0
     bytes_up: int = 0

@@ -8,6 +8,7 @@ Written against flwr 1.42; 1.41 has the same.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,11 @@ RUN_ID = 1
 TASK_ID = 1
 
 UNKNOWN = ErrorCode.UNKNOWN
+# What apps may look for in the text of Flower's error.
+RUN_CONFIG_CHANGED = (
+    "ValueError: The `run_config` field of the `Context` object cannot be modified "
+    f"(run_id: {RUN_ID})."
+)
 # Nodes of a simulation that nobody has said a number for.
 DEFAULT_SUPERNODES = int(DEFAULT_SIMULATION_CONFIG.num_supernodes)
 
@@ -179,11 +185,9 @@ def unavailable_reply(message_id: str) -> Message:
         message_type=SYSTEM_MESSAGE_TYPE,
     )
     metadata.delivered_at = ""
-    error = Error(
-        MESSAGE_UNAVAILABLE,
-        "the message is unavailable: none of this id was sent, its reply was fetched before, or "
-        "its time to live has passed",
-    )
+    # It takes a second to import, and few apps ever see it.
+    texts = importlib.import_module("flwr.server.superlink.linkstate.utils")
+    error = Error(MESSAGE_UNAVAILABLE, texts.MESSAGE_UNAVAILABLE_ERROR_REASON)
     return Message(error=error, metadata=metadata)  # type: ignore[call-overload, no-any-return]
 
 

@@ -26,6 +26,11 @@ class _Sent:
     reply: Message | None = None
     watchers: list[set[str]] = field(default_factory=list)
 
+    def discard_from_watchers(self, name: str) -> None:
+        """Tell those who wait for the reply that they need not."""
+        for pending in self.watchers:
+            pending.discard(name)
+
 
 @dataclass(frozen=True)
 class Posted:
@@ -103,16 +108,20 @@ class Mailbox:
             return False
         return True
 
-    def deliver(self, replies: Iterable[Message]) -> None:
-        """Keep replies until they are fetched; those that come too late are dropped."""
-        now = time.time()
+    def deliver(self, reply: Message) -> None:
+        """Keep a reply until it is fetched; one that comes too late is dropped."""
+        name = reply.metadata.reply_to_message_id
         with self._lock:
-            for reply in replies:
-                sent = self._sent.get(reply.metadata.reply_to_message_id)
-                if sent is not None and sent.expires > now:
-                    sent.reply = reply
-                    for pending in sent.watchers:
-                        pending.discard(reply.metadata.reply_to_message_id)
+            sent = self._sent.get(name)
+            if sent is not None and sent.expires > time.time():
+                sent.reply = reply
+                sent.discard_from_watchers(name)
+
+    def wait_no_longer(self, name: str) -> None:
+        """Note that no reply to this message will come; until it expires, it has none."""
+        with self._lock:
+            if name in self._sent:
+                self._sent[name].discard_from_watchers(name)
 
     def watch(self, message_ids: Iterable[str]) -> set[str]:
         """Return the messages that have no reply yet; each leaves the set as its reply comes."""

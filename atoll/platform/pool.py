@@ -14,13 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import ray
 from ray.exceptions import (
-    ActorDiedError,
     GetTimeoutError,
     RayActorError,
     RayError,
@@ -35,6 +33,13 @@ from atoll.platform.jobs import Job, JobSource
 from atoll.platform.sections import NODES_TIMEOUT
 from atoll.platform.waiting import get, wait_for_one
 from atoll.platform.worker import Worker, WorkerSetup
+from atoll.platform.worker_handle import (
+    RunningJob,
+    WorkerHandle,
+    brief,
+    cause_in_constructor,
+    is_lost_node,
+)
 
 logger = logging.getLogger("atoll")
 
@@ -49,46 +54,6 @@ LOOK_SECONDS = 1.0
 MAX_LOST_WITH_NODES = 4
 # How long the thread that drives the pool waits at a time where others may bring it more to do.
 SHARED_SECONDS = 0.02
-# How Ray says that an actor did not die alone.
-NODE_DIED = "node has died"
-
-
-@dataclass
-class _Running:
-    worker: _WorkerHandle
-    job: Job
-    source: JobSource
-    overdue_at: float | None
-    left: Any = None
-
-
-@dataclass
-class _WorkerHandle:
-    """A worker; ``jobs`` are the references to its jobs' results, the one that it runs first."""
-
-    name: str
-    actor: Any
-    pid: int = 0
-    node: str = ""
-    jobs: list[Any] = field(default_factory=list)
-    methods: dict[str, tuple[str, Any]] = field(default_factory=dict)
-
-    def submit(self, job: Job) -> tuple[Any, Any]:
-        """Send a job to the worker under its name.
-
-        Returns
-        -------
-        tuple
-            The reference to its result, and one to what it leaves on its node (or None).
-        """
-        name, method = self.methods.get(job.method, ("", None))
-        if name != job.name:
-            # Naming a method costs more than calling it; a round's jobs have one name.
-            options = {"name": job.name, "num_returns": 2 if job.leaves else 1}
-            method = getattr(self.actor, job.method).options(**options)
-            self.methods[job.method] = job.name, method
-        returned = method.remote(*job.arguments)
-        return tuple(returned) if job.leaves else (returned, None)
 
 
 class WorkerPool:
@@ -149,9 +114,9 @@ class WorkerPool:
         self._setup = setup
         self._cpus, self._gpus = cpus, gpus
         self._actor_class = ray.remote(scheduling_strategy="SPREAD")(Worker)
-        self._idle: list[_WorkerHandle] = []
-        self._starting: dict[Any, _WorkerHandle] = {}
-        self._running: dict[Any, _Running] = {}
+        self._idle: list[WorkerHandle] = []
+        self._starting: dict[Any, WorkerHandle] = {}
+        self._running: dict[Any, RunningJob] = {}
         self._node_of: dict[str, str] = {}
         self.bytes_brought: Counter[str] = Counter()
         self._started = 0
@@ -172,7 +137,7 @@ class WorkerPool:
         actor_class = self._actor_class.options(
             name=f"{self._label}/{name}", num_cpus=self._cpus, num_gpus=self._gpus
         )
-        handle = _WorkerHandle(name, actor_class.remote(name, self._setup))
+        handle = WorkerHandle(name, actor_class.remote(name, self._setup))
         self._starting[handle.actor.where.remote()] = handle
 
     def pids(self) -> list[int]:
@@ -180,7 +145,7 @@ class WorkerPool:
         handles = self._idle + self._busy()
         return [handle.pid for handle in sorted(handles, key=lambda h: h.name) if handle.pid]
 
-    def _busy(self) -> list[_WorkerHandle]:
+    def _busy(self) -> list[WorkerHandle]:
         return [r.worker for reference, r in self._running.items() if reference == r.worker.jobs[0]]
 
     @cached_property
@@ -368,11 +333,11 @@ class WorkerPool:
                 if job is not None:
                     self._give(worker, job, source)
 
-    def _give(self, worker: _WorkerHandle, job: Job, source: JobSource) -> None:
+    def _give(self, worker: WorkerHandle, job: Job, source: JobSource) -> None:
         self.sharing.enter(worker.name)
         reference, left = worker.submit(job)
         overdue_at = None if job.seconds is None else time.monotonic() + job.seconds
-        self._running[reference] = _Running(worker, job, source, overdue_at, left)
+        self._running[reference] = RunningJob(worker, job, source, overdue_at, left)
         worker.jobs.append(reference)
 
     def _wait(self, sources: list[JobSource], deadline: float | None) -> None:
@@ -418,8 +383,8 @@ class WorkerPool:
         except RayTaskError as error:
             raise EngineError(f"a worker could not be set up: {error.cause}") from error
         except RayActorError as error:
-            self._failed_starts += not _is_lost_node(error)
-            cause = _cause_in_constructor(error)
+            self._failed_starts += not is_lost_node(error)
+            cause = cause_in_constructor(error)
             if cause is not None or self._failed_starts >= MAX_FAILED_STARTS:
                 raise EngineError(f"workers cannot be started: {cause or error}") from error
             self._start_worker()
@@ -443,11 +408,11 @@ class WorkerPool:
         except RayTaskError as error:
             raise EngineError(f"a worker failed: {error}") from error
         except (RayError, GetTimeoutError) as error:
-            logger.warning("%s died and is replaced (%s)", worker.name, _brief(error))
+            logger.warning("%s died and is replaced (%s)", worker.name, brief(error))
             self._replace(worker)
-            self._lost_with_nodes += _is_lost_node(error)
+            self._lost_with_nodes += is_lost_node(error)
             limit = MAX_LOST_WITH_NODES * self.size
-            if _is_lost_node(error) and self._lost_with_nodes <= limit:
+            if is_lost_node(error) and self._lost_with_nodes <= limit:
                 source.put_back(job)
             else:
                 source.lost(job, overdue=False)
@@ -471,7 +436,7 @@ class WorkerPool:
             self._free_surplus()
 
     def _back_off(
-        self, worker: _WorkerHandle, job: Job, shortage: Shortage, source: JobSource
+        self, worker: WorkerHandle, job: Job, shortage: Shortage, source: JobSource
     ) -> None:
         """Run a job again that found no room on its GPU: beside fewer workers, or in parts."""
         gpu = self.sharing.name_of(worker.name)
@@ -504,13 +469,13 @@ class WorkerPool:
                 self._replace(running.worker)
                 running.source.lost(running.job, overdue=True)
 
-    def _replace(self, worker: _WorkerHandle, *, has_died: bool = True) -> None:
+    def _replace(self, worker: WorkerHandle, *, has_died: bool = True) -> None:
         """Start another worker in place of this one; the jobs ahead of it go back."""
         self._drop(worker, has_died=has_died)
         if self._count() < self.size:
             self._start_worker()
 
-    def _drop(self, worker: _WorkerHandle, *, has_died: bool) -> None:
+    def _drop(self, worker: WorkerHandle, *, has_died: bool) -> None:
         self.deaths += has_died
         self.sharing.leave(worker.name)
         ahead = [self._running.pop(reference) for reference in worker.jobs][1:]
@@ -533,23 +498,3 @@ class WorkerPool:
         for handle in [*self._idle, *self._starting.values(), *self._busy()]:
             ray.kill(handle.actor)
         self._idle, self._starting, self._running = [], {}, {}
-
-
-def _is_lost_node(error: RayError) -> bool:
-    """Tell whether a worker, or what it had made, was lost with its node or is out of reach.
-
-    What it was doing is not to blame then; it is if the worker's process alone has died.
-    """
-    return not isinstance(error, ActorDiedError) or NODE_DIED in str(error)
-
-
-def _cause_in_constructor(error: RayActorError) -> str | None:
-    """Return what the worker's constructor raised, or None if its process was killed."""
-    text = str(error)
-    marker = "The actor died because of an error raised in its creation task"
-    return text.strip().splitlines()[-1] if marker in text else None
-
-
-def _brief(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

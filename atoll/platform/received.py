@@ -44,13 +44,10 @@ def receive(
     chunk_sum : ChunkSum or None
         The sum of the chunk's replies.
     """
-    if not isinstance(answer, Message):
-        outcome.fail(
-            f"the client returned {type(answer).__name__}, expected a Message", flower.RAISED
-        )
-        return
-    if not answer.metadata.reply_to_message_id:
-        outcome.fail("the client returned a message that is no reply", flower.RAISED)
+    if not isinstance(answer, Message) or not answer.metadata.reply_to_message_id:
+        kind = type(answer).__name__ if not isinstance(answer, Message) else "one that is no reply"
+        outcome.fail(f"the client returned {kind}, expected a Message", flower.RAISED)
+        outcome.without_reply = not exchange.checked
         return
     if answer.has_error():
         reason = answer.error.reason

@@ -37,15 +37,19 @@ def replies_of(
     elif exchange.checked and exchange.weighted_by is not None:
         _keep_common_metrics(outcomes)
     for request, outcome in zip(requests, outcomes, strict=True):
-        # Flower's grids say nothing of a client that was not done in time.
-        reply = None if outcome.is_late and not exchange.checked else reply_of(request, outcome)
+        reply = reply_of(request, outcome, checked=exchange.checked)
         if reply is not None:
             replies.append(reply)
     return replies
 
 
-def reply_of(request: Message, outcome: Outcome) -> Message | None:
-    """Return a client's own reply; None if it is in the sum."""
+def reply_of(request: Message, outcome: Outcome, *, checked: bool) -> Message | None:
+    """Return a client's own reply; None if it is in the sum.
+
+    Of a client without a reply Flower's grids say nothing; an exchange with checks says why.
+    """
+    if outcome.without_reply and not checked:
+        return None
     if outcome.status == "error":
         error = Error(code=outcome.code, reason=outcome.reason)
         return flower.reply(request, error, _reply_id(request))

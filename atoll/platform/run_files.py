@@ -185,9 +185,9 @@ class _Result(BaseModel):
     rounds: Annotated[int, Field(ge=0)]
     metrics: dict[str, bool | int | float | list[bool | int | float | None]]
     wall_seconds: Annotated[float, Field(ge=0.0)]
-    parameters_sha256: Sha256
+    parameters_sha256: Sha256 | None
     errors: Annotated[int, Field(ge=0)] = 0
-    failed_layers: list[str] = []
+    failed_layers: dict[str, str] = {}
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:

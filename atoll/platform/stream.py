@@ -106,8 +106,14 @@ class Stream:
             for outcome in outcomes:
                 self._keep_state(outcome)
                 dispatch.outcomes[outcome.position] = outcome
-            replies = [reply_of(requests[outcome.position], outcome) for outcome in outcomes]
-            self._mailbox.deliver(reply for reply in replies if reply is not None)
+            checked = dispatch.exchange.checked
+            for outcome in outcomes:
+                request = requests[outcome.position]
+                reply = reply_of(request, outcome, checked=checked)
+                if reply is not None:
+                    self._mailbox.deliver(reply)
+                else:
+                    self._mailbox.wait_no_longer(request.metadata.message_id)
             if len(dispatch.outcomes) == len(requests):
                 self._under_way.remove(dispatch)
                 self._report(dispatch, dispatch.in_order())

@@ -107,6 +107,7 @@ def test_dp_sgd_is_the_clipped_mean_of_each_examples_gradient(kind: str) -> None
         assert given.dtype == parameter.dtype
         torch.testing.assert_close(given, wanted, rtol=0, atol=atol)
         assert parameter.grad is None
+        assert not hasattr(parameter, "grad_sample")
 
 
 @pytest.mark.parametrize("kind", KINDS)

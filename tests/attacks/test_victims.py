@@ -33,7 +33,7 @@ def _changed(truth: Truth, what: str) -> Truth:
     [
         ("size", r"pixels are torch.uint8 of shape \(3, 9, 9, 3\); expected .* \(3, 8, 8, 1\)"),
         ("number", r"of shape \(1, 8, 8, 1\); expected .*, for 3 labels"),
-        ("type", r"pixels are torch.float32 of shape .*; expected torch.uint8"),
+        ("type", r"pixels (is|are) torch.float32 of shape .*; expected torch.uint8"),
         ("batch", r"a batch of the truth has example 7; expected 0 to 2"),
         ("label", r"has the label -\d+; expected 0 to 9, of 10 classes"),
     ],

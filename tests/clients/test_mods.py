@@ -46,7 +46,7 @@ def test_a_class_takes_the_other_keys_of_its_entry() -> None:
             ModSettings(
                 name="LocalDpMod", clipping_norm=-1, sensitivity=1.0, epsilon=3.0, delta=1e-4
             ),
-            "should be a positive value",
+            "clipping_norm = -1: expected greater than or equal",
         ),
     ],
 )

@@ -46,19 +46,19 @@ GRID = [
 ]
 
 ASYNCHRONOUS = [
-    Case("grid_async", nodes=2, workers=2),
+    Case("grid_async", nodes=2, workers=2, at_once=2),
     Case("fire_and_forget", workers=2),
-    Case("grid_threads", nodes=4, workers=2),
-    Case("push_during_exchange", workers=2),
-    Case("grid_ttl", nodes=2, workers=2),
-    Case("grid_timeout", nodes=2, workers=2),
+    Case("grid_threads", nodes=4, workers=2, at_once=2),
+    Case("push_during_exchange", workers=2, at_once=2),
+    Case("grid_ttl", nodes=2, workers=2, at_once=2),
+    Case("grid_timeout", nodes=2, workers=2, at_once=2),
 ]
 
 STRATEGIES = [
     Case("recording", nodes=4),
     Case("own_start", nodes=4),
     Case("own_loop", nodes=4),
-    Case("every_strategy", nodes=8, workers=2),
+    Case("every_strategy", nodes=8, workers=2, seconds=300.0),
     Case("boosted"),
     Case("private_fixed", app="private", nodes=4, config={"adaptive": False}),
     Case("private_adaptive", app="private", nodes=4, config={"adaptive": True}),
@@ -78,7 +78,7 @@ LEGACY = [
     Case("legacy_numpy", nodes=4, config={"rounds": 2}, workers=2),
     Case("legacy_client", nodes=4),
     Case("legacy_workflow", nodes=4),
-    Case("legacy_strategies", nodes=8),
+    Case("legacy_strategies", nodes=8, seconds=300.0),
     Case("legacy_secagg", workers=2),
     Case("legacy_arguments", nodes=4),
     Case("legacy_messages"),

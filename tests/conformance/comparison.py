@@ -24,7 +24,7 @@ UNSTABLE = [
 ]
 MACHINERY = re.compile(
     r"Waiting for nodes to connect|DEPRECATED FEATURE|Since flwr|To change federation size|"
-    r"Federation `|\tflwr federation|Starting Flower Simulation|The reply TTL of"
+    r"Federation `|\tflwr federation|Starting Flower Simulation|Starting logstream|The reply TTL of"
 )
 
 
@@ -44,6 +44,9 @@ def flower_log(shown: Shown) -> list[str]:
         for pattern, replacement in UNSTABLE:
             text = pattern.sub(replacement, text)
         found.append(text)
+    # The simulation's process says an empty farewell.
+    while found and not found[-1]:
+        found.pop()
     return found
 
 

@@ -62,9 +62,14 @@ ALL_NODES = _AllNodes()
 
 
 class _KeptActors:
-    """Lets all runs of this process use the actors of the first."""
+    """Lets all runs of this process use the actors of the first, as many at once as a case says.
+
+    Stock works on a node's second message while the first still runs, if an actor is free, and then
+    one change of the node's state is lost. So one at a time is the rule.
+    """
 
     pool: Any = None
+    at_once = 1
 
     def install(self) -> None:
         build = RayBackend.build
@@ -77,18 +82,22 @@ class _KeptActors:
 
         RayBackend.build = build_once
         RayBackend.terminate = lambda backend: None
+        RayBackend.num_workers = property(lambda backend: self.at_once)
+
+
+ACTORS = _KeptActors()
 
 
 def start(jobs: list[dict[str, Any]]) -> None:
     path = os.pathsep.join([*(job["app"] for job in jobs), *sys.path])
     os.environ["PYTHONPATH"] = path
     engine_process.start_ray(runtime_env={"env_vars": {"PYTHONPATH": path}})
-    _KeptActors().install()
+    ACTORS.install()
     ALL_NODES.install()
 
 
 def run(job: dict[str, Any]) -> int:
-    ALL_NODES.nodes = job["nodes"]
+    ALL_NODES.nodes, ACTORS.at_once = job["nodes"], job["at_once"]
     directory = Path(job["app"])
     config = get_project_config(directory)
     fab_id, fab_version = get_metadata_from_config(config)

@@ -68,7 +68,9 @@ class Case:
     run_config : tuple[str, ...]
         Overrides, as ``flwr run --run-config`` takes them.
     workers : int
-        Atoll's workers; stock has two actors always.
+        Atoll's workers.
+    at_once : int
+        How many messages stock works on at once, 1 or 2.
     flower_log : bool
         Whether what Flower itself logs is compared too.
     atoll_options : tuple[str, ...]
@@ -87,9 +89,10 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     run_config: tuple[str, ...] = ()
     workers: int = 1
+    at_once: int = 1
     flower_log: bool = True
     atoll_options: tuple[str, ...] = ()
-    seconds: float = 60.0
+    seconds: float = 150.0
     stock_code: int = 0
     atoll_code: int | None = None
 
@@ -167,6 +170,7 @@ class _Engine:
             "nodes": case.nodes,
             "run_config": list(case.run_config),
             "workers": case.workers,
+            "at_once": case.at_once,
             "atoll_options": list(case.atoll_options),
             "out": str(self._folder / "runs" / case.name),
             "stdout": str(streams / f"{case.name}.out"),
@@ -183,6 +187,10 @@ class _Engine:
         return self._shown
 
     def _run_process(self, jobs: list[dict[str, Any]], attempt: int) -> None:
+        for job in jobs:
+            # What an attempt before this one left of an app that it did not end.
+            for stream in ("stdout", "stderr"):
+                Path(job[stream]).unlink(missing_ok=True)
         plan = self._folder / f"jobs-{attempt}.json"
         plan.write_text(json.dumps(jobs))
         results = self._folder / f"results-{attempt}.jsonl"
@@ -197,8 +205,12 @@ class _Engine:
         )
         try:
             self._follow(process, jobs, results)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5.0)
         finally:
-            _end(process)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             log.close()
 
     def _follow(
@@ -219,6 +231,8 @@ class _Engine:
             if ended or time.monotonic() > deadline:
                 if position >= 0:
                     self._keep(jobs[position]["name"], HUNG, 0.0)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 return
             time.sleep(0.1)
 
@@ -235,11 +249,3 @@ def _environment(path: str) -> dict[str, str]:
     found = {**os.environ, "PYTHONPATH": joined, "FLWR_TELEMETRY_ENABLED": "0"}
     found.pop("RAY_ADDRESS", None)
     return found
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=5.0)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

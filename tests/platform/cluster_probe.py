@@ -40,7 +40,7 @@ def main() -> None:
     for name, shares in {"cpus": (1.0, 0.0), "gpus": (0.5, 0.5), "large": (2.0, 0.0)}.items():
         cpus, gpus = shares
         with RayGrid(app, 60, cpus_per_worker=cpus, gpus_per_worker=gpus, chunk_size=1) as grid:
-            deadline, seen = time.monotonic() + 60, {}
+            deadline, seen = time.monotonic() + 150, {}
             # The first workers answer while the last still start.
             while len(seen) < grid.workers and time.monotonic() < deadline:
                 messages = [

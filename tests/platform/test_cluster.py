@@ -21,7 +21,7 @@ PROBE = Path(__file__).with_name("cluster_probe.py")
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    return found_by([sys.executable, PROBE], timeout=200)
+    return found_by([sys.executable, PROBE])
 
 
 def test_every_cpu_of_every_node_has_a_worker(found: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def test_a_raylet_has_longer_to_start_than_ray_would_wait(monkeypatch: pytest.Mo
         return node
 
     monkeypatch.setattr(services, "get_node", get_node)
-    with cluster._in_its_time():
+    with cluster.patient_start():
         assert services.get_node("head", "node") == "node"
         assert len(asked) == 3
         monkeypatch.setattr(cluster, "START_SECONDS", 0.2)

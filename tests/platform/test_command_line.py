@@ -154,7 +154,7 @@ def start(experiment: Path, directory: Path, *more: str) -> subprocess.Popen[byt
     )
 
 
-def wait_for(path: Path, seconds: float = 60) -> None:
+def wait_for(path: Path, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"

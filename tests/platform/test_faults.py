@@ -37,7 +37,7 @@ def run(
     config: dict[str, object], *, strategy: FedAvg | None = None, rounds: int = 2, **options: object
 ) -> tuple[ArrayRecord, list[Outcome], RayGrid]:
     outcomes: list[Outcome] = []
-    options = {"workers": 2, "chunk_size": 4, "seed": 1, **options}
+    options = {"workers": 2, "chunk_size": 4, "seed": 1, "check_replies": "auto", **options}
     with RayGrid(app, NODES, **options) as grid:
         from atoll.platform.rounds import RoundOptions
 
@@ -173,10 +173,11 @@ def test_an_app_that_cannot_be_made_is_one_clear_error() -> None:
         grid.close()
 
 
-def test_every_client_failing_leaves_the_model_as_it_was() -> None:
+def test_every_client_failing_leaves_no_new_model() -> None:
     final, errors, _ = run({"fault": "raise", "nodes": list(range(1, NODES + 1))}, rounds=1)
     assert len(errors) == NODES
-    assert parameters_sha256(final) == parameters_sha256(arrays())
+    # As with Flower, there is no model where no round had an update.
+    assert len(final) == 0
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3])

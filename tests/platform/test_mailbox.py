@@ -36,7 +36,7 @@ def test_each_reply_is_fetched_once_and_then_unavailable() -> None:
     posted = mailbox.post([first, second])
     assert mailbox.pull(posted.ids) == []
     pending = mailbox.watch(posted.ids)
-    mailbox.deliver([reply_to(second)])
+    mailbox.deliver(reply_to(second))
     assert pending == {posted.ids[0]}
     [reply] = mailbox.pull(posted.ids)
     assert reply.metadata.src_node_id == 2
@@ -68,7 +68,7 @@ def test_a_message_and_its_reply_expire(caplog: pytest.LogCaptureFixture) -> Non
     posted = mailbox.post([brief])
     assert mailbox.first_expiry(posted.ids) == flower.expiry(brief)
     reply = reply_to(brief)
-    mailbox.deliver([reply])
+    mailbox.deliver(reply)
     time.sleep(0.06)
     [answer] = mailbox.pull(posted.ids)
     assert answer.error.code == flower.MESSAGE_UNAVAILABLE

@@ -78,7 +78,7 @@ def test_whatever_is_accepted_stays_within_its_limits(kind: str, low: Any, high:
         ({**RATE, "low": 0.0}, "expected low to be greater than 0 on a logarithmic scale"),
         ({**RATE, "low": 2.0}, "expected low to be less than high"),
         ({**EPOCHS, "low": 0.5}, "expected low and high to be integers"),
-        ({**EPOCHS, "high": 10**400}, "expected low and high from -1e+15 to 1e+15"),
+        ({**EPOCHS, "high": 10**400}, "expected less than or equal to 1000000000000000"),
         ({"distribution": "log-unifrm", "low": 1, "high": 2}, "did you mean 'log-uniform'?"),
         ({"distribution": "uniform", "low": 1}, "k: high is not set"),
         ({"distribution": "uniform", "low": math.nan, "high": 2}, "k: low = nan: expected "),

@@ -53,8 +53,8 @@ def _check(name: str, key: str, arguments: Mapping[str, Any]) -> None:
         if argument in own and argument in hints:
             check_value(f"model.{argument}", value, hints[argument])
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        for inner in _inner(make, arguments, own):
-            _check(MODELS.check(inner, "model.base"), "model.base", rest)
+        for within, inner in _inner(make, arguments, own):
+            _check(MODELS.check(inner, f"model.{within}"), f"model.{within}", rest)
         return
     for argument, value in rest.items():
         hint = closest(argument, sorted(own)) if own else "it takes no arguments"
@@ -63,9 +63,11 @@ def _check(name: str, key: str, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _inner(make: Callable[..., Any], arguments: Mapping[str, Any], own: set[str]) -> Iterator[str]:
-    """Yield the name of the model that another is made of, if it is made of one."""
+def _inner(
+    make: Callable[..., Any], arguments: Mapping[str, Any], own: set[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the argument that names the model which another is made of, and that name."""
     for argument in WITHIN:
         if argument in own:
             default = inspect.signature(make).parameters[argument].default
-            yield str(arguments.get(argument, default))
+            yield argument, str(arguments.get(argument, default))

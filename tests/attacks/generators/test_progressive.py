@@ -84,5 +84,5 @@ def test_another_model_is_refused_before_compute(tmp_path: Path) -> None:
     weights = {"module_apply_default/Conv2D/merged_input": np.zeros((4, 4, 2, 2), np.float32)}
     with pytest.raises(DataUnavailableError, match="is not the progressive GAN of faces"):
         load_progressive_gan(write(weights, tmp_path))
-    with pytest.raises(DataUnavailableError, match="nowhere: its weights cannot be read"):
+    with pytest.raises(DataUnavailableError, match=r"nowhere.*cannot be read"):
         load_progressive_gan(tmp_path / "nowhere")

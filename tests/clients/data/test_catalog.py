@@ -216,7 +216,7 @@ def test_an_interrupted_download_leaves_nothing(tmp_path: Path) -> None:
         (folder / "half").write_text("half")
         raise KeyboardInterrupt
     assert list(target.parent.iterdir()) == []
-    with pytest.raises(DataUnavailableError, match="is not a data set"):
+    with pytest.raises(DataUnavailableError, match=r"dataset\.json: cannot be read \(No such file"):
         ImageDataset(target)
 
 

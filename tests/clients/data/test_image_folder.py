@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -340,10 +341,14 @@ def test_a_large_folder_is_never_in_memory_at_once(tmp_path: Path, monkeypatch) 
     np.testing.assert_array_equal(plain.train.aspects, 1.5)
 
 
-def test_what_the_disk_has_no_room_for_is_refused_first(tmp_path: Path) -> None:
+def test_what_the_disk_has_no_room_for_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = fill(tmp_path, TWO)
-    with pytest.raises(DataUnavailableError, match=r"image_size = 500000 take 30000\.0 GB in"):
-        load_dataset("folder", root, {"image_size": 500_000})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
+    with pytest.raises(DataUnavailableError, match=r"image_size = 4096 take 2\.0 GB in"):
+        load_dataset("folder", root, {"image_size": 4096})
 
 
 def test_two_processes_that_prepare_the_same_data_end_with_one(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def main(grid, context):
     )
     log(logging.INFO, "the app's own line")
     result("nodes", len(list(grid.get_node_ids())), sorted(context.run_config.items()))
-    result("run", grid.run.fab_id, grid.run.fab_version, grid.run.override_config)
+    result("run", grid.run.fab_id, grid.run.fab_version, sorted(grid.run.override_config.items()))
     print("FAB HASH", grid.run.fab_hash)
     result(text(ended.arrays), text(context.node_config), context.node_id)
     if context.run_config["fails"]:

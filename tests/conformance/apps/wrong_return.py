@@ -24,6 +24,6 @@ def main(grid, context):
     nodes = nodes_by_partition(grid, 3)
     for what in ("nothing", "request"):
         messages = [ask(nodes[0], what=what), ask(nodes[1], what="answer")]
-        result(what, sorted_texts(grid.send_and_receive(messages, timeout=2.5)))
+        result(what, sorted_texts(grid.send_and_receive(messages, timeout=4.0)))
         result(what, sorted_texts(grid.pull_messages([messages[0].metadata.message_id])))
     result(sorted_texts(grid.send_and_receive([ask(n, what="answer") for n in nodes])))

@@ -254,8 +254,8 @@ class Answers:
     ("said", "message"),
     [
         (
-            ["the worker died\nits log", "the worker died\nits log", "timed out", "timed out"],
-            "no sampled client can be given a layer: 4 of 4 did not say what they hold, 2 of them "
+            ["timed out", *["the worker died\nits log"] * 3],
+            "no sampled client can be given a layer: 4 of 4 did not say what they hold, 3 of them "
             "with: the worker died",
         ),
         ([None] * 4, "4 of 4 did not say what they hold, 4 of them with: no reply"),
