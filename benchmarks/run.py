@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.own_ray import own_ray
 from benchmarks.processor_time import MARK
 from benchmarks.workloads import WORKLOADS
 
@@ -293,7 +294,7 @@ def main() -> None:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; expected {', '.join(ROWS)}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with own_ray(), tempfile.TemporaryDirectory() as folder:
         # The runs of a row give its other figures too.
         for name in dict.fromkeys(ROWS[name].of or name for name in arguments.rows or ROWS):
             results.update(run_row(name, arguments.repeats, Path(folder)))
