@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.own_ray import own_ray
 from benchmarks.processor_time import MARK
 from benchmarks.workloads import WORKLOADS
 
@@ -228,14 +229,15 @@ def run_row(name: str, repeats: int, folder: Path) -> dict[str, dict[str, list[f
         each: {engine: [] for engine in row.engines} for each in figures
     }
     for repeat in range(repeats):
-        for engine, rounds in row.engines.items():
-            if engine == "pfl" and not PFL_PYTHON.exists():
-                continue
-            timings = measure(engine, row, rounds, folder)
-            if timings is None:
-                continue
-            for each, figure in figures.items():
-                values[each][engine].append(value_of(timings, figure))
+        timings = {
+            engine: measure(engine, row, rounds, folder)
+            for engine, rounds in row.engines.items()
+            if engine != "pfl" or PFL_PYTHON.exists()
+        }
+        # Ratios are of one repeat: it counts if all its engines have come to their end.
+        for each, figure in figures.items() if None not in timings.values() else ():
+            for engine, found in timings.items():
+                values[each][engine].append(value_of(found or {}, figure))
                 print(
                     f"{each} [{repeat + 1}/{repeats}] {engine}: {values[each][engine][-1]:.3f} "
                     f"{UNITS[figure]}",
@@ -292,7 +294,7 @@ def main() -> None:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; expected {', '.join(ROWS)}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with own_ray(), tempfile.TemporaryDirectory() as folder:
         # The runs of a row give its other figures too.
         for name in dict.fromkeys(ROWS[name].of or name for name in arguments.rows or ROWS):
             results.update(run_row(name, arguments.repeats, Path(folder)))

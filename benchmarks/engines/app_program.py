@@ -18,7 +18,7 @@ from benchmarks.engines.timing import RoundClock
 from benchmarks.processor_time import MARK, ProcessorTime
 
 APPS = Path(__file__).resolve().parents[1] / "apps"
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.2
 
 
 def command_of(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import traceback
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -37,20 +39,25 @@ def main() -> None:
         state=RecordDict(),
         run_config=get_fused_config_from_dir(arguments.app, run.override_config),
     )
-    _run_simulation(
-        server_app_attr=components["serverapp"],
-        client_app_attr=components["clientapp"],
-        num_supernodes=arguments.nodes,
-        backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"num_cpus": arguments.workers} if arguments.workers else {},
-        },
-        app_dir=str(arguments.app),
-        run=run,
-        server_app_context=context,
-        is_app=True,
-        exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
-    )
+    try:
+        _run_simulation(
+            server_app_attr=components["serverapp"],
+            client_app_attr=components["clientapp"],
+            num_supernodes=arguments.nodes,
+            backend_config={
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "init_args": {"num_cpus": arguments.workers} if arguments.workers else {},
+            },
+            app_dir=str(arguments.app),
+            run=run,
+            server_app_context=context,
+            is_app=True,
+            exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
+        )
+    except Exception:
+        traceback.print_exc()
+        # Where Ray has not started, the server's thread waits for ever.
+        os._exit(1)
 
 
 if __name__ == "__main__":
