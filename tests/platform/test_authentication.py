@@ -136,7 +136,8 @@ def test_a_ray_that_atoll_starts_has_a_token_that_nobody_else_knows(tmp_path: Pa
     address = driver.stdout.readline().strip()
     # Not through Ray, which would look for it at the machine's other address.
     other = (
-        "import sys; from atoll.platform.authentication import agree_with;agree_with(*sys.argv[1:])"
+        "import sys; from atoll.platform.authentication import agreed_with;"
+        "agreed_with(*sys.argv[1:]).__enter__()"
     )
     said_to = {}
     try:
