@@ -1,4 +1,6 @@
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -9,6 +11,9 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 # Ray would write one into the home folder. It asks for it whatever the user has set otherwise.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "a-token-of-the-tests"
+# A Ray that one test process starts by ``ray start`` would be joined by the drivers of others.
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 # What tests trust, nobody else is to trust.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="atoll-state-")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -44,14 +45,16 @@ def keep_results(
 def results_of(app: ModuleType, folder: Path) -> Results:
     """Run a module as a script, in a process of its own, and return what it kept."""
     target = folder / "arrays.npz"
-    done = subprocess.run(
-        [sys.executable, str(app.__file__), str(target)],
-        env=environment_without_ray(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    # Stock Flower would join a Ray that an earlier test started by ``ray start``.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:
+        done = subprocess.run(
+            [sys.executable, str(app.__file__), str(target)],
+            env={**environment_without_ray(), "RAY_TMPDIR": own},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
     assert target.exists(), done.stdout + done.stderr
     found: Results = {}
     with np.load(target) as arrays:

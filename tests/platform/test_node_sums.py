@@ -143,7 +143,7 @@ def test_sums_come_to_the_driver_when_idle_workers_go_with_their_node() -> None:
     values = values_of(2, 0)
     nodes = Nodes({"w0": "a", "w1": "a", "w": "driver"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node_sums.ray, "get", nodes.get)
+        patch.setattr(node_sums, "get", nodes.get)
         cohort = cohort_of(2, nodes)
         nodes.assign(cohort)
         for worker in ("w0", "w1"):
@@ -167,7 +167,7 @@ def test_no_bit_depends_on_nodes_or_on_their_loss(
     values = values_of(count, seed)
     nodes = Nodes({f"w{i}": node for i, node in enumerate(workers)} | {"w": "driver"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node_sums.ray, "get", nodes.get)
+        patch.setattr(node_sums, "get", nodes.get)
         cohort = cohort_of(count, nodes)
         run(cohort, nodes, values, data.draw, lost=data.draw(st.integers(0, 3)))
     np.testing.assert_array_equal(cohort.total.arrays["w"], by_definition(values, (0, count)))
@@ -181,7 +181,7 @@ def test_one_sum_a_node_crosses_the_network(count: int, workers: int) -> None:
     values = values_of(count, 3)
     nodes = Nodes({f"w{i}": f"n{i}" for i in range(workers)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node_sums.ray, "get", nodes.get)
+        patch.setattr(node_sums, "get", nodes.get)
         cohort = cohort_of(count, nodes)
         run_in_turn(cohort, nodes, values)
     assert cohort.traffic == Traffic(made=count * 40, moved=workers * 40)
@@ -192,7 +192,7 @@ def test_what_a_round_s_timeout_leaves_is_summed_and_the_rest_are_errors() -> No
     values = values_of(8, 4)
     nodes = Nodes({"w0": "a", "w1": "a", "w2": "b"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(node_sums.ray, "get", nodes.get)
+        patch.setattr(node_sums, "get", nodes.get)
         cohort = cohort_of(8, nodes)
         nodes.assign(cohort)
         for worker in ("w0", "w1"):
