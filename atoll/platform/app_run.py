@@ -170,5 +170,7 @@ def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp])
         client_timeout=settings.client_timeout,
         check_replies="auto" if settings.check_replies else False,
         name=app.name,
-        run=flower.app_run(f"{app.publisher}/{app.name}", app.version, app.overrides),
+        run=flower.app_run(
+            app.directory, f"{app.publisher}/{app.name}", app.version, app.overrides
+        ),
     )

@@ -35,6 +35,7 @@ from atoll.platform.exchange import (
     plain_metrics,
 )
 from atoll.platform.gpu_memory import OutOfGpuMemoryError, is_out_of_memory
+from atoll.platform.node_context import client_context, kept_of
 from atoll.platform.received import receive
 from atoll.randomness import derive_seed, seed_everything
 
@@ -149,12 +150,8 @@ class ClientRunner:
 
     def _context(self, exchange: Exchange, chunk: Chunk, place: int) -> Context:
         node_id = chunk.nodes[place]
-        state = chunk.states.get(node_id)
-        return flower.client_context(
-            node_id,
-            exchange.num_partitions,
-            dict(self._run_config),
-            RecordDict() if state is None else flower.load_records(state),
+        return client_context(
+            node_id, exchange.num_partitions, dict(self._run_config), chunk.states.get(node_id)
         )
 
     def _run_in_turn(
@@ -205,9 +202,8 @@ class ClientRunner:
         if context.run_config != self._run_config:
             outcome.fail(flower.RUN_CONFIG_CHANGED, flower.UNKNOWN)
             return None, None
-        if outcome.node_id in chunk.states or len(context.state):
-            return answer, flower.dump_records(context.state)
-        return answer, None
+        had = outcome.node_id in chunk.states
+        return answer, kept_of(context, exchange.num_partitions, had=had)
 
     def _run_together(
         self, exchange: Exchange, chunk: Chunk, result: ChunkResult, chunk_sum: ChunkSum | None

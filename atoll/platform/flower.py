@@ -8,11 +8,12 @@ Written against flwr 1.42; 1.41 has the same.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from flwr.app import (
     Metadata,
     RecordDict,
 )
+from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -115,11 +117,14 @@ def new_run() -> Run:
     return Run.create_empty(RUN_ID)
 
 
-def app_run(fab_id: str, version: str, overrides: dict[str, Any]) -> Run:
+def app_run(directory: Path, fab_id: str, version: str, overrides: dict[str, Any]) -> Run:
     """Return the ``Run`` of an app.
 
     Parameters
     ----------
+    directory : Path
+        Where the app is. Its ``fab_hash`` is that of the bundle that Flower makes of it, or empty
+        where Flower refuses to make one.
     fab_id : str
         ``publisher/name``.
     version : str
@@ -129,6 +134,8 @@ def app_run(fab_id: str, version: str, overrides: dict[str, Any]) -> Run:
     """
     run = new_run()
     run.fab_id, run.fab_version, run.override_config = fab_id, version, dict(overrides)
+    with suppress(OSError, ValueError):
+        run.fab_hash = hashlib.sha256(build_fab_from_disk(directory)).hexdigest()
     return run
 
 
@@ -288,19 +295,6 @@ def reply(
     if isinstance(body, Error):
         return Message(error=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
     return Message(content=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
-
-
-def client_context(
-    node_id: int, num_partitions: int, run_config: dict[str, Any], state: RecordDict
-) -> Context:
-    """Return the ``Context`` of a simulated node: node ``i`` holds partition ``i - 1``."""
-    return Context(
-        run_id=RUN_ID,
-        node_id=node_id,
-        node_config={"partition-id": node_id - 1, "num-partitions": num_partitions},
-        state=state,
-        run_config=run_config,
-    )
 
 
 def server_context(run_config: dict[str, Any]) -> Context:

@@ -23,6 +23,8 @@ def train(message, context):
         raise RuntimeError("after the change")
     if server_round == 3:
         del state["seen"]
+    if partition(context) == 2:
+        context.node_config["rounds"] = context.node_config.get("rounds", 0) + 1
     return answer(message, arrays=message.content["arrays"], metrics={"num-examples": 1})
 
 
@@ -36,6 +38,7 @@ def evaluate(message, context):
 @client.query()
 def query(message, context):
     own = {"p": partition(context), "names": len(context.state)}
+    own["rounds"] = context.node_config.get("rounds", -1)
     return answer(message, own=own, **context.state)
 
 
