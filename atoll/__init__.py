@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atoll.platform.experiment import Experiment as Experiment
-    from atoll.platform.experiment import load_experiment as load_experiment
-    from atoll.platform.federation_run import RunResult as RunResult
-    from atoll.platform.federation_run import resume as resume
-    from atoll.platform.federation_run import run as run
+    from atoll.platform.config.experiment import Experiment as Experiment
+    from atoll.platform.config.experiment import load_experiment as load_experiment
+    from atoll.platform.runs.federation_run import RunResult as RunResult
+    from atoll.platform.runs.federation_run import resume as resume
+    from atoll.platform.runs.federation_run import run as run
 
 __version__ = "0.1.0"
 __all__ = ["Experiment", "RunResult", "__version__", "load_experiment", "resume", "run"]
 
 _HOMES = {
-    "Experiment": "atoll.platform.experiment",
-    "load_experiment": "atoll.platform.experiment",
-    "RunResult": "atoll.platform.federation_run",
-    "resume": "atoll.platform.federation_run",
-    "run": "atoll.platform.federation_run",
+    "Experiment": "atoll.platform.config.experiment",
+    "load_experiment": "atoll.platform.config.experiment",
+    "RunResult": "atoll.platform.runs.federation_run",
+    "resume": "atoll.platform.runs.federation_run",
+    "run": "atoll.platform.runs.federation_run",
 }
 
 

@@ -12,7 +12,7 @@ def main() -> None:
     # Flower decides on telemetry when it is imported.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     try:
-        from atoll.platform.command_line import application
+        from atoll.platform.cli.application import application
 
         application()
     except KeyboardInterrupt:

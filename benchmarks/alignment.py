@@ -18,17 +18,17 @@ import torch
 from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
-from atoll.clients.app import make_client_app
+from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.build import build_model
-from atoll.clients.moments.head import SplitModel
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head import SplitModel
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext
 from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import Federation, prepare
-from atoll.platform.grid import RayGrid
-from atoll.platform.rounds import run_rounds
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.runs.federation import Federation, prepare
 from atoll.strategies import build_strategy
 
 PROBES = 150

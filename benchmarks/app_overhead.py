@@ -19,11 +19,11 @@ from statistics import median
 import torch
 from flwr.app import ArrayRecord, RecordDict
 
-from atoll.clients.heap import keep_freed_memory
-from atoll.platform import flower
-from atoll.platform.client_runner import ClientRunner
-from atoll.platform.content import PackedRecords, pack, structure_of
-from atoll.platform.exchange import Chunk, Envelope, Exchange
+from atoll import flower
+from atoll.clients.training.heap import keep_freed_memory
+from atoll.platform.messages.exchange import Chunk, Envelope, Exchange
+from atoll.platform.messages.packing import PackedRecords, pack, structure_of
+from atoll.platform.worker.client_runner import ClientRunner
 from benchmarks.export import export
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "apps" / "fashion"))

@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.attacks`` prints four tables, all in this process on one thread (CPU
 seconds), and a fifth with Ray (seconds by the clock: two cores must be free). Victims are real
-clients' updates: :func:`atoll.clients.training.train` from one broadcast model, the gradient read
-off the weights that come back. ``--only restored`` (or ``step``, ``layers``, ``batched``,
-``workers``) prints one table; ``--attack idlg`` one of its rows.
+clients' updates: :func:`atoll.clients.training.local_training.train` from one broadcast model, the
+gradient read off the weights that come back. ``--only restored`` (or ``step``, ``layers``,
+``batched``, ``workers``) prints one table; ``--attack idlg`` one of its rows.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.arena.job import Conditions, Job, prepare_process, run_job
-from atoll.attacks.capture_files import write_capture
-from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
-from atoll.attacks.generator_attack import GeneratorAttack, decoder, draw, stack
-from atoll.attacks.observation import Observation, used_examples
-from atoll.attacks.optimization import OptimizationAttack
+from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, stack
+from atoll.attacks.base.optimization import OptimizationAttack
+from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
+from atoll.attacks.captures.capture_files import write_capture
+from atoll.attacks.threat.observation import Observation, used_examples
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
-from atoll.clients.arrays import array_record, to_array
+from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.losses import mean_loss
 from atoll.clients.models.build import build_model
 from atoll.clients.models.imprint import ImprintBlock, aim
 from atoll.clients.noprop.arrays import layer_of
@@ -45,10 +44,11 @@ from atoll.clients.noprop.layer_training import (
 )
 from atoll.clients.noprop.network import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.training import batches, train
-from atoll.platform.attack_run import build_attack
-from atoll.platform.cluster import Cluster
-from atoll.platform.task_map import TaskMap
+from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.training.local_training import batches, train
+from atoll.platform.attack_runs.attack_run import build_attack
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.pool.task_map import TaskMap
 from atoll.strategies.layerwise.assignment import deal_layers
 
 # The gradient is read off float32 weights: a large step loses least to rounding.

@@ -30,29 +30,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.data.domains import test_sets
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.evaluation import evaluate
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
+from atoll.clients.models.head import SplitModel
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.objective import AlignmentObjective
-from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.passes import Passes
-from atoll.clients.optimizers import SGD, Adam, LocalOptimizer
+from atoll.clients.training.evaluation import evaluate
+from atoll.clients.training.optimizers import SGD, Adam, LocalOptimizer
 from atoll.errors import InvalidExperimentError
-from atoll.platform.atomic import write_text
-from atoll.platform.federation import Federation, prepare
-from atoll.platform.server_diagnostics import EXAMPLES
-from atoll.platform.sweep_plan import Trial, load_sweep
-from atoll.platform.sweep_results import write_results
-from atoll.platform.sweep_selection import Curve
+from atoll.files.atomic import write_text
+from atoll.platform.rounds.server_diagnostics import EXAMPLES
+from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.sweeps.model_selection import Curve
+from atoll.platform.sweeps.sweep_plan import Trial, load_sweep
+from atoll.platform.sweeps.sweep_results import write_results
 from atoll.randomness import derive_seed, seed_everything
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.gradients import GradientStrategy
 from atoll.strategies.alignment.local_exchange import HERE, LocalExchange, domains_at_hand
+from atoll.strategies.alignment.methods.gradients import GradientStrategy
 from atoll.strategies.alignment.strategy import FIXED_SEED, AlignmentStrategy
 
 

@@ -24,10 +24,10 @@ from atoll.clients.noprop.network import Design
 from atoll.clients.noprop.parts import make_part, make_shared_part
 from atoll.clients.noprop.training import train_epoch
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import prepare
-from atoll.platform.federation_run import run
-from atoll.platform.layers.process_memory import peak_memory
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import prepare
+from atoll.platform.runs.federation_run import run
+from atoll.platform.runs.layerwise.process_memory import peak_memory
 
 CLIENT = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-3, "batch_size": 128}
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from atoll.clients.data.folder import NORMALIZATIONS
+from atoll.clients.data.datasets.folder import NORMALIZATIONS
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.resnet50 import resnet50
 

@@ -23,17 +23,17 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from atoll.clients.app import ClientSpec, make_client_app
+from atoll.clients.apps.client_app import ClientSpec, make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data import ImageDataset, partition_dataset
 from atoll.clients.data.store import Decoded, Split, write_dataset
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings
-from atoll.platform.cluster import Cluster
-from atoll.platform.federation import Federation, domain_of, write_partition
-from atoll.platform.grid import RayGrid
-from atoll.platform.ledger import Ledger
-from atoll.platform.rounds import RoundOptions, run_rounds
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.run_directory.ledger import Ledger
+from atoll.platform.runs.federation import Federation, domain_of, write_partition
 from benchmarks.engines.synthetic import Synthetic
 from benchmarks.engines.timing import RoundClock, peak_mb
 from benchmarks.own_ray import own_ray

@@ -26,15 +26,15 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 from ray.cluster_utils import Cluster as Raylets
 
-from atoll.clients.app import ClientSpec, make_client_app
+from atoll.clients.apps.client_app import ClientSpec, make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data import load_dataset, partition_dataset
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings
-from atoll.platform.checkpoint import parameters_sha256
-from atoll.platform.grid import RayGrid
-from atoll.platform.observers import RoundRecord
-from atoll.platform.rounds import RoundOptions, run_rounds
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.run_directory.checkpoint import parameters_sha256
 from benchmarks.own_ray import own_ray
 
 CLIENTS = 32

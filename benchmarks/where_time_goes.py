@@ -16,12 +16,12 @@ from statistics import median
 from flwr.app import Message
 from flwr.serverapp.strategy import FedAvg
 
-from atoll.clients.app import make_client_app
-from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.apps.client_app import make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
-from atoll.platform.grid import RayGrid
-from atoll.platform.observers import RoundRecord
-from atoll.platform.rounds import RoundOptions, run_rounds
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
 from benchmarks.engines import synthetic
 from benchmarks.workloads import WORKLOADS, data_of, spec_of
 
@@ -30,7 +30,7 @@ STEPS = {
     "ray.init, nothing else running": "import ray; ray.init(address='local', "
     "include_dashboard=False, logging_level='ERROR')",
     "import torch": "import torch",
-    "import of our ClientApp (torch with it)": "import atoll.clients.app",
+    "import of our ClientApp (torch with it)": "import atoll.clients.apps.client_app",
 }
 
 

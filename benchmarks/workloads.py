@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from atoll.clients.app import ClientSpec
+from atoll.clients.apps.client_app import ClientSpec
 from atoll.clients.data import ImageDataset, Partition, load_dataset, partition_dataset
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, PartitionSettings
 

@@ -31,7 +31,7 @@ def cluster() -> Iterator[None]:
     """A real Ray that Atoll did not start, with room for six workers."""
     import ray
 
-    from atoll.platform.cluster import patient_start
+    from atoll.platform.cluster.connection import patient_start
 
     with patient_start():
         ray.init(

@@ -17,14 +17,14 @@ from atoll.credentials import (
     without_credentials,
 )
 from atoll.errors import InvalidExperimentError
-from atoll.platform import sweep as sweep_module
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import prepare
-from atoll.platform.federation_run import _session
-from atoll.platform.report import write_report
-from atoll.platform.run_lock import RunLock
-from atoll.platform.submission import Submission
-from atoll.platform.sweep_plan import load_sweep
+from atoll.platform.cli.submission import Submission
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.reports.run_report import write_report
+from atoll.platform.run_directory.run_lock import RunLock
+from atoll.platform.runs.federation import prepare
+from atoll.platform.runs.federation_run import _session
+from atoll.platform.sweeps import sweep as sweep_module
+from atoll.platform.sweeps.sweep_plan import load_sweep
 
 SECRET = "s3cr3t"
 URI = f"https://user:{SECRET}@mlflow.example:5000/path?access_token={SECRET}&page=2"
@@ -85,7 +85,7 @@ def assert_clean(folder: Path) -> int:
 def test_a_run_directory_and_its_report_have_no_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from atoll.platform import federation_run
+    from atoll.platform.runs import federation_run
 
     monkeypatch.setattr(federation_run, "_all_observers", lambda *arguments: [])
     experiment = Experiment.from_dict(tables())
@@ -131,7 +131,7 @@ def test_logs_and_mlflows_own_errors_have_no_password(
     assert SECRET not in HidingFormatter("%(message)s").format(record)
     pytest.importorskip("mlflow")
     from atoll.errors import AtollError
-    from atoll.platform.mlflow_log import MLflowLog
+    from atoll.platform.callbacks.mlflow_log import MLflowLog
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = f"http://user:{SECRET}@127.0.0.1:1"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from atoll.errors import AtollError, CaptureError, RunDirectoryError
-from atoll.reading import MAX_DEPTH, Line, parse_json, read_json, read_toml
+from atoll.files.reading import MAX_DEPTH, Line, parse_json, read_json, read_toml
 
 
 class Schema(BaseModel):

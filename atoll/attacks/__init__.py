@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 from atoll.registry import Registry
 
 if TYPE_CHECKING:
-    from atoll.attacks.attack import Attack
+    from atoll.attacks.base.attack import Attack
 
 ATTACKS: Registry[type[Attack]] = Registry(
     "attack",
     {
-        "random-image": "atoll.attacks.floors:RandomImage",
-        "class-mean": "atoll.attacks.floors:ClassMean",
-        "linear-layer": "atoll.attacks.linear_layer:LinearLayer",
-        "imprint": "atoll.attacks.imprint:Imprint",
-        "r-gap": "atoll.attacks.rgap:RGAP",
-        "dlg": "atoll.attacks.dlg:DLG",
-        "idlg": "atoll.attacks.dlg:IDLG",
-        "inverting-gradients": "atoll.attacks.inverting_gradients:InvertingGradients",
-        "gradinversion": "atoll.attacks.gradinversion:GradInversion",
-        "rog": "atoll.attacks.rog:ROG",
-        "gifd": "atoll.attacks.gifd:GIFD",
-        "gias": "atoll.attacks.gias:GIAS",
-        "ggl": "atoll.attacks.ggl:GGL",
-        "generator-sample": "atoll.attacks.generator_sample:GeneratorSample",
+        "random-image": "atoll.attacks.methods.baselines:RandomImage",
+        "class-mean": "atoll.attacks.methods.baselines:ClassMean",
+        "linear-layer": "atoll.attacks.methods.linear_layer:LinearLayer",
+        "imprint": "atoll.attacks.methods.imprint:Imprint",
+        "r-gap": "atoll.attacks.methods.rgap:RGAP",
+        "dlg": "atoll.attacks.methods.dlg:DLG",
+        "idlg": "atoll.attacks.methods.dlg:IDLG",
+        "inverting-gradients": "atoll.attacks.methods.inverting_gradients:InvertingGradients",
+        "gradinversion": "atoll.attacks.methods.gradinversion:GradInversion",
+        "rog": "atoll.attacks.methods.rog:ROG",
+        "gifd": "atoll.attacks.methods.gifd:GIFD",
+        "gias": "atoll.attacks.methods.gias:GIAS",
+        "ggl": "atoll.attacks.methods.ggl:GGL",
+        "generator-sample": "atoll.attacks.methods.generator_sample:GeneratorSample",
     },
 )
 

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atoll.attacks.assignment import assign
-from atoll.attacks.attack import Attack, Progress, Reconstruction, ignore_progress
-from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.attacks.captures import Capture, Truth, faults_of
+from atoll.attacks.base.attack import Attack, Progress, Reconstruction, ignore_progress
+from atoll.attacks.captures.capture import Capture, Truth, faults_of
+from atoll.attacks.captures.capture_files import read_capture, read_truth
+from atoll.attacks.metrics.assignment import assign
 from atoll.attacks.metrics.identification import identified
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.pixels import mse, psnr
 from atoll.attacks.metrics.ssim import ssim
-from atoll.attacks.observation import Mimic, Observation, PublicData, observe, used_examples
-from atoll.attacks.victim_model import BatchNormMode
+from atoll.attacks.threat.observation import Mimic, Observation, PublicData, observe, used_examples
+from atoll.attacks.threat.victim_model import BatchNormMode
 from atoll.clients.data.store import ImageDataset
 from atoll.errors import CaptureError
 
@@ -141,7 +141,7 @@ def observe_victims(
     Parameters
     ----------
     public, mode, device
-        As for :func:`~atoll.attacks.observation.observe`.
+        As for :func:`~atoll.attacks.threat.observation.observe`.
     mimic_of : callable
         Returns what the attacker believes that a client did to its update.
 
@@ -216,7 +216,7 @@ def attack_victims(
     lpips : LPIPS, optional
         Without it rows have no perceptual distance.
     seed, progress
-        As for :meth:`~atoll.attacks.attack.Attack.run`.
+        As for :meth:`~atoll.attacks.base.attack.Attack.run`.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 A mod that a class makes (Flower's ``LocalDpMod``, our defenses) takes the other keys of its entry
 in ``client.mods`` as arguments. This package knows no defense: the platform gives those as
-``module:Class`` (:mod:`atoll.platform.mods`).
+``module:Class`` (:mod:`atoll.platform.config.client_mods`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from flwr.compat.common.recorddict_compat import (
     recorddict_to_fitins,
 )
 
-from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.arrays.conversion import array_record, to_array, view
 
 # The keys of the model's arrays, which the workflow's messages do not have.
 KEYS = "array-keys"

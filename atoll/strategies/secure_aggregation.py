@@ -20,7 +20,7 @@ from flwr.server.workflow.secure_aggregation.secaggplus_workflow import Workflow
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.secure_aggregation import KEYS
 
 logger = logging.getLogger("atoll")

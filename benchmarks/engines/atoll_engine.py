@@ -12,12 +12,12 @@ from functools import partial
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
-from atoll.clients.app import make_client_app
-from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.apps.client_app import make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
-from atoll.platform.cluster import Cluster
-from atoll.platform.grid import RayGrid
-from atoll.platform.rounds import RoundOptions, run_rounds
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
 from benchmarks.engines import synthetic
 from benchmarks.engines.timing import RoundClock
 from benchmarks.workloads import WORKLOADS, data_of, spec_of

@@ -14,8 +14,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from atoll.clients.app import make_client_app
-from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.apps.client_app import make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from benchmarks.engines import synthetic
 from benchmarks.engines.timing import RoundClock

@@ -20,7 +20,7 @@ from torch import Tensor
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training import train
+from atoll.clients.training.local_training import train
 from atoll.randomness import derive_seed
 from benchmarks.engines.timing import RoundClock
 from benchmarks.workloads import WORKLOADS, data_of, spec_of

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from real_updates import client_update
 
-from atoll.attacks.attack import Attack
-from atoll.attacks.observation import used_examples
+from atoll.attacks.base.attack import Attack
+from atoll.attacks.threat.observation import used_examples
 from atoll.attacks.victims import Attacked, Victim, attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog import load_dataset
-from atoll.platform.attack_run import build_attack
+from atoll.platform.attack_runs.attack_run import build_attack
 
 # The client's gradient is read off its weights: a large step loses least to rounding.
 ONE_STEP = {"batch_size": 64, "learning_rate": 1.0}

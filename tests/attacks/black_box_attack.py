@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from atoll.attacks.attack import Progress, Reconstruction
-from atoll.attacks.matching import cosine
-from atoll.attacks.minimize import minimize
-from atoll.attacks.optimization import (
+from atoll.attacks.base.attack import Progress, Reconstruction
+from atoll.attacks.base.optimization import (
     Group,
     OptimizationAttack,
     best_restarts,
     matching_objective,
 )
-from atoll.attacks.priors import total_variation
-from atoll.attacks.step_rules import Adam
+from atoll.attacks.optim.matching import cosine
+from atoll.attacks.optim.minimize import minimize
+from atoll.attacks.optim.priors import total_variation
+from atoll.attacks.optim.step_rules import Adam
 
 
 class Mine(OptimizationAttack):

@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
-from atoll.clients.app import make_client_app
+from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
+from atoll.clients.apps.client_app import make_client_app
+from atoll.clients.apps.local_clients import ClientSpec, clients_of
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.partition import partition_dataset
-from atoll.clients.local_clients import ClientSpec, clients_of
-from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.data.partitioning.partition import partition_dataset
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, ModSettings
-from atoll.platform.flower import assume_identity
+from atoll.flower import assume_identity
 
 CLIENTS = 12
 

@@ -9,13 +9,13 @@ import torch
 from real_updates import client_update
 from torch import Tensor
 
-from atoll.attacks.attack import Attack
-from atoll.attacks.captures import Capture, Truth
+from atoll.attacks.base.attack import Attack
+from atoll.attacks.captures.capture import Capture, Truth
 from atoll.attacks.generators.stylegan2 import StyleGAN2
 from atoll.attacks.generators.trained import train_generator
 from atoll.attacks.generators.training import TrainingSettings
 from atoll.attacks.metrics.pixels import psnr
-from atoll.attacks.observation import Mimic, Observation, observe
+from atoll.attacks.threat.observation import Mimic, Observation, observe
 from atoll.clients.data.catalog import load_dataset
 
 RESNET = {"name": "resnet8", "norm": "frozen"}

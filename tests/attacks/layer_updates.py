@@ -11,8 +11,8 @@ from captured import content_of
 from flwr.app import RecordDict
 from real_updates import copy_of, info_of
 
-from atoll.attacks.captures import Capture, Content, Truth
-from atoll.clients.arrays import array_record, to_array
+from atoll.attacks.captures.capture import Capture, Content, Truth
+from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.noprop.examples import GivenExamples

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
-from atoll.attacks.observation import observe
-from atoll.attacks.simulation import ClientSimulation
-from atoll.attacks.threat import ThreatModel
+from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
+from atoll.attacks.threat.capabilities import ThreatModel
+from atoll.attacks.threat.observation import observe
+from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.training import batches, train
+from atoll.clients.training.local_training import batches, train
 from atoll.randomness import seed_everything
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from captured import a_spec, captured
 
-from atoll.attacks.aggregate import aggregate_captures, aggregate_truths
-from atoll.attacks.observation import observe
-from atoll.attacks.simulation import ClientSimulation
-from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.captures.aggregate import aggregate_captures, aggregate_truths
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import observe
+from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.errors import CaptureError
 
 KNOWS = ThreatModel.of(Capability.TRAINING)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from real_updates import client_update
 
-from atoll.attacks.capture_files import (
+from atoll.attacks.captures.capture import Capture
+from atoll.attacks.captures.capture_files import (
     CAPTURES,
     capture_name,
     find_captures,
@@ -17,7 +18,6 @@ from atoll.attacks.capture_files import (
     read_truth,
     write_capture,
 )
-from atoll.attacks.captures import Capture
 from atoll.errors import CaptureError
 
 

@@ -12,10 +12,10 @@ import torch
 from real_updates import client_update
 from torch import nn
 
-from atoll.attacks.capture_files import write_capture
-from atoll.attacks.captures import Capture, Content, Truth
-from atoll.attacks.doctor import diagnose, diagnose_capture
-from atoll.clients import training
+from atoll.attacks.capture_validation.replay import diagnose, diagnose_capture
+from atoll.attacks.captures.capture import Capture, Content, Truth
+from atoll.attacks.captures.capture_files import write_capture
+from atoll.clients.training import local_training as training
 from atoll.errors import CaptureError
 
 BATCH_NORM = {"name": "resnet8", "norm": "batch"}

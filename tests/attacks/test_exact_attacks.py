@@ -10,8 +10,8 @@ import torch
 from attacking import attacked, figures
 from real_updates import client_update, copy_of
 
-from atoll.attacks.observation import observe
-from atoll.attacks.threat import ThreatModel
+from atoll.attacks.threat.capabilities import ThreatModel
+from atoll.attacks.threat.observation import observe
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.build import build_model
@@ -123,7 +123,7 @@ def test_a_model_that_an_attack_is_not_for_is_refused(
 
 
 def test_an_attack_is_only_run_on_what_it_declares() -> None:
-    from atoll.platform.attack_run import build_attack
+    from atoll.platform.attack_runs.attack_run import build_attack
 
     capture, _ = client_update({"name": "mlp"}, {}, [0])
     attack: Any = build_attack("idlg", {})

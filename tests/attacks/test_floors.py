@@ -8,11 +8,11 @@ import torch
 from attacking import attacked, figures
 from real_updates import client_update
 
-from atoll.attacks.observation import PublicData, observe
+from atoll.attacks.threat.observation import PublicData, observe
 from atoll.attacks.victims import references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError
-from atoll.platform.attack_run import build_attack
+from atoll.platform.attack_runs.attack_run import build_attack
 
 
 def test_a_random_image_is_that_of_its_seed_and_victim() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from digit_generator import digit_generator, observed, psnr_of, victim
 
-from atoll.attacks.generator_sample import GeneratorSample
-from atoll.attacks.ggl import GGL, _divergence
+from atoll.attacks.methods.generator_sample import GeneratorSample
+from atoll.attacks.methods.ggl import GGL, _divergence
 from atoll.clients.data.catalog import load_dataset
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from digit_generator import digit_generator, observed, psnr_of, victim
 
-from atoll.attacks.gias import GIAS
+from atoll.attacks.methods.gias import GIAS
 
 
 def test_weights_find_what_the_latent_cannot_and_stay_each_victims_own() -> None:

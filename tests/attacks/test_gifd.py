@@ -10,14 +10,14 @@ import torch
 from digit_generator import digit_generator, observed, psnr_of, victim
 from torch import Tensor
 
-from atoll.attacks.assignment import assign
-from atoll.attacks.generator_attack import draw, stack
-from atoll.attacks.gifd import GIFD
-from atoll.attacks.inverting_gradients import InvertingGradients
-from atoll.attacks.matching import cosine
-from atoll.attacks.observation import Observation
-from atoll.attacks.simulation import ClientSimulation
-from atoll.attacks.threat import Capability
+from atoll.attacks.base.generator_attack import draw, stack
+from atoll.attacks.methods.gifd import GIFD
+from atoll.attacks.methods.inverting_gradients import InvertingGradients
+from atoll.attacks.metrics.assignment import assign
+from atoll.attacks.optim.matching import cosine
+from atoll.attacks.threat.capabilities import Capability
+from atoll.attacks.threat.observation import Observation
+from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.errors import AttackError, InvalidExperimentError
 
 STEPS = 40

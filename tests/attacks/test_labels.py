@@ -7,9 +7,9 @@ import pytest
 import torch
 from real_updates import client_update
 
-from atoll.attacks.labels import infer_labels, label_counts
-from atoll.attacks.observation import Observation, observe
-from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.labels import infer_labels, label_counts
+from atoll.attacks.threat.observation import Observation, observe
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError
 

@@ -11,17 +11,17 @@ from digit_generator import digit_generator
 from layer_updates import DT, layer_update
 from real_updates import assert_simulates
 
-from atoll.attacks.attack import Attack
-from atoll.attacks.captures import Capture, Truth
-from atoll.attacks.doctor import diagnose
-from atoll.attacks.labels import infer_labels
-from atoll.attacks.observation import observe
-from atoll.attacks.simulation import ClientSimulation
-from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.base.attack import Attack
+from atoll.attacks.capture_validation.replay import diagnose
+from atoll.attacks.captures.capture import Capture, Truth
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.labels import infer_labels
+from atoll.attacks.threat.observation import observe
+from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError, CaptureError
-from atoll.platform.attack_run import build_attack
+from atoll.platform.attack_runs.attack_run import build_attack
 
 KNOWN = ThreatModel.of(
     Capability.TRAINING, Capability.BATCH_ORDER, Capability.LABELS, Capability.NOISE

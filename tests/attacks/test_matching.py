@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.attacks.matching import (
+from atoll.attacks.optim.matching import (
     COSTS,
     cosine,
     later_layers_weigh_more,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from atoll.attacks.minimize import minimize
-from atoll.attacks.schedules import constant, cosine, ramp, thirds_of_eight
-from atoll.attacks.step_rules import Adam
+from atoll.attacks.optim.minimize import minimize
+from atoll.attacks.optim.schedules import constant, cosine, ramp, thirds_of_eight
+from atoll.attacks.optim.step_rules import Adam
 
 
 def bowl(values: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from real_updates import client_update
 
-from atoll.attacks.captures import Capture, Content
-from atoll.attacks.observation import ImageSpace, PublicData, observe, used_examples
-from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.captures.capture import Capture, Content
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import ImageSpace, PublicData, observe, used_examples
 from atoll.errors import AttackError, CaptureError
-from atoll.platform.attack_run import build_attack
+from atoll.platform.attack_runs.attack_run import build_attack
 
 MODEL = {"name": "resnet8", "norm": "batch"}
 FIELD = {

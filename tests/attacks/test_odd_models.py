@@ -20,24 +20,24 @@ from real_updates import assert_simulates, client_update
 from torch import Tensor, nn
 
 from atoll.attacks import ATTACKS
+from atoll.attacks.capture_validation.replay import diagnose
 from atoll.attacks.defenses import DEFENSES, REFERENCES
 from atoll.attacks.defenses.defense import Task
 from atoll.attacks.defenses.dp_sgd import DPSGD
-from atoll.attacks.doctor import diagnose
-from atoll.attacks.observation import observe
-from atoll.attacks.threat import Capability, ThreatModel
-from atoll.clients.app import FederatedClientApp, make_client_app
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import observe
+from atoll.clients.apps.client_app import FederatedClientApp, make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.losses import mean_loss
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings, ModSettings
-from atoll.clients.step_mods import LocalStep
-from atoll.clients.training import gradients_of, train
-from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
-from atoll.clients.weighted_sum import WeightedSum
+from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.training.local_training import gradients_of, train
+from atoll.clients.training.step_mods import LocalStep
+from atoll.clients.training.vectorized import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.errors import AtollError, InvalidExperimentError
-from atoll.platform.flower import assume_identity
+from atoll.flower import assume_identity
 
 SHAPE = (1, 8, 8)
 KINDS = ("plain", "unused", "tied", "scalar", "half", "frozen")

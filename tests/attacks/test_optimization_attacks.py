@@ -9,9 +9,9 @@ import pytest
 import torch
 from attacking import attacked, figures
 
-from atoll.attacks.threat import Capability
+from atoll.attacks.threat.capabilities import Capability
 from atoll.errors import AttackError, UnknownNameError
-from atoll.platform.attack_run import build_attack
+from atoll.platform.attack_runs.attack_run import build_attack
 
 SIGMOID = {"name": "lenet-sigmoid"}
 FLOOR = 12.0

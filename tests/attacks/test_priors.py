@@ -6,8 +6,7 @@ import pytest
 import torch
 from real_updates import client_update
 
-from atoll.attacks.observation import observe
-from atoll.attacks.priors import (
+from atoll.attacks.optim.priors import (
     batch_norm_statistics,
     batch_statistics,
     group_consistency,
@@ -15,7 +14,8 @@ from atoll.attacks.priors import (
     running_statistics,
     total_variation,
 )
-from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import observe
 from atoll.errors import AttackError
 
 BATCH_NORM = {"name": "resnet8", "norm": "batch"}

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.attacks.projections import project_box, project_l1_ball, project_sphere, row_norms
+from atoll.attacks.optim.projections import project_box, project_l1_ball, project_sphere, row_norms
 
 NUMBERS = st.floats(-10, 10, allow_nan=False, width=32)
 

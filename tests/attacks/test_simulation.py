@@ -8,10 +8,10 @@ import pytest
 import torch
 from real_updates import assert_simulates, client_update
 
-from atoll.attacks.observation import observe
-from atoll.attacks.simulation import ClientSimulation
-from atoll.attacks.threat import Capability, ThreatModel
-from atoll.attacks.victim_parts import soft_loss
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import observe
+from atoll.attacks.threat.simulation import ClientSimulation
+from atoll.attacks.threat.victim_parts import soft_loss
 from atoll.errors import AttackError
 
 KNOWN = ThreatModel.of(Capability.TRAINING, Capability.BATCH_ORDER, Capability.LABELS)

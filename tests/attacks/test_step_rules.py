@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atoll.attacks.step_rules import LBFGS, Adam, Langevin, SignedAdam, StepRule
+from atoll.attacks.optim.step_rules import LBFGS, Adam, Langevin, SignedAdam, StepRule
 
 START = torch.tensor([[-1.2, 1.0, 0.3], [0.5, -0.7, 2.0], [3.0, 2.0, -1.0]])
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from real_updates import client_update
 
-from atoll.attacks.capture_files import write_capture
-from atoll.attacks.captures import Truth
-from atoll.attacks.doctor import diagnose
+from atoll.attacks.capture_validation.replay import diagnose
+from atoll.attacks.captures.capture import Truth
+from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.victims import read_victims
 from atoll.errors import CaptureError
 

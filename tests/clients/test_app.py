@@ -11,15 +11,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from PIL import Image
 from ray import cloudpickle
 
-from atoll.clients.app import ClientSpec, make_client_app
+from atoll.clients.apps.client_app import ClientSpec, make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data import client_images
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.partition import Partition, partition_dataset
+from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
-from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import (
     ClientSettings,
     DataSettings,
@@ -27,7 +27,7 @@ from atoll.clients.settings import (
     PartitionSettings,
     ScheduleSettings,
 )
-from atoll.clients.weighted_sum import WeightedSum
+from atoll.clients.training.schedules import learning_rate_at
 from atoll.errors import EngineError
 from atoll.randomness import derive_seed
 
@@ -67,7 +67,7 @@ def context(partition: int) -> Context:
 
 @pytest.fixture(autouse=True)
 def flower_identity() -> None:
-    from atoll.platform.flower import assume_identity
+    from atoll.flower import assume_identity
 
     assume_identity()
 

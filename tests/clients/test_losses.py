@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.clients.losses import (
+from atoll.clients.tasks.losses import (
     losses_of,
     mean_loss,
     predictions_of,

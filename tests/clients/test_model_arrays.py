@@ -2,7 +2,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord
 
-from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
 

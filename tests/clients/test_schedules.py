@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from atoll.clients.schedules import learning_rate_at
 from atoll.clients.settings import ClientSettings, ScheduleSettings
+from atoll.clients.training.schedules import learning_rate_at
 
 ROUNDS = 12
 

@@ -4,8 +4,8 @@ import torch
 
 from atoll.clients.models.mlp import linear
 from atoll.clients.settings import ClientSettings
-from atoll.clients.step_mods import LocalStep, StepGradient, active_step_mods, on_steps
-from atoll.clients.training import train
+from atoll.clients.training.local_training import train
+from atoll.clients.training.step_mods import LocalStep, StepGradient, active_step_mods, on_steps
 
 IMAGES = torch.randn(10, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(10) % 3

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.training import TrainingResult, batches, train
+from atoll.clients.training.local_training import TrainingResult, batches, train
 
 SHAPE = (1, 8, 8)
 

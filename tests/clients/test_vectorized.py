@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atoll.clients import vectorized
-from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.stacked_layers import stacked_linear_layers
-from atoll.clients.training import train
-from atoll.clients.vectorized import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.clients.training import vectorized
+from atoll.clients.training.local_training import train
+from atoll.clients.training.stacked_layers import stacked_linear_layers
+from atoll.clients.training.vectorized import VectorizedTrainer, obstacle_to_vectorizing
 
 SHAPE = (1, 8, 8)
 RAGGED = [9, 0, 23, 16, 1, 40, 8]

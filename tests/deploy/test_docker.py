@@ -15,7 +15,7 @@ import yaml
 from ray.scripts import scripts as ray_commands
 from typer.main import get_command
 
-from atoll.platform.command_line import application
+from atoll.platform.cli.application import application
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "docker"

@@ -20,9 +20,9 @@ import yaml
 from kustomize import build, containers
 from typer.main import get_command
 
-from atoll.platform.command_line import application
-from atoll.platform.experiment import load_experiment
-from atoll.platform.submission import read_runtime_env
+from atoll.platform.cli.application import application
+from atoll.platform.cli.submission import read_runtime_env
+from atoll.platform.config.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kuberay"

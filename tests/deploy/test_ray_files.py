@@ -15,7 +15,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 from ray.scripts import scripts as ray_commands
 
-from atoll.platform.submission import read_runtime_env
+from atoll.platform.cli.submission import read_runtime_env
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "ray"

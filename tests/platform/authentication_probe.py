@@ -7,10 +7,10 @@ import os
 import sys
 
 from atoll.errors import AtollError
-from atoll.platform.cluster import Cluster
-from atoll.platform.mapping import map_over_workers
-from atoll.platform.pool import WorkerPool
-from atoll.platform.worker_setup import worker_setup
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.pool.mapping import map_over_workers
+from atoll.platform.pool.worker_pool import WorkerPool
+from atoll.platform.worker.worker_setup import worker_setup
 
 NAMES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 

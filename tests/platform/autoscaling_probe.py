@@ -20,8 +20,8 @@ from node_cluster import wait_until
 from ray.cluster_utils import AutoscalingCluster
 
 from atoll.errors import AtollError
-from atoll.platform.autoscaler import AutoscalerReport, read_report
-from atoll.platform.grid import RayGrid
+from atoll.platform.cluster.autoscaler import AutoscalerReport, read_report
+from atoll.platform.grid.ray_grid import RayGrid
 
 NODES = 2
 NODE: dict[str, Any] = {

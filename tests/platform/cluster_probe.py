@@ -31,7 +31,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     from atoll.errors import InvalidExperimentError
-    from atoll.platform.grid import RayGrid
+    from atoll.platform.grid.ray_grid import RayGrid
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
     nodes.add_node(num_cpus=3, num_gpus=1)

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from atoll.attacks.capture_files import CAPTURES, capture_name, write_capture
-from atoll.attacks.captures import Capture, Content, FederationInfo, Truth
+from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
+from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.platform.experiment import Experiment
-from atoll.platform.ledger import Ledger
-from atoll.platform.observers import RoundRecord, RunInfo
-from atoll.platform.recorded import write_recorded_json
+from atoll.files.recorded import write_recorded_json
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.run_directory.ledger import Ledger
 
 RESULT = {
     "status": "finished",

@@ -11,8 +11,8 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from atoll.platform import gpu_memory
-from atoll.platform.gpu_memory import MemoryReading
+from atoll.platform.worker import gpu_memory
+from atoll.platform.worker.gpu_memory import MemoryReading
 
 GIB = 2**30
 TOTAL, CONTEXT, NEED = 9 * GIB, GIB // 2, 3 * GIB

@@ -15,8 +15,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from gpu_apps import AppOnGpu
 
 from atoll.errors import EngineError
-from atoll.platform.grid import RayGrid
-from atoll.platform.mapping import map_over_workers
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.pool.mapping import map_over_workers
 
 
 def train(grid: RayGrid, server_round: int, **config: int) -> list[str | None]:

@@ -17,10 +17,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from stock_simulation import Results, keep_results
 
-from atoll.clients.app import make_client_app
-from atoll.clients.noprop.client import CAPACITY
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import Federation, prepare
+from atoll.clients.apps.client_app import make_client_app
+from atoll.clients.apps.layer_clients import CAPACITY
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import seed_everything
 
 NODES, ROUNDS, BLOCKS = 4, 2, 2

@@ -20,10 +20,10 @@ from node_app import app, make_reader, nodes_in
 from node_cluster import Node, NodeCluster, wait_until
 
 from atoll.clients.data.store import Decoded, Split, write_dataset
-from atoll.platform.checkpoint import parameters_sha256
-from atoll.platform.grid import RayGrid
-from atoll.platform.observers import RoundRecord
-from atoll.platform.rounds import RoundOptions, run_rounds
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.run_directory.checkpoint import parameters_sha256
 
 CLIENTS, ROUNDS, LARGE_ROUNDS = 12, 6, 3
 # Large enough to go through the object store in both directions; so large that sums stay on nodes.

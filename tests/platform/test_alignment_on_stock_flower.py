@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from stock_simulation import Results, results_of
 
-from atoll.platform.grid import RayGrid
-from atoll.platform.rounds import run_rounds
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import run_rounds
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 
 

@@ -7,10 +7,10 @@ from atoll.attacks.defenses import DEFENSES
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import check, prepare
-from atoll.platform.federation_run import run
-from atoll.platform.mods import MODS, with_references
+from atoll.platform.config.client_mods import MODS, with_references
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import check, prepare
+from atoll.platform.runs.federation_run import run
 
 
 def experiment(*mods: object, model: dict[str, object] | None = None) -> Experiment:

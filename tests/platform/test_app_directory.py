@@ -17,9 +17,9 @@ import pytest
 
 import atoll
 from atoll.errors import InvalidExperimentError
-from atoll.platform.app_directory import read_app
-from atoll.platform.checkpoint import CheckpointStore
-from atoll.platform.experiment import load_experiment
+from atoll.platform.config.experiment import load_experiment
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.runs.app_directory import read_app
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).with_name("flower_app")

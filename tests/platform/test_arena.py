@@ -10,9 +10,9 @@ from test_arena_plan import ARENA
 
 from atoll.attacks.arena.run import JobEnd
 from atoll.errors import RunDirectoryError
-from atoll.platform.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
-from atoll.platform.arena_plan import Arena, load_arena
-from atoll.platform.sweep import TrialEnd
+from atoll.platform.arenas.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
+from atoll.platform.arenas.arena_plan import Arena, load_arena
+from atoll.platform.sweeps.sweep import TrialEnd
 
 
 def planned(folder: Path, *overrides: str) -> Arena:

@@ -1,7 +1,7 @@
 """The figures of an arena's report."""
 
 from atoll.attacks.arena.summary import cells_of
-from atoll.platform.arena_figures import frontier
+from atoll.platform.reports.arena_figures import frontier
 
 
 def row(attack: str, defense: str, psnr: float, accuracy: float | None, **more: object):

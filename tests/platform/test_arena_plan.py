@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform import arena_checks
-from atoll.platform.arena import run_arena
-from atoll.platform.arena_checks import check_available
-from atoll.platform.arena_plan import load_arena
-from atoll.platform.experiment import load_experiment
+from atoll.platform.arenas import arena_checks
+from atoll.platform.arenas.arena import run_arena
+from atoll.platform.arenas.arena_checks import check_available
+from atoll.platform.arenas.arena_plan import load_arena
+from atoll.platform.config.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 ARENA = """

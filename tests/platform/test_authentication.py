@@ -15,7 +15,7 @@ from probing import environment_without_ray, found_by
 from test_ray_job import free_port, wait_for_port
 
 from atoll.errors import EngineError, InvalidExperimentError
-from atoll.platform import authentication
+from atoll.platform.cluster import authentication
 
 PROBE = Path(__file__).with_name("authentication_probe.py")
 TOKEN = "a-token-of-the-tests" * 2
@@ -120,7 +120,8 @@ def test_a_ray_that_atoll_starts_has_a_token_that_nobody_else_knows(tmp_path: Pa
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         environment.pop(name, None)
     script = (
-        "import sys, ray; from atoll.platform.cluster import Cluster; c = Cluster(cpus=1);"
+        "import sys, ray; from atoll.platform.cluster.connection import Cluster;"
+        "c = Cluster(cpus=1);"
         "print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read(); c.close()"
     )
     driver = subprocess.Popen(
@@ -136,7 +137,7 @@ def test_a_ray_that_atoll_starts_has_a_token_that_nobody_else_knows(tmp_path: Pa
     address = driver.stdout.readline().strip()
     # Not through Ray, which would look for it at the machine's other address.
     other = (
-        "import sys; from atoll.platform.authentication import agreed_with;"
+        "import sys; from atoll.platform.cluster.authentication import agreed_with;"
         "agreed_with(*sys.argv[1:]).__enter__()"
     )
     said_to = {}

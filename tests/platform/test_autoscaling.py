@@ -15,8 +15,8 @@ import yaml
 from node_cluster import ENVIRONMENT, in_private_network, namespaces_allowed
 from probing import found_by
 
-from atoll.platform.autoscaler import AutoscalerReport, NoAutoscaler, report_of_v1
-from atoll.platform.node_request import LEASE_SECONDS, Largest, Leases, Wish
+from atoll.platform.cluster.autoscaler import AutoscalerReport, NoAutoscaler, report_of_v1
+from atoll.platform.cluster.node_request import LEASE_SECONDS, Largest, Leases, Wish
 
 PROBE = Path(__file__).with_name("autoscaling_probe.py")
 PROVIDER = Path(ray.__file__).parent / "autoscaler" / "_private" / "fake_multi_node"

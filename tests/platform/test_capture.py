@@ -18,17 +18,17 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import atoll
-from atoll.attacks.capture_files import CAPTURES, find_captures, read_capture, read_truth
-from atoll.attacks.doctor import diagnose_capture
-from atoll.attacks.moments import leaked_labels, share_recovered
+from atoll.attacks.capture_validation.replay import diagnose_capture
+from atoll.attacks.captures.capture_files import CAPTURES, find_captures, read_capture, read_truth
+from atoll.attacks.threat.label_counts import leaked_labels, share_recovered
 from atoll.attacks.victims import references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError, CaptureError, InvalidExperimentError
-from atoll.platform.attack_run import run_attack
-from atoll.platform.command_line import application
-from atoll.platform.experiment import Experiment
-from atoll.platform.labels_run import run_labels
-from atoll.platform.report import write_report
+from atoll.platform.attack_runs.attack_run import run_attack
+from atoll.platform.attack_runs.label_counts import run_labels
+from atoll.platform.cli.application import application
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.reports.run_report import write_report
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atoll.clients.arrays import view
+from atoll.clients.arrays.conversion import view
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import run
-from atoll.platform.sweep_plan import Trial
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation_run import run
+from atoll.platform.sweeps.sweep_plan import Trial
 from benchmarks.centralised import Centralised
 from benchmarks.centralised import run as run_centralised
 

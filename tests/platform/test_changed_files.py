@@ -30,18 +30,18 @@ from rich.console import Console
 
 from atoll.attacks.arena.job import JobResult
 from atoll.attacks.arena.store import JobStore
-from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.attacks.doctor import diagnose_capture
+from atoll.attacks.capture_validation.replay import diagnose_capture
+from atoll.attacks.captures.capture_files import read_capture, read_truth
 from atoll.errors import AtollError, RunDirectoryError
-from atoll.platform.attack_run import run_attack
-from atoll.platform.checkpoint import Checkpoint, CheckpointStore
-from atoll.platform.identity import RunIdentity
-from atoll.platform.layers.part_files import PartFiles, PartState
-from atoll.platform.ledger import Ledger
-from atoll.platform.recorded import write_recorded_json, write_recorded_rows
-from atoll.platform.report import headline, write_report
-from atoll.platform.run_config import load_run_config
-from atoll.platform.run_files import (
+from atoll.files.recorded import write_recorded_json, write_recorded_rows
+from atoll.platform.attack_runs.attack_run import run_attack
+from atoll.platform.cli.watch import read_info, watch
+from atoll.platform.reports.run_report import headline, write_report
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
+from atoll.platform.run_directory.identity import RunIdentity
+from atoll.platform.run_directory.ledger import Ledger
+from atoll.platform.run_directory.run_config import load_run_config
+from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     read_config,
     read_engine,
@@ -50,8 +50,8 @@ from atoll.platform.run_files import (
     read_rounds_table,
     read_table,
 )
-from atoll.platform.sweep_trials import SCHEMA, _stopped_row, read_trials
-from atoll.platform.watch import read_info, watch
+from atoll.platform.runs.layerwise.block_files import PartFiles, PartState
+from atoll.platform.sweeps.trials import SCHEMA, _stopped_row, read_trials
 
 EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "15"))
 FUZZ = settings(
@@ -454,9 +454,9 @@ def test_a_running_run_can_be_read_at_any_moment(tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run", finished=False)
     code = f"""
         from pathlib import Path
-        from atoll.platform.recorded import write_recorded_json, remove_recorded
+        from atoll.files.recorded import write_recorded_json, remove_recorded
         from foreign_files import RESULT
-        from atoll.platform.ledger import Ledger
+        from atoll.platform.run_directory.ledger import Ledger
         directory = Path({str(directory)!r})
         print("begun", flush=True)
         for number in range(150):

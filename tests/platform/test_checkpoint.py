@@ -24,11 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
-from atoll.platform.array_history import ArrayHistory
-from atoll.platform.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
-from atoll.platform.grid import RayGrid
-from atoll.platform.rounds import RoundOptions, run_rounds
-from atoll.platform.state_tree import (
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.array_history import ArrayHistory
+from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
+from atoll.platform.run_directory.state_tree import (
     StateDecoder,
     StateEncoder,
     random_states,

@@ -13,8 +13,8 @@ from probing import ROOT, environment_without_ray, found_by
 from ray._private import services
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform import cluster
-from atoll.platform.cluster import Allocation, Cluster
+from atoll.platform.cluster import connection as cluster
+from atoll.platform.cluster.connection import Allocation, Cluster
 
 PROBE = Path(__file__).with_name("cluster_probe.py")
 
@@ -49,7 +49,7 @@ def test_a_head_without_cpus_that_no_worker_has_joined_is_refused(
     monkeypatch: pytest.MonkeyPatch, workers: Any
 ) -> None:
     head = {"Alive": True, "NodeID": "head", "Resources": {"CPU": 0.0, "memory": 1e9}}
-    monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: [head])
+    monkeypatch.setattr("atoll.platform.cluster.connection.ray.nodes", lambda: [head])
     with pytest.raises(InvalidExperimentError, match=r"no node .* has as much \(0 CPU, 0 GPU\)"):
         Cluster.__new__(Cluster).allocate(workers, 1.0, 0.0)
 
@@ -112,7 +112,7 @@ def test_the_share_of_a_gpu_lets_a_worker_have_each_cpu_beside_it(
         {"Alive": True, "NodeID": str(index), "Resources": {"CPU": float(c), "GPU": float(g)}}
         for index, (c, g) in enumerate(nodes)
     ]
-    monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: found)
+    monkeypatch.setattr("atoll.platform.cluster.connection.ray.nodes", lambda: found)
     allocation = Cluster.__new__(Cluster).allocate(workers, 1.0, "auto")
     assert allocation == replace(expected, nodes=frozenset(map(str, range(len(nodes)))))
 
@@ -129,7 +129,7 @@ def test_a_share_that_ray_cannot_count_is_refused(
     monkeypatch: pytest.MonkeyPatch, workers: Any, cpus: float, message: str
 ) -> None:
     node = {"Alive": True, "NodeID": "0", "Resources": {"CPU": 2.0}}
-    monkeypatch.setattr("atoll.platform.cluster.ray.nodes", lambda: [node])
+    monkeypatch.setattr("atoll.platform.cluster.connection.ray.nodes", lambda: [node])
     found = Cluster.__new__(Cluster)
     with pytest.raises(InvalidExperimentError, match=message):
         found.allocate(workers, cpus, 0.0)

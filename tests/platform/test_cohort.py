@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atoll.platform.cohort import LOOK_AHEAD, Cohort
-from atoll.platform.exchange import Chunk, Envelope, Exchange
-from atoll.platform.gpu_memory import Shortage
+from atoll.platform.grid.cohort import LOOK_AHEAD, Cohort
+from atoll.platform.messages.exchange import Chunk, Envelope, Exchange
+from atoll.platform.worker.gpu_memory import Shortage
 
 
 class OneNode:

@@ -20,7 +20,7 @@ import ray
 from typer.testing import CliRunner
 
 import atoll as package
-from atoll.platform.command_line import application
+from atoll.platform.cli.application import application
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """

@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from atoll.platform.domain_figures import domain_figures, statistic_rows
-from atoll.platform.figures import all_figures
-from atoll.platform.ledger import Ledger
-from atoll.platform.observers import RoundRecord
-from atoll.platform.recorded import write_recorded_json
-from atoll.platform.report import write_report
-from atoll.platform.run_files import read_table
+from atoll.files.recorded import write_recorded_json
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
+from atoll.platform.reports.figures import all_figures
+from atoll.platform.reports.run_report import write_report
+from atoll.platform.run_directory.ledger import Ledger
+from atoll.platform.run_directory.run_files import read_table
 
 PARTITION = {
     "clients": [0],

@@ -11,9 +11,9 @@ import torch
 
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
-from atoll.platform import estimate
-from atoll.platform.estimate import local_steps, warn_of_a_long_run
-from atoll.platform.experiment import Experiment
+from atoll.platform.config import estimate
+from atoll.platform.config.estimate import local_steps, warn_of_a_long_run
+from atoll.platform.config.experiment import Experiment
 
 SIZES = np.array([100, 50, 0, 10])
 

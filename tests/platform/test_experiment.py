@@ -10,9 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.arena_plan import load_arena
-from atoll.platform.experiment import ARENA, SWEEP, Experiment, load_experiment, with_overrides
-from atoll.platform.sweep_plan import load_sweep
+from atoll.platform.arenas.arena_plan import load_arena
+from atoll.platform.config.experiment import (
+    ARENA,
+    SWEEP,
+    Experiment,
+    load_experiment,
+    with_overrides,
+)
+from atoll.platform.sweeps.sweep_plan import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,10 +16,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from atoll.errors import EngineError
-from atoll.platform.checkpoint import parameters_sha256
-from atoll.platform.exchange import Outcome
-from atoll.platform.grid import RayGrid
-from atoll.platform.rounds import run_rounds
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.messages.exchange import Outcome
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.run_directory.checkpoint import parameters_sha256
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -39,7 +39,7 @@ def run(
     outcomes: list[Outcome] = []
     options = {"workers": 2, "chunk_size": 4, "seed": 1, "check_replies": "auto", **options}
     with RayGrid(app, NODES, **options) as grid:
-        from atoll.platform.rounds import RoundOptions
+        from atoll.platform.rounds.round_loop import RoundOptions
 
         errors: list[Outcome] = []
 

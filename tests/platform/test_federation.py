@@ -12,9 +12,9 @@ from PIL import Image
 
 import atoll
 from atoll.errors import InvalidExperimentError
-from atoll.platform.checkpoint import CheckpointStore
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import prepare
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.runs.federation import prepare
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

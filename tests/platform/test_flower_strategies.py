@@ -16,8 +16,8 @@ from flwr.clientapp.typing import Mod
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from atoll.platform.grid import RayGrid
-from atoll.platform.rounds import run_rounds
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import run_rounds
 from atoll.randomness import seed_everything
 
 pytestmark = pytest.mark.usefixtures("cluster")

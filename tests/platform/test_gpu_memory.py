@@ -11,11 +11,11 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from gpu_apps import TEXT, AppOnGpu
 
-from atoll.platform import gpu_memory
-from atoll.platform.client_runner import ClientRunner
-from atoll.platform.content import pack
-from atoll.platform.exchange import Chunk, Envelope, Exchange
-from atoll.platform.gpu_memory import OutOfGpuMemoryError, is_out_of_memory, run_on_gpu
+from atoll.platform.messages.exchange import Chunk, Envelope, Exchange
+from atoll.platform.messages.packing import pack
+from atoll.platform.worker import gpu_memory
+from atoll.platform.worker.client_runner import ClientRunner
+from atoll.platform.worker.gpu_memory import OutOfGpuMemoryError, is_out_of_memory, run_on_gpu
 
 ENVELOPE = Envelope(0, "train", "", 100.0, 0.0)
 EXCHANGE = Exchange(1, 0, 1, 6, (ENVELOPE,), (None,))

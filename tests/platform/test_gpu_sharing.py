@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.platform.gpu_memory import MemoryReading
-from atoll.platform.gpu_sharing import LARGEST_CONTEXT, MARGIN, GpuSharing, SharedGpu
+from atoll.platform.pool.gpu_sharing import LARGEST_CONTEXT, MARGIN, GpuSharing, SharedGpu
+from atoll.platform.worker.gpu_memory import MemoryReading
 
 GIB = 2**30
 

@@ -24,10 +24,10 @@ from flwr.serverapp.strategy import (
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.aggregation import aggregation_of
-from atoll.platform.checkpoint import parameters_sha256
-from atoll.platform.grid import RayGrid
-from atoll.platform.rounds import RoundOptions, run_rounds
+from atoll.platform.config.aggregation import aggregation_of
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.run_directory.checkpoint import parameters_sha256
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -203,7 +203,7 @@ def test_more_workers_than_cpus_share_them() -> None:
 
 
 def test_weighted_mean_is_closer_to_the_exact_one_than_flowers() -> None:
-    from atoll.clients.weighted_sum import WeightedSum
+    from atoll.clients.arrays.weighted_sum import WeightedSum
 
     generator = np.random.default_rng(0)
     replies = [generator.normal(size=1000).astype(np.float32) for _ in range(64)]

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from node_cluster import ENVIRONMENT, RAY, kill_tree, wait_until
 
-from atoll.platform.checkpoint import CheckpointStore
-from atoll.platform.federation_run import run
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.runs.federation_run import run
 
 ROUNDS = 150
 EXPERIMENT = f"""

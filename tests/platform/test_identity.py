@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import resume, run
-from atoll.platform.identity import IDENTITY, RunIdentity, relevant
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.run_directory.identity import IDENTITY, RunIdentity, relevant
+from atoll.platform.runs.federation_run import resume, run
 
 DATA = {"digits": "aa"}
 

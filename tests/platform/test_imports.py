@@ -13,9 +13,12 @@ HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "plotly", "scipy", "sklearn",
 @pytest.mark.parametrize(
     ("module", "unused"),
     [
-        ("atoll.platform.worker", HEAVY),
-        ("atoll.platform.app_run", ("torch", "pandas", "plotly", "scipy", "sklearn", "opacus")),
-        ("atoll.platform.app_run", ("ray.autoscaler.sdk", "prometheus_client")),
+        ("atoll.platform.worker.actor", HEAVY),
+        (
+            "atoll.platform.runs.app_run",
+            ("torch", "pandas", "plotly", "scipy", "sklearn", "opacus"),
+        ),
+        ("atoll.platform.runs.app_run", ("ray.autoscaler.sdk", "prometheus_client")),
     ],
 )
 def test_an_import_brings_nothing_that_is_not_used(module: str, unused: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import atoll
 from atoll.clients.noprop.memory import ClientMemory
 from atoll.clients.noprop.network import Design
-from atoll.platform.experiment import Experiment
+from atoll.platform.config.experiment import Experiment
 
 BLOCKS, ROUNDS = 3, 2
 

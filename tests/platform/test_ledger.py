@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import replacing, write_text
-from atoll.platform.early_stopping import EarlyStopping
-from atoll.platform.ledger import Ledger, ParquetTable
-from atoll.platform.observers import RoundRecord, RunInfo
-from atoll.platform.report import headline, write_report
-from atoll.platform.run_files import read_result, read_table
-from atoll.platform.run_lock import RunLock
-from atoll.platform.sections import EarlyStoppingSettings
-from atoll.platform.session import claim_run_directory
-from atoll.platform.tensorboard import TensorBoardLog
+from atoll.files.atomic import replacing, write_text
+from atoll.platform.callbacks.early_stopping import EarlyStopping
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.callbacks.tensorboard import TensorBoardLog
+from atoll.platform.config.sections import EarlyStoppingSettings
+from atoll.platform.reports.run_report import headline, write_report
+from atoll.platform.run_directory.ledger import Ledger, ParquetTable
+from atoll.platform.run_directory.run_files import read_result, read_table
+from atoll.platform.run_directory.run_lock import RunLock
+from atoll.platform.runs.session import claim_run_directory
 
 
 def record(server_round: int, clients: int = 3, **server: object) -> RoundRecord:
@@ -95,8 +95,8 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 
 def test_large_tables_are_rewritten_by_row_group(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("atoll.platform.ledger.ROW_GROUP", 50)
-    monkeypatch.setattr("atoll.platform.ledger.SMALL_GROUPS", 4)
+    monkeypatch.setattr("atoll.platform.run_directory.ledger.ROW_GROUP", 50)
+    monkeypatch.setattr("atoll.platform.run_directory.ledger.SMALL_GROUPS", 4)
     table = ParquetTable(tmp_path / "clients.parquet")
     ledger = Ledger(tmp_path)
     for server_round in range(1, 40):

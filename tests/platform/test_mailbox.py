@@ -10,11 +10,11 @@ from flwr.app import Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.platform import flower
-from atoll.platform.draws import Draws
-from atoll.platform.mailbox import Mailbox
-from atoll.platform.node_ids import NodeIds
-from atoll.platform.node_queues import NodeQueues
+from atoll import flower
+from atoll.platform.grid.draws import Draws
+from atoll.platform.grid.mailbox import Mailbox
+from atoll.platform.grid.node_ids import NodeIds
+from atoll.platform.grid.node_queues import NodeQueues
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from atoll.errors import AtollError, InvalidExperimentError
-from atoll.platform import mlflow_log
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import check
-from atoll.platform.mlflow_log import MLflowLog
-from atoll.platform.observers import RoundRecord, RunInfo
+from atoll.platform.callbacks import mlflow_log
+from atoll.platform.callbacks.mlflow_log import MLflowLog
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import check
 
 # A folder in place of a server, which MLflow wants to be asked for.
 pytestmark = pytest.mark.usefixtures("folder_store")

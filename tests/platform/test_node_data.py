@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import DataUnavailableError
-from atoll.platform import node_data
-from atoll.platform.node_data import SMALL, DataFolder, NodeData
+from atoll.platform.worker import node_data
+from atoll.platform.worker.node_data import SMALL, DataFolder, NodeData
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from ray.exceptions import ObjectLostError
 from test_sum_tree import by_definition, chunk_sum, values_of
 
-from atoll.platform import node_sums
-from atoll.platform.cohort import Cohort
-from atoll.platform.exchange import Chunk, ChunkResult, Envelope, Exchange, Outcome
-from atoll.platform.jobs import Job
-from atoll.platform.node_sums import Merge, NodeSums, Traffic
-from atoll.platform.sum_tree import TreeSum
+from atoll.platform.grid import node_sums
+from atoll.platform.grid.cohort import Cohort
+from atoll.platform.grid.node_sums import Merge, NodeSums, Traffic
+from atoll.platform.messages.exchange import Chunk, ChunkResult, Envelope, Exchange, Outcome
+from atoll.platform.pool.jobs import Job
+from atoll.platform.worker.sum_tree import TreeSum
 
 
 def sums(count: int) -> NodeSums:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from browser import page_as_rendered
 
-from atoll.platform.arena_report import write_arena_report
-from atoll.platform.ledger import Ledger
-from atoll.platform.observers import RoundRecord
-from atoll.platform.recorded import write_recorded_json
-from atoll.platform.report import write_report
+from atoll.files.recorded import write_recorded_json
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.reports.arena_report import write_arena_report
+from atoll.platform.reports.run_report import write_report
+from atoll.platform.run_directory.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(300)
 

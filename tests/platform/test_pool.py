@@ -14,12 +14,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from atoll.platform.cluster import Allocation
-from atoll.platform.grid import RayGrid
-from atoll.platform.mapping import map_over_workers
-from atoll.platform.node_request import KEEPER, NodeRequest, Wish
-from atoll.platform.pool import WorkerPool
-from atoll.platform.worker_setup import worker_setup
+from atoll.platform.cluster.connection import Allocation
+from atoll.platform.cluster.node_request import KEEPER, NodeRequest, Wish
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.pool.mapping import map_over_workers
+from atoll.platform.pool.worker_pool import WorkerPool
+from atoll.platform.worker.worker_setup import worker_setup
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -76,7 +76,7 @@ def test_workers_and_their_tasks_are_named_by_their_work() -> None:
 def test_workers_that_shared_the_cpus_are_spread_anew_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("atoll.platform.pool.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("atoll.platform.pool.worker_pool.LOOK_SECONDS", 0.0)
     nodes = frozenset(node["NodeID"] for node in ray.nodes())
     allowed = [Allocation(1, 0.5, 0.0, nodes)]
     setup = worker_setup(ClientApp, {}, 1, gpu=False)

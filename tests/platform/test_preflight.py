@@ -9,10 +9,10 @@ import pytest
 import ray
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform import federation
-from atoll.platform.preflight import check_trials
-from atoll.platform.sweep import run_sweep
-from atoll.platform.sweep_plan import load_sweep
+from atoll.platform.runs import federation
+from atoll.platform.sweeps.preflight import check_trials
+from atoll.platform.sweeps.sweep import run_sweep
+from atoll.platform.sweeps.sweep_plan import load_sweep
 
 SWEEP = """
 [run]

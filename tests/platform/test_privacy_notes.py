@@ -9,8 +9,8 @@ import pytest
 
 from atoll.attacks.defenses.privacy import gaussian_epsilon
 from atoll.clients.settings import ClientSettings, ModSettings
-from atoll.platform.mods import with_references
-from atoll.platform.privacy import privacy_notes
+from atoll.platform.config.client_mods import with_references
+from atoll.platform.config.privacy import privacy_notes
 from atoll.strategies import build_strategy
 
 SIZES = np.array([100, 100, 50, 0])

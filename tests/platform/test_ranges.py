@@ -25,8 +25,8 @@ from atoll.clients.mods import FLOWER_ARGUMENTS
 from atoll.clients.ranges import CONFIG
 from atoll.clients.settings import ModelSettings, Section
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import check
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import check
 from atoll.strategies import STRATEGIES
 from atoll.strategies.arguments import ARGUMENTS
 

@@ -175,7 +175,7 @@ def test_a_job_is_submitted_with_the_token_alone(
     head: str, tmp_path: Path, settings: dict[str, str], message: str
 ) -> None:
     # Processes of their own: one keeps the mode and the token that it began with.
-    script = "import sys; from atoll.platform.submission import RayJobs; RayJobs(sys.argv[1])"
+    script = "import sys; from atoll.platform.cli.submission import RayJobs; RayJobs(sys.argv[1])"
     done = python("-c", script, head, HOME=str(tmp_path), **settings)
     assert (done.returncode == 0) == (not message), done.stderr
     if message:

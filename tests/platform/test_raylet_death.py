@@ -11,7 +11,7 @@ import psutil
 import pytest
 from node_cluster import ENVIRONMENT, wait_until
 
-from atoll.platform.federation_run import run
+from atoll.platform.runs.federation_run import run
 
 EXPERIMENT = """
 [run]

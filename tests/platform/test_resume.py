@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
-from atoll.platform.checkpoint import CheckpointStore
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import resume, run
-from atoll.platform.interrupts import interrupts_held, terminated_as_interrupt
-from atoll.platform.ledger import Ledger
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.run_directory.interrupts import interrupts_held, terminated_as_interrupt
+from atoll.platform.run_directory.ledger import Ledger
+from atoll.platform.runs.federation_run import resume, run
 
 TABLES: dict[str, Any] = {
     "run": {"rounds": 5, "seed": 3, "checkpoint_every": 2},

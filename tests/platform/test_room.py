@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from atoll.platform.cluster import Allocation
-from atoll.platform.room import Room
+from atoll.platform.cluster.connection import Allocation
+from atoll.platform.cluster.worker_allocation import Room
 
 
 class EightCpus:

@@ -13,17 +13,17 @@ from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.serverapp.strategy import FedAvg
 from scipy import stats
 
-from atoll.attacks.aggregate import aggregate_truths
-from atoll.attacks.capture_files import CAPTURES, find_captures, read_capture, read_truth
-from atoll.attacks.observation import observe
-from atoll.attacks.simulation import ClientSimulation
-from atoll.attacks.threat import Capability, ThreatModel
-from atoll.clients.app import make_client_app
+from atoll.attacks.captures.aggregate import aggregate_truths
+from atoll.attacks.captures.capture_files import CAPTURES, find_captures, read_capture, read_truth
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import observe
+from atoll.attacks.threat.simulation import ClientSimulation
+from atoll.clients.apps.client_app import make_client_app
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import prepare
-from atoll.platform.federation_run import run
-from atoll.platform.grid import RayGrid
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.runs.federation import prepare
+from atoll.platform.runs.federation_run import run
 from atoll.strategies.secure_aggregation import SecAggPlus
 
 

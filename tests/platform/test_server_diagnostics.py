@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
-from atoll.clients.moments.outputs import HeadOutputs
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import run
-from atoll.platform.observers import RoundRecord
+from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation_run import run
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.local_exchange import domains_at_hand
 from atoll.strategies.alignment.strategy import FIXED_SEED

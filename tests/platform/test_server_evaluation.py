@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.evaluation import evaluate
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
+from atoll.clients.training.evaluation import evaluate
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import run
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation_run import run
 
 TABLES = {
     "run": {"rounds": 2, "seed": 3},

@@ -20,11 +20,11 @@ from probing import environment_without_ray
 from test_authentication import start_head, stop
 
 from atoll.errors import EngineError
-from atoll.platform.federation_run import run
-from atoll.platform.mapping import map_over_workers
-from atoll.platform.pool import WorkerPool
-from atoll.platform.waiting import answer
-from atoll.platform.worker_setup import worker_setup
+from atoll.platform.cluster.bounded_waits import answer
+from atoll.platform.pool.mapping import map_over_workers
+from atoll.platform.pool.worker_pool import WorkerPool
+from atoll.platform.runs.federation_run import run
+from atoll.platform.worker.worker_setup import worker_setup
 
 EXPERIMENT = """
 [run]
@@ -90,7 +90,7 @@ def test_a_driver_is_let_in_where_a_worker_process_died_before_the_first_driver(
     # Less than a raylet gives its workers; it lets the second driver in all the same.
     script = (
         "import sys; from atoll.platform import first_driver; first_driver.WAIT_SECONDS = 40.0;"
-        "from atoll.platform.cluster import Cluster; Cluster(sys.argv[1])"
+        "from atoll.platform.cluster.connection import Cluster; Cluster(sys.argv[1])"
     )
     try:
         command = [sys.executable, "-c", script, address]

@@ -10,8 +10,8 @@ from ray.runtime_env import RuntimeEnv
 from typer.testing import CliRunner
 
 from atoll.errors import AtollError, EngineError
-from atoll.platform.command_line import application
-from atoll.platform.submission import (
+from atoll.platform.cli.application import application
+from atoll.platform.cli.submission import (
     RayJobs,
     Submission,
     entrypoint_resources,

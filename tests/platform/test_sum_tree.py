@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.clients.weighted_sum import WeightedSum
-from atoll.platform.sum_tree import Span, TreeSum, halves, parent_of
+from atoll.clients.arrays.weighted_sum import WeightedSum
+from atoll.platform.worker.sum_tree import Span, TreeSum, halves, parent_of
 
 
 def chunk_sum(values: np.ndarray, *, is_writeable: bool = True) -> WeightedSum:

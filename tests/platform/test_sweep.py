@@ -16,12 +16,12 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.command_line import application
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import run
-from atoll.platform.recorded import write_recorded_json
-from atoll.platform.sweep import SweepResult, TrialEnd, run_sweep, sweep_directory
-from atoll.platform.sweep_plan import Sweep, load_sweep
+from atoll.files.recorded import write_recorded_json
+from atoll.platform.cli.application import application
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation_run import run
+from atoll.platform.sweeps.sweep import SweepResult, TrialEnd, run_sweep, sweep_directory
+from atoll.platform.sweeps.sweep_plan import Sweep, load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """

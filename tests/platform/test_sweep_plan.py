@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.experiment import Experiment, load_experiment
-from atoll.platform.sweep_plan import Sweep, Trial, load_sweep
+from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.sweeps.sweep_plan import Sweep, Trial, load_sweep
 
 BASE = """
 [run]

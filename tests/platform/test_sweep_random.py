@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.sweep_random import distribution_of, draw_samples
+from atoll.platform.sweeps.random_search import distribution_of, draw_samples
 
 RATE = {"distribution": "log-uniform", "low": 1e-4, "high": 1.0}
 EPOCHS = {"distribution": "integer", "low": 1, "high": 3}

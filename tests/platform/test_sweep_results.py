@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.atomic import write_json
-from atoll.platform.experiment import Experiment
-from atoll.platform.sweep_plan import Trial
-from atoll.platform.sweep_results import (
+from atoll.files.atomic import write_json
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.sweeps.model_selection import Curve
+from atoll.platform.sweeps.sweep_plan import Trial
+from atoll.platform.sweeps.sweep_results import (
     as_markdown,
     as_text,
     figures_of,
     read_curve,
     tables_of,
 )
-from atoll.platform.sweep_selection import Curve
 
 
 def trial(seed: int, held_out: str, method: str = "erm") -> Trial:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.platform.sweep_selection import Choice, Curve, choose
+from atoll.platform.sweeps.model_selection import Choice, Curve, choose
 
 TRAINING = ("a", "b", "c")
 RULES = ["training-domain validation", "leave-one-domain-out", "oracle (last)", "oracle (best)"]

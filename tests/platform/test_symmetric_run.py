@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from node_cluster import ENVIRONMENT, in_private_network, namespaces_allowed
 
-from atoll.platform.checkpoint import CheckpointStore
-from atoll.platform.federation_run import run
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.runs.federation_run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from atoll.errors import AttackError
-from atoll.platform.task_map import TaskMap
+from atoll.platform.pool.task_map import TaskMap
 
 
 def squared(number: int) -> int:

@@ -26,10 +26,10 @@ from atoll.attacks.arena.job import Conditions, Job, run_job
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import AtollError, UntrustedCodeError
-from atoll.platform.command_line import application
-from atoll.platform.commands import terminal
-from atoll.platform.experiment import Experiment
-from atoll.platform.recorded import write_recorded_text
+from atoll.files.recorded import write_recorded_text
+from atoll.platform.cli import terminal
+from atoll.platform.cli.application import application
+from atoll.platform.config.experiment import Experiment
 from atoll.trust import note, uses_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,8 +217,8 @@ def test_an_arenas_job_imports_what_the_arenas_file_names_only(marker: Path) -> 
 def test_a_sweeps_trial_goes_on_as_the_sweep_says_and_not_its_directory(
     marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from atoll.platform import federation_run
-    from atoll.platform.sweep_trial import run_trial
+    from atoll.platform.runs import federation_run
+    from atoll.platform.sweeps.trial_process import run_trial
 
     place = write_run(marker.parent / "trial", finished=False, model={"name": "planted:net"})
     given: list[Experiment] = []
@@ -294,7 +294,7 @@ def test_a_ray_that_a_run_directory_names_is_not_reached(marker: Path) -> None:
 def test_attributes_of_atolls_own_modules_are_not_all_atolls_own(marker: Path) -> None:
     run = write_run(
         marker.parent / "run",
-        model={"name": "atoll.platform.cluster:os.system", "command": f"touch {marker}"},
+        model={"name": "atoll.platform.cluster.connection:os.system", "command": f"touch {marker}"},
     )
     assert atoll("doctor", *COMMANDS["doctor"](run))[0] == 2
 

@@ -29,8 +29,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atoll.attacks.arena.store import JobStore
-from atoll.attacks.capture_files import read_capture, read_truth
-from atoll.clients.data.partition import Partition
+from atoll.attacks.captures.capture_files import read_capture, read_truth
+from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.errors import (
     AtollError,
@@ -38,15 +38,15 @@ from atoll.errors import (
     CorruptCheckpointError,
     InvalidExperimentError,
 )
-from atoll.platform.arena_plan import load_arena
-from atoll.platform.checkpoint import Checkpoint, CheckpointStore
-from atoll.platform.experiment import Experiment, load_experiment
-from atoll.platform.federation import check
-from atoll.platform.flower import load_records
-from atoll.platform.identity import RunIdentity
-from atoll.platform.run_files import read_result, read_table
-from atoll.platform.state_tree import StateDecoder, StateEncoder
-from atoll.platform.sweep_plan import load_sweep
+from atoll.flower import load_records
+from atoll.platform.arenas.arena_plan import load_arena
+from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
+from atoll.platform.run_directory.identity import RunIdentity
+from atoll.platform.run_directory.run_files import read_result, read_table
+from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
+from atoll.platform.runs.federation import check
+from atoll.platform.sweeps.sweep_plan import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "60"))
@@ -73,8 +73,8 @@ def test_a_run_listens_on_loopback_only() -> None:
         import os, psutil, tempfile
         os.environ.pop("RAY_ADDRESS", None)
         from pathlib import Path
-        from atoll.platform.experiment import Experiment
-        from atoll.platform.federation_run import run
+        from atoll.platform.config.experiment import Experiment
+        from atoll.platform.runs.federation_run import run
 
         def look(record):
             found = set()
@@ -115,8 +115,8 @@ def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path: Path) -> Non
         import sys
         import numpy as np
         from pathlib import Path
-        from atoll.platform.checkpoint import CheckpointStore
-        from atoll.platform.state_tree import StateDecoder
+        from atoll.platform.run_directory.checkpoint import CheckpointStore
+        from atoll.platform.run_directory.state_tree import StateDecoder
 
         def refuse(event, arguments):
             if event in ("pickle.find_class", "exec", "compile"):
@@ -127,7 +127,7 @@ def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path: Path) -> Non
         StateDecoder({{}}).value({{"objects": [["dict", []]], "root": {{"ref": 0}}}})
         # Pydantic loads itself, and makes what it checks by, when it is first used.
         from typing import Any
-        from atoll.reading import parse_json
+        from atoll.files.reading import parse_json
         parse_json("{{}}", "", dict[str, str])
         parse_json("{{}}", "", dict[str, Any])
         sys.addaudithook(refuse)

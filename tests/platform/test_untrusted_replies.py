@@ -27,11 +27,11 @@ from flwr.clientapp import ClientApp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from atoll.platform import flower
-from atoll.platform.client_runner import ClientRunner
-from atoll.platform.content import pack, structure_of
-from atoll.platform.exchange import Chunk, Envelope, Exchange
-from atoll.platform.replies import replies_of, settle_mismatches
+from atoll import flower
+from atoll.platform.grid.replies import replies_of, settle_mismatches
+from atoll.platform.messages.exchange import Chunk, Envelope, Exchange
+from atoll.platform.messages.packing import pack, structure_of
+from atoll.platform.worker.client_runner import ClientRunner
 
 EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "400"))
 pytestmark = pytest.mark.timeout(300 + EXAMPLES)
@@ -167,7 +167,7 @@ def run_chunk(answer: Any, *, sums: bool, weighted: bool, kind: str, strict: boo
     assert [outcome.position for outcome in result.outcomes] == list(places)
     total = result.total
     if total is None:
-        from atoll.clients.weighted_sum import WeightedSum
+        from atoll.clients.arrays.weighted_sum import WeightedSum
 
         total = WeightedSum()
     settle_mismatches(result.outcomes, sent, total, strict=strict)

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.ledger import Ledger
-from atoll.platform.observers import RoundRecord, RunInfo
-from atoll.platform.run_files import CONFIG, ROUNDS
-from atoll.platform.sweep_plan import load_sweep
-from atoll.platform.sweep_trials import TrialTable, place_of
-from atoll.platform.watch import read_rounds, watch
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.cli.watch import read_rounds, watch
+from atoll.platform.run_directory.ledger import Ledger
+from atoll.platform.run_directory.run_files import CONFIG, ROUNDS
+from atoll.platform.sweeps.sweep_plan import load_sweep
+from atoll.platform.sweeps.trials import TrialTable, place_of
 
 RESULT: dict[str, Any] = {
     "status": "finished",

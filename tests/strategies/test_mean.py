@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
-from atoll.platform.aggregation import aggregation_of
-from atoll.platform.content import broadcast_arrays
-from atoll.strategies.alignment.reweighting import ERM
+from atoll.platform.config.aggregation import aggregation_of
+from atoll.platform.messages.packing import broadcast_arrays
+from atoll.strategies.alignment.methods.reweighting import ERM
 from atoll.strategies.mean import is_mean_only
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from atoll.attacks.attack import Attack
-from atoll.attacks.captures import MODEL_RECORD, Capture, Content, FederationInfo
-from atoll.attacks.observation import PublicData, observe
-from atoll.attacks.threat import ORACLE, Capability, ThreatModel
+from atoll.attacks.base.attack import Attack
+from atoll.attacks.captures.capture import MODEL_RECORD, Capture, Content, FederationInfo
+from atoll.attacks.threat.capabilities import ORACLE, Capability, ThreatModel
+from atoll.attacks.threat.observation import PublicData, observe
 from atoll.clients.models.build import build_model
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from atoll.attacks import ATTACKS
-from atoll.attacks.aggregate import aggregate_captures, aggregate_truths
-from atoll.attacks.attack import Attack
+from atoll.attacks.base.attack import Attack
+from atoll.attacks.captures.aggregate import aggregate_captures, aggregate_truths
 from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
-from atoll.attacks.victim_model import BatchNormMode
+from atoll.attacks.threat.victim_model import BatchNormMode
 from atoll.attacks.victims import (
     References,
     Victim,

@@ -13,11 +13,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from atoll.attacks.arena.job import JobResult
-from atoll.attacks.capture_files import MAX_BYTES, RAW_CLIENT_DATA
+from atoll.attacks.captures.capture_files import MAX_BYTES, RAW_CLIENT_DATA
 from atoll.clients.data.cache import appearing
 from atoll.errors import RunDirectoryError
-from atoll.manifests import read_verified, seal, verify
-from atoll.reading import fitted
+from atoll.files.manifests import read_verified, seal, verify
+from atoll.files.reading import fitted
 
 ROWS, SECONDS, IMAGES = "rows.parquet", "seconds.parquet", "images.safetensors"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from atoll.attacks.captures import Capture
+from atoll.attacks.captures.capture import Capture
 from atoll.attacks.defenses import DEFENSES
 from atoll.attacks.defenses.defense import Defense, Estimate
-from atoll.attacks.observation import Mimic, Observation, observe
-from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import Mimic, Observation, observe
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 

@@ -15,7 +15,7 @@ from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
 from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
-from atoll.clients.step_mods import LocalStep
+from atoll.clients.training.step_mods import LocalStep
 
 
 class DPSGD(BoundedDefense):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
 from atoll.attacks.defenses.tensors import gaussian
 from atoll.clients.ranges import Rate, Repetitions, Rounds
-from atoll.clients.step_mods import LocalStep
+from atoll.clients.training.step_mods import LocalStep
 
 
 class OrthogonalGradient(Defense):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from atoll.attacks.defenses.defense import Compute, Estimate, Task
 from atoll.attacks.defenses.observed import MaskedDefense
 from atoll.attacks.defenses.tensors import largest
-from atoll.clients.moments.head import find_head
+from atoll.clients.models.head import find_head
 from atoll.clients.ranges import Share
-from atoll.clients.step_mods import LocalStep
+from atoll.clients.training.step_mods import LocalStep
 
 # Images whose derivatives are held at once.
 IMAGES = 128

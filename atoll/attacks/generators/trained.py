@@ -28,7 +28,7 @@ from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
-from atoll.reading import read_json
+from atoll.files.reading import read_json
 
 SplitName = Literal["test", "train"]
 WEIGHTS, ABOUT, SEEN = "weights.safetensors", "generator.json", "seen"

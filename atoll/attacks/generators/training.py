@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from atoll.attacks.generators.conditional import GROUPS, LEAK, ConditionalGenerator
-from atoll.clients.optimizers import Adam
 from atoll.clients.ranges import BatchSize, Iterations, Rate, Seed, Width
 from atoll.clients.settings import Section
+from atoll.clients.training.optimizers import Adam
 from atoll.randomness import derive_seed
 
 LEAST_VARIANCE = 1e-6

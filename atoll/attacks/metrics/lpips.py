@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atoll.clients.data.cache import appearing, cache_root
-from atoll.clients.data.sources import PythonPackage
+from atoll.clients.data.downloads import PythonPackage
 from atoll.errors import DataUnavailableError
 
 logger = logging.getLogger("atoll")

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from atoll.clients.data.cache import appearing, cache_root, scratch_folder
-from atoll.clients.data.cifar10 import decode_cifar10
-from atoll.clients.data.cifar100 import decode_cifar100
-from atoll.clients.data.colored import ColoredOptions, colored
-from atoll.clients.data.digits import decode_digits
-from atoll.clients.data.emoji import decode_emoji
-from atoll.clients.data.folder import FolderOptions, decode_folder, folder_key
-from atoll.clients.data.idx import decode_fashion_mnist, decode_mnist
-from atoll.clients.data.image_files import list_images
+from atoll.clients.data.datasets.cifar10 import decode_cifar10
+from atoll.clients.data.datasets.cifar100 import decode_cifar100
+from atoll.clients.data.datasets.colored import ColoredOptions, colored
+from atoll.clients.data.datasets.digits import decode_digits
+from atoll.clients.data.datasets.emoji import decode_emoji
+from atoll.clients.data.datasets.folder import FolderOptions, decode_folder, folder_key
+from atoll.clients.data.datasets.idx import decode_fashion_mnist, decode_mnist
+from atoll.clients.data.datasets.image_files import list_images
+from atoll.clients.data.datasets.rotated import RotatedOptions, rotated
+from atoll.clients.data.downloads import DebianPackage, Download, NpmPackage, Source
 from atoll.clients.data.options import NoOptions, parse_options
-from atoll.clients.data.rotated import RotatedOptions, rotated
-from atoll.clients.data.sources import DebianPackage, Download, NpmPackage, Source
 from atoll.clients.data.store import Decoded, ImageDataset, fingerprint_of, write_dataset
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError

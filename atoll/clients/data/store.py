@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atoll.clients.ranges import Pixels
 from atoll.errors import DataUnavailableError
-from atoll.reading import read_json
+from atoll.files.reading import read_json
 
 SPLITS = ("train", "test")
 # Pixel values counted at once: NumPy makes eight bytes of each.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from atoll.clients.data.folder import NORMALIZATIONS
+from atoll.clients.data.datasets.folder import NORMALIZATIONS
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.models import MODELS
 from atoll.clients.models.arguments import check_arguments

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.clients.losses import is_sigmoid
-from atoll.clients.moments.head import find_head
+from atoll.clients.models.head import find_head
 from atoll.clients.ranges import Repetitions, Width
+from atoll.clients.tasks.losses import is_sigmoid
 
 
 class GaussianHead(nn.Module):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.clients.moments.head import find_head
+from atoll.clients.models.head import find_head
 from atoll.clients.ranges import Width
 
 

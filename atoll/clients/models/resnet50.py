@@ -78,7 +78,7 @@ class ResNet50(nn.Module):
     ----------
     normalization : str or None
         How its weights expect images to be normalised ("caffe" or "imagenet",
-        :data:`atoll.clients.data.folder.NORMALIZATIONS`); None if it has none of its own.
+        :data:`atoll.clients.data.datasets.folder.NORMALIZATIONS`); None if it has none of its own.
     """
 
     normalization: str | None = None

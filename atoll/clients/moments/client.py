@@ -9,16 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.clients.losses import losses_of
-from atoll.clients.mixup import mixup_objective
+from atoll.clients.models.head import SplitModel
 from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.measure import measure
 from atoll.clients.moments.messages import DomainSums, MomentsQuery, TrainingTerms
 from atoll.clients.moments.objective import AlignmentObjective, reply_weight
 from atoll.clients.moments.passes import BATCH, Passes
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training import (
+from atoll.clients.tasks.losses import losses_of
+from atoll.clients.training.local_training import (
     BatchLoss,
     Objective,
     TrainingResult,
@@ -27,6 +26,7 @@ from atoll.clients.training import (
     losses_in_batches,
     train,
 )
+from atoll.clients.training.mixup import mixup_objective
 from atoll.errors import EngineError
 from atoll.randomness import derive_seed, seed_everything
 
@@ -90,7 +90,7 @@ class AlignedClient:
         terms : TrainingTerms
             From the strategy.
         learning_rate, seed, proximal_mu
-            As for :func:`~atoll.clients.training.train`.
+            As for :func:`~atoll.clients.training.local_training.train`.
         """
         self._model.model.train()
         objective = self._objective(examples, terms, seed)

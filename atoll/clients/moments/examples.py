@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.head import SplitModel
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head import SplitModel
+from atoll.clients.models.head_outputs import HeadOutputs
 
 
 @dataclass(frozen=True)

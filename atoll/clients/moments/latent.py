@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from atoll.clients.models.gaussian import GaussianHead
-from atoll.clients.moments.head import ModelSizes
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head import ModelSizes
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from atoll.clients.models.head import SplitModel
 from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.messages import DomainSums, MomentsQuery
 from atoll.clients.moments.passes import Batch, Passes
 from atoll.clients.moments.statistic import DomainContext, Statistic

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.clients.losses import losses_of
-from atoll.clients.moments.head import ModelSizes
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head import ModelSizes
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
+from atoll.clients.tasks.losses import losses_of
 
 
 @dataclass(frozen=True)

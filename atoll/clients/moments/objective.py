@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atoll.clients.losses import losses_of
+from atoll.clients.models.head import SplitModel
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.measure import check_head, sums_of
 from atoll.clients.moments.messages import Term, TrainingTerms
-from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.passes import Passes
 from atoll.clients.moments.statistic import DomainContext
+from atoll.clients.tasks.losses import losses_of
 from atoll.user_code import user_code
 
 

@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from atoll.clients.models.head import SplitModel
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.head import SplitModel
-from atoll.clients.moments.outputs import HeadOutputs
 
 # Examples at a time, at least: enough to keep a processor busy, few enough for its caches.
 BATCH = 512

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.head import ModelSizes
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head import ModelSizes
+from atoll.clients.models.head_outputs import HeadOutputs
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.head import ModelSizes
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head import ModelSizes
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
 from atoll.randomness import derive_seed
 

@@ -12,8 +12,8 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.clients.arrays import array_record, to_array
-from atoll.clients.model_arrays import ModelArrays
+from atoll.clients.arrays.conversion import array_record, to_array
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.noprop.arrays import block_prefix, keys_by_layer, shared_prefix
 from atoll.clients.noprop.examples import ExampleSource
 from atoll.clients.noprop.network import Design, SharedPart

@@ -13,7 +13,7 @@ from atoll.clients.noprop.examples import ExampleSource
 from atoll.clients.noprop.objectives import Draws
 from atoll.clients.noprop.parts import Part
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training import UpdateRule, batches, gradients_of
+from atoll.clients.training.local_training import UpdateRule, batches, gradients_of
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import numpy as np
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from atoll.clients.data.partition import Partition
+from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.models.gaussian import GaussianHead
-from atoll.clients.moments.head import try_head
+from atoll.clients.models.head import try_head
 from atoll.errors import InvalidExperimentError
-from atoll.strategies.alignment.hessians import CMA
+from atoll.strategies.alignment.methods.hessians import CMA
 from atoll.strategies.alignment.strategy import AlignmentStrategy
 
 logger = logging.getLogger("atoll")

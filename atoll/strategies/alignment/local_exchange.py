@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.head import ModelSizes
+from atoll.clients.models.head import ModelSizes
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.messages import DomainSums
-from atoll.clients.moments.outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.strategies.alignment.domains import Domains
 

@@ -10,8 +10,8 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from atoll.clients.arrays import array_record, to_array, view
-from atoll.clients.optimizers import SGD, Adam, LocalOptimizer
+from atoll.clients.arrays.conversion import array_record, to_array, view
+from atoll.clients.training.optimizers import SGD, Adam, LocalOptimizer
 
 
 class ServerOptimizer:

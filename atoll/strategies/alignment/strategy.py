@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from atoll.clients.arrays import array_record
+from atoll.clients.arrays.conversion import array_record
 from atoll.clients.moments.messages import Term, TrainingTerms
 from atoll.clients.moments.statistic import Statistic
 from atoll.errors import EngineError, InvalidExperimentError

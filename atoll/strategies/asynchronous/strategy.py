@@ -23,7 +23,7 @@ from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atoll.clients.arrays import array_record, to_array, view
+from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.ranges import Seconds, Seed
 from atoll.errors import EngineError
 from atoll.strategies.asynchronous.devices import Devices

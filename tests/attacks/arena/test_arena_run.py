@@ -10,7 +10,7 @@ from captured import a_spec, captured, folder_of
 from atoll.attacks.arena.job import Conditions, Job, Knowledge
 from atoll.attacks.arena.run import JobEnd, run_jobs, table_of
 from atoll.attacks.arena.store import JobStore
-from atoll.attacks.capture_files import write_capture
+from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.defenses import REFERENCES
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.settings import ModSettings

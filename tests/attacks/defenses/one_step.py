@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Task
-from atoll.clients.losses import mean_loss
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ModelSettings
-from atoll.clients.step_mods import LocalStep
-from atoll.clients.training import gradients_of
+from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.training.local_training import gradients_of
+from atoll.clients.training.step_mods import LocalStep
 
 SHAPE, CLASSES = (1, 8, 8), 10
 

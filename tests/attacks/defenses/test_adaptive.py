@@ -6,11 +6,11 @@ from captured import a_spec, captured
 
 from atoll.attacks.defenses import REFERENCES
 from atoll.attacks.defenses.adaptive import mimic_of
-from atoll.attacks.inverting_gradients import InvertingGradients
-from atoll.attacks.matching import cosine
+from atoll.attacks.methods.inverting_gradients import InvertingGradients
 from atoll.attacks.metrics.pixels import psnr
-from atoll.attacks.simulation import ClientSimulation
-from atoll.attacks.threat import Capability, ThreatModel
+from atoll.attacks.optim.matching import cosine
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, observe_victims
 from atoll.clients.settings import ModSettings
 

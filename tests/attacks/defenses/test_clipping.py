@@ -6,7 +6,7 @@ from flwr.clientapp.mod import fixedclipping_mod
 from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.clipping import Clipping
-from atoll.platform.flower import assume_identity
+from atoll.flower import assume_identity
 
 
 def test_the_norm_is_bounded_and_the_direction_kept() -> None:

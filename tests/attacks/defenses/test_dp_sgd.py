@@ -7,7 +7,7 @@ from test_privacy import exact_epsilon
 from torch import Tensor
 
 from atoll.attacks.defenses.dp_sgd import DPSGD
-from atoll.clients.losses import losses_of
+from atoll.clients.tasks.losses import losses_of
 
 
 def per_sample(step) -> list[Tensor]:  # type: ignore[no-untyped-def]

@@ -14,11 +14,11 @@ from PIL import Image
 
 from atoll.clients.data.cache import appearing, cache_root, check_sha256
 from atoll.clients.data.catalog import DATASETS, load_dataset
-from atoll.clients.data.cifar10 import decode_cifar10
-from atoll.clients.data.emoji import VENDORS
-from atoll.clients.data.folder import decode_folder
-from atoll.clients.data.idx import read_idx
-from atoll.clients.data.sources import NpmPackage
+from atoll.clients.data.datasets.cifar10 import decode_cifar10
+from atoll.clients.data.datasets.emoji import VENDORS
+from atoll.clients.data.datasets.folder import decode_folder
+from atoll.clients.data.datasets.idx import read_idx
+from atoll.clients.data.downloads import NpmPackage
 from atoll.clients.data.store import ImageDataset, fingerprint_of
 from atoll.clients.data.tensors import to_tensor
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atoll.clients.data.cifar100 import decode_cifar100
+from atoll.clients.data.datasets.cifar100 import decode_cifar100
 from atoll.errors import DataUnavailableError
 
 

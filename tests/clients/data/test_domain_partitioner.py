@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.clients.data import load_dataset, partition_dataset
-from atoll.clients.data.domain_partitioner import DomainPartitioner
+from atoll.clients.data.partitioning.domain_partitioner import DomainPartitioner
 from atoll.clients.settings import DataSettings, PartitionSettings
 from atoll.errors import InvalidExperimentError
 

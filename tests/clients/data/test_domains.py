@@ -10,10 +10,14 @@ import pytest
 from PIL import Image
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.domains import (
+from atoll.clients.data.partitioning.domains import (
     test_sets as sets_of,  # pytest would take it for a test
 )
-from atoll.clients.data.domains import trainable, training_domains, warn_of_unequal_classes
+from atoll.clients.data.partitioning.domains import (
+    trainable,
+    training_domains,
+    warn_of_unequal_classes,
+)
 
 
 def test_held_out_domains_are_judged_and_training_domains_validated() -> None:

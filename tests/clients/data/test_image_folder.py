@@ -15,13 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atoll.clients.data import folder as folder_module
 from atoll.clients.data import store
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.domains import warn_of_unequal_classes
-from atoll.clients.data.folder import FolderOptions, decode_folder, domainbed_test_mask, folder_key
-from atoll.clients.data.image_files import list_images, read_picture
-from atoll.clients.data.partition import partition_dataset
+from atoll.clients.data.datasets import folder as folder_module
+from atoll.clients.data.datasets.folder import (
+    FolderOptions,
+    decode_folder,
+    domainbed_test_mask,
+    folder_key,
+)
+from atoll.clients.data.datasets.image_files import list_images, read_picture
+from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
+from atoll.clients.data.partitioning.partition import partition_dataset
 from atoll.clients.settings import DataSettings, PartitionSettings
 from atoll.errors import DataUnavailableError
 

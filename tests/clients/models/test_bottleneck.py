@@ -3,8 +3,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from atoll.clients.models.build import build_model
+from atoll.clients.models.head import find_head
 from atoll.clients.models.precode import VariationalBottleneck, find_bottleneck
-from atoll.clients.moments.head import find_head
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 

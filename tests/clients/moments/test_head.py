@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.models.build import build_model
-from atoll.clients.moments.head import find_head, try_head
+from atoll.clients.models.head import find_head, try_head
 from atoll.clients.settings import ModelSettings
 
 

@@ -8,7 +8,7 @@ from flwr.app import RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.clients.moments.head import ModelSizes
+from atoll.clients.models.head import ModelSizes
 from atoll.clients.moments.messages import DomainSums, MomentsQuery, Term, TrainingTerms
 from atoll.clients.moments.statistic import DomainContext
 from atoll.clients.moments.statistics import (
@@ -18,7 +18,7 @@ from atoll.clients.moments.statistics import (
     Loss,
     ProbedDiagonal,
 )
-from atoll.platform.flower import dump_records, load_records
+from atoll.flower import dump_records, load_records
 
 names = st.lists(st.text(min_size=1, max_size=8), min_size=0, max_size=4, unique=True)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atoll.clients.models.head import SplitModel
 from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.head import SplitModel
 from atoll.clients.moments.passes import BATCH, Passes
 
 COUNT = 2 * BATCH + 100

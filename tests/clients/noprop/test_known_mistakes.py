@@ -14,13 +14,13 @@ from small_networks import design, seeded
 from torch import Tensor
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.evaluation import evaluate
 from atoll.clients.noprop import objectives
 from atoll.clients.noprop.examples import Examples
 from atoll.clients.noprop.network import Design, NoPropNetwork, SharedPart
 from atoll.clients.noprop.parts import Part, index_of, make_part, make_shared_part, names_of_parts
 from atoll.clients.noprop.training import train_epoch
 from atoll.clients.settings import ClientSettings
+from atoll.clients.training.evaluation import evaluate
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "batch_size": 16}
 

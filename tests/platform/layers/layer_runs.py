@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from atoll.clients.local_clients import ClientSpec
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import prepare
-from atoll.platform.gpu_sharing import GpuSharing
-from atoll.platform.identity import RunIdentity
-from atoll.platform.jobs import Job
-from atoll.platform.layers.part_files import PartFiles, sha256_of_module
-from atoll.platform.layers.run import PARTS, LayerRun
-from atoll.platform.session import Session
+from atoll.clients.apps.local_clients import ClientSpec
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.pool.gpu_sharing import GpuSharing
+from atoll.platform.pool.jobs import Job
+from atoll.platform.run_directory.identity import RunIdentity
+from atoll.platform.runs.federation import prepare
+from atoll.platform.runs.layerwise.block_files import PartFiles, sha256_of_module
+from atoll.platform.runs.layerwise.layerwise_run import PARTS, LayerRun
+from atoll.platform.runs.session import Session
 
 
 class InProcessPool:

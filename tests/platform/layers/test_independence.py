@@ -16,13 +16,13 @@ from layer_runs import (
     spec_of,
 )
 
-from atoll.clients.local_clients import ClientSpec
+from atoll.clients.apps.local_clients import ClientSpec
 from atoll.clients.noprop.examples import Examples
 from atoll.clients.noprop.parts import make_part, make_shared_part, names_of_blocks
 from atoll.clients.noprop.training import train_epoch
-from atoll.platform.layers.part_files import SHARED, PartFiles, PartState
-from atoll.platform.layers.part_job import _opened, train_part
-from atoll.platform.layers.run import PARTS
+from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
+from atoll.platform.runs.layerwise.block_job import _opened, train_part
+from atoll.platform.runs.layerwise.layerwise_run import PARTS
 
 EPOCHS = 2
 BLOCKS = ["block-01", "block-02", "block-03"]

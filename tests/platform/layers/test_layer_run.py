@@ -15,19 +15,19 @@ import torch
 from layer_runs import InProcessPool, experiment, hashes, run_here
 from rich.console import Console
 
-from atoll.clients.data import domains
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.partitioning import domains
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.noprop.inference import Inference, Noise
 from atoll.clients.noprop.network import noprop_dt
 from atoll.errors import EngineError, InvalidExperimentError
-from atoll.platform.experiment import read_tables
-from atoll.platform.federation import check, prepare
-from atoll.platform.layers.messages import counted_messages
-from atoll.platform.layers.run import network_arrays, write_manifest
-from atoll.platform.observers import RunInfo
-from atoll.platform.progress import ConsoleProgress
-from atoll.platform.report import headline
+from atoll.platform.callbacks.observers import RunInfo
+from atoll.platform.cli.progress import ConsoleProgress
+from atoll.platform.config.experiment import read_tables
+from atoll.platform.reports.run_report import headline
+from atoll.platform.runs.federation import check, prepare
+from atoll.platform.runs.layerwise.job_messages import counted_messages
+from atoll.platform.runs.layerwise.layerwise_run import network_arrays, write_manifest
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 BLOCKS = ["block-01", "block-02", "block-03"]

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from layer_runs import experiment, run_here
 
-from atoll.clients.arrays import view
-from atoll.platform import federation_run
-from atoll.platform.checkpoint import parameters_sha256
-from atoll.platform.layers.part_job import PartReport
-from atoll.platform.layers.schedule import LayerSchedule
+from atoll.clients.arrays.conversion import view
+from atoll.platform.run_directory.checkpoint import parameters_sha256
+from atoll.platform.runs import federation_run
+from atoll.platform.runs.layerwise.block_job import PartReport
+from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

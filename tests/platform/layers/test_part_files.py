@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atoll.errors import CorruptCheckpointError
-from atoll.platform.layers.part_files import PartFiles, PartState, sha256_of_module
+from atoll.platform.runs.layerwise.block_files import PartFiles, PartState, sha256_of_module
 
 
 def state(epoch: int = 3) -> PartState:

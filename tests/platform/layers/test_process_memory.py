@@ -6,7 +6,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # A process of its own: what another test has freed would serve without growth.
 CODE = """
 import numpy as np
-from atoll.platform.layers.process_memory import forget_peak, peak_memory
+from atoll.platform.runs.layerwise.process_memory import forget_peak, peak_memory
 
 forget_peak()
 before = peak_memory()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.head import ModelSizes
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head import ModelSizes
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistics import HeadGradient
 from atoll.strategies.alignment.domains import Domains

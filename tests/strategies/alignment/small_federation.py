@@ -16,15 +16,15 @@ from flwr.supercore.run import Run
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.app import ClientSpec, FederatedClientApp, make_client_app
-from atoll.clients.data.partition import Partition
+from atoll import flower
+from atoll.clients.apps.client_app import ClientSpec, FederatedClientApp, make_client_app
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.store import Decoded, ImageDataset, Split, write_dataset
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.model_arrays import ModelArrays
 from atoll.clients.models.build import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.platform import flower
-from atoll.platform.state_tree import random_states, restore_random_states
+from atoll.platform.run_directory.state_tree import random_states, restore_random_states
 
 SIDE = 3
 DOMAINS = ("photo", "art", "sketch")

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import FedAvg
 from small_federation import LAYOUTS, Float64, make_federation
 from torch import nn
 
-from atoll.clients.data.partition import Partition
+from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.errors import InvalidExperimentError
 from atoll.strategies import build_strategy

@@ -27,7 +27,8 @@ from atoll.attacks.defenses.defense import Task
 from atoll.clients.mods import CLIENT_MODS
 from atoll.clients.settings import ClientSettings, ModSettings
 from atoll.errors import InvalidExperimentError
-from atoll.platform.combinations import (
+from atoll.platform.config.client_mods import named_mods, with_references
+from atoll.platform.config.combinations import (
     TABLE,
     Kind,
     Status,
@@ -37,7 +38,6 @@ from atoll.platform.combinations import (
     traffic_of,
     verdict_of,
 )
-from atoll.platform.mods import named_mods, with_references
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 

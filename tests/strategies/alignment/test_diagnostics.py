@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from small_federation import LAYOUTS, make_federation
 from torch import Tensor, nn
 
-from atoll.clients.moments.outputs import HeadOutputs
+from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.diagnostics import DELTA, measure_diagnostics
 from atoll.strategies.alignment.domains import Domains

@@ -24,7 +24,7 @@ from small_federation import (
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from atoll.clients.data.partition import Partition
+from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.models.gaussian import GaussianHead, GaussianModel
 from atoll.clients.settings import ClientSettings

@@ -13,9 +13,9 @@ import pytest
 import torch
 from small_federation import LAYOUTS, make_federation, values
 
-from atoll.platform.state_tree import StateDecoder, StateEncoder
+from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.reweighting import bisected_quantile, kernel_quantile
+from atoll.strategies.alignment.methods.reweighting import bisected_quantile, kernel_quantile
 
 BURN_IN, RATE, QUANTILE_RATE = 2, 0.1, 0.003
 ADAM = {

@@ -12,10 +12,10 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.checkpoint import parameters_sha256
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import RunResult, resume, run
-from atoll.platform.observers import RoundRecord
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.run_directory.checkpoint import parameters_sha256
+from atoll.platform.runs.federation_run import RunResult, resume, run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

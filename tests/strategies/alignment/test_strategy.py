@@ -22,11 +22,11 @@ from torch import Tensor
 from atoll.clients.moments.statistics import HeadGradient
 from atoll.clients.settings import ClientSettings
 from atoll.errors import EngineError, InvalidExperimentError
-from atoll.platform.state_tree import StateDecoder, StateEncoder
+from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.reweighting import kernel_quantile, project_to_simplex
+from atoll.strategies.alignment.methods.reweighting import kernel_quantile, project_to_simplex
 from atoll.strategies.alignment.strategy import AlignmentStrategy
 
 STEPS = ClientSettings(learning_rate=0.2, batch_size=4, epochs=3, momentum=0.5)

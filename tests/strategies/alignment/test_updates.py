@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord
 from small_federation import LAYOUTS, SmallFederation, make_federation, values
 
 from atoll.clients.settings import ClientSettings
-from atoll.platform.aggregation import aggregation_of
+from atoll.platform.config.aggregation import aggregation_of
 from atoll.strategies import build_strategy
 
 STEPS = ClientSettings(learning_rate=0.3, batch_size=4, epochs=2)

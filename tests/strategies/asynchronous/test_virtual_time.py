@@ -13,12 +13,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.checkpoint import parameters_sha256
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation_run import RunResult, resume, run
-from atoll.platform.grid import RayGrid
-from atoll.platform.observers import RoundRecord
-from atoll.platform.rounds import run_rounds
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.run_directory.checkpoint import parameters_sha256
+from atoll.platform.runs.federation_run import RunResult, resume, run
 from atoll.strategies import build_strategy
 from atoll.strategies.asynchronous.devices import Devices
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from atoll.clients.app import make_client_app
-from atoll.platform.experiment import Experiment
-from atoll.platform.federation import check, prepare
+from atoll.clients.apps.client_app import make_client_app
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import check, prepare
 
 sys.path.append(str(Path(__file__).parents[1] / "alignment"))
 from small_federation import LocalGrid

@@ -1,0 +1,1 @@
+"""Bases of attacks: settings, optimisation, generators, stages."""

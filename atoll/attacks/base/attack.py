@@ -1,0 +1,203 @@
+"""What an attack is: checked settings, a declared threat model, and a run on observations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.observation import Observation
+from atoll.clients.settings import Section
+from atoll.errors import AttackError
+
+LabelSource = Literal["inferred", "given", "optimised", "none"]
+# Told how many steps of how many are done.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage of an attack came to.
+
+    Attributes
+    ----------
+    name : str
+        Which stage.
+    images : Tensor
+        Shape (n, channels, height, width), in [0, 1].
+    cost : float
+        The matching cost alone, without priors.
+    """
+
+    name: str
+    images: Tensor
+    cost: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack makes of one observation.
+
+    Attributes
+    ----------
+    images : Tensor
+        float32, shape (n, channels, height, width), in [0, 1]; their order means nothing.
+    labels : Tensor
+        int64, shape (n,): the label that goes with each image; -1 where the attack has none.
+    label_source : str
+        Where the labels come from: "given", "inferred" (from the update, before the attack),
+        "optimised" (together with the images) or "none".
+    cost : float
+        The matching cost of the images, without priors; NaN for an attack without one. Restarts
+        and stages are chosen by it.
+    cost_path : Tensor
+        The matching cost over the steps of the chosen restart; empty where there are no steps.
+    restart : int
+        Which restart was chosen.
+    stages : tuple[Stage, ...]
+        For staged attacks: the chosen restart's best images at each stage, so that the oracle's
+        choice can be reported beside the attack's own.
+    found : Tensor or None
+        bool, shape (n,): for attacks that recover some images and know which; the others are
+        blank.
+    """
+
+    images: Tensor
+    labels: Tensor
+    label_source: LabelSource
+    cost: float = float("nan")
+    cost_path: Tensor = field(default_factory=lambda: torch.empty(0))
+    restart: int = 0
+    stages: tuple[Stage, ...] = ()
+    found: Tensor | None = None
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Do nothing: nobody asked for progress."""
+
+
+class Attack(Section, ABC):
+    """An attack with its settings; a subclass is registered in :data:`atoll.attacks.ATTACKS`.
+
+    Its fields are what ``--set`` can change. It is immutable, and one object can attack any number
+    of observations.
+    """
+
+    # What the attack needs, whatever its settings.
+    needs: ClassVar[frozenset[Capability]] = frozenset()
+
+    @property
+    def threat(self) -> ThreatModel:
+        """What the attack is given; settings may add to what it needs."""
+        return ThreatModel(self.needs)
+
+    def check_available(self) -> None:
+        """Refuse settings that name something which is not there, a generator say.
+
+        Raises
+        ------
+        AtollError
+            Saying what is missing.
+        """
+
+    def check(self, observation: Observation) -> None:
+        """Refuse an observation that the attack cannot be run on, before anything is computed.
+
+        Raises
+        ------
+        AttackError
+            Saying what is missing.
+        """
+
+    def has_seen(self, observation: Observation, pixels: Tensor) -> list[bool | None]:
+        """Tell which images were among those that the attacker's generator was trained on.
+
+        It is for reports only: a reconstruction of such an image proves nothing.
+
+        Parameters
+        ----------
+        pixels : Tensor
+            uint8, shape (n, height, width, channels): the truth.
+
+        Returns
+        -------
+        list[bool or None]
+            One an image; None if that is not known, or there is no generator.
+        """
+        return [None] * len(pixels)
+
+    @abstractmethod
+    def run(
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int = 0,
+        progress: Progress = ignore_progress,
+    ) -> list[Reconstruction]:
+        """Attack observations of one federation.
+
+        Parameters
+        ----------
+        observations : Sequence[Observation]
+            Each made with :attr:`threat`.
+        seed : int
+            One seed, one result; a victim's random numbers depend on the seed and on its round and
+            node alone.
+        progress : Progress
+            Told of steps.
+
+        Returns
+        -------
+        list[Reconstruction]
+            One an observation, in order.
+        """
+
+    def run_checked(
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int = 0,
+        progress: Progress = ignore_progress,
+    ) -> list[Reconstruction]:
+        """Check every observation, then :meth:`run`.
+
+        Raises
+        ------
+        AttackError
+            If an observation lacks something, or was granted other capabilities than declared.
+        """
+        for observation in observations:
+            if observation.threat != self.threat:
+                raise AttackError(
+                    f"{type(self).__name__} declares {self.threat}, and {observation.name} was "
+                    f"observed as {observation.threat}; expected the same"
+                )
+            self.check(observation)
+        return self.run(observations, seed=seed, progress=progress)
+
+
+class SeparateAttack(Attack):
+    """An attack that makes each reconstruction by itself, without optimising many at once."""
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        *,
+        seed: int = 0,
+        progress: Progress = ignore_progress,
+    ) -> list[Reconstruction]:
+        """Attack one observation after another."""
+        results = []
+        for done, observation in enumerate(observations, start=1):
+            results.append(self.reconstruct(observation, seed))
+            progress(done, len(observations))
+        return results
+
+    @abstractmethod
+    def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+        """Attack one observation."""

@@ -1,0 +1,1 @@
+"""Capture validation: a captured client is replayed and compared."""

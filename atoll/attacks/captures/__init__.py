@@ -1,0 +1,1 @@
+"""Captures: recorded messages of clients, and their files."""

@@ -1,0 +1,317 @@
+"""Captures: what the server saw of one client in one round, and the truth beside it.
+
+:mod:`~atoll.attacks.captures.capture_files` keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.training.schedules import learning_rate_at
+from atoll.errors import AtollError, CaptureError, InvalidExperimentError
+
+MODEL_RECORD = "arrays"
+# In the place of a node's id: the sum of a round's clients, as secure aggregation tells it.
+SUM = 0
+
+
+@dataclass(frozen=True)
+class FederationInfo:
+    """What the server knows of a federation, because it runs it.
+
+    Attributes
+    ----------
+    dataset : str
+        The data set's name.
+    model, client : ModelSettings, ClientSettings
+        ``[model]`` and ``[client]``.
+    image_shape : tuple[int, int, int]
+        Channels, height, width.
+    classes : tuple[str, ...]
+        Names of the labels.
+    mean, std : tuple[float, ...]
+        Per channel, in units of [0, 1]: what a model's input is normalised by.
+    num_rounds : int
+        Rounds of the run, for learning-rate schedules.
+    """
+
+    dataset: str
+    model: ModelSettings
+    client: ClientSettings
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {
+            "dataset": self.dataset,
+            "model": self.model.model_dump(mode="json"),
+            "client": self.client.model_dump(mode="json"),
+            "image_shape": list(self.image_shape),
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "num_rounds": self.num_rounds,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> FederationInfo:
+        """Read what :meth:`to_json` returned.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If something is missing or is not what it should be.
+        """
+        channels, height, width = map(int, value["image_shape"])
+        for name in ("mean", "std"):
+            if len(value[name]) != channels:
+                raise ValueError(
+                    f"{name} = {value[name]}: expected a number for each of {channels} channels"
+                )
+        return cls(
+            dataset=str(value["dataset"]),
+            model=ModelSettings.model_validate(value["model"]),
+            client=ClientSettings.model_validate(value["client"]),
+            image_shape=(channels, height, width),
+            classes=tuple(map(str, value["classes"])),
+            mean=tuple(map(float, value["mean"])),
+            std=tuple(map(float, value["std"])),
+            num_rounds=int(value["num_rounds"]),
+        )
+
+
+@dataclass(frozen=True)
+class Content:
+    """A message's records.
+
+    Attributes
+    ----------
+    arrays : dict[str, dict[str, Tensor]]
+        By the record's name and the array's key.
+    values : dict[str, dict]
+        Config and metrics, by the record's name.
+    """
+
+    arrays: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def value(self, key: str) -> Any:
+        """Return the value of that key in whichever record has it, or None."""
+        return next((values[key] for values in self.values.values() if key in values), None)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One client's message and reply.
+
+    Attributes
+    ----------
+    server_round, node_id : int
+        Which round, and whose; nodes are 1 to the number of clients, and SUM is all of the
+        round's, seen as one client that has everybody's examples.
+    message_type : str
+        "train", or "query.moments".
+    federation : FederationInfo
+        What is known of the federation.
+    sent, reply : Content
+        The message to the client, and its answer.
+    directory : Path or None
+        Its folder, if it has one.
+    """
+
+    server_round: int
+    node_id: int
+    message_type: str
+    federation: FederationInfo
+    sent: Content
+    reply: Content
+    directory: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Which client and round, in a few words."""
+        who = "the sum of the clients" if self.node_id == SUM else f"node {self.node_id}"
+        return f"{who} in round {self.server_round}"
+
+    @property
+    def broadcast(self) -> Mapping[str, Tensor]:
+        """The model that went out, by the keys of its ``state_dict``.
+
+        Raises
+        ------
+        CaptureError
+            If the message holds none.
+        """
+        return self._model(self.sent, "sent")
+
+    @property
+    def update(self) -> Mapping[str, Tensor]:
+        """The model (or, if :attr:`replies_gradient`, the gradient) that came back.
+
+        Raises
+        ------
+        CaptureError
+            If the reply holds none.
+        """
+        return self._model(self.reply, "reply")
+
+    def _model(self, content: Content, part: str) -> Mapping[str, Tensor]:
+        arrays = content.arrays
+        found = arrays.get(MODEL_RECORD)
+        if found is None and len(arrays) == 1:
+            [found] = arrays.values()
+        if found is None:
+            raise CaptureError(
+                f"{self.directory or self.name}: the {part} holds no model (records of arrays: "
+                f"{', '.join(arrays) or 'none'}); expected one named {MODEL_RECORD!r}"
+            )
+        return found
+
+    @property
+    def replies_gradient(self) -> bool:
+        """Whether the strategy asked for a gradient in the place of a trained model."""
+        return bool(self.sent.value("replies-gradient"))
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the round."""
+        given = self.sent.value("learning-rate")
+        if given is not None:
+            return float(given)
+        info = self.federation
+        return learning_rate_at(info.client, self.server_round, info.num_rounds)
+
+    @property
+    def proximal_mu(self) -> float:
+        """The weight of FedProx's term."""
+        given = self.sent.value("proximal-mu")
+        return self.federation.client.proximal_mu if given is None else float(given)
+
+    @property
+    def examples(self) -> int:
+        """How many examples the client says that it has.
+
+        Raises
+        ------
+        CaptureError
+            If it does not say.
+        """
+        count = self.reply.value("num-examples")
+        if not isinstance(count, int | float) or count < 1:
+            raise CaptureError(
+                f"{self.directory or self.name}: the reply's num-examples is {count!r}; expected "
+                "at least 1"
+            )
+        return int(count)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the client really had; for metrics and for the doctor.
+
+    Attributes
+    ----------
+    pixels : Tensor
+        uint8, shape (n, height, width, channels): the images as the client trained on them.
+    labels : Tensor
+        int64, shape (n,).
+    batches : tuple[Tensor, ...]
+        Per local step the indices of its examples, among the n; empty where the client takes no
+        step, or trains parts of the model apart.
+    seed : int
+        Of the client's generators in that round.
+    indices : Tensor
+        int64, shape (n,): which examples of the data set's training split they are.
+    part_seeds : Mapping[str, int]
+        Where the client trains parts of the model apart (NoProp's blocks): by name, the seed from
+        which a part's batches, noise and times derive.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    batches: tuple[Tensor, ...]
+    seed: int
+    indices: Tensor
+    part_seeds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def images(self) -> Tensor:
+        """The images: float32, shape (n, channels, height, width), in [0, 1]."""
+        return self.pixels.permute(0, 3, 1, 2).float() / 255
+
+    def normalized(self, federation: FederationInfo) -> Tensor:
+        """Return the images as the client's model saw them, to the bit."""
+        return to_tensor(self.pixels.numpy(), federation.mean, federation.std)
+
+
+@contextmanager
+def faults_of(capture: Capture) -> Iterator[None]:
+    """Name the capture in what its content makes go wrong within this context.
+
+    Raises
+    ------
+    AtollError
+        What was raised, with the capture's folder before it; CaptureError for what is no error of
+        ours.
+    """
+    where = str(capture.directory or capture.name)
+    try:
+        yield
+    except (CaptureError, InvalidExperimentError) as error:
+        if where in str(error):
+            raise
+        raise type(error)(f"{where}: {error}") from error
+    except AtollError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise CaptureError(
+            f"{where}: its content does not go together ({type(error).__name__}: {said})"
+        ) from error
+
+
+def check_update(capture: Capture, parameters: Mapping[str, Tensor]) -> None:
+    """Refuse an update that lacks a parameter, or whose values cannot be one's.
+
+    Parameters
+    ----------
+    capture : Capture
+        Whose reply is looked at.
+    parameters : Mapping[str, Tensor]
+        The model's, by name: the shapes that are expected.
+
+    Raises
+    ------
+    CaptureError
+        Naming the arrays that are missing, or the first of another shape or with values that are
+        infinite or not numbers: nothing can be told from these.
+    """
+    where, update = capture.directory or capture.name, capture.update
+    missing = [name for name in parameters if name not in update]
+    if missing:
+        raise CaptureError(
+            f"{where}: the reply lacks the arrays {missing[:3]}; expected one for each parameter "
+            "of the model"
+        )
+    for name, parameter in parameters.items():
+        if update[name].shape != parameter.shape:
+            raise CaptureError(
+                f"{where}: the reply's {name!r} has shape {tuple(update[name].shape)}, expected "
+                f"{tuple(parameter.shape)}"
+            )
+        if not bool(update[name].isfinite().all()):
+            raise CaptureError(
+                f"{where}: the reply's {name!r} has values that are not finite; expected numbers"
+            )

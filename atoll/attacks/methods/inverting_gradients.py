@@ -1,0 +1,62 @@
+"""Inverting Gradients (Geiping et al., 2020, arXiv 2003.14053)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from atoll.attacks.base.attack import Progress, Reconstruction
+from atoll.attacks.base.optimization import (
+    Group,
+    OptimizationAttack,
+    best_restarts,
+    matching_objective,
+)
+from atoll.attacks.optim.matching import COSTS
+from atoll.attacks.optim.minimize import minimize
+from atoll.attacks.optim.priors import total_variation
+from atoll.attacks.optim.schedules import SCHEDULES
+from atoll.attacks.optim.step_rules import step_rule
+from atoll.clients.ranges import Iterations, Rate, Weight
+
+
+class InvertingGradients(OptimizationAttack):
+    """Adam on the sign of the gradient of 1 - cosine + total variation, pixels kept in their box.
+
+    Of a client that takes several steps, the steps are unrolled and the change of the parameters
+    is matched (sec. 6).
+
+    Attributes
+    ----------
+    steps : int
+        Of the optimiser; the paper's scale is 4,800 to 24,000.
+    learning_rate : float
+        In units of normalised pixels.
+    tv : float
+        What the total variation counts for.
+    rule : str
+        "signed-adam" (the paper's) or "adam".
+    cost : str
+        A name in :data:`~atoll.attacks.optim.matching.COSTS`.
+    """
+
+    steps: Iterations = 4800
+    learning_rate: Rate = 0.1
+    tv: Weight = 1e-2
+    rule: Literal["signed-adam", "adam"] = "signed-adam"
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    cost: Literal["cosine", "layerwise-cosine", "l2"] = "cosine"
+
+    def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
+        """Attack observations that share their broadcast model."""
+        minimum = minimize(
+            matching_objective(
+                group, COSTS[self.cost], lambda values: values[0], [(self.tv, total_variation)]
+            ),
+            [group.image_noise],
+            step_rule(self.rule, self.learning_rate),
+            self.steps,
+            schedule=SCHEDULES[self.schedule],
+            project=group.into_box,
+            on_step=lambda done: progress(done, self.steps),
+        )
+        return best_restarts(group, minimum, minimum.values[0])

@@ -1,0 +1,150 @@
+"""The loop of every attack that optimises: many candidates at once, the best of each kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atoll.attacks.optim.schedules import Schedule, constant
+from atoll.attacks.optim.step_rules import StepRule
+
+# Returns each candidate's cost with its priors, which is descended, and its matching cost alone.
+Objective = Callable[[list[Tensor]], tuple[Tensor, Tensor]]
+Projection = Callable[[list[Tensor]], None]
+# Steps between looks at whether all candidates are done; each look waits for the device.
+LOOK_EVERY = 10
+# Points of a cost path that are kept.
+PATH_POINTS = 200
+
+
+@dataclass(frozen=True)
+class NuisanceObjective:
+    """An objective with variables of its own, which nobody wants to know but it depends on.
+
+    Attributes
+    ----------
+    function : Objective
+        Of the variables, and after them the nuisance ones.
+    nuisance : tuple[Tensor, ...]
+        Where these start, each (candidates, ...); they move as the others do.
+    """
+
+    function: Objective
+    nuisance: tuple[Tensor, ...]
+
+    def __call__(self, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the costs."""
+        return self.function(values)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """What a minimisation came to.
+
+    Attributes
+    ----------
+    values : list[Tensor]
+        Each (candidates, ...): per candidate those of the lowest cost with priors that was seen.
+    costs, matching : Tensor
+        Shape (candidates,): that cost, and the matching cost at the same values.
+    path : Tensor
+        Shape (candidates, points): the matching cost, evenly over the steps.
+    steps : int
+        How many were taken.
+    nuisance : tuple[Tensor, ...]
+        The objective's own variables at the same place.
+    """
+
+    values: list[Tensor]
+    costs: Tensor
+    matching: Tensor
+    path: Tensor
+    steps: int
+    nuisance: tuple[Tensor, ...] = ()
+
+
+def minimize(
+    objective: Objective,
+    start: Sequence[Tensor],
+    rule: StepRule,
+    steps: int,
+    *,
+    schedule: Schedule = constant,
+    project: Projection | None = None,
+    tolerance: float = 0.0,
+    on_step: Callable[[int], None] | None = None,
+) -> Minimum:
+    """Minimise a stack of candidates that do not depend on each other.
+
+    Parameters
+    ----------
+    objective : Objective
+        Of all candidates; a candidate's cost may depend on others' values only as constants. A
+        :class:`NuisanceObjective` is minimised by its own variables too.
+    start : Sequence[Tensor]
+        The variables, each (candidates, ...); they are copied.
+    rule : StepRule
+        Moves the candidates.
+    steps : int
+        At most so many; the values after the last are looked at too.
+    schedule : Schedule
+        Factors of the learning rate.
+    project : Projection, optional
+        Puts values back where they may be, in place, after each step.
+    tolerance : float
+        It ends when every candidate's matching cost is below.
+    on_step : callable, optional
+        Told how many steps are done.
+
+    Returns
+    -------
+    Minimum
+        The best of each candidate. Where a cost is not finite, what came before is kept.
+    """
+    nuisance = objective.nuisance if isinstance(objective, NuisanceObjective) else ()
+    values = [value.detach().clone().requires_grad_() for value in (*start, *nuisance)]
+    wanted = values[: len(start)]
+    best = [value.detach().clone() for value in values]
+    costs = torch.full((len(start[0]),), torch.inf, device=start[0].device)
+    matching, path = costs.clone(), list[Tensor]()
+    every = max(1, steps // PATH_POINTS)
+    done = 0
+    for step in range(steps + 1):
+        total, fit = objective(values)
+        with torch.no_grad():
+            better = total < costs
+            costs = torch.where(better, total, costs)
+            matching = torch.where(better, fit, matching)
+            for kept, value in zip(best, values, strict=True):
+                torch.where(_like(better, value), value, kept, out=kept)
+        if step % every == 0:
+            path.append(fit.detach())
+        if step == steps or (tolerance and step % LOOK_EVERY == 0 and _all_below(fit, tolerance)):
+            break
+        gradients = torch.autograd.grad(total, values, torch.ones_like(total))
+        with torch.no_grad():
+            rule.step(values, gradients, schedule(step, steps))
+            if project is not None:
+                project(wanted)
+        done = step + 1
+        if on_step is not None:
+            on_step(done)
+    return Minimum(
+        best[: len(start)],
+        costs.detach(),
+        matching.detach(),
+        torch.stack(path, 1),
+        done,
+        tuple(best[len(start) :]),
+    )
+
+
+def _like(mask: Tensor, value: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (value.dim() - 1))
+
+
+def _all_below(costs: Tensor, tolerance: float) -> bool:
+    return bool((costs < tolerance).all())

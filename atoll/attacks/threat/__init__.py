@@ -1,0 +1,1 @@
+"""Threat models: what an attacker is granted, and what it sees."""

@@ -1,0 +1,90 @@
+"""Threat models: what an attacker knows and may do, as a declared set of capabilities.
+
+An attack declares its threat model, and :func:`~atoll.attacks.threat.observation.observe` puts
+into an observation what that grants and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Capability(StrEnum):
+    """Something that an attacker knows or can do, beside seeing the model and the update."""
+
+    TRAINING = "training"
+    """The client's learning rate, batch size, epochs or steps, and optimiser."""
+    LABELS = "labels"
+    """The client's labels, in the order of its examples."""
+    BUFFERS = "buffers"
+    """The model's buffers after the client's training: BatchNorm's statistics of its examples."""
+    BATCH_ORDER = "batch order"
+    """Which examples each of the client's local steps used."""
+    NOISE = "noise"
+    """The noise and times that the client drew in its training (NoProp)."""
+    DEFENSE = "defense"
+    """The client's defense, with its parameters."""
+    PUBLIC_DATA = "public data"
+    """Images of the same kind as the client's, but not the client's."""
+    GENERATOR = "generator"
+    """A generator trained on public data."""
+    CHOOSES_MODEL = "chooses the model"
+    """The server is malicious: it picks the architecture and parameters that it sends."""
+
+
+ORACLE = frozenset(
+    {Capability.LABELS, Capability.BATCH_ORDER, Capability.NOISE, Capability.BUFFERS}
+)
+DATA = frozenset({Capability.PUBLIC_DATA, Capability.GENERATOR})
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What an attacker is given.
+
+    Attributes
+    ----------
+    capabilities : frozenset[Capability]
+        All of it. Whoever attacks sees the model that went out and the update that came back.
+    """
+
+    capabilities: frozenset[Capability] = frozenset()
+
+    @classmethod
+    def of(cls, *capabilities: Capability) -> ThreatModel:
+        """Return the threat model with these capabilities."""
+        return cls(frozenset(capabilities))
+
+    def __contains__(self, capability: object) -> bool:
+        return capability in self.capabilities
+
+    def with_(self, more: Iterable[Capability]) -> ThreatModel:
+        """Return this threat model with more capabilities."""
+        return ThreatModel(self.capabilities | frozenset(more))
+
+    @property
+    def name(self) -> str:
+        """The class: how far the attacker is from a server that just does its work.
+
+        A "malicious server" sends a model of its making. A "data-enhanced eavesdropper" has a
+        generator or public data, an "informed eavesdropper" knows the client's training or its
+        defense, an "eavesdropper" neither. "with oracle" says that it was also told something
+        that no server sees: labels, the order of batches, the client's noise, or buffers that the
+        client keeps.
+        """
+        has = self.capabilities
+        if Capability.CHOOSES_MODEL in has:
+            kind = "malicious server"
+        elif has & DATA:
+            kind = "data-enhanced eavesdropper"
+        elif has & {Capability.TRAINING, Capability.DEFENSE}:
+            kind = "informed eavesdropper"
+        else:
+            kind = "eavesdropper"
+        return f"{kind} with oracle" if has & ORACLE else kind
+
+    def __str__(self) -> str:
+        known = ", ".join(sorted(self.capabilities))
+        return f"{self.name} ({known})" if known else self.name

@@ -1,0 +1,388 @@
+"""Observations: what an attacker has of one client's update, and nothing that it was not granted.
+
+Attacks get an :class:`Observation` in the place of a capture. What the threat model does not grant
+is not in the object (its field is None), so an attack that uses it does not pass the type checker
+unless it handles its absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from atoll.attacks.captures.capture import Capture, Truth, check_update
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.victim_model import BatchNormMode, VictimModel, build_victim
+from atoll.attacks.threat.victim_parts import WHOLE, VictimPart
+from atoll.clients.noprop.objectives import Draws
+from atoll.clients.noprop.training import steps_of
+from atoll.clients.settings import ClientSettings
+from atoll.errors import AttackError, CaptureError
+
+T = TypeVar("T")
+# What an attacker believes a defense did to an update: a tensor a parameter in, the same out;
+# differentiable, and without state, so that torch.func.vmap accepts it.
+Mimic = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class ImageSpace:
+    """The images that a model takes.
+
+    Attributes
+    ----------
+    shape : tuple[int, int, int]
+        Channels, height, width.
+    mean, std : tuple[float, ...]
+        Per channel, in units of [0, 1].
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn images (..., channels, height, width) from [0, 1] to what the model takes."""
+        of = self._channels(images)
+        return (images - of.mean) / of.std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Turn the model's input (..., channels, height, width) to [0, 1], without clipping."""
+        of = self._channels(images)
+        return images * of.std + of.mean
+
+    def clip(self, images: Tensor) -> Tensor:
+        """Return the nearest model inputs that are images: of pixels in [0, 1]."""
+        of = self._channels(images)
+        return torch.clamp(images, of.low, of.high)
+
+    def _channels(self, images: Tensor) -> _Channels:
+        return _channels(self.mean, self.std, images.dtype, images.device)
+
+
+class _Channels(NamedTuple):
+    """What images are normalised by, and between which values they lie: (channels, 1, 1) each."""
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
+
+@lru_cache(maxsize=32)
+def _channels(
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> _Channels:
+    """Make these once: every step of an attack needs them."""
+    means = torch.tensor(mean, dtype=dtype, device=device).view(-1, 1, 1)
+    deviations = torch.tensor(std, dtype=dtype, device=device).clamp_min(1e-6).view(-1, 1, 1)
+    return _Channels(means, deviations, -means / deviations, (1 - means) / deviations)
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains.
+
+    Attributes
+    ----------
+    settings : ClientSettings
+        ``[client]``.
+    learning_rate, proximal_mu : float
+        Of the round.
+    examples : int
+        How many the client has.
+    replies_gradient : bool
+        Whether it takes no step and replies with its gradient over all examples.
+    """
+
+    settings: ClientSettings
+    learning_rate: float
+    proximal_mu: float
+    examples: int
+    replies_gradient: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the round."""
+        if self.settings.steps is not None:
+            return self.settings.steps
+        return (self.settings.epochs or 1) * -(-self.examples // self.settings.batch_size)
+
+    @property
+    def images(self) -> int:
+        """How many images the update depends on."""
+        if self.replies_gradient:
+            return self.examples
+        return min(self.examples, self.steps * self.settings.batch_size)
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """Images of the same kind as the client's, but not the client's.
+
+    Attributes
+    ----------
+    images : Tensor
+        float32, shape (n, channels, height, width), in [0, 1].
+    labels : Tensor
+        int64, shape (n,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an attacker has of one client's update.
+
+    Attributes
+    ----------
+    server_round, node_id : int
+        Which client, and when.
+    threat : ThreatModel
+        What was granted.
+    model : VictimModel
+        The architecture with the parameters that were broadcast.
+    target : tuple[Tensor, ...]
+        The update as a pseudo-gradient, a tensor a parameter: (broadcast - reply) / learning rate,
+        which after one step of plain SGD is the gradient of the client's mean loss. Without the
+        capability TRAINING the learning rate is unknown, and it is broadcast - reply.
+    space : ImageSpace
+        The images that the model takes.
+    classes : int
+        How many labels there are.
+    num_images : int
+        How many images to reconstruct.
+    training : LocalTraining or None
+        With TRAINING.
+    labels : Tensor or None
+        With LABELS: int64, shape (num_images,).
+    buffers : dict[str, Tensor] or None
+        With BUFFERS: the buffers in the reply, by their names.
+    sent_buffers : dict[str, Tensor]
+        The buffers that were broadcast.
+    batches : Mapping[str, tuple[Tensor, ...]] or None
+        With BATCH_ORDER or NOISE: by what is trained
+        (:class:`~atoll.attacks.threat.victim_parts.VictimPart`), per local step, indices into the
+        ``num_images``.
+    noise : Mapping[str, tuple[Draws, ...]] or None
+        With NOISE: in the same way, what the client drew for these images.
+    mimic : Mimic or None
+        With DEFENSE: what the client did to its update.
+    public : PublicData or None
+        With PUBLIC_DATA.
+    """
+
+    server_round: int
+    node_id: int
+    threat: ThreatModel
+    model: VictimModel
+    target: tuple[Tensor, ...]
+    space: ImageSpace
+    classes: int
+    num_images: int
+    training: LocalTraining | None = None
+    labels: Tensor | None = None
+    buffers: Mapping[str, Tensor] | None = None
+    sent_buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    batches: Mapping[str, tuple[Tensor, ...]] | None = None
+    noise: Mapping[str, tuple[Draws, ...]] | None = None
+    mimic: Mimic | None = None
+    public: PublicData | None = None
+
+    @property
+    def name(self) -> str:
+        """Which client and round, in a few words."""
+        return f"node {self.node_id} in round {self.server_round}"
+
+
+def observe(
+    capture: Capture,
+    threat: ThreatModel,
+    *,
+    truth: Truth | None = None,
+    mimic: Mimic | None = None,
+    public: PublicData | None = None,
+    mode: BatchNormMode = "train",
+    device: str = "cpu",
+) -> Observation:
+    """Return what a threat model grants of a capture.
+
+    Parameters
+    ----------
+    capture : Capture
+        A training message and its reply.
+    threat : ThreatModel
+        What is granted.
+    truth : Truth, optional
+        Where oracle capabilities (LABELS, BATCH_ORDER, NOISE) come from; used for nothing else.
+    mimic : Mimic, optional
+        What DEFENSE grants.
+    public : PublicData, optional
+        What PUBLIC_DATA grants.
+    mode : "train" or "eval"
+        How the attacker believes BatchNorm to run at the client.
+    device : str
+        Where tensors go.
+
+    Raises
+    ------
+    CaptureError
+        If the capture lacks what the threat model grants.
+    AttackError
+        If something is granted that was not given here.
+    """
+    info = capture.federation
+    model = build_victim(
+        info.model, info.image_shape, len(info.classes), capture.broadcast, mode, device
+    )
+    training = LocalTraining(
+        info.client,
+        capture.learning_rate,
+        capture.proximal_mu,
+        capture.examples,
+        capture.replies_gradient,
+    )
+    _check_layers_share_examples(capture, model, training)
+    used = None if truth is None else used_examples(truth)
+    return Observation(
+        server_round=capture.server_round,
+        node_id=capture.node_id,
+        threat=threat,
+        model=model,
+        target=_target(capture, model, knows_rate=Capability.TRAINING in threat),
+        space=ImageSpace(info.image_shape, info.mean, info.std),
+        classes=len(info.classes),
+        num_images=training.images,
+        training=training if Capability.TRAINING in threat else None,
+        labels=_oracle(Capability.LABELS, threat, None if used is None else used.labels, device),
+        buffers=_buffers(capture, model, threat),
+        sent_buffers={k: v for k, v in capture.broadcast.items() if k not in model.parameters},
+        batches=_steps(
+            {Capability.BATCH_ORDER, Capability.NOISE}, threat, model, training, used, _batches_of
+        ),
+        noise=_steps({Capability.NOISE}, threat, model, training, used, _draws_of),
+        mimic=_given(Capability.DEFENSE, mimic) if Capability.DEFENSE in threat else None,
+        public=_given(Capability.PUBLIC_DATA, public) if Capability.PUBLIC_DATA in threat else None,
+    )
+
+
+def used_examples(truth: Truth) -> Truth:
+    """Return the truth of those examples that the client's steps used, in their order.
+
+    A client that was asked for a gradient takes no step: it uses all.
+    """
+    if not truth.batches:
+        return truth
+    used = torch.unique(torch.cat(truth.batches))
+    place = torch.full((len(truth.labels),), -1, dtype=torch.int64)
+    place[used] = torch.arange(len(used))
+    return Truth(
+        pixels=truth.pixels[used],
+        labels=truth.labels[used],
+        batches=tuple(place[batch] for batch in truth.batches),
+        seed=truth.seed,
+        indices=truth.indices[used],
+    )
+
+
+def _target(capture: Capture, model: VictimModel, *, knows_rate: bool) -> tuple[Tensor, ...]:
+    sent, update = capture.broadcast, capture.update
+    check_update(capture, model.parameters)
+    rate = capture.learning_rate if knows_rate else 1.0
+    tensors = []
+    for name, parameter in model.parameters.items():
+        if capture.replies_gradient:
+            change = update[name].double()
+        else:
+            change = (sent[name].double() - update[name].double()) / rate
+        tensors.append(change.to(parameter))
+    return tuple(tensors)
+
+
+def _buffers(capture: Capture, model: VictimModel, threat: ThreatModel) -> dict[str, Tensor] | None:
+    if Capability.BUFFERS not in threat:
+        return None
+    found = {k: v for k, v in capture.update.items() if k not in model.parameters}
+    if not found and capture.broadcast.keys() - model.parameters.keys():
+        raise CaptureError(
+            f"{capture.directory or capture.name}: the reply holds no buffers; expected "
+            "BatchNorm's statistics, which the attack's threat model grants"
+        )
+    return {name: value.to(model.device) for name, value in found.items()}
+
+
+def _oracle(
+    capability: Capability, threat: ThreatModel, value: Tensor | None, device: str
+) -> Tensor | None:
+    return _given(capability, value).to(device) if capability in threat else None
+
+
+def _steps(
+    any_of: Set[Capability],
+    threat: ThreatModel,
+    model: VictimModel,
+    training: LocalTraining,
+    truth: Truth | None,
+    steps_of_part: Callable[[VictimPart, LocalTraining, Truth], tuple[T, ...]],
+) -> dict[str, tuple[T, ...]] | None:
+    """Return something of each step of each part, where it is granted."""
+    granting = sorted(any_of & threat.capabilities)
+    if not granting:
+        return None
+    known = _given(granting[0], truth)
+    return {part.name: steps_of_part(part, training, known) for part in model.parts}
+
+
+def _batches_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
+    if part.name == WHOLE:
+        # A client that was asked for a gradient takes no step: it is over all examples.
+        return truth.batches or (torch.arange(len(truth.labels)),)
+    return tuple(chosen for chosen, _ in _replayed(part, training, truth))
+
+
+def _draws_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
+    if part.name == WHOLE:
+        return ({},) * max(1, len(truth.batches))
+    return tuple(draws for _, draws in _replayed(part, training, truth))
+
+
+def _replayed(
+    part: VictimPart, training: LocalTraining, truth: Truth
+) -> Iterator[tuple[Tensor, Draws]]:
+    """Yield what a part's seed says of its steps."""
+    seed = truth.part_seeds.get(part.name)
+    if seed is None:
+        raise CaptureError(
+            f"the truth has no seed of the {part.name!r} that the client trained; expected one for "
+            "each layer"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return steps_of(part, len(truth.labels), training.settings, generator)
+
+
+def _check_layers_share_examples(
+    capture: Capture, model: VictimModel, training: LocalTraining
+) -> None:
+    """Refuse layers that were trained on different examples: each shuffles by itself."""
+    if not model.is_trained_whole and training.images < training.examples:
+        raise CaptureError(
+            f"{capture.directory or capture.name}: each layer took {training.steps} steps on "
+            f"{training.images} of {training.examples} examples of its own choice; expected passes "
+            "over all of them (client.epochs)"
+        )
+
+
+def _given(capability: Capability, value: T | None) -> T:
+    if value is None:
+        raise AttackError(
+            f"the threat model grants {str(capability)!r}, and there is none; expected it to be "
+            "given, or an attack without it"
+        )
+    return value

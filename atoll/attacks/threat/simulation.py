@@ -1,0 +1,340 @@
+"""The update that a client would send for given images, differentiable by the images.
+
+One step of plain SGD gives the gradient of the client's mean loss. Several steps and epochs are
+unrolled: each step's parameters are a differentiable function of the images (Geiping et al., 2020,
+sec. 6; Dimitrov et al., 2022). Parts that a client trains apart are simulated apart. What their
+losses are random in is known, or a vector of unknowns: by whose values the update can be
+differentiated, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from atoll.attacks.threat.observation import LocalTraining, Mimic, Observation
+from atoll.attacks.threat.victim_model import VictimModel
+from atoll.attacks.threat.victim_parts import Parameters, VictimPart
+from atoll.clients.noprop.objectives import TIMES, Draws
+from atoll.errors import AttackError
+
+# Per part, per step.
+DrawsOfParts = Sequence[Sequence[Draws]]
+
+
+class ClientSimulation:
+    """What a client sends, as a function of its images and labels, and of what it drew.
+
+    Parameters
+    ----------
+    model : VictimModel
+        The broadcast model.
+    training : LocalTraining or None
+        How the client trains; None stands for one step on all images at once.
+    num_images : int
+        How many images there are.
+    batches : Mapping[str, Sequence[Tensor]], optional
+        By part, per step the indices of its images; by default each epoch takes them in their
+        order, which for the first epoch of a model that is trained as a whole is no loss of
+        generality.
+    noise : Mapping[str, Sequence[Draws]], optional
+        By part, per step what it drew for the images of ``batches``; by default it is unknown.
+    mimic : Mimic, optional
+        What the client's defense does to its update.
+
+    Attributes
+    ----------
+    unknowns : int
+        How many numbers the client drew that are not known; each is standard normal.
+
+    Raises
+    ------
+    AttackError
+        If the client's training cannot be unrolled, or a part takes no step.
+    """
+
+    def __init__(
+        self,
+        model: VictimModel,
+        training: LocalTraining | None,
+        num_images: int,
+        *,
+        batches: Mapping[str, Sequence[Tensor]] | None = None,
+        noise: Mapping[str, Sequence[Draws]] | None = None,
+        mimic: Mimic | None = None,
+    ) -> None:
+        self.model = model
+        self.mimic = mimic
+        self._training = training
+        self._batches = [
+            _plan(training, num_images, part.fewest)
+            if batches is None
+            else list(batches[part.name])
+            for part in model.parts
+        ]
+        _check_steps(model.parts, self._batches, num_images)
+        self.is_gradient = training is None or _is_gradient(training, self._batches, num_images)
+        if training is not None and not self.is_gradient and training.settings.optimizer != "sgd":
+            raise AttackError(
+                f"client.optimizer = {training.settings.optimizer!r}: its steps cannot be "
+                "unrolled; expected 'sgd'"
+            )
+        self._known = None if noise is None else [noise[part.name] for part in model.parts]
+        self._layout = _layout(model.parts, self._batches)
+        self.unknowns = 0 if self._known is not None else _size(self._layout)
+        self._gradient = grad(self._loss)
+        self._gradients = [grad(part.loss) for part in model.parts]
+        self._shares = _shares(model)
+        self._vectorizes: bool | None = None
+
+    @classmethod
+    def of(cls, observation: Observation) -> ClientSimulation:
+        """Return the simulation of the client that was observed, as far as the attacker knows."""
+        return cls(
+            observation.model,
+            observation.training,
+            observation.num_images,
+            batches=observation.batches,
+            noise=observation.noise,
+            mimic=observation.mimic,
+        )
+
+    def _loss(
+        self, parameters: Parameters | None, images: Tensor, targets: Tensor, draws: DrawsOfParts
+    ) -> Tensor:
+        """Return the sum of the parts' losses in their only step."""
+        losses = []
+        for part, batches, drawn in zip(self.model.parts, self._batches, draws, strict=True):
+            # Only what is known to be drawn for an image must meet it; the mean has no order.
+            given = (
+                (images, targets)
+                if self._known is None
+                else (images[batches[0]], targets[batches[0]])
+            )
+            losses.append(part.loss(parameters, *given, drawn[0]))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def __call__(
+        self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return the pseudo-gradient of one set of images, as ``Observation.target`` is one.
+
+        Parameters
+        ----------
+        images : Tensor
+            Shape (n, channels, height, width), normalised.
+        targets : Tensor
+            As for :func:`~atoll.attacks.threat.victim_parts.soft_loss`.
+        unknowns : Tensor, optional
+            What the client drew, shape (unknowns,), where there are any.
+        """
+        draws = self._draws(unknowns)
+        if self.is_gradient:
+            update = self._averaged(
+                self._gradient(self.model.parameters, images, targets, draws).values()
+            )
+        else:
+            update = self._unrolled(images, targets, draws)
+        return update if self.mimic is None else self.mimic(update)
+
+    def _averaged(self, gradient: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Turn the gradient of the sum of losses into the mean over the parts' copies."""
+        if self._shares is None:
+            return tuple(gradient)
+        return tuple(g * share for g, share in zip(gradient, self._shares, strict=True))
+
+    def _draws(self, unknowns: Tensor | None) -> DrawsOfParts:
+        """Return what the client drew, from the vector of what is not known of it."""
+        if self._known is not None:
+            return self._known
+        if not self.unknowns:
+            return [[{} for _ in steps] for steps in self._layout]
+        if unknowns is None:
+            raise AttackError(f"the client drew {self.unknowns} numbers; expected them to be given")
+        found, start = list[list[Draws]](), 0
+        for steps in self._layout:
+            drawn = list[Draws]()
+            for shapes in steps:
+                step: dict[str, Tensor] = {}
+                for name, shape in shapes.items():
+                    values = unknowns[start : (start := start + shape.numel())].view(shape)
+                    step[name] = torch.special.ndtr(values) if name == TIMES else values
+                drawn.append(step)
+            found.append(drawn)
+        return found
+
+    def _unrolled(self, images: Tensor, targets: Tensor, draws: DrawsOfParts) -> tuple[Tensor, ...]:
+        """Train each part for all its steps; return the mean over the parts' copies."""
+        assert self._training is not None
+        moved: dict[str, list[Tensor]] = {name: [] for name in self.model.names}
+        for place, part in enumerate(self.model.parts):
+            start = {name: self.model.parameters[name] for name in part.parameters}
+            steps = (
+                (images[batch], targets[batch], drawn)
+                for batch, drawn in zip(self._batches[place], draws[place], strict=True)
+            )
+            trained = _train(self._gradients[place], start, steps, self._training)
+            for name, parameter in trained.items():
+                moved[name].append((start[name] - parameter) / self._training.learning_rate)
+        return tuple(
+            copies[0] if len(copies) == 1 else torch.stack(copies).mean(0)
+            for copies in moved.values()
+        )
+
+    def stacked(
+        self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return the pseudo-gradients of a stack of candidates, at once where the model allows.
+
+        Parameters
+        ----------
+        images : Tensor
+            Shape (candidates, n, channels, height, width).
+        targets : Tensor
+            Shape (candidates, n), or (candidates, n, classes).
+        unknowns : Tensor, optional
+            What the client drew, shape (candidates, unknowns), where there are any.
+
+        Returns
+        -------
+        tuple[Tensor, ...]
+            Per parameter, shape (candidates, *shape).
+        """
+        given = (images, targets) if unknowns is None else (images, targets, unknowns)
+        if len(images) == 1:
+            return tuple(tensor[None] for tensor in self._apart(*(some[0] for some in given)))
+        if self._vectorizes is None:
+            self._vectorizes = self._try_vmap(*(some[:2] for some in given))
+        if self._vectorizes:
+            together: tuple[Tensor, ...] = vmap(self)(*given)
+            return together
+        each = [self._apart(*candidate) for candidate in zip(*given, strict=True)]
+        return tuple(torch.stack(tensors) for tensors in zip(*each, strict=True))
+
+    def _apart(
+        self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return what :meth:`__call__` does; plain autograd is faster where nothing is mapped."""
+        if not self.is_gradient:
+            return self(images, targets, unknowns)
+        wants_graph = torch.is_grad_enabled()
+        with torch.enable_grad(), self.model.differentiable() as leaves:
+            gradient = torch.autograd.grad(
+                self._loss(None, images, targets, self._draws(unknowns)),
+                leaves,
+                create_graph=wants_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        update = self._averaged(gradient)
+        return update if self.mimic is None else self.mimic(update)
+
+    def _try_vmap(self, *given: Tensor) -> bool:
+        """Tell whether the model can be run on a stack, and gives what it gives one by one."""
+        with torch.no_grad():
+            try:
+                together = vmap(self)(*given)
+            except (RuntimeError, ValueError, NotImplementedError):
+                return False
+            return all(
+                torch.allclose(some[0], one, rtol=1e-3, atol=1e-5 * float(one.abs().max()) + 1e-12)
+                for some, one in zip(together, self(*(some[0] for some in given)), strict=True)
+            )
+
+
+def _train(
+    gradient_of: Callable[..., Mapping[str, Tensor]],
+    start: dict[str, Tensor],
+    steps: Iterator[tuple[Tensor, Tensor, Draws]],
+    training: LocalTraining,
+) -> dict[str, Tensor]:
+    """Take the steps of the client's ``UpdateRule``; return the parameters."""
+    settings, parameters, momenta = training.settings, start, dict[str, Tensor]()
+    for images, targets, draws in steps:
+        gradient = dict(gradient_of(parameters, images, targets, draws))
+        if training.proximal_mu:
+            gradient = {
+                key: g + training.proximal_mu * (parameters[key] - start[key])
+                for key, g in gradient.items()
+            }
+        if settings.gradient_clip is not None:
+            squares = torch.stack([g.square().sum() for g in gradient.values()])
+            factor = (settings.gradient_clip / (squares.sum().sqrt() + 1e-6)).clamp(max=1.0)
+            gradient = {key: g * factor for key, g in gradient.items()}
+        if settings.weight_decay:
+            gradient = {
+                key: g + settings.weight_decay * parameters[key] for key, g in gradient.items()
+            }
+        if settings.momentum:
+            momenta = {
+                key: g + settings.momentum * momenta[key] if momenta else g
+                for key, g in gradient.items()
+            }
+            gradient = momenta
+        parameters = {
+            key: p - training.learning_rate * gradient[key] for key, p in parameters.items()
+        }
+    return parameters
+
+
+def _layout(
+    parts: Sequence[VictimPart], batches: Sequence[Sequence[Tensor]]
+) -> list[list[dict[str, torch.Size]]]:
+    """Return the shapes of what the client drew: per part, per step, by name."""
+    unused = torch.Generator()
+    return [
+        [
+            {name: drawn.shape for name, drawn in part.draw(len(batch), unused).items()}
+            for batch in steps
+        ]
+        for part, steps in zip(parts, batches, strict=True)
+    ]
+
+
+def _size(layout: Sequence[Sequence[Mapping[str, torch.Size]]]) -> int:
+    return sum(math.prod(s) for steps in layout for shapes in steps for s in shapes.values())
+
+
+def _shares(model: VictimModel) -> list[float] | None:
+    """Return one over how many parts train a copy of each parameter; None if each has one."""
+    counts = [sum(name in part.parameters for part in model.parts) for name in model.names]
+    return None if set(counts) <= {1} else [1 / max(1, count) for count in counts]
+
+
+def _check_steps(
+    parts: Sequence[VictimPart], batches: Sequence[Sequence[Tensor]], num_images: int
+) -> None:
+    idle = [part for part, steps in zip(parts, batches, strict=True) if not steps]
+    if idle:
+        raise AttackError(
+            f"the client has {num_images} example{'s' * (num_images > 1)}, and {idle[0].name!r} "
+            f"takes no step on fewer than {idle[0].fewest} (BatchNorm); expected more of them, or "
+            "model.norm = 'group'"
+        )
+
+
+def _plan(training: LocalTraining | None, num_images: int, fewest: int) -> list[Tensor]:
+    """Return each step's images, every epoch in order; batches of fewer are left out."""
+    everything = torch.arange(num_images)
+    if training is None or training.replies_gradient:
+        return [everything]
+    steps, plan = training.steps, list[Tensor]()
+    while len(plan) < steps:
+        plan += torch.split(everything, training.settings.batch_size)
+    return [batch for batch in plan[:steps] if len(batch) >= fewest]
+
+
+def _is_gradient(
+    training: LocalTraining, batches: Sequence[Sequence[Tensor]], num_images: int
+) -> bool:
+    """Tell whether the pseudo-gradient is the gradient over all images, for every part."""
+    settings = training.settings
+    is_one_plain_step = (
+        settings.optimizer == "sgd" and not settings.weight_decay and settings.gradient_clip is None
+    )
+    on_all_at_once = all(len(steps) == 1 and len(steps[0]) == num_images for steps in batches)
+    return training.replies_gradient or (is_one_plain_step and on_all_at_once)

@@ -1,0 +1,1 @@
+"""ClientApps: a node's data, model and training behind Flower's messages."""

@@ -1,0 +1,134 @@
+"""Our ClientApp: local training and evaluation on a partition of a real data set.
+
+It is a plain Flower ClientApp, so it runs on stock Flower too.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from flwr.app import Context, Message, MetricRecord
+from flwr.clientapp import ClientApp
+
+from atoll.clients.apps.local_clients import ClientSpec as ClientSpec
+from atoll.clients.apps.local_clients import RoundExamples, clients_of
+from atoll.clients.apps.messages import metrics_of, partition_of
+from atoll.clients.arrays.weighted_sum import WeightedSum
+from atoll.clients.mods import find_mods
+from atoll.clients.moments.messages import MOMENTS, TrainingTerms
+from atoll.clients.noprop.settings import is_noprop
+from atoll.errors import EngineError
+
+
+class FederatedClientApp(ClientApp):
+    """A ClientApp whose clients can also train together, as one batch.
+
+    Parameters
+    ----------
+    spec : ClientSpec
+        The federation.
+
+    Attributes
+    ----------
+    summed_by : str
+        The metric by which :meth:`train_and_sum` weighs clients.
+    """
+
+    summed_by = "num-examples"
+
+    def __init__(self, spec: ClientSpec) -> None:
+        mods = find_mods(spec.client.mods)
+        super().__init__()
+        self._has_mods = bool(mods)
+        self._clients = clients_of(spec)
+        # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
+        self.train(mods=mods)(self._clients.train)
+        self.evaluate()(self._clients.evaluate)
+        self.query(MOMENTS)(self._clients.answer_query)
+
+    def can_sum(self, message: Message) -> str | None:
+        """Return None if answers to ``message`` may be added up here, or why not."""
+        if TrainingTerms.are_in(message.content):
+            return "domains weigh replies"
+        return "client.mods see every reply" if self._has_mods else None
+
+    def can_vectorize(self) -> str | None:
+        """Return None if clients can train together, or why they cannot."""
+        return "client.mods see one client at a time" if self._has_mods else self._clients.obstacle
+
+    def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
+        """Answer the training messages of several clients at once, in their order.
+
+        The answers equal those of one client after another to rounding (within 1e-5 in float32),
+        dropout aside.
+        """
+        return self._clients.train_together(messages, contexts)
+
+    def train_and_sum(
+        self, message: Message, contexts: list[Context], *, at_once: bool
+    ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
+        """Train several clients that got the same message, for the sum of their models alone.
+
+        Parameters
+        ----------
+        message : Message
+            The training message that each of them got.
+        contexts : list[Context]
+            The clients.
+        at_once : bool
+            Whether they train together; if not, the sum has the bits of their answers' sum.
+
+        Returns
+        -------
+        tuple[WeightedSum, list[MetricRecord], list[float]]
+            The sum of their models, each times its examples; and per client the metrics that it
+            would have answered with, and the seconds that it took.
+        """
+        partitions = [partition_of(context) for context in contexts]
+        train = self._clients.sum_at_once if at_once else self._clients.sum_in_turn
+        summed, seconds = train(message, partitions)
+        return summed.total, [metrics_of(result) for result in summed.results], seconds
+
+
+class KnownExamples(Protocol):
+    """The clients of a federation, as far as their examples go."""
+
+    @property
+    def count(self) -> int:
+        """How many clients there are."""
+
+    def num_examples(self, partition: int) -> int:
+        """Return how many examples the client of ``partition`` trains on."""
+
+    def round_examples(self, message: Message, partition: int) -> RoundExamples:
+        """Return what the client of ``partition`` trains on when it gets ``message``."""
+
+
+def examples_of(spec: ClientSpec) -> KnownExamples:
+    """Return a federation's clients, to ask them for their examples."""
+    if is_noprop(spec.model):
+        from atoll.clients.apps.layer_clients import noprop_clients_of
+
+        return noprop_clients_of(spec)
+    return clients_of(spec)
+
+
+def make_client_app(spec: ClientSpec) -> ClientApp:
+    """Return the ClientApp of a federation.
+
+    Raises
+    ------
+    EngineError
+        If clients are to be on a GPU, and PyTorch sees none in this process.
+    """
+    if spec.device != "cpu" and not torch.cuda.is_available():
+        raise EngineError(
+            "ray.gpus_per_worker: a worker has a share of a GPU, and its PyTorch "
+            f"({torch.__version__}) sees none; expected PyTorch for CUDA there, or 0"
+        )
+    if is_noprop(spec.model):
+        from atoll.clients.apps.layer_clients import make_noprop_app
+
+        return make_noprop_app(spec)
+    return FederatedClientApp(spec)

@@ -1,0 +1,1 @@
+"""Models as Flower arrays, and exact weighted sums of them."""

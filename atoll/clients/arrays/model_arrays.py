@@ -1,0 +1,86 @@
+"""A model's tensors as Flower arrays, without a copy too many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atoll.clients.arrays.conversion import array_record, to_array, view
+
+
+class ModelArrays:
+    """A long-lived model's parameters and buffers as Flower arrays, in and out.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its tensors are written in place and must stay the same objects; the names are those of
+        ``state_dict()``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tensors = {key: value.detach() for key, value in model.state_dict().items()}
+        self._trained = [k for k, p in model.named_parameters() if p.requires_grad]
+        self._on_cpu = all(value.device.type == "cpu" for value in self._tensors.values())
+        # NumPy's copyto on a view costs a fraction of Tensor.copy_, and there is one a client.
+        self._views = {key: v.numpy() for key, v in self._tensors.items()} if self._on_cpu else {}
+
+    def load(self, record: ArrayRecord) -> None:
+        """Copy the arrays of ``record`` into the model.
+
+        Raises
+        ------
+        ValueError
+            If keys or shapes differ.
+        """
+        if record.keys() != self._tensors.keys():
+            missing = sorted(self._tensors.keys() ^ record.keys())
+            raise ValueError(f"the arrays do not fit the model: {missing[:4]} are in one of both")
+        for key, array in record.items():
+            values = view(array)
+            if values.shape != tuple(self._tensors[key].shape):
+                raise ValueError(
+                    f"the array {key!r} has shape {values.shape}, the model expects "
+                    f"{tuple(self._tensors[key].shape)}"
+                )
+            if self._on_cpu:
+                np.copyto(self._views[key], values, casting="unsafe")
+            else:
+                self._tensors[key].copy_(torch.from_numpy(np.array(values)))
+
+    def values(self) -> dict[str, NDArray[Any]]:
+        """Return the model's tensors as NumPy arrays: views, where they are in main memory."""
+        return (
+            self._views if self._on_cpu else {k: v.cpu().numpy() for k, v in self._tensors.items()}
+        )
+
+    def snapshot(self) -> list[Tensor]:
+        """Return copies of the model's tensors, for :meth:`restore`."""
+        return [value.clone() for value in self._tensors.values()]
+
+    def restore(self, snapshot: list[Tensor]) -> None:
+        """Set the model's tensors to what they were."""
+        torch._foreach_copy_(list(self._tensors.values()), snapshot)
+
+    def read(self) -> ArrayRecord:
+        """Return the model's tensors."""
+        return array_record({key: to_array(values) for key, values in self.values().items()})
+
+    def read_gradient(self, gradient: Sequence[Tensor]) -> ArrayRecord:
+        """Return a gradient under the names of the model's tensors.
+
+        Parameters
+        ----------
+        gradient : Sequence[Tensor]
+            By each trainable parameter, in the order of ``model.parameters()``; what is not
+            trained has a gradient of zero.
+        """
+        values = {key: torch.zeros_like(tensor) for key, tensor in self._tensors.items()}
+        values.update(zip(self._trained, gradient, strict=True))
+        return array_record({key: to_array(v.cpu().numpy()) for key, v in values.items()})

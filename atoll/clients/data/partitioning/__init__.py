@@ -1,0 +1,1 @@
+"""Partitions of data sets into clients and domains."""

@@ -1,0 +1,150 @@
+"""A model as a featuriser and a head: the last module, from features to logits.
+
+The penalties that align domains are about the head's gradient and Hessian (Hemati et al., 2023),
+which for a linear head have closed forms in its inputs and outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from atoll.clients.models.head_outputs import HeadOutputs
+
+# A child of one of these names is the head, whatever it is made of.
+HEAD_NAMES = ("head", "classifier", "fc")
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Sizes that the shapes of moments depend on.
+
+    Attributes
+    ----------
+    features : int
+        Inputs of the head.
+    outputs : int
+        Logits.
+    head : int
+        Parameters of the head, biases included.
+    parameters : int
+        All trainable parameters.
+    """
+
+    features: int
+    outputs: int
+    head: int
+    parameters: int
+
+
+class SplitModel:
+    """Runs a model and keeps what goes into its head.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The head is its child called ``head``, ``classifier`` or ``fc``; without one of those, the
+        last ``nn.Linear``. It must take features of shape (n, d) and give the model's output.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameter_names, self.parameters = list(trained), list(trained.values())
+
+    def __call__(self, images: Tensor, labels: Tensor, positions: Tensor) -> HeadOutputs:
+        """Return what the head saw and said.
+
+        Parameters
+        ----------
+        images, labels : Tensor
+            A batch: shapes (n, channels, height, width) and (n,).
+        positions : Tensor
+            int64, shape (n,): each example's place among the client's examples of its domain.
+
+        Raises
+        ------
+        ValueError
+            If there is no head, its output is not the model's, or its input is not of shape
+            (n, d).
+        """
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append((inputs[0], output))
+
+        handle = self.head.register_forward_hook(keep)
+        try:
+            logits = self.model(images)
+        finally:
+            handle.remove()
+        if len(seen) != 1 or seen[0][1] is not logits:
+            raise ValueError("the output of the model's head is not the output of the model")
+        features = seen[0][0]
+        if features.dim() != 2:
+            raise ValueError(
+                f"the model's head has inputs of shape {tuple(features.shape)}, expected (n, d)"
+            )
+        return HeadOutputs(features, logits, labels, positions, self.head, self.parameters)
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """The head.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        return find_head(self.model)
+
+    @property
+    def has_linear_head(self) -> bool:
+        """Whether the head is one linear layer, so that closed forms hold."""
+        return isinstance(self.head, nn.Linear)
+
+    def sizes(self, outputs: HeadOutputs) -> ModelSizes:
+        """Return the sizes of moments, given the outputs of any batch."""
+        return ModelSizes(
+            features=outputs.features.shape[1],
+            outputs=outputs.logits.shape[1],
+            head=sum(p.numel() for p in self.head.parameters()),
+            parameters=sum(p.numel() for p in self.parameters),
+        )
+
+
+def find_head(model: nn.Module) -> nn.Module:
+    """Return a model's head; see :class:`SplitModel`.
+
+    Raises
+    ------
+    ValueError
+        If the model has neither a child with a head's name nor a linear layer.
+    """
+    children = dict(model.named_children())
+    for name in HEAD_NAMES:
+        if name in children:
+            return children[name]
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError("the model has no head: no child 'head', 'classifier' or 'fc', no Linear")
+    return linear[-1]
+
+
+def try_head(model: nn.Module, image_shape: tuple[int, int, int]) -> SplitModel:
+    """Return ``model`` split, after a trial on two black images.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be split.
+    """
+    split, was_training = SplitModel(model), model.training
+    model.eval()
+    with torch.no_grad():
+        split(torch.zeros(2, *image_shape), torch.zeros(2).long(), torch.arange(2))
+    model.train(was_training)
+    return split

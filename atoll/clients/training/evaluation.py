@@ -1,0 +1,181 @@
+"""Evaluation as counts that add up, so that parts can be evaluated anywhere and summed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atoll.clients.data.partitioning.domains import TestSets
+from atoll.clients.data.store import ImageDataset, Split
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.tasks.losses import losses_of, predictions_of
+
+# Examples at once, and fewer of images with more values than those of 64x64 in colour: a deep
+# network's activations of 512 photographs would not fit into memory.
+BATCH, BATCH_VALUES = 512, 512 * 3 * 64 * 64
+# The way of inference that the metrics "accuracy" and "loss" are of.
+MAIN = "mean"
+
+Metrics = dict[str, int | float | list[int] | list[float]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on some examples.
+
+    Attributes
+    ----------
+    correct, counts : NDArray[int64]
+        Per class: examples classified rightly, and examples.
+    loss_sum : float
+        The sum of the cross-entropy over the examples.
+    other_ways : dict[str, NDArray[int64]]
+        Examples classified rightly by the model's other ways of inference, where it has any: a
+        number a way, or one for each of several runs.
+    """
+
+    correct: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    loss_sum: float
+    other_ways: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        return Evaluation(
+            self.correct + other.correct,
+            self.counts + other.counts,
+            self.loss_sum + other.loss_sum,
+            {name: right + other.other_ways[name] for name, right in self.other_ways.items()},
+        )
+
+    @property
+    def examples(self) -> int:
+        """How many examples there were."""
+        return int(self.counts.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of examples classified rightly."""
+        return float(self.correct.sum() / max(1, self.examples))
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy."""
+        return self.loss_sum / max(1, self.examples)
+
+    @property
+    def per_class_accuracy(self) -> list[float]:
+        """The accuracy on each class; 0 for a class without examples."""
+        shares = self.correct / np.maximum(1, self.counts)
+        return [float(share) for share in shares]
+
+    def metrics_of_other_ways(self) -> Metrics:
+        """Return ``NAME_accuracy`` of other ways of inference, a list where there are several."""
+        shares = {name: right / max(1, self.examples) for name, right in self.other_ways.items()}
+        return {f"{name}_accuracy": share.tolist() for name, share in shares.items()}
+
+
+def batch_of(dataset: ImageDataset) -> int:
+    """Return how many of a data set's images are evaluated at once."""
+    return max(1, min(BATCH, BATCH_VALUES // int(np.prod(dataset.image_shape))))
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: ImageDataset,
+    split: Split,
+    indices: NDArray[np.int64],
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Evaluate ``model`` on the examples ``indices`` of ``split``.
+
+    Returns
+    -------
+    Evaluation
+        Summed over batches of 512 (fewer of large images), in order.
+    """
+    model.eval()
+    done = []
+    batch = batch_of(dataset)
+    with torch.no_grad():
+        for start in range(0, len(indices), batch):
+            chosen = indices[start : start + batch]
+            images = to_tensor(split.images[chosen], dataset.mean, dataset.std).to(device)
+            inferences: Any = getattr(model, "inferences", None)
+            if inferences is None:
+                ways = {MAIN: model(images)}
+            else:
+                ways = inferences(images, int(chosen[0]))
+            done.append(count(ways, split.labels[chosen], len(dataset.classes)))
+    nothing = np.zeros(len(dataset.classes), np.int64)
+    return reduce(add, done) if done else Evaluation(nothing, nothing, 0.0)
+
+
+def count(ways: Mapping[str, Tensor], labels: NDArray[np.int64], classes: int) -> Evaluation:
+    """Return how many examples are classified rightly.
+
+    Parameters
+    ----------
+    ways : Mapping[str, Tensor]
+        Logits by way of inference, shape (n, outputs) or (runs, n, outputs); "mean" is the main
+        one.
+    labels : NDArray[int64]
+        Shape (n,).
+    classes : int
+        How many classes there are.
+    """
+    wanted, logits = torch.from_numpy(labels), ways[MAIN].cpu()
+    is_right = (predictions_of(logits) == wanted).numpy()
+    return Evaluation(
+        correct=np.bincount(labels[is_right], minlength=classes),
+        counts=np.bincount(labels, minlength=classes),
+        loss_sum=float(losses_of(logits.double(), wanted).sum()),
+        other_ways={
+            name: np.asarray((predictions_of(other.cpu()) == wanted).sum(-1).numpy())
+            for name, other in ways.items()
+            if name != MAIN
+        },
+    )
+
+
+def metrics_by_domain(sets: TestSets, evaluations: Sequence[Evaluation]) -> Metrics:
+    """Return the server's metrics.
+
+    Parameters
+    ----------
+    sets : TestSets
+        What was evaluated.
+    evaluations : Sequence[Evaluation]
+        One a domain of ``sets``, in its order.
+
+    Returns
+    -------
+    Metrics
+        ``accuracy``, ``loss`` and ``per_class_accuracy`` over the examples of the main domains
+        (those held out, where there are any); ``accuracy_DOMAIN`` and ``loss_DOMAIN`` for each
+        domain; and, beside held-out domains, ``validation_accuracy`` and ``validation_loss``: the
+        training domains' mean, each domain counting the same.
+    """
+    by_name = dict(zip(sets.names, evaluations, strict=True))
+    total = reduce(add, [by_name[name] for name in sets.main])
+    metrics: Metrics = {
+        "accuracy": total.accuracy,
+        "loss": total.loss,
+        "per_class_accuracy": total.per_class_accuracy,
+        **total.metrics_of_other_ways(),
+    }
+    if sets.validation:
+        own = [by_name[name] for name in sets.validation]
+        metrics["validation_accuracy"] = sum(e.accuracy for e in own) / len(own)
+        metrics["validation_loss"] = sum(e.loss for e in own) / len(own)
+    for name in filter(None, sets.names):
+        metrics[f"accuracy_{name}"] = by_name[name].accuracy
+        metrics[f"loss_{name}"] = by_name[name].loss
+    return metrics

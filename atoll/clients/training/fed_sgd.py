@@ -1,0 +1,102 @@
+"""Clients that take one plain SGD step each, trained as one (FedSGD; McMahan et al., 2017, sec. 2).
+
+Client i ends at w - lr g_i, with g_i its mean gradient at the shared parameters w. The weighted
+sum of the clients' models, sum_i n_i (w - lr g_i), needs only sum_i n_i g_i: the gradient of one
+weighted loss on all clients' examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from atoll.clients.settings import ClientSettings
+from atoll.clients.tasks.losses import losses_of
+from atoll.clients.training.local_training import TrainingResult, gradients_of
+from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
+
+# Examples a pass: more fill the matrix units no better, and their activations leave the cache.
+EXAMPLES_A_PASS = 320
+
+
+def is_linear(settings: ClientSettings) -> bool:
+    """Tell whether a client's first step is linear in its gradient.
+
+    SGD's is, with momentum and weight decay too; FedProx's term has no gradient where it starts.
+    """
+    return settings.optimizer == "sgd" and settings.gradient_clip is None
+
+
+def one_step_sum(
+    model: nn.Module,
+    settings: ClientSettings,
+    images: Tensor,
+    labels: Tensor,
+    counts: Sequence[int],
+    plans: Sequence[Sequence[Tensor]],
+    learning_rate: float,
+) -> SummedTraining:
+    """Return the sum of the models that clients come to in at most one step.
+
+    Parameters
+    ----------
+    model : nn.Module
+        At the shared parameters; it does not change. No example's output may depend on another
+        example.
+    settings : ClientSettings
+        ``[client]``; must be linear (:func:`is_linear`).
+    images, labels : Tensor
+        The clients' examples one after another: float32 (n, channels, height, width), int64 (n,).
+    counts : Sequence[int]
+        How many of them each client has, which is its weight.
+    plans : Sequence[Sequence[Tensor]]
+        Per client the indices of its one batch, or nothing.
+    learning_rate : float
+        The round's learning rate.
+    """
+    batches = [plan[0] if plan else labels.new_empty(0) for plan in plans]
+    lengths = torch.tensor([len(batch) for batch in batches])
+    chosen = torch.cat(list(batches))
+    shares = torch.tensor(counts, dtype=torch.float32) / lengths.clamp_min(1)
+    weights = shares.repeat_interleave(lengths).to(images.device)
+    parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    gradients, losses = _weighted_gradient(model, parameters, images, labels, chosen, weights)
+    total = zero_sum(model)
+    add_stacked(total, model, {}, counts)
+    for key, gradient in gradients.items():
+        decayed = gradient.double() + settings.weight_decay * total.weight * (
+            parameters[key].detach().double()
+        )
+        total.arrays[key] -= learning_rate * decayed.cpu().numpy()
+    of_clients = torch.zeros(len(counts)).index_add_(
+        0, torch.arange(len(counts)).repeat_interleave(lengths), losses.cpu()
+    )
+    means = (of_clients / lengths.clamp_min(1)).tolist()
+    results = [
+        TrainingResult(mean, count, len(plan))
+        for mean, count, plan in zip(means, counts, plans, strict=True)
+    ]
+    return SummedTraining(total, results)
+
+
+def _weighted_gradient(
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    images: Tensor,
+    labels: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the gradient of the weighted sum of the chosen examples' losses, and each loss."""
+    gradients = {key: torch.zeros_like(p) for key, p in parameters.items()}
+    losses = []
+    for start in range(0, len(chosen), EXAMPLES_A_PASS):
+        part = chosen[start : start + EXAMPLES_A_PASS]
+        each = losses_of(model(images[part]), labels[part])
+        loss = each @ weights[start : start + EXAMPLES_A_PASS]
+        found = gradients_of(loss, list(parameters.values()))
+        torch._foreach_add_(list(gradients.values()), list(found))
+        losses.append(each.detach())
+    return gradients, torch.cat(losses) if losses else images.new_empty(0)

@@ -1,0 +1,280 @@
+"""Local training: what a client does with the global model and its own examples.
+
+This is the engine's hot path: no data loader, no optimiser object with hooks, no value read back
+from a tensor before the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atoll.clients.data.client_images import Images
+from atoll.clients.settings import ClientSettings
+from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.training.optimizers import local_optimizer
+from atoll.clients.training.step_mods import LocalStep, StepGradient, StepMod, active_step_mods
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a client's training.
+
+    Attributes
+    ----------
+    loss : float
+        The mean loss over the examples of all steps, each before its step.
+    examples : int
+        The client's examples.
+    steps : int
+        Optimiser steps taken.
+    drift : float or None
+        Where a reference gradient was given: ||mean of the steps' gradients - reference|| /
+        ||reference||.
+    """
+
+    loss: float
+    examples: int
+    steps: int
+    drift: float | None = None
+
+
+# Takes the indices of a batch's examples; returns the loss to descend and the mean cross-entropy.
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+# The same two of a batch, and its number of examples.
+BatchLoss = tuple[Tensor, Tensor, int]
+
+
+def batches(count: int, settings: ClientSettings, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the indices of each step's examples; none if there are no examples.
+
+    Every pass is shuffled; its last batch is short where ``batch_size`` does not divide.
+    """
+    if count == 0:
+        return
+    steps = settings.steps
+    passes = (settings.epochs or 1) if steps is None else None
+    done_passes = done_steps = 0
+    while passes is None or done_passes < passes:
+        order = torch.randperm(count, generator=generator)
+        done_passes += 1
+        for start in range(0, count, settings.batch_size):
+            if steps is not None and done_steps == steps:
+                return
+            yield order[start : start + settings.batch_size]
+            done_steps += 1
+
+
+def train(
+    model: nn.Module,
+    images: Images,
+    labels: Tensor,
+    settings: ClientSettings,
+    *,
+    learning_rate: float,
+    generator: torch.Generator,
+    proximal_mu: float | None = None,
+    objective: Objective | None = None,
+    reference: Sequence[Tensor] | None = None,
+) -> TrainingResult:
+    """Train ``model`` in place on one client's examples.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Holds the global parameters; holds the client's afterwards.
+    images : Images
+        float32, shape (n, channels, height, width), n >= 0; a client without examples takes
+        no step. A tensor, or what reads them batch by batch.
+    labels : Tensor
+        int64, shape (n,).
+    settings : ClientSettings
+        ``[client]``.
+    learning_rate : float
+        The round's learning rate.
+    generator : torch.Generator
+        Shuffles the examples.
+    proximal_mu : float, optional
+        The weight of FedProx's term mu/2 ||w - w_global||^2 (Li et al., 2020); by default that
+        of the settings.
+    objective : Objective, optional
+        The loss of a batch; by default the mean cross-entropy.
+    reference : Sequence[Tensor], optional
+        The objective's gradient at the global parameters, to measure how far the steps left it.
+    """
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    update = UpdateRule(parameters, settings, learning_rate, proximal_mu)
+    total = torch.zeros((), device=images.device)
+    objective = objective or cross_entropy_objective(model, images, labels)
+    mean_gradient = [torch.zeros_like(gradient) for gradient in reference or ()]
+    mods = active_step_mods()
+    gradients: list[Tensor] | tuple[Tensor, ...]
+    examples_seen = steps = 0
+    for chosen in batches(len(labels), settings, generator):
+        if mods:
+            loss_of_batch = partial(objective, chosen)
+            step = LocalStep(
+                model, parameters, images[chosen], labels[chosen], len(labels), loss_of_batch
+            )
+            gradients, cross_entropy = _gradient_through(mods, step)
+        else:
+            loss, cross_entropy = objective(chosen)
+            gradients = gradients_of(loss, parameters)
+        with torch.no_grad():
+            steps += 1
+            if reference:
+                torch._foreach_lerp_(mean_gradient, gradients, 1 / steps)
+            update.apply(gradients)
+            total += cross_entropy.detach() * len(chosen)
+        examples_seen += len(chosen)
+    mean = float(total) / max(1, examples_seen)
+    drift = _relative_distance(mean_gradient, reference) if reference and steps else None
+    return TrainingResult(mean, len(labels), steps, drift)
+
+
+def _gradient_through(mods: Sequence[StepMod], step: LocalStep) -> tuple[list[Tensor], Tensor]:
+    """Return a step's gradient as the mods leave it, and the mean cross-entropy."""
+    cross_entropies: list[Tensor] = []
+
+    def plain(step: LocalStep) -> list[Tensor]:
+        loss, cross_entropy = step.objective()
+        cross_entropies.append(cross_entropy)
+        return list(gradients_of(loss, step.parameters))
+
+    compute: StepGradient = plain
+    for mod in reversed(mods):
+        compute = partial(_through, mod, compute)
+    return compute(step), cross_entropies[0]
+
+
+def _through(mod: StepMod, compute: StepGradient, step: LocalStep) -> list[Tensor]:
+    return mod(step, compute)
+
+
+def cross_entropy_objective(model: nn.Module, images: Images, labels: Tensor) -> Objective:
+    """Return the mean cross-entropy as an objective."""
+
+    def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        loss = mean_loss(model(images[chosen]), labels[chosen])
+        return loss, loss
+
+    return objective
+
+
+def losses_in_batches(objective: Objective, examples: int, batch_size: int) -> Iterator[BatchLoss]:
+    """Yield an objective on all examples, ``batch_size`` at a time, for :func:`full_gradient`."""
+    for chosen in torch.split(torch.arange(examples), batch_size):
+        if len(chosen):
+            yield *objective(chosen), len(chosen)
+
+
+def full_gradient(
+    losses: Iterable[BatchLoss], parameters: Sequence[Tensor], examples: int
+) -> tuple[list[Tensor], float]:
+    """Return an objective's gradient over all examples, and the mean cross-entropy.
+
+    Parameters
+    ----------
+    losses : Iterable[BatchLoss]
+        The objective on the batches that the examples are cut into; the loss over all is their
+        weighted mean. How they are cut changes nothing but the order of additions.
+    parameters : Sequence[Tensor]
+        What to differentiate by.
+    examples : int
+        How many there are; with none, the gradient is zero.
+    """
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    mean: Tensor | float = 0.0
+    for loss, cross_entropy, count in losses:
+        share = count / examples
+        torch._foreach_add_(total, gradients_of(loss, parameters), alpha=share)
+        mean = mean + cross_entropy.detach().double() * share
+    return total, float(mean)
+
+
+def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradient of ``loss`` by each parameter; zero where it does not depend on it."""
+    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+
+def _relative_distance(values: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    """Return ||values - reference|| / ||reference||; 0 if the reference is 0."""
+    difference = torch._foreach_sub(list(values), list(reference))
+    distance = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(difference)))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(reference))))
+    return float(distance / norm) if float(norm) > 0.0 else 0.0
+
+
+class UpdateRule:
+    """FedProx's term, clipping and the optimiser's step, on any list of parameters.
+
+    Parameters
+    ----------
+    parameters : Sequence[Tensor]
+        Changed in place by :meth:`apply`; their values now are the global ones.
+    settings, learning_rate, proximal_mu
+        As for :func:`train`.
+    per_client : bool
+        Whether the first dimension of every parameter is a stack of clients, each with a norm of
+        its own to clip.
+
+    Attributes
+    ----------
+    parameters : list[Tensor]
+        The parameters, detached: the same memory.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        settings: ClientSettings,
+        learning_rate: float,
+        proximal_mu: float | None = None,
+        *,
+        per_client: bool = False,
+    ) -> None:
+        self.parameters = [parameter.detach() for parameter in parameters]
+        self._mu = settings.proximal_mu if proximal_mu is None else proximal_mu
+        self._clip = settings.gradient_clip
+        self._per_client = per_client
+        self._optimizer = local_optimizer(settings, learning_rate)
+        self._start = [p.clone() for p in self.parameters] if self._mu else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimiser's state."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from an optimiser's state."""
+        self._optimizer.load_state_dict(state)
+
+    def keep_first(self, count: int) -> None:
+        """From now on, change the first ``count`` of the stacked clients only."""
+        self.parameters = [parameter[:count] for parameter in self.parameters]
+        self._start = [start[:count] for start in self._start]
+        self._optimizer.keep_first(count)
+
+    def apply(self, gradients: Sequence[Tensor]) -> None:
+        """Change the parameters by one step."""
+        changes = list(gradients)
+        if self._mu:
+            drift = torch._foreach_sub(self.parameters, self._start)
+            changes = list(torch._foreach_add(changes, drift, alpha=self._mu))
+        if self._clip is not None:
+            changes = self._clipped(changes, self._clip)
+        self._optimizer.step(self.parameters, changes)
+
+    def _clipped(self, gradients: list[Tensor], limit: float) -> list[Tensor]:
+        if not self._per_client:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            return list(torch._foreach_mul(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0)))
+        squares = [gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients]
+        norms = torch.stack(squares).sum(0).sqrt()
+        factors = torch.clamp(limit / (norms + 1e-6), max=1.0)
+        return [g * factors.view(-1, *[1] * (g.dim() - 1)) for g in gradients]

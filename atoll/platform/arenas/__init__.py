@@ -1,0 +1,1 @@
+"""Arenas: attacks on the captures of defended federations."""

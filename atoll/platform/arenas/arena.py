@@ -1,0 +1,197 @@
+"""An arena, run: its federations first, then every attack on their captures, then the report.
+
+Both are resumable. Federations are the trials of a sweep, named by a hash of their configuration;
+attacks are jobs, keyed by a hash of their content. What is finished is read, not run again, and the
+table is made from the jobs' own files in the plan's order: the same bits, however often the arena
+was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tomli_w
+
+from atoll.credentials import tables_without_credentials
+from atoll.errors import CaptureError, RunDirectoryError
+from atoll.files.recorded import (
+    write_recorded_json,
+    write_recorded_rows,
+    write_recorded_text,
+)
+from atoll.platform.arenas.arena_checks import check_available
+from atoll.platform.arenas.arena_plan import Arena, jobs_of
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.run_directory.interrupts import terminated_as_interrupt
+from atoll.platform.run_directory.run_files import read_result
+from atoll.platform.run_directory.run_lock import RunLock, is_free
+from atoll.platform.sweeps.preflight import check_trials
+from atoll.platform.sweeps.sweep import OnEnd, run_sweep
+from atoll.platform.sweeps.trials import TRIALS
+
+if TYPE_CHECKING:
+    from atoll.attacks.arena.job import Conditions, Job
+    from atoll.attacks.arena.run import JobEnd
+    from atoll.attacks.arena.store import JobStore
+
+ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
+RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
+
+
+@dataclass(frozen=True)
+class ArenaResult:
+    """What an arena came to.
+
+    Attributes
+    ----------
+    directory : Path
+        The arena directory.
+    report : Path
+        The report's page.
+    failed : dict[str, str]
+        Why federations and jobs failed, by their names and keys.
+    """
+
+    directory: Path
+    report: Path
+    failed: dict[str, str]
+
+
+def arena_directory(arena: Arena, out: Path | None) -> Path:
+    """Return an arena's directory: ``out``, or ``run.out/run.name``.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is something else in it.
+    """
+    run = arena.federations.base.run
+    directory = out or run.out / run.name
+    if not is_free(directory) and not (directory / FEDERATIONS).is_dir():
+        raise RunDirectoryError(
+            f"--out = {str(directory)!r}: is there already and no arena; expected a new directory "
+            "or this arena's own"
+        )
+    return directory
+
+
+def run_arena(
+    arena: Arena,
+    directory: Path,
+    *,
+    on_federation: OnEnd = lambda end: None,
+    on_job: Callable[[JobEnd], None] = lambda end: None,
+    trust_code: bool = False,
+) -> ArenaResult:
+    """Run what is missing of an arena, and write its table and report.
+
+    Parameters
+    ----------
+    arena : Arena
+        The arena.
+    directory : Path
+        Its directory (:func:`arena_directory`).
+    on_federation, on_job : callable
+        Told of the end of each federation and of each attack.
+    trust_code : bool
+        Whether captures that are there already may name code that the arena's file does not.
+
+    Raises
+    ------
+    AtollError
+        If an attack lacks something that it needs or fits no federation, the directory is in use,
+        or no worker fits on the cluster.
+    """
+    from atoll.attacks.arena.store import JobStore
+
+    check_available(arena)
+    check_trials(arena.federations.trials)
+    lock = RunLock(directory)
+    lock.acquire()
+    try:
+        tables = {
+            "arena": arena.settings.model_dump(mode="json", exclude_none=True),
+            **arena.federations.base.to_dict(),
+        }
+        (directory / FEDERATIONS).mkdir(exist_ok=True)
+        text = tomli_w.dumps(tables_without_credentials(tables))
+        write_recorded_text(directory / ARENA_CONFIG, text)
+        settings = arena.federations.base.ray
+        cluster = Cluster(settings.address)
+        try:
+            done = run_sweep(arena.federations, directory / FEDERATIONS, on_end=on_federation)
+            jobs, without = jobs_of_federations(arena, directory / FEDERATIONS)
+            store = JobStore(directory / JOBS)
+            conditions = arena.conditions(trust_code=trust_code)
+            failed = {**done.failed, **without}
+            failed |= _attack(arena, jobs, conditions, store, cluster, on_job)
+        finally:
+            cluster.close()
+        return _finish(arena, directory, jobs, conditions, store, failed)
+    finally:
+        lock.release()
+
+
+def jobs_of_federations(arena: Arena, federations: Path) -> tuple[list[Job], dict[str, str]]:
+    """Return the jobs on all federations' captures, and which federations have none, and why."""
+    jobs: list[Job] = []
+    failed: dict[str, str] = {}
+    for trial in arena.federations.trials:
+        place = federations / TRIALS / trial.name
+        result = read_result(place)
+        if result is not None:
+            accuracy = result["metrics"].get("server_accuracy")
+            try:
+                jobs += jobs_of(arena, trial, place, accuracy)
+            except CaptureError as error:
+                failed[str(trial)] = str(error)
+    return jobs, failed
+
+
+def _attack(
+    arena: Arena,
+    jobs: list[Job],
+    conditions: Conditions,
+    store: JobStore,
+    cluster: Cluster,
+    on_job: Callable[[JobEnd], None],
+) -> dict[str, str]:
+    from atoll.attacks.arena.job import prepare_process
+    from atoll.attacks.arena.run import run_jobs
+    from atoll.platform.pool.task_map import TaskMap
+
+    settings = arena.settings
+    timeout = arena.federations.base.ray.nodes_timeout
+    room = Room(cluster, "auto", settings.cpus_per_job, settings.gpus_per_job, timeout)
+    slots = room.first().workers
+    tasks = TaskMap(settings.cpus_per_job, settings.gpus_per_job, slots, prepare_process)
+    with terminated_as_interrupt():
+        return run_jobs(
+            jobs, conditions, store, tasks, keep_images=settings.pictures, on_end=on_job
+        )
+
+
+def _finish(
+    arena: Arena,
+    directory: Path,
+    jobs: list[Job],
+    conditions: Conditions,
+    store: JobStore,
+    failed: dict[str, str],
+) -> ArenaResult:
+    from atoll.attacks.arena.run import table_of
+    from atoll.platform.reports.arena_report import write_arena_report
+
+    rows = table_of(jobs, conditions, store)
+    write_recorded_rows(directory / RESULTS, rows)
+    keys = [key for job in jobs if (key := job.key(conditions)) in store]
+    costs = [{"key": key, "cpu_seconds": store.seconds(key)} for key in dict.fromkeys(keys)]
+    write_recorded_rows(directory / COSTS, costs)
+    write_recorded_json(directory / FAILED, failed)
+    images = {key: store.images(key) for key in keys} if arena.settings.pictures else {}
+    report = write_arena_report(directory, rows, arena.baseline, images)
+    return ArenaResult(directory, report, failed)

@@ -1,0 +1,179 @@
+"""What of an arena cannot be run, known before anything is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from atoll.errors import AtollError, InvalidExperimentError, UntrustedCodeError
+from atoll.platform.config.validation import describe_problems
+from atoll.platform.sweeps.sweep_plan import Sweep, dataset_of
+
+if TYPE_CHECKING:
+    from atoll.attacks.base.attack import Attack
+    from atoll.attacks.captures.capture import FederationInfo
+    from atoll.platform.arenas.arena_plan import Arena, ArenaSettings
+    from atoll.platform.config.experiment import Experiment
+
+# Beyond this an arena is a mistake.
+MAX_JOBS = 1_000_000
+
+
+def check_labels(settings: ArenaSettings) -> None:
+    """Refuse names of defenses and attacks that the arena does not have."""
+    for name in settings.sums:
+        if name not in settings.defenses:
+            raise InvalidExperimentError(
+                f"arena.sums has {name!r}: no such defense; expected one of "
+                f"{', '.join(settings.defenses)}"
+            )
+    if settings.baseline is not None and settings.baseline not in settings.attacks:
+        raise InvalidExperimentError(
+            f"arena.baseline = {settings.baseline!r}: no such attack; expected one of "
+            f"{', '.join(settings.attacks)}"
+        )
+
+
+def check_attacks(settings: ArenaSettings) -> None:
+    """Refuse attacks that are unknown, and settings that they do not take."""
+    from atoll.attacks import ATTACKS
+
+    for label, table in settings.attacks.items():
+        key = f"arena.attacks.{label}"
+        name = table.get("name", label)
+        try:
+            kind = ATTACKS.find(str(name), f"{key}.name")
+        except UntrustedCodeError:
+            # A dry run imports no code of the user's, and knows not what that would refuse.
+            continue
+        own = {k: v for k, v in table.items() if k != "name"}
+        if "defense" in own:
+            raise InvalidExperimentError(
+                f"{key}.defense = {own['defense']!r}: is set by arena.knowledge; expected it to be "
+                "left out"
+            )
+        try:
+            kind(**own)
+        except ValidationError as error:
+            text = describe_problems(error, kind)
+            raise InvalidExperimentError(
+                "\n".join(f"{key}.{line}" for line in text.splitlines())
+            ) from None
+
+
+def check_size(settings: ArenaSettings, federations: Sweep) -> None:
+    """Refuse more attacks than anybody waits for; each is a job of seconds to hours."""
+    capture = federations.base.capture
+    rounds = 1 if capture is None else len(capture.rounds)
+    clients = max(trial.experiment.data.clients for trial in federations.trials)
+    victims = min(settings.victims, clients)
+    kinds = len(settings.attacks) * len(settings.knowledge)
+    jobs = len(federations.trials) * rounds * victims * kinds
+    if jobs > MAX_JOBS:
+        raise InvalidExperimentError(
+            f"arena: {len(federations.trials)} federations, {rounds} rounds, {victims} victims and "
+            f"{kinds} attacks make {jobs} jobs; expected at most {MAX_JOBS}"
+        )
+
+
+def check_models(federations: Sweep) -> None:
+    """Refuse defenses that lack something in the models that they would act on."""
+    from atoll.clients.models.build import build_model
+    from atoll.clients.mods import check_mods
+    from atoll.platform.config.client_mods import with_references
+
+    seen: list[tuple[Any, Any]] = []
+    for trial in federations.trials:
+        experiment = trial.experiment
+        parts = (experiment.model, experiment.client.mods)
+        if parts in seen:
+            continue
+        seen.append(parts)
+        dataset = dataset_of(experiment)
+        try:
+            model = build_model(experiment.model, dataset.image_shape, len(dataset.classes), 0)
+        except UntrustedCodeError:
+            continue
+        try:
+            check_mods(with_references(experiment.client).mods, model)
+        except InvalidExperimentError as error:
+            raise InvalidExperimentError(f"{error} (arena.defenses.{trial.method})") from None
+        except UntrustedCodeError:
+            continue
+
+
+def check_available(arena: Arena) -> None:
+    """Refuse attacks that need something which is not there, or that fit no federation.
+
+    Raises
+    ------
+    InvalidExperimentError
+        Naming the attack and what is missing.
+    """
+    from atoll.attacks import ATTACKS
+
+    for label, table in arena.settings.attacks.items():
+        kind = ATTACKS.find(str(table.get("name", label)), f"arena.attacks.{label}.name")
+        attack = kind(**{k: v for k, v in table.items() if k != "name"})
+        try:
+            attack.check_available()
+            _check_fits_one(arena, attack)
+        except AtollError as error:
+            raise InvalidExperimentError(f"arena.attacks.{label}: {error}") from error
+
+
+def _check_fits_one(arena: Arena, attack: Attack) -> None:
+    """Refuse an attack that can be run on none of the federations' updates.
+
+    One that fits some of them is run on these; its other jobs fail, and say why.
+    """
+    from atoll.attacks.arena.fit import check_fits
+    from atoll.clients.noprop.settings import is_noprop
+
+    experiments = [trial.experiment for trial in arena.federations.trials]
+    if any(is_noprop(experiment.model) for experiment in experiments):
+        # Which layers a client is sent is known when it is sent them.
+        return
+    problem: AtollError | None = None
+    for federation, examples in _clients_of(experiments):
+        try:
+            check_fits(attack, federation, examples)
+        except AtollError as error:
+            problem = problem or error
+        else:
+            return
+    if problem is not None:
+        raise problem
+
+
+def _clients_of(experiments: Sequence[Experiment]) -> Iterator[tuple[FederationInfo, int]]:
+    """Yield the kinds of clients that there are, with how many examples they have."""
+    seen = set[str]()
+    for experiment in experiments:
+        given = experiment.data.examples_per_client
+        kind = f"{experiment.model!r} {experiment.client!r} {given}"
+        if kind in seen:
+            continue
+        seen.add(kind)
+        info = _info_of(experiment)
+        # Where clients have as many as the partition gives them, some may have but one.
+        yield from ((info, count) for count in ((1, 2) if given is None else (given,)))
+
+
+def _info_of(experiment: Experiment) -> FederationInfo:
+    from atoll.attacks.captures.capture import FederationInfo
+    from atoll.platform.config.client_mods import with_references
+
+    dataset = dataset_of(experiment)
+    return FederationInfo(
+        dataset=dataset.name,
+        model=experiment.model,
+        client=with_references(experiment.client),
+        image_shape=dataset.image_shape,
+        classes=dataset.classes,
+        mean=dataset.mean,
+        std=dataset.std,
+        num_rounds=experiment.run.rounds,
+    )

@@ -1,0 +1,266 @@
+"""Arenas: an experiment file with a section ``[arena]`` in, federations and attacks out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from atoll.clients.ranges import Count, Examples, Processors, Seed
+from atoll.clients.settings import Section
+from atoll.errors import CaptureError, InvalidExperimentError
+from atoll.platform.arenas.arena_checks import check_attacks, check_labels, check_models, check_size
+from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
+from atoll.platform.config.validation import describe_problems
+from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
+from atoll.platform.sweeps.axes import SEED
+from atoll.platform.sweeps.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
+from atoll.trust import CodeUse, uses_in
+
+if TYPE_CHECKING:
+    from atoll.attacks.arena.job import Conditions, Job
+
+
+class ArenaSettings(Section):
+    """``[arena]``: which attacks meet which defenses, on whose captures.
+
+    Attributes
+    ----------
+    attacks : dict
+        Attacks by a label: each a table with its ``name`` and settings.
+    defenses : dict
+        Defenses by a label: each the tables of an experiment (``client.mods``, ``model``) that are
+        put over the file's own. ``none`` is the file as it is.
+    grid : dict
+        Lists of values by experiment key ("model.name", "client.batch_size"): every combination
+        is a setting.
+    seeds : list[int]
+        Seeds of the federations, and of the attacks on them.
+    knowledge : list
+        "naive": the attacker matches the update as if nobody defended it. "adaptive": it knows
+        which defenses act, estimates their arguments from the update, and does the same to its own
+        gradients.
+    sums : list[str]
+        Defenses under which the onlooker sees only the sum over a round's captured clients
+        (secure aggregation).
+    victims : int
+        Captures of each round and federation that are attacked, of the lowest nodes.
+    baseline : str or None
+        The attack that others are compared with; by default the first.
+    gallery : int
+        Test images that a reconstruction is told from.
+    lpips : bool
+        Whether the perceptual distance is measured.
+    batch_norm : "train" or "eval"
+        How attackers believe BatchNorm to run at the client.
+    pictures : bool
+        Whether the clients' images and their reconstructions are kept, and shown in the report.
+    cpus_per_job, gpus_per_job : float
+        What an attack takes of the cluster.
+    """
+
+    attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    defenses: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    grid: dict[str, Any] = Field(default_factory=dict)
+    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
+    knowledge: Annotated[
+        tuple[Literal["naive", "adaptive"], ...], Field(strict=False, min_length=1)
+    ] = ("naive", "adaptive")
+    sums: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    victims: Count = 1
+    baseline: str | None = None
+    gallery: Examples = 1000
+    lpips: bool = False
+    batch_norm: Literal["train", "eval"] = "train"
+    pictures: bool = False
+    cpus_per_job: Processors = 1.0
+    gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0
+
+
+class _ArenaFile(Section):
+    """For errors that name ``arena.key``."""
+
+    arena: ArenaSettings
+
+
+@dataclass(frozen=True)
+class Arena:
+    """An arena: its settings, and the federations whose captures are attacked."""
+
+    settings: ArenaSettings
+    federations: Sweep
+
+    @property
+    def baseline(self) -> str:
+        """The attack that others are compared with."""
+        return self.settings.baseline or next(iter(self.settings.attacks))
+
+    def conditions(self, *, trust_code: bool = False) -> Conditions:
+        """Return what all jobs share.
+
+        Parameters
+        ----------
+        trust_code : bool
+            Whether captures may name code that the arena's file does not.
+        """
+        from atoll.attacks.arena.job import Conditions
+
+        settings = self.settings
+        return Conditions(
+            dataset=dataset_of(self.federations.base).directory,
+            gallery=settings.gallery,
+            lpips=settings.lpips,
+            batch_norm=settings.batch_norm,
+            device="cuda" if settings.gpus_per_job > 0 else "cpu",
+            code=None if trust_code else self._code(),
+        )
+
+    def _code(self) -> frozenset[CodeUse]:
+        """Return the code that captures of the federations may name."""
+        from atoll.platform.config.client_mods import with_references
+
+        experiments = [trial.experiment for trial in self.federations.trials]
+        tables = [
+            {
+                "model": experiment.model.model_dump(mode="json"),
+                "client": with_references(experiment.client).model_dump(mode="json"),
+            }
+            for experiment in experiments
+        ]
+        return frozenset(use for table in tables for use in uses_in(table))
+
+
+def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
+    """Read an arena file, and refuse what cannot be run before anything is.
+
+    Parameters
+    ----------
+    path : Path
+        An experiment file with sections ``[capture]`` and ``[arena]``.
+    overrides : Sequence[str]
+        ``section.key=value``; they win over the file.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If an attack or a defense is unknown or has wrong settings, a defense cannot act on a model,
+        or a federation cannot be run.
+    """
+    tables = with_overrides(read_tables(path), overrides)
+    if ARENA not in tables:
+        raise InvalidExperimentError(
+            f"{path}: has no section [{ARENA}]; expected one with attacks and defenses"
+        )
+    try:
+        settings = _ArenaFile.model_validate({ARENA: tables.pop(ARENA)}).arena
+    except ValidationError as error:
+        raise InvalidExperimentError(describe_problems(error, _ArenaFile)) from None
+    if "capture" not in tables:
+        raise InvalidExperimentError(
+            f"{path}: has no section [capture]; expected one with nodes and rounds"
+        )
+    check_labels(settings)
+    check_attacks(settings)
+    sweep_settings = SweepSettings(
+        grid={**settings.grid, SEED: list(settings.seeds)}, variants=settings.defenses
+    )
+    federations = plan_sweep(tables, sweep_settings)
+    check_size(settings, federations)
+    check_models(federations)
+    return Arena(settings, federations)
+
+
+def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None) -> list[Job]:
+    """Return the jobs on one federation's captures.
+
+    Parameters
+    ----------
+    trial : Trial
+        The federation.
+    directory : Path
+        Its run directory.
+    accuracy : float or None
+        The server's, at the end of the run, for the rows.
+    """
+    from atoll.attacks.arena.job import Job
+
+    labels = {
+        "defense": trial.method,
+        "setting": _setting_of(trial),
+        "seed": trial.seed,
+        "accuracy": accuracy,
+    }
+    jobs = []
+    for captures in _victims(arena, trial, directory):
+        for label, kind, settings, knowledge in _attackers(arena, trial):
+            jobs.append(
+                Job(
+                    federation=trial.key,
+                    captures=captures,
+                    attack=kind,
+                    settings=settings,
+                    knowledge=knowledge,
+                    seed=trial.seed,
+                    labels={**labels, "attack_label": label, "knowledge": knowledge},
+                )
+            )
+    return jobs
+
+
+def _setting_of(trial: Trial) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in trial.choices) or "as in the file"
+
+
+def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield what is attacked: each round's first captures, or all of them where sums are seen."""
+    from atoll.attacks.captures.capture_files import find_captures
+
+    try:
+        found = find_captures(directory)
+    except CaptureError as error:
+        reason = _first_failure(directory)
+        said = (
+            f"no client's update was captured: {reason} (without {directory} this federation is "
+            "run again)"
+        )
+        raise CaptureError(said if reason else str(error)) from error
+    by_round: dict[str, list[Path]] = {}
+    for path in found:
+        by_round.setdefault("-".join(path.name.split("-")[:2]), []).append(path)
+    for paths in by_round.values():
+        if trial.method in arena.settings.sums:
+            yield tuple(paths)
+        else:
+            yield from ((path,) for path in paths[: arena.settings.victims])
+
+
+def _first_failure(directory: Path) -> str | None:
+    """Return why the first of a run's clients that failed did so, if one failed."""
+    reasons = read_table(directory / CLIENTS, ["reason"], needed=CLIENT_SCHEMA)["reason"]
+    return next((str(reason) for reason in reasons.drop_null().to_pylist()), None)
+
+
+def _attackers(
+    arena: Arena, trial: Trial
+) -> Iterator[tuple[str, str, Mapping[str, Any], Literal["naive", "adaptive"]]]:
+    """Yield each attack with each kind of knowledge that makes a difference to it.
+
+    What clients' defenses left in an update cannot be read off a sum over clients.
+    """
+    from atoll.attacks import ATTACKS
+    from atoll.attacks.arena.job import can_adapt
+    from atoll.attacks.defenses.adaptive import defenses_of
+    from atoll.platform.config.client_mods import with_references
+
+    defenses = defenses_of(with_references(trial.experiment.client))
+    is_mimicked = any(defense.is_mimicked for defense in defenses)
+    is_mimicked = is_mimicked and trial.method not in arena.settings.sums
+    for label, table in arena.settings.attacks.items():
+        name = str(table.get("name", label))
+        settings = {k: v for k, v in table.items() if k != "name"}
+        differs = is_mimicked and can_adapt(ATTACKS.find(name, "arena.attacks"))
+        for knowledge in arena.settings.knowledge if differs else ("naive",):
+            yield label, name, settings, knowledge

@@ -1,0 +1,1 @@
+"""Attacks on the captures of a run directory, and what they need."""

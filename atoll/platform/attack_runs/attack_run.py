@@ -1,0 +1,287 @@
+"""``atoll attack``: an attack on the captures of a run, its table, rows and picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import ValidationError
+
+from atoll.attacks import ATTACKS
+from atoll.attacks.base.attack import Attack, Progress, ignore_progress
+from atoll.attacks.captures.capture import Capture
+from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
+from atoll.attacks.defenses.adaptive import mimic_of
+from atoll.attacks.metrics.lpips import LPIPS
+from atoll.attacks.metrics.picture import save_picture
+from atoll.attacks.threat.victim_model import BatchNormMode
+from atoll.attacks.victims import (
+    Attacked,
+    References,
+    Victim,
+    attack_victims,
+    observe_victims,
+    read_victims,
+    references_of,
+)
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.store import ImageDataset
+from atoll.errors import AttackError, CaptureError, DataUnavailableError
+from atoll.files.atomic import replacing, write_json
+from atoll.platform.config.experiment import parse_value
+from atoll.platform.config.validation import describe_problems
+from atoll.platform.run_directory.run_config import load_run_config
+from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
+from atoll.trust import Ask, CodeUse, admitted, references_in, refuse, uses_in
+
+logger = logging.getLogger("atoll")
+
+ATTACKS_FOLDER = "attacks"
+ROWS, PICTURE, ABOUT = "rows.parquet", "pictures.png", "attack.json"
+FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """What came of an attack on a run's captures.
+
+    Attributes
+    ----------
+    directory : Path
+        Has ``rows.parquet``, ``pictures.png`` and ``attack.json``.
+    attacked : list[Attacked]
+        One a victim.
+    """
+
+    directory: Path
+    attacked: list[Attacked]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One an image."""
+        return [row for attacked in self.attacked for row in attacked.rows]
+
+    def means(self) -> dict[str, float | None]:
+        """Return the mean of each figure over all images; None where it was not measured."""
+        return {name: _mean([row[name] for row in self.rows]) for name in FIGURES}
+
+
+def build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
+    """Return a registered attack, or ``module:Class``, with its settings checked.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such attack.
+    AttackError
+        With a line per setting that it does not have or that is out of range.
+    """
+    kind = ATTACKS.find(name, "--attack")
+    if not (isinstance(kind, type) and issubclass(kind, Attack)):
+        raise AttackError(f"--attack {name}: is not an attack; expected a subclass of Attack")
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        raise AttackError(describe_problems(error, kind)) from None
+
+
+def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` settings of an attack, values as in TOML or bare words.
+
+    Raises
+    ------
+    AttackError
+        If one is not of that form.
+    """
+    settings = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise AttackError(f"--set {override!r}: expected KEY=VALUE, steps=1000 say")
+        settings[key.strip()] = parse_value(text.strip())
+    return settings
+
+
+def choose_captures(run_directory: Path, victims: Sequence[str]) -> list[Path]:
+    """Return the captures of ``ROUND:NODE`` victims, or all of a run's.
+
+    Raises
+    ------
+    CaptureError
+        If one is not there, or not of that form.
+    """
+    found = find_captures(run_directory)
+    if not victims:
+        return found
+    by_name = {_victim_of(path): path for path in found}
+    chosen = []
+    for victim in victims:
+        if victim not in by_name:
+            raise CaptureError(
+                f"--victim {victim}: was not captured; expected ROUND:NODE, one of "
+                f"{', '.join(list(by_name)[:12])}"
+            )
+        chosen.append(by_name[victim])
+    return chosen
+
+
+def _victim_of(capture: Path) -> str:
+    _, server_round, _, node = capture.name.split("-")[:4]
+    return f"{int(server_round)}:{int(node)}"
+
+
+def run_attack(
+    run_directory: Path,
+    name: str,
+    *,
+    victims: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    mode: BatchNormMode = "train",
+    device: str = "cpu",
+    lpips: Path | bool = True,
+    out: Path | None = None,
+    progress: Progress = ignore_progress,
+    ask: Ask = refuse,
+) -> AttackRun:
+    """Attack the captures of a run, and write rows and picture.
+
+    Parameters
+    ----------
+    run_directory : Path
+        A run of an experiment with ``[capture]``.
+    name : str
+        The attack's.
+    victims : Sequence[str]
+        ``ROUND:NODE``; by default all that were captured.
+    settings : Mapping, optional
+        The attack's own.
+    seed : int
+        Seeds the attack.
+    mode : "train" or "eval"
+        How the attacker believes BatchNorm to run at clients.
+    device : str
+        "cpu" or "cuda".
+    lpips : Path or bool
+        LPIPS's weights; True fetches them, and goes on without if they cannot be had.
+    out : Path, optional
+        By default the first free ``RUN_DIR/attacks/NAME[-n]``.
+    ask : callable
+        Whether code that the run names may be imported (:mod:`atoll.trust`); what ``name`` and
+        ``settings`` name is the caller's own.
+
+    Raises
+    ------
+    AtollError
+        If the attack cannot be run; before anything is computed.
+    """
+    # The session module loads Ray, which nothing else here needs.
+    from atoll.platform.runs.session import new_run_directory
+
+    check_run_directory(run_directory)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise AttackError(f"--device {device}: there is no GPU that PyTorch can use; expected cpu")
+    # Sums are rounded in an order that depends on the number of threads.
+    torch.set_num_threads(1)
+    attack = build_attack(name, settings or {})
+    directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, name.replace(":", "-"))
+    known = read_victims(choose_captures(run_directory, victims))
+    uses = uses_of(run_directory, [victim.capture for victim in known])
+    own = [name, *references_in(settings or {})]
+    with admitted(uses, run_directory, ask, also=own):
+        references = references_of(dataset_of(run_directory))
+        _check_images(run_directory, references, known)
+        observations = observe_victims(
+            known,
+            attack,
+            public=references.public,
+            mimic_of=lambda capture: mimic_of(capture, attack.threat, device),
+            mode=mode,
+            device=device,
+        )
+        attacked = attack_victims(
+            name,
+            attack,
+            known,
+            observations,
+            gallery=references.gallery,
+            lpips=_lpips(lpips),
+            seed=seed,
+            progress=progress,
+        )
+    result = AttackRun(directory, attacked)
+    _write(result, name, attack, seed)
+    return result
+
+
+def dataset_of(run_directory: Path) -> ImageDataset:
+    """Return the data set of a run."""
+    experiment = load_run_config(run_directory)
+    data = experiment.data
+    return load_dataset(data.dataset, data.path, data.options, experiment.run.seed)
+
+
+def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:
+    """Return the code that a run's configuration and its captures name; each use once."""
+    found = uses_in(read_config(run_directory))
+    for capture in captures:
+        found += uses_in(capture.federation.to_json())
+    return list(dict.fromkeys(found))
+
+
+def _check_images(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
+    """Refuse a configuration of other images than the captures are of."""
+    expected = tuple(references.gallery.shape[1:])
+    for victim in victims:
+        found = victim.capture.federation.image_shape
+        if found != expected:
+            raise CaptureError(
+                f"{victim.capture.directory}: is of images of shape {found}, and the data set of "
+                f"{run_directory / CONFIG} has {expected}; expected the same"
+            )
+
+
+def _lpips(wanted: Path | bool) -> LPIPS | None:
+    if wanted is False:
+        return None
+    if isinstance(wanted, Path):
+        return LPIPS("alexnet", wanted)
+    try:
+        return LPIPS("alexnet")
+    except DataUnavailableError as error:
+        logger.warning("LPIPS is left out: %s", error)
+        return None
+
+
+def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
+    with replacing(result.directory / ROWS) as partial:
+        pq.write_table(pa.Table.from_pylist(result.rows), partial)
+    truth = torch.cat([attacked.victim.truth.images for attacked in result.attacked])
+    images = torch.cat([attacked.images for attacked in result.attacked])
+    with replacing(result.directory / PICTURE) as partial:
+        save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
+    about = {
+        "attack": name,
+        "settings": attack.model_dump(mode="json"),
+        "threat": str(attack.threat),
+        "seed": seed,
+        "victims": [
+            f"{attacked.victim.capture.server_round}:{attacked.victim.capture.node_id}"
+            for attacked in result.attacked
+        ],
+        "means": result.means(),
+        "files": {PICTURE: RAW_CLIENT_DATA},
+    }
+    write_json(result.directory / ABOUT, about)
+
+
+def _mean(values: Sequence[float | bool | None]) -> float | None:
+    measured = [float(value) for value in values if value is not None]
+    return fmean(measured) if measured else None

@@ -1,0 +1,135 @@
+"""``atoll train-generator``: our generator of a data set, its progress and a picture of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from atoll.attacks.generators.trained import (
+    SplitName,
+    generator_folder,
+    load_trained,
+    train_generator,
+)
+from atoll.attacks.generators.training import TrainingSettings
+from atoll.clients.data.catalog import load_dataset
+from atoll.errors import InvalidExperimentError
+from atoll.files.atomic import replacing
+from atoll.platform.attack_runs.attack_run import parse_settings
+from atoll.platform.config.validation import describe_problems
+
+SAMPLES = "samples.png"
+SAMPLES_A_CLASS = 10
+# Without a terminal, a line in so many steps.
+LINE_STEPS = 500
+
+
+def run_training(
+    name: str,
+    path: Path | None,
+    split: SplitName,
+    overrides: Sequence[str],
+    *,
+    seed: int,
+    threads: int,
+    console: Console,
+) -> Path:
+    """Train a generator, unless it is in the cache, and draw samples of it.
+
+    Parameters
+    ----------
+    name, path
+        As for :func:`~atoll.clients.data.catalog.load_dataset`.
+    split : "test" or "train"
+        Which examples it sees.
+    overrides : Sequence[str]
+        ``KEY=VALUE`` of :class:`~atoll.attacks.generators.training.TrainingSettings`.
+    seed : int
+        One seed, one generator.
+    threads : int
+        Of the processor.
+    console : Console
+        Where progress goes.
+
+    Returns
+    -------
+    Path
+        The generator's folder.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If a setting is wrong.
+    DataUnavailableError
+        If the data set cannot be had.
+    """
+    settings = _settings({**parse_settings(overrides), "seed": seed})
+    dataset = load_dataset(name, path)
+    if not (generator_folder(dataset, settings, split) / "generator.json").is_file():
+        console.print(
+            f"a generator of {dataset.name} from its {split} split, {settings.steps:,} steps"
+        )
+    torch.set_num_threads(threads)
+    with _TrainingProgress(console, settings.steps) as progress:
+        folder = train_generator(dataset, settings, split, on_step=progress.on_step)
+    generator = load_trained(name, folder)
+    labels = torch.arange(len(dataset.classes)).repeat_interleave(SAMPLES_A_CLASS)
+    images = generator.sample(labels, torch.Generator().manual_seed(seed))
+    _save_grid(images, SAMPLES_A_CLASS, folder / SAMPLES)
+    console.print(f"generator and samples: {folder}", soft_wrap=True)
+    return folder
+
+
+def _settings(given: dict[str, Any]) -> TrainingSettings:
+    try:
+        return TrainingSettings.model_validate(given)
+    except ValidationError as error:
+        raise InvalidExperimentError(describe_problems(error, TrainingSettings)) from None
+
+
+class _TrainingProgress:
+    """A bar on a terminal, lines elsewhere."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console, self._steps = console, steps
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, figures="")
+
+    def __enter__(self) -> _TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def on_step(self, done: int, loss: float) -> None:
+        """Show how far it is."""
+        figures = f"loss {loss:.4f} nats a pixel"
+        self._bar.update(self._task, completed=done, figures=figures)
+        if not self._console.is_terminal and (done % LINE_STEPS == 0 or done == self._steps):
+            self._console.print(f"step {done}/{self._steps}  {figures}", soft_wrap=True)
+
+
+def _save_grid(images: torch.Tensor, columns: int, path: Path) -> None:
+    from PIL import Image
+
+    rows = images.clamp(0, 1).reshape(-1, columns, *images.shape[1:])
+    _, _, channels, height, width = rows.shape
+    grid = rows.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, columns * width, channels)
+    pixels = (grid * 255).round().byte().numpy()
+    with replacing(path) as partial:
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(partial, format="PNG")

@@ -1,0 +1,1 @@
+"""Callbacks: who is told of a run's rounds."""

@@ -1,0 +1,46 @@
+"""A run's metrics as TensorBoard events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+
+
+class TensorBoardLog:
+    """Writes scalars to ``RUN_DIR/tensorboard`` (an observer).
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory / "tensorboard"))
+
+    def on_start(self, run: RunInfo) -> None:
+        """Note the run."""
+        self._writer.add_text("run", f"{run.strategy}, {run.clients} clients", run.first_round - 1)
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Write a round's scalars."""
+        groups = {
+            "train": record.train_metrics,
+            "evaluate": record.evaluate_metrics,
+            "server": record.server_metrics,
+            "round": {"seconds": record.seconds, "errors": record.errors},
+        }
+        for group, metrics in groups.items():
+            for name, value in metrics.items():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(f"{group}/{name}", value, record.server_round)
+        self._writer.flush()
+
+    def on_end(self, result: Mapping[str, Any]) -> None:
+        """Close the file."""
+        self._writer.close()

@@ -1,0 +1,84 @@
+"""What ``atoll attack`` shows: progress, and a table of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from atoll.platform.attack_runs.attack_run import FIGURES, AttackRun
+
+TITLES = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "mse": "MSE",
+    "identified": "identification rate",
+    "label_accuracy": "label accuracy",
+}
+
+
+class AttackProgress:
+    """A bar of an attack's steps; called with how many of how many are done."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("attacking", total=None, visible=False)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show the steps done."""
+        self._bar.update(self._task, completed=done, total=total, visible=True)
+
+    def __enter__(self) -> AttackProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+
+def table_of(result: AttackRun) -> Table:
+    """Return the metrics of an attack: mean, worst and best over all images."""
+    rows = result.rows
+    first = rows[0]
+    table = Table(
+        title=f"{first['attack']} on {len(rows)} images of {len(result.attacked)} updates",
+        caption=(
+            f"{first['threat']}; labels {first['label_source']}; batches of "
+            f"{_range([row['images'] for row in rows])}; model {first['model']}, BatchNorm "
+            f"{first['batch_norm']}; {first['cpu_seconds']:.1f} CPU s"
+        ),
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("", "mean", "least", "most"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for name in FIGURES:
+        values = [row[name] for row in rows if row[name] is not None]
+        if values:
+            table.add_row(TITLES[name], *map(_short, (result.means()[name], *_ends(values))))
+    return table
+
+
+def _ends(values: Sequence[Any]) -> tuple[float, float]:
+    return float(min(values)), float(max(values))
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"

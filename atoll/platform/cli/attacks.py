@@ -1,0 +1,146 @@
+"""``atoll attack``, ``labels``, ``doctor`` and ``train-generator``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from atoll.errors import InvalidExperimentError
+from atoll.platform.cli.terminal import (
+    TrustOption,
+    clear_errors,
+    console,
+    log_to_terminal,
+    who_is_trusted,
+)
+
+
+def attack(
+    run_directory: Annotated[
+        Path, typer.Argument(help="The directory of a run whose experiment has [capture].")
+    ],
+    name: Annotated[str, typer.Option("--attack", help="An attack ('atoll list attacks').")],
+    victims: Annotated[
+        list[str] | None,
+        typer.Option("--victim", metavar="ROUND:NODE", help="Whom; by default all captured."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the attack.")] = 0,
+    batch_norm: Annotated[
+        str, typer.Option(help="How BatchNorm runs at clients: train or eval.")
+    ] = "train",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    lpips: Annotated[
+        str | None,
+        typer.Option(help="LPIPS's weights, or 'none'; by default they are fetched once."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where rows and pictures go; by default in RUN_DIR/attacks.")
+    ] = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Reconstruct clients' images from a run's captures, and show how well it worked."""
+    with clear_errors():
+        from atoll.platform.attack_runs.attack_run import parse_settings, run_attack
+        from atoll.platform.cli.attack_table import AttackProgress, table_of
+
+        log_to_terminal("info")
+        with AttackProgress(console) as progress:
+            result = run_attack(
+                run_directory,
+                name,
+                victims=victims or (),
+                settings=parse_settings(settings or ()),
+                seed=seed,
+                mode=_one_of(batch_norm, ("train", "eval"), "--batch-norm"),
+                device=_one_of(device, ("cpu", "cuda"), "--device"),
+                lpips=lpips != "none" if lpips in (None, "none") else Path(lpips),
+                out=out,
+                progress=progress,
+                ask=who_is_trusted(trust_code),
+            )
+        console.print(table_of(result))
+        console.print(f"rows and pictures: {result.directory}", soft_wrap=True)
+
+
+def doctor(
+    capture: Annotated[Path, typer.Argument(help="A folder in RUN_DIR/captures.")],
+    trust_code: TrustOption = False,
+) -> None:
+    """Replay a captured client's true batches, and say whether the capture is consistent."""
+    with clear_errors():
+        from atoll.attacks.capture_validation.replay import diagnose_capture
+
+        log_to_terminal("info")
+        found = diagnose_capture(capture, who_is_trusted(trust_code))
+        console.print(
+            f"cosine {found.cosine:.9f}, ratio of norms {found.norm_ratio:.6f}: "
+            f"{found.advice if found.cause is None else f'{found.cause}: {found.advice}'}",
+            soft_wrap=True,
+        )
+        if not found.consistent:
+            raise typer.Exit(1)
+
+
+def labels(
+    run_directory: Annotated[
+        Path, typer.Argument(help="A run with [capture] and a strategy that aligns domains.")
+    ],
+    public: Annotated[
+        bool, typer.Option(help="Whether the attacker has public images (half the test images).")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
+    ] = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Count clients' labels from the head gradients that an alignment strategy asked for."""
+    with clear_errors():
+        from atoll.platform.attack_runs.label_counts import run_labels
+
+        log_to_terminal("info")
+        result = run_labels(run_directory, public=public, out=out, ask=who_is_trusted(trust_code))
+        console.print(result.table())
+        console.print(f"rows: {result.directory}", soft_wrap=True)
+
+
+def train_generator(
+    dataset: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    path: Annotated[
+        Path | None, typer.Option(help="A folder with its files, in place of a download.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
+    ] = "test",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+) -> None:
+    """Train the generator of a data set, for attacks that need one; it is kept in the cache."""
+    with clear_errors():
+        from atoll.platform.attack_runs.generator_training import run_training
+
+        log_to_terminal("info")
+        run_training(
+            dataset,
+            path,
+            _one_of(split, ("test", "train"), "--split"),
+            settings or (),
+            seed=seed,
+            threads=threads,
+            console=console,
+        )
+
+
+def _one_of(value: str, allowed: tuple[str, ...], option: str) -> Any:
+    if value not in allowed:
+        raise InvalidExperimentError(f"{option} {value}: expected {' or '.join(allowed)}")
+    return value

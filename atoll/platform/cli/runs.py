@@ -1,0 +1,124 @@
+"""``atoll run``, ``resume``, ``watch``, ``report`` and ``list``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from atoll.platform.cli.terminal import (
+    OutOption,
+    SetOption,
+    TrustOption,
+    WorkersOption,
+    clear_errors,
+    console,
+    console_observers,
+    log_to_terminal,
+    quiet_flower,
+    settings_of,
+    who_is_trusted,
+)
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="The experiment file (TOML).")],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: OutOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run that is in the run directory, if one is. Without --out, the "
+            "run directory is run.out/run.name then.",
+        ),
+    ] = False,
+) -> None:
+    """Run an experiment."""
+    directories: list[Path] = []
+    with clear_errors(lambda: directories[0] if directories else None):
+        from atoll.platform.config.experiment import load_experiment
+        from atoll.platform.runs.federation_run import run as run_experiment
+
+        settings = settings_of(overrides, workers)
+        experiment = load_experiment(file, settings)
+        log_to_terminal(experiment.log.level)
+        quiet_flower()
+        observers = console_observers(experiment.log.progress, directories)
+        run_experiment(experiment, out=out, resume=resume, observers=observers)
+
+
+def resume(
+    run_directory: Annotated[Path, typer.Argument(help="The directory of an interrupted run.")],
+    workers: WorkersOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Go on with an interrupted run, to the same end."""
+    with clear_errors(lambda: run_directory):
+        from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
+        from atoll.platform.runs.app_run import is_app_run, resume_app
+        from atoll.platform.runs.federation_run import resume as resume_run
+        from atoll.trust import admitted, uses_in
+
+        check_run_directory(run_directory)
+        log_to_terminal("info")
+        observers, ask = console_observers(True, []), who_is_trusted(trust_code)
+        if is_app_run(run_directory):
+            # All of a Flower app is somebody's code.
+            with admitted(uses_in(read_config(run_directory)), run_directory / CONFIG, ask):
+                pass
+            resume_app(run_directory, workers=workers, observers=observers)
+        else:
+            quiet_flower()
+            resume_run(run_directory, workers=workers, observers=observers, ask=ask)
+
+
+def watch(
+    run_directory: Annotated[Path, typer.Argument(help="A run's or a sweep's directory.")],
+    once: Annotated[bool, typer.Option("--once", help="Show how it stands, and return.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+) -> None:
+    """Show the progress of a run or a sweep, wherever it runs, until it ends."""
+    with clear_errors():
+        from atoll.platform.cli.watch import watch as watch_directory
+
+        log_to_terminal("info")
+        watch_directory(run_directory, console, once=once, every=every)
+
+
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="A run directory, finished or not.")],
+) -> None:
+    """Write a run's report again and show its main figures."""
+    with clear_errors():
+        from atoll.platform.reports.run_report import headline, write_report
+
+        log_to_terminal("info")
+        path = write_report(run_directory)
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in headline(run_directory).items():
+            table.add_row(escape(name), escape(value))
+        console.print(table)
+        console.print(f"report: {path}", soft_wrap=True)
+
+
+def list_names(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="datasets, models, partitioners, strategies, mods, attacks or generators."
+        ),
+    ],
+) -> None:
+    """List the names that experiment files can use."""
+    with clear_errors():
+        from atoll.platform.cli.listing import describe
+
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, about in describe(kind):
+            table.add_row(name, about, style=None)
+        console.print(table)

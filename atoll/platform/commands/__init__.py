@@ -1,1 +1,0 @@
-"""The commands of ``atoll``, and what they share at the terminal."""

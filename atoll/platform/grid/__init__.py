@@ -1,0 +1,1 @@
+"""Flower's Grid on a pool of Ray workers."""

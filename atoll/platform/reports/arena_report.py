@@ -1,0 +1,180 @@
+"""The report of an arena: a folder whose page opens without a network.
+
+Pictures of clients' images, and of what attacks made of them, are in it only where the arena was
+asked to keep them.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atoll.attacks.arena.statistics import Interval
+from atoll.attacks.arena.summary import Cell, Pair, cells_of, pairs_of
+from atoll.files.atomic import write_text
+from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+REPORT, PAGE, PICTURES = "report", "index.html", "pictures"
+
+# What the frontiers show, by the rows' names of it.
+LEAKAGE = {"psnr": "PSNR (dB)", "identified": "share of images identified"}
+
+Images = Mapping[str, "tuple[Tensor, Tensor] | None"]
+
+
+def write_arena_report(
+    directory: Path, rows: Sequence[dict[str, Any]], baseline: str, images: Images
+) -> Path:
+    """Write ``report/index.html`` of an arena.
+
+    Parameters
+    ----------
+    directory : Path
+        The arena directory.
+    rows : Sequence[dict]
+        Its table.
+    baseline : str
+        The attack that others are compared with.
+    images : Mapping[str, (Tensor, Tensor)]
+        True images and reconstructions by the jobs' keys; empty where none may be shown.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    import jinja2
+    import plotly.offline
+
+    cells = cells_of(rows)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("arena.html.jinja").render(
+        title=directory.resolve().name,
+        victims=len(
+            {(r["setting"], r["defense"], r["seed"], r["round"], r["node_id"]) for r in rows}
+        ),
+        images=len({(r["key"], r["image"]) for r in rows}),
+        figures=[(title, _html(figure)) for title, figure in _figures(cells)],
+        cells=[_cell_row(cell) for cell in cells],
+        pairs=[_pair_row(pair) for pair in pairs_of(rows, baseline)],
+        pictures=_draw_pictures(directory / REPORT / PICTURES, rows, images),
+        plotly=plotly.offline.get_plotlyjs(),
+    )
+    write_text(directory / REPORT / PAGE, page)
+    return directory / REPORT / PAGE
+
+
+def _html(figure: Any) -> str:
+    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+    return text
+
+
+def _figures(cells: Sequence[Cell]) -> list[tuple[str, Any]]:
+    figures = []
+    for setting in dict.fromkeys(cell.setting for cell in cells):
+        own = [cell for cell in cells if cell.setting == setting]
+        for metric, title in LEAKAGE.items():
+            frontier_figure = frontier(own, metric, title)
+            if frontier_figure is not None:
+                figures.append(
+                    (
+                        f"Accuracy against {title} by the strongest attack, {setting}",
+                        frontier_figure,
+                    )
+                )
+        for server_round in dict.fromkeys(cell.server_round for cell in own):
+            of_round = [cell for cell in own if cell.server_round == server_round]
+            title = f"Mean PSNR by attack and defense, {setting}, round {server_round}"
+            figures.append((title, heat_map(of_round)))
+    return figures
+
+
+def _cell_row(cell: Cell) -> dict[str, str]:
+    metrics = {
+        name: _with_interval(cell.metrics[name], digits) if name in cell.metrics else "-"
+        for name, digits in (("psnr", 1), ("ssim", 3), ("lpips", 3), ("mse", 4))
+    }
+    shares = {
+        name: f"{100 * cell.metrics[name].mean:.0f} %" if name in cell.metrics else "-"
+        for name in ("identified", "label_accuracy")
+    }
+    return {
+        "setting": cell.setting,
+        "round": str(cell.server_round),
+        "attack": attacker_of(cell),
+        "defense": cell.defense,
+        **metrics,
+        **shares,
+        "victims": str(cell.metrics["psnr"].count),
+        "images": str(cell.images),
+        "labels": cell.label_source,
+        "threat": cell.threat,
+        "accuracy": "-" if cell.accuracy is None else f"{cell.accuracy.mean:.4f}",
+    }
+
+
+def _pair_row(pair: Pair) -> dict[str, str]:
+    p_value = pair.comparison.p_value
+    return {
+        "setting": pair.setting,
+        "round": str(pair.server_round),
+        "defense": pair.defense,
+        "pair": f"{pair.first} - {pair.second}",
+        "difference": _with_interval(pair.comparison.difference, 2),
+        "victims": str(pair.comparison.difference.count),
+        "p_value": "-" if math.isnan(p_value) else f"{p_value:.3g}",
+    }
+
+
+def _with_interval(interval: Interval, digits: int) -> str:
+    if math.isnan(interval.low):
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def _draw_pictures(
+    directory: Path, rows: Sequence[dict[str, Any]], images: Images
+) -> list[dict[str, str]]:
+    """Draw a grid a cell, the best and the worst reconstructions under their truths.
+
+    What an earlier report showed is removed.
+    """
+    import torch
+
+    from atoll.attacks.metrics.picture import save_picture
+
+    shutil.rmtree(directory, ignore_errors=True)
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        name = (row["setting"], f"round {row['round']}", row["defense"], row["attack_label"])
+        keys = grouped.setdefault((*name, row["knowledge"]), [])
+        if row["key"] not in keys and images.get(row["key"]) is not None:
+            keys.append(row["key"])
+    scores = {(row["key"], row["image"]): row["psnr"] for row in rows}
+    pictures = []
+    for place, (names, keys) in enumerate(grouped.items()):
+        found = [both for key in keys if (both := images[key]) is not None]
+        if not found:
+            continue
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{place:04d}.png"
+        save_picture(
+            path,
+            torch.cat([truth for truth, _ in found]),
+            torch.cat([reconstructed for _, reconstructed in found]),
+            [
+                scores[key, image]
+                for key, (truth, _) in zip(keys, found, strict=True)
+                for image in range(len(truth))
+            ],
+        )
+        pictures.append({"file": f"{PICTURES}/{path.name}", "title": ", ".join(names)})
+    return pictures

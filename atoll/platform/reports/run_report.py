@@ -1,0 +1,159 @@
+"""The report of a run: one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import tomli_w
+
+from atoll.credentials import tables_without_credentials
+from atoll.files.atomic import write_text
+from atoll.platform.run_directory.run_files import (
+    CLIENT_SCHEMA,
+    CLIENTS,
+    LAYER_SCHEMA,
+    LAYERS,
+    ROUND_SCHEMA,
+    ROUNDS,
+    check_run_directory,
+    has_table,
+    read_config,
+    read_partition,
+    read_result,
+    read_rounds_table,
+    read_table,
+)
+
+REPORT = "report.html"
+MAX_FAULTS = 200
+# Its row of buttons would lie over the legend.
+PLOTLY = {"responsive": True, "displayModeBar": False}
+
+
+def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Path:
+    """Write ``report.html`` of a run, finished or not.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory; nothing else is read.
+    result : Mapping, optional
+        What ``result.json`` is about to hold; by default what is there.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the folder is not a run directory, or a file in it cannot be read.
+    """
+    import jinja2
+    import plotly.offline
+
+    from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
+    from atoll.platform.reports.figures import all_figures
+
+    check_run_directory(directory)
+    config = tables_without_credentials(read_config(directory))
+    result = read_result(directory) if result is None else result
+    rounds = _rounds(directory)
+    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    layers = _table(directory / LAYERS, LAYER_SCHEMA)
+    partition = read_partition(directory)
+    figures = [
+        (
+            title,
+            figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY),
+        )
+        for title, figure in [
+            *domain_figures(rounds, partition),
+            *all_figures(rounds, clients, partition, layers),
+        ]
+    ]
+    faults = _failed_layers(layers) if len(layers) else _faults(clients)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("report.html.jinja").render(
+        title=directory.resolve().name,
+        headline=headline(directory, result or {}),
+        finished=result is not None,
+        figures=figures,
+        statistics=statistic_rows(rounds),
+        members="layer" if len(layers) else "client",
+        faults=faults,
+        reasons=Counter(row["reason"] for row in faults).most_common(),
+        config=tomli_w.dumps(config),
+        plotly=plotly.offline.get_plotlyjs(),
+    )
+    write_text(directory / REPORT, page)
+    return directory / REPORT
+
+
+def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return a run's main figures, named, as a person reads them; as :func:`write_report`."""
+    rounds = _rounds(directory)
+    if result is None:
+        result = read_result(directory) or {}
+    figures: dict[str, str] = {"rounds": str(len(rounds))}
+    if len(rounds):
+        last = rounds.slice(len(rounds) - 1).to_pylist()[0]
+        for key, value in last.items():
+            if key.endswith(("accuracy", "loss")) and isinstance(value, float):
+                figures[key.replace("_", " ")] = f"{value:.4f}"
+    figures |= _of_members(directory)
+    if "wall_seconds" in result:
+        figures["seconds"] = f"{result['wall_seconds']:.1f}"
+    if result.get("parameters_sha256"):
+        figures["parameters sha256"] = result["parameters_sha256"]
+    return figures
+
+
+def _of_members(directory: Path) -> dict[str, str]:
+    """Return how many clients there were and failed, or in a layer run which parts failed."""
+    layers = _table(directory / LAYERS, LAYER_SCHEMA)
+    if len(layers):
+        failed = [row["node_id"] for row in _failed_layers(layers)]
+        return {"failed layers": ", ".join(failed) or "none"}
+    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    errors = pc.sum(pc.equal(clients.column("status"), "error")).as_py() or 0
+    return {
+        "clients seen": str(len(set(clients.column("node_id").to_pylist()))),
+        "client errors": str(errors),
+    }
+
+
+def _rounds(directory: Path) -> pa.Table:
+    path = directory / ROUNDS
+    return read_rounds_table(path) if has_table(path) else ROUND_SCHEMA.empty_table()
+
+
+def _table(path: Path, schema: pa.Schema) -> pa.Table:
+    return read_table(path, needed=schema) if has_table(path) else schema.empty_table()
+
+
+def _faults(clients: pa.Table) -> list[dict[str, Any]]:
+    rows = clients.filter(pc.field("status") == "error").slice(0, MAX_FAULTS)
+    chosen: list[dict[str, Any]] = rows.select(["round", "phase", "node_id", "reason"]).to_pylist()
+    return chosen
+
+
+def _failed_layers(layers: pa.Table) -> list[dict[str, Any]]:
+    rows = layers.filter(pc.field("status") == "error").to_pylist()
+    return [
+        {
+            "round": row["round"],
+            "phase": "train",
+            "node_id": row["layer"],
+            "reason": row["reason"],
+        }
+        for row in rows
+    ]

@@ -1,0 +1,115 @@
+"""The ledger's rows, made from what became of the clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.grid.dispatch import ExchangeReport
+from atoll.platform.messages.exchange import Metrics
+
+# The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
+LARGEST_COUNT = 2**53
+
+
+def round_record(
+    server_round: int,
+    num_rounds: int,
+    seconds: float,
+    reports: Sequence[ExchangeReport],
+    domain_of: Callable[[int], str | None],
+    *,
+    train: MetricRecord | None = None,
+    evaluate: MetricRecord | None = None,
+    server: MetricRecord | None = None,
+) -> RoundRecord:
+    """Return a round's record.
+
+    Parameters
+    ----------
+    reports : Sequence[ExchangeReport]
+        The round's exchanges.
+    domain_of : Callable[[int], str | None]
+        The domain of a partition.
+    train, evaluate, server : MetricRecord or None
+        The round's aggregated metrics.
+    """
+    trained = [o for report in reports if report.kind.startswith("train") for o in report.outcomes]
+    everyone = [o for report in reports for o in report.outcomes]
+    return RoundRecord(
+        server_round=server_round,
+        num_rounds=num_rounds,
+        seconds=seconds,
+        cohort=len(trained),
+        replies=sum(o.status == "ok" for o in trained),
+        errors=sum(o.status == "error" for o in everyone),
+        examples=sum(_examples(o.metrics) or 0 for o in trained),
+        train_metrics=_plain(train),
+        evaluate_metrics=_plain(evaluate),
+        server_metrics=_plain(server),
+        bytes_down=sum(report.bytes_down for report in reports),
+        bytes_up=sum(o.bytes_up for o in everyone),
+        sum_bytes_made=sum(report.traffic.made for report in reports),
+        sum_bytes_moved=sum(report.traffic.moved for report in reports),
+        clients=_client_columns(server_round, reports, domain_of),
+    )
+
+
+def _client_columns(
+    server_round: int,
+    reports: Sequence[ExchangeReport],
+    domain_of: Callable[[int], str | None],
+) -> dict[str, list[Any]]:
+    rows = [(report.kind, outcome) for report in reports for outcome in report.outcomes]
+    return {
+        "round": [server_round] * len(rows),
+        "phase": [kind for kind, _ in rows],
+        "node_id": [o.node_id for _, o in rows],
+        "partition": [o.node_id - 1 for _, o in rows],
+        "domain": [domain_of(o.node_id - 1) for _, o in rows],
+        "examples": [_examples(o.metrics) for _, o in rows],
+        "loss": [_named(o.metrics, "loss") for _, o in rows],
+        "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
+        "epsilon": [_named(o.metrics, "epsilon") for _, o in rows],
+        "seconds": [o.seconds for _, o in rows],
+        "bytes_down": [o.bytes_down for _, o in rows],
+        "bytes_up": [o.bytes_up for _, o in rows],
+        "layers": [_numbers(o.metrics, "layers") for _, o in rows],
+        "peak_memory": [_number(o.metrics, "peak-memory") for _, o in rows],
+        "worker": [o.worker or None for _, o in rows],
+        "status": [o.status for _, o in rows],
+        "reason": [o.reason for _, o in rows],
+    }
+
+
+def _examples(metrics: Metrics | None) -> int | None:
+    value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
+    if isinstance(value, int | float) and abs(value) <= LARGEST_COUNT:
+        return int(value)
+    return None
+
+
+def _number(metrics: Metrics | None, name: str) -> int | None:
+    value = (metrics or {}).get(name)
+    return int(value) if isinstance(value, int | float) else None
+
+
+def _numbers(metrics: Metrics | None, name: str) -> list[int] | None:
+    value = (metrics or {}).get(name)
+    return list(map(int, value)) if isinstance(value, list) else None
+
+
+def _named(metrics: Metrics | None, *names: str) -> float | None:
+    """Return the metric called one of ``names``, alone or with a prefix ("train_loss")."""
+    for key, value in (metrics or {}).items():
+        last = key.replace("-", "_").rpartition("_")[2].lower()
+        if last in names and isinstance(value, int | float):
+            return float(value)
+    return None
+
+
+def _plain(record: MetricRecord | None) -> dict[str, float | list[float]]:
+    return {} if record is None else dict(record.items())  # type: ignore[arg-type]

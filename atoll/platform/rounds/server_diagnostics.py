@@ -1,0 +1,120 @@
+"""How far the held-out domains are from the training domains, on the server's test data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from numpy.typing import NDArray
+from torch import nn
+
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.partitioning.domains import TestSets
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.tensors import to_tensor
+from atoll.clients.models.build import build_model
+from atoll.clients.models.head import SplitModel
+from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.settings import ModelSettings
+from atoll.clients.training.evaluation import batch_of
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.messages.packing import PackedRecords, pack
+from atoll.platform.pool.mapping import map_over_workers
+from atoll.platform.rounds.server_evaluation import loaded
+from atoll.strategies.alignment.diagnostics import measure_diagnostics
+from atoll.strategies.alignment.local_exchange import domains_at_hand
+from atoll.strategies.alignment.strategy import FIXED_SEED
+
+# Test examples of a domain that are looked at: their features are held on the server.
+EXAMPLES = 2048
+
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class ServerDiagnostics:
+    """Measures each held-out domain against the mean of the training domains.
+
+    Parameters
+    ----------
+    grid : RayGrid
+        Its workers run the model.
+    dataset : ImageDataset
+        Its test split is used, the first 2,048 examples of each domain.
+    model : ModelSettings
+        ``[model]``.
+    sets : TestSets
+        Which test examples are used, by domain; with held-out domains.
+    device : str
+        Where the workers' models are.
+    every : int
+        Rounds between measurements.
+    """
+
+    def __init__(
+        self,
+        grid: RayGrid,
+        dataset: ImageDataset,
+        model: ModelSettings,
+        sets: TestSets,
+        device: str,
+        every: int,
+    ) -> None:
+        self._grid = grid
+        self._dataset = dataset
+        self._place = (dataset.directory, model, device)
+        self._every = every
+        self._held_out = sets.main
+        self._names = (*sets.main, *sets.validation)
+        indices = dict(zip(sets.names, sets.indices, strict=True))
+        self._indices = [indices[name][:EXAMPLES] for name in self._names]
+        self._model = build_model(model, dataset.image_shape, len(dataset.classes), 0).eval()
+        self._arrays = ModelArrays(self._model)
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> Mapping[str, float]:
+        """Return the figures of a round, if it is due; see :func:`measure_diagnostics`."""
+        if server_round == 0 or server_round % self._every:
+            return {}
+        content = ray.put(pack(RecordDict({"arrays": arrays})))
+        calls = [(content, *self._place, indices) for indices in self._indices]
+        done: list[Outputs] = map_over_workers(self._grid.pool, outputs_of, calls)
+        self._arrays.load(arrays)
+        head = copy.deepcopy(SplitModel(self._model).head).double()
+        outputs = {
+            name: self._head_outputs(head, own, indices)
+            for name, own, indices in zip(self._names, done, self._indices, strict=True)
+        }
+        return measure_diagnostics(domains_at_hand(outputs), FIXED_SEED, self._held_out)
+
+    def _head_outputs(
+        self, head: nn.Module, outputs: Outputs, indices: NDArray[np.int64]
+    ) -> HeadOutputs:
+        features, logits = (torch.from_numpy(values.astype(np.float64)) for values in outputs)
+        labels = torch.from_numpy(self._dataset.test.labels[indices])
+        return HeadOutputs(features, logits, labels, torch.arange(len(labels)), head, ())
+
+
+def outputs_of(
+    content: PackedRecords,
+    directory: Path,
+    model: ModelSettings,
+    device: str,
+    indices: NDArray[np.int64],
+) -> Outputs:
+    """Return the features and logits of test examples, in a worker."""
+    dataset, network = loaded(content, directory, model, device)
+    network.eval()
+    split, parts, batch = SplitModel(network), [], batch_of(dataset)
+    with torch.no_grad():
+        for start in range(0, len(indices), batch):
+            chosen = indices[start : start + batch]
+            images = to_tensor(dataset.test.images[chosen], dataset.mean, dataset.std).to(device)
+            labels = torch.from_numpy(dataset.test.labels[chosen])
+            found = split(images, labels, torch.arange(len(labels)))
+            parts.append((found.features.cpu().numpy(), found.logits.cpu().numpy()))
+    features, logits = zip(*parts, strict=True)
+    return np.concatenate(features), np.concatenate(logits)

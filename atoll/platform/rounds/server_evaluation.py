@@ -1,0 +1,113 @@
+"""Evaluation of the global model on the server's test data, shared out among the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache, reduce
+from operator import add
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import ray
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.partitioning.domains import TestSets
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.models.build import build_model
+from atoll.clients.settings import ModelSettings
+from atoll.clients.training.evaluation import Evaluation, evaluate, metrics_by_domain
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.messages.packing import PackedRecords, pack, unpack
+from atoll.platform.pool.mapping import map_over_workers
+
+# Parts are the same for any number of workers, so their sum has the same bits.
+PART = 1024
+
+Diagnostics = Callable[[int, ArrayRecord], Mapping[str, float]]
+
+
+class ServerEvaluation:
+    """The ``evaluate_fn`` of a run: accuracy, loss and accuracy per class, and by domain.
+
+    Parameters
+    ----------
+    grid : RayGrid
+        Its workers evaluate.
+    dataset : ImageDataset
+        Its test split is used.
+    model : ModelSettings
+        ``[model]``.
+    sets : TestSets
+        Which test examples are used, by domain.
+    device : str
+        Where the workers' models are.
+    diagnostics : callable, optional
+        Returns more figures of a round.
+    """
+
+    def __init__(
+        self,
+        grid: RayGrid,
+        dataset: ImageDataset,
+        model: ModelSettings,
+        sets: TestSets,
+        device: str,
+        diagnostics: Diagnostics | None = None,
+    ) -> None:
+        self._grid = grid
+        self._diagnostics = diagnostics
+        self._place = (dataset.directory, model, device)
+        self._sets = sets
+        self._parts = [_cut(indices) for indices in sets.indices]
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Evaluate the model of a round."""
+        content = ray.put(pack(RecordDict({"arrays": arrays})))
+        calls = [(content, *self._place, part) for parts in self._parts for part in parts]
+        done: list[Evaluation] = map_over_workers(self._grid.pool, evaluate_part, calls)
+        ends = np.cumsum([len(parts) for parts in self._parts]).tolist()
+        evaluations = [
+            reduce(add, done[end - len(parts) : end])
+            for end, parts in zip(ends, self._parts, strict=True)
+        ]
+        metrics = metrics_by_domain(self._sets, evaluations)
+        if self._diagnostics is not None:
+            metrics.update(self._diagnostics(server_round, arrays))
+        return MetricRecord(metrics)
+
+
+def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [indices[start : start + PART] for start in range(0, len(indices), PART)]
+
+
+@lru_cache(maxsize=4)
+def _opened(directory: Path, model: str, device: str) -> tuple[ImageDataset, Any, ModelArrays]:
+    """Return a worker's data set and model, and the model's arrays; made once a process."""
+    dataset = ImageDataset(directory)
+    settings = ModelSettings.model_validate_json(model)
+    network = build_model(settings, dataset.image_shape, len(dataset.classes), 0).to(device)
+    return dataset, network, ModelArrays(network)
+
+
+def loaded(
+    content: PackedRecords, directory: Path, model: ModelSettings, device: str
+) -> tuple[ImageDataset, Any]:
+    """Return a worker's data set, and its model with the parameters of a message."""
+    dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
+    arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
+    return dataset, network
+
+
+def evaluate_part(
+    content: PackedRecords,
+    directory: Path,
+    model: ModelSettings,
+    device: str,
+    indices: NDArray[np.int64],
+) -> Evaluation:
+    """Evaluate some test examples in a worker."""
+    dataset, network = loaded(content, directory, model, device)
+    return evaluate(network, dataset, dataset.test, indices, device)

@@ -1,0 +1,1 @@
+"""Run directories: tables, checkpoints and what identifies a run."""

@@ -1,0 +1,1 @@
+"""Runs: one experiment or Flower app, start to end."""

@@ -1,0 +1,378 @@
+"""From an experiment to its result: run, resumed, and left alone where it is finished."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atoll.errors import RunDirectoryError
+from atoll.platform.rounds.client_failures import ClientFailures
+from atoll.platform.callbacks.early_stopping import EarlyStopping
+from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
+from atoll.platform.run_directory.identity import RunIdentity, relevant
+from atoll.platform.run_directory.interrupts import terminated_as_interrupt
+from atoll.platform.callbacks.observers import Observer, RoundRecord
+from atoll.platform.run_directory.run_config import load_run_config
+from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config, read_result
+from atoll.platform.run_directory.run_lock import RunLock
+from atoll.platform.runs.session import (
+    Session,
+    claim_run_directory,
+    versions,
+)
+from atoll.platform.run_directory.source_identity import references_in, source_hashes
+from atoll.platform.runs.started_cluster import StartedCluster
+from atoll.trust import Ask, admitted, note, refuse, uses_in
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord
+
+    from atoll.platform.grid.message_capture import CaptureRecorder
+    from atoll.platform.grid.ray_grid import RayGrid
+
+logger = logging.getLogger("atoll")
+
+Observers = Callable[[Path], list[Observer]]
+Callback = Callable[[RoundRecord], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    directory : Path
+        The run directory.
+    arrays : ArrayRecord
+        The final global model.
+    metrics : dict
+        The last round's metrics, as in ``result.json``.
+    summary : dict
+        All of ``result.json``.
+    """
+
+    directory: Path
+    arrays: ArrayRecord
+    metrics: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def run(
+    experiment: Experiment | Path | str,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    observers: Observers | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Run an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment or path
+        An experiment, or the path of its file.
+    out : Path, optional
+        The run directory; by default a new one below ``run.out``.
+    resume : bool
+        Whether to go on with the run that is in ``out`` (by default ``run.out/run.name``), if one
+        is: a job that is tried again then ends as if nothing had happened.
+    observers : callable, optional
+        Makes observers beside the ledger, given the run directory.
+    callbacks : Sequence
+        Called with every round's record.
+
+    Returns
+    -------
+    RunResult
+        The final model and metrics.
+
+    Raises
+    ------
+    AtollError
+        If the experiment cannot be run; before anything starts, where that can be known. If
+        there is a run in ``out`` that is of another configuration or other data.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = load_experiment(Path(experiment))
+    check(experiment)
+    note(uses_in(experiment.to_dict()))
+    if resume and out is None:
+        out = experiment.run.out / experiment.run.name
+    if resume and out is not None and (out / CONFIG).is_file():
+        logger.info("%s: there is a run in it, which goes on", out)
+        return _go_on(experiment, out, True, observers, callbacks)
+    with claim_run_directory(out, experiment.run.out, experiment.run.name) as lock:
+        return _run(experiment, lock, True, True, observers or _no_observers, callbacks)
+
+
+def resume(
+    directory: Path,
+    *,
+    workers: int | None = None,
+    observers: Observers | None = None,
+    callbacks: Sequence[Callback] = (),
+    ask: Ask = refuse,
+) -> RunResult:
+    """Go on with an interrupted run, to the bits that it would have come to.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+    workers : int, optional
+        Worker processes; by default as the run began.
+    observers, callbacks
+        As for :func:`run`.
+    ask : callable
+        Whether code that the directory names may be imported, where it is not known to be the
+        user's own (:mod:`atoll.trust`).
+
+    Raises
+    ------
+    RunDirectoryError
+        If the folder is not a run directory, or no checkpoint in it is whole.
+    UntrustedCodeError
+        If it names code that is not trusted.
+    """
+    check_run_directory(directory)
+    overrides = [] if workers is None else [f"ray.workers={workers}"]
+    experiment = load_run_config(directory, overrides)
+    with admitted(uses_in(read_config(directory)), directory / CONFIG, ask):
+        return _go_on(experiment, directory, False, observers, callbacks)
+
+
+def _go_on(
+    experiment: Experiment,
+    directory: Path,
+    is_given: bool,
+    observers: Observers | None,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    """Go on with a run; ``is_given`` says that the experiment is not from its directory."""
+    finished = _finished(directory, experiment.run.rounds)
+    if finished is not None:
+        before = RunIdentity.read(directory)
+        if is_given and before is not None:
+            # Without the data, which a finished run does not need.
+            device = before.config.get("ray", {}).get("device", "cpu")
+            _identity(experiment, before.data, device).check_same(directory)
+        logger.info("%s is finished; its result is as it was", directory)
+        return finished
+    # Before Ray starts: a directory that cannot be had is known at once.
+    with RunLock(directory) as lock:
+        return _run(experiment, lock, False, is_given, observers or _no_observers, callbacks)
+
+
+def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> RunIdentity:
+    """Return what a run is; its data are known by their contents, wherever they lie."""
+    config = relevant(experiment.to_dict())
+    config["data"].pop("path", None)
+    if device != "cpu":
+        # Another device has other kernels, which add up in another order.
+        config["ray"]["device"] = device
+    return RunIdentity(config, dict(data), versions(), source_hashes(references_in(config)))
+
+
+def _finished(directory: Path, rounds: int) -> RunResult | None:
+    """Return the result of a run that is over, without a cluster."""
+    from atoll.platform.run_directory.checkpoint import CheckpointStore
+    from atoll.platform.reports.run_report import REPORT, write_report
+
+    try:
+        summary = read_result(directory)
+    except RunDirectoryError as error:
+        logger.warning("%s; it is made again", error)
+        return None
+    if summary is None:
+        return None
+    checkpoint = CheckpointStore(directory / "checkpoints").latest()
+    if checkpoint is None or checkpoint.server_round != summary["rounds"]:
+        return None
+    if rounds > summary["rounds"] and checkpoint.tree.get("stopped") is None:
+        return None
+    if not (directory / REPORT).exists():
+        write_report(directory)
+    arrays = checkpoint.arrays
+    if "failed_layers" in summary:
+        from atoll.platform.runs.layerwise.layerwise_run import network_arrays
+
+        arrays = network_arrays(directory)
+    return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+def _no_observers(directory: Path) -> list[Observer]:
+    return []
+
+
+def _run(
+    experiment: Experiment,
+    lock: RunLock,
+    is_new: bool,
+    is_given: bool,
+    observers: Observers,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    directory = lock.directory
+    if experiment.layers is not None:
+        return _run_layers(experiment, lock, is_new, is_given, observers, callbacks)
+    with StartedCluster(experiment) as cluster:
+        federation = prepare(experiment).on(cluster.device)
+        with (
+            cluster.grid(federation, directory.name) as grid,
+            terminated_as_interrupt(),
+            _session(experiment, federation, lock, is_new, is_given, observers) as session,
+        ):
+            write_partition(directory, federation, experiment.data.held_out)
+            arrays = _run_rounds(experiment, federation, grid, session, callbacks)
+            summary = session.finish(
+                arrays, initial=federation.initial_arrays, vectorized=vars(grid.vectorization)
+            )
+    return RunResult(directory, arrays, summary["metrics"], summary)
+
+
+def _run_layers(
+    experiment: Experiment,
+    lock: RunLock,
+    is_new: bool,
+    is_given: bool,
+    observers: Observers,
+    callbacks: Sequence[Callback],
+) -> RunResult:
+    from atoll.platform.runs.layerwise.layerwise_run import LayerRun, start_workers
+
+    with StartedCluster(experiment) as cluster:
+        federation = prepare(experiment).on(cluster.device)
+        connection = cluster.connection
+        # Only now: Ray sets a handler of its own when it starts.
+        with (
+            terminated_as_interrupt(),
+            _session(experiment, federation, lock, is_new, is_given, observers) as session,
+        ):
+            write_partition(lock.directory, federation, experiment.data.held_out)
+            layers = LayerRun(experiment, federation, session, callbacks)
+            pool = start_workers(connection, experiment.ray, federation, layers.parts)
+            try:
+                arrays = layers.run(pool)
+            finally:
+                pool.close()
+            summary = session.finish(arrays, **layers.facts())
+    return RunResult(lock.directory, arrays, summary["metrics"], summary)
+
+
+def _session(
+    experiment: Experiment,
+    federation: Federation,
+    lock: RunLock,
+    is_new: bool,
+    is_given: bool,
+    observers: Observers,
+) -> Session:
+    data = {experiment.data.dataset: federation.dataset.fingerprint}
+    config = experiment.to_dict()
+    if experiment.data.path is not None:
+        # In config.toml a relative path would be relative to the run directory.
+        config["data"]["path"] = str(experiment.data.path.absolute())
+    return Session(
+        lock.directory,
+        config if is_given else None,
+        identity=_identity(experiment, data, federation.spec.device),
+        is_new=is_new,
+        keep_checkpoints=experiment.run.keep_checkpoints,
+        observers=partial(_all_observers, experiment, observers),
+        lock=lock,
+    )
+
+
+def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
+    observers = more(directory)
+    if experiment.log.tensorboard:
+        from atoll.platform.callbacks.tensorboard import TensorBoardLog
+
+        observers.append(TensorBoardLog(directory))
+    if experiment.log.mlflow is not False:
+        from atoll.platform.callbacks.mlflow_log import MLflowLog
+
+        observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
+    return observers
+
+
+def _run_rounds(
+    experiment: Experiment,
+    federation: Federation,
+    grid: RayGrid,
+    session: Session,
+    callbacks: Sequence[Callback],
+) -> ArrayRecord:
+    from atoll.clients.data.partitioning.domains import test_sets
+    from atoll import flower
+    from atoll.platform.rounds.round_loop import run_rounds
+    from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
+    from atoll.platform.rounds.server_evaluation import ServerEvaluation
+    from atoll.randomness import derive_seed, seed_everything
+
+    settings, strategy = experiment.run, federation.strategy
+    stopping = settings.early_stopping
+    seed_everything(derive_seed(settings.seed, "server"))
+    sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
+    place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
+    diagnostics_every = getattr(strategy, "diagnostics_every", 0)
+    evaluation = ServerEvaluation(
+        *place,
+        ServerDiagnostics(*place, diagnostics_every)
+        if diagnostics_every and sets.validation
+        else None,
+    )
+    options = session.options(
+        name=settings.name,
+        checkpoint_every=settings.checkpoint_every,
+        evaluate_every=settings.evaluate_every,
+        callbacks=callbacks,
+        stopping=None if stopping is None else EarlyStopping(stopping),
+        reduce=experiment.strategy.reduce,
+        domain_of=domain_of(federation),
+        failures=ClientFailures(session.directory),
+    )
+    grid.recorder = _recorder(experiment, federation, session.directory)
+    for observer in options.observers:
+        if hasattr(observer, "on_clients"):
+            grid.on_progress = observer.on_clients
+    named: dict[str, Any] = {
+        "grid": grid,
+        "initial_arrays": federation.initial_arrays,
+        "num_rounds": settings.rounds,
+        "timeout": settings.round_timeout,
+        "evaluate_fn": evaluation,
+    }
+    loop = partial(run_rounds, options=options)
+    if flower.overrides_start(strategy):
+        with flower.route_start_to(loop):
+            arrays = strategy.start(**named).arrays
+    else:
+        arrays = loop(strategy, **named).arrays
+    # As with Flower, a result has no arrays where no round had an update.
+    arrays = arrays or federation.initial_arrays
+    if grid.recorder is not None:
+        grid.recorder.warn_of_missing()
+    return arrays
+
+
+def _recorder(
+    experiment: Experiment, federation: Federation, directory: Path
+) -> CaptureRecorder | None:
+    from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
+    from atoll.strategies.secure_aggregation import SecAggPlus
+
+    if experiment.capture is None:
+        return None
+    what = directory, experiment.capture, federation.spec, federation.dataset
+    if not isinstance(federation.strategy, SecAggPlus):
+        return CaptureRecorder(*what)
+    recorder = SumRecorder(*what)
+    federation.strategy.on_sum = recorder.record_sum
+    return recorder

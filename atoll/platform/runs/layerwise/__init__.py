@@ -1,0 +1,1 @@
+"""Layer-wise training: a NoProp network's blocks as independent jobs."""

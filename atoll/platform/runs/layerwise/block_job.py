@@ -1,0 +1,213 @@
+"""What a worker does for a layer run: one epoch of one part, from the part's own checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atoll.clients.data.partitioning.partition import Partition
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.noprop.examples import Examples
+from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.parts import Part, make_part
+from atoll.clients.noprop.training import EpochResult, train_epoch
+from atoll.clients.training.schedules import learning_rate_at
+from atoll.platform.worker.gpu_memory import is_out_of_memory
+from atoll.platform.runs.layerwise.job_messages import counted_messages
+from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
+from atoll.platform.runs.layerwise.process_memory import forget_peak, peak_memory
+from atoll.randomness import derive_seed, seed_everything
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What came of one epoch of one part.
+
+    Attributes
+    ----------
+    name : str
+        The part.
+    epoch : int
+        From 1.
+    status : str
+        "ok" or "error".
+    reason : str or None
+        Why it is an error, in one line.
+    loss : float or None
+        The mean of what the part reports.
+    examples, steps : int
+        Examples that steps were taken on, and steps.
+    seconds : float
+        How long it took, checkpoint included.
+    peak_memory : int
+        The most memory that the process has held meanwhile, in bytes.
+    messages : int
+        Calls by which the job could have reached another worker, while it trained.
+    process : int
+        The worker's process id.
+    """
+
+    name: str
+    epoch: int
+    status: Literal["ok", "error"] = "ok"
+    reason: str | None = None
+    loss: float | None = None
+    examples: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    peak_memory: int = 0
+    messages: int = 0
+    process: int = 0
+
+
+@lru_cache(maxsize=2)
+def _opened(spec: ClientSpec) -> tuple[ImageDataset, Design, NDArray[np.int64]]:
+    dataset = ImageDataset(spec.dataset)
+    design = Design.of(spec.model, dataset.image_shape, len(dataset.classes))
+    return dataset, design, Partition(spec.partition).indices(0)
+
+
+def shared_epoch_before(design: Design, epoch: int) -> int:
+    """Return the epoch of the shared part that blocks begin an epoch with.
+
+    Where blocks train it, they agree on its mean at the end of every epoch; else it stays as it
+    was made.
+    """
+    return epoch - 1 if design.is_shared_part_trained_by_blocks else 0
+
+
+def train_part(
+    spec: ClientSpec, directory: Path, name: str, epoch: int, keep_from: int
+) -> PartReport:
+    """Train a part up to the end of an epoch; what has been done already is not done again.
+
+    Parameters
+    ----------
+    spec : ClientSpec
+        Data, model and training; small, and the same for all parts. It holds no handle of
+        another worker.
+    directory : Path
+        Of the parts' checkpoints.
+    name : str
+        The part.
+    epoch : int
+        From 1.
+    keep_from : int
+        Checkpoints of epochs before this one are no longer needed.
+
+    Returns
+    -------
+    PartReport
+        Of that epoch. An exception of the training is an error in it, and no state is written;
+        only that of a GPU without room is raised, for the pool to run the part elsewhere.
+    """
+    files = PartFiles(directory)
+    try:
+        state = files.latest(name)
+        while state is None or state.epoch < epoch:
+            state = _train_one_epoch(spec, files, name, state)
+        files.prune(name, keep_from)
+        return PartReport(**state.reports[epoch - 1])
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if not isinstance(error, FloatingPointError):
+            # A loss that diverged is no fault of the code, and the reason says it all.
+            traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return PartReport(name, epoch, "error", reason, process=os.getpid())
+
+
+def _train_one_epoch(
+    spec: ClientSpec, files: PartFiles, name: str, state: PartState | None
+) -> PartState:
+    began = time.perf_counter()
+    forget_peak()
+    dataset, design, indices = _opened(spec)
+    epoch = 1 if state is None else state.epoch + 1
+    shared = load_shared_part(design, files, shared_epoch_before(design, epoch)).to(spec.device)
+    part = make_part(name, design, shared, spec.seed)
+    part.module.to(spec.device)
+    if state is not None:
+        _load_module(part, state, design)
+    with counted_messages() as count:
+        result = _train(spec, part, name, epoch, dataset, indices, state)
+    if not math.isfinite(result.loss):
+        raise FloatingPointError(f"the loss of epoch {epoch} is {result.loss}")
+    report = PartReport(
+        name=name,
+        epoch=epoch,
+        loss=result.loss,
+        examples=result.examples,
+        steps=result.steps,
+        seconds=time.perf_counter() - began,
+        peak_memory=peak_memory(),
+        messages=count.messages,
+        process=os.getpid(),
+    )
+    reports = [*([] if state is None else state.reports), asdict(report)]
+    after = PartState(epoch, dict(part.module.state_dict()), result.optimizer, reports)
+    files.write(name, after)
+    return after
+
+
+def _train(
+    spec: ClientSpec,
+    part: Part,
+    name: str,
+    epoch: int,
+    dataset: ImageDataset,
+    indices: NDArray[np.int64],
+    state: PartState | None,
+) -> EpochResult:
+    seed = derive_seed(spec.seed, "layer", name, epoch)
+    # Dropout draws from the global generator.
+    seed_everything(seed)
+    optimizer = None if state is None else state.optimizer
+    if optimizer is not None:
+        optimizer = {key: _moved(value, spec.device) for key, value in optimizer.items()}
+    return train_epoch(
+        part,
+        Examples(dataset, dataset.train, indices, spec.device),
+        spec.client,
+        learning_rate=learning_rate_at(spec.client, epoch, spec.num_rounds),
+        generator=torch.Generator().manual_seed(seed),
+        optimizer=optimizer,
+    )
+
+
+def _moved(value: object, device: str) -> object:
+    return [tensor.to(device) for tensor in value] if isinstance(value, list) else value
+
+
+def _load_module(part: Part, state: PartState, design: Design) -> None:
+    """Load a part's own tensors; what blocks agree on comes from the shared part's file."""
+    own = state.module
+    if design.is_shared_part_trained_by_blocks and SHARED in dict(part.module.named_children()):
+        agreed = {k: v for k, v in part.module.state_dict().items() if k.startswith(f"{SHARED}.")}
+        own = own | agreed
+    part.module.load_state_dict(own)
+
+
+def load_shared_part(design: Design, files: PartFiles, epoch: int) -> SharedPart:
+    """Return the shared part after an epoch; 0 is as it was made.
+
+    Raises
+    ------
+    CorruptCheckpointError
+        If its file cannot be read.
+    """
+    shared = design.make_shared_part()
+    shared.load_state_dict(files.read(SHARED, epoch).module)
+    return shared

@@ -1,0 +1,1 @@
+"""Sweeps: grids and random search over experiments."""

@@ -1,0 +1,274 @@
+"""From a sweep's finished trials to the table that a paper prints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from atoll.credentials import without_credentials
+from atoll.errors import RunDirectoryError
+from atoll.files.recorded import write_recorded_rows, write_recorded_text
+from atoll.platform.run_directory.run_files import (
+    PARTITION,
+    ROUND_ONLY,
+    ROUNDS,
+    read_partition,
+    read_rounds_table,
+)
+from atoll.platform.sweeps.model_selection import Choice, Curve, choose
+from atoll.platform.sweeps.sweep_plan import Trial
+
+RESULTS, CURVES = "results.parquet", "curves.parquet"
+# The name under which data sets without domains are reported.
+WHOLE = "test"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    rule, method : str
+        The rule of model selection, and the method.
+    target : str
+        The held-out domains, joined by "+"; empty if none was.
+    domain : str
+        What was evaluated on.
+    role : str
+        "held out", "training", or "probe" (a domain that is only ever evaluated).
+    mean, standard_error : float
+        Of the accuracy over seeds, in [0, 1]; NaN is the standard error of a single seed.
+    seeds : int
+        How many.
+    hyperparameters : str
+        What the rule chose, as JSON.
+    rounds : list[int]
+        Which round it chose, by seed.
+    """
+
+    rule: str
+    method: str
+    target: str
+    domain: str
+    role: str
+    mean: float
+    standard_error: float
+    seeds: int
+    hyperparameters: str
+    rounds: list[int]
+
+
+def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve:
+    """Read a trial's accuracies from its run directory; ``is_whole`` unless it was stopped early.
+
+    Raises
+    ------
+    RunDirectoryError
+        If a file is missing or cannot be read.
+    """
+    table = read_rounds_table(directory / ROUNDS, ROUND_ONLY)
+    if "server_accuracy" not in table.column_names:
+        # Stopped before the first evaluation.
+        table = table.append_column("server_accuracy", pa.nulls(len(table), pa.float64()))
+    domains = read_partition(directory)
+    if domains is None:
+        raise RunDirectoryError(f"{directory}: has no {PARTITION}")
+    columns = {name: f"server_accuracy_{name}".replace("-", "_") for name in domains["domains"]}
+    columns = {n: c for n, c in columns.items() if c in table.column_names}
+    training = tuple(name for name in columns if name in domains["training_domains"])
+    if not columns:
+        columns, training = {WHOLE: "server_accuracy"}, (WHOLE,)
+    is_evaluated = np.array(table.column("server_accuracy").is_valid().to_pylist())
+    return Curve(
+        trial.method,
+        without_credentials(trial.hyperparameters),
+        trial.seed,
+        trial.held_out,
+        training,
+        table.column("round").to_numpy()[is_evaluated],
+        {name: table.column(c).to_numpy()[is_evaluated] for name, c in columns.items()},
+        is_whole,
+    )
+
+
+def figures_of(trials: Sequence[Trial], curves: Sequence[Curve]) -> list[Figure]:
+    """Apply every rule to every method and held-out domain.
+
+    Parameters
+    ----------
+    trials : Sequence[Trial]
+        The finished trials.
+    curves : Sequence[Curve]
+        Their accuracies, in the same order.
+    """
+    both = zip(trials, curves, strict=True)
+    # A trial may have been stopped before its first evaluation.
+    reported = [c for t, c in both if not t.is_validation and len(c.rounds)]
+    figures: list[Figure] = []
+    for method, target in dict.fromkeys((curve.method, curve.held_out) for curve in reported):
+        own = [c for c in reported if (c.method, c.held_out) == (method, target)]
+        others = [c for c in curves if c.method == method and len(c.held_out) == len(target) + 1]
+        for choice in choose(own, others):
+            figures += _figures(choice)
+    return figures
+
+
+def _figures(choice: Choice) -> Iterable[Figure]:
+    first = choice.curves[0]
+    for domain in first.accuracy:
+        role = "training" if domain in first.training else "probe"
+        values = choice.accuracies(domain)
+        count = len(values)
+        yield Figure(
+            rule=choice.rule,
+            method=first.method,
+            target="+".join(first.held_out),
+            domain=domain,
+            role="held out" if domain in first.held_out else role,
+            mean=float(values.mean()),
+            standard_error=float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan,
+            seeds=count,
+            hyperparameters=first.hyperparameters,
+            rounds=choice.rounds,
+        )
+
+
+def write_results(directory: Path, trials: Sequence[Trial], curves: Sequence[Curve]) -> str:
+    """Write a sweep's tables, and return their text.
+
+    Parameters
+    ----------
+    directory : Path
+        Gets ``results.parquet``, ``results.txt``, ``results.md`` and ``curves.parquet``.
+    trials : Sequence[Trial]
+        The trials that have ended.
+    curves : Sequence[Curve]
+        Their accuracies, in their order.
+    """
+    figures = figures_of(trials, curves)
+    write_recorded_rows(directory / CURVES, list(_curve_rows(curves)))
+    write_recorded_rows(directory / RESULTS, [vars(figure) for figure in figures])
+    tables = tables_of(figures)
+    chosen = _chosen(figures)
+    write_recorded_text(directory / "results.md", "\n".join(map(as_markdown, tables)) + chosen)
+    text = "\n".join(map(as_text, tables)) + chosen
+    write_recorded_text(directory / "results.txt", text)
+    return text
+
+
+def _curve_rows(curves: Sequence[Curve]) -> Iterable[dict[str, Any]]:
+    for curve in curves:
+        for domain, values in curve.accuracy.items():
+            for server_round, value in zip(curve.rounds, values, strict=True):
+                yield {
+                    "method": curve.method,
+                    "hyperparameters": curve.hyperparameters,
+                    "seed": curve.seed,
+                    "held_out": "+".join(curve.held_out),
+                    "domain": domain,
+                    "round": int(server_round),
+                    "accuracy": float(value),
+                }
+
+
+def _chosen(figures: Sequence[Figure]) -> str:
+    """Return a line for each choice of hyper-parameters; nothing where there was no choice."""
+    lines = []
+    for figure in figures:
+        chosen = json.loads(figure.hyperparameters)
+        if chosen:
+            held_out = f", held out {figure.target}" if figure.target else ""
+            values = ", ".join(f"{key} = {value}" for key, value in chosen.items())
+            lines.append(f"- {figure.rule}, {figure.method}{held_out}: {values}")
+    return "\nchosen hyper-parameters:\n" + "\n".join(dict.fromkeys(lines)) + "\n" if lines else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to print: one rule's figures, methods by domains.
+
+    Attributes
+    ----------
+    title : str
+        The rule.
+    header : list[str]
+        The columns.
+    rows : list[list[str]]
+        The cells: mean and standard error in per cent.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def tables_of(figures: Sequence[Figure]) -> list[Table]:
+    """Return a table a rule.
+
+    With one set of held-out domains, columns are all domains; with several, each is the held-out
+    domains' own accuracy, and the last is their mean.
+    """
+    targets = list(dict.fromkeys(figure.target for figure in figures))
+    tables = []
+    for rule in dict.fromkeys(figure.rule for figure in figures):
+        own = [figure for figure in figures if figure.rule == rule]
+        shown = own if len(targets) == 1 else [f for f in own if f.role == "held out"]
+        shown.sort(key=lambda f: ("held out", "probe", "training").index(f.role))
+        columns = list(dict.fromkeys((f.target, f.domain, f.role) for f in shown))
+        columns.sort(key=lambda column: targets.index(column[0]))
+        with_mean = len(columns) > 1 and len(targets) > 1
+        header = ["method", *(f"{domain} ({role})" for _, domain, role in columns)]
+        rows = []
+        for method in dict.fromkeys(figure.method for figure in own):
+            by_column = {(f.target, f.domain, f.role): f for f in shown if f.method == method}
+            cells = [_cell(by_column.get(column)) for column in columns]
+            if with_mean:
+                cells.append(_mean_cell([by_column.get(column) for column in columns]))
+            rows.append([method, *cells])
+        tables.append(Table(rule, [*header, *(["mean"] if with_mean else [])], rows))
+    return tables
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    if math.isnan(figure.standard_error):
+        return f"{100 * figure.mean:.1f} (1 seed)"
+    return f"{100 * figure.mean:.1f} ± {100 * figure.standard_error:.1f} ({figure.seeds} seeds)"
+
+
+def _mean_cell(figures: Sequence[Figure | None]) -> str:
+    known = [figure.mean for figure in figures if figure is not None]
+    return f"{100 * sum(known) / len(known):.1f}" if len(known) == len(figures) else "-"
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown, its title in a line before."""
+    lines = [
+        f"**{table.title}** (accuracy in %, mean ± standard error over seeds)",
+        "",
+        f"| {' | '.join(table.header)} |",
+        f"|{'---|' * len(table.header)}",
+        *(f"| {' | '.join(row)} |" for row in table.rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_text(table: Table) -> str:
+    """Return a table as aligned text, its title in a line before."""
+    rows = [table.header, *table.rows]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(table.header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    title = f"{table.title} (accuracy in %, mean ± standard error over seeds)"
+    return "\n".join([title, *lines]) + "\n"

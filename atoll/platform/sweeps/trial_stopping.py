@@ -1,0 +1,214 @@
+"""Stopping a sweep's trials early: asynchronous successive halving, decided by Ray Tune.
+
+Ray Tune's scheduler (ASHA; Li et al., 2020, arXiv 1810.05934) holds the rungs and decides; a
+trial asks it after every round. A trial that is stopped is an interrupted run with a checkpoint:
+it goes on to the same end when the sweep no longer stops trials. Trials compete with those of the
+same method and held-out domains only, as accuracies on different domains do not compare.
+
+The decisions depend on the order in which trials come to a rung, so with several trials at once a
+sweep may stop others when it is run again. What a trial comes to does not depend on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from atoll.clients.ranges import Rounds
+from atoll.clients.settings import Section
+from atoll.errors import EngineError
+from atoll.platform.callbacks.early_stopping import metric_of
+from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.run_directory.run_files import ROUND_ONLY, ROUNDS, has_table, read_rounds_table
+
+logger = logging.getLogger("atoll")
+
+STOPPED = "stopped.json"
+
+
+class TrialStoppingSettings(Section):
+    """``[sweep.early_stopping]``: which trials are not worth their remaining rounds.
+
+    Attributes
+    ----------
+    metric : str
+        As in ``rounds.parquet``. With held-out domains "server_accuracy" is theirs, which no
+        selection may look at: name a training domain's, "server_accuracy_e0.1" say.
+    mode : "max" or "min"
+        Whether more is better.
+    grace_rounds : int
+        Rounds that every trial is given: the first rung.
+    reduction_factor : float
+        Each rung comes so many times later than the one before, and the best of one in so many
+        trials go past it.
+    """
+
+    metric: str = "server_accuracy"
+    mode: Literal["max", "min"] = "max"
+    grace_rounds: Rounds = 1
+    reduction_factor: Annotated[float, Field(gt=1.0, le=1e6)] = 3.0
+
+
+class TrialStopped(Exception):  # noqa: N818 - it is no error
+    """A trial is not to go on.
+
+    Attributes
+    ----------
+    server_round : int
+        The round that it has ended with.
+    value : float
+        Its metric there.
+    """
+
+    def __init__(self, server_round: int, value: float) -> None:
+        super().__init__(server_round, value)
+        self.server_round = server_round
+        self.value = value
+
+
+class Halving:
+    """Decides whether trials go on (a Ray actor).
+
+    Parameters
+    ----------
+    settings : TrialStoppingSettings
+        The rule.
+    rounds : int
+        The rounds of the longest trial.
+    """
+
+    def __init__(self, settings: TrialStoppingSettings, rounds: int) -> None:
+        self._settings = settings
+        self._rounds = rounds
+        self._scheduler_class = asha_scheduler()
+        self._schedulers: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], Any] = {}
+        self._verdicts: dict[tuple[str, str, int], bool] = {}
+
+    def report(self, group: str, trial: str, server_round: int, value: float) -> bool:
+        """Take a trial's metric after a round; return whether the trial is to stop.
+
+        Parameters
+        ----------
+        group : str
+            Those that it competes with.
+        trial : str
+            Its name.
+        server_round : int
+            The round that has ended; of a round that was reported before, the verdict stays: a
+            trial may have been killed before it could do as it was told.
+        value : float
+            The metric; a trial whose metric is not finite stops when its grace is over.
+        """
+        place = group, trial, server_round
+        if place not in self._verdicts:
+            self._verdicts[place] = self._judge(group, trial, server_round, value)
+        return self._verdicts[place]
+
+    def _judge(self, group: str, trial: str, server_round: int, value: float) -> bool:
+        settings = self._settings
+        if not math.isfinite(value):
+            return server_round >= settings.grace_rounds
+        if group not in self._schedulers:
+            self._schedulers[group] = self._scheduler_class(
+                time_attr="round",
+                metric="value",
+                mode=settings.mode,
+                max_t=max(self._rounds, settings.grace_rounds),
+                grace_period=settings.grace_rounds,
+                reduction_factor=settings.reduction_factor,
+                stop_last_trials=False,
+            )
+        scheduler = self._schedulers[group]
+        if (group, trial) not in self._known:
+            # All that the scheduler asks of a trial is its id.
+            self._known[group, trial] = SimpleNamespace(trial_id=trial)
+            scheduler.on_trial_add(None, self._known[group, trial])
+        result = {"round": server_round, "value": value}
+        return bool(scheduler.on_trial_result(None, self._known[group, trial], result) == "STOP")
+
+
+def asha_scheduler() -> Any:
+    """Return Ray Tune's scheduler class.
+
+    Raises
+    ------
+    EngineError
+        If Ray was installed without Ray Tune.
+    """
+    try:
+        return importlib.import_module("ray.tune.schedulers").ASHAScheduler
+    except ImportError as error:
+        raise EngineError(
+            f"sweep.early_stopping: Ray Tune is not installed ({error}); expected pip install "
+            "'atoll[cluster]'"
+        ) from error
+
+
+@dataclass(frozen=True)
+class AskAfterRound:
+    """A run's callback: asks a :class:`Halving` after every round whether to go on.
+
+    Attributes
+    ----------
+    halving : ActorHandle
+        Who decides.
+    metric, group, trial : str
+        What is reported, of which trial.
+    """
+
+    halving: Any
+    metric: str
+    group: str
+    trial: str
+
+    def __call__(self, record: RoundRecord) -> None:
+        """Raise :class:`TrialStopped` if the trial is not to go on."""
+        value = metric_of(record, self.metric)
+        is_last = record.server_round == record.num_rounds
+        if value is None:
+            if is_last:
+                logger.warning("sweep.early_stopping.metric = %r: is no metric", self.metric)
+            return
+        self._ask(record.server_round, record.num_rounds, value)
+
+    def before_going_on(self, directory: Path, num_rounds: int) -> None:
+        """Ask after the round that an interrupted trial goes on from: it may not have been told.
+
+        Raises
+        ------
+        TrialStopped
+            If the trial is not to go on.
+        """
+        rounds = CheckpointStore(directory / "checkpoints").rounds()
+        for server_round, value in recorded_metric(directory, self.metric):
+            if rounds and server_round == rounds[-1]:
+                self._ask(server_round, num_rounds, value)
+
+    def _ask(self, server_round: int, num_rounds: int, value: float) -> None:
+        from atoll.platform.cluster.bounded_waits import answer
+
+        reply = self.halving.report.remote(self.group, self.trial, server_round, value)
+        if answer(reply, "the actor that stops trials early") and server_round < num_rounds:
+            raise TrialStopped(server_round, value)
+
+
+def recorded_metric(directory: Path, metric: str) -> list[tuple[int, float]]:
+    """Return a trial's metric by round, as far as its ledger goes."""
+    path = directory / ROUNDS
+    if not has_table(path):
+        return []
+    table = read_rounds_table(path, ROUND_ONLY)
+    column = metric.replace("-", "_")
+    if column not in table.column_names:
+        return []
+    rounds, values = table.column("round").to_pylist(), table.column(column).to_pylist()
+    return [(r, float(v)) for r, v in zip(rounds, values, strict=True) if v is not None]

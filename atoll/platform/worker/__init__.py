@@ -1,0 +1,1 @@
+"""Worker actors: clients of a chunk are run in them."""

@@ -1,0 +1,46 @@
+"""Making ready what workers start with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flwr.clientapp import ClientApp
+from ray import cloudpickle
+
+from atoll.errors import EngineError
+from atoll.platform.worker.actor import WorkerSetup
+
+
+def worker_setup(
+    client_app: ClientApp | Callable[[], ClientApp],
+    run_config: dict[str, Any],
+    threads: int,
+    *,
+    gpu: bool,
+    data: Sequence[Path] = (),
+) -> WorkerSetup:
+    """Return the setup of workers that run ``client_app``, which opens the folders ``data``.
+
+    Raises
+    ------
+    EngineError
+        If the app (or something that it holds) cannot be pickled.
+    """
+    try:
+        app = cloudpickle.dumps(client_app)
+    except Exception as error:
+        raise EngineError(
+            f"the ClientApp cannot be sent to workers ({type(error).__name__}: {error}); give a "
+            "callable that makes it there"
+        ) from error
+    search_path = tuple(str(Path(path).resolve()) for path in sys.path)
+    setup = WorkerSetup(app, run_config, threads, gpu, search_path)
+    if not data:
+        return setup
+    from atoll.platform.worker.node_data import NodeData
+
+    return replace(setup, data=NodeData.of(data))

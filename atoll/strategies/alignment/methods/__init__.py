@@ -1,0 +1,1 @@
+"""Alignment methods: penalties over domains' statistics."""
