@@ -24,5 +24,7 @@ _MODULES = {
     "updates": ("FedGMA", "FedDGGA"),
 }
 ALIGNMENT_STRATEGIES = {
-    name: f"{__name__}.{module}:{name}" for module, names in _MODULES.items() for name in names
+    name: f"{__name__}.methods.{module}:{name}"
+    for module, names in _MODULES.items()
+    for name in names
 }
