@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from app_cases import FAILURES as CASES
-from comparison import assert_same
-from two_engines import Case, Shown
+
+from tests.support.conformance.app_cases import FAILURES as CASES
+from tests.support.conformance.comparison import assert_same
+from tests.support.conformance.two_engines import Case, Shown
 
 pytestmark = pytest.mark.timeout(900)
 
