@@ -12,7 +12,7 @@ from tests.support.conformance.command_lines import atoll_flower, flwr_environme
 from tests.support.conformance.comparison import flower_log, lines, results
 from tests.support.conformance.two_engines import Case, Shown, app_directory
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 CASE = Case("cli_prints", config={"fails": False, "lr": 0.1, "nested.name": "x"})
 
 

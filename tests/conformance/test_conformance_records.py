@@ -8,7 +8,7 @@ from tests.support.conformance.app_cases import RECORDS as CASES
 from tests.support.conformance.comparison import assert_same
 from tests.support.conformance.two_engines import Case, Shown
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -18,6 +18,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.ray
+
 RAY = Path(sys.executable).with_name("ray")
 EXPERIMENT = """
 [run]

@@ -18,6 +18,8 @@ from tests.support.clusters.node_cluster import RAY
 from tests.support.clusters.probing import environment_without_ray, found_by
 from tests.support.paths import CLUSTERS
 
+pytestmark = pytest.mark.ray
+
 PROBE = CLUSTERS / "authentication_probe.py"
 TOKEN = "a-token-of-the-tests" * 2
 

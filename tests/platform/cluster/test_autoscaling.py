@@ -19,6 +19,8 @@ from tests.support.clusters.node_cluster import ENVIRONMENT, in_private_network,
 from tests.support.clusters.probing import found_by
 from tests.support.paths import CLUSTERS
 
+pytestmark = pytest.mark.ray
+
 PROBE = CLUSTERS / "autoscaling_probe.py"
 PROVIDER = Path(ray.__file__).parent / "autoscaler" / "_private" / "fake_multi_node"
 COMMANDS = (
@@ -59,7 +61,7 @@ def found_on_a_cluster(what: str) -> dict[str, Any]:
     if not namespaces_allowed():
         pytest.skip("namespaces are not allowed here, and the cluster stops every Ray that it sees")
     # Sockets lie in it, whose paths must be short.
-    folder = Path(tempfile.mkdtemp(prefix="a", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="a"))
     shutil.copytree(PROVIDER, folder / "f")
     (folder / "f" / "example.yaml").write_text(yaml.safe_dump(EXAMPLE))
     command = ["sh", "-c", SCRIPT, "sh", str(folder / "f"), str(PROVIDER)]

@@ -18,6 +18,8 @@ from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.runs.federation_run import run
 from tests.support.clusters.node_cluster import ENVIRONMENT, RAY, kill_tree, wait_until
 
+pytestmark = pytest.mark.ray
+
 ROUNDS = 150
 EXPERIMENT = f"""
 [run]

@@ -16,6 +16,8 @@ from tests.support.clusters.nodes_probe import LARGE_SIZE
 from tests.support.clusters.probing import found_by
 from tests.support.paths import CLUSTERS
 
+pytestmark = pytest.mark.ray
+
 PROBE = CLUSTERS / "nodes_probe.py"
 # A chunk's sum: the model's two rows, in float64.
 SUM_BYTES = 2 * LARGE_SIZE * 8

@@ -13,6 +13,8 @@ import pytest
 from atoll.platform.runs.federation_run import run
 from tests.support.clusters.node_cluster import ENVIRONMENT, wait_until
 
+pytestmark = pytest.mark.ray
+
 EXPERIMENT = """
 [run]
 name = "raylet"

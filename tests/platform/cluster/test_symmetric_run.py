@@ -20,6 +20,8 @@ from atoll.platform.runs.federation_run import run
 from tests.support.clusters.node_cluster import ENVIRONMENT, in_private_network, namespaces_allowed
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.ray
+
 EXPERIMENT = """
 [run]
 name = "slurm"

@@ -17,6 +17,8 @@ from atoll.platform.cluster.connection import Allocation, Cluster
 from tests.support.clusters.probing import environment_without_ray, found_by
 from tests.support.paths import CLUSTERS, ROOT
 
+pytestmark = pytest.mark.ray
+
 PROBE = CLUSTERS / "cluster_probe.py"
 
 

@@ -13,6 +13,8 @@ from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from tests.support.apps import aligned_app
 from tests.support.apps.stock_simulation import Results, results_of
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Results:

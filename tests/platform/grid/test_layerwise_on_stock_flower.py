@@ -12,6 +12,8 @@ from atoll.platform.rounds.round_loop import run_rounds
 from tests.support.apps import layerwise_app
 from tests.support.apps.stock_simulation import Results, results_of
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Results:

@@ -12,6 +12,8 @@ from atoll.randomness import derive_seed, seed_everything
 from tests.support.clusters.probing import found_by
 from tests.support.paths import CLUSTERS
 
+pytestmark = pytest.mark.ray
+
 PROBE = CLUSTERS / "gpu_probe.py"
 GIB = 2**30
 

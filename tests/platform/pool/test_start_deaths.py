@@ -26,6 +26,8 @@ from atoll.platform.worker.worker_setup import worker_setup
 from tests.platform.cluster.test_authentication import start_head, stop
 from tests.support.clusters.probing import environment_without_ray
 
+pytestmark = pytest.mark.ray
+
 EXPERIMENT = """
 [run]
 name = "start"

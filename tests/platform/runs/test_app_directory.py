@@ -22,6 +22,8 @@ from atoll.platform.config.experiment import load_experiment
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.runs.app_directory import read_app
 
+pytestmark = pytest.mark.ray
+
 APP = ROOT / "tests/support/apps/flower_app"
 BIN = Path(sys.executable).parent
 

@@ -47,7 +47,7 @@ def results_of(app: ModuleType, folder: Path) -> Results:
     """Run a module as a script, in a process of its own, and return what it kept."""
     target = folder / "arrays.npz"
     # Stock Flower would join a Ray that an earlier test started by ``ray start``.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:
+    with tempfile.TemporaryDirectory(prefix="r") as own:
         done = subprocess.run(
             [sys.executable, str(app.__file__), str(target)],
             env={**environment_without_ray(), "RAY_TMPDIR": own},

@@ -62,7 +62,7 @@ def _free_port() -> int:
 def _without_ray() -> dict[str, str]:
     """Return an environment in which both engines find no running Ray, so start their own."""
     # Sockets lie in this folder, and their paths may not be long.
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    folder = tempfile.mkdtemp(prefix="r")
     found = {**os.environ, "RAY_TMPDIR": folder, "FLWR_TELEMETRY_ENABLED": "0"}
     found.pop("RAY_ADDRESS", None)
     return found
