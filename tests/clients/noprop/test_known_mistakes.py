@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import design, seeded
 from torch import Tensor
 
 from atoll.clients.data.catalog import load_dataset
@@ -21,6 +20,7 @@ from atoll.clients.noprop.parts import Part, index_of, make_part, make_shared_pa
 from atoll.clients.noprop.training import train_epoch
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.evaluation import evaluate
+from tests.support.clients.small_networks import design, seeded
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "batch_size": 16}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_networks import design, seeded
 from torch import nn
 
 from atoll.clients.data.catalog import load_dataset
@@ -15,6 +14,7 @@ from atoll.clients.noprop.memory import held_bytes, saved_bytes, training_bytes
 from atoll.clients.noprop.parts import make_part, make_shared_part, names_of_parts
 from atoll.clients.noprop.training import train_epoch
 from atoll.clients.settings import ClientSettings
+from tests.support.clients.small_networks import design, seeded
 
 
 def parameters(module: nn.Module) -> int:

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from layer_federation import CLIENTS, LayerFederation, experiment
 
 from atoll.clients.arrays.conversion import view
 from atoll.clients.noprop.arrays import keys_by_layer, layer_of
@@ -21,6 +20,7 @@ from atoll.platform.run_directory.state_tree import (
     random_states,
     restore_random_states,
 )
+from tests.support.strategies.layer_federation import CLIENTS, LayerFederation, experiment
 
 
 def arrays_of(reply):
