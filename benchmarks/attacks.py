@@ -36,13 +36,13 @@ from atoll.clients.data.tensors import to_tensor
 from atoll.clients.models.build import build_model
 from atoll.clients.models.imprint import ImprintBlock, aim
 from atoll.clients.noprop.arrays import layer_of
+from atoll.clients.noprop.design import Design
 from atoll.clients.noprop.examples import GivenExamples
 from atoll.clients.noprop.layer_training import (
     LayerTraining,
     names_of_client_parts,
     seed_of_part,
 )
-from atoll.clients.noprop.network import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import batches, train

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from atoll.clients.noprop.design import Design
 from atoll.clients.noprop.examples import Examples
 from atoll.clients.noprop.memory import training_bytes
-from atoll.clients.noprop.network import Design
 from atoll.clients.noprop.parts import make_part, make_shared_part
 from atoll.clients.noprop.training import train_epoch
 from atoll.clients.settings import ClientSettings, ModelSettings

@@ -15,13 +15,13 @@ from atoll.attacks.captures.capture import Capture, Content, Truth
 from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.tensors import to_tensor
+from atoll.clients.noprop.design import Design, PartialNetwork
 from atoll.clients.noprop.examples import GivenExamples
 from atoll.clients.noprop.layer_training import (
     LayerTraining,
     names_of_client_parts,
     seed_of_part,
 )
-from atoll.clients.noprop.network import Design, PartialNetwork
 from atoll.clients.settings import ClientSettings, ModelSettings
 
 DT = {"name": "noprop-dt", "block": "small", "steps": 4, "norm": "group"}

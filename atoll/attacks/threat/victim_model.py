@@ -13,7 +13,7 @@ from atoll.attacks.threat.victim_parts import parts_of
 from atoll.clients.models.build import build_model
 from atoll.clients.models.head import find_head
 from atoll.clients.noprop.arrays import layer_of
-from atoll.clients.noprop.network import Design, PartialNetwork
+from atoll.clients.noprop.design import Design, PartialNetwork
 from atoll.clients.noprop.settings import is_noprop
 from atoll.clients.settings import ModelSettings
 from atoll.errors import AttackError, CaptureError

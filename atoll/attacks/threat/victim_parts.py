@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from atoll.clients.noprop.arrays import block_prefix, shared_prefix
+from atoll.clients.noprop.design import PartialNetwork
 from atoll.clients.noprop.layer_training import names_of_client_parts
-from atoll.clients.noprop.network import PartialNetwork
 from atoll.clients.noprop.objectives import Draws
 from atoll.clients.noprop.parts import BlockPart, HeadPart, Part
 from atoll.clients.tasks.losses import is_sigmoid

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
+from atoll.clients.apps.layer_clients import make_noprop_app, noprop_clients_of
 from atoll.clients.apps.local_clients import ClientSpec as ClientSpec
 from atoll.clients.apps.local_clients import RoundExamples, clients_of
 from atoll.clients.apps.messages import metrics_of, partition_of
@@ -108,8 +109,6 @@ class KnownExamples(Protocol):
 def examples_of(spec: ClientSpec) -> KnownExamples:
     """Return a federation's clients, to ask them for their examples."""
     if is_noprop(spec.model):
-        from atoll.clients.apps.layer_clients import noprop_clients_of
-
         return noprop_clients_of(spec)
     return clients_of(spec)
 
@@ -128,7 +127,5 @@ def make_client_app(spec: ClientSpec) -> ClientApp:
             f"({torch.__version__}) sees none; expected PyTorch for CUDA there, or 0"
         )
     if is_noprop(spec.model):
-        from atoll.clients.apps.layer_clients import make_noprop_app
-
         return make_noprop_app(spec)
     return FederatedClientApp(spec)

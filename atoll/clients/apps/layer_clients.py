@@ -25,6 +25,7 @@ from atoll.clients.data.store import ImageDataset
 from atoll.clients.models.build import build_model
 from atoll.clients.mods import find_mods
 from atoll.clients.noprop.arrays import keys_by_layer
+from atoll.clients.noprop.design import Design
 from atoll.clients.noprop.examples import Examples
 from atoll.clients.noprop.layer_training import (
     LayerTraining,
@@ -32,7 +33,6 @@ from atoll.clients.noprop.layer_training import (
     seed_of_part,
 )
 from atoll.clients.noprop.memory import ClientMemory, budget_of
-from atoll.clients.noprop.network import Design
 from atoll.clients.training.evaluation import evaluate
 from atoll.clients.training.schedules import learning_rate_at
 from atoll.randomness import derive_seed

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.clients.models import MODELS
 from atoll.clients.models.head import find_head
 from atoll.clients.ranges import Repetitions, Width
 from atoll.clients.tasks.losses import is_sigmoid
@@ -122,8 +123,6 @@ def gaussian_representation(
     **arguments
         The body's own.
     """
-    from atoll.clients.models import MODELS
-
     network = MODELS.find(body, "model.body")(image_shape=image_shape, classes=classes, **arguments)
     last = find_head(network)
     if not isinstance(last, nn.Linear):

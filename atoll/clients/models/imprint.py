@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from atoll.clients.models.build import build_model
 from atoll.clients.ranges import Deviation, Number
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
@@ -93,8 +94,6 @@ def imprint(
         How much the block changes images: the smaller, the more of its gradient is lost to the
         rounding of the weights that come back.
     """
-    from atoll.clients.models.build import build_model
-
     shares = [(index + 0.5) / bins for index in range(bins)]
     thresholds = torch.tensor([_quantile(distribution, share) for share in shares])
     block = ImprintBlock(math.prod(image_shape), center + spread * thresholds, strength)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.clients.models import MODELS
 from atoll.clients.models.head import find_head
 from atoll.clients.ranges import Width
 
@@ -77,8 +78,6 @@ def precode(
     ValueError
         If the base has no linear head.
     """
-    from atoll.clients.models import MODELS
-
     model = MODELS.find(base, "model.base")(image_shape=image_shape, classes=classes, **arguments)
     head = find_head(model)
     if not isinstance(head, nn.Linear):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.noprop.blocks import BLOCK_SIZES, Block, convolutional_part, flat_features
-from atoll.clients.noprop.network import Design
+from atoll.clients.noprop.design import Design
 from atoll.clients.settings import ModelSettings
 
 # tanh(0.5) of each block's prediction is mixed in before training.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from statistics import NormalDist
 
-from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.noise_schedule import FIRST_GAMMA
 from atoll.clients.noprop.settings import ContinuousTimeSettings
 

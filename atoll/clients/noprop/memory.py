@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.network import Design
+from atoll.clients.noprop.design import Design
 from atoll.clients.noprop.parts import Part, make_part
 from atoll.clients.settings import ClientSettings
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atoll.clients.noprop.blocks import Block
+from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.diffusion import loss_weights, prior_divergence
 from atoll.clients.noprop.intervals import interval_edges
-from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.settings import (
     ContinuousTimeSettings,
     DiscreteSettings,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from atoll.clients.noprop.baselines import ChainedBlocks, plain_cnn
 from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.objectives import (
     LABEL_NOISE,
     BlockObjective,

@@ -20,8 +20,8 @@ from atoll.clients.moments.messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HessianProduct, Loss
+from atoll.strategies.alignment.example_rows import ExampleRows
 from atoll.strategies.alignment.exchange import Exchange
-from atoll.strategies.alignment.methods.example_rows import ExampleRows
 
 Weighting = Literal["uniform", "examples"]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.noprop import objectives
+from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.examples import Examples
-from atoll.clients.noprop.network import Design, NoPropNetwork, SharedPart
+from atoll.clients.noprop.network import NoPropNetwork
 from atoll.clients.noprop.parts import Part, index_of, make_part, make_shared_part, names_of_parts
 from atoll.clients.noprop.training import train_epoch
 from atoll.clients.settings import ClientSettings

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from atoll.clients.data.store import Decoded, Split
 from atoll.errors import DataUnavailableError
@@ -76,8 +77,6 @@ def read_records(path: Path, label_bytes: int = 1) -> Split:
 
 
 def _read_sheet(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
     # One image a row makes a sheet taller than Pillow's guard against decompression bombs likes.
     with Image.open(path) as sheet:
         pixels = np.asarray(sheet.convert("RGB"))

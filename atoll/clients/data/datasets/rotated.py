@@ -11,6 +11,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, field_validator
 
 from atoll.clients.data.options import Preset
@@ -101,8 +102,6 @@ def _turned(
     parts: list[NDArray[np.int64]],
     angles: tuple[int, ...],
 ) -> Split:
-    from PIL import Image
-
     turned = [
         np.asarray(Image.fromarray(images[index, :, :, 0]).rotate(angle, Image.Resampling.BILINEAR))
         for part, angle in zip(parts, angles, strict=True)

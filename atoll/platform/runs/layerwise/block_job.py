@@ -19,7 +19,7 @@ from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.apps.local_clients import ClientSpec
 from atoll.clients.noprop.examples import Examples
-from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.parts import Part, make_part
 from atoll.clients.noprop.training import EpochResult, train_epoch
 from atoll.clients.training.schedules import learning_rate_at

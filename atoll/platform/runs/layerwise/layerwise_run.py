@@ -18,7 +18,7 @@ from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.noprop.arrays import block_prefix, shared_prefix
 from atoll.clients.noprop.embeddings import prototypes
-from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.parts import (
     HEAD,
     index_of,

@@ -31,7 +31,7 @@ from atoll.clients.noprop.inference import (
     noise_of_runs,
     plan,
 )
-from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.parts import index_of, make_part
 from atoll.platform.pool.jobs import Job
 from atoll.platform.runs.layerwise.block_files import PartFiles
