@@ -5,7 +5,7 @@ import pytest
 import torch
 from captured import a_spec, captured
 
-from atoll.attacks.captures.aggregate import aggregate_captures, aggregate_truths
+from atoll.attacks.captures.aggregate_capture import aggregate_captures, aggregate_truths
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation

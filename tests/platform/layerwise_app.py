@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from stock_simulation import Results, keep_results
 
 from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.apps.layer_clients import CAPACITY
+from atoll.clients.apps.noprop_clients import CAPACITY
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import seed_everything

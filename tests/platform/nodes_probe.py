@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import FedAvg
 from node_app import app, make_reader, nodes_in
 from node_cluster import Node, NodeCluster, wait_until
 
-from atoll.clients.data.store import Decoded, Split, write_dataset
+from atoll.clients.data.image_dataset import Decoded, Split, write_dataset
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import RoundOptions, run_rounds

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 import atoll
 from atoll.clients.noprop.design import Design
-from atoll.clients.noprop.memory import ClientMemory
+from atoll.clients.noprop.training_memory import ClientMemory
 from atoll.platform.config.experiment import Experiment
 
 BLOCKS, ROUNDS = 3, 2

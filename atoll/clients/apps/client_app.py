@@ -11,14 +11,14 @@ import torch
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
-from atoll.clients.apps.layer_clients import make_noprop_app, noprop_clients_of
 from atoll.clients.apps.local_clients import ClientSpec as ClientSpec
 from atoll.clients.apps.local_clients import RoundExamples, clients_of
-from atoll.clients.apps.messages import metrics_of, partition_of
+from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
+from atoll.clients.apps.training_messages import metrics_of, partition_of
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.mods import find_mods
-from atoll.clients.moments.messages import MOMENTS, TrainingTerms
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.moments.moment_messages import MOMENTS, TrainingTerms
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import EngineError
 
 
@@ -67,7 +67,7 @@ class FederatedClientApp(ClientApp):
         return self._clients.train_together(messages, contexts)
 
     def train_and_sum(
-        self, message: Message, contexts: list[Context], *, at_once: bool
+        self, message: Message, contexts: list[Context], *, vectorized: bool
     ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
         """Train several clients that got the same message, for the sum of their models alone.
 
@@ -77,7 +77,7 @@ class FederatedClientApp(ClientApp):
             The training message that each of them got.
         contexts : list[Context]
             The clients.
-        at_once : bool
+        vectorized : bool
             Whether they train together; if not, the sum has the bits of their answers' sum.
 
         Returns
@@ -87,7 +87,7 @@ class FederatedClientApp(ClientApp):
             would have answered with, and the seconds that it took.
         """
         partitions = [partition_of(context) for context in contexts]
-        train = self._clients.sum_at_once if at_once else self._clients.sum_in_turn
+        train = self._clients.sum_vectorized if vectorized else self._clients.sum_sequential
         summed, seconds = train(message, partitions)
         return summed.total, [metrics_of(result) for result in summed.results], seconds
 

@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll.clients.apps.messages import (
+from atoll.clients.apps.training_messages import (
     answer,
     arrays_of,
     config_of,
@@ -35,20 +35,20 @@ from atoll.clients.data.client_images import (
     client_images,
     float_bytes,
 )
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
 from atoll.clients.models.head import SplitModel
-from atoll.clients.moments.client import AlignedClient
-from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.messages import MomentsQuery, TrainingTerms
+from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.aligned_client import AlignedClient
+from atoll.clients.moments.domain_examples import DomainExamples
+from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training.evaluation import evaluate
+from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.clients.training.local_training import TrainingResult, batches, train
-from atoll.clients.training.schedules import learning_rate_at
 from atoll.clients.training.summed_training import SummedTraining
-from atoll.clients.training.vectorized import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.randomness import derive_seed, seed_everything
 
 # What a process keeps of the examples of clients that are measured before they train, at most.
@@ -208,7 +208,7 @@ class LocalClients:
         result = self._train_partition(config_of(message), partition)
         return answer(message, self._arrays.read(), result)
 
-    def sum_in_turn(
+    def sum_sequential(
         self, message: Message, partitions: list[int]
     ) -> tuple[SummedTraining, list[float]]:
         """Train the clients of these partitions one after another; return their sum."""
@@ -377,7 +377,7 @@ class LocalClients:
     ) -> list[tuple[ArrayRecord, TrainingResult]]:
         return self._vectorized.train(**self._training(message, partitions))
 
-    def sum_at_once(
+    def sum_vectorized(
         self, message: Message, partitions: list[int]
     ) -> tuple[SummedTraining, list[float]]:
         """Train the clients of these partitions together; return their sum."""

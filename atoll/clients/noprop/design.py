@@ -15,7 +15,7 @@ from atoll.clients.noprop.blocks import BLOCK_SIZES, Block
 from atoll.clients.noprop.diffusion import signal_levels
 from atoll.clients.noprop.embeddings import initial_embedding
 from atoll.clients.noprop.noise_schedule import LearnedSchedule
-from atoll.clients.noprop.settings import (
+from atoll.clients.noprop.noprop_settings import (
     VARIANTS,
     ContinuousSettings,
     DiscreteSettings,

@@ -80,7 +80,7 @@ def check_size(settings: ArenaSettings, federations: Sweep) -> None:
 
 def check_models(federations: Sweep) -> None:
     """Refuse defenses that lack something in the models that they would act on."""
-    from atoll.clients.models.build import build_model
+    from atoll.clients.models.model_building import build_model
     from atoll.clients.mods import check_mods
     from atoll.platform.config.client_mods import with_references
 
@@ -129,8 +129,8 @@ def _check_fits_one(arena: Arena, attack: Attack) -> None:
 
     One that fits some of them is run on these; its other jobs fail, and say why.
     """
-    from atoll.attacks.arena.fit import check_fits
-    from atoll.clients.noprop.settings import is_noprop
+    from atoll.attacks.arena.applicability import check_fits
+    from atoll.clients.noprop.noprop_settings import is_noprop
 
     experiments = [trial.experiment for trial in arena.federations.trials]
     if any(is_noprop(experiment.model) for experiment in experiments):

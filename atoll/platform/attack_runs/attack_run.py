@@ -32,7 +32,7 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.config.experiment import parse_value
@@ -211,7 +211,7 @@ def run_attack(
             attack,
             known,
             observations,
-            gallery=references.gallery,
+            candidates=references.candidates,
             lpips=_lpips(lpips),
             seed=seed,
             progress=progress,
@@ -238,7 +238,7 @@ def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:
 
 def _check_images(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
     """Refuse a configuration of other images than the captures are of."""
-    expected = tuple(references.gallery.shape[1:])
+    expected = tuple(references.candidates.shape[1:])
     for victim in victims:
         found = victim.capture.federation.image_shape
         if found != expected:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.messages import DomainSums, Term
+from atoll.clients.moments.moment_messages import DomainSums, Term
 from atoll.clients.moments.statistic import Statistic
 
 

@@ -6,7 +6,7 @@ from one_step import a_model, a_step, a_task, gradient
 from torch import nn
 
 from atoll.attacks.defenses.soteria import Soteria, feature_scores, head_weight
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 
 

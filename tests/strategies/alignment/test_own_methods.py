@@ -20,7 +20,7 @@ from atoll.clients.moments.statistic_names import statistic_from_json, to_json
 from atoll.clients.moments.statistics import HessianProbes
 from atoll.errors import EngineError
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 
 STEP = {
     "client_update": "gradient",

@@ -24,14 +24,14 @@ from small_federation import (
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.models.gaussian import GaussianHead, GaussianModel
+from atoll.clients.models.gaussian_model import GaussianHead, GaussianModel
 from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.checks import check_federation
+from atoll.strategies.alignment.alignment_checks import check_federation
 
 SIZE = 3
 STEP = {"client_update": "gradient", "server_optimizer": "sgd", "server_learning_rate": 1.0}

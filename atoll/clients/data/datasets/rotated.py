@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split
 from atoll.clients.data.options import Preset
-from atoll.clients.data.store import Decoded, ImageDataset, Split
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
 from atoll.randomness import derive_seed
