@@ -26,7 +26,7 @@ from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.messages.packing import PackedRecords, pack
 from atoll.platform.pool.mapping import map_over_workers
 from atoll.platform.rounds.server_evaluation import loaded
-from atoll.strategies.alignment.alignment_strategy import FIXED_SEED
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.local_exchange import domains_at_hand
 

@@ -122,9 +122,7 @@ def _warn_of_layers(strategy: AlignmentStrategy, model: nn.Module) -> None:
             "them, or use GroupNorm)",
             name,
         )
-    if type(strategy).penalty is not AlignmentStrategy.penalty and any(
-        isinstance(module, GaussianHead) for module in training
-    ):
+    if strategy.has_penalty and any(isinstance(module, GaussianHead) for module in training):
         logger.warning(
             "the model draws its representation: moments and training draw differently, and %s is "
             "the centralised method on average only",

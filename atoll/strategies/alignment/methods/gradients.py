@@ -108,17 +108,18 @@ class GradientStrategy(AlignmentStrategy):
         (gradient,) = _at_broadcast(gradients).values()
         return self.step(gradients, gradient)
 
-    def _messages(
+    def training_messages(
         self,
         server_round: int,
         exchange: MomentExchange,
         counts: Mapping[int, Mapping[str, int]],
         config: ConfigRecord,
     ) -> list[Message]:
+        """Take the server's step; clients were queried for gradients, and train nothing."""
         gradients = DomainGradients(exchange, counts)
         is_alone = len(gradients.names) < self.min_domains
         if is_alone:
-            self._warn_of_one_domain(gradients.names)
+            self.warn_of_one_domain(gradients.names)
         self._diagnose(server_round, exchange, counts)
         before = copy.deepcopy(self.optimizer.state_dict())
         try:
