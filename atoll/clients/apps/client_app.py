@@ -11,8 +11,9 @@ import torch
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
-from atoll.clients.apps.local_clients import ClientSpec as ClientSpec
-from atoll.clients.apps.local_clients import RoundExamples, clients_of
+from atoll.clients.apps.client_spec import ClientSpec as ClientSpec
+from atoll.clients.apps.client_spec import RoundExamples
+from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
 from atoll.clients.apps.training_messages import metrics_of, partition_of
 from atoll.clients.arrays.weighted_sum import WeightedSum
@@ -56,7 +57,9 @@ class FederatedClientApp(ClientApp):
 
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""
-        return "client.mods see one client at a time" if self._has_mods else self._clients.obstacle
+        if self._has_mods:
+            return "client.mods see one client at a time"
+        return self._clients.vectorized.obstacle
 
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
         """Answer the training messages of several clients at once, in their order.
@@ -87,8 +90,8 @@ class FederatedClientApp(ClientApp):
             would have answered with, and the seconds that it took.
         """
         partitions = [partition_of(context) for context in contexts]
-        train = self._clients.sum_vectorized if vectorized else self._clients.sum_sequential
-        summed, seconds = train(message, partitions)
+        clients = self._clients.vectorized if vectorized else self._clients
+        summed, seconds = clients.train_and_sum(message, partitions)
         return summed.total, [metrics_of(result) for result in summed.results], seconds
 
 

@@ -11,13 +11,11 @@ import time
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
-import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
-from torch import nn
 
-from atoll.clients.apps.local_clients import ClientSpec, RoundExamples
+from atoll.clients.apps.client_resources import ClientResources
+from atoll.clients.apps.client_spec import ClientSpec, RoundExamples
 from atoll.clients.apps.training_messages import (
     arrays_of,
     config_of,
@@ -25,10 +23,6 @@ from atoll.clients.apps.training_messages import (
     proximal_mu_of,
     round_of,
 )
-from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_dataset import ImageDataset
-from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.models.model_building import build_model
 from atoll.clients.mods import find_mods
 from atoll.clients.noprop.design import Design
 from atoll.clients.noprop.example_source import Examples
@@ -39,7 +33,6 @@ from atoll.clients.noprop.layer_training import (
     unit_seed,
 )
 from atoll.clients.noprop.training_memory import ClientMemory, budget_of
-from atoll.clients.training.evaluation import evaluate
 from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.randomness import derive_seed
 
@@ -58,29 +51,16 @@ class NoPropClients:
 
     def __init__(self, spec: ClientSpec) -> None:
         self._spec = spec
-
-    @cached_property
-    def _dataset(self) -> ImageDataset:
-        return ImageDataset(self._spec.dataset)
-
-    @cached_property
-    def _partition(self) -> Partition:
-        return Partition(self._spec.partition)
+        self._resources = ClientResources(spec)
 
     @cached_property
     def _design(self) -> Design:
-        dataset = self._dataset
+        dataset = self._resources.dataset
         return Design.of(self._spec.model, dataset.image_shape, len(dataset.classes))
 
     @cached_property
     def _memory(self) -> ClientMemory:
         return ClientMemory(self._design, self._spec.client)
-
-    @cached_property
-    def _network(self) -> nn.Module:
-        dataset = self._dataset
-        network = build_model(self._spec.model, dataset.image_shape, len(dataset.classes), 0)
-        return network.to(self._spec.device)
 
     def capacity(self, message: Message, context: Context) -> Message:
         """Answer how many blocks the client's declared memory holds."""
@@ -91,20 +71,16 @@ class NoPropClients:
 
     @property
     def count(self) -> int:
-        """How many clients the federation has."""
-        return len(self._partition)
-
-    def _split(self, partition: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        spec = self._spec
-        return self._partition.split(partition, spec.client_test_fraction, spec.seed)
+        """The number of clients in the federation."""
+        return self._resources.count
 
     def train(self, message: Message, context: Context) -> Message:
         """Train the blocks whose arrays the message holds, each from its own random state."""
         began = time.perf_counter()
         spec, partition, config = self._spec, partition_of(context), config_of(message)
-        server_round = round_of(config)
+        server_round, dataset = round_of(config), self._resources.dataset
         examples = Examples(
-            self._dataset, self._dataset.train, self._split(partition)[0], spec.device
+            dataset, dataset.train, self._resources.training_part(partition), spec.device
         )
         training = LayerTraining(
             self._design,
@@ -128,16 +104,16 @@ class NoPropClients:
 
     def num_examples(self, partition: int) -> int:
         """Return how many examples the client of ``partition`` trains on."""
-        return len(self._split(partition)[0])
+        return len(self._resources.training_part(partition))
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
         """Return what the client of ``partition`` trains on when it gets ``message``."""
         spec, server_round = self._spec, round_of(config_of(message))
-        chosen = self._split(partition)[0]
+        chosen, split = self._resources.training_part(partition), self._resources.dataset.train
         layers = [index for index in keys_by_layer(arrays_of(message)) if index is not None]
         return RoundExamples(
-            pixels=self._dataset.train.images[chosen],
-            labels=self._dataset.train.labels[chosen],
+            pixels=split.images[chosen],
+            labels=split.labels[chosen],
             indices=chosen,
             batches=(),
             seed=derive_seed(spec.seed, server_round, "train", partition),
@@ -149,15 +125,7 @@ class NoPropClients:
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message, which holds the whole network."""
-        ModelArrays(self._network).load(arrays_of(message))
-        train_part, test_part = self._split(partition_of(context))
-        chosen = test_part if len(test_part) else train_part
-        dataset = self._dataset
-        done = evaluate(self._network, dataset, dataset.train, chosen, self._spec.device)
-        metrics = MetricRecord(
-            {"num-examples": done.examples, "loss": done.loss, "accuracy": done.accuracy}
-        )
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+        return self._resources.evaluate(message, partition_of(context))
 
 
 @lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ from layer_runs import (
     spec_of,
 )
 
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.noprop.epoch_training import train_epoch
 from atoll.clients.noprop.example_source import Examples
 from atoll.clients.noprop.training_units import block_names, make_shared_part, make_unit

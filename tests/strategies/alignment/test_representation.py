@@ -57,7 +57,7 @@ def examples_of(federation: SmallFederation) -> list[Client]:
     found = []
     for partition in range(federation.grid.nodes):
         clients = federation.grid.app._clients
-        own = clients._domain_examples(partition, ConfigRecord({"server-round": 1}), None)
+        own = clients.aligned.examples(partition, ConfigRecord({"server-round": 1}), None)
         found.append((own.images, own.labels, [own.names[d] for d in own.domains.tolist()]))
     return found
 

@@ -270,7 +270,7 @@ def test_a_rounds_examples_are_the_same_for_moments_and_training(tmp_path: Path)
     for partition in range(3):
         from flwr.app import ConfigRecord
 
-        examples = clients._domain_examples(partition, ConfigRecord({"server-round": 1}), 5)
+        examples = clients.aligned.examples(partition, ConfigRecord({"server-round": 1}), 5)
         assert len(examples) == min(5, [13, 14, 2][partition])
         for place, name in enumerate(examples.names):
             own = examples.domains == place

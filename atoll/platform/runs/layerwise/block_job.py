@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.image_dataset import ImageDataset
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.noprop.example_source import Examples
 from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.training_units import TrainingUnit, make_unit

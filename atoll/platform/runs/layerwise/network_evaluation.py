@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.training.evaluation import BATCH, Evaluation, count
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.noprop.blocks import Block
 from atoll.clients.noprop.inference import (
     AllWays,
