@@ -8,12 +8,11 @@ Written against flwr 1.42; 1.41 has the same.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from flwr.app import (
     Metadata,
     RecordDict,
 )
-from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -117,25 +115,23 @@ def new_run() -> Run:
     return Run.create_empty(RUN_ID)
 
 
-def app_run(directory: Path, fab_id: str, version: str, overrides: dict[str, Any]) -> Run:
+def app_run(fab_id: str, version: str, fab_hash: str, overrides: dict[str, Any]) -> Run:
     """Return the ``Run`` of an app.
 
     Parameters
     ----------
-    directory : Path
-        Where the app is. Its ``fab_hash`` is that of the bundle that Flower makes of it, or empty
-        where Flower refuses to make one.
     fab_id : str
         ``publisher/name``.
     version : str
         The app's version.
+    fab_hash : str
+        The SHA-256 of its bundle, or empty.
     overrides : dict
         What the user has changed of its run config.
     """
     run = new_run()
     run.fab_id, run.fab_version, run.override_config = fab_id, version, dict(overrides)
-    with suppress(OSError, ValueError):
-        run.fab_hash = hashlib.sha256(build_fab_from_disk(directory)).hexdigest()
+    run.fab_hash = fab_hash
     return run
 
 
