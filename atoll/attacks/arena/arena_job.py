@@ -13,8 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from atoll.attacks import ATTACKS
-from atoll.attacks.base.attack import Attack
+from atoll.attacks.base.attack_building import build_attack, can_adapt, find_attack
 from atoll.attacks.captures.aggregate_capture import aggregate_captures, aggregate_truths
 from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
@@ -33,6 +32,8 @@ from atoll.trust import CodeUse, admitted, references_in, uses_in
 # Part of every key: another number where the same job would give other rows.
 FORMAT = 2
 Knowledge = Literal["naive", "adaptive"]
+# The experiment key of the table that names attacks, for errors.
+KEY = "arena.attacks"
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,6 @@ class JobResult:
     images: Tensor
 
 
-def build_attack(name: str, settings: Mapping[str, Any], knowledge: Knowledge) -> Attack:
-    """Return the attack of a job."""
-    kind = ATTACKS.find(name, "arena.attacks")
-    known = {"defense": knowledge} if can_adapt(kind) else {}
-    attack: Attack = kind(**settings, **known)
-    return attack
-
-
-def can_adapt(kind: type[Attack]) -> bool:
-    """Tell whether an attack can make use of what it knows of a defense."""
-    return "defense" in kind.model_fields
-
-
 def run_job(conditions: Conditions, job: Job) -> JobResult:
     """Run a job; the same rows wherever it runs.
 
@@ -166,7 +154,9 @@ def run_job(conditions: Conditions, job: Job) -> JobResult:
 
 def _run_job(conditions: Conditions, job: Job, victims: list[Victim]) -> JobResult:
     victim = victims[0] if len(victims) == 1 else _sum_of(victims)
-    attack = build_attack(job.attack, job.settings, job.knowledge)
+    adapts = can_adapt(find_attack(job.attack, KEY))
+    known = {"defense": job.knowledge} if adapts else {}
+    attack = build_attack(job.attack, {**job.settings, **known}, KEY)
     references = _references(conditions.dataset, conditions.candidates)
     [done] = attack_victims(
         job.attack,

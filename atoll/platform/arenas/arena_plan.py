@@ -250,8 +250,7 @@ def _attackers(
 
     What clients' defenses left in an update cannot be read off a sum over clients.
     """
-    from atoll.attacks import ATTACKS
-    from atoll.attacks.arena.arena_job import can_adapt
+    from atoll.attacks.base.attack_building import can_adapt, find_attack
     from atoll.attacks.defenses.adaptive import defenses_of
     from atoll.platform.config.client_mods import with_references
 
@@ -261,6 +260,6 @@ def _attackers(
     for label, table in arena.settings.attacks.items():
         name = str(table.get("name", label))
         settings = {k: v for k, v in table.items() if k != "name"}
-        differs = is_mimicked and can_adapt(ATTACKS.find(name, "arena.attacks"))
+        differs = is_mimicked and can_adapt(find_attack(name, "arena.attacks"))
         for knowledge in arena.settings.knowledge if differs else ("naive",):
             yield label, name, settings, knowledge

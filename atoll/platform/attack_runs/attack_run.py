@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
 
-from atoll.attacks import ATTACKS
+from atoll.attacks.base import attack_building
 from atoll.attacks.base.attack import Attack, Progress, ignore_progress
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
@@ -83,12 +83,10 @@ def build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
     AttackError
         With a line per setting that it does not have or that is out of range.
     """
-    kind = ATTACKS.find(name, "--attack")
-    if not (isinstance(kind, type) and issubclass(kind, Attack)):
-        raise AttackError(f"--attack {name}: is not an attack; expected a subclass of Attack")
     try:
-        return kind.model_validate(dict(settings))
+        return attack_building.build_attack(name, settings, "--attack")
     except ValidationError as error:
+        kind = attack_building.find_attack(name, "--attack")
         raise AttackError(describe_problems(error, kind)) from None
 
 
