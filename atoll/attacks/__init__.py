@@ -15,7 +15,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "random-image": "atoll.attacks.methods.baselines:RandomImage",
         "class-mean": "atoll.attacks.methods.baselines:ClassMean",
         "linear-layer": "atoll.attacks.methods.linear_layer:LinearLayer",
-        "imprint": "atoll.attacks.methods.imprint:Imprint",
+        "imprint": "atoll.attacks.methods.imprint_attack:Imprint",
         "r-gap": "atoll.attacks.methods.rgap:RGAP",
         "dlg": "atoll.attacks.methods.dlg:DLG",
         "idlg": "atoll.attacks.methods.dlg:IDLG",
@@ -30,4 +30,4 @@ ATTACKS: Registry[type[Attack]] = Registry(
 )
 
 # What comes out of them owes little or nothing to the update; others are held against it.
-FLOORS = frozenset({"random-image", "class-mean", "generator-sample"})
+BASELINES = frozenset({"random-image", "class-mean", "generator-sample"})

@@ -13,10 +13,10 @@ from flwr.serverapp.strategy import Strategy
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry, closest
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
-from atoll.strategies.arguments import check_arguments
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.sec_agg_plus import SecAggPlus
+from atoll.strategies.strategy_arguments import check_arguments
 
 FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
     name: kind

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atoll.attacks.base.optimization import Decode, Group, OptimizationAttack
-from atoll.attacks.generators.load import fitted, load_generator
-from atoll.attacks.generators.staged import Features, StagedGenerator
-from atoll.attacks.generators.trained import GeneratorSettings, TrainedGenerator
+from atoll.attacks.base.optimization_attack import Decode, Group, OptimizationAttack
+from atoll.attacks.generators.generator_loading import fitted, load_generator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
+from atoll.attacks.generators.trained_generator import GeneratorSettings, TrainedGenerator
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.settings import FilePath

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.capture_validation.normalization import Scaling, explain
+from atoll.attacks.capture_validation.normalization_check import Scaling, explain
 from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check_update, faults_of
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
@@ -24,11 +24,11 @@ from atoll.attacks.victims import check_truth
 from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.mods import as_settings
-from atoll.clients.moments.passes import BATCH
-from atoll.clients.noprop.examples import GivenExamples
+from atoll.clients.moments.example_passes import BATCH
+from atoll.clients.noprop.design import PartialNetwork
+from atoll.clients.noprop.example_source import GivenExamples
 from atoll.clients.noprop.layer_training import LayerTraining
-from atoll.clients.noprop.network import PartialNetwork
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.training.local_training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError

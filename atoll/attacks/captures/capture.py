@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from atoll.clients.data.tensors import to_tensor
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.training.schedules import learning_rate_at
+from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.errors import AtollError, CaptureError, InvalidExperimentError
 
 MODEL_RECORD = "arrays"

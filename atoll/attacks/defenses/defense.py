@@ -26,9 +26,9 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from torch import Tensor, nn
 
-from atoll.clients.apps.messages import config_of, round_of
+from atoll.clients.apps.training_messages import config_of, round_of
 from atoll.clients.arrays.conversion import array_record, to_array, view
-from atoll.clients.moments.messages import TrainingTerms
+from atoll.clients.moments.moment_messages import TrainingTerms
 from atoll.clients.settings import Section
 from atoll.clients.training.step_mods import LocalStep, StepGradient, on_steps
 from atoll.randomness import derive_seed

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.defenses.defense import Compute, Defense, Task
-from atoll.clients.training.mixup import mixup_objective
+from atoll.clients.training.mixup_objective import mixup_objective
 
 
 class MixUp(Defense):

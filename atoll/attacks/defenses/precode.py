@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Estimate, Task
 from atoll.attacks.defenses.observed import MaskedDefense
-from atoll.clients.models.precode import find_bottleneck
+from atoll.clients.models.variational_bottleneck import find_bottleneck
 from atoll.clients.ranges import Weight
 
 

@@ -13,6 +13,8 @@ from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context
 
+from atoll.attacks.defenses.opacus_classes import OPACUS
+
 
 @lru_cache(maxsize=1024)
 def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
@@ -29,9 +31,7 @@ def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
     """
     if uses == 0:
         return 0.0
-    from opacus.accountants import RDPAccountant
-
-    accountant = RDPAccountant()
+    accountant = OPACUS["RDPAccountant"]()
     accountant.history = [(noise_multiplier, 1.0, uses)]
     with warnings.catch_warnings():
         # A bound at the end of the accountant's orders is one all the same.

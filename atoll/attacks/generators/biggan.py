@@ -17,7 +17,7 @@ from torch import Generator as RandomState
 from torch import Tensor, nn
 
 from atoll.attacks.generators.checkpoints import fill
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.clients.models.pretrained import read_weights
 from atoll.errors import DataUnavailableError
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Generator as RandomState
 from torch import Tensor
 
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 
 
 class Resized(StagedGenerator):

@@ -17,7 +17,7 @@ from torch import Generator as RandomState
 from torch import Tensor, nn
 
 from atoll.attacks.generators.checkpoints import fill
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.generators.stylegan2_weights import read_stylegan2, widths_of
 
 FIRST = 4

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization import (
+from atoll.attacks.base.optimization_attack import (
     Group,
     OptimizationAttack,
     best_restarts,

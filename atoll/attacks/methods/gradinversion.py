@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization import (
+from atoll.attacks.base.optimization_attack import (
     Group,
     OptimizationAttack,
     best_restarts,
@@ -29,8 +29,8 @@ from atoll.attacks.optim.priors import (
     running_statistics,
     total_variation,
 )
-from atoll.attacks.optim.schedules import cosine
 from atoll.attacks.optim.step_rules import Adam, Langevin
+from atoll.attacks.optim.step_size_schedules import cosine
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.ranges import Iterations, Positive, Rate, Repetitions, Weight

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.base.attack import Reconstruction, SeparateAttack
-from atoll.attacks.base.optimization import to_unit
+from atoll.attacks.base.optimization_attack import to_unit
 from atoll.attacks.threat.observation import Observation
 from atoll.errors import AttackError
 

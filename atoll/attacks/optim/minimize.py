@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.attacks.optim.schedules import Schedule, constant
 from atoll.attacks.optim.step_rules import StepRule
+from atoll.attacks.optim.step_size_schedules import Schedule, constant
 
 # Returns each candidate's cost with its priors, which is descended, and its matching cost alone.
 Objective = Callable[[list[Tensor]], tuple[Tensor, Tensor]]

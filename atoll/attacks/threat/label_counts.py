@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from atoll.attacks.captures.capture import Capture, Content
 from atoll.attacks.threat.labels import counts_of_head, whole_numbers
 from atoll.attacks.threat.observation import ImageSpace
-from atoll.clients.models.build import build_model
 from atoll.clients.models.head import find_head
-from atoll.clients.moments.messages import ALIGNMENT, DOMAINS, MOMENTS, MomentsQuery
+from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.moment_messages import ALIGNMENT, DOMAINS, MOMENTS, MomentsQuery
 from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
 from atoll.errors import AttackError, CaptureError
 

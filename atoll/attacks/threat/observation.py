@@ -18,9 +18,9 @@ from torch import Tensor
 from atoll.attacks.captures.capture import Capture, Truth, check_update
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.victim_model import BatchNormMode, VictimModel, build_victim
-from atoll.attacks.threat.victim_parts import WHOLE, VictimPart
-from atoll.clients.noprop.objectives import Draws
-from atoll.clients.noprop.training import steps_of
+from atoll.attacks.threat.victim_units import WHOLE, VictimUnit
+from atoll.clients.noprop.block_objective import Draws
+from atoll.clients.noprop.epoch_training import steps_of
 from atoll.clients.settings import ClientSettings
 from atoll.errors import AttackError, CaptureError
 
@@ -169,7 +169,7 @@ class Observation:
         The buffers that were broadcast.
     batches : Mapping[str, tuple[Tensor, ...]] or None
         With BATCH_ORDER or NOISE: by what is trained
-        (:class:`~atoll.attacks.threat.victim_parts.VictimPart`), per local step, indices into the
+        (:class:`~atoll.attacks.threat.victim_units.VictimUnit`), per local step, indices into the
         ``num_images``.
     noise : Mapping[str, tuple[Draws, ...]] or None
         With NOISE: in the same way, what the client drew for these images.
@@ -330,7 +330,7 @@ def _steps(
     model: VictimModel,
     training: LocalTraining,
     truth: Truth | None,
-    steps_of_part: Callable[[VictimPart, LocalTraining, Truth], tuple[T, ...]],
+    steps_of_part: Callable[[VictimUnit, LocalTraining, Truth], tuple[T, ...]],
 ) -> dict[str, tuple[T, ...]] | None:
     """Return something of each step of each part, where it is granted."""
     granting = sorted(any_of & threat.capabilities)
@@ -340,21 +340,21 @@ def _steps(
     return {part.name: steps_of_part(part, training, known) for part in model.parts}
 
 
-def _batches_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
+def _batches_of(part: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
     if part.name == WHOLE:
         # A client that was asked for a gradient takes no step: it is over all examples.
         return truth.batches or (torch.arange(len(truth.labels)),)
     return tuple(chosen for chosen, _ in _replayed(part, training, truth))
 
 
-def _draws_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
+def _draws_of(part: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
     if part.name == WHOLE:
         return ({},) * max(1, len(truth.batches))
     return tuple(draws for _, draws in _replayed(part, training, truth))
 
 
 def _replayed(
-    part: VictimPart, training: LocalTraining, truth: Truth
+    part: VictimUnit, training: LocalTraining, truth: Truth
 ) -> Iterator[tuple[Tensor, Draws]]:
     """Yield what a part's seed says of its steps."""
     seed = truth.part_seeds.get(part.name)

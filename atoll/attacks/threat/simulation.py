@@ -18,8 +18,8 @@ from torch.func import grad, vmap
 
 from atoll.attacks.threat.observation import LocalTraining, Mimic, Observation
 from atoll.attacks.threat.victim_model import VictimModel
-from atoll.attacks.threat.victim_parts import Parameters, VictimPart
-from atoll.clients.noprop.objectives import TIMES, Draws
+from atoll.attacks.threat.victim_units import Parameters, VictimUnit
+from atoll.clients.noprop.block_objective import TIMES, Draws
 from atoll.errors import AttackError
 
 # Per part, per step.
@@ -128,7 +128,7 @@ class ClientSimulation:
         images : Tensor
             Shape (n, channels, height, width), normalised.
         targets : Tensor
-            As for :func:`~atoll.attacks.threat.victim_parts.soft_loss`.
+            As for :func:`~atoll.attacks.threat.victim_units.soft_loss`.
         unknowns : Tensor, optional
             What the client drew, shape (unknowns,), where there are any.
         """
@@ -282,7 +282,7 @@ def _train(
 
 
 def _layout(
-    parts: Sequence[VictimPart], batches: Sequence[Sequence[Tensor]]
+    parts: Sequence[VictimUnit], batches: Sequence[Sequence[Tensor]]
 ) -> list[list[dict[str, torch.Size]]]:
     """Return the shapes of what the client drew: per part, per step, by name."""
     unused = torch.Generator()
@@ -306,7 +306,7 @@ def _shares(model: VictimModel) -> list[float] | None:
 
 
 def _check_steps(
-    parts: Sequence[VictimPart], batches: Sequence[Sequence[Tensor]], num_images: int
+    parts: Sequence[VictimUnit], batches: Sequence[Sequence[Tensor]], num_images: int
 ) -> None:
     idle = [part for part, steps in zip(parts, batches, strict=True) if not steps]
     if idle:

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.threat.victim_parts import parts_of
-from atoll.clients.models.build import build_model
+from atoll.attacks.threat.victim_units import units_of
 from atoll.clients.models.head import find_head
-from atoll.clients.noprop.arrays import layer_of
-from atoll.clients.noprop.network import Design, PartialNetwork
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.models.model_building import build_model
+from atoll.clients.noprop.design import Design, PartialNetwork
+from atoll.clients.noprop.layer_keys import layer_of
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ModelSettings
 from atoll.errors import AttackError, CaptureError
 
@@ -45,7 +45,7 @@ class VictimModel:
         the same order. What the client does not train is a buffer here.
     mode : str
         As given.
-    parts : tuple[VictimPart, ...]
+    parts : tuple[VictimUnit, ...]
         What the client trains by itself: the whole model, or layers apart from each other.
 
     Raises
@@ -72,7 +72,7 @@ class VictimModel:
             _check_statistics(self.module, state)
         _fix_frozen(self.module)
         self.parameters = {k: p.detach() for k, p in self.module.named_parameters()}
-        self.parts = parts_of(self.module)
+        self.parts = units_of(self.module)
         # From here on every derivative is taken by what is passed to the parts' losses.
         self.module.requires_grad_(False)
 

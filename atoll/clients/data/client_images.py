@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll.clients.data.augmentation import Augmentation, draw_augmentation, vary_pixels
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
 
 # A client with more float32 images than this (bytes) has no more than a batch of them in memory.
 LARGE_BYTES = 2 * 2**30

@@ -14,11 +14,11 @@ from torch import nn
 
 from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.noprop.arrays import block_prefix, keys_by_layer, shared_prefix
-from atoll.clients.noprop.examples import ExampleSource
-from atoll.clients.noprop.network import Design, SharedPart
-from atoll.clients.noprop.parts import HEAD, BlockPart, HeadPart, Part
-from atoll.clients.noprop.training import EpochResult, train_epoch
+from atoll.clients.noprop.design import Design, SharedPart
+from atoll.clients.noprop.epoch_training import EpochResult, train_epoch
+from atoll.clients.noprop.example_source import ExampleSource
+from atoll.clients.noprop.layer_keys import block_prefix, keys_by_layer, shared_prefix
+from atoll.clients.noprop.training_units import HEAD, BlockUnit, HeadUnit, TrainingUnit
 from atoll.clients.settings import ClientSettings
 from atoll.randomness import derive_seed, seed_everything
 
@@ -47,13 +47,13 @@ def block_name(index: int) -> str:
     return f"block {index}"
 
 
-def names_of_client_parts(design: Design, layers: Sequence[int]) -> list[str]:
+def client_unit_names(design: Design, layers: Sequence[int]) -> list[str]:
     """Return the names of what a client trains apart: its blocks, and DT's head."""
     has_own_head = design.variant == "dt" and not design.is_shared_part_trained_by_blocks
     return [*map(block_name, layers), *([HEAD] if has_own_head else [])]
 
 
-def seed_of_part(seed: int, server_round: int, partition: int, name: str) -> int:
+def unit_seed(seed: int, server_round: int, partition: int, name: str) -> int:
     """Return the seed of what a client draws for a part in a round.
 
     The part's name is in it: what a block draws does not depend on the client's others.
@@ -75,7 +75,7 @@ class LayerTraining:
     learning_rate : float
         Of the round.
     seed_of : callable
-        Returns the seed of a part by its name (:func:`names_of_client_parts`).
+        Returns the seed of a part by its name (:func:`client_unit_names`).
     proximal_mu : float, optional
         The weight of FedProx's term; by default that of the settings.
     device : str
@@ -118,7 +118,7 @@ class LayerTraining:
             shared = self._shared_part(given, shared_keys)
             block = self._design.make_block().to(self._device)
             _load(block, given, block_prefix(index))
-            part = BlockPart(self._design, index, block, shared)
+            part = BlockUnit(self._design, index, block, shared)
             results.append(self._train(part, block_name(index)))
             trained |= _read(block, block_prefix(index))
             if self._design.is_shared_part_trained_by_blocks:
@@ -151,10 +151,10 @@ class LayerTraining:
             }
         shared = self._shared_part(given, keys)
         if self._design.variant == "dt":
-            self._train(HeadPart(self._design, shared), HEAD)
+            self._train(HeadUnit(self._design, shared), HEAD)
         return _read(shared, shared_prefix())
 
-    def _train(self, part: Part, name: str) -> EpochResult:
+    def _train(self, part: TrainingUnit, name: str) -> EpochResult:
         seed = self._seed_of(name)
         seed_everything(seed)
         return train_epoch(

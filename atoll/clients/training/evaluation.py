@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import TestSets
-from atoll.clients.data.store import ImageDataset, Split
-from atoll.clients.data.tensors import to_tensor
 from atoll.clients.tasks.losses import losses_of, predictions_of
 
 # Examples at once, and fewer of images with more values than those of 64x64 in colour: a deep

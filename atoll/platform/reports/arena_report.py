@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atoll.attacks.arena.statistics import Interval
-from atoll.attacks.arena.summary import Cell, Pair, cells_of, pairs_of
+from atoll.attacks.arena.arena_summary import Cell, Pair, cells_of, pairs_of
+from atoll.attacks.arena.paired_tests import Interval
 from atoll.files.atomic import write_text
 from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
 

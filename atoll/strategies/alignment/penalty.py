@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.messages import Term
+from atoll.clients.moments.moment_messages import Term
 from atoll.clients.moments.statistics import Loss
 from atoll.errors import EngineError
 

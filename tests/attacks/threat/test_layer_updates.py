@@ -107,7 +107,7 @@ def rows(attack: Attack, victims: list[tuple[Capture, Truth]]) -> list[dict[str,
     known = [Victim(capture, truth) for capture, truth in victims]
     references = references_of(load_dataset("digits"))
     observations = observe_victims(known, attack, public=references.public)
-    done = attack_victims("it", attack, known, observations, gallery=references.gallery)
+    done = attack_victims("it", attack, known, observations, candidates=references.candidates)
     return [row for one in done for row in one.rows]
 
 

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split
 from atoll.clients.data.options import Preset
-from atoll.clients.data.store import Decoded, ImageDataset, Split
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
 from atoll.randomness import derive_seed

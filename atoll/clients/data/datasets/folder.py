@@ -27,7 +27,7 @@ from atoll.clients.data.datasets.image_files import (
     list_images,
     read_picture,
 )
-from atoll.clients.data.store import Decoded, Split
+from atoll.clients.data.image_dataset import Decoded, Split
 from atoll.clients.ranges import Pixels, Seed
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.clients.data.partitioning.domains import check_held_out, trainable
 from atoll.clients.data.partitioning.partitioners import (
     NAME,
@@ -27,7 +28,6 @@ from atoll.clients.data.partitioning.partitioners import (
     load_all,
     make_partitioner,
 )
-from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.randomness import derive_seed

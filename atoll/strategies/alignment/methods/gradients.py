@@ -19,10 +19,10 @@ from torch import Tensor
 
 from atoll.clients.arrays.conversion import view
 from atoll.clients.moments.statistics import Gradient, Loss
-from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.moment_exchange import MomentExchange, NodesFailedError
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, flat_to_arrays
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import Count, Fraction, NonNegative, Positive
+from atoll.strategies.strategy_fields import Count, Fraction, NonNegative, Positive
 
 
 class DomainGradients:
@@ -108,17 +108,18 @@ class GradientStrategy(AlignmentStrategy):
         (gradient,) = _at_broadcast(gradients).values()
         return self.step(gradients, gradient)
 
-    def _messages(
+    def training_messages(
         self,
         server_round: int,
         exchange: MomentExchange,
         counts: Mapping[int, Mapping[str, int]],
         config: ConfigRecord,
     ) -> list[Message]:
+        """Take the server's step; clients were queried for gradients, and train nothing."""
         gradients = DomainGradients(exchange, counts)
         is_alone = len(gradients.names) < self.min_domains
         if is_alone:
-            self._warn_of_one_domain(gradients.names)
+            self.warn_of_one_domain(gradients.names)
         self._diagnose(server_round, exchange, counts)
         before = copy.deepcopy(self.optimizer.state_dict())
         try:

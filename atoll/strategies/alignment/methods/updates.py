@@ -12,9 +12,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.moments.statistics import Loss
-from atoll.strategies.alignment.exchange import MomentExchange
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import Fraction, NonNegative, NonNegativeCount, Positive
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.moment_exchange import MomentExchange
+from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 
 @dataclass(kw_only=True, eq=False)
@@ -102,13 +102,14 @@ class FedDGGA(AlignmentStrategy):
         """Losses are moments."""
         return True
 
-    def _messages(
+    def training_messages(
         self,
         server_round: int,
         exchange: MomentExchange,
         counts: Mapping[int, Mapping[str, int]],
         config: ConfigRecord,
     ) -> list[Message]:
+        """Adjust the clients' weights, and return the round's training messages."""
         for node in counts:
             self._client_weights.setdefault(node, 1 / len(counts))
         self._start_again_at_zero(list(counts))
@@ -120,7 +121,7 @@ class FedDGGA(AlignmentStrategy):
                 for node, answer in answers.items()
             }
             self._adjust(server_round, losses)
-        messages = super()._messages(server_round, exchange, counts, config)
+        messages = super().training_messages(server_round, exchange, counts, config)
         self._sent_weight = sum(self._client_weights[node] for node in counts)
         return messages
 

@@ -1,0 +1,126 @@
+"""Training one part for an epoch: the loop that all parts share, alone or in a federation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from atoll.clients.noprop.block_objective import Draws
+from atoll.clients.noprop.example_source import ExampleSource
+from atoll.clients.noprop.training_units import TrainingUnit
+from atoll.clients.settings import ClientSettings
+from atoll.clients.training.local_training import UpdateRule, batches, gradients_of
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What came of an epoch.
+
+    Attributes
+    ----------
+    loss : float
+        The mean, over the examples of all steps, of the value that the part reports.
+    examples : int
+        Examples that steps were taken on.
+    steps : int
+        Optimiser steps.
+    optimizer : dict
+        The optimiser's state.
+    """
+
+    loss: float
+    examples: int
+    steps: int
+    optimizer: dict[str, Any] = field(repr=False)
+
+
+class Drawing(Protocol):
+    """What draws for its steps: a part, or what knows a part."""
+
+    @property
+    def fewest(self) -> int:
+        """The examples that a batch must have."""
+
+    def draw(self, count: int, generator: torch.Generator, /) -> Draws:
+        """Return what the loss of so many examples is random in."""
+
+
+def steps_of(
+    part: Drawing, count: int, client: ClientSettings, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Draws]]:
+    """Yield the examples of each step of an epoch, and what its loss is random in.
+
+    Parameters
+    ----------
+    part : Drawing
+        What is trained.
+    count : int
+        Examples that there are.
+    client : ClientSettings
+        ``[client]``.
+    generator : torch.Generator
+        Shuffles and draws.
+    """
+    fewest = part.fewest
+    for chosen in batches(count, client, generator):
+        if len(chosen) >= fewest:
+            yield chosen, part.draw(len(chosen), generator)
+
+
+def train_epoch(
+    part: TrainingUnit,
+    examples: ExampleSource,
+    client: ClientSettings,
+    *,
+    learning_rate: float,
+    generator: torch.Generator,
+    optimizer: dict[str, Any] | None = None,
+    proximal_mu: float | None = None,
+) -> EpochResult:
+    """Train a part in place: ``client.epochs`` passes over the examples, or ``client.steps``.
+
+    Parameters
+    ----------
+    part : TrainingUnit
+        The part.
+    examples : ExampleSource
+        What it learns from.
+    client : ClientSettings
+        ``[client]``.
+    learning_rate : float
+        Of this epoch.
+    generator : torch.Generator
+        Shuffles the examples and draws noise and times; dropout draws from the global generator.
+    optimizer : dict, optional
+        The optimiser's state after the epoch before; by default it begins anew.
+    proximal_mu : float, optional
+        The weight of FedProx's term; by default that of the settings.
+
+    Returns
+    -------
+    EpochResult
+        With the optimiser's state. A batch of one example is left out where BatchNorm could make
+        nothing of it.
+    """
+    part.module.train()
+    parameters = [p for p in part.module.parameters() if p.requires_grad]
+    update = UpdateRule(parameters, client, learning_rate, proximal_mu)
+    if optimizer is not None:
+        update.load_state_dict(optimizer)
+    total = torch.zeros((), dtype=torch.float64)
+    seen = steps = 0
+    no_images = torch.empty(0)
+    for chosen, draws in steps_of(part, len(examples), client, generator):
+        images = examples.images(chosen) if part.uses_images else no_images
+        loss, reported = part.loss(images, examples.labels(chosen), draws)
+        gradients = gradients_of(loss, parameters)
+        with torch.no_grad():
+            update.apply(gradients)
+            total += reported.detach().cpu() * len(chosen)
+        seen += len(chosen)
+        steps += 1
+    return EpochResult(float(total) / max(1, seen), seen, steps, update.state_dict())
