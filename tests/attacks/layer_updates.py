@@ -12,7 +12,6 @@ from flwr.app import RecordDict
 from real_updates import copy_of, info_of
 
 from atoll.attacks.captures.capture import Capture, Content, Truth
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.noprop.examples import GivenExamples
@@ -23,6 +22,7 @@ from atoll.clients.noprop.layer_training import (
 )
 from atoll.clients.noprop.network import Design, PartialNetwork
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.flower.arrays import array_record, to_array
 
 DT = {"name": "noprop-dt", "block": "small", "steps": 4, "norm": "group"}
 SEED = 9

@@ -12,7 +12,6 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.noprop.arrays import block_prefix, keys_by_layer, shared_prefix
 from atoll.clients.noprop.examples import ExampleSource
@@ -20,6 +19,7 @@ from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.parts import HEAD, BlockPart, HeadPart, Part
 from atoll.clients.noprop.training import EpochResult, train_epoch
 from atoll.clients.settings import ClientSettings
+from atoll.flower.arrays import array_record, to_array
 from atoll.randomness import derive_seed, seed_everything
 
 

@@ -21,10 +21,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from atoll.clients.arrays.conversion import array_record
 from atoll.clients.moments.messages import Term, TrainingTerms
 from atoll.clients.moments.statistic import Statistic
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.flower.arrays import array_record
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domains import Domains, StoredMoments, Weighting
 from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError, Traffic

@@ -22,9 +22,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from atoll.clients.apps.layer_clients import CAPACITY
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.noprop.arrays import keys_by_layer
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies.alignment.strategy import AlignmentStrategy
 from atoll.strategies.fields import Count, check_argument
 from atoll.strategies.layerwise.assignment import deal_layers

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from small_federation import LAYOUTS, make_federation
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.errors import EngineError
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies import build_strategy
 
 STEP = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from layer_federation import LayerFederation, experiment
 
-from atoll.clients.arrays.conversion import view
 from atoll.errors import InvalidExperimentError
+from atoll.flower.arrays import view
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 
 KEY = "blocks.1.from_image.weight"
