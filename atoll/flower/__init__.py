@@ -5,7 +5,6 @@ documented of ``flwr.server`` and ``flwr.client``. A new Flower that moves one o
 fails here and in the tests of this package. Written against flwr 1.42; 1.41 has the same.
 """
 
-from atoll.flower.apps import DEFAULT_SUPERNODES, Run, app_run, config_file, new_run
 from atoll.flower.arrays import convert_arrays_quickly
 from atoll.flower.messages import (
     CRASHED,
@@ -33,6 +32,7 @@ from atoll.flower.messages import (
     unavailable_reply,
     with_records,
 )
+from atoll.flower.runs import DEFAULT_SUPERNODES, Run, app_run, config_file, new_run
 from atoll.flower.strategies import (
     averages_metrics_as_flower_does,
     checks_replies_as_flower_does,

@@ -16,7 +16,7 @@ import click
 
 from atoll.errors import InvalidExperimentError
 from atoll import flower
-from atoll.flower.run_config import flatten_dict, parse_config_args
+from atoll.flower.app_files import flatten_dict, parse_config_args
 from atoll.registry import closest
 
 OPTIONS = {

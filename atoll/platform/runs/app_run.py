@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from atoll.errors import RunDirectoryError
 from atoll import flower
+from atoll.flower.app_files import bundle_hash
 from atoll.platform.runs.app_directory import FlowerApp, on_path, read_app, run_app
 from atoll.platform.runs.app_federation import AppFederation, app_federation
 from atoll.platform.grid.ray_grid import RayGrid
@@ -171,6 +172,9 @@ def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp])
         check_replies="auto" if settings.check_replies else False,
         name=app.name,
         run=flower.app_run(
-            app.directory, f"{app.publisher}/{app.name}", app.version, app.overrides
+            f"{app.publisher}/{app.name}",
+            app.version,
+            bundle_hash(app.directory),
+            app.overrides,
         ),
     )
