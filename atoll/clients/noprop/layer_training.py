@@ -12,7 +12,6 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.noprop.design import Design, SharedPart
 from atoll.clients.noprop.epoch_training import EpochResult, train_epoch
@@ -20,6 +19,7 @@ from atoll.clients.noprop.example_source import ExampleSource
 from atoll.clients.noprop.layer_keys import block_prefix, keys_by_layer, shared_prefix
 from atoll.clients.noprop.training_units import HEAD, BlockUnit, HeadUnit, TrainingUnit
 from atoll.clients.settings import ClientSettings
+from atoll.flower.arrays import array_record, to_array
 from atoll.randomness import derive_seed, seed_everything
 
 

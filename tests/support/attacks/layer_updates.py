@@ -10,7 +10,6 @@ import torch
 from flwr.app import RecordDict
 
 from atoll.attacks.captures.capture import Capture, Content, Truth
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.noprop.design import Design, PartialNetwork
@@ -21,6 +20,7 @@ from atoll.clients.noprop.layer_training import (
     unit_seed,
 )
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.flower.arrays import array_record, to_array
 from tests.support.attacks.captured import content_of
 from tests.support.attacks.real_updates import copy_of, info_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -186,3 +186,32 @@ def is_finite(values: NDArray[Any]) -> bool:
         total = np.add.reduce(values, axis=None)
     # A finite sum proves finite terms; a sum that overflows proves nothing.
     return math.isfinite(total) or bool(np.isfinite(values).all())
+
+
+_STOCK_NUMPY = Array.numpy
+_STOCK_FROM_NUMPY: Callable[..., Array] = vars(Array)["from_numpy_ndarray"].__func__
+
+
+def convert_arrays_quickly() -> None:
+    """Make this process's conversions between ``Array`` and NumPy (so PyTorch too) cost one copy.
+
+    Flower writes and reads each array as a .npy file, which costs a small model more than the copy
+    of its values. Types, bytes and errors stay as they are: whatever is no plain array of numbers
+    is left to Flower's own methods.
+    """
+    quick: dict[str, Any] = {
+        "numpy": _numpy,
+        "from_numpy_ndarray": classmethod(_from_numpy_ndarray),
+    }
+    for name, method in quick.items():
+        setattr(Array, name, method)
+
+
+def _numpy(array: Array) -> NDArray[Any]:
+    values = quickly_decoded(array)
+    return _STOCK_NUMPY(array) if values is None else values
+
+
+def _from_numpy_ndarray(cls: type[Array], ndarray: NDArray[Any]) -> Array:
+    array = quickly_encoded(ndarray)
+    return _STOCK_FROM_NUMPY(cls, ndarray) if array is None else array

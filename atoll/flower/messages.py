@@ -1,48 +1,49 @@
-"""The one place that touches Flower's internals.
+"""Flower's messages, built and read where its public API cannot do it.
 
-Flower's public API cannot build messages outside its own runtimes: an instruction message reads a
-process-wide ``TaskIdentity`` and its metadata cannot be set. Everything that depends on such
-internals is here, so that a new Flower that moves them fails in one module (and in its tests).
-Written against flwr 1.42; 1.41 has the same.
+An instruction message reads a process-wide ``TaskIdentity``, and its metadata cannot be set.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
-    Message,
-    Metadata,
-    RecordDict,
-)
+from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from flwr.serverapp.strategy import FedAvg, Result, Strategy
-from flwr.serverapp.strategy.strategy_utils import (
-    aggregate_metricrecords,
-    log_strategy_start_info,
-)
-from flwr.supercore.constant import DEFAULT_SIMULATION_CONFIG, SYSTEM_MESSAGE_TYPE
-from flwr.supercore.run import Run
+from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.supercore.utils import get_flwr_home
-from numpy.typing import NDArray
 
-from atoll.clients.arrays.conversion import quickly_decoded, quickly_encoded
-
-flower_logger = logging.getLogger("flwr")
+__all__ = [
+    "CRASHED",
+    "MESSAGE_UNAVAILABLE",
+    "PRECONDITION_FAILED",
+    "RAISED",
+    "REJECTED",
+    "RUN_CONFIG_CHANGED",
+    "RUN_ID",
+    "UNAVAILABLE",
+    "UNKNOWN",
+    "ClientAppCallable",
+    "InstructionTemplate",
+    "address",
+    "assume_identity",
+    "dump_records",
+    "expiry",
+    "is_sendable",
+    "load_records",
+    "reply",
+    "server_context",
+    "set_delivered",
+    "set_message_id",
+    "speak_for",
+    "unavailable_reply",
+    "with_records",
+]
 
 RUN_ID = 1
 TASK_ID = 1
@@ -53,13 +54,12 @@ RUN_CONFIG_CHANGED = (
     "ValueError: The `run_config` field of the `Context` object cannot be modified "
     f"(run_id: {RUN_ID})."
 )
-# Nodes of a simulation that nobody has said a number for.
-DEFAULT_SUPERNODES = int(DEFAULT_SIMULATION_CONFIG.num_supernodes)
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 MESSAGE_UNAVAILABLE = ErrorCode.MESSAGE_UNAVAILABLE
 CRASHED = ErrorCode.CLIENT_APP_CRASHED
 UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
+PRECONDITION_FAILED = ErrorCode.MOD_FAILED_PRECONDITION
 REJECTED = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 
@@ -74,65 +74,6 @@ def assume_identity(node_id: int = SUPERLINK_NODE_ID) -> None:
     TaskIdentity.run_id = RUN_ID
     TaskIdentity.task_id = TASK_ID
     TaskIdentity.node_id = node_id
-
-
-def config_file() -> Path:
-    """Return where Flower's configuration file is, if there is one."""
-    return Path(get_flwr_home()) / "config.toml"
-
-
-_STOCK_NUMPY = Array.numpy
-_STOCK_FROM_NUMPY: Callable[..., Array] = vars(Array)["from_numpy_ndarray"].__func__
-
-
-def convert_arrays_quickly() -> None:
-    """Make this process's conversions between ``Array`` and NumPy (so PyTorch too) cost one copy.
-
-    Flower writes and reads each array as a .npy file, which costs a small model more than the copy
-    of its values. Types, bytes and errors stay as they are: whatever is no plain array of numbers
-    is left to Flower's own methods.
-    """
-    quick: dict[str, Any] = {
-        "numpy": _numpy,
-        "from_numpy_ndarray": classmethod(_from_numpy_ndarray),
-    }
-    for name, method in quick.items():
-        setattr(Array, name, method)
-
-
-def _numpy(array: Array) -> NDArray[Any]:
-    values = quickly_decoded(array)
-    return _STOCK_NUMPY(array) if values is None else values
-
-
-def _from_numpy_ndarray(cls: type[Array], ndarray: NDArray[Any]) -> Array:
-    array = quickly_encoded(ndarray)
-    return _STOCK_FROM_NUMPY(cls, ndarray) if array is None else array
-
-
-def new_run() -> Run:
-    """Return the ``Run`` that a :class:`~flwr.serverapp.Grid` of ours reports."""
-    return Run.create_empty(RUN_ID)
-
-
-def app_run(fab_id: str, version: str, fab_hash: str, overrides: dict[str, Any]) -> Run:
-    """Return the ``Run`` of an app.
-
-    Parameters
-    ----------
-    fab_id : str
-        ``publisher/name``.
-    version : str
-        The app's version.
-    fab_hash : str
-        The SHA-256 of its bundle, or empty.
-    overrides : dict
-        What the user has changed of its run config.
-    """
-    run = new_run()
-    run.fab_id, run.fab_version, run.override_config = fab_id, version, dict(overrides)
-    run.fab_hash = fab_hash
-    return run
 
 
 def speak_for(node_id: int) -> None:
@@ -200,16 +141,6 @@ def with_records(records: RecordDict, replacements: dict[str, Any]) -> RecordDic
     # Assigning records one by one would check each one's type again, for every client.
     copy.__dict__["_data"] = replacements
     return copy
-
-
-def averages_metrics_as_flower_does(strategy: FedAvg) -> bool:
-    """Tell whether training metrics are averaged by Flower's default, by weight."""
-    return strategy.train_metrics_aggr_fn is aggregate_metricrecords
-
-
-def checks_replies_as_flower_does(strategy: FedAvg) -> bool:
-    """Tell whether replies are checked by Flower's own method."""
-    return type(strategy)._check_and_log_replies is FedAvg._check_and_log_replies
 
 
 def set_message_id(message: Message, message_id: str) -> None:
@@ -312,77 +243,3 @@ def dump_records(records: RecordDict) -> bytes:
 def load_records(data: bytes) -> RecordDict:
     """Read what :func:`dump_records` wrote."""
     return recorddict_from_proto(ProtoRecordDict.FromString(data))
-
-
-@contextmanager
-def reply_counts(results: int, failures: int) -> Iterator[None]:
-    """Within this context Flower logs these numbers of replies.
-
-    Where workers add up replies, a strategy gets one reply that stands for all of them.
-    """
-
-    def correct(record: logging.LogRecord) -> bool:
-        if str(record.msg).startswith("%s: Received") and isinstance(record.args, tuple):
-            record.args = (record.args[0], results, failures)
-        return True
-
-    flower_logger.addFilter(correct)
-    try:
-        yield
-    finally:
-        flower_logger.removeFilter(correct)
-
-
-def log_start(
-    strategy: Strategy,
-    num_rounds: int,
-    arrays: ArrayRecord,
-    train_config: ConfigRecord | None,
-    evaluate_config: ConfigRecord | None,
-) -> None:
-    """Log what Flower logs when a strategy starts, and have the strategy sum itself up."""
-    flower_logger.info("Starting %s strategy:", type(strategy).__name__)
-    log_strategy_start_info(num_rounds, arrays, train_config, evaluate_config)
-    strategy.summary()
-    flower_logger.info("")
-
-
-def log_result(result: Result, seconds: float) -> None:
-    """Log what Flower logs when a strategy has ended."""
-    flower_logger.info("")
-    flower_logger.info("Strategy execution finished in %.2fs", seconds)
-    flower_logger.info("")
-    flower_logger.info("Final results:")
-    flower_logger.info("")
-    for line in str(result).splitlines():
-        flower_logger.info("\t%s", line)
-    flower_logger.info("")
-
-
-def log_metrics(metrics: object, label: str = "Aggregated MetricRecord") -> None:
-    """Log the metrics of a round as Flower does."""
-    flower_logger.info("\t└──> %s: %s", label, metrics)
-
-
-def overrides_start(strategy: Strategy) -> bool:
-    """Tell whether ``strategy`` has a round loop of its own."""
-    return type(strategy).start is not Strategy.start
-
-
-@contextmanager
-def route_start_to(loop: Callable[..., Result]) -> Iterator[None]:
-    """Within this context ``Strategy.start`` is ``loop``: apps get it without being changed.
-
-    A strategy that overrides ``start`` keeps its own; its ``super().start(...)`` is routed.
-    """
-    stock = Strategy.start
-
-    # A plain function, so that it binds the strategy as a method does.
-    def start(strategy: Strategy, *arguments: Any, **named: Any) -> Result:
-        return loop(strategy, *arguments, **named)
-
-    Strategy.start = start  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        Strategy.start = stock  # type: ignore[method-assign]
