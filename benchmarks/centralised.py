@@ -49,7 +49,8 @@ from atoll.platform.sweeps.model_selection import Curve
 from atoll.platform.sweeps.sweep_plan import Trial, load_sweep
 from atoll.platform.sweeps.sweep_results import write_results
 from atoll.randomness import derive_seed, seed_everything
-from atoll.strategies.alignment.alignment_strategy import FIXED_SEED, AlignmentStrategy
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.domain_moments import Domains
 from atoll.strategies.alignment.local_exchange import HERE, LocalExchange, domains_at_hand

@@ -1,4 +1,4 @@
-"""What an onlooker can make of clients' updates: attacks by name, on captures of real runs."""
+"""Attacks of an honest-but-curious server on captured messages, by name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What an island has: data, models, local training, and the Flower ClientApp around them."""
+"""Clients: data, models, local training, and the Flower ClientApp around them."""

@@ -15,7 +15,7 @@ from atoll.clients.models.model_building import build_model
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation_run import run
-from atoll.strategies.alignment.alignment_strategy import FIXED_SEED
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.local_exchange import domains_at_hand
 

@@ -1,4 +1,4 @@
-"""The doctor: whether a capture is consistent, by replaying the client on its true examples.
+"""Capture validation: the client's training is replayed on its true examples and compared.
 
 The replay is the client's own training (:func:`atoll.clients.training.local_training.train`) from
 the broadcast model on the true batches. If its update is not the captured one, the usual mistakes
@@ -43,7 +43,7 @@ NORM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found.
+    """Finding of a capture's validation.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class _Replay:
-    """How a client might have trained."""
+    """Variant of a client's training that is replayed."""
 
     mode: str = "train"
     reduction: str = "mean"
@@ -79,7 +79,7 @@ class _Replay:
 
 @dataclass(frozen=True)
 class _Mistake:
-    """What a client may do otherwise than its settings say, and what to do about it."""
+    """Deviation of a client's training from its settings, and its remedy."""
 
     cause: str
     replay: _Replay

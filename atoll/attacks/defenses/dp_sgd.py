@@ -1,4 +1,4 @@
-"""DP-SGD: every example's gradient is clipped, and their sum gets noise (Abadi et al., 2016)."""
+"""DP-SGD: per-example gradient clipping and Gaussian noise (Abadi et al., 2016)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differential privacy spent: Renyi accounting by Opacus, with what each client remembers.
+"""Privacy accounting: Renyi differential privacy by Opacus, with a count kept by each client.
 
 No amplification is claimed: neither by the sampling of clients (a client's own messages are what
 is accounted for), nor by that of examples (our batches are shuffled passes, to which the accounting

@@ -1,4 +1,4 @@
-"""The ClientApp of a NoProp federation: a client trains the blocks that it is asked for.
+"""ClientApp of a NoProp federation: a client trains the blocks whose arrays it is sent.
 
 It is a plain Flower ClientApp. A training message holds the arrays of some blocks and of the
 shared part; the answer holds the same ones. Blocks are trained one after another in one module's

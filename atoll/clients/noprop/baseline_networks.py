@@ -1,6 +1,6 @@
-"""What a NoProp network is compared with: the same blocks chained, and a plain network.
+"""Baselines of a NoProp network: the same blocks chained, and a plain network.
 
-The third baseline, an ensemble, is first blocks trained apart (``parts.py``).
+The third baseline, an ensemble, is first blocks trained apart (``training_units.py``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each part of a network descends: the paper's losses, one block at a time.
+"""Objective of a block: the paper's losses, one block at a time.
 
 A block sees the raw image and a noised embedding of the true label; it never sees what another
 block computed.

@@ -1,4 +1,4 @@
-"""Inference: from noise to the label, block by block.
+"""Inference of a NoProp network: from noise to the label, block by block.
 
 What blocks need of the images is computed first, each block alone; only the small part that
 takes z is sequential. No label is used.
@@ -24,7 +24,7 @@ from atoll.randomness import derive_seed
 
 @dataclass(frozen=True)
 class Noise:
-    """Where the noise of an inference comes from: each step's depends on its place alone.
+    """Noise of an inference: that of each step depends on its place alone.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ def _discrete_plan(design: Design, available: Sequence[int], steps: int | None) 
 
 
 class Inference:
-    """Labels images with the blocks that are there.
+    """Inference of labels through the blocks that are given.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What ``[model]`` says of a NoProp network, checked before torch is loaded."""
+"""Settings of a NoProp network in ``[model]``, checked before torch is loaded."""
 
 from __future__ import annotations
 

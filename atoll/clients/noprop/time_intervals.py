@@ -1,4 +1,4 @@
-"""Which times each block of a continuous network has.
+"""Time intervals of the blocks of a continuous-time network.
 
 Equal parts of [0, 1]; or, of CT, ranges of noise with equal probability as in DiffusionBlocks
 (Shing, Koyama and Akiba, ICLR 2026, arXiv 2506.14202): their noise sigma, which the signal has

@@ -1,4 +1,4 @@
-"""How far apart domains are, seen from the model's head: gradients, Hessians, transfer.
+"""Distances between domains at the model's head: gradients, Hessians, transfer measure.
 
 The spectral norm of the difference of two domains' head Hessians bounds the transfer measure
 between them (Hemati et al., 2023, with Zhang et al., 2021).

@@ -1,4 +1,4 @@
-"""Answers to queries for moments from outputs that are at hand: those of the server's own data."""
+"""Local exchange: answers to queries for moments of the server's own data."""
 
 from __future__ import annotations
 

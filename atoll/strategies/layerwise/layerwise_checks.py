@@ -1,4 +1,4 @@
-"""What can be known to be wrong of a layerwise federation before it starts."""
+"""Checks of a layer-wise federation before it starts."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from atoll.clients.moments.statistics import rademacher
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.alignment_strategy import FIXED_SEED
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
 
 TOLERANCE = 1e-10
 NOW = {"anneal_rounds": 0}

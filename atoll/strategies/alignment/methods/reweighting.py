@@ -1,4 +1,4 @@
-"""Methods that weigh the domains' losses: their only statistic is the loss."""
+"""Methods that weigh the domains' losses; their only statistic is the loss."""
 
 from __future__ import annotations
 
