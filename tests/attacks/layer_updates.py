@@ -15,13 +15,13 @@ from atoll.attacks.captures.capture import Capture, Content, Truth
 from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_tensors import to_tensor
-from atoll.clients.noprop.design import Design, PartialNetwork
-from atoll.clients.noprop.example_source import GivenExamples
-from atoll.clients.noprop.layer_training import (
+from atoll.clients.noprop.block_training.example_source import GivenExamples
+from atoll.clients.noprop.block_training.layer_training import (
     LayerTraining,
     client_unit_names,
     unit_seed,
 )
+from atoll.clients.noprop.networks.design import Design, PartialNetwork
 from atoll.clients.settings import ClientSettings, ModelSettings
 
 DT = {"name": "noprop-dt", "block": "small", "steps": 4, "norm": "group"}

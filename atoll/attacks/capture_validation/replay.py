@@ -25,9 +25,9 @@ from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.example_passes import BATCH
-from atoll.clients.noprop.design import PartialNetwork
-from atoll.clients.noprop.example_source import GivenExamples
-from atoll.clients.noprop.layer_training import LayerTraining
+from atoll.clients.noprop.block_training.example_source import GivenExamples
+from atoll.clients.noprop.block_training.layer_training import LayerTraining
+from atoll.clients.noprop.networks.design import PartialNetwork
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.training.local_training import Objective, full_gradient, losses_in_batches, train

@@ -10,10 +10,22 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from typing import Any
 
 from flwr.app import ConfigRecord, Context
 
-from atoll.attacks.defenses.opacus_classes import OPACUS
+from atoll.registry import Registry
+
+# Imported when one is used: checks before a run import the defenses, and Opacus takes seconds.
+OPACUS: Registry[Any] = Registry(
+    "class of Opacus",
+    {
+        "DPOptimizer": "opacus.optimizers:DPOptimizer",
+        "GradSampleModule": "opacus:GradSampleModule",
+        "ModuleValidator": "opacus.validators:ModuleValidator",
+        "RDPAccountant": "opacus.accountants:RDPAccountant",
+    },
+)
 
 
 @lru_cache(maxsize=1024)

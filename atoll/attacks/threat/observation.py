@@ -19,8 +19,8 @@ from atoll.attacks.captures.capture import Capture, Truth, check_update
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.victim_model import BatchNormMode, VictimModel, build_victim
 from atoll.attacks.threat.victim_units import WHOLE, VictimUnit
-from atoll.clients.noprop.block_objective import Draws
-from atoll.clients.noprop.epoch_training import steps_of
+from atoll.clients.noprop.block_training.block_objective import Draws
+from atoll.clients.noprop.block_training.epoch_training import steps_of
 from atoll.clients.settings import ClientSettings
 from atoll.errors import AttackError, CaptureError
 

@@ -19,7 +19,7 @@ from torch.func import grad, vmap
 from atoll.attacks.threat.observation import LocalTraining, Mimic, Observation
 from atoll.attacks.threat.victim_model import VictimModel
 from atoll.attacks.threat.victim_units import Parameters, VictimUnit
-from atoll.clients.noprop.block_objective import TIMES, Draws
+from atoll.clients.noprop.block_training.block_objective import TIMES, Draws
 from atoll.errors import AttackError
 
 # Per unit, per step.

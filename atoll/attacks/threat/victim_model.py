@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from atoll.attacks.threat.victim_units import units_of
 from atoll.clients.models.head import find_head
 from atoll.clients.models.model_building import build_model
-from atoll.clients.noprop.design import Design, PartialNetwork
 from atoll.clients.noprop.layer_keys import layer_of
+from atoll.clients.noprop.networks.design import Design, PartialNetwork
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ModelSettings
 from atoll.errors import AttackError, CaptureError

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from atoll.clients.noprop.block_objective import Draws
-from atoll.clients.noprop.design import PartialNetwork
+from atoll.clients.noprop.block_training.block_objective import Draws
+from atoll.clients.noprop.block_training.layer_training import client_unit_names
+from atoll.clients.noprop.block_training.training_units import BlockUnit, HeadUnit, TrainingUnit
 from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
-from atoll.clients.noprop.layer_training import client_unit_names
-from atoll.clients.noprop.training_units import BlockUnit, HeadUnit, TrainingUnit
+from atoll.clients.noprop.networks.design import PartialNetwork
 from atoll.clients.tasks.losses import is_sigmoid
 
 Parameters = Mapping[str, Tensor]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.statistics import HeadGradient, HessianProbes
-from atoll.strategies.alignment.domain_moments import Domains
+from atoll.strategies.alignment.moments.domain_moments import Domains
 
 PROBES = 16
 POWER_ITERATIONS = 10

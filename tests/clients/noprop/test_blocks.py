@@ -4,7 +4,7 @@ from small_networks import design
 from torch import nn
 
 from atoll.clients.models.model_building import build_model
-from atoll.clients.noprop.blocks import BLOCK_SIZES, Block, ByteDropout, TimeFeatures
+from atoll.clients.noprop.networks.blocks import BLOCK_SIZES, Block, ByteDropout, TimeFeatures
 from atoll.clients.settings import ModelSettings
 
 

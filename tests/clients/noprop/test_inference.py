@@ -5,8 +5,15 @@ import torch
 import torch.nn.functional as F
 from small_networks import design, parts
 
-from atoll.clients.noprop.inference import AllWays, Inference, Noise, Step, noise_of_runs, plan
-from atoll.clients.noprop.network import NoPropNetwork
+from atoll.clients.noprop.networks.inference import (
+    AllWays,
+    Inference,
+    Noise,
+    Step,
+    noise_of_runs,
+    plan,
+)
+from atoll.clients.noprop.networks.network import NoPropNetwork
 
 COUNT = 4000
 

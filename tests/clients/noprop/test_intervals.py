@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_networks import Probe, parts, seeded
 
-from atoll.clients.noprop.block_objective import BlockObjective
-from atoll.clients.noprop.inference import plan
-from atoll.clients.noprop.time_intervals import interval_edges, noise_cuts
+from atoll.clients.noprop.block_training.block_objective import BlockObjective
+from atoll.clients.noprop.networks.inference import plan
+from atoll.clients.noprop.networks.time_intervals import interval_edges, noise_cuts
 from atoll.errors import InvalidExperimentError
 
 BLOCKS = 4

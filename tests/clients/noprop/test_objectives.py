@@ -5,7 +5,11 @@ import torch
 import torch.nn.functional as F
 from small_networks import Probe, parts, seeded
 
-from atoll.clients.noprop.block_objective import BlockObjective, draw_noise, label_loss
+from atoll.clients.noprop.block_training.block_objective import (
+    BlockObjective,
+    draw_noise,
+    label_loss,
+)
 
 LABELS = torch.arange(10).repeat(400)
 IMAGES = torch.zeros(len(LABELS), 1, 28, 28)

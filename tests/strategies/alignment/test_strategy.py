@@ -26,8 +26,8 @@ from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.domain_moments import Domains
 from atoll.strategies.alignment.methods.reweighting import kernel_quantile, project_to_simplex
+from atoll.strategies.alignment.moments.domain_moments import Domains
 
 STEPS = ClientSettings(learning_rate=0.2, batch_size=4, epochs=3, momentum=0.5)
 SPLIT = LAYOUTS["domains split over unequal clients"]

@@ -20,7 +20,7 @@ from torch import Tensor
 from atoll.clients.arrays.conversion import view
 from atoll.clients.moments.statistics import Gradient, Loss
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.moment_exchange import MomentExchange, NodesFailedError
+from atoll.strategies.alignment.moments.moment_exchange import MomentExchange, NodesFailedError
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, flat_to_arrays
 from atoll.strategies.strategy_fields import Count, Fraction, NonNegative, Positive
 

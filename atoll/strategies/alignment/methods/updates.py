@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.moments.statistics import Loss
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.moment_exchange import MomentExchange
+from atoll.strategies.alignment.moments.moment_exchange import MomentExchange
 from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 

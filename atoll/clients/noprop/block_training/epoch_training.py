@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from atoll.clients.noprop.block_objective import Draws
-from atoll.clients.noprop.example_source import ExampleSource
-from atoll.clients.noprop.training_units import TrainingUnit
+from atoll.clients.noprop.block_training.block_objective import Draws
+from atoll.clients.noprop.block_training.example_source import ExampleSource
+from atoll.clients.noprop.block_training.training_units import TrainingUnit
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.local_training import UpdateRule, batches, gradients_of
 

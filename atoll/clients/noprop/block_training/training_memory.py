@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.design import Design
-from atoll.clients.noprop.training_units import TrainingUnit, make_unit
+from atoll.clients.noprop.block_training.training_units import TrainingUnit, make_unit
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.diffusion import evenly, route, transition
-from atoll.clients.noprop.noise_schedule import LearnedSchedule
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.diffusion import evenly, route, transition
+from atoll.clients.noprop.networks.noise_schedule import LearnedSchedule
+from atoll.clients.noprop.networks.time_intervals import interval_edges
 from atoll.clients.noprop.noprop_settings import ContinuousSettings
-from atoll.clients.noprop.time_intervals import interval_edges
 from atoll.randomness import derive_seed
 
 

@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.clients.noprop.baseline_networks import ChainedBlocks, plain_cnn
-from atoll.clients.noprop.block_objective import (
+from atoll.clients.noprop.block_training.block_objective import (
     LABEL_NOISE,
     BlockObjective,
     Draws,
     draw_noise,
     label_loss,
 )
-from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.design import Design, SharedPart
+from atoll.clients.noprop.networks.baseline_networks import ChainedBlocks, plain_cnn
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.randomness import derive_seed
 
 HEAD, CHAIN, CNN, BLOCK, MEMBER = "head", "chain", "cnn", "block", "member"

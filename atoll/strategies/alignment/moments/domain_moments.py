@@ -20,8 +20,8 @@ from atoll.clients.moments.moment_messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HessianProduct, Loss
-from atoll.strategies.alignment.example_rows import ExampleRows
-from atoll.strategies.alignment.moment_exchange import Exchange
+from atoll.strategies.alignment.moments.example_rows import ExampleRows
+from atoll.strategies.alignment.moments.moment_exchange import Exchange
 
 Weighting = Literal["uniform", "examples"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from statistics import NormalDist
 
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.noise_schedule import FIRST_GAMMA
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.noise_schedule import FIRST_GAMMA
 from atoll.clients.noprop.noprop_settings import ContinuousTimeSettings
 
 # Of ln sigma: the mean and standard deviation of both papers.

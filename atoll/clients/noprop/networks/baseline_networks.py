@@ -10,8 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.blocks import BLOCK_SIZES, Block, convolutional_part, flat_features
-from atoll.clients.noprop.design import Design
+from atoll.clients.noprop.networks.blocks import (
+    BLOCK_SIZES,
+    Block,
+    convolutional_part,
+    flat_features,
+)
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ModelSettings
 
 # tanh(0.5) of each block's prediction is mixed in before training.

@@ -14,11 +14,16 @@ from torch import nn
 
 from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.epoch_training import EpochResult, train_epoch
-from atoll.clients.noprop.example_source import ExampleSource
+from atoll.clients.noprop.block_training.epoch_training import EpochResult, train_epoch
+from atoll.clients.noprop.block_training.example_source import ExampleSource
+from atoll.clients.noprop.block_training.training_units import (
+    HEAD,
+    BlockUnit,
+    HeadUnit,
+    TrainingUnit,
+)
 from atoll.clients.noprop.layer_keys import block_prefix, keys_by_layer, shared_prefix
-from atoll.clients.noprop.training_units import HEAD, BlockUnit, HeadUnit, TrainingUnit
+from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.settings import ClientSettings
 from atoll.randomness import derive_seed, seed_everything
 

@@ -11,10 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.blocks import BLOCK_SIZES, Block
-from atoll.clients.noprop.diffusion import signal_levels
-from atoll.clients.noprop.embeddings import initial_embedding
-from atoll.clients.noprop.noise_schedule import LearnedSchedule
+from atoll.clients.noprop.networks.blocks import BLOCK_SIZES, Block
+from atoll.clients.noprop.networks.diffusion import signal_levels
+from atoll.clients.noprop.networks.embeddings import initial_embedding
+from atoll.clients.noprop.networks.noise_schedule import LearnedSchedule
 from atoll.clients.noprop.noprop_settings import (
     VARIANTS,
     ContinuousSettings,
