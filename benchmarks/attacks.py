@@ -29,7 +29,6 @@ from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Tru
 from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.threat.observation import Observation, used_examples
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.image_tensors import to_tensor
@@ -46,6 +45,7 @@ from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import batches, train
+from atoll.flower.arrays import array_record, to_array
 from atoll.platform.attack_runs.attack_run import build_attack
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.pool.task_map import TaskMap

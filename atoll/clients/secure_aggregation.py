@@ -12,14 +12,16 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.client.mod import secaggplus_mod
-from flwr.common import Code, FitRes, Status
-from flwr.compat.common.recorddict_compat import (
+
+from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.secure_aggregation import (
+    Code,
+    FitRes,
+    Status,
     arrayrecord_to_parameters,
     fitres_to_recorddict,
     recorddict_to_fitins,
 )
-
-from atoll.clients.arrays.conversion import array_record, to_array, view
 
 # The keys of the model's arrays, which the workflow's messages do not have.
 KEYS = "array-keys"

@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common import FitIns, FitRes, parameters_to_ndarrays
-from flwr.compat.common.recorddict_compat import arrayrecord_to_parameters
 from flwr.server.workflow import SecAggPlusWorkflow
-from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.secure_aggregation import KEYS
+from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.secure_aggregation import (
+    FitIns,
+    FitRes,
+    WorkflowState,
+    arrayrecord_to_parameters,
+    parameters_to_ndarrays,
+)
 
 logger = logging.getLogger("atoll")
 

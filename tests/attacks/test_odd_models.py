@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attacking import attacked
-from captured import CLIENTS, a_spec, captured
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from real_updates import assert_simulates, client_update
 from torch import Tensor, nn
 
 from atoll.attacks import ATTACKS
@@ -38,6 +35,9 @@ from atoll.clients.training.step_mods import LocalStep
 from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.errors import AtollError, InvalidExperimentError
 from atoll.flower import assume_identity
+from tests.support.attacks.attacking import attacked
+from tests.support.attacks.captured import CLIENTS, a_spec, captured
+from tests.support.attacks.real_updates import assert_simulates, client_update
 
 SHAPE = (1, 8, 8)
 KINDS = ("plain", "unused", "tied", "scalar", "half", "frozen")
@@ -47,7 +47,7 @@ PASSIVE = ThreatModel(frozenset({Capability.TRAINING, Capability.LABELS, Capabil
 
 
 def name_of(kind: str) -> str:
-    return f"odd_models:{kind}"
+    return f"tests.support.attacks.odd_models:{kind}"
 
 
 def a_model(kind: str) -> nn.Module:

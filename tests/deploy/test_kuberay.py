@@ -17,14 +17,14 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from kustomize import build, containers
 from typer.main import get_command
 
 from atoll.platform.cli.application import application
 from atoll.platform.cli.submission import read_runtime_env
 from atoll.platform.config.experiment import load_experiment
+from tests.support.deploy.kustomize import build, containers
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kuberay"
 KUBERNETES = "1.32"
 

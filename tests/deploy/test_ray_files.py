@@ -16,8 +16,8 @@ from ray.runtime_env import RuntimeEnv
 from ray.scripts import scripts as ray_commands
 
 from atoll.platform.cli.submission import read_runtime_env
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "ray"
 CLUSTERS = sorted(FOLDER.glob("cluster-*.yaml"))
 

@@ -3,7 +3,7 @@
 There is no Slurm here, and "ray symmetric-run" ends with "ray stop", which would stop every Ray of
 the machine. So srun and scontrol are stand-ins, and so is ray: it takes the arguments apart with
 the real command's own parser and runs what comes after "--" on the Ray that is there. The real one
-runs in tests/platform/test_symmetric_run.py.
+runs in tests/platform/cluster/test_symmetric_run.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 SCRIPTS = sorted((ROOT / "deploy" / "slurm").glob("*.sbatch"))
 EXPERIMENT = """
 [run]

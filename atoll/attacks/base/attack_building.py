@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atoll.attacks import ATTACKS
 from atoll.attacks.base.attack import Attack
+from atoll.attacks.base.attack_names import ATTACKS
 from atoll.errors import AttackError
 
 

@@ -21,7 +21,6 @@ from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
 from atoll.attacks.victims import check_truth
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.example_passes import BATCH
@@ -32,6 +31,7 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.training.local_training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.randomness import seed_everything
 from atoll.trust import Ask, admitted, refuse, uses_in
 

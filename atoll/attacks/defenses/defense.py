@@ -22,15 +22,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from flwr.app import Context, Error, Message
-from flwr.clientapp.typing import ClientAppCallable
-from flwr.common.constant import ErrorCode
 from torch import Tensor, nn
 
+from atoll import flower
 from atoll.clients.apps.training_messages import config_of, round_of
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.moments.moment_messages import TrainingTerms
 from atoll.clients.settings import Section
 from atoll.clients.training.step_mods import LocalStep, StepGradient, on_steps
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.randomness import derive_seed
 
 # BatchNorm's running statistics are no part of an update: noise would make variances negative.
@@ -154,7 +153,9 @@ class Defense(Section, ABC):
     def check_model(self, model: nn.Module) -> None:
         """Raise a ``ValueError`` that says what the model lacks for this defense."""
 
-    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    def __call__(
+        self, message: Message, context: Context, call_next: flower.ClientAppCallable
+    ) -> Message:
         """Answer a training message, as a Flower mod."""
         if message.metadata.message_type.partition(".")[0] != "train":
             return call_next(message, context)
@@ -173,7 +174,7 @@ class Defense(Section, ABC):
         self,
         message: Message,
         context: Context,
-        call_next: ClientAppCallable,
+        call_next: flower.ClientAppCallable,
         steps: list[LocalStep],
     ) -> Message:
         server_round = round_of(config_of(message))
@@ -195,7 +196,7 @@ class Defense(Section, ABC):
         return reply
 
     def _call_on_update(
-        self, message: Message, context: Context, call_next: ClientAppCallable
+        self, message: Message, context: Context, call_next: flower.ClientAppCallable
     ) -> Message:
         sent = list(message.content.array_records.values())[:1]
         start = {key: view(array) for record in sent for key, array in record.items()}
@@ -245,4 +246,4 @@ def _replies_gradient(message: Message) -> bool:
 
 
 def _refusal(message: Message, reason: str) -> Message:
-    return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
+    return Message(Error(flower.PRECONDITION_FAILED, reason), reply_to=message)

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array, view
 
 
 class ModelArrays:

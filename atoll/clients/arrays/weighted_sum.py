@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from atoll.clients.arrays.conversion import is_finite, to_array, view
+from atoll.flower.arrays import is_finite, to_array, view
 
 Structure = tuple[tuple[str, tuple[int, ...], str], ...]
 

@@ -16,9 +16,9 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistic_names import statistic_from_json, to_json
+from atoll.flower.arrays import array_record, to_array, view
 
 MOMENTS = "moments"
 QUERY = f"query.{MOMENTS}"

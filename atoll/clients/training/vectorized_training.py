@@ -18,13 +18,13 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import losses_of
 from atoll.clients.training.fed_sgd import is_linear, one_step_sum
 from atoll.clients.training.local_training import TrainingResult, UpdateRule, batches, gradients_of
 from atoll.clients.training.stacked_layers import Forward, stacked_linear_layers
 from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
+from atoll.flower.arrays import array_record, to_array
 
 # Stacked parameters up to this size stay in a processor's cache between a step's passes.
 CACHED_BYTES = 8 << 20

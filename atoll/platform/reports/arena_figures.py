@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atoll.attacks import BASELINES
 from atoll.attacks.arena.arena_summary import Cell
+from atoll.attacks.base.attack_names import BASELINES
 from atoll.platform.reports.figures import COLORS, literal
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")

@@ -54,7 +54,7 @@ def write_arena_report(
 
     cells = cells_of(rows)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("atoll.platform.reports"), autoescape=True, trim_blocks=True
     )
     page = environment.get_template("arena.html.jinja").render(
         title=directory.resolve().name,

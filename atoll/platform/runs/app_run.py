@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 
 from atoll.errors import RunDirectoryError
 from atoll import flower
-from atoll.platform.runs.app_bundle import bundle_hash
+from atoll.flower.app_files import bundle_hash
 from atoll.platform.runs.app_directory import FlowerApp, on_path, read_app, run_app
 from atoll.platform.runs.app_federation import AppFederation, app_federation
 from atoll.platform.grid.ray_grid import RayGrid

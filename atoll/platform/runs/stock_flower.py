@@ -23,7 +23,7 @@ from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import derive_seed, seed_everything
 
 logger = logging.getLogger("flwr")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 POLL_SECONDS = 0.2
 
 server_app = ServerApp()

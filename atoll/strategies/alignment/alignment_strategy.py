@@ -17,8 +17,8 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from atoll.clients.arrays.conversion import array_record
 from atoll.errors import EngineError
+from atoll.flower.arrays import array_record
 from atoll.strategies.alignment.alignment_method import AlignmentMethod
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.lost_clients import lost_share, warn_of_lost_clients

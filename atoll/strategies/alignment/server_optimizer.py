@@ -10,8 +10,8 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.training.optimizers import SGD, Adam, LocalOptimizer
+from atoll.flower.arrays import array_record, to_array, view
 
 
 class ServerOptimizer:

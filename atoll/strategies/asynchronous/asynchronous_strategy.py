@@ -19,13 +19,13 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.ranges import Seconds, Seed
 from atoll.errors import EngineError
+from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.strategies import sample_nodes
 from atoll.strategies.asynchronous.devices import Devices
 from atoll.strategies.asynchronous.virtual_clock import Task, VirtualClock
 from atoll.strategies.strategy_fields import (

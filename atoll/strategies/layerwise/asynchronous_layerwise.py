@@ -16,8 +16,8 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.noprop.layer_keys import keys_by_layer, layer_of
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies.layerwise.layerwise_strategy import (
     WEIGHT,
     Layerwise,

@@ -22,9 +22,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from atoll.clients.apps.noprop_clients import CAPACITY
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.noprop.layer_keys import keys_by_layer
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.layerwise.assignment import deal_layers
 from atoll.strategies.strategy_fields import Count, check_argument

@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from captured import a_spec, captured, folder_of
 
 from atoll.attacks.arena.arena_job import Conditions, Job, Knowledge
 from atoll.attacks.arena.arena_run import JobEnd, run_jobs, table_of
@@ -14,6 +13,7 @@ from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.defenses import REFERENCES
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.settings import ModSettings
+from tests.support.attacks.captured import a_spec, captured, folder_of
 
 KNOWLEDGE: tuple[Knowledge, ...] = ("naive", "adaptive")
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses import DEFENSES, REFERENCES
 from atoll.attacks.defenses.noise import GaussianNoise
@@ -19,6 +18,7 @@ from atoll.clients.data.partitioning.partition import partition_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, ModSettings
 from atoll.flower import assume_identity
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 NAMES = list(DEFENSES)
 # What mimics nothing: its expectation is the gradient, or it is not a function of the gradient.

@@ -1,13 +1,13 @@
 import pytest
 import torch
 from flwr.app import Context, RecordDict
-from one_step import a_model, a_step, a_task, flat, gradient
 from scipy import stats
-from test_privacy import exact_epsilon
 from torch import Tensor
 
 from atoll.attacks.defenses.dp_sgd import DPSGD
 from atoll.clients.tasks.losses import losses_of
+from tests.attacks.defenses.test_privacy import exact_epsilon
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def per_sample(step) -> list[Tensor]:  # type: ignore[no-untyped-def]

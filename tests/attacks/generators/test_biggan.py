@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from stage_checks import check_stages
 from torch import Tensor
 
 from atoll.attacks.generators.biggan import BLOCKS, load_biggan
 from atoll.errors import DataUnavailableError
+from tests.support.attacks.stage_checks import check_stages
 
 WIDTH, CONDITION, TRUNCATIONS = 128, 256, 51
 

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import design, parts
 
 from atoll.clients.noprop.networks.inference import (
     AllWays,
@@ -14,6 +13,7 @@ from atoll.clients.noprop.networks.inference import (
     plan,
 )
 from atoll.clients.noprop.networks.network import NoPropNetwork
+from tests.support.clients.small_networks import design, parts
 
 COUNT = 4000
 

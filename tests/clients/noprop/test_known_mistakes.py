@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import design, seeded
 from torch import Tensor
 
 from atoll.clients.data.catalog import load_dataset
@@ -28,6 +27,7 @@ from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.noprop.networks.network import NoPropNetwork
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.evaluation import evaluate
+from tests.support.clients.small_networks import design, seeded
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "batch_size": 16}
 

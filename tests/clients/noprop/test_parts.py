@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_networks import design, seeded
 from torch import nn
 
 from atoll.clients.data.catalog import load_dataset
@@ -23,6 +22,7 @@ from atoll.clients.noprop.block_training.training_units import (
 )
 from atoll.clients.noprop.networks.baseline_networks import ChainedBlocks, plain_cnn
 from atoll.clients.settings import ClientSettings
+from tests.support.clients.small_networks import design, seeded
 
 
 def parameters(module: nn.Module) -> int:

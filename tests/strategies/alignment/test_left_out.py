@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
-from small_federation import LAYOUTS, SmallFederation, hex_of, make_federation
 
 from atoll.strategies import build_strategy
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    SmallFederation,
+    hex_of,
+    make_federation,
+)
 
 WHOLE = LAYOUTS["one client a domain"]
 

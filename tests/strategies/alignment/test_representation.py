@@ -12,15 +12,6 @@ import torch
 import torch.nn.functional as F
 from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg
-from small_federation import (
-    DOMAINS,
-    LAYOUTS,
-    Float64,
-    SmallFederation,
-    hex_of,
-    make_federation,
-    values,
-)
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -32,6 +23,15 @@ from atoll.errors import InvalidExperimentError
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation
+from tests.support.strategies.small_federation import (
+    DOMAINS,
+    LAYOUTS,
+    Float64,
+    SmallFederation,
+    hex_of,
+    make_federation,
+    values,
+)
 
 SIZE = 3
 STEP = {"client_update": "gradient", "server_optimizer": "sgd", "server_learning_rate": 1.0}

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
-from small_federation import LAYOUTS, hex_of, make_federation, values
 from torch import Tensor
 
 from atoll.clients.moments.statistics import HeadGradient
@@ -28,6 +26,8 @@ from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.reweighting import kernel_quantile, project_to_simplex
 from atoll.strategies.alignment.moments.domain_moments import Domains
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import LAYOUTS, hex_of, make_federation, values
 
 STEPS = ClientSettings(learning_rate=0.2, batch_size=4, epochs=3, momentum=0.5)
 SPLIT = LAYOUTS["domains split over unequal clients"]

@@ -20,7 +20,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flwr.app import ConfigRecord
-from small_federation import LocalGrid
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
@@ -32,6 +31,7 @@ from atoll.clients.models.mlp import irm_mlp
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.strategies import build_strategy
+from tests.support.strategies.small_federation import LocalGrid
 
 STEPS, ANNEAL, RATE, L2, WEIGHT = 50, 25, 4.898536566546834e-4, 1.10794568e-3, 91257.18613115903
 EXAMPLES = 1000

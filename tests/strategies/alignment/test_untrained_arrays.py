@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
-from small_federation import LAYOUTS, Float64, hex_of, make_federation, values
 from torch import nn
 
 from atoll.clients.settings import ClientSettings
 from atoll.strategies import build_strategy
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    Float64,
+    hex_of,
+    make_federation,
+    values,
+)
 
 WHOLE = LAYOUTS["one client a domain"]
 ADAM = {"server_optimizer": "adam", "server_learning_rate": 0.01, "server_weight_decay": 1e-2}

@@ -12,7 +12,6 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.noprop.block_training.epoch_training import EpochResult, train_epoch
 from atoll.clients.noprop.block_training.example_source import ExampleSource
@@ -25,6 +24,7 @@ from atoll.clients.noprop.block_training.training_units import (
 from atoll.clients.noprop.layer_keys import block_prefix, keys_by_layer, shared_prefix
 from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.settings import ClientSettings
+from atoll.flower.arrays import array_record, to_array
 from atoll.randomness import derive_seed, seed_everything
 
 

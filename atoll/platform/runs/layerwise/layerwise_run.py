@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from atoll.clients.arrays.conversion import array_record, to_array
+from atoll.flower.arrays import array_record, to_array
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix

@@ -17,8 +17,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from torch import Tensor
 
-from atoll.clients.arrays.conversion import view
 from atoll.clients.moments.statistics import Gradient, Loss
+from atoll.flower.arrays import view
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.moments.moment_exchange import MomentExchange, NodesFailedError
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, flat_to_arrays

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.clients.moments.statistics import Loss
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.moments.moment_exchange import MomentExchange
 from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeCount, Positive
