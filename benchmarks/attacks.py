@@ -34,14 +34,14 @@ from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.imprint_block import ImprintBlock, aim
 from atoll.clients.models.model_building import build_model
-from atoll.clients.noprop.design import Design
-from atoll.clients.noprop.example_source import GivenExamples
-from atoll.clients.noprop.layer_keys import layer_of
-from atoll.clients.noprop.layer_training import (
+from atoll.clients.noprop.block_training.example_source import GivenExamples
+from atoll.clients.noprop.block_training.layer_training import (
     LayerTraining,
     client_unit_names,
     unit_seed,
 )
+from atoll.clients.noprop.layer_keys import layer_of
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import batches, train

@@ -52,9 +52,9 @@ from atoll.randomness import derive_seed, seed_everything
 from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.domain_moments import Domains
-from atoll.strategies.alignment.local_exchange import HERE, LocalExchange, domains_at_hand
 from atoll.strategies.alignment.methods.gradients import GradientStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.alignment.moments.local_exchange import HERE, LocalExchange, domains_at_hand
 
 
 @dataclass(frozen=True)

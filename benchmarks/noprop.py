@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from atoll.clients.noprop.design import Design
-from atoll.clients.noprop.epoch_training import train_epoch
-from atoll.clients.noprop.example_source import Examples
-from atoll.clients.noprop.training_memory import training_bytes
-from atoll.clients.noprop.training_units import make_shared_part, make_unit
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_memory import training_bytes
+from atoll.clients.noprop.block_training.training_units import make_shared_part, make_unit
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import prepare

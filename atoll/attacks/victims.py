@@ -1,4 +1,4 @@
-"""From captures to observations and from reconstructions to rows of metrics."""
+"""Victims: captures to observations, and reconstructions to rows of metrics."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def observe_victims(
 
 @dataclass(frozen=True)
 class Attacked:
-    """An attack's result on one victim, with its images in the order of the truth.
+    """Result of an attack on one victim, with its images in the order of the truth.
 
     Attributes
     ----------

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
         SquaredHeadGradient,
         SquaredLogits,
     )
-    from atoll.clients.noprop.inference import Inference, Noise
-    from atoll.clients.noprop.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
+    from atoll.clients.noprop.networks.inference import Inference, Noise
+    from atoll.clients.noprop.networks.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
@@ -146,8 +146,13 @@ _MODULES = {
         "SquaredHeadGradient",
         "SquaredLogits",
     ),
-    "atoll.clients.noprop.inference": ("Inference", "Noise"),
-    "atoll.clients.noprop.network": ("NoPropNetwork", "noprop_ct", "noprop_dt", "noprop_fm"),
+    "atoll.clients.noprop.networks.inference": ("Inference", "Noise"),
+    "atoll.clients.noprop.networks.network": (
+        "NoPropNetwork",
+        "noprop_ct",
+        "noprop_dt",
+        "noprop_fm",
+    ),
     "atoll.clients.settings": (
         "DataSettings",
         "PartitionSettings",

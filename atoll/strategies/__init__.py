@@ -21,7 +21,6 @@ from atoll.strategies.strategy_arguments import check_arguments
 
 if TYPE_CHECKING:
     from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-    from atoll.strategies.alignment.domain_moments import Domains
     from atoll.strategies.alignment.methods.gradients import (
         MLDG,
         ANDMask,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from atoll.strategies.alignment.methods.representation import FedL2R, FedSR
     from atoll.strategies.alignment.methods.reweighting import AFL, EQRM, ERM, SD, GroupDRO, Mixup
     from atoll.strategies.alignment.methods.updates import FedDGGA, FedGMA
+    from atoll.strategies.alignment.moments.domain_moments import Domains
     from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
     from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
     from atoll.strategies.asynchronous.fed_buff import FedBuff
@@ -112,7 +112,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
 )
 
 _MODULES = {
-    "atoll.strategies.alignment.domain_moments": ("Domains",),
+    "atoll.strategies.alignment.moments.domain_moments": ("Domains",),
     "atoll.strategies.alignment.methods.gradients": (
         "ANDMask",
         "DomainGradients",

@@ -1,4 +1,4 @@
-"""Saying that a strategy's aggregation uses nothing of the replies but their weighted mean.
+"""Mark of an aggregation that uses nothing of the replies but their weighted mean.
 
 The engine adds up the replies to such a strategy where they are made. The mark is on the method,
 so a subclass that overrides it does not inherit the promise.

@@ -122,7 +122,7 @@ class SecAggPlus(Strategy):
 
 
 class _Node:
-    """What the workflow calls a client: its id."""
+    """Node id of a client, as Flower's workflow names it."""
 
     def __init__(self, node_id: int) -> None:
         self.node_id = node_id

@@ -1,4 +1,4 @@
-"""The ranges of arguments that strategies do not look at themselves: most of Flower's.
+"""Ranges of the arguments that strategies do not check themselves: most of Flower's.
 
 Flower's strategies take nearly any number: a learning rate of 1e-300 trains to the last round and
 changes nothing.

@@ -1,4 +1,4 @@
-"""Checking a strategy's arguments against the types and ranges of its fields."""
+"""Checks of a strategy's arguments against the types and ranges of its fields."""
 
 from __future__ import annotations
 

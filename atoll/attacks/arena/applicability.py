@@ -1,4 +1,4 @@
-"""Whether an attack can be run on what a federation's clients will send, before they send it."""
+"""Applicability of an attack to the updates that a federation's clients will send."""
 
 from __future__ import annotations
 

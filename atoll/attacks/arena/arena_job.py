@@ -1,4 +1,4 @@
-"""One job of an arena: one attack on one victim, and the rows that come of it."""
+"""Job of an arena: one attack on one victim, and the rows of its result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Job:
     federation : str
         The key of the federation's run: a hash of all that its captures depend on.
     captures : tuple[Path, ...]
-        One capture; or all of a round, where the onlooker sees only their sum.
+        One capture; or all of a round, where the server sees only their sum.
     attack : str
         The attack's name in :data:`~atoll.attacks.ATTACKS`, or ``module:Class``.
     settings : Mapping[str, object]
@@ -85,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all jobs of an arena share.
+    """Settings that all jobs of an arena share.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job came to.
+    """Result of a job.
 
     Attributes
     ----------

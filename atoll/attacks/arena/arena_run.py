@@ -1,4 +1,4 @@
-"""Running what is missing of an arena's jobs, on whatever maps a function over them."""
+"""Execution of an arena's missing jobs, by any callable that maps a function over arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atoll.attacks.arena.result_store import JobStore
 
 
 class MapOver(Protocol):
-    """Maps a function over arguments, somewhere."""
+    """Callable that maps a function over arguments, in this process or others."""
 
     def __call__(
         self, function: Callable[[Any], Any], arguments: Sequence[Any]
@@ -22,7 +22,7 @@ class MapOver(Protocol):
 
 @dataclass(frozen=True)
 class JobEnd:
-    """What came of a job.
+    """Outcome of a job: its result, or its error.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""From an arena's rows to its cells: attack x knowledge x defense, with intervals and tests."""
+"""Cells of an arena: attack x knowledge x defense, with intervals and tests, from its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals and tests over victims: what a difference between attacks is worth.
+"""Statistics over victims: bootstrap intervals, and Wilcoxon tests of paired differences.
 
 The unit is the victim, not the image: images of one batch share an update.
 """

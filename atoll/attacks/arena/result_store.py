@@ -1,4 +1,4 @@
-"""The results of an arena's jobs on disk: a folder a job, there as a whole or not at all."""
+"""Results of an arena's jobs on disk: a folder a job, written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS, SECONDS, IMAGES = "rows.parquet", "seconds.parquet", "images.safetensors"
 
 
 class _Row(BaseModel):
-    """What the report needs of an image's row."""
+    """Columns of an image's row that the report needs."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -42,7 +42,7 @@ class _Row(BaseModel):
 
 
 class JobStore:
-    """What jobs have come to, by their keys.
+    """Results of jobs, by their keys.
 
     Parameters
     ----------

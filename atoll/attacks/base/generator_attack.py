@@ -1,4 +1,4 @@
-"""What attacks with a generator share: which generator, and its features as stacks of candidates.
+"""Base class of attacks with a generator: its choice, and its features as stacks of candidates.
 
 A generator sees rows: the images of all candidates one after another. Attacks vary stacks, of shape
 (candidates, n, ...).

@@ -1,4 +1,4 @@
-"""Attacks by optimisation: candidates whose simulated update approaches the observed one.
+"""Base class of attacks by optimisation: candidates whose simulated update matches the given one.
 
 :class:`OptimizationAttack` is the composition: labels, starts, a matching cost with priors, a step
 rule and schedule, restarts, and the choice among them. A method says what its variables are and
@@ -70,7 +70,7 @@ class Group:
 
     @property
     def candidates(self) -> int:
-        """How many there are."""
+        """The number of candidates."""
         return len(self.observations) * self.restarts
 
     @property
@@ -140,7 +140,7 @@ class OptimizationAttack(Attack):
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack is given; its settings add to what it needs."""
+        """The threat model; settings add to what the attack needs."""
         more = {
             Capability.LABELS: self.labels == "given",
             Capability.BATCH_ORDER: self.batch_order == "given",

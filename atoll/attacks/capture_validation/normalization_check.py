@@ -1,4 +1,4 @@
-"""By what a client has normalised its images, told from the update that they gave."""
+"""Normalisation check: the scaling of images that explains an update."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOVE = 0.1
 
 @dataclass(frozen=True)
 class Scaling:
-    """What turns pixels in [0, 1] into what a model takes: factor * pixel + shift.
+    """Affine map of pixels in [0, 1] to a model's input: factor * pixel + shift.
 
     Attributes
     ----------
@@ -49,12 +49,12 @@ class Scaling:
 
     @property
     def mean(self) -> Tensor:
-        """What is taken off: float64, shape (channels,), in units of [0, 1]."""
+        """The mean that is subtracted: float64, shape (channels,), in units of [0, 1]."""
         return -self.shift / self.factor
 
     @property
     def std(self) -> Tensor:
-        """What is divided by: float64, shape (channels,), in units of [0, 1]."""
+        """The divisor: float64, shape (channels,), in units of [0, 1]."""
         return 1 / self.factor
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def explain(
 
 
 class _Search:
-    """Looks at scalings until one explains the update, and remembers the best."""
+    """Search over scalings that ends with the first that explains the update."""
 
     def __init__(
         self,

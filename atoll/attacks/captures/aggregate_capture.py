@@ -1,4 +1,4 @@
-"""What an onlooker sees under secure aggregation: the sum over a round's clients, and no summand.
+"""Captures under secure aggregation: the sum over a round's clients, without its terms.
 
 SecAgg+ (Bell et al., 2020; Flower's ``SecAggPlusWorkflow``) gives the server the weighted mean of
 the models and the sum of the weights. Where each client takes one step on all of its examples, that

@@ -1,4 +1,4 @@
-"""The adaptive attacker: who knows which defenses act, and works out the rest from the update."""
+"""Adaptive attacker: it knows which defenses act, and infers their parameters from the update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atoll.clients.settings import ClientSettings
 
 @dataclass(frozen=True)
 class Belief:
-    """What an attacker believes that the client's defenses did.
+    """Belief of an attacker about what the client's defenses did.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a defense is: a Flower mod around one function of gradients.
+"""Base class of defenses: a Flower mod around one function of gradients.
 
 ``apply`` takes what a client is about to compute and the function that computes it, as a Flower
 mod takes a message and ``call_next``. Where it acts is a setting: on the gradient of each step of
@@ -38,7 +38,7 @@ RUNNING = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Task:
-    """What a client is about to compute.
+    """Context of a gradient or update that a client is about to compute.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ Compute = Callable[[Task], list[Tensor]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an attacker can tell of a defense from one update.
+    """Estimate of a defense's parameters from one update.
 
     Attributes
     ----------

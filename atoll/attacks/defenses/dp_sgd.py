@@ -1,4 +1,4 @@
-"""DP-SGD: every example's gradient is clipped, and their sum gets noise (Abadi et al., 2016)."""
+"""DP-SGD: per-example gradient clipping and Gaussian noise (Abadi et al., 2016)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.opacus_classes import OPACUS
-from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
+from atoll.attacks.defenses.privacy import OPACUS, count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
 from atoll.clients.training.step_mods import LocalStep
 

@@ -1,4 +1,4 @@
-"""What attackers read off updates, for the defenses that leave it there: a mask, or a norm."""
+"""Base classes of defenses whose parameters show in the update: a mask, or a norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which defenses cannot stand together."""
+"""Checks of the order of defenses: pairs that cannot be combined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orthogonal gradients: a step that lowers the loss, at right angles to the gradient.
+"""Orthogonal gradients: a step that lowers the loss, orthogonal to the gradient.
 
 Zhang et al., "CENSOR: Defense Against Gradient Inversion via Orthogonal Subspace Bayesian
 Sampling", NDSS 2025. Random directions r become n = r - <r, g> / ||g||^2 g in each tensor, scaled
@@ -21,7 +21,7 @@ from atoll.clients.training.step_mods import LocalStep
 
 
 class OrthogonalGradient(Defense):
-    """Sends the best of some directions orthogonal to the gradient, on each step.
+    """Best of some directions orthogonal to the gradient, sent on each step.
 
     A tensor of one value has no direction orthogonal to its own, and is zero.
 

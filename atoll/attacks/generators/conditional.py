@@ -1,4 +1,4 @@
-"""Our generator: small, class-conditional, for images of a few dozen pixels a side.
+"""Class-conditional generator for images of a few dozen pixels a side.
 
 A linear layer from the latent and the class, a convolution, transposed convolutions that double the
 image, and a last convolution to its channels.

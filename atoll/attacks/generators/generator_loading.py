@@ -1,4 +1,4 @@
-"""A generator by name and path, as an attack's settings give them."""
+"""Loading of a generator by name and path, as an attack's settings give them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How our generator is trained: as the decoder of a class-conditional variational autoencoder.
+"""Generator training: the decoder of a class-conditional variational autoencoder.
 
 It is stable, fast and covers its data, which is what an attack needs: any image of the kind should
 be close to some output. The noise of the reconstruction is at its optimum (sigma-VAE; Rybkin et
@@ -32,7 +32,7 @@ ENCODED_AT_ONCE = 1024
 
 
 class TrainingSettings(Section):
-    """What decides a generator, beside its data.
+    """Settings that determine a generator, beside its data.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
 
 
 class GeneratorTraining:
-    """A generator in training; where it stands can be saved and gone on from, to the same bits.
+    """A generator in training, which can be saved and resumed to the same bits.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class GeneratorTraining:
         self.step += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that :meth:`restore` needs to go on."""
+        """Return the state that :meth:`restore` resumes from."""
         moments = self._optimizer.state_dict()
         state = {"step": torch.tensor(self.step)}
         for prefix, module in (("generator", self.generator), ("encoder", self.encoder)):

@@ -1,4 +1,4 @@
-"""The progressive GAN of CelebA faces (Karras et al., 2018, arXiv 1710.10196), 128x128 pixels.
+"""Progressive GAN of CelebA faces (Karras et al., 2018, arXiv 1710.10196), 128x128 pixels.
 
 The released generator in TensorFlow.js's format, from a package registry: 22.9 M parameters. CelebA
 is for non-commercial research.

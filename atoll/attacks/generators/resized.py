@@ -1,4 +1,4 @@
-"""A generator's images at another size, averaged over the area of each new pixel."""
+"""Resized generator: another generator's images, averaged over the area of each new pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generators that can be taken apart: every stage's input can be optimised in place of the latent.
+"""Base class of staged generators: the input of each stage can be optimised.
 
 A generator is a chain of parts G_0 .. G_{N-1}: G_k turns what stage k optimises into what stage
 k + 1 does, and the last part makes images. GIFD (Fang et al., 2023, arXiv 2308.04699, section 3)
@@ -19,7 +19,7 @@ from atoll.errors import InvalidExperimentError
 
 @dataclass(frozen=True)
 class Features:
-    """What stands between two parts of a generator, for n images.
+    """Features between two stages of a generator, for n images.
 
     Attributes
     ----------

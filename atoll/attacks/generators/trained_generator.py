@@ -1,4 +1,4 @@
-"""Our generators at rest: trained once for a data set, split and settings, and kept in the cache.
+"""Trained generators in the cache: one a data set, split and settings.
 
 Clients hold training examples, so by default a generator is trained on the test split: it has seen
 nothing that a client of any run has. Victims from the test split want one trained on the training
@@ -50,7 +50,7 @@ class _About(BaseModel):
 
 
 class GeneratorSettings(TrainingSettings):
-    """Which of a data set's generators is wanted.
+    """Choice of one of a data set's generators.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ def train_generator(
     *,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Path:
-    """Train a generator, or go on with an interrupted training, unless it is in the cache.
+    """Train a generator, or resume an interrupted training, unless it is in the cache.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def _go_on(training: GeneratorTraining, partial: Path) -> None:
     try:
         training.restore(load_file(partial))
     except (OSError, SafetensorError, KeyError, RuntimeError):
-        # It is begun anew: what is there cannot be gone on from, and costs minutes at most.
+        # It is restarted: the checkpoint cannot be resumed, and training takes minutes at most.
         partial.unlink(missing_ok=True)
 
 

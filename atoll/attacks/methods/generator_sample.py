@@ -1,4 +1,4 @@
-"""A floor: images drawn from the generator, of the labels that the update gives away."""
+"""Baseline with a generator: images of the labels that the update reveals."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class GradInversion(OptimizationAttack):
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack is given."""
+        """The threat model."""
         threat = super().threat
         return threat.with_({Capability.BUFFERS}) if self.statistics == "batch" else threat
 

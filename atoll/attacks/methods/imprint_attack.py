@@ -19,7 +19,7 @@ from atoll.errors import AttackError
 
 
 class Imprint(SeparateAttack):
-    """Subtracts neighbouring bins' gradients; one division an image, no optimisation.
+    """Differences of neighbouring bins' gradients; one division an image, no optimisation.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ from atoll.errors import AttackError
 
 
 class LinearLayer(SeparateAttack):
-    """Divides the first layer's weight gradient by its bias gradient.
+    """Quotient of the first layer's weight gradient and its bias gradient.
 
     Of one image it is exact, also after any number of steps. Of several, it returns as many rows as
     there are images, those with the largest bias gradients: mixtures, in which the images of a

@@ -26,7 +26,7 @@ EDGE = 1e-7
 
 
 class RGAP(SeparateAttack):
-    """Solves a sequential network of convolutions and invertible activations, for one image."""
+    """Layer-by-layer solution of a network with invertible activations, for one image."""
 
     def check(self, observation: Observation) -> None:
         """Refuse several images, and a network that is not of the form that can be solved."""

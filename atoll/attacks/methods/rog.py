@@ -56,7 +56,7 @@ class ROG(OptimizationAttack):
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack is given."""
+        """The threat model."""
         threat = super().threat
         if self.enhancement == "none":
             return threat

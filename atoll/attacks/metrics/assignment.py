@@ -1,4 +1,4 @@
-"""Which reconstruction is which image: the order of a batch cannot be told from its gradient."""
+"""Assignment of reconstructions to images: a gradient does not determine the order of its batch."""
 
 from __future__ import annotations
 

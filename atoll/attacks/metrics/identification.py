@@ -1,4 +1,4 @@
-"""Whether a reconstruction tells who it is: its nearest neighbour among many images."""
+"""Identification: whether the true image is the nearest of many candidates to a reconstruction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop of every attack that optimises: many candidates at once, the best of each kept."""
+"""Minimisation loop of attacks: a batch of candidates, of which the best states are kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class NuisanceObjective:
 
 @dataclass(frozen=True)
 class Minimum:
-    """What a minimisation came to.
+    """Result of a minimisation.
 
     Attributes
     ----------

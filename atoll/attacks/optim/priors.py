@@ -1,4 +1,4 @@
-"""Priors: what is known of images before an update is seen, as costs.
+"""Image priors as cost terms.
 
 Each takes candidates of shape (candidates, n, channels, height, width), normalised, and returns a
 cost a candidate.
@@ -26,7 +26,7 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 class _TotalVariation(torch.autograd.Function):
-    """With a derivative in a third of the passes over the images that autograd makes."""
+    """Total variation with a derivative in a third of autograd's passes over the images."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Learning rates over an attack's steps, as factors of the first."""
+"""Step-size schedules of attacks, as factors of the first step size."""
 
 from __future__ import annotations
 

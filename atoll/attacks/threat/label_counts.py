@@ -1,4 +1,4 @@
-"""Label counts from what strategies that align domains ask of clients.
+"""Label counts from the answers to queries of strategies that align domains.
 
 A query for moments is answered with sums over a client's examples of a domain, and their number.
 For a linear head with softmax, the sum of head gradients holds s_c - n_c at the bias of class c:
@@ -31,7 +31,7 @@ from atoll.errors import AttackError, CaptureError
 
 @dataclass(frozen=True)
 class LeakedLabels:
-    """What one answer to a query tells of a client's labels in one domain.
+    """Label counts of a client in one domain, as one answer to a query reveals them.
 
     Attributes
     ----------

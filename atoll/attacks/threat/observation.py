@@ -1,4 +1,4 @@
-"""Observations: what an attacker has of one client's update, and nothing that it was not granted.
+"""Observations: an attacker's view of one client's update, limited by its threat model.
 
 Attacks get an :class:`Observation` in the place of a capture. What the threat model does not grant
 is not in the object (its field is None), so an attack that uses it does not pass the type checker
@@ -19,8 +19,8 @@ from atoll.attacks.captures.capture import Capture, Truth, check_update
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.victim_model import BatchNormMode, VictimModel, build_victim
 from atoll.attacks.threat.victim_units import WHOLE, VictimUnit
-from atoll.clients.noprop.block_objective import Draws
-from atoll.clients.noprop.epoch_training import steps_of
+from atoll.clients.noprop.block_training.block_objective import Draws
+from atoll.clients.noprop.block_training.epoch_training import steps_of
 from atoll.clients.settings import ClientSettings
 from atoll.errors import AttackError, CaptureError
 
@@ -66,7 +66,7 @@ class ImageSpace:
 
 
 class _Channels(NamedTuple):
-    """What images are normalised by, and between which values they lie: (channels, 1, 1) each."""
+    """Normalisation and bounds of images: (channels, 1, 1) each."""
 
     mean: Tensor
     std: Tensor
@@ -86,7 +86,7 @@ def _channels(
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains.
+    """Local training of a client, as far as an attacker knows it.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class LocalTraining:
 
     @property
     def images(self) -> int:
-        """How many images the update depends on."""
+        """The number of images that the update depends on."""
         if self.replies_gradient:
             return self.examples
         return min(self.examples, self.steps * self.settings.batch_size)
@@ -139,7 +139,7 @@ class PublicData:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an attacker has of one client's update.
+    """View of an attacker on one client's update.
 
     Attributes
     ----------
@@ -198,7 +198,7 @@ class Observation:
 
     @property
     def name(self) -> str:
-        """Which client and round, in a few words."""
+        """The client and the round, in a few words."""
         return f"node {self.node_id} in round {self.server_round}"
 
 
@@ -330,41 +330,41 @@ def _steps(
     model: VictimModel,
     training: LocalTraining,
     truth: Truth | None,
-    steps_of_part: Callable[[VictimUnit, LocalTraining, Truth], tuple[T, ...]],
+    steps_of_unit: Callable[[VictimUnit, LocalTraining, Truth], tuple[T, ...]],
 ) -> dict[str, tuple[T, ...]] | None:
-    """Return something of each step of each part, where it is granted."""
+    """Return something of each step of each unit, where it is granted."""
     granting = sorted(any_of & threat.capabilities)
     if not granting:
         return None
     known = _given(granting[0], truth)
-    return {part.name: steps_of_part(part, training, known) for part in model.parts}
+    return {unit.name: steps_of_unit(unit, training, known) for unit in model.units}
 
 
-def _batches_of(part: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
-    if part.name == WHOLE:
+def _batches_of(unit: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
+    if unit.name == WHOLE:
         # A client that was asked for a gradient takes no step: it is over all examples.
         return truth.batches or (torch.arange(len(truth.labels)),)
-    return tuple(chosen for chosen, _ in _replayed(part, training, truth))
+    return tuple(chosen for chosen, _ in _replayed(unit, training, truth))
 
 
-def _draws_of(part: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
-    if part.name == WHOLE:
+def _draws_of(unit: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
+    if unit.name == WHOLE:
         return ({},) * max(1, len(truth.batches))
-    return tuple(draws for _, draws in _replayed(part, training, truth))
+    return tuple(draws for _, draws in _replayed(unit, training, truth))
 
 
 def _replayed(
-    part: VictimUnit, training: LocalTraining, truth: Truth
+    unit: VictimUnit, training: LocalTraining, truth: Truth
 ) -> Iterator[tuple[Tensor, Draws]]:
-    """Yield what a part's seed says of its steps."""
-    seed = truth.part_seeds.get(part.name)
+    """Yield what a unit's seed says of its steps."""
+    seed = truth.part_seeds.get(unit.name)
     if seed is None:
         raise CaptureError(
-            f"the truth has no seed of the {part.name!r} that the client trained; expected one for "
+            f"the truth has no seed of the {unit.name!r} that the client trained; expected one for "
             "each layer"
         )
     generator = torch.Generator().manual_seed(seed)
-    return steps_of(part, len(truth.labels), training.settings, generator)
+    return steps_of(unit, len(truth.labels), training.settings, generator)
 
 
 def _check_layers_share_examples(

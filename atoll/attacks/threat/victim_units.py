@@ -1,7 +1,7 @@
-"""What a client trains, as functions that an attacker can differentiate.
+"""Training units of a victim, as losses that an attacker can differentiate.
 
 Most clients train their whole model on one loss. A client of a NoProp federation trains its layers
-apart from each other: each is a part, with a loss of its own that draws noise and times.
+apart from each other: each is a unit, with a loss of its own that draws noise and times.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from atoll.clients.noprop.block_objective import Draws
-from atoll.clients.noprop.design import PartialNetwork
+from atoll.clients.noprop.block_training.block_objective import Draws
+from atoll.clients.noprop.block_training.layer_training import client_unit_names
+from atoll.clients.noprop.block_training.training_units import BlockUnit, HeadUnit, TrainingUnit
 from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
-from atoll.clients.noprop.layer_training import client_unit_names
-from atoll.clients.noprop.training_units import BlockUnit, HeadUnit, TrainingUnit
+from atoll.clients.noprop.networks.design import PartialNetwork
 from atoll.clients.tasks.losses import is_sigmoid
 
 Parameters = Mapping[str, Tensor]
@@ -27,20 +27,20 @@ WHOLE = "model"
 
 
 def no_draws(count: int, generator: torch.Generator) -> Draws:
-    """Return nothing: a loss without a random part."""
+    """Return nothing: a loss without random numbers."""
     return {}
 
 
 @dataclass(frozen=True)
 class VictimUnit:
-    """Something that a client trains by itself.
+    """Unit of a model that a client trains by itself.
 
     Attributes
     ----------
     name : str
-        "model", or which part of it.
+        "model", or the name of a unit of it.
     parameters : tuple[str, ...]
-        The names of what it trains; where parts share a parameter, each trains a copy of it and
+        The names of what it trains; where units share a parameter, each trains a copy of it and
         the client sends the mean.
     loss : Callable
         Maps parameters by name, normalised images (n, channels, height, width), targets (int64 of
@@ -103,22 +103,22 @@ def units_of(module: nn.Module) -> tuple[VictimUnit, ...]:
 
 
 class _LossOf(nn.Module):
-    """A part's loss as a module, whose parameters can be given to each call."""
+    """A unit's loss as a module, whose parameters can be given to each call."""
 
-    def __init__(self, part: TrainingUnit) -> None:
+    def __init__(self, unit: TrainingUnit) -> None:
         super().__init__()
-        self.module = part.module
-        self._loss = part.loss
+        self.module = unit.module
+        self._loss = unit.loss
 
     def forward(self, images: Tensor, targets: Tensor, draws: Draws) -> Tensor:
         return self._loss(images, targets, draws)[0]
 
 
-def _victim_unit(name: str, part: TrainingUnit, index: int = 0) -> VictimUnit:
-    """Return a NoProp part under the names that its parameters have in the network."""
+def _victim_unit(name: str, unit: TrainingUnit, index: int = 0) -> VictimUnit:
+    """Return a NoProp unit under the names that its parameters have in the network."""
     prefixes = {"shared": shared_prefix(), "block": block_prefix(index)}
-    loss_of, own = _LossOf(part), dict[str, str]()
-    for key, _ in part.module.named_parameters():
+    loss_of, own = _LossOf(unit), dict[str, str]()
+    for key, _ in unit.module.named_parameters():
         kind, _, rest = key.partition(".")
         own[prefixes[kind] + rest] = f"module.{key}"
 
@@ -130,4 +130,4 @@ def _victim_unit(name: str, part: TrainingUnit, index: int = 0) -> VictimUnit:
         given = {place: parameters[key] for key, place in own.items()}
         return functional_call(loss_of, given, (images, targets, draws))  # type: ignore[no-any-return]
 
-    return VictimUnit(name, tuple(own), loss, part.draw, part.fewest)
+    return VictimUnit(name, tuple(own), loss, unit.draw, unit.fewest)

@@ -1,4 +1,4 @@
-"""Our ClientApp: local training and evaluation on a partition of a real data set.
+"""ClientApp of Atoll: local training and evaluation on a partition of a data set.
 
 It is a plain Flower ClientApp, so it runs on stock Flower too.
 """
@@ -100,7 +100,7 @@ class KnownExamples(Protocol):
 
     @property
     def count(self) -> int:
-        """How many clients there are."""
+        """The number of clients."""
 
     def num_examples(self, partition: int) -> int:
         """Return how many examples the client of ``partition`` trains on."""

@@ -1,4 +1,4 @@
-"""The ClientApp of a NoProp federation: a client trains the blocks that it is asked for.
+"""ClientApp of a NoProp federation: a client trains the blocks whose arrays it is sent.
 
 It is a plain Flower ClientApp. A training message holds the arrays of some blocks and of the
 shared part; the answer holds the same ones. Blocks are trained one after another in one module's
@@ -24,15 +24,15 @@ from atoll.clients.apps.training_messages import (
     round_of,
 )
 from atoll.clients.mods import find_mods
-from atoll.clients.noprop.design import Design
-from atoll.clients.noprop.example_source import Examples
-from atoll.clients.noprop.layer_keys import keys_by_layer
-from atoll.clients.noprop.layer_training import (
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.layer_training import (
     LayerTraining,
     client_unit_names,
     unit_seed,
 )
-from atoll.clients.noprop.training_memory import ClientMemory, budget_of
+from atoll.clients.noprop.block_training.training_memory import ClientMemory, budget_of
+from atoll.clients.noprop.layer_keys import keys_by_layer
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.randomness import derive_seed
 

@@ -1,4 +1,4 @@
-"""What our clients read from messages, and the answers that they make."""
+"""Training messages: the fields that clients read, and the replies that they make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's tensors as Flower arrays, without a copy too many."""
+"""Tensors of a model as Flower arrays, read and written in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data: real data sets as memory-mapped Arrow, dealt to clients by flwr-datasets' partitioners."""
+"""Data sets as memory-mapped Arrow files, and their partitions into clients and domains."""
 
 from atoll.clients.data.catalog import DATASETS as DATASETS
 from atoll.clients.data.catalog import load_dataset as load_dataset

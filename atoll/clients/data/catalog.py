@@ -1,4 +1,4 @@
-"""The data sets that Atoll knows by name, their sources, and how they get into the cache."""
+"""Catalog of data sets by name: sources, checksums, and loading into the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client's images as training wants them: in memory, or read batch by batch if they are many."""
+"""Images of a client in training: in memory, or read batch by batch if they are many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets at rest: Arrow files, memory-mapped, shared by all processes of a machine.
+"""Image data sets on disk: Arrow files, memory-mapped, shared by all processes of a machine.
 
 A data set is decoded once into one Arrow IPC file a split. Opening it maps the file: images,
 labels and domains are NumPy views of the mapping, and pickling a data set sends its folder only.

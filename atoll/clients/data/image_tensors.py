@@ -1,4 +1,4 @@
-"""Images as a model wants them: float32, channels first, normalised."""
+"""Images as tensors: float32, channels first, normalised."""
 
 from __future__ import annotations
 

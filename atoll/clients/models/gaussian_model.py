@@ -1,4 +1,4 @@
-"""Models whose representation of an image is a Gaussian, from which it is drawn.
+"""Models with a Gaussian representation of an image, from which it is sampled.
 
 As in FedSR (Nguyen, Torr and Lim, "FedSR: A Simple and Effective Domain Generalization Method for
 Federated Learning", NeurIPS 2022): z ~ N(mu(x), diag(sigma(x)^2)), and a linear classifier of z.
@@ -20,7 +20,7 @@ from atoll.clients.tasks.losses import is_sigmoid
 
 
 class GaussianHead(nn.Module):
-    """Draws z and classifies it; keeps what z's distribution is compared with.
+    """Head that samples z and classifies it; keeps the distribution that z's is compared with.
 
     In training an input has one draw, from the global generator. In evaluation its probabilities
     are the mean over draws with the same noise for every input, so that they are the same in any

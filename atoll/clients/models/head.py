@@ -1,4 +1,4 @@
-"""A model as a featuriser and a head: the last module, from features to logits.
+"""Model split into featuriser and head: the last module, from features to logits.
 
 The penalties that align domains are about the head's gradient and Hessian (Hemati et al., 2023),
 which for a linear head have closed forms in its inputs and outputs.

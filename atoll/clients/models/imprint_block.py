@@ -1,4 +1,4 @@
-"""A model of a malicious server: a block that imprints examples on its gradient, before a network.
+"""Model of a malicious server: an imprint block before a network.
 
 Robbing the Fed (Fowl et al., 2022, arXiv 2110.13057): a linear layer measures the brightness of an
 image, and each of its units fires above another threshold. A unit's gradient adds up the images
@@ -28,7 +28,7 @@ Bins = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 class ImprintBlock(nn.Module):
-    """Adds to an image a pattern that depends on its brightness alone.
+    """Block that adds to an image a pattern that depends on its brightness alone.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What ``[model]`` gives a model, checked against the signature of the function that makes it."""
+"""Arguments of ``[model]``, checked against the signature of the function that makes the model."""
 
 from __future__ import annotations
 

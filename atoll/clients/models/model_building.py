@@ -1,4 +1,4 @@
-"""From ``[model]`` to a module."""
+"""Building of a module from ``[model]``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client's part in alignment: it answers queries for moments and trains on what comes back."""
+"""Client of an alignment strategy: answers to queries for moments, and training with cotangents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from atoll.randomness import derive_seed, seed_everything
 
 @dataclass(frozen=True)
 class AlignedResult:
-    """What came of a client's part in a round.
+    """Result of a client's training in alignment.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A client's loss in alignment: weighted cross-entropy and <cotangent, moment> terms."""
+"""Objective of a client in alignment: weighted cross-entropy plus <cotangent, moment> terms."""
 
 from __future__ import annotations
 

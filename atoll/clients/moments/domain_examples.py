@@ -1,4 +1,4 @@
-"""A client's examples with the domain of each."""
+"""Examples of a client with the domain of each."""
 
 from __future__ import annotations
 

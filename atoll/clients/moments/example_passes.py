@@ -1,4 +1,4 @@
-"""A client's pass over its examples at the broadcast parameters, made once a round.
+"""Passes over a client's examples at the broadcast parameters, made once a round.
 
 A round has several messages to a client: queries for moments, then training. All ask for the same
 parameters and examples, so what a query's pass gave serves the messages after it.

@@ -1,4 +1,4 @@
-"""Summing statistics over a client's examples, domain by domain."""
+"""Measurement of statistics: sums over a client's examples, by domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strategies and clients say to each other about moments, as Flower records.
+"""Messages about moments between strategies and clients, as Flower records.
 
 A ``query.moments`` message asks for sums of statistics at the broadcast parameters, domain by
 domain; a training message brings back what they are worth: a weight a domain, and a cotangent a
@@ -33,7 +33,7 @@ Indexed = Mapping[tuple[int, str], Tensor]
 
 @dataclass(frozen=True)
 class MomentsQuery:
-    """What a strategy asks of a client.
+    """Query of a strategy for a client's moments.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Statistics as text, for messages: ours by name, a user's own by ``module:Class``."""
+"""Names of statistics in messages: registered ones, or ``module:Class``."""
 
 from __future__ import annotations
 

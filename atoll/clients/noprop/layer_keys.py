@@ -1,4 +1,4 @@
-"""A network's arrays by layer: which keys are a block's, and which are shared."""
+"""Keys of a network's arrays by layer: blocks, and the shared part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``[model]`` says of a NoProp network, checked before torch is loaded."""
+"""Settings of a NoProp network in ``[model]``, checked before torch is loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NoPropSettings(Section):
     Attributes
     ----------
     block : "paper", "half" or "small"
-        How large the blocks are (:data:`~atoll.clients.noprop.blocks.BLOCK_SIZES`).
+        How large the blocks are (:data:`~atoll.clients.noprop.networks.blocks.BLOCK_SIZES`).
     norm : "batch", "group" or "none"
         After the blocks' linear layers.
     dropout : float or None
@@ -112,8 +112,8 @@ class ContinuousTimeSettings(ContinuousSettings):
     intervals : "equal" or "equal-probability"
         Whether the blocks have equal parts of [0, 1], or ranges of noise that are equally probable
         under DiffusionBlocks' log-normal
-        (:func:`~atoll.clients.noprop.time_intervals.interval_edges`). Within its interval a block's
-        times are uniform either way.
+        (:func:`~atoll.clients.noprop.networks.time_intervals.interval_edges`). Within its interval
+        a block's times are uniform either way.
     """
 
     eta: Positive = 1.0

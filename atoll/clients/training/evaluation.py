@@ -1,4 +1,4 @@
-"""Evaluation as counts that add up, so that parts can be evaluated anywhere and summed."""
+"""Evaluation as counts that add up, so that batches can be evaluated anywhere and summed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Metrics = dict[str, int | float | list[int] | list[float]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did on some examples.
+    """Counts of an evaluation on some examples; they add up.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Evaluation:
 
     @property
     def examples(self) -> int:
-        """How many examples there were."""
+        """The number of examples."""
         return int(self.counts.sum())
 
     @property

@@ -1,4 +1,4 @@
-"""Clients that take one plain SGD step each, trained as one (FedSGD; McMahan et al., 2017, sec. 2).
+"""FedSGD: clients that take one plain step each, trained as one (McMahan et al., 2017, sec. 2).
 
 Client i ends at w - lr g_i, with g_i its mean gradient at the shared parameters w. The weighted
 sum of the clients' models, sum_i n_i (w - lr g_i), needs only sum_i n_i g_i: the gradient of one

@@ -1,4 +1,4 @@
-"""The clients' learning rate over the rounds."""
+"""Learning-rate schedules of clients over the rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process, for work that frees and takes the same megabytes again.
+"""Memory allocator setting: freed memory is kept by the process, for work that takes it again.
 
 A client's gradients and reply are arrays of megabytes. The C library gives such memory back to
 the system when it is freed, and takes it page by page again for the next client.

@@ -1,4 +1,4 @@
-"""Mixup of a client's own examples (Zhang et al., 2018).
+"""Mixup objective: the loss of convex combinations of a client's examples (Zhang et al., 2018).
 
 DomainBed mixes pairs of domains; a client that holds one domain has no other to mix with, so in a
 federation this is not the centralised method: it is Mixup within each client.

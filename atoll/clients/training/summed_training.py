@@ -1,4 +1,4 @@
-"""What several clients' training comes to where only the sum of their models is asked for."""
+"""Sums of several clients' models, where no single model is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chunk's clients trained at once: their parameters stacked, one batched step for all.
+"""Vectorised training of a chunk's clients: stacked parameters, one batched step for all.
 
 Small models leave a processor waiting for Python; with stacked parameters ``torch.func.vmap``
 turns many small products into one. Each client sees the batches that it would see alone, so the
@@ -88,7 +88,7 @@ class _Group:
 
 
 class VectorizedTrainer:
-    """Trains several clients of one model at once.
+    """Trainer of several clients of one model in one batch.
 
     Parameters
     ----------

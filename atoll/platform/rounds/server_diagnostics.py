@@ -28,7 +28,7 @@ from atoll.platform.pool.mapping import map_over_workers
 from atoll.platform.rounds.server_evaluation import loaded
 from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.local_exchange import domains_at_hand
+from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
 
 # Test examples of a domain that are looked at: their features are held on the server.
 EXAMPLES = 2048

@@ -1,4 +1,4 @@
-"""Strategies that make a federation generalise to a domain that no client has.
+"""Strategies that align domains, for a model that generalises to a domain without clients.
 
 A method is a dataclass with its hyper-parameters and one function, ``penalty(domains)``; see
 :class:`~atoll.strategies.alignment.alignment_strategy.AlignmentStrategy`.

@@ -1,4 +1,4 @@
-"""What can be known to be wrong of a federation before it starts, where its strategy aligns."""
+"""Checks of a federation before it starts, for strategies that align domains."""
 
 from __future__ import annotations
 

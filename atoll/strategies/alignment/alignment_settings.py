@@ -8,7 +8,7 @@ from typing import Literal
 from flwr.serverapp.strategy import FedAvg
 
 from atoll.errors import InvalidExperimentError
-from atoll.strategies.alignment.domain_moments import Weighting
+from atoll.strategies.alignment.moments.domain_moments import Weighting
 from atoll.strategies.strategy_fields import (
     Count,
     Fraction,
@@ -38,7 +38,7 @@ class AlignmentSettings(FedAvg):
     initial_penalty_weight : float
         Its weight until then.
     reset_optimizer : bool
-        Whether the server's optimiser starts anew when the weight changes.
+        Whether the server's optimiser is reset when the weight changes.
     rescale_loss : bool
         Whether the whole loss is divided by the penalty's weight where that is over 1.
     sum_over_domains : bool
@@ -55,7 +55,7 @@ class AlignmentSettings(FedAvg):
     server_learning_rate, server_weight_decay : float
         Of ``sgd`` and ``adam``.
     examples_per_round : int, optional
-        How many of its examples each client uses in a round, drawn anew; by default all.
+        The number of examples that each client draws for a round; by default it uses all.
     stale_moments : bool
         Whether domains without a client in the cohort take part in the penalty with their last
         moments.

@@ -21,9 +21,13 @@ from atoll.errors import EngineError
 from atoll.flower.arrays import array_record
 from atoll.strategies.alignment.alignment_method import AlignmentMethod
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.domain_moments import Domains
 from atoll.strategies.alignment.lost_clients import lost_share, warn_of_lost_clients
-from atoll.strategies.alignment.moment_exchange import MomentExchange, NodesFailedError, Traffic
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.alignment.moments.moment_exchange import (
+    MomentExchange,
+    NodesFailedError,
+    Traffic,
+)
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
 from atoll.strategies.alignment.training_terms import training_terms
 from atoll.strategies.mean_only import uses_mean_only

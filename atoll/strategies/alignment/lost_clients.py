@@ -1,4 +1,4 @@
-"""Clients that answered a round's queries and then failed in training.
+"""Lost clients: those that answered a round's queries and then failed in training.
 
 Those that are left trained on cotangents of penalties that have the lost clients' moments in them,
 so the round's step is not exactly the centralised one: neither that of all clients, nor that of the

@@ -1,4 +1,4 @@
-"""What a method's penalty and its gradient must be; users write methods of their own."""
+"""Checks of a method's penalty and of its gradient; users write methods of their own."""
 
 from __future__ import annotations
 

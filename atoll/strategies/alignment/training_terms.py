@@ -6,8 +6,8 @@ import torch
 
 from atoll.clients.moments.moment_messages import Term, TrainingTerms
 from atoll.strategies.alignment.alignment_method import AlignmentMethod
-from atoll.strategies.alignment.domain_moments import Domains
-from atoll.strategies.alignment.moment_exchange import NodesFailedError
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.alignment.moments.moment_exchange import NodesFailedError
 from atoll.strategies.alignment.penalty import check_penalty, check_terms
 from atoll.user_code import user_code
 

@@ -1,4 +1,4 @@
-"""Rounds on a virtual clock: each ends when the server updates its model, whoever is still at work.
+"""Base class of asynchronous strategies: a round ends when the server updates its model.
 
 Which clients' replies are there, and which version of the model each was given, follows from the
 devices' speeds and hours alone. So the clients of a round are trained when their replies are

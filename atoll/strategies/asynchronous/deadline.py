@@ -1,4 +1,4 @@
-"""Rounds that do not wait for stragglers."""
+"""FedAvg with a deadline: rounds that do not wait for stragglers."""
 
 from __future__ import annotations
 

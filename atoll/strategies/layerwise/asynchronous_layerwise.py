@@ -1,4 +1,4 @@
-"""Layerwise training without waiting for slow clients (after FedBuff, Nguyen et al., 2022).
+"""Asynchronous layer-wise training (after FedBuff, Nguyen et al., 2022).
 
 Clients take a declared number of rounds; until then they are not sampled again. Which update
 arrives when depends on the experiment alone, never on the machine, so a run has the same bits
@@ -30,7 +30,7 @@ from atoll.strategies.strategy_fields import Count, NonNegative, check_argument
 
 
 class AsynchronousLayerwise(Layerwise):
-    """Applies a layer's updates as they arrive, older ones with less weight.
+    """Layer-wise strategy that applies updates as they arrive, older ones with less weight.
 
     An update's age, for each layer apart, is the number of versions that the layer has gone
     through since it was sent out. The update (trained minus sent) is added to the layer as it is

@@ -1,4 +1,4 @@
-"""What can be known to be wrong of a layerwise federation before it starts."""
+"""Checks of a layer-wise federation before it starts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import cast
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from atoll.clients.noprop.network import NoPropNetwork
+from atoll.clients.noprop.block_training.training_memory import ClientMemory, budget_of
+from atoll.clients.noprop.networks.network import NoPropNetwork
 from atoll.clients.noprop.noprop_settings import is_noprop
-from atoll.clients.noprop.training_memory import ClientMemory, budget_of
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import InvalidExperimentError
 from atoll.strategies.layerwise.layerwise_strategy import Layerwise

@@ -1,4 +1,4 @@
-"""A strategy that is one Flower strategy a layer."""
+"""Layer-wise strategy: one Flower strategy a layer."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class LayerStrategies:
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         for name, attributes in state.items():
             vars(self._named(name)).update(attributes)
 
 
 class Layerwise(FedAvg):
-    """Averages each layer over the clients that trained it, by a strategy of its own.
+    """Strategy that averages each layer over the clients that trained it, by a strategy of its own.
 
     A client is asked once how many layers its memory holds. In each round the sampled clients are
     dealt layers, balanced, and get and send nothing but these and the small part that all share.

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.noprop import block_objective as objectives
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.epoch_training import train_epoch
-from atoll.clients.noprop.example_source import Examples
-from atoll.clients.noprop.network import NoPropNetwork
-from atoll.clients.noprop.training_units import (
+from atoll.clients.noprop.block_training import block_objective as objectives
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_units import (
     TrainingUnit,
     index_of,
     make_shared_part,
     make_unit,
     unit_names,
 )
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.network import NoPropNetwork
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.evaluation import evaluate
 from tests.support.clients.small_networks import design, seeded

@@ -8,11 +8,19 @@ import torch
 from torch import nn
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.noprop.baseline_networks import ChainedBlocks, plain_cnn
-from atoll.clients.noprop.epoch_training import train_epoch
-from atoll.clients.noprop.example_source import Examples
-from atoll.clients.noprop.training_memory import held_bytes, saved_bytes, training_bytes
-from atoll.clients.noprop.training_units import make_shared_part, make_unit, unit_names
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_memory import (
+    held_bytes,
+    saved_bytes,
+    training_bytes,
+)
+from atoll.clients.noprop.block_training.training_units import (
+    make_shared_part,
+    make_unit,
+    unit_names,
+)
+from atoll.clients.noprop.networks.baseline_networks import ChainedBlocks, plain_cnn
 from atoll.clients.settings import ClientSettings
 from tests.support.clients.small_networks import design, seeded
 
@@ -78,7 +86,7 @@ def test_memory_counts_what_autograd_keeps_once() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(images.flatten(1))
 
-    from atoll.clients.noprop.training_units import ClassifierUnit
+    from atoll.clients.noprop.block_training.training_units import ClassifierUnit
 
     part, made = ClassifierUnit(OneLayer()), design()
     client = ClientSettings(optimizer="adamw", batch_size=32)

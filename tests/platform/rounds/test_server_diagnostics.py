@@ -17,7 +17,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation_run import run
 from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.local_exchange import domains_at_hand
+from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
 
 TABLES = {
     "run": {"rounds": 4, "seed": 3, "evaluate_every": 2},

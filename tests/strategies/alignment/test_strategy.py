@@ -24,8 +24,8 @@ from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.domain_moments import Domains
 from atoll.strategies.alignment.methods.reweighting import kernel_quantile, project_to_simplex
+from atoll.strategies.alignment.moments.domain_moments import Domains
 from tests.support.strategies import centralised as c
 from tests.support.strategies.small_federation import LAYOUTS, hex_of, make_federation, values
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from atoll.clients.noprop.design import Design
+from atoll.clients.noprop.block_training.training_memory import ClientMemory
 from atoll.clients.noprop.layer_keys import keys_by_layer, layer_of
-from atoll.clients.noprop.training_memory import ClientMemory
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.flower.arrays import view

@@ -12,13 +12,13 @@ from flwr.app import RecordDict
 from atoll.attacks.captures.capture import Capture, Content, Truth
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_tensors import to_tensor
-from atoll.clients.noprop.design import Design, PartialNetwork
-from atoll.clients.noprop.example_source import GivenExamples
-from atoll.clients.noprop.layer_training import (
+from atoll.clients.noprop.block_training.example_source import GivenExamples
+from atoll.clients.noprop.block_training.layer_training import (
     LayerTraining,
     client_unit_names,
     unit_seed,
 )
+from atoll.clients.noprop.networks.design import Design, PartialNetwork
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.flower.arrays import array_record, to_array
 from tests.support.attacks.captured import content_of

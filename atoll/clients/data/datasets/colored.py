@@ -1,4 +1,4 @@
-"""Colored MNIST and its like: a colour that predicts the label well in training, badly after it.
+"""Colored MNIST and its variants: a spurious colour that predicts the label in training domains.
 
 A grey data set of ten classes becomes a binary one: is the class one of the first five? The label
 is flipped with probability 0.25, and the image is painted in one of two colours that agrees with

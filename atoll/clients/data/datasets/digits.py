@@ -1,4 +1,4 @@
-"""The 1,797 digits of 8x8 pixels that come with scikit-learn: no download, the tests' default."""
+"""Digits of scikit-learn: 1,797 images of 8x8 pixels, without a download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Emoji drawn by four vendors: the same things in four styles, a real shift between domains.
+"""Emoji drawn by four vendors: four styles of the same things, as domains.
 
 The class is the emoji's category, the domain its vendor. The same emoji stands in every domain,
 so examples are split by emoji: none of the test emoji is drawn by anyone in the training set.

@@ -1,4 +1,4 @@
-"""The image files of a folder ``domain/class/image`` (or ``class/image``), and their pixels."""
+"""Image files of a folder ``domain/class/image`` or ``class/image``, and their pixels."""
 
 from __future__ import annotations
 

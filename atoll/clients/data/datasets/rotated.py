@@ -1,4 +1,4 @@
-"""Rotated MNIST: the same digits, each domain turned by its own angle.
+"""Rotated MNIST: each domain is the digits rotated by an angle of its own.
 
 The protocol is DomainBed's (Gulrajani and Lopez-Paz, 2021, arXiv 2007.01434): all images, shuffled
 and dealt to the domains in turn, rotated counter-clockwise with bilinear interpolation, black

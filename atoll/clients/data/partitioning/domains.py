@@ -1,4 +1,4 @@
-"""Domains as an experiment sees them: which are held out, and what is evaluated on which."""
+"""Domains of an experiment: which are held out, and what is evaluated on which."""
 
 from __future__ import annotations
 

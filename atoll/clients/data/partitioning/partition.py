@@ -1,4 +1,4 @@
-"""Which client has which examples: flwr-datasets' partitioners, run once and kept.
+"""Partition of examples into clients by flwr-datasets' partitioners, computed once and cached.
 
 The partitioners see labels, domains and groups, never images. Their result is two arrays on disk
 that every worker maps, so a second start needs neither the partitioner nor its library.

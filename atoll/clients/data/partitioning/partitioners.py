@@ -1,4 +1,4 @@
-"""Partitioners by name: flwr-datasets' and ours, their arguments, and what cures their errors.
+"""Partitioners by name: flwr-datasets' and ours, checks of their arguments, explained errors.
 
 Their own errors speak of their arguments, or of nothing: the error that a user gets names the
 experiment's keys, with the values that they have.

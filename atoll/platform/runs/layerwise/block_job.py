@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.noprop.example_source import Examples
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.training_units import TrainingUnit, make_unit
-from atoll.clients.noprop.epoch_training import EpochResult, train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.block_training.training_units import TrainingUnit, make_unit
+from atoll.clients.noprop.block_training.epoch_training import EpochResult, train_epoch
 from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.platform.worker.gpu_memory import is_out_of_memory
 from atoll.platform.runs.layerwise.job_messages import counted_messages

@@ -17,9 +17,9 @@ from atoll.flower.arrays import array_record, to_array
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
-from atoll.clients.noprop.embeddings import prototypes
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.training_units import (
+from atoll.clients.noprop.networks.embeddings import prototypes
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.block_training.training_units import (
     HEAD,
     index_of,
     make_shared_part,

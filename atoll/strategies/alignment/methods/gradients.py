@@ -1,4 +1,4 @@
-"""Methods that combine the domains' own gradients on the server: one step of it a round.
+"""Methods that combine the domains' gradients on the server, in one step of it a round.
 
 The gradients are moments too, so a domain may be split over clients, and several may lie on one;
 clients take no steps of their own.
@@ -20,7 +20,7 @@ from torch import Tensor
 from atoll.clients.moments.statistics import Gradient, Loss
 from atoll.flower.arrays import view
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.moment_exchange import MomentExchange, NodesFailedError
+from atoll.strategies.alignment.moments.moment_exchange import MomentExchange, NodesFailedError
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, flat_to_arrays
 from atoll.strategies.strategy_fields import Count, Fraction, NonNegative, Positive
 
@@ -85,7 +85,7 @@ class DomainGradients:
 
 @dataclass(kw_only=True, eq=False)
 class GradientStrategy(AlignmentStrategy):
-    """The server steps along a function of the domains' gradients; a method is that function."""
+    """Strategy whose server steps along a method's function of the domains' gradients."""
 
     client_update: Literal["gradient"] = "gradient"
     server_optimizer: Literal["sgd", "adam"] = "adam"
@@ -150,7 +150,7 @@ class GradientStrategy(AlignmentStrategy):
 
 @dataclass(kw_only=True, eq=False)
 class ANDMask(GradientStrategy):
-    """Steps only where the domains' gradients agree in sign (Parascandolo et al., 2021).
+    """AND-mask: a step only where the domains' gradients agree in sign (Parascandolo et al., 2021).
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ class MLDG(GradientStrategy):
 
 @dataclass(kw_only=True, eq=False)
 class Fish(GradientStrategy):
-    """Steps along one domain after another, then part of the way there (Shi et al., 2022).
+    """Fish: steps along one domain after another, then part of the way there (Shi et al., 2022).
 
     The inner optimiser is the server's; its state stays from round to round.
 

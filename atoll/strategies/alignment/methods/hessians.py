@@ -21,7 +21,7 @@ from atoll.clients.moments.statistics import (
     ProbedDiagonal,
 )
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.domain_moments import Domains
+from atoll.strategies.alignment.moments.domain_moments import Domains
 from atoll.strategies.strategy_fields import Count, NonNegative
 
 RELEASED_PROBES = 300

@@ -26,8 +26,8 @@ from atoll.clients.moments.statistics import (
     SquaredHeadGradient,
 )
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.domain_moments import Domains
 from atoll.strategies.alignment.methods.kernels import kernel_mean
+from atoll.strategies.alignment.moments.domain_moments import Domains
 from atoll.strategies.strategy_fields import NonNegative, NonNegativeCount, Positive
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]

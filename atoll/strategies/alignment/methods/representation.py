@@ -1,4 +1,4 @@
-"""Methods that keep each client's representation simple: terms in the clients' own losses."""
+"""Methods that regularise each client's representation by terms of its own loss."""
 
 from __future__ import annotations
 

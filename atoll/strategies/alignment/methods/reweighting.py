@@ -1,4 +1,4 @@
-"""Methods that weigh the domains' losses: their only statistic is the loss."""
+"""Methods that weigh the domains' losses; their only statistic is the loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import Loss, SquaredLogits
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.domain_moments import Domains
+from atoll.strategies.alignment.moments.domain_moments import Domains
 from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 BISECTIONS = 60

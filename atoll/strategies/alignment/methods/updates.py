@@ -1,4 +1,4 @@
-"""Methods that combine the clients' updates otherwise than by their mean: they need every reply."""
+"""Methods that combine the clients' updates by more than their mean; they need every reply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from atoll.clients.moments.statistics import Loss
 from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.alignment.moment_exchange import MomentExchange
+from atoll.strategies.alignment.moments.moment_exchange import MomentExchange
 from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 
@@ -126,7 +126,7 @@ class FedDGGA(AlignmentStrategy):
         return messages
 
     def _start_again_at_zero(self, nodes: Sequence[int]) -> None:
-        """Let clients begin anew where all of them have come to the weight 0.
+        """Reset the weights of clients where all of them have come to 0.
 
         Weights are clipped at 0, and a cohort of nothing else would have no mean, nor would its
         weights, which a round only moves among its clients, ever leave 0.

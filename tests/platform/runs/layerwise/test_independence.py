@@ -17,9 +17,13 @@ from tests.support.runs.layer_runs import (
 )
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.noprop.epoch_training import train_epoch
-from atoll.clients.noprop.example_source import Examples
-from atoll.clients.noprop.training_units import block_names, make_shared_part, make_unit
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_units import (
+    block_names,
+    make_shared_part,
+    make_unit,
+)
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
 from atoll.platform.runs.layerwise.block_job import _opened, train_part
 from atoll.platform.runs.layerwise.layerwise_run import PARTS

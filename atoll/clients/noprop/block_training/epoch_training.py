@@ -1,4 +1,4 @@
-"""Training one part for an epoch: the loop that all parts share, alone or in a federation."""
+"""Epoch of a training unit: one loop for layer-wise runs and federations."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from atoll.clients.noprop.block_objective import Draws
-from atoll.clients.noprop.example_source import ExampleSource
-from atoll.clients.noprop.training_units import TrainingUnit
+from atoll.clients.noprop.block_training.block_objective import Draws
+from atoll.clients.noprop.block_training.example_source import ExampleSource
+from atoll.clients.noprop.block_training.training_units import TrainingUnit
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.local_training import UpdateRule, batches, gradients_of
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What came of an epoch.
+    """Result of an epoch.
 
     Attributes
     ----------
     loss : float
-        The mean, over the examples of all steps, of the value that the part reports.
+        The mean, over the examples of all steps, of the value that the unit reports.
     examples : int
         Examples that steps were taken on.
     steps : int
@@ -39,7 +39,7 @@ class EpochResult:
 
 
 class Drawing(Protocol):
-    """What draws for its steps: a part, or what knows a part."""
+    """Source of the random numbers of a step: a unit, or what stands for one."""
 
     @property
     def fewest(self) -> int:
@@ -50,13 +50,13 @@ class Drawing(Protocol):
 
 
 def steps_of(
-    part: Drawing, count: int, client: ClientSettings, generator: torch.Generator
+    unit: Drawing, count: int, client: ClientSettings, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Draws]]:
     """Yield the examples of each step of an epoch, and what its loss is random in.
 
     Parameters
     ----------
-    part : Drawing
+    unit : Drawing
         What is trained.
     count : int
         Examples that there are.
@@ -65,14 +65,14 @@ def steps_of(
     generator : torch.Generator
         Shuffles and draws.
     """
-    fewest = part.fewest
+    fewest = unit.fewest
     for chosen in batches(count, client, generator):
         if len(chosen) >= fewest:
-            yield chosen, part.draw(len(chosen), generator)
+            yield chosen, unit.draw(len(chosen), generator)
 
 
 def train_epoch(
-    part: TrainingUnit,
+    unit: TrainingUnit,
     examples: ExampleSource,
     client: ClientSettings,
     *,
@@ -81,12 +81,12 @@ def train_epoch(
     optimizer: dict[str, Any] | None = None,
     proximal_mu: float | None = None,
 ) -> EpochResult:
-    """Train a part in place: ``client.epochs`` passes over the examples, or ``client.steps``.
+    """Train a unit in place: ``client.epochs`` passes over the examples, or ``client.steps``.
 
     Parameters
     ----------
-    part : TrainingUnit
-        The part.
+    unit : TrainingUnit
+        The unit.
     examples : ExampleSource
         What it learns from.
     client : ClientSettings
@@ -96,7 +96,7 @@ def train_epoch(
     generator : torch.Generator
         Shuffles the examples and draws noise and times; dropout draws from the global generator.
     optimizer : dict, optional
-        The optimiser's state after the epoch before; by default it begins anew.
+        The optimiser's state after the epoch before; by default a new one.
     proximal_mu : float, optional
         The weight of FedProx's term; by default that of the settings.
 
@@ -106,17 +106,17 @@ def train_epoch(
         With the optimiser's state. A batch of one example is left out where BatchNorm could make
         nothing of it.
     """
-    part.module.train()
-    parameters = [p for p in part.module.parameters() if p.requires_grad]
+    unit.module.train()
+    parameters = [p for p in unit.module.parameters() if p.requires_grad]
     update = UpdateRule(parameters, client, learning_rate, proximal_mu)
     if optimizer is not None:
         update.load_state_dict(optimizer)
     total = torch.zeros((), dtype=torch.float64)
     seen = steps = 0
     no_images = torch.empty(0)
-    for chosen, draws in steps_of(part, len(examples), client, generator):
-        images = examples.images(chosen) if part.uses_images else no_images
-        loss, reported = part.loss(images, examples.labels(chosen), draws)
+    for chosen, draws in steps_of(unit, len(examples), client, generator):
+        images = examples.images(chosen) if unit.uses_images else no_images
+        loss, reported = unit.loss(images, examples.labels(chosen), draws)
         gradients = gradients_of(loss, parameters)
         with torch.no_grad():
             update.apply(gradients)

@@ -1,4 +1,4 @@
-"""The blocks: an image and a noisy label embedding in, logits out.
+"""Blocks: networks from an image and a noisy label embedding to logits.
 
 The layer in which the paths meet is kept as one part a path, so that what depends on the image
 alone (:meth:`Block.features`) is computed once, however many steps follow. The sum of the parts is
@@ -26,7 +26,7 @@ TIME_SPAN = 10_000.0
 
 @dataclass(frozen=True)
 class BlockSize:
-    """How large a block is.
+    """Size of a block.
 
     Attributes
     ----------

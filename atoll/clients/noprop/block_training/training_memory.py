@@ -1,4 +1,4 @@
-"""How much memory training a layer takes, counted and not guessed."""
+"""Memory that training a layer takes, computed from its tensors."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.design import Design
-from atoll.clients.noprop.training_units import TrainingUnit, make_unit
+from atoll.clients.noprop.block_training.training_units import TrainingUnit, make_unit
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings
 
 
-def training_bytes(part: TrainingUnit, design: Design, client: ClientSettings) -> int:
-    """Return the bytes that training a part takes at a batch of ``client.batch_size``.
+def training_bytes(unit: TrainingUnit, design: Design, client: ClientSettings) -> int:
+    """Return the bytes that training a unit takes at a batch of ``client.batch_size``.
 
     Parameters and buffers, gradients, the optimiser's moments, and what the forward pass keeps
     for the backward pass, each storage once.
     """
-    trained = sum(_bytes(p) for p in part.module.parameters() if p.requires_grad)
+    trained = sum(_bytes(p) for p in unit.module.parameters() if p.requires_grad)
     moments = {"sgd": 1 if client.momentum else 0, "adam": 2, "adamw": 2}[client.optimizer]
-    held = held_bytes(part.module)
-    return held + (1 + moments) * trained + saved_bytes(part, design, client.batch_size)
+    held = held_bytes(unit.module)
+    return held + (1 + moments) * trained + saved_bytes(unit, design, client.batch_size)
 
 
-def saved_bytes(part: TrainingUnit, design: Design, batch_size: int) -> int:
+def saved_bytes(unit: TrainingUnit, design: Design, batch_size: int) -> int:
     """Return the bytes that a forward pass keeps for the backward pass, without parameters."""
-    own = {p.untyped_storage().data_ptr() for p in part.module.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in unit.module.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -38,18 +38,18 @@ def saved_bytes(part: TrainingUnit, design: Design, batch_size: int) -> int:
     def give(tensor: Tensor) -> Tensor:
         return tensor
 
-    device = next(part.module.parameters()).device
+    device = next(unit.module.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    part.module.train()
-    statistics = {key: value.clone() for key, value in part.module.state_dict().items()}
+    unit.module.train()
+    statistics = {key: value.clone() for key, value in unit.module.state_dict().items()}
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, give):
         images = torch.zeros(batch_size, *design.image_shape, device=device)
         labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
         # The loss holds the graph, so that no storage is given to another tensor meanwhile.
-        loss = part.loss(images, labels, part.draw(batch_size, generator))
+        loss = unit.loss(images, labels, unit.draw(batch_size, generator))
         total = sum(kept.values())
         del loss
-    part.module.load_state_dict(statistics)
+    unit.module.load_state_dict(statistics)
     return total
 
 
@@ -59,7 +59,7 @@ def held_bytes(module: nn.Module) -> int:
 
 
 class ClientMemory:
-    """What a client of a federation needs that trains ``k`` blocks, one after another.
+    """Memory of a client that trains ``k`` blocks, one after another.
 
     It holds one block in training, and the blocks that it got and those that it sends.
 
@@ -73,10 +73,10 @@ class ClientMemory:
 
     def __init__(self, design: Design, client: ClientSettings) -> None:
         shared = design.make_shared_part()
-        part = make_unit("block-01", design, shared, 0)
+        unit = make_unit("block-01", design, shared, 0)
         self._blocks = design.blocks
         self._block = held_bytes(design.make_block())
-        self._fixed = training_bytes(part, design, client) + 2 * held_bytes(shared)
+        self._fixed = training_bytes(unit, design, client) + 2 * held_bytes(shared)
 
     def needed(self, blocks: int) -> int:
         """Return the bytes that training so many blocks takes."""

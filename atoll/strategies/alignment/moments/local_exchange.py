@@ -1,4 +1,4 @@
-"""Answers to queries for moments from outputs that are at hand: those of the server's own data."""
+"""Local exchange: answers to queries for moments of the server's own data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atoll.clients.models.head import ModelSizes
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.moment_messages import DomainSums
 from atoll.clients.moments.statistic import DomainContext, Statistic
-from atoll.strategies.alignment.domain_moments import Domains
+from atoll.strategies.alignment.moments.domain_moments import Domains
 
 # The one node that there is.
 HERE = 0
@@ -52,7 +52,7 @@ class LocalExchange:
         statistics: Sequence[Statistic],
         vectors: Mapping[tuple[int, str], Tensor] | None = None,
     ) -> dict[int, DomainSums]:
-        """See :class:`~atoll.strategies.alignment.moment_exchange.Exchange`."""
+        """See :class:`~atoll.strategies.alignment.moments.moment_exchange.Exchange`."""
         given = vectors or {}
         sums = {
             (index, name): statistic.total(

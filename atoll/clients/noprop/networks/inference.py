@@ -1,4 +1,4 @@
-"""Inference: from noise to the label, block by block.
+"""Inference of a NoProp network: from noise to the label, block by block.
 
 What blocks need of the images is computed first, each block alone; only the small part that
 takes z is sequential. No label is used.
@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.diffusion import evenly, route, transition
-from atoll.clients.noprop.noise_schedule import LearnedSchedule
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.diffusion import evenly, route, transition
+from atoll.clients.noprop.networks.noise_schedule import LearnedSchedule
+from atoll.clients.noprop.networks.time_intervals import interval_edges
 from atoll.clients.noprop.noprop_settings import ContinuousSettings
-from atoll.clients.noprop.time_intervals import interval_edges
 from atoll.randomness import derive_seed
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Where the noise of an inference comes from: each step's depends on its place alone.
+    """Noise of an inference: that of each step depends on its place alone.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ def _discrete_plan(design: Design, available: Sequence[int], steps: int | None) 
 
 
 class Inference:
-    """Labels images with the blocks that are there.
+    """Inference of labels through the blocks that are given.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Asking clients for moments, over any Flower Grid."""
+"""Exchange of moments: queries to clients over any Flower Grid, and their answers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Traffic:
 
 
 class Exchange(Protocol):
-    """Whatever answers queries for moments."""
+    """Interface of what answers queries for moments."""
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,6 +1,6 @@
-"""The parts of a run that are trained apart from each other: blocks, the head, and baselines.
+"""Training units: the modules of a run that are trained apart, blocks, head and baselines.
 
-A part is a module and a loss. It knows no other part: what it needs of the others is in the
+A unit is a module and a loss. It knows no other unit: what it needs of the others is in the
 shared part that it is given.
 """
 
@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.clients.noprop.baseline_networks import ChainedBlocks, plain_cnn
-from atoll.clients.noprop.block_objective import (
+from atoll.clients.noprop.block_training.block_objective import (
     LABEL_NOISE,
     BlockObjective,
     Draws,
     draw_noise,
     label_loss,
 )
-from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.design import Design, SharedPart
+from atoll.clients.noprop.networks.baseline_networks import ChainedBlocks, plain_cnn
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.randomness import derive_seed
 
 HEAD, CHAIN, CNN, BLOCK, MEMBER = "head", "chain", "cnn", "block", "member"
@@ -36,7 +36,7 @@ class TrainingUnit(ABC):
     Attributes
     ----------
     module : nn.Module
-        All that is trained, and its buffers: what a checkpoint of the part holds.
+        All that is trained, and its buffers: what a checkpoint of the unit holds.
     """
 
     # Whether the loss looks at images at all.
@@ -135,7 +135,7 @@ def block_names(design: Design) -> list[str]:
 
 
 def unit_names(design: Design) -> list[str]:
-    """Return the names of all parts that a network is trained in."""
+    """Return the names of all units that a network is trained in."""
     has_own_head = design.variant == "dt" and not design.is_shared_part_trained_by_blocks
     return [*([HEAD] if has_own_head else []), *block_names(design)]
 
@@ -146,7 +146,7 @@ def member_names(design: Design) -> list[str]:
 
 
 def baseline_names(baseline: str, design: Design) -> list[str]:
-    """Return the names of a baseline's parts."""
+    """Return the names of a baseline's units."""
     return member_names(design) if baseline == "ensemble" else [baseline]
 
 
@@ -156,14 +156,14 @@ def index_of(name: str) -> int:
 
 
 def make_shared_part(design: Design, seed: int) -> SharedPart:
-    """Return the shared part as every part of the run begins with it."""
+    """Return the shared part as every unit of the run begins with it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "shared part"))
         return design.make_shared_part()
 
 
 def make_unit(name: str, design: Design, shared: SharedPart, seed: int) -> TrainingUnit:
-    """Return a part with its initial parameters, which depend on the seed and its name alone.
+    """Return a unit with its initial parameters, which depend on the seed and its name alone.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def make_unit(name: str, design: Design, shared: SharedPart, seed: int) -> Train
     design : Design
         The network's.
     shared : SharedPart
-        What it shares with other parts; it may be trained.
+        What it shares with other units; it may be trained.
     seed : int
         The run's seed.
     """

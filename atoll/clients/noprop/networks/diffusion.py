@@ -1,4 +1,4 @@
-"""The arithmetic of NoProp's latents: signal levels, and the step from one level to another.
+"""Diffusion of NoProp's latents: signal levels, and the transition between two of them.
 
 Time runs from noise to label. A latent at level ``alpha_bar`` is
 ``z ~ N(sqrt(alpha_bar) u, (1 - alpha_bar) I)``, with ``u`` the label's embedding; ``alpha_bar``

@@ -1,4 +1,4 @@
-"""A statistic with a row an example, as a penalty has it: single values in the place of sums."""
+"""Rows of a statistic by example, for penalties of single values in place of sums."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atoll.clients.moments.statistic import Statistic
 
 @dataclass(frozen=True)
 class ExampleRows:
-    """The rows of every domain, and which of them are of which node.
+    """Rows of every domain, and the node of each.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The moments of the domains of a round, as tensors that a penalty is written in.
+"""Moments of a round's domains, as tensors in which a penalty is written.
 
 A moment that is asked for is a leaf of the server's graph; the penalty's gradient by it is the
 cotangent that clients train on. A Hessian product H_e v_e depends on v_e too, which may itself be a
@@ -20,8 +20,8 @@ from atoll.clients.moments.moment_messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HessianProduct, Loss
-from atoll.strategies.alignment.example_rows import ExampleRows
-from atoll.strategies.alignment.moment_exchange import Exchange
+from atoll.strategies.alignment.moments.example_rows import ExampleRows
+from atoll.strategies.alignment.moments.moment_exchange import Exchange
 
 Weighting = Literal["uniform", "examples"]
 
@@ -45,7 +45,7 @@ class _Measured:
 
 
 class Domains:
-    """What a penalty is written in; values are float64, domains along the first dimension.
+    """Moments of domains for a penalty: float64, domains along the first dimension.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ class Domains:
 
     @property
     def present_share(self) -> float:
-        """What the domains that are here count for among all, stored ones included; in (0, 1]."""
+        """The weight of the domains that are in the round, among all stored ones too; in (0, 1]."""
         if all(self.present):
             return 1.0
         return float(self.weights[torch.tensor(self.present)].sum())

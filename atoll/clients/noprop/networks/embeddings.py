@@ -1,4 +1,4 @@
-"""Class embeddings: what the blocks learn to find behind the noise."""
+"""Class embeddings, which the blocks learn to predict from noise."""
 
 from __future__ import annotations
 

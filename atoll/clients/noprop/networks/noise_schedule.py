@@ -1,4 +1,4 @@
-"""CT's learned noise schedule: how the signal grows with continuous time."""
+"""Learned noise schedule of NoProp-CT: the signal level as a function of time."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.design import Design
-from atoll.clients.noprop.inference import AllWays, Inference, Noise, noise_of_runs
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design
+from atoll.clients.noprop.networks.inference import AllWays, Inference, Noise, noise_of_runs
 from atoll.clients.settings import ModelSettings
 
 

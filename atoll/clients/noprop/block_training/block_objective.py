@@ -1,4 +1,4 @@
-"""What each part of a network descends: the paper's losses, one block at a time.
+"""Objective of a block: the paper's losses, one block at a time.
 
 A block sees the raw image and a noised embedding of the true label; it never sees what another
 block computed.
@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.diffusion import loss_weights, prior_divergence
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.diffusion import loss_weights, prior_divergence
+from atoll.clients.noprop.networks.time_intervals import interval_edges
 from atoll.clients.noprop.noprop_settings import (
     ContinuousTimeSettings,
     DiscreteSettings,
     FlowMatchingSettings,
 )
-from atoll.clients.noprop.time_intervals import interval_edges
 
 # The cap of the SNR's differences where the embedding is trained: the last weight would pull all
 # classes together.

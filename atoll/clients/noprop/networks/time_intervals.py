@@ -1,4 +1,4 @@
-"""Which times each block of a continuous network has.
+"""Time intervals of the blocks of a continuous-time network.
 
 Equal parts of [0, 1]; or, of CT, ranges of noise with equal probability as in DiffusionBlocks
 (Shing, Koyama and Akiba, ICLR 2026, arXiv 2506.14202): their noise sigma, which the signal has
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from statistics import NormalDist
 
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.noise_schedule import FIRST_GAMMA
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.noise_schedule import FIRST_GAMMA
 from atoll.clients.noprop.noprop_settings import ContinuousTimeSettings
 
 # Of ln sigma: the mean and standard deviation of both papers.

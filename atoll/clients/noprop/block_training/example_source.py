@@ -1,4 +1,4 @@
-"""Examples as they lie in the memory-mapped data set, batches made when they are used."""
+"""Examples of the memory-mapped data set, batches of which are made when they are used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atoll.clients.data.image_tensors import to_tensor
 
 
 class ExampleSource(Protocol):
-    """Examples that a part can be trained on."""
+    """Examples that a unit can be trained on."""
 
     def __len__(self) -> int:
         """Return how many there are."""

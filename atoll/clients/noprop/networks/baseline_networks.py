@@ -1,6 +1,6 @@
-"""What a NoProp network is compared with: the same blocks chained, and a plain network.
+"""Baselines of a NoProp network: the same blocks chained, and a plain network.
 
-The third baseline, an ensemble, is first blocks trained apart (``parts.py``).
+The third baseline, an ensemble, is first blocks trained apart (``training_units.py``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.blocks import BLOCK_SIZES, Block, convolutional_part, flat_features
-from atoll.clients.noprop.design import Design
+from atoll.clients.noprop.networks.blocks import (
+    BLOCK_SIZES,
+    Block,
+    convolutional_part,
+    flat_features,
+)
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ModelSettings
 
 # tanh(0.5) of each block's prediction is mixed in before training.

@@ -1,4 +1,4 @@
-"""Design of a NoProp network: its settings as modules, the shared part, and some of its blocks."""
+"""Design of a NoProp network: settings to modules, the shared part, and a part of its blocks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.blocks import BLOCK_SIZES, Block
-from atoll.clients.noprop.diffusion import signal_levels
-from atoll.clients.noprop.embeddings import initial_embedding
-from atoll.clients.noprop.noise_schedule import LearnedSchedule
+from atoll.clients.noprop.networks.blocks import BLOCK_SIZES, Block
+from atoll.clients.noprop.networks.diffusion import signal_levels
+from atoll.clients.noprop.networks.embeddings import initial_embedding
+from atoll.clients.noprop.networks.noise_schedule import LearnedSchedule
 from atoll.clients.noprop.noprop_settings import (
     VARIANTS,
     ContinuousSettings,
@@ -30,7 +30,7 @@ DIMENSION = 20
 
 @dataclass(frozen=True)
 class Design:
-    """What a network is made of, before anything of it is made.
+    """Design of a network, before any module is made.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Design:
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are: DT's steps, or the intervals of CT and FM."""
+        """The number of blocks: DT's steps, or the intervals of CT and FM."""
         settings = self.settings
         if isinstance(settings, DiscreteSettings):
             return settings.steps
@@ -122,7 +122,7 @@ class Design:
 
 
 class SharedPart(nn.Module):
-    """What the blocks share: the embedding, the head, and CT's noise schedule.
+    """Modules that the blocks share: the embedding, the head, and CT's noise schedule.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a client of a NoProp federation does with the layers that it is given."""
+"""Layer-wise training of a client in a NoProp federation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.noprop.design import Design, SharedPart
-from atoll.clients.noprop.epoch_training import EpochResult, train_epoch
-from atoll.clients.noprop.example_source import ExampleSource
+from atoll.clients.noprop.block_training.epoch_training import EpochResult, train_epoch
+from atoll.clients.noprop.block_training.example_source import ExampleSource
+from atoll.clients.noprop.block_training.training_units import (
+    HEAD,
+    BlockUnit,
+    HeadUnit,
+    TrainingUnit,
+)
 from atoll.clients.noprop.layer_keys import block_prefix, keys_by_layer, shared_prefix
-from atoll.clients.noprop.training_units import HEAD, BlockUnit, HeadUnit, TrainingUnit
+from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.settings import ClientSettings
 from atoll.flower.arrays import array_record, to_array
 from atoll.randomness import derive_seed, seed_everything
@@ -25,7 +30,7 @@ from atoll.randomness import derive_seed, seed_everything
 
 @dataclass(frozen=True)
 class TrainedLayers:
-    """What came of a client's training.
+    """Result of a client's layer-wise training.
 
     Attributes
     ----------
@@ -54,15 +59,15 @@ def client_unit_names(design: Design, layers: Sequence[int]) -> list[str]:
 
 
 def unit_seed(seed: int, server_round: int, partition: int, name: str) -> int:
-    """Return the seed of what a client draws for a part in a round.
+    """Return the seed of what a client draws for a unit in a round.
 
-    The part's name is in it: what a block draws does not depend on the client's others.
+    The unit's name is in it: what a block draws does not depend on the client's others.
     """
     return derive_seed(seed, server_round, "train", partition, name)
 
 
 class LayerTraining:
-    """Trains some layers of a network, one after another, each from its own random state.
+    """Training of some layers of a network, one after another, each from its own random state.
 
     Parameters
     ----------
@@ -75,7 +80,7 @@ class LayerTraining:
     learning_rate : float
         Of the round.
     seed_of : callable
-        Returns the seed of a part by its name (:func:`client_unit_names`).
+        Returns the seed of a unit by its name (:func:`client_unit_names`).
     proximal_mu : float, optional
         The weight of FedProx's term; by default that of the settings.
     device : str
@@ -118,8 +123,8 @@ class LayerTraining:
             shared = self._shared_part(given, shared_keys)
             block = self._design.make_block().to(self._device)
             _load(block, given, block_prefix(index))
-            part = BlockUnit(self._design, index, block, shared)
-            results.append(self._train(part, block_name(index)))
+            unit = BlockUnit(self._design, index, block, shared)
+            results.append(self._train(unit, block_name(index)))
             trained |= _read(block, block_prefix(index))
             if self._design.is_shared_part_trained_by_blocks:
                 shared_copies.append(_values(shared, shared_prefix()))
@@ -154,11 +159,11 @@ class LayerTraining:
             self._train(HeadUnit(self._design, shared), HEAD)
         return _read(shared, shared_prefix())
 
-    def _train(self, part: TrainingUnit, name: str) -> EpochResult:
+    def _train(self, unit: TrainingUnit, name: str) -> EpochResult:
         seed = self._seed_of(name)
         seed_everything(seed)
         return train_epoch(
-            part,
+            unit,
             self._examples,
             self._client,
             learning_rate=self._learning_rate,
