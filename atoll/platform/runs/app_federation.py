@@ -15,8 +15,8 @@ from typing import Any
 import click
 from flwr.common.config import flatten_dict, parse_config_args
 
-from atoll.errors import InvalidExperimentError
 from atoll import flower
+from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
 
 OPTIONS = {

@@ -48,7 +48,7 @@ def double_gaussian(image_shape: tuple[int, int, int], classes: int) -> nn.Modul
 
 def small(folder: Path, layout: str, client: ClientSettings | None = None) -> SmallFederation:
     return make_federation(
-        folder, LAYOUTS[layout], client=client, model="test_representation:double_gaussian"
+        folder, LAYOUTS[layout], client=client, model=f"{__name__}:double_gaussian"
     )
 
 

@@ -7,14 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.runs.layer_runs import (
-    InProcessPool,
-    as_many_threads_as_a_worker,
-    experiment,
-    hashes,
-    run_here,
-    spec_of,
-)
 
 from atoll.clients.apps.local_clients import ClientSpec
 from atoll.clients.noprop.examples import Examples
@@ -23,6 +15,14 @@ from atoll.clients.noprop.training import train_epoch
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
 from atoll.platform.runs.layerwise.block_job import _opened, train_part
 from atoll.platform.runs.layerwise.layerwise_run import PARTS
+from tests.support.runs.layer_runs import (
+    InProcessPool,
+    as_many_threads_as_a_worker,
+    experiment,
+    hashes,
+    run_here,
+    spec_of,
+)
 
 EPOCHS = 2
 BLOCKS = ["block-01", "block-02", "block-03"]
