@@ -248,7 +248,7 @@ class LocalClients:
         seed = self._seed(config, "train", partition)
         seed_everything(seed)
         result = self._aligned.train(
-            self._domain_examples(partition, config, terms.examples),
+            self.domain_examples(partition, config, terms.examples),
             terms,
             learning_rate=self._learning_rate(config),
             seed=seed,
@@ -268,10 +268,10 @@ class LocalClients:
         self._arrays.load(arrays_of(message))
         seed_everything(self._seed(config_of(message), "train", partition))
         query = MomentsQuery.from_records(message.content)
-        examples = self._domain_examples(partition, config_of(message), query.examples)
+        examples = self.domain_examples(partition, config_of(message), query.examples)
         return Message(self._aligned.measure(examples, query).records(), reply_to=message)
 
-    def _domain_examples(
+    def domain_examples(
         self, partition: int, config: ConfigRecord, limit: int | None
     ) -> DomainExamples:
         """Return what the client uses in a round: the same, whichever message asks.

@@ -56,8 +56,7 @@ def examples_of(federation: SmallFederation) -> list[Client]:
     """Return each client's images, labels, and the domain of each."""
     found = []
     for partition in range(federation.grid.nodes):
-        clients = federation.grid.app._clients
-        own = clients._domain_examples(partition, ConfigRecord({"server-round": 1}), None)
+        own = federation.clients.domain_examples(partition, ConfigRecord({"server-round": 1}), None)
         found.append((own.images, own.labels, [own.names[d] for d in own.domains.tolist()]))
     return found
 

@@ -72,7 +72,8 @@ class PartReport:
 
 
 @lru_cache(maxsize=2)
-def _opened(spec: ClientSpec) -> tuple[ImageDataset, Design, NDArray[np.int64]]:
+def open_data(spec: ClientSpec) -> tuple[ImageDataset, Design, NDArray[np.int64]]:
+    """Return the data set, the network's design and the indices of the first client's examples."""
     dataset = ImageDataset(spec.dataset)
     design = Design.of(spec.model, dataset.image_shape, len(dataset.classes))
     return dataset, design, Partition(spec.partition).indices(0)
@@ -134,7 +135,7 @@ def _train_one_epoch(
 ) -> PartState:
     began = time.perf_counter()
     forget_peak()
-    dataset, design, indices = _opened(spec)
+    dataset, design, indices = open_data(spec)
     epoch = 1 if state is None else state.epoch + 1
     shared = load_shared_part(design, files, shared_epoch_before(design, epoch)).to(spec.device)
     part = make_part(name, design, shared, spec.seed)

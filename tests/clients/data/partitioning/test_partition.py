@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atoll.clients.data import class_histogram, load_dataset, partition_dataset
-from atoll.clients.data.partitioning.partition import _deal
+from atoll.clients.data.partitioning.partition import deal
 from atoll.clients.data.partitioning.partitioners import ARGUMENTS, GIVEN, PARTITIONERS
 from atoll.clients.data.store import Split
 from atoll.clients.settings import DataSettings, PartitionSettings
@@ -72,7 +72,7 @@ def test_iid_is_what_flwr_datasets_partitioner_deals(clients: int, more: int, wa
     theirs = IidPartitioner(clients)
     theirs.dataset = Dataset.from_dict({"index": np.arange(examples)})
     data = DataSettings(clients=clients, examples_per_client=wanted or None)
-    sizes, indices = _deal(dataset, np.arange(examples), data, 0)
+    sizes, indices = deal(dataset, np.arange(examples), data, 0)
     parts = np.split(indices, np.cumsum(sizes)[:-1])
     assert len(parts) == clients
     for client, own in enumerate(parts):

@@ -13,7 +13,7 @@ from atoll.clients.noprop.examples import Examples
 from atoll.clients.noprop.parts import make_part, make_shared_part, names_of_blocks
 from atoll.clients.noprop.training import train_epoch
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
-from atoll.platform.runs.layerwise.block_job import _opened, train_part
+from atoll.platform.runs.layerwise.block_job import open_data, train_part
 from atoll.platform.runs.layerwise.layerwise_run import PARTS
 from tests.support.runs.layer_runs import (
     InProcessPool,
@@ -37,7 +37,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(directory: Path, spec: ClientSpec) -> Path:
     """Make the shared part, as a run does before its first epoch."""
-    _, design, _ = _opened(spec)
+    _, design, _ = open_data(spec)
     shared = make_shared_part(design, spec.seed)
     PartFiles(directory / PARTS).write(SHARED, PartState(0, dict(shared.state_dict())))
     return directory / PARTS
@@ -120,7 +120,7 @@ def test_blocks_agree_on_a_trained_embedding_at_points_that_make_order_irrelevan
     assert one == other
 
     spec = spec_of(learned)
-    dataset, design, indices = _opened(spec)
+    dataset, design, indices = open_data(spec)
     examples = Examples(dataset, dataset.train, indices)
     found = []
     for order in (names_of_blocks(design), names_of_blocks(design)[::-1]):
