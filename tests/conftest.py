@@ -91,6 +91,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     }
     if counts:
         terminalreporter.write_line(f"Ray was started {sum(counts.values())} times")
-        if terminalreporter.verbosity > 0:
+        if terminalreporter.verbosity >= 0:
             for node, count in sorted(counts.items()):
                 terminalreporter.write_line(f"  {count} {node}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.paths import ROOT
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import load_experiment
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.runs.app_directory import read_app
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.ray
 

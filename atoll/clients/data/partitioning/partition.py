@@ -125,7 +125,7 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         )
     target = cache_root() / "partitions" / _key(dataset, settings, seed)
     if not (target / "indices.npy").exists():
-        sizes, indices = _deal(dataset, examples, settings, seed)
+        sizes, indices = deal(dataset, examples, settings, seed)
         with appearing(target) as folder:
             np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
             np.save(folder / "indices.npy", indices.astype(np.int64))
@@ -184,7 +184,7 @@ def check_home_domains(settings: DataSettings) -> None:
             )
 
 
-def _deal(
+def deal(
     dataset: ImageDataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many examples each client has, and all clients' examples, one after another."""
