@@ -136,7 +136,7 @@ def observe_victims(
     mode: BatchNormMode = "train",
     device: str = "cpu",
 ) -> list[Observation]:
-    """Return what the attack's threat model grants of each victim.
+    """Return the observation of each victim that the attack's threat model grants.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def attack_victims(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> list[Attacked]:
-    """Attack victims and measure what came out.
+    """Attack victims and measure the reconstructions.
 
     Parameters
     ----------

@@ -72,7 +72,7 @@ class SecAggPlus(Strategy):
             clipping_range=clipping_range,
         )
         self._replies: list[Message] = []
-        self.on_sum: OnSum = _nobody_looks
+        self.on_sum: OnSum = _ignore_sum
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -100,7 +100,7 @@ class SecAggPlus(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate what the protocol gave."""
+        """Aggregate the protocol's result."""
         gathered, self._replies = self._replies, []
         return self.strategy.aggregate_train(server_round, gathered)
 
@@ -149,7 +149,7 @@ class _Round:
         return len(self._messages)
 
     def configure_fit(self, server_round: int, *_: Any) -> list[tuple[_Node, FitIns]]:
-        """Return what each client is asked for."""
+        """Return the instruction of each client."""
         parameters = arrayrecord_to_parameters(self._arrays, keep_input=True)
         keys = json.dumps(list(self._arrays))
         return [
@@ -191,10 +191,10 @@ class _Round:
         return replies
 
 
-def _nobody_looks(
+def _ignore_sum(
     server_round: int, messages: Sequence[Message], mean: ArrayRecord, examples: int
 ) -> None:
-    """Do nothing: nobody asked for the sums."""
+    """Ignore the sum: the default callback."""
 
 
 def _config(message: Message) -> dict[str, Any]:

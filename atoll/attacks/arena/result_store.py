@@ -89,7 +89,7 @@ class JobStore:
         return rows
 
     def seconds(self, key: str) -> float:
-        """Return what a finished job cost, in seconds of processor time."""
+        """Return the processor time of a finished job, in seconds."""
         rows = self._read(key, SECONDS)
         seconds = rows[0].get("cpu_seconds") if rows else None
         if not isinstance(seconds, float):

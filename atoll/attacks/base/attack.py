@@ -78,7 +78,7 @@ class Reconstruction:
 
 
 def ignore_progress(done: int, total: int) -> None:
-    """Do nothing: nobody asked for progress."""
+    """Ignore progress: the default callback."""
 
 
 class Attack(Section, ABC):

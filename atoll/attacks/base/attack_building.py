@@ -54,5 +54,5 @@ def build_attack(name: str, settings: Mapping[str, Any], key: str) -> Attack:
 
 
 def can_adapt(kind: type[Attack]) -> bool:
-    """Tell whether an attack can make use of what it knows of a defense."""
+    """Tell whether an attack can use knowledge of a defense."""
     return "defense" in kind.model_fields

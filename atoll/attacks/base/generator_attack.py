@@ -49,7 +49,7 @@ class GeneratorAttack(OptimizationAttack):
         load_generator(self.generator, self.generator_path, wanted=self.generator_settings)
 
     def check(self, observation: Observation) -> None:
-        """Refuse what cannot be simulated, and a generator that does not fit the images."""
+        """Refuse a client that cannot be simulated, and a generator of other images."""
         super().check(observation)
         self.generator_for(observation).check(observation.space.shape, observation.classes)
 
@@ -82,12 +82,12 @@ def draw(generator: StagedGenerator, group: Group) -> Features:
 
 
 def stack(features: Features, group: Group) -> list[Tensor]:
-    """Return what is free in rows as stacks, (candidates, n, ...)."""
+    """Return the free features of rows as stacks, (candidates, n, ...)."""
     return [_by_candidate(rows, group) for rows in features.free.values()]
 
 
 def unstack(values: Sequence[Tensor], features: Features) -> Features:
-    """Return ``features`` with stacks in the place of what is free in them."""
+    """Return ``features`` with stacks in the place of its free ones."""
     rows = (value.flatten(0, 1) for value in values)
     return Features(dict(zip(features.free, rows, strict=True)), features.fixed)
 

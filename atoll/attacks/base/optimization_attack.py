@@ -65,7 +65,7 @@ class Group:
 
     @property
     def first(self) -> Observation:
-        """Any of them, for what they share."""
+        """The first observation, for what all of them share."""
         return self.observations[0]
 
     @property
@@ -96,7 +96,7 @@ class Group:
 
     @property
     def client_noise(self) -> Tensor | None:
-        """A guess of what clients drew, (candidates, unknowns); None where nothing is unknown."""
+        """Initial guess of the clients' draws, (candidates, unknowns); None if all are known."""
         unknowns = ClientSimulation.of(self.first).unknowns
         return self.noise(unknowns, phase="client noise") if unknowns else None
 
@@ -150,7 +150,7 @@ class OptimizationAttack(Attack):
         return ThreatModel(self.needs).with_(c for c, granted in more.items() if granted)
 
     def check(self, observation: Observation) -> None:
-        """Refuse what cannot be simulated, or whose labels cannot be inferred."""
+        """Refuse a client that cannot be simulated, or whose labels cannot be inferred."""
         ClientSimulation.of(observation)
         if self.labels == "inferred":
             head_gradient(observation)
@@ -186,7 +186,7 @@ class OptimizationAttack(Attack):
     def groups(
         self, observations: Sequence[Observation], seed: int
     ) -> list[tuple[list[int], Group]]:
-        """Put together what shares a model, number of images and training; cut long groups.
+        """Group observations by model, number of images and training; cut long groups.
 
         Returns
         -------

@@ -19,7 +19,7 @@ from atoll.errors import CaptureError
 
 
 def steps_of(client: ClientSettings, examples: int) -> int:
-    """Return how many steps a client with so many examples takes in a round."""
+    """Return the number of steps that a client with ``examples`` examples takes in a round."""
     return client.steps or (client.epochs or 1) * -(-examples // client.batch_size)
 
 

@@ -67,7 +67,7 @@ class FederationInfo:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FederationInfo:
-        """Read what :meth:`to_json` returned.
+        """Parse the output of :meth:`to_json`.
 
         Raises
         ------
@@ -258,7 +258,7 @@ class Truth:
 
 @contextmanager
 def faults_of(capture: Capture) -> Iterator[None]:
-    """Name the capture in what its content makes go wrong within this context.
+    """Name the capture in errors that are raised within this context.
 
     Raises
     ------

@@ -38,7 +38,7 @@ def defenses_of(client: ClientSettings) -> list[Defense]:
 
 
 def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
-    """Return what an observed update tells of the defenses that made it.
+    """Return an attacker's belief about the defenses, from an observed update.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
 
 
 def mimic_of(capture: Capture, threat: ThreatModel, device: str = "cpu") -> Mimic | None:
-    """Return what an attacker believes that a captured client's defenses do; None without any.
+    """Return an attacker's model of a captured client's defenses; None without any.
 
     Parameters
     ----------

@@ -122,7 +122,7 @@ class Defense(Section, ABC):
 
     @classmethod
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Return what an attacker can tell of the defense.
+        """Return an attacker's estimate of the defense's parameters.
 
         Parameters
         ----------
@@ -135,11 +135,11 @@ class Defense(Section, ABC):
 
     @classmethod
     def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Return what the defense makes of a gradient, in expectation; differentiable."""
+        """Return the expected output of the defense for a gradient; differentiable."""
         return list(gradient)
 
     def metrics(self, context: Context, steps: Sequence[LocalStep]) -> dict[str, float]:
-        """Return what is reported beside the reply's metrics: nothing, or privacy spent.
+        """Return metrics that are added to the reply's: none, or the privacy spent.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Defense(Section, ABC):
         return {}
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise a ``ValueError`` that says what the model lacks for this defense."""
+        """Raise a ``ValueError`` if the model lacks something that the defense needs."""
 
     def __call__(
         self, message: Message, context: Context, call_next: flower.ClientAppCallable

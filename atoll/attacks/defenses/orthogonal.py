@@ -58,12 +58,12 @@ class OrthogonalGradient(Defense):
 
     @classmethod
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Keep what was sent: the gradient is known to be orthogonal to it."""
+        """Return the sent direction: the gradient is known to be orthogonal to it."""
         return Estimate(tensors=[values.detach() for values in observed])
 
     @classmethod
     def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Return what was sent plus the gradient's part along it.
+        """Return the sent direction plus the gradient's component along it.
 
         That equals what was sent exactly where the gradient is orthogonal to it in every tensor,
         which is all that is known.

@@ -30,7 +30,7 @@ OPACUS: Registry[Any] = Registry(
 
 @lru_cache(maxsize=1024)
 def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
-    """Return the epsilon of so many Gaussian mechanisms.
+    """Return the epsilon of ``uses`` composed Gaussian mechanisms.
 
     Parameters
     ----------

@@ -94,7 +94,7 @@ class StagedGenerator(nn.Module, ABC):
         return self.finish(features)
 
     def forward(self, stage: int, features: Features) -> Tensor:
-        """Return :meth:`decode`: what ``torch.func.functional_call`` runs with other weights."""
+        """Return :meth:`decode`, for ``torch.func.functional_call`` with other weights."""
         return self.decode(stage, features)
 
     def sample(self, labels: Tensor, random: RandomState) -> Tensor:

@@ -70,7 +70,7 @@ class DLG(IDLG):
     labels: Literal["optimised"] = "optimised"  # type: ignore[assignment]
 
     def check(self, observation: Observation) -> None:
-        """Refuse what cannot be simulated."""
+        """Refuse a client that cannot be simulated."""
         ClientSimulation.of(observation)
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:

@@ -12,7 +12,7 @@ from atoll.attacks.optim.minimize import Minimum
 
 
 class GeneratorSample(GeneratorAttack):
-    """No search: what a generator knows of the labels. Restarts are chosen by 1 - cosine."""
+    """Sample of a generator for the inferred labels, without search; restarts by 1 - cosine."""
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""

@@ -153,7 +153,7 @@ class GIFD(GeneratorAttack):
     def projection(
         self, generator: StagedGenerator, stage: int, features: Features
     ) -> Projection | None:
-        """Return what puts a stage's values back: onto their spheres, then into their balls."""
+        """Return the projection of a stage's values: onto their spheres, then into their balls."""
         starts = list(features.free.values())
         norms = [
             row_norms(start) if self.sphere and name in generator.spherical else None

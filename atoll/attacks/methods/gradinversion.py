@@ -133,7 +133,7 @@ class GradInversion(OptimizationAttack):
         return self.statistics != "none" and bool(model.batch_norms) and model.is_trained_whole
 
     def _statistics(self, observation: Observation) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return what each layer's means and variances should be."""
+        """Return the target means and variances of each layer."""
         model, sent = observation.model, observation.sent_buffers
         if observation.buffers is None:
             return running_statistics(model, sent)

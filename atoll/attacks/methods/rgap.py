@@ -144,7 +144,7 @@ def _layers(
 def _input_shapes(
     observation: Observation, layers: Sequence[tuple[str, nn.Conv2d, Activation]]
 ) -> list[torch.Size]:
-    """Return what goes into each convolution: channels, height, width."""
+    """Return the input shape of each convolution: channels, height, width."""
     shapes, shape = [], torch.Size(observation.space.shape)
     for _, convolution, _ in layers:
         shapes.append(shape)

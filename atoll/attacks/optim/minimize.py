@@ -22,7 +22,7 @@ PATH_POINTS = 200
 
 @dataclass(frozen=True)
 class NuisanceObjective:
-    """An objective with variables of its own, which nobody wants to know but it depends on.
+    """Objective with nuisance variables of its own.
 
     Attributes
     ----------

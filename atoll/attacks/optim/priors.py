@@ -138,7 +138,7 @@ def _of_one(
 def _input_statistics(
     model: VictimModel, images: Tensor, layers: Sequence[tuple[str, nn.Module]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return mean and variance by channel of what goes into each layer."""
+    """Return mean and variance by channel of each layer's input."""
     seen: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -63,7 +63,7 @@ def asks_for_labels(capture: Capture) -> list[str]:
 
 
 def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[LeakedLabels]:
-    """Return what a captured answer to a query for moments tells of the client's labels.
+    """Return the label counts that a captured answer to a query for moments reveals.
 
     Parameters
     ----------

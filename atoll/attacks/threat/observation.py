@@ -47,7 +47,7 @@ class ImageSpace:
     std: tuple[float, ...]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn images (..., channels, height, width) from [0, 1] to what the model takes."""
+        """Normalise images (..., channels, height, width) in [0, 1] for the model."""
         of = self._channels(images)
         return (images - of.mean) / of.std
 
@@ -212,7 +212,7 @@ def observe(
     mode: BatchNormMode = "train",
     device: str = "cpu",
 ) -> Observation:
-    """Return what a threat model grants of a capture.
+    """Return the observation of a capture that a threat model grants.
 
     Parameters
     ----------
@@ -356,7 +356,7 @@ def _draws_of(unit: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[
 def _replayed(
     unit: VictimUnit, training: LocalTraining, truth: Truth
 ) -> Iterator[tuple[Tensor, Draws]]:
-    """Yield what a unit's seed says of its steps."""
+    """Yield the steps of a unit, replayed from its seed."""
     seed = truth.part_seeds.get(unit.name)
     if seed is None:
         raise CaptureError(

@@ -148,7 +148,7 @@ class ClientSimulation:
         return tuple(g * share for g, share in zip(gradient, self._shares, strict=True))
 
     def _draws(self, unknowns: Tensor | None) -> DrawsOfParts:
-        """Return what the client drew, from the vector of what is not known of it."""
+        """Return the client's draws, from the vector of the unknown ones."""
         if self._known is not None:
             return self._known
         if not self.unknowns:
@@ -218,7 +218,7 @@ class ClientSimulation:
     def _apart(
         self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Return what :meth:`__call__` does; plain autograd is faster where nothing is mapped."""
+        """Return the same as :meth:`__call__` by plain autograd, faster where nothing is mapped."""
         if not self.is_gradient:
             return self(images, targets, unknowns)
         wants_graph = torch.is_grad_enabled()
@@ -234,7 +234,7 @@ class ClientSimulation:
         return update if self.mimic is None else self.mimic(update)
 
     def _try_vmap(self, *given: Tensor) -> bool:
-        """Tell whether the model can be run on a stack, and gives what it gives one by one."""
+        """Tell whether the model on a stack gives the same as one by one."""
         with torch.no_grad():
             try:
                 together = vmap(self)(*given)
@@ -284,7 +284,7 @@ def _train(
 def _layout(
     units: Sequence[VictimUnit], batches: Sequence[Sequence[Tensor]]
 ) -> list[list[dict[str, torch.Size]]]:
-    """Return the shapes of what the client drew: per unit, per step, by name."""
+    """Return the shapes of the client's draws: per unit, per step, by name."""
     unused = torch.Generator()
     return [
         [

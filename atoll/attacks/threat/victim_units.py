@@ -89,7 +89,7 @@ def whole_model(module: nn.Module) -> VictimUnit:
 
 
 def units_of(module: nn.Module) -> tuple[VictimUnit, ...]:
-    """Return what a client trains of a model by itself."""
+    """Return the units of a model that a client trains apart."""
     if not isinstance(module, PartialNetwork):
         return (whole_model(module),)
     design, shared = module.design, module.shared

@@ -68,7 +68,7 @@ class AlignedClients:
         return Message(self._client.measure(examples, query).records(), reply_to=message)
 
     def examples(self, partition: int, config: ConfigRecord, limit: int | None) -> DomainExamples:
-        """Return what the client uses in a round: the same, whichever message asks.
+        """Return the examples that a client uses in a round, the same for every message of it.
 
         A round has several messages to a client, so its examples are kept, within
         ``KEPT_BYTES`` for all clients.

@@ -106,7 +106,7 @@ class KnownExamples(Protocol):
         """Return how many examples the client of ``partition`` trains on."""
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
-        """Return what the client of ``partition`` trains on when it gets ``message``."""
+        """Return the examples of the client of ``partition`` for a training message."""
 
 
 def examples_of(spec: ClientSpec) -> KnownExamples:

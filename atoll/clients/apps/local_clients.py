@@ -140,7 +140,7 @@ class LocalClients:
         return self._resources.evaluate(message, partition_of(context))
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
-        """Return what the client of ``partition`` trains on when it gets ``message``.
+        """Return the examples of the client of ``partition`` for a training message.
 
         It depends on the federation, the message's config and the partition alone, so that any
         process can tell. A client that is asked for a gradient or for moments takes no step.

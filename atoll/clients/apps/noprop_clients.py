@@ -107,7 +107,7 @@ class NoPropClients:
         return len(self._resources.training_part(partition))
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
-        """Return what the client of ``partition`` trains on when it gets ``message``."""
+        """Return the examples of the client of ``partition`` for a training message."""
         spec, server_round = self._spec, round_of(config_of(message))
         chosen, split = self._resources.training_part(partition), self._resources.dataset.train
         layers = [index for index in keys_by_layer(arrays_of(message)) if index is not None]

@@ -65,7 +65,7 @@ class ModelArrays:
         return [value.clone() for value in self._tensors.values()]
 
     def restore(self, snapshot: list[Tensor]) -> None:
-        """Set the model's tensors to what they were."""
+        """Restore the model's tensors from a snapshot."""
         torch._foreach_copy_(list(self._tensors.values()), snapshot)
 
     def read(self) -> ArrayRecord:

@@ -89,7 +89,7 @@ class WeightedSum:
         self.weight += later.weight
 
     def structure(self) -> Structure:
-        """Return the keys, shapes and averaged dtypes of what was added up."""
+        """Return the keys, shapes and averaged dtypes of the sum."""
         return tuple((key, a.shape, self.dtypes[key]) for key, a in self.arrays.items())
 
     @property

@@ -81,7 +81,7 @@ def vary_pixels(
 
 @dataclass(frozen=True)
 class DomainBedAugmentation:
-    """DomainBed's augmentation of n images: what is drawn, each of shape (n, ...).
+    """DomainBed's augmentation of n images: its draws, each of shape (n, ...).
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ LARGE_BYTES = 2 * 2**30
 
 
 class Images(Protocol):
-    """A client's images, float32 (n, channels, height, width): a tensor, or what reads them."""
+    """Images of a client, float32 (n, channels, height, width): a tensor or a reader."""
 
     @property
     def device(self) -> torch.device:
@@ -97,5 +97,5 @@ def client_images(
 
 
 def float_bytes(dataset: ImageDataset, count: int) -> int:
-    """Return the size of so many images as float32."""
+    """Return the size of ``count`` images as float32, in bytes."""
     return 4 * count * int(np.prod(dataset.image_shape))

@@ -199,7 +199,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 
 
 def fingerprint_of(decoded: Decoded) -> str:
-    """Return the SHA-256 by which a data set's contents are known, whatever they came from."""
+    """Return the SHA-256 of a data set's decoded contents, the same for any source."""
     parts = decoded.train.sha256() + decoded.test.sha256()
     return hashlib.sha256(parts.encode()).hexdigest()
 

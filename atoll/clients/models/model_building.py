@@ -75,7 +75,7 @@ def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None
 
 
 def _check_dtypes(model: nn.Module) -> None:
-    """Refuse what no array of a message holds: NumPy has no bfloat16, and no float8."""
+    """Refuse dtypes that NumPy, and so Flower's arrays, lack: bfloat16 and float8."""
     for name, values in model.state_dict().items():
         try:
             torch.empty(0, dtype=values.dtype).numpy()

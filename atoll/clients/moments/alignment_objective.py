@@ -17,7 +17,7 @@ from atoll.user_code import user_code
 
 
 def reply_weight(terms: TrainingTerms, examples: DomainExamples) -> float:
-    """Return what the client's reply counts for in the mean of replies: its examples, weighted."""
+    """Return the weight of a client's reply in the mean: its examples, weighted."""
     return sum(terms.weights[name] * count for name, count in examples.counts.items())
 
 

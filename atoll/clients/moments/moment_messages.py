@@ -69,7 +69,7 @@ class MomentsQuery:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> MomentsQuery:
-        """Read what :meth:`records` wrote."""
+        """Parse the output of :meth:`records`."""
         config = records.config_records[ALIGNMENT]
         return cls(
             _statistics(config),
@@ -114,7 +114,7 @@ class DomainSums:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> DomainSums:
-        """Read what :meth:`records` wrote.
+        """Parse the output of :meth:`records`.
 
         Raises
         ------
@@ -217,7 +217,7 @@ class TrainingTerms:
         return replace(self, terms=own)
 
     def records(self, domains: Sequence[str]) -> dict[str, ConfigRecord | ArrayRecord]:
-        """Return what a client that holds ``domains`` needs, as records for a message."""
+        """Return the terms for a client that holds ``domains``, as records of a message."""
         config = _without_empty(
             {
                 "domains": list(domains),
@@ -258,7 +258,7 @@ class TrainingTerms:
 
     @classmethod
     def from_records(cls, records: RecordDict) -> TrainingTerms | None:
-        """Read what :meth:`records` wrote; None if the message has none."""
+        """Parse the output of :meth:`records`; None if the message has none."""
         if not cls.are_in(records):
             return None
         config = records.config_records[ALIGNMENT]

@@ -9,12 +9,12 @@ BLOCKS = "blocks"
 
 
 def block_prefix(index: int) -> str:
-    """Return what the keys of a block's arrays begin with, in a network's ``state_dict()``."""
+    """Return the prefix of the keys of a block's arrays, in a network's ``state_dict()``."""
     return f"{BLOCKS}.{index}."
 
 
 def shared_prefix() -> str:
-    """Return what the keys of the shared part's arrays begin with."""
+    """Return the prefix of the keys of the shared part's arrays."""
     return f"{SHARED}."
 
 

@@ -20,7 +20,7 @@ VARIANTS: Mapping[str, Variant] = {"noprop-dt": "dt", "noprop-ct": "ct", "noprop
 
 
 class NoPropSettings(Section):
-    """``[model]`` of a NoProp network, what all variants share.
+    """Settings of a NoProp network in ``[model]`` that all variants share.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ def is_noprop(model: ModelSettings) -> bool:
 
 
 def parse_model(model: ModelSettings, classes: int | None = None) -> NoPropSettings:
-    """Return what ``[model]`` says of a NoProp network.
+    """Return the settings of a NoProp network from ``[model]``.
 
     Parameters
     ----------

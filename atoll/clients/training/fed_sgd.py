@@ -38,7 +38,7 @@ def one_step_sum(
     plans: Sequence[Sequence[Tensor]],
     learning_rate: float,
 ) -> SummedTraining:
-    """Return the sum of the models that clients come to in at most one step.
+    """Return the sum of the clients' models after at most one step.
 
     Parameters
     ----------

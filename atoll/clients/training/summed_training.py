@@ -19,7 +19,7 @@ BLOCK = 1 << 13
 
 @dataclass(frozen=True)
 class SummedTraining:
-    """The sum of several clients' models, and what is known of each.
+    """Sum of several clients' models, and the training result of each.
 
     Attributes
     ----------

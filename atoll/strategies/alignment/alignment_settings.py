@@ -21,7 +21,7 @@ from atoll.strategies.strategy_fields import (
 
 @dataclass(kw_only=True, eq=False)
 class AlignmentSettings(FedAvg):
-    """Arguments of an alignment strategy, checked, and what follows from them in each round.
+    """Arguments of an alignment strategy, checked, and their values in each round.
 
     Parameters
     ----------

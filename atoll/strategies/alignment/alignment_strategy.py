@@ -59,7 +59,7 @@ class AlignmentStrategy(AlignmentMethod):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Measure moments on the sampled nodes, and send them what to train on."""
+        """Measure moments on the sampled nodes, and send them their training terms."""
         self._broadcast, self._report = arrays, {}
         if server_round == self.anneal_rounds + 1 and server_round > 1 and self.reset_optimizer:
             self.optimizer.reset()

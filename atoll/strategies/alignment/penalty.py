@@ -13,7 +13,7 @@ from atoll.errors import EngineError
 
 
 def check_penalty(method: str, server_round: int, penalty: object) -> Tensor:
-    """Return what ``penalty`` returned, if it is a finite scalar.
+    """Return a method's penalty, if it is a finite scalar.
 
     Parameters
     ----------

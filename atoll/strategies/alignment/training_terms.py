@@ -15,7 +15,7 @@ from atoll.user_code import user_code
 def training_terms(
     method: AlignmentMethod, server_round: int, domains: Domains, report: dict[str, float]
 ) -> TrainingTerms:
-    """Return what clients add to their loss in a round.
+    """Return the terms of the clients' losses in a round.
 
     Parameters
     ----------

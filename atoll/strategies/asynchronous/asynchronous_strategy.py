@@ -113,7 +113,7 @@ class AsynchronousStrategy(FedAvg):
 
     @abstractmethod
     def shares(self, examples: Floats, factors: Floats) -> Floats:
-        """Return what each reply counts for, p_i s_i.
+        """Return the weight of each reply, p_i s_i.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ class AsynchronousStrategy(FedAvg):
         self.versions = {v: kept for v, kept in self.versions.items() if v in needed}
 
     def first_there(self, nodes: Sequence[int], count: int) -> list[int]:
-        """Return :meth:`pick`; if nobody is there and nobody at work, wait for somebody."""
+        """Return :meth:`pick`; without available or busy nodes, wait for one first."""
         if not len(self.clock) and not self.clock.available(nodes):
             if not nodes:
                 raise EngineError("the federation has no nodes; expected at least one")

@@ -81,7 +81,7 @@ class VirtualClock:
         heapq.heappush(self._tasks, Task(end, node, version))
 
     def next_end(self) -> int | None:
-        """Return when the next task ends, or None if nobody is at work."""
+        """Return the end of the next task, or None without tasks."""
         return self._tasks[0].end if self._tasks else None
 
     def move_to(self, moment: float) -> None:

@@ -175,7 +175,7 @@ class Layerwise(FedAvg):
         return [message.metadata.dst_node_id for message in messages]
 
     def _ask_capacities(self, nodes: Sequence[int], config: ConfigRecord, grid: Grid) -> None:
-        """Ask nodes that have not said it yet how many layers their memory holds."""
+        """Query nodes with unknown capacity for the number of layers that their memory holds."""
         unknown = [node for node in nodes if node not in self.capacities]
         if not unknown:
             return
@@ -199,7 +199,7 @@ class Layerwise(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Let each layer's strategy aggregate what came of that layer."""
+        """Let each layer's strategy aggregate the replies of that layer."""
         broadcast, self._broadcast = self._broadcast, None
         valid, _ = self._check_and_log_replies(list(replies), is_train=True, validate=False)
         trained = _with_examples(valid)
@@ -260,7 +260,7 @@ class Layerwise(FedAvg):
 
 
 def _no_capacity(nodes: int, reasons: Sequence[str]) -> str:
-    """Say why no sampled client can train a layer: what the failed queries said, or memory."""
+    """Return the reason why no sampled client can train a layer: failed queries, or memory."""
     if not reasons:
         return "no sampled client has memory for a layer"
     reason, times = Counter(line.partition("\n")[0] for line in reasons).most_common(1)[0]

@@ -57,7 +57,7 @@ class BlockObjective:
             self._weight = weights[index] if settings.snr_weight else 1.0
 
     def draw(self, shared: SharedPart, count: int, generator: torch.Generator) -> Draws:
-        """Return what the loss of so many examples is random in.
+        """Return the random numbers that the loss of ``count`` examples depends on.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ def label_loss(design: Design, shared: SharedPart, labels: Tensor, noise: Tensor
 
 
 def draw_noise(shared: SharedPart, count: int, generator: torch.Generator) -> Tensor:
-    """Return standard normal numbers in the shape of so many latents."""
+    """Return standard normal noise for ``count`` latents."""
     like = shared.embedding
     # Drawn in main memory on every device: the same noise, whatever trains the block.
     drawn = torch.randn(count, like.shape[1], dtype=like.dtype, generator=generator)

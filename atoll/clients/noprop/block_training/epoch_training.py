@@ -46,13 +46,13 @@ class Drawing(Protocol):
         """The examples that a batch must have."""
 
     def draw(self, count: int, generator: torch.Generator, /) -> Draws:
-        """Return what the loss of so many examples is random in."""
+        """Return the random numbers that the loss of ``count`` examples depends on."""
 
 
 def steps_of(
     unit: Drawing, count: int, client: ClientSettings, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Draws]]:
-    """Yield the examples of each step of an epoch, and what its loss is random in.
+    """Yield the examples of each step of an epoch, and the random numbers of its loss.
 
     Parameters
     ----------

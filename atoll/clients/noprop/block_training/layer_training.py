@@ -48,18 +48,18 @@ class TrainedLayers:
 
 
 def block_name(index: int) -> str:
-    """Return the name of a block among what a client trains."""
+    """Return the name of a block among the units of a client."""
     return f"block {index}"
 
 
 def client_unit_names(design: Design, layers: Sequence[int]) -> list[str]:
-    """Return the names of what a client trains apart: its blocks, and DT's head."""
+    """Return the names of a client's units: its blocks, and DT's head."""
     has_own_head = design.variant == "dt" and not design.is_shared_part_trained_by_blocks
     return [*map(block_name, layers), *([HEAD] if has_own_head else [])]
 
 
 def unit_seed(seed: int, server_round: int, partition: int, name: str) -> int:
-    """Return the seed of what a client draws for a unit in a round.
+    """Return the seed of a client's draws for a unit in a round.
 
     The unit's name is in it: what a block draws does not depend on the client's others.
     """

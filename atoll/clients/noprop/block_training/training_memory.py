@@ -79,7 +79,7 @@ class ClientMemory:
         self._fixed = training_bytes(unit, design, client) + 2 * held_bytes(shared)
 
     def needed(self, blocks: int) -> int:
-        """Return the bytes that training so many blocks takes."""
+        """Return the bytes that training ``blocks`` blocks takes."""
         return self._fixed + 2 * blocks * self._block
 
     def fitting(self, budget: float | None) -> int:

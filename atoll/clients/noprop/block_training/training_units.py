@@ -50,7 +50,7 @@ class TrainingUnit(ABC):
         return 2 if any(isinstance(inner, norms) for inner in self.module.modules()) else 1
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Return what the loss of so many examples is random in; nothing, by default."""
+        """Return the random numbers of the loss of ``count`` examples; none by default."""
         return {}
 
     @abstractmethod

@@ -173,7 +173,7 @@ class Block(nn.Module):
         self.top = _top(width, size.last, classes, norm)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the block needs of images: (n, channels, height, width) to (n, width)."""
+        """Return the block's features of images: (n, channels, height, width) to (n, width)."""
         if self._precision is not torch.float32:
             with torch.autocast(images.device.type, self._precision):
                 paths = self.image(images)

@@ -86,7 +86,7 @@ class Design:
 
     @property
     def is_shared_part_trained_by_blocks(self) -> bool:
-        """Whether blocks train what they share, so that they must meet to agree on it.
+        """Whether blocks train the shared part, so that their copies must be averaged.
 
         With a fixed embedding DT and FM share nothing that is trained, and DT's head learns from
         labels alone.
@@ -117,7 +117,7 @@ class Design:
         )
 
     def make_shared_part(self) -> SharedPart:
-        """Return what the blocks share; its parameters are drawn from the global generator."""
+        """Return the shared part; its parameters are drawn from the global generator."""
         return SharedPart(self)
 
 

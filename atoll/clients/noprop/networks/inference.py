@@ -168,7 +168,7 @@ class Inference:
         self.plan = plan(design, shared, sorted(blocks), steps)
 
     def features(self, images: Tensor) -> dict[int, Tensor]:
-        """Return what the blocks in use need of the images."""
+        """Return the features of images for the blocks in use."""
         used = sorted({step.block for step in self.plan})
         return {index: self._blocks[index].features(images) for index in used}
 
@@ -193,14 +193,14 @@ class Inference:
         return self.moved(step, self.prediction(step, features, z), z, noise)
 
     def prediction(self, step: Step, features: Tensor, z: Tensor) -> Tensor:
-        """Return what the block says: the denoised embedding, or FM's velocity."""
+        """Return the block's prediction: the denoised embedding, or FM's velocity."""
         time = None if step.time is None else torch.tensor([step.time]).to(z)
         logits = self._blocks[step.block].logits(features, z, time)
         weights = logits if self._design.variant == "fm" else logits.softmax(-1)
         return weights @ self._shared.embedding
 
     def moved(self, step: Step, prediction: Tensor, z: Tensor, noise: Noise | None) -> Tensor:
-        """Return the latents after a step in which the block has said ``prediction``."""
+        """Return the latents after a step with the block's ``prediction``."""
         if self._design.variant == "fm":
             return z + (step.end - step.start) * prediction
         moved = transition(step.start, step.end)
@@ -262,7 +262,7 @@ class AllWays:
         self._noise = list(noise)
 
     def begin(self, count: int) -> States:
-        """Return the states of so many examples before the first step."""
+        """Return the states of ``count`` examples before the first step."""
         first = [self._inference.first_latents(count, noise) for noise in self._noise]
         return {MEAN: first[0], RUNS: torch.stack(first)}
 

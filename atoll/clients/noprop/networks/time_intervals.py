@@ -19,7 +19,7 @@ LOG_NOISE = NormalDist(-1.2, 1.2)
 
 
 def noise_cuts(blocks: int) -> list[float]:
-    """Return the ``ln sigma`` at which one of so many blocks hands over to the next, falling.
+    """Return the falling ``ln sigma`` between the intervals of neighbouring blocks.
 
     ``sigma^2 = (1 - alpha_bar) / alpha_bar``, from e^3.5 to e^-3.5 as CT's schedule has it before
     training; between these each block has the same probability.

@@ -136,7 +136,7 @@ class GradientStrategy(AlignmentStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return what the domains' gradients made of the parameters."""
+        """Return the parameters after the server's step."""
         arrays, self._new_arrays, self._broadcast = self._new_arrays, None, None
         return arrays, None if arrays is None else self._with_report(None)
 
@@ -167,7 +167,7 @@ class ANDMask(GradientStrategy):
         return self.step(gradients, torch.cat(masked))
 
     def mask(self, gradients: Tensor) -> Tensor:
-        """Return what each entry of the mean gradient is multiplied by.
+        """Return the factor of each entry of the mean gradient.
 
         Parameters
         ----------

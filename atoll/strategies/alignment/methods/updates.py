@@ -112,7 +112,7 @@ class FedDGGA(AlignmentStrategy):
         """Adjust the clients' weights, and return the round's training messages."""
         for node in counts:
             self._client_weights.setdefault(node, 1 / len(counts))
-        self._start_again_at_zero(list(counts))
+        self._reset_zero_weights(list(counts))
         if self._losses_after:
             held = {node: tuple(sorted(domains)) for node, domains in counts.items()}
             answers = exchange.ask(held, (Loss(),))
@@ -125,7 +125,7 @@ class FedDGGA(AlignmentStrategy):
         self._sent_weight = sum(self._client_weights[node] for node in counts)
         return messages
 
-    def _start_again_at_zero(self, nodes: Sequence[int]) -> None:
+    def _reset_zero_weights(self, nodes: Sequence[int]) -> None:
         """Reset the weights of clients where all of them have come to 0.
 
         Weights are clipped at 0, and a cohort of nothing else would have no mean, nor would its
@@ -167,7 +167,7 @@ class FedDGGA(AlignmentStrategy):
         kept = list(replies)
         came = [reply for reply in kept if not reply.has_error()]
         # Those with a weight may be the ones that failed.
-        self._start_again_at_zero([reply.metadata.src_node_id for reply in came])
+        self._reset_zero_weights([reply.metadata.src_node_id for reply in came])
         for reply in came:
             node = reply.metadata.src_node_id
             metrics = next(iter(reply.content.metric_records.values()))

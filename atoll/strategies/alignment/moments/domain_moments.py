@@ -101,7 +101,7 @@ class Domains:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of what travels."""
+        """The dtype of arrays in messages."""
         return self._exchange.dtype
 
     # --- what penalties are written in ---------------------------------------------------------
@@ -216,7 +216,7 @@ class Domains:
         return float(self.weights[torch.tensor(self.present)].sum())
 
     def example_weights(self) -> dict[str, float]:
-        """Return what one example of each domain counts for; 1 where domains count by examples.
+        """Return the weight of one example of each domain; 1 where domains count by examples.
 
         The weights of the domains that are here make up a whole loss.
         """

@@ -42,7 +42,7 @@ class Traffic:
     down: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def count_terms(self, terms: TrainingTerms, domains: Iterable[str]) -> None:
-        """Count what a client of ``domains`` gets with its training message."""
+        """Count the bytes that a client of ``domains`` gets with its training message."""
         held = list(domains)
         if terms.loss_weights != terms.weights:
             self.down[Loss().name] += FLOAT_BYTES * len(held)
@@ -61,7 +61,7 @@ class Traffic:
 
 
 class Exchange(Protocol):
-    """Interface of what answers queries for moments."""
+    """Interface of exchanges that answer queries for moments."""
 
     @property
     def dtype(self) -> torch.dtype:
