@@ -250,6 +250,7 @@ def test_an_orientation_tag_is_not_acted_upon_as_in_domainbed(tmp_path: Path) ->
     assert read_picture(str(tmp_path / "x.png"), 4).aspect == 4.0
 
 
+@pytest.mark.ray
 def test_all_broken_images_are_named_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("ATOLL_CACHE", str(tmp_path / "cache"))
     root = fill(tmp_path / "data", TWO, ".jpg")
