@@ -127,7 +127,6 @@ def test_trials_are_runs_and_a_finished_one_is_not_run_again(tmp_path: Path, clu
         run_sweep(grown, directory)
 
 
-@pytest.mark.ray
 def test_a_trial_that_fails_does_not_stop_the_others_and_is_tried_again(
     tmp_path: Path, cluster: None
 ) -> None:
@@ -154,7 +153,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_sweep_goes_on_to_the_same_bits(
     tmp_path: Path, cluster: None, number: signal.Signals
@@ -203,7 +201,6 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> Non
     assert sweep_directory(sweep, tmp_path) == tmp_path
 
 
-@pytest.mark.ray
 def test_the_command_shows_trials_and_tables_and_its_code_says_whether_all_went_well(
     tmp_path: Path, cluster: None
 ) -> None:
