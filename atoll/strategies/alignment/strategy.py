@@ -94,6 +94,23 @@ class AlignmentStrategy(FedAvg):
     diagnostics_every : int
         Rounds between measurements of the distances of domains' gradients and Hessians; 0 for
         none.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from torch import Tensor
+    >>> from atoll.clients import HeadGradient
+    >>> from atoll.strategies import AlignmentStrategy, Domains
+    >>> @dataclass(kw_only=True, eq=False)
+    ... class AlignedHeads(AlignmentStrategy):
+    ...     '''The spread of the domains' head gradients.'''
+    ...
+    ...     penalty_weight: float = 0.1
+    ...
+    ...     def penalty(self, domains: Domains) -> Tensor:
+    ...         return domains.spread(domains.moment(HeadGradient()))
+    >>> AlignedHeads(fraction_train=0.5).penalty_weight
+    0.1
     """
 
     # Whether the penalty is a sum of spreads of statistics, as client_update "quadratic" needs.
