@@ -325,6 +325,11 @@ def network_arrays(directory: Path) -> ArrayRecord:
 
     Blocks that failed are not among them. The blocks are those of the last epoch recorded.
 
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+
     Raises
     ------
     CorruptCheckpointError
