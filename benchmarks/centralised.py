@@ -120,7 +120,7 @@ class Centralised:
             self._optimizer = self._fresh_optimizer()
         self._optimizer.learning_rate = strategy.server_learning_rate_at(number)
         self.model.model.train()
-        examples = self._draw()
+        examples = self.draw()
         outputs = self.model(examples.images, examples.labels, examples.positions)
         parts = {name: own.detached for name, own in examples.by_domain(outputs, slice(None))}
         domains = Domains(LocalExchange(parts), {HERE: examples.counts}, strategy.domain_weights)
@@ -133,7 +133,7 @@ class Centralised:
             self._optimizer.step([p.detach() for p in self.model.parameters], list(gradients))
         return float(cross_entropy)
 
-    def _draw(self) -> DomainExamples:
+    def draw(self) -> DomainExamples:
         """Return a fresh minibatch of each domain, as the clients' are: without replacement."""
         chosen = []
         for images, labels in self._examples.values():

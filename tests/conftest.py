@@ -64,6 +64,14 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def joining(cluster: None) -> dict[str, str]:
+    """The environment of processes that use the Ray that tests share, and start none."""
+    import ray
+
+    return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
 @pytest.fixture(autouse=True)
 def rays(request: pytest.FixtureRequest) -> Iterator[None]:
     """A count of the Rays that a test starts, here or in processes; only those marked may.
@@ -91,6 +99,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     }
     if counts:
         terminalreporter.write_line(f"Ray was started {sum(counts.values())} times")
-        if terminalreporter.verbosity > 0:
+        if terminalreporter.verbosity >= 0:
             for node, count in sorted(counts.items()):
                 terminalreporter.write_line(f"  {count} {node}")

@@ -171,6 +171,12 @@ def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy
     ------
     InvalidExperimentError
         If it does not take an argument, needs one that is not there, or refuses a value.
+
+    Examples
+    --------
+    >>> from atoll.strategies import build_strategy
+    >>> build_strategy("FedAdam", {"eta": 0.01}).eta
+    0.01
     """
     kind = STRATEGIES.find(name, f"{key}.name")
     accepted = _accepted(kind)

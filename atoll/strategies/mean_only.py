@@ -14,7 +14,17 @@ _MARK = "uses_mean_only"
 
 
 def uses_mean_only(aggregate_train: Method) -> Method:
-    """Mark an ``aggregate_train`` that uses only the weighted mean of arrays and metrics."""
+    """Mark an ``aggregate_train`` that uses only the weighted mean of arrays and metrics.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAvg
+    >>> from atoll.strategies import uses_mean_only
+    >>> class Damped(FedAvg):
+    ...     @uses_mean_only
+    ...     def aggregate_train(self, server_round, replies):
+    ...         return super().aggregate_train(server_round, replies)
+    """
     setattr(aggregate_train, _MARK, True)
     return aggregate_train
 

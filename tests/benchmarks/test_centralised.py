@@ -70,7 +70,7 @@ def test_full_batches_come_to_the_federations_model(
 
 def test_a_minibatch_has_as_many_examples_of_each_domain() -> None:
     one = Centralised(trial({"name": "ERM", "examples_per_round": 7}))
-    drawn = one._draw()
+    drawn = one.draw()
     assert drawn.counts == dict.fromkeys(["15", "30", "45", "60", "75"], 7)
     assert one.step(1) > 0.0
 

@@ -160,14 +160,20 @@ def test_a_cluster_has_the_images_ray_and_shares_what_must_outlive_it(spec: dict
 def test_pods_are_as_kubernetes_wants_them(spec: dict[str, Any]) -> None:
     for pod in pods(spec):
         whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **pod}
-        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        try:
+            kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            pytest.fail(f"{error.path}: {error.message}")
 
 
 def test_a_wrong_field_of_a_pod_would_be_found() -> None:
     pod = {"containers": [{"name": "x", "image": "y", "volumeMount": []}]}
     whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        try:
+            kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            pytest.fail(f"{error.path}: {error.message}")
 
 
 def test_the_volume_is_as_kubernetes_wants_it() -> None:

@@ -111,6 +111,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.ray
 def test_a_run_whose_time_is_up_is_requeued_and_goes_on(
     slurm: dict[str, str], cluster: None
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_run_whose_time_is_up_is_requeued_and_goes_on(
     assert rounds == list(range(1, ended + 2))
 
 
+@pytest.mark.ray
 def test_an_array_runs_a_seed_a_task_and_passes_on_what_failed(slurm: dict[str, str]) -> None:
     script = str(ROOT / "deploy" / "slurm" / "array-sweep.sbatch")
     # It would start a Ray of its own; what it asks for is enough here.

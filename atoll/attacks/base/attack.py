@@ -182,7 +182,22 @@ class Attack(Section, ABC):
 
 
 class SeparateAttack(Attack):
-    """An attack that makes each reconstruction by itself, without optimising many at once."""
+    """An attack that makes each reconstruction by itself, without optimising many at once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Observation, Reconstruction, SeparateAttack
+    >>> class Grey(SeparateAttack):
+    ...     '''Answers with grey images, whatever was sent.'''
+    ...
+    ...     def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+    ...         images = torch.full((observation.num_images, *observation.space.shape), 0.5)
+    ...         labels = torch.full((observation.num_images,), -1)
+    ...         return Reconstruction(images, labels, "none")
+    >>> str(Grey().threat)
+    '...'
+    """
 
     def run(
         self,

@@ -96,6 +96,20 @@ class Defense(Section, ABC):
         naive one.
     acts_on : "step" or "update"
         Where it acts.
+
+    Examples
+    --------
+    >>> from typing import ClassVar
+    >>> from atoll.attacks import Defense
+    >>> class Halved(Defense):
+    ...     '''Sends half of the update.'''
+    ...
+    ...     name: ClassVar[str] = "halved"
+    ...
+    ...     def apply(self, task, compute):
+    ...         return [gradient / 2 for gradient in compute(task)]
+    >>> Halved().acts_on
+    'update'
     """
 
     name: ClassVar[str]

@@ -144,13 +144,13 @@ class GIFD(GeneratorAttack):
             step_rule(self.rule, _at(self.learning_rate, stage)),
             _at(self.steps, stage),
             schedule=SCHEDULES[self.schedule],
-            project=self._projection(generator, stage, features),
+            project=self.projection(generator, stage, features),
             on_step=report,
         )
         with torch.no_grad():
             return StageResult(f"stage {stage}", minimum, decode(minimum.values))
 
-    def _projection(
+    def projection(
         self, generator: StagedGenerator, stage: int, features: Features
     ) -> Projection | None:
         """Return the projection of a stage's values: onto their spheres, then into their balls."""

@@ -22,6 +22,14 @@ def identified(images: Tensor, truth: Tensor, candidates: Tensor) -> Tensor:
     -------
     Tensor
         bool, shape (n,). A candidate that equals the truth does not count against it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import identified
+    >>> truth, gallery = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    >>> identified(truth + 0.1, truth, gallery)
+    tensor([True])
     """
     own = (images.double() - truth.double()).square().flatten(1).mean(1)
     nearest = squared_distances(images, candidates).min(1).values

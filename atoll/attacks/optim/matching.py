@@ -28,7 +28,15 @@ class Targets(tuple[Tensor, ...]):
 
 
 def squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
-    """Return the sum of squared differences (DLG; Zhu et al., 2019): shape (candidates,)."""
+    """Return the sum of squared differences (DLG; Zhu et al., 2019): shape (candidates,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import squared_l2
+    >>> squared_l2([torch.ones(2, 3)], [torch.zeros(2, 3)])
+    tensor([3., 3.])
+    """
     return (_flat(updates) - _flat(targets)).square().sum(1)
 
 
@@ -41,6 +49,13 @@ def cosine(updates: Stacked, targets: Stacked) -> Tensor:
     """Return 1 - the cosine of the angle between whole updates (Geiping et al., 2020, eq. 4).
 
     It does not change with the scale of either, so clipping does not touch it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import cosine
+    >>> cosine([torch.ones(1, 3)], [2 * torch.ones(1, 3)])
+    tensor([0.])
     """
     found, wanted = _flat(updates), _flat(targets)
     squares = found.square().sum(1) * wanted.square().sum(1)

@@ -103,6 +103,18 @@ def minimize(
     -------
     Minimum
         The best of each candidate. Where a cost is not finite, what came before is kept.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Adam, minimize
+    >>> def objective(values):
+    ...     costs = (values[0] - 3).square().sum(1)
+    ...     return costs, costs
+    >>> found = minimize(objective, [torch.zeros(2, 1)], Adam(0.1), steps=200)
+    >>> found.values[0].round(decimals=1)
+    tensor([[3.],
+            [3.]])
     """
     nuisance = objective.nuisance if isinstance(objective, NuisanceObjective) else ()
     values = [value.detach().clone().requires_grad_() for value in (*start, *nuisance)]

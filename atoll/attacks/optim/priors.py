@@ -21,7 +21,15 @@ Prior = Callable[[Tensor], Tensor]
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbours, down plus across (anisotropic)."""
+    """Return the mean absolute difference of neighbours, down plus across (anisotropic).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import total_variation
+    >>> total_variation(torch.tensor([[[[[0.0, 1.0], [0.0, 1.0]]]]]))
+    tensor([1.])
+    """
     return _variation(images)
 
 

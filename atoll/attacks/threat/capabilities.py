@@ -48,6 +48,12 @@ class ThreatModel:
     ----------
     capabilities : frozenset[Capability]
         All of it. Whoever attacks sees the model that went out and the update that came back.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Capability, ThreatModel
+    >>> Capability.TRAINING in ThreatModel.of(Capability.TRAINING, Capability.PUBLIC_DATA)
+    True
     """
 
     capabilities: frozenset[Capability] = frozenset()

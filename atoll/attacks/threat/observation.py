@@ -40,6 +40,14 @@ class ImageSpace:
         Channels, height, width.
     mean, std : tuple[float, ...]
         Per channel, in units of [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import ImageSpace
+    >>> space = ImageSpace(shape=(1, 2, 2), mean=(0.5,), std=(0.25,))
+    >>> space.normalize(torch.ones(1, 1, 2, 2)).unique()
+    tensor([2.])
     """
 
     shape: tuple[int, int, int]

@@ -22,6 +22,15 @@ class ModelArrays:
     model : nn.Module
         Its tensors are written in place and must stay the same objects; the names are those of
         ``state_dict()``.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from atoll.clients import ModelArrays
+    >>> record = ModelArrays(nn.Linear(2, 3)).read()
+    >>> {key: array.shape for key, array in record.items()}
+    {'weight': (3, 2), 'bias': (3,)}
+    >>> ModelArrays(nn.Linear(2, 3)).load(record)
     """
 
     def __init__(self, model: nn.Module) -> None:

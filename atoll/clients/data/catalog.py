@@ -192,6 +192,13 @@ def load_dataset(
         If it does not have an option, or not with that value.
     DataUnavailableError
         If no source has it, or its contents are not what they should be.
+
+    Examples
+    --------
+    >>> from atoll.clients import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> digits.image_shape, len(digits.classes), digits.train.images.dtype
+    ((1, 8, 8), 10, dtype('uint8'))
     """
     entry = DATASETS.find(name, "data.dataset")
     key = name.casefold()

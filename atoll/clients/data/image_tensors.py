@@ -25,6 +25,13 @@ def to_tensor(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[fl
     -------
     Tensor
         float32, shape (n, channels, height, width).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from atoll.clients import to_tensor
+    >>> to_tensor(np.full((1, 2, 2, 1), 255, np.uint8), mean=[0.5], std=[0.25]).unique()
+    tensor([2.0000])
     """
     scale, shift = _scale_and_shift(tuple(mean), tuple(std))
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)

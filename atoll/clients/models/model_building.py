@@ -38,6 +38,13 @@ def build_model(
     ------
     InvalidExperimentError
         If the model does not take an argument, refuses a value, or does not fit the images.
+
+    Examples
+    --------
+    >>> from atoll.clients import ModelSettings, build_model
+    >>> model = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> sum(parameter.numel() for parameter in model.parameters()) > 0
+    True
     """
     check_arguments(settings)
     make = MODELS.find(settings.name, "model.name")

@@ -38,6 +38,25 @@ class Statistic(ABC):
 
     A statistic of one's own is a frozen dataclass at the top level of a module, with fields that
     JSON has, and travels to the clients as ``module:Class``.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from torch import Tensor
+    >>> from atoll.clients import DomainContext, HeadOutputs, ModelSizes, Statistic
+    >>> @dataclass(frozen=True)
+    ... class CubedFeatures(Statistic):
+    ...     '''The third powers of the features, a vector of shape (features,).'''
+    ...
+    ...     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
+    ...         return (sizes.features,)
+    ...
+    ...     def inner(
+    ...         self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext
+    ...     ) -> Tensor:
+    ...         return (outputs.features**3).sum(0) @ cotangent
+    >>> CubedFeatures().name
+    'CubedFeatures'
     """
 
     # In the ledger and in messages; a class that says none has its own name.

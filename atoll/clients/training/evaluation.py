@@ -100,6 +100,16 @@ def evaluate(
     -------
     Evaluation
         Summed over batches of 512 (fewer of large images), in order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from atoll.clients import ModelSettings, build_model, evaluate, load_dataset
+    >>> digits = load_dataset("digits")
+    >>> model = build_model(ModelSettings(name="linear"), digits.image_shape, 10, seed=0)
+    >>> result = evaluate(model, digits, digits.test, np.arange(100))
+    >>> result.examples
+    100
     """
     model.eval()
     done = []

@@ -106,6 +106,18 @@ def train(
         The loss of a batch; by default the mean cross-entropy.
     reference : Sequence[Tensor], optional
         The objective's gradient at the global parameters, to measure how far the steps left it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.clients import ClientSettings, train
+    >>> images, labels = torch.rand(8, 1, 4, 4), torch.arange(8) % 2
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    >>> settings = ClientSettings(batch_size=4, epochs=2)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> train(model, images, labels, settings, learning_rate=0.1, generator=generator).steps
+    4
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -171,6 +171,8 @@ def run_attack(
         LPIPS's weights; True fetches them, and goes on without if they cannot be had.
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/NAME[-n]``.
+    progress : callable
+        Called with the steps done and the number of steps.
     ask : callable
         Whether code that the run names may be imported (:mod:`atoll.trust`); what ``name`` and
         ``settings`` name is the caller's own.

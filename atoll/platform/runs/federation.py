@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.config.experiment import Experiment
 from atoll.files.recorded import write_recorded_json
+from atoll.platform.config.experiment import Experiment
 from atoll.platform.run_directory.run_files import PARTITION
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from atoll.clients.apps.client_app import ClientSpec
-    from atoll.clients.data.partitioning.partition import Partition
     from atoll.clients.data.image_dataset import ImageDataset
+    from atoll.clients.data.partitioning.partition import Partition
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000
@@ -59,13 +59,13 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
         If the data cannot be had, or a name or an argument is wrong.
     """
     from atoll.clients.apps.client_app import ClientSpec
-    from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
     from atoll.clients.arrays.model_arrays import ModelArrays
+    from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
     from atoll.clients.models.model_building import warn_of_other_normalization
     from atoll.clients.mods import check_mods
+    from atoll.platform.config.client_mods import named_mods, with_references
     from atoll.platform.config.combinations import warn_of_combinations
     from atoll.platform.config.estimate import warn_of_a_long_run
-    from atoll.platform.config.client_mods import named_mods, with_references
     from atoll.platform.config.privacy import warn_of_privacy
     from atoll.strategies import build_strategy
     from atoll.strategies.alignment.alignment_checks import check_federation

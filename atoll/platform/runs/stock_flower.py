@@ -15,10 +15,10 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.clients.apps.noprop_clients import CAPACITY
-from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
+from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import derive_seed, seed_everything
 
@@ -90,8 +90,8 @@ class _Evaluation:
     """Evaluates in the ServerApp's own process: stock Flower has no workers for it."""
 
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
-        from atoll.clients.data.partitioning.domains import test_sets
         from atoll.clients.arrays.model_arrays import ModelArrays
+        from atoll.clients.data.partitioning.domains import test_sets
         from atoll.clients.models.model_building import build_model
 
         dataset = federation.dataset

@@ -42,6 +42,23 @@ class AlignmentStrategy(AlignmentMethod):
     The arguments are those of
     :class:`~atoll.strategies.alignment.alignment_settings.AlignmentSettings`; the hooks of a method
     are those of :class:`~atoll.strategies.alignment.alignment_method.AlignmentMethod`.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from torch import Tensor
+    >>> from atoll.clients import HeadGradient
+    >>> from atoll.strategies import AlignmentStrategy, Domains
+    >>> @dataclass(kw_only=True, eq=False)
+    ... class AlignedHeads(AlignmentStrategy):
+    ...     '''The spread of the domains' head gradients.'''
+    ...
+    ...     penalty_weight: float = 0.1
+    ...
+    ...     def penalty(self, domains: Domains) -> Tensor:
+    ...         return domains.spread(domains.moment(HeadGradient()))
+    >>> AlignedHeads(fraction_train=0.5).penalty_weight
+    0.1
     """
 
     def __post_init__(self) -> None:

@@ -25,6 +25,12 @@ class FedBuff(AsynchronousStrategy):
         Clients at work at any time.
     buffer_size : int
         Replies an update; at most one a client.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedBuff
+    >>> FedBuff(concurrency=20, buffer_size=10, staleness_exponent=0.5).buffer_size
+    10
     """
 
     concurrency: Count = 20

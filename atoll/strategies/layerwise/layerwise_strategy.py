@@ -92,6 +92,12 @@ class Layerwise(FedAvg):
     fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes, min_available_nodes
         As Flower's FedAvg. Clients evaluate the whole model, whatever their memory, so by default
         none does.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAdam
+    >>> from atoll.strategies import Layerwise
+    >>> strategy = Layerwise(FedAdam(eta=0.01), layers_per_client=2)
     """
 
     def __init__(

@@ -57,7 +57,11 @@ def test_every_defense_changes_the_gradient_and_only_by_its_seed(name: str) -> N
         assert parameter.grad is None
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn-pfl", "equal-cnn", "resnet8", "batch"])
+# The equal CNN has 19 million parameters.
+MODELS = ["mlp", "cnn-pfl", pytest.param("equal-cnn", marks=pytest.mark.slow), "resnet8", "batch"]
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_defense_acts_on_every_kind_of_model(name: str, model: str) -> None:
     kind = {"name": "resnet8", "norm": "batch"} if model == "batch" else {"name": model}

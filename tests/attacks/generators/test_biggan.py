@@ -137,6 +137,7 @@ def state() -> dict[str, Tensor]:
     return checkpoint(256)
 
 
+@pytest.mark.slow
 def test_a_real_sized_checkpoint_makes_what_the_released_network_makes_from_every_stage(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:

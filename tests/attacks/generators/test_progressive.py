@@ -66,6 +66,7 @@ def graph(weights: dict[str, np.ndarray], latent: Tensor) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 def test_a_real_sized_model_makes_what_the_released_graph_makes_from_every_stage(
     tmp_path: Path,
 ) -> None:

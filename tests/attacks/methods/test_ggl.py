@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from atoll.attacks.methods.generator_sample import GeneratorSample
-from atoll.attacks.methods.ggl import GGL, _divergence
+from atoll.attacks.methods.ggl import GGL, divergence
 from atoll.clients.data.catalog import load_dataset
 from tests.support.attacks.digit_generator import (
     TINY_STYLEGAN2,
@@ -58,7 +58,7 @@ def test_batches_are_searched_together() -> None:
 
 def test_squashed_latents_stay_below_one() -> None:
     attack = ggl(squash=True)
-    [values] = attack._values(np.array([[100.0, -100.0, 0.5]]), [torch.Size([1, 1, 3])], "cpu")
+    [values] = attack.values_of(np.array([[100.0, -100.0, 0.5]]), [torch.Size([1, 1, 3])], "cpu")
     torch.testing.assert_close(values, torch.tensor([[[1.0, -1.0, 0.46211716]]]))
 
 
@@ -67,7 +67,7 @@ def test_divergence_is_that_of_the_fitted_gaussian() -> None:
     flat = values.flatten(1)
     fitted = torch.distributions.Normal(flat.mean(1), flat.std(1))
     expected = torch.distributions.kl_divergence(fitted, torch.distributions.Normal(0.0, 1.0))
-    torch.testing.assert_close(_divergence([values]), expected)
+    torch.testing.assert_close(divergence([values]), expected)
 
 
 def test_a_sample_shows_what_its_label_says() -> None:

@@ -125,19 +125,19 @@ def test_values_are_projected_onto_their_spheres_and_balls(folder, victims) -> N
     [(_, group)] = attack.groups(observations, 0)
     generator = attack.generator_for(observations[0])
     start = draw(generator, group)
-    project = attack._projection(generator, 0, start)
+    project = attack.projection(generator, 0, start)
     values = [3 * value + 1 for value in stack(start, group)]
     project(values)
     for value, before in zip(values, stack(start, group), strict=True):
         torch.testing.assert_close(value.norm(dim=-1), before.norm(dim=-1))
     later = generator.advance(0, start)
-    project = attack._projection(generator, 1, later)
+    project = attack.projection(generator, 1, later)
     values = [value + torch.randn_like(value) for value in stack(later, group)]
     project(values)
     [after], [before] = values, stack(later, group)
     distances = (after - before).flatten(2).abs().sum(2)
     torch.testing.assert_close(distances, torch.full_like(distances, 0.05 * before[0, 0].numel()))
-    assert attack.model_copy(update={"ball": False})._projection(generator, 1, later) is None
+    assert attack.model_copy(update={"ball": False}).projection(generator, 1, later) is None
 
 
 def test_batches_with_a_repeated_label_come_back(folder) -> None:
@@ -236,7 +236,7 @@ def test_a_stage_of_several_tensors_keeps_each_where_it_may_be(victims) -> None:
     start = generator.advance(0, draw(generator, group))
     assert list(start.free) == ["features", "styles", "noise1", "noise2"]
     values = [value + torch.randn_like(value) for value in stack(start, group)]
-    attack.model_copy(update={"ball": False})._projection(generator, 1, start)(values)
+    attack.model_copy(update={"ball": False}).projection(generator, 1, start)(values)
     features, styles, first, _ = values
     before = stack(start, group)
     torch.testing.assert_close(styles.norm(dim=-1), before[1].norm(dim=-1))
@@ -250,7 +250,7 @@ def test_styles_and_noise_stay_in_their_balls_from_the_first_stage_on(victims) -
     generator = attack.generator_for(group.first)
     start = draw(generator, group)
     values = [value + torch.randn_like(value) for value in stack(start, group)]
-    attack._projection(generator, 0, start)(values)
+    attack.projection(generator, 0, start)(values)
     for after, before in zip(values, stack(start, group), strict=True):
         moved = (after - before).flatten(2).abs().mean(2)
         torch.testing.assert_close(moved, torch.full_like(moved, 0.02))

@@ -95,7 +95,7 @@ def test_the_divergence_is_that_of_two_gaussians() -> None:
         ({"features": 0}, "features = 0: expected greater than 0"),
         ({"samples": 0}, "samples = 0: expected greater than 0"),
         (
-            {"body": "test_gaussian:two_layers", "hidden": 3},
+            {"body": f"{__name__}:two_layers", "hidden": 3},
             "its head is a Sequential; expected one Linear layer",
         ),
         ({"hiden": [3]}, "model.hiden = .*did you mean 'hidden'"),

@@ -14,6 +14,8 @@ from atoll.platform.arenas.arena_plan import Arena, load_arena
 from atoll.platform.sweeps.sweep import TrialEnd
 from tests.platform.arenas.test_arena_plan import ARENA
 
+pytestmark = pytest.mark.ray
+
 
 def planned(folder: Path, *overrides: str) -> Arena:
     path = folder / "arena.toml"

@@ -23,6 +23,8 @@ import atoll as package
 from atoll.platform.cli.application import application
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.ray
+
 EXPERIMENT = """
 [run]
 name = "small"

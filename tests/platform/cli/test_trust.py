@@ -336,13 +336,13 @@ def test_nothing_in_the_current_folder_shadows_what_is_installed(
     assert "error" not in done.stderr, done.stderr
 
 
+@pytest.mark.ray
 def test_the_workers_of_a_resumed_run_are_not_shadowed_either(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", finished=False)
     shutil.rmtree(run / "captures")
     trace = plant_shadows(tmp_path)
     # A folder of its own, so that no other Ray of this machine is taken for ours.
-    with tempfile.TemporaryDirectory(prefix="r") as folder:
-        done = in_folder(tmp_path, "resume", run, RAY_TMPDIR=folder)
+    done = in_folder(tmp_path, "resume", run, RAY_TMPDIR=tempfile.mkdtemp(prefix="r"))
     assert not trace.exists(), done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run / "result.json").exists()

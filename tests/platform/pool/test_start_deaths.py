@@ -91,7 +91,8 @@ def test_a_driver_is_let_in_where_a_worker_process_died_before_the_first_driver(
     process, address = start_head(tmp_path)
     # Less than a raylet gives its workers; it lets the second driver in all the same.
     script = (
-        "import sys; from atoll.platform import first_driver; first_driver.WAIT_SECONDS = 40.0;"
+        "import sys; from atoll.platform.cluster import first_driver;"
+        "first_driver.WAIT_SECONDS = 40.0;"
         "from atoll.platform.cluster.connection import Cluster; Cluster(sys.argv[1])"
     )
     try:

@@ -50,7 +50,7 @@ from atoll.platform.run_directory.run_files import (
     read_table,
 )
 from atoll.platform.runs.layerwise.block_files import PartFiles, PartState
-from atoll.platform.sweeps.trials import SCHEMA, _stopped_row, read_trials
+from atoll.platform.sweeps.trials import SCHEMA, read_trials, stopped_row
 from tests.support.paths import ROOT
 from tests.support.runs.foreign_files import RESULT, write_run
 
@@ -108,7 +108,7 @@ KINDS = {
     "truth": Kind(f"{CAPTURE}/truth.json", lambda d: read_truth(d / CAPTURE)),
     "true images": Kind(f"{CAPTURE}/truth.safetensors", lambda d: read_truth(d / CAPTURE)),
     "trials": Kind("sweep/trials.parquet", lambda d: read_trials(d / "sweep")),
-    "stopped": Kind("stopped.json", _stopped_row),
+    "stopped": Kind("stopped.json", stopped_row),
     "job's rows": Kind("jobs/key/rows.parquet", lambda d: JobStore(d / "jobs").rows("key")),
     "job's cost": Kind("jobs/key/seconds.parquet", lambda d: JobStore(d / "jobs").seconds("key")),
     "job's images": Kind(

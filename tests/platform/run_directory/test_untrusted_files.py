@@ -68,6 +68,7 @@ def in_a_process(code: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.ray
 def test_a_run_listens_on_loopback_only() -> None:
     code = """
         import os, psutil, tempfile
@@ -94,8 +95,7 @@ def test_a_run_listens_on_loopback_only() -> None:
             run(Experiment.from_dict(tables), out=Path(folder) / "run", callbacks=[look])
     """
     # A folder of its own, so that no other Ray of this machine is taken for ours.
-    with tempfile.TemporaryDirectory(prefix="r") as folder:
-        output = in_a_process(code, RAY_TMPDIR=folder)
+    output = in_a_process(code, RAY_TMPDIR=tempfile.mkdtemp(prefix="r"))
     [line] = [line for line in output.splitlines() if line.startswith("LISTENS")]
     servers = line.split(";")[1:]
     loopback = ("127.0.0.1 ", "::1 ", "::ffff:127.0.0.1 ")

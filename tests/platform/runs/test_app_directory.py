@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.paths import ROOT
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import load_experiment
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.runs.app_directory import read_app
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.ray
 
@@ -44,10 +44,12 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             continue
 
 
-def atoll_flower(*arguments: object) -> subprocess.CompletedProcess[str]:
+def atoll_flower(
+    *arguments: object, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "atoll", "flower", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False
     )
 
 
@@ -100,12 +102,13 @@ def test_an_app_ends_with_the_arrays_of_stock_flower(tmp_path: Path, stock: dict
 
 @pytest.mark.parametrize("strategy", ["OwnLoop", "FedMedian"])
 def test_strategies_with_a_start_of_their_own_and_those_that_need_every_reply(
-    tmp_path: Path, strategy: str
+    tmp_path: Path, strategy: str, joining: dict[str, str]
 ) -> None:
     done = atoll_flower(
         *(APP, "--run-config", f"strategy='{strategy}'", "--num-supernodes", 6),
         *("--out", tmp_path / "run", "--workers", 1),
         *(("--report",) if strategy == "OwnLoop" else ()),
+        env=joining,
     )
     assert done.returncode == 0, done.stderr
     assert ("SERVER own start" in done.stdout) is (strategy == "OwnLoop")

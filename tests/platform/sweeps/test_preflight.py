@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,19 @@ def test_each_distinct_setting_is_looked_at_once(tmp_path: Path, calls: dict[str
     ],
 )
 def test_a_wrong_setting_is_one_line_before_anything_starts(
-    tmp_path: Path, calls: dict[str, int], wrong: dict[str, str], message: str
+    tmp_path: Path,
+    calls: dict[str, int],
+    wrong: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Another test's Ray may be there already.
-    was_started = ray.is_initialized()
+    started: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda *_, **__: started.append("Ray"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append("a process"))
     with pytest.raises(InvalidExperimentError, match=message) as caught:
         run_sweep(load_sweep(sweep_file(tmp_path, **wrong)), tmp_path / "out")
     assert len(str(caught.value).splitlines()) == 1
     assert "(the trial " in str(caught.value)
     assert calls["check"] <= 12
     assert calls["prepare"] <= 1
-    assert ray.is_initialized() == was_started
+    assert started == []

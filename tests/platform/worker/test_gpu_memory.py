@@ -32,8 +32,9 @@ def contents(**config: int) -> dict[int, object]:
 def runner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> ClientRunner:
-    monkeypatch.setattr(gpu_memory, "read_memory", gpu_memory.read_memory)
-    return ClientRunner(AppOnGpu(tmp_path, 3), {}, "worker", has_gpu=request.param)
+    app = AppOnGpu(tmp_path, 3)
+    monkeypatch.setattr(gpu_memory, "read_memory", app.read_memory)
+    return ClientRunner(app, {}, "worker", has_gpu=request.param)
 
 
 @pytest.mark.parametrize(

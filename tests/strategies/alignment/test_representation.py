@@ -48,7 +48,7 @@ def double_gaussian(image_shape: tuple[int, int, int], classes: int) -> nn.Modul
 
 def small(folder: Path, layout: str, client: ClientSettings | None = None) -> SmallFederation:
     return make_federation(
-        folder, LAYOUTS[layout], client=client, model="test_representation:double_gaussian"
+        folder, LAYOUTS[layout], client=client, model=f"{__name__}:double_gaussian"
     )
 
 
@@ -56,8 +56,9 @@ def examples_of(federation: SmallFederation) -> list[Client]:
     """Return each client's images, labels, and the domain of each."""
     found = []
     for partition in range(federation.grid.nodes):
-        clients = federation.grid.app._clients
-        own = clients.aligned.examples(partition, ConfigRecord({"server-round": 1}), None)
+        own = federation.clients.aligned.examples(
+            partition, ConfigRecord({"server-round": 1}), None
+        )
         found.append((own.images, own.labels, [own.names[d] for d in own.domains.tolist()]))
     return found
 

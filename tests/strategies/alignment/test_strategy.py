@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
@@ -265,12 +266,11 @@ def test_a_rounds_examples_are_the_same_for_moments_and_training(tmp_path: Path)
     federation = make_federation(tmp_path, MIXED)
     strategy = build_strategy("VREx", {**EXACT_STEP, "anneal_rounds": 0, "examples_per_round": 5})
     after, _ = federation.round(strategy)
-    clients = federation.grid.app._clients
     parts: dict[str, list[Any]] = {}
     for partition in range(3):
-        from flwr.app import ConfigRecord
-
-        examples = clients.aligned.examples(partition, ConfigRecord({"server-round": 1}), 5)
+        examples = federation.clients.aligned.examples(
+            partition, ConfigRecord({"server-round": 1}), 5
+        )
         assert len(examples) == min(5, [13, 14, 2][partition])
         for place, name in enumerate(examples.names):
             own = examples.domains == place

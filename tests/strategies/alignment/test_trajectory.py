@@ -131,7 +131,7 @@ def test_parameters_stay_together_through_the_anneal_step(
     (tmp_path / "parts").mkdir()
     np.save(tmp_path / "parts" / "offsets.npy", np.cumsum([0, *map(len, parts)]))
     np.save(tmp_path / "parts" / "indices.npy", np.concatenate(parts))
-    name_of_model = "test_trajectory:double_irm" if reset else "mlp-irm"
+    name_of_model = f"{__name__}:double_irm" if reset else "mlp-irm"
     model_settings = ModelSettings(name=name_of_model, hidden=24)
     spec = ClientSpec(
         dataset=write_to,

@@ -72,7 +72,7 @@ class AppOnGpu(ClientApp):
     def __init__(self, folder: Path, together: int) -> None:
         super().__init__()
         self._gpu, self._together = PretendedGpu(folder), together
-        gpu_memory.read_memory = self._gpu.read
+        self.read_memory = self._gpu.read
         self.train()(self._train)
 
     def _train(self, message: Message, context: Context) -> Message:
@@ -94,6 +94,13 @@ class AppOnGpu(ClientApp):
             reply(message, context.node_id)
             for message, context in zip(messages, contexts, strict=True)
         ]
+
+
+def app_in_a_worker(folder: Path, together: int) -> AppOnGpu:
+    """Return the app in a process of its own, which reads the memory of this GPU from now on."""
+    app = AppOnGpu(folder, together)
+    gpu_memory.read_memory = app.read_memory
+    return app
 
 
 def reply(message: Message, value: float) -> Message:

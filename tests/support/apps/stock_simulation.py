@@ -47,15 +47,14 @@ def results_of(app: ModuleType, folder: Path) -> Results:
     """Run a module as a script, in a process of its own, and return what it kept."""
     target = folder / "arrays.npz"
     # Stock Flower would join a Ray that an earlier test started by ``ray start``.
-    with tempfile.TemporaryDirectory(prefix="r") as own:
-        done = subprocess.run(
-            [sys.executable, str(app.__file__), str(target)],
-            env={**environment_without_ray(), "RAY_TMPDIR": own},
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+    done = subprocess.run(
+        [sys.executable, str(app.__file__), str(target)],
+        env={**environment_without_ray(), "RAY_TMPDIR": tempfile.mkdtemp(prefix="r")},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
     assert target.exists(), done.stdout + done.stderr
     found: Results = {}
     with np.load(target) as arrays:

@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from atoll.errors import EngineError
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.pool.mapping import map_over_workers
-from tests.support.apps.gpu_apps import AppOnGpu
+from tests.support.apps.gpu_apps import app_in_a_worker
 
 
 def train(grid: RayGrid, server_round: int, **config: int) -> list[str | None]:
@@ -46,7 +46,7 @@ def main() -> None:
         log_to_driver=False,
     )
     found: dict[str, Any] = {}
-    app = partial(AppOnGpu, folder, 8)
+    app = partial(app_in_a_worker, folder, 8)
     with RayGrid(app, 12, seed=5, workers=3, chunk_size=3) as grid:
         found["measured"] = train(grid, 1), grid.pool.sharing.facts()
         found["backed_off"] = train(grid, 2, room=1), grid.pool.sharing.facts()

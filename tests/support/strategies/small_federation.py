@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from atoll import flower
 from atoll.clients.apps.client_app import ClientSpec, FederatedClientApp, make_client_app
+from atoll.clients.apps.local_clients import LocalClients, clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split, write_dataset
 from atoll.clients.data.image_tensors import to_tensor
@@ -139,6 +140,7 @@ class SmallFederation:
     arrays: ArrayRecord
     model: nn.Module
     data: dict[str, tuple[Tensor, Tensor, Tensor]]
+    clients: LocalClients
 
     def round(
         self, strategy: Strategy, number: int = 1, arrays: ArrayRecord | None = None
@@ -191,7 +193,7 @@ def make_federation(
         if len(chosen)
     }
     grid = LocalGrid(make_client_app(spec), len(layout))
-    return SmallFederation(grid, ModelArrays(own).read(), own, data)
+    return SmallFederation(grid, ModelArrays(own).read(), own, data, clients_of(spec))
 
 
 def _decoded(

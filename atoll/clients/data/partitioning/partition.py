@@ -113,6 +113,14 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
     InvalidExperimentError
         If there are more clients than examples, a held-out domain is unknown or given to a client,
         or the partitioner refuses its arguments.
+
+    Examples
+    --------
+    >>> from atoll.clients import DataSettings, load_dataset, partition_dataset
+    >>> settings = DataSettings(dataset="digits", clients=10)
+    >>> partition = partition_dataset(load_dataset("digits"), settings, seed=0)
+    >>> len(partition), int(partition.sizes.sum())
+    (10, 1437)
     """
     check_held_out(dataset, settings.held_out)
     check_home_domains(settings)
@@ -125,7 +133,7 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         )
     target = cache_root() / "partitions" / _key(dataset, settings, seed)
     if not (target / "indices.npy").exists():
-        sizes, indices = _deal(dataset, examples, settings, seed)
+        sizes, indices = deal(dataset, examples, settings, seed)
         with appearing(target) as folder:
             np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
             np.save(folder / "indices.npy", indices.astype(np.int64))
@@ -147,6 +155,14 @@ def class_histogram(
     """Return how many examples of each class each client has: shape (clients, classes).
 
     Of the first ``clients`` clients, by default of all.
+
+    Examples
+    --------
+    >>> from atoll.clients import DataSettings, class_histogram, load_dataset, partition_dataset
+    >>> digits = load_dataset("digits")
+    >>> partition = partition_dataset(digits, DataSettings(dataset="digits", clients=5), seed=0)
+    >>> class_histogram(digits.train.labels, partition, classes=10).shape
+    (5, 10)
     """
     chosen = range(len(partition))[:clients]
     return np.stack([np.bincount(labels[partition.indices(c)], minlength=classes) for c in chosen])
@@ -184,7 +200,7 @@ def check_home_domains(settings: DataSettings) -> None:
             )
 
 
-def _deal(
+def deal(
     dataset: ImageDataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many examples each client has, and all clients' examples, one after another."""

@@ -57,7 +57,14 @@ def _network(
 
 
 def noprop_dt(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
-    """Return a NoProp-DT network: T blocks, a fixed noise schedule."""
+    """Return a NoProp-DT network: T blocks, a fixed noise schedule.
+
+    Examples
+    --------
+    >>> from atoll.clients import noprop_dt
+    >>> len(noprop_dt((1, 8, 8), 10, block="small", steps=3).blocks)
+    3
+    """
     return _network("noprop-dt", image_shape, classes, arguments)
 
 

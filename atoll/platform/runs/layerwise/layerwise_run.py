@@ -13,37 +13,37 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from atoll.flower.arrays import array_record, to_array
-from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.data.image_tensors import to_tensor
-from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
-from atoll.clients.noprop.networks.embeddings import prototypes
-from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.noprop.block_training.training_units import (
     HEAD,
-    index_of,
-    make_shared_part,
     baseline_names,
     block_names,
+    index_of,
+    make_shared_part,
     unit_names,
 )
+from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.embeddings import prototypes
 from atoll.files.atomic import write_json
-from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
-from atoll.platform.cluster.connection import Cluster
+from atoll.flower.arrays import array_record, to_array
 from atoll.platform.callbacks.early_stopping import EarlyStopping
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.sections import LayersSettings, RaySettings
 from atoll.platform.pool.gpu_sharing import GpuSharing
-from atoll.platform.run_directory.interrupts import interrupts_held
 from atoll.platform.pool.jobs import JobSource
-from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
-from atoll.platform.runs.layerwise.layer_ledger import LayerTable
+from atoll.platform.pool.worker_pool import WorkerPool
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
+from atoll.platform.run_directory.interrupts import interrupts_held
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
 from atoll.platform.runs.layerwise.block_job import PartReport
 from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.pool.worker_pool import WorkerPool
-from atoll.platform.cluster.worker_allocation import Room
-from atoll.platform.config.sections import LayersSettings, RaySettings
+from atoll.platform.runs.layerwise.layer_ledger import LayerTable
+from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.runs.session import Session
 from atoll.platform.worker.worker_setup import worker_setup
 
@@ -324,6 +324,11 @@ def network_arrays(directory: Path) -> ArrayRecord:
     """Return the arrays of a layer run's network, under a network's keys.
 
     Blocks that failed are not among them. The blocks are those of the last epoch recorded.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
 
     Raises
     ------

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.image_tensors import to_tensor
-from atoll.clients.training.evaluation import BATCH, Evaluation, count
-from atoll.clients.apps.client_spec import ClientSpec
+from atoll.clients.noprop.block_training.training_units import index_of, make_unit
 from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.noprop.networks.inference import (
     AllWays,
     Inference,
@@ -31,8 +32,7 @@ from atoll.clients.noprop.networks.inference import (
     noise_of_runs,
     plan,
 )
-from atoll.clients.noprop.networks.design import Design, SharedPart
-from atoll.clients.noprop.block_training.training_units import index_of, make_unit
+from atoll.clients.training.evaluation import BATCH, Evaluation, count
 from atoll.platform.pool.jobs import Job
 from atoll.platform.runs.layerwise.block_files import PartFiles
 from atoll.platform.runs.layerwise.block_job import load_shared_part

@@ -250,7 +250,9 @@ def test_an_orientation_tag_is_not_acted_upon_as_in_domainbed(tmp_path: Path) ->
     assert read_picture(str(tmp_path / "x.png"), 4).aspect == 4.0
 
 
-def test_all_broken_images_are_named_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:
+def test_all_broken_images_are_named_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joining: dict[str, str]
+) -> None:
     monkeypatch.setenv("ATOLL_CACHE", str(tmp_path / "cache"))
     root = fill(tmp_path / "data", TWO, ".jpg")
     whole = (root / "art" / "cat" / "pic 001.jpg").read_bytes()
@@ -268,7 +270,8 @@ def test_all_broken_images_are_named_before_anything_is_made(tmp_path: Path, mon
     toml = f'[data]\ndataset = "folder"\npath = "{root}"\n[data.options]\nimage_size = 4\n'
     (tmp_path / "x.toml").write_text(f'[run]\nout = "{tmp_path / "runs"}"\n{toml}')
     command = [sys.executable, "-m", "atoll", "run", str(tmp_path / "x.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    joining["ATOLL_CACHE"] = str(tmp_path / "cache")
+    done = subprocess.run(command, env=joining, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "cannot be read as an image" in done.stdout + done.stderr

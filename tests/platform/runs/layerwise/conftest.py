@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from tests.support.runs.layer_runs import as_many_threads_as_a_worker
 
 

@@ -7,14 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.runs.layer_runs import (
-    InProcessPool,
-    as_many_threads_as_a_worker,
-    experiment,
-    hashes,
-    run_here,
-    spec_of,
-)
 
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.noprop.block_training.epoch_training import train_epoch
@@ -25,8 +17,16 @@ from atoll.clients.noprop.block_training.training_units import (
     make_unit,
 )
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
-from atoll.platform.runs.layerwise.block_job import _opened, train_part
+from atoll.platform.runs.layerwise.block_job import open_data, train_part
 from atoll.platform.runs.layerwise.layerwise_run import PARTS
+from tests.support.runs.layer_runs import (
+    InProcessPool,
+    as_many_threads_as_a_worker,
+    experiment,
+    hashes,
+    run_here,
+    spec_of,
+)
 
 EPOCHS = 2
 BLOCKS = ["block-01", "block-02", "block-03"]
@@ -41,7 +41,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(directory: Path, spec: ClientSpec) -> Path:
     """Make the shared part, as a run does before its first epoch."""
-    _, design, _ = _opened(spec)
+    _, design, _ = open_data(spec)
     shared = make_shared_part(design, spec.seed)
     PartFiles(directory / PARTS).write(SHARED, PartState(0, dict(shared.state_dict())))
     return directory / PARTS
@@ -124,7 +124,7 @@ def test_blocks_agree_on_a_trained_embedding_at_points_that_make_order_irrelevan
     assert one == other
 
     spec = spec_of(learned)
-    dataset, design, indices = _opened(spec)
+    dataset, design, indices = open_data(spec)
     examples = Examples(dataset, dataset.train, indices)
     found = []
     for order in (block_names(design), block_names(design)[::-1]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.paths import EXPERIMENTS
 import io
 import json
 import pickle
@@ -13,7 +12,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.support.runs.layer_runs import InProcessPool, experiment, hashes, run_here
 from rich.console import Console
 
 from atoll.clients.arrays.model_arrays import ModelArrays
@@ -29,6 +27,8 @@ from atoll.platform.reports.run_report import headline
 from atoll.platform.runs.federation import check, prepare
 from atoll.platform.runs.layerwise.job_messages import counted_messages
 from atoll.platform.runs.layerwise.layerwise_run import network_arrays, write_manifest
+from tests.support.paths import EXPERIMENTS
+from tests.support.runs.layer_runs import InProcessPool, experiment, hashes, run_here
 
 BLOCKS = ["block-01", "block-02", "block-03"]
 

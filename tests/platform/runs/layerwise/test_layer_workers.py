@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.support.runs.layer_runs import experiment, run_here
 
 from atoll.flower.arrays import view
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from atoll.platform.runs import federation_run
 from atoll.platform.runs.layerwise.block_job import PartReport
 from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
+from tests.support.runs.layer_runs import experiment, run_here
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

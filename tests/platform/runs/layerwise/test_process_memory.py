@@ -1,7 +1,7 @@
-from tests.support.paths import ROOT
 import subprocess
 import sys
-from pathlib import Path
+
+from tests.support.paths import ROOT
 
 # A process of its own: what another test has freed would serve without growth.
 CODE = """
