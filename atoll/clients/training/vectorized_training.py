@@ -1,9 +1,9 @@
 """Vectorised training of a chunk's clients: stacked parameters, one batched step for all.
 
-Small models leave a processor waiting for Python; with stacked parameters ``torch.func.vmap``
-turns many small products into one. Each client sees the batches that it would see alone, so the
-results equal those of one after another to rounding. Clients are sorted by their number of steps:
-those that are done are the last of the stack, and later steps leave them out.
+With small models a processor spends most time in Python; with stacked parameters
+``torch.func.vmap`` turns many small products into one. Each client sees the batches that it would
+see alone, so the results equal those of sequential training to rounding. Clients are sorted by
+their number of steps: finished clients are the last of the stack, and later steps leave them out.
 """
 
 from __future__ import annotations
