@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atoll.clients.arrays.conversion import view
 from atoll.errors import InvalidExperimentError
+from atoll.flower.arrays import view
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation_run import run
 from atoll.platform.sweeps.sweep_plan import Trial

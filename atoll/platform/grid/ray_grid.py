@@ -20,11 +20,11 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
 from atoll import flower
 from atoll.errors import InvalidExperimentError
+from atoll.flower import Run
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.config.aggregation import Aggregation

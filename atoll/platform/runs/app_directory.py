@@ -18,12 +18,12 @@ from typing import Any
 import click
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.clientapp import ClientApp
-from flwr.common.config import flatten_dict, fuse_dicts, parse_config_args
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result, Strategy
 
 from atoll import flower
 from atoll.errors import InvalidExperimentError
+from atoll.flower.app_files import flatten_dict, fuse_dicts, parse_config_args
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.client_failures import ClientFailures

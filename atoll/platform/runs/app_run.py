@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from atoll import flower
 from atoll.errors import RunDirectoryError
+from atoll.flower.app_files import bundle_hash
 from atoll.platform.callbacks.observers import Observer
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.run_directory.identity import RunIdentity
@@ -171,6 +172,9 @@ def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp])
         check_replies="auto" if settings.check_replies else False,
         name=app.name,
         run=flower.app_run(
-            app.directory, f"{app.publisher}/{app.name}", app.version, app.overrides
+            f"{app.publisher}/{app.name}",
+            app.version,
+            bundle_hash(app.directory),
+            app.overrides,
         ),
     )

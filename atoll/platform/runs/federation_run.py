@@ -371,7 +371,7 @@ def _recorder(
     experiment: Experiment, federation: Federation, directory: Path
 ) -> CaptureRecorder | None:
     from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
-    from atoll.strategies.secure_aggregation import SecAggPlus
+    from atoll.strategies.sec_agg_plus import SecAggPlus
 
     if experiment.capture is None:
         return None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atoll.attacks.capture_validation.normalization import Scaling, explain
+from atoll.attacks.capture_validation.normalization_check import Scaling, explain
 
 IMAGES = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atoll.attacks.captures.aggregate import aggregate_captures, aggregate_truths
+from atoll.attacks.captures.aggregate_capture import aggregate_captures, aggregate_truths
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation

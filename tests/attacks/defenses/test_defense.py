@@ -11,11 +11,11 @@ from atoll.attacks.defenses import DEFENSES, REFERENCES
 from atoll.attacks.defenses.noise import GaussianNoise
 from atoll.attacks.defenses.pruning import TopK
 from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.partitioning.partition import partition_dataset
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, ModSettings
 from atoll.flower import assume_identity
 from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from atoll.attacks.defenses.precode import Precode
-from atoll.clients.models.precode import find_bottleneck
+from atoll.clients.models.variational_bottleneck import find_bottleneck
 from atoll.clients.training.local_training import gradients_of
 from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 

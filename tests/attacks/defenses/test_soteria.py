@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from atoll.attacks.defenses.soteria import Soteria, feature_scores, head_weight
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from tests.support.attacks.one_step import a_model, a_step, a_task, gradient
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.optim.minimize import minimize
-from atoll.attacks.optim.schedules import constant, cosine, ramp, thirds_of_eight
 from atoll.attacks.optim.step_rules import Adam
+from atoll.attacks.optim.step_size_schedules import constant, cosine, ramp, thirds_of_eight
 
 
 def bowl(values: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,7 @@ def test_the_observation_knows_the_layers_and_holds_no_others() -> None:
     capture, _ = layer_update(DT, ONE_STEP, [0], layers=(1, 3))
     model = observe(capture, ThreatModel.of(Capability.TRAINING)).model
     assert model.layers == (1, 3)
-    assert [part.name for part in model.parts] == ["block 1", "block 3", "head"]
+    assert [unit.name for unit in model.units] == ["block 1", "block 3", "head"]
     assert {name.rpartition(".")[0].split(".")[1] for name in model.names} == {"1", "3", "head"}
 
 
@@ -113,7 +113,7 @@ def rows(attack: Attack, victims: list[tuple[Capture, Truth]]) -> list[dict[str,
     known = [Victim(capture, truth) for capture, truth in victims]
     references = references_of(load_dataset("digits"))
     observations = observe_victims(known, attack, public=references.public)
-    done = attack_victims("it", attack, known, observations, gallery=references.gallery)
+    done = attack_victims("it", attack, known, observations, candidates=references.candidates)
     return [row for one in done for row in one.rows]
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.threat.label_counts import LeakedLabels, leaked_labels, share_recovered
 from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.apps.local_clients import ClientSpec
-from atoll.clients.arrays.conversion import array_record, to_array
-from atoll.clients.moments.messages import QUERY, MomentsQuery
+from atoll.clients.apps.client_spec import ClientSpec
+from atoll.clients.moments.moment_messages import QUERY, MomentsQuery
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal, Loss
 from atoll.errors import AttackError, CaptureError
+from atoll.flower.arrays import array_record, to_array
 from tests.support.attacks.captured import a_spec, captured, content_of
 
 EXAMPLES = 40

@@ -10,7 +10,7 @@ import torch
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation
-from atoll.attacks.threat.victim_parts import soft_loss
+from atoll.attacks.threat.victim_units import soft_loss
 from atoll.errors import AttackError
 from tests.support.attacks.real_updates import assert_simulates, client_update
 

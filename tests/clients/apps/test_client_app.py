@@ -17,10 +17,10 @@ from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data import client_images
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import (
     ClientSettings,
     DataSettings,
@@ -28,7 +28,7 @@ from atoll.clients.settings import (
     PartitionSettings,
     ScheduleSettings,
 )
-from atoll.clients.training.schedules import learning_rate_at
+from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.errors import EngineError
 from atoll.randomness import derive_seed
 
@@ -195,7 +195,7 @@ def test_a_sum_is_that_of_the_answers(spec: ClientSpec, at_once: bool) -> None:
     app = make_client_app(spec)
     message, contexts = request(initial(spec), server_round=2), [context(p) for p in (3, 0, 7)]
     assert app.can_sum(message) is None
-    total, metrics, seconds = app.train_and_sum(message, contexts, at_once=at_once)
+    total, metrics, seconds = app.train_and_sum(message, contexts, vectorized=at_once)
     expected = WeightedSum()
     for one, found in zip(contexts, metrics, strict=True):
         answer = app(message, one).content

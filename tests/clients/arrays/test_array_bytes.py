@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array, view
 
 
 def test_view_copies_nothing() -> None:

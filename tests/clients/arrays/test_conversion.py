@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array
 from hypothesis import given
 
-from atoll.clients.arrays.conversion import (
+from atoll.flower.arrays import (
     problem_of,
     quickly_decoded,
     quickly_encoded,

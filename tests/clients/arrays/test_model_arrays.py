@@ -3,7 +3,7 @@ import torch
 from flwr.app import ArrayRecord
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from atoll.clients.noprop.objectives import BlockObjective, draw_noise, label_loss
+from atoll.clients.noprop.block_training.block_objective import (
+    BlockObjective,
+    draw_noise,
+    label_loss,
+)
 from tests.support.clients.small_networks import Probe, parts, seeded
 
 LABELS = torch.arange(10).repeat(400)

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.domains import (
     test_sets as domain_sets,  # pytest would collect it
 )
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 

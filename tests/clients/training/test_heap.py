@@ -7,7 +7,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from atoll.clients.training.heap import keep_freed_memory
+from atoll.clients.training.memory_allocator import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training.local_training import TrainingResult, batches, train
 

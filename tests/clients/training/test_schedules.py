@@ -3,7 +3,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from atoll.clients.settings import ClientSettings, ScheduleSettings
-from atoll.clients.training.schedules import learning_rate_at
+from atoll.clients.training.learning_rates import learning_rate_at
 
 ROUNDS = 12
 

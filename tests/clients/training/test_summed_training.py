@@ -12,12 +12,12 @@ from torch import nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training import fed_sgd, summed_training
 from atoll.clients.training.fed_sgd import is_linear
 from atoll.clients.training.local_training import train
-from atoll.clients.training.vectorized import VectorizedTrainer
+from atoll.clients.training.vectorized_training import VectorizedTrainer
 
 SHAPE = (1, 8, 8)
 RAGGED = [9, 0, 23, 16, 1, 40, 8]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.training import vectorized
+from atoll.clients.training import vectorized_training as vectorized
 from atoll.clients.training.local_training import train
 from atoll.clients.training.stacked_layers import stacked_linear_layers
-from atoll.clients.training.vectorized import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
 
 SHAPE = (1, 8, 8)
 RAGGED = [9, 0, 23, 16, 1, 40, 8]

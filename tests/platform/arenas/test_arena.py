@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
-from atoll.attacks.arena.run import JobEnd
+from atoll.attacks.arena.arena_run import JobEnd
 from atoll.errors import RunDirectoryError
 from atoll.platform.arenas.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
 from atoll.platform.arenas.arena_plan import Arena, load_arena

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from atoll.attacks.generators.trained import load_trained
+from atoll.attacks.generators.trained_generator import load_trained
 from atoll.platform.cli.application import application
 
 SMALL = ["--set", "steps=3", "--set", "width=8", "--set", "latent=4", "--threads", "1"]

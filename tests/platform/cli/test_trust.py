@@ -21,7 +21,7 @@ import tomli_w
 from rich.console import Console
 from typer.testing import CliRunner
 
-from atoll.attacks.arena.job import Conditions, Job, run_job
+from atoll.attacks.arena.arena_job import Conditions, Job, run_job
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import AtollError, UntrustedCodeError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.platform.config import estimate
 from atoll.platform.config.estimate import local_steps, warn_of_a_long_run

@@ -20,7 +20,7 @@ import atoll
 from atoll.attacks import ATTACKS
 from atoll.attacks.defenses import DEFENSES
 from atoll.clients.models import MODELS
-from atoll.clients.models.arguments import GIVEN, check_arguments
+from atoll.clients.models.model_arguments import GIVEN, check_arguments
 from atoll.clients.mods import FLOWER_ARGUMENTS
 from atoll.clients.ranges import CONFIG
 from atoll.clients.settings import ModelSettings, Section
@@ -28,7 +28,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import check
 from atoll.strategies import STRATEGIES
-from atoll.strategies.arguments import ARGUMENTS
+from atoll.strategies.strategy_arguments import ARGUMENTS
 
 LOWER, UPPER = ("gt", "ge"), ("lt", "le")
 # What is passed on as it is, and checked where it is used.

@@ -13,7 +13,7 @@ from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.serverapp.strategy import FedAvg
 from scipy import stats
 
-from atoll.attacks.captures.aggregate import aggregate_truths
+from atoll.attacks.captures.aggregate_capture import aggregate_truths
 from atoll.attacks.captures.capture_files import CAPTURES, find_captures, read_capture, read_truth
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe
@@ -24,7 +24,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import run
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.sec_agg_plus import SecAggPlus
 
 
 def experiment(*, secure: bool) -> Experiment:

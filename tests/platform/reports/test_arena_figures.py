@@ -1,6 +1,6 @@
 """The figures of an arena's report."""
 
-from atoll.attacks.arena.summary import cells_of
+from atoll.attacks.arena.arena_summary import cells_of
 from atoll.platform.reports.arena_figures import frontier
 
 

@@ -9,15 +9,15 @@ import torch
 
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.models.model_building import build_model
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation_run import run
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.local_exchange import domains_at_hand
-from atoll.strategies.alignment.strategy import FIXED_SEED
+from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
 
 TABLES = {
     "run": {"rounds": 4, "seed": 3, "evaluate_every": 2},

@@ -10,7 +10,7 @@ import pytest
 
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.training.evaluation import evaluate
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment

@@ -27,8 +27,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from atoll.attacks.arena.job import JobResult
-from atoll.attacks.arena.store import JobStore
+from atoll.attacks.arena.arena_job import JobResult
+from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.capture_validation.replay import diagnose_capture
 from atoll.attacks.captures.capture_files import read_capture, read_truth
 from atoll.errors import AtollError, RunDirectoryError

@@ -28,10 +28,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from atoll.attacks.arena.store import JobStore
+from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import read_capture, read_truth
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
 from atoll.errors import (
     AtollError,
     CaptureError,

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import atoll
-from atoll.clients.noprop.memory import ClientMemory
-from atoll.clients.noprop.network import Design
+from atoll.clients.noprop.block_training.training_memory import ClientMemory
+from atoll.clients.noprop.networks.design import Design
 from atoll.platform.config.experiment import Experiment
 
 BLOCKS, ROUNDS = 3, 2

@@ -19,7 +19,7 @@ from torch import Tensor
 from atoll.clients.moments.statistics import rademacher
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.strategy import FIXED_SEED
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from tests.support.strategies import centralised as c
 from tests.support.strategies.small_federation import (
     LAYOUTS,

@@ -11,10 +11,10 @@ import torch
 from atoll.clients.moments.statistics import ExampleFeatures, HeadGradient
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.domains import Domains
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods import kernels
 from atoll.strategies.alignment.methods.kernels import kernel_mean
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
 from tests.support.strategies import centralised as c
 from tests.support.strategies.small_federation import LAYOUTS, make_federation, values
 

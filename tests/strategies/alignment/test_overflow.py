@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
 from atoll.errors import EngineError
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies import build_strategy
 from tests.support.strategies.small_federation import LAYOUTS, make_federation
 

@@ -16,7 +16,7 @@ from atoll.clients.moments.statistic_names import statistic_from_json, to_json
 from atoll.clients.moments.statistics import HessianProbes
 from atoll.errors import EngineError
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from tests.support.strategies import centralised as c
 from tests.support.strategies import own_methods
 from tests.support.strategies.own_methods import PoweredFeatures

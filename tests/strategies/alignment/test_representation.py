@@ -15,14 +15,14 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.models.gaussian import GaussianHead, GaussianModel
+from atoll.clients.models.gaussian_model import GaussianHead, GaussianModel
 from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.checks import check_federation
+from atoll.strategies.alignment.alignment_checks import check_federation
 from tests.support.strategies.small_federation import (
     DOMAINS,
     LAYOUTS,
@@ -56,7 +56,9 @@ def examples_of(federation: SmallFederation) -> list[Client]:
     """Return each client's images, labels, and the domain of each."""
     found = []
     for partition in range(federation.grid.nodes):
-        own = federation.clients.domain_examples(partition, ConfigRecord({"server-round": 1}), None)
+        own = federation.clients.aligned.examples(
+            partition, ConfigRecord({"server-round": 1}), None
+        )
         found.append((own.images, own.labels, [own.names[d] for d in own.domains.tolist()]))
     return found
 

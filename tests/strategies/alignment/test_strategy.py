@@ -24,9 +24,9 @@ from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
-from atoll.strategies.alignment.domains import Domains
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.reweighting import kernel_quantile, project_to_simplex
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
 from tests.support.strategies import centralised as c
 from tests.support.strategies.small_federation import LAYOUTS, hex_of, make_federation, values
 
@@ -268,7 +268,7 @@ def test_a_rounds_examples_are_the_same_for_moments_and_training(tmp_path: Path)
     after, _ = federation.round(strategy)
     parts: dict[str, list[Any]] = {}
     for partition in range(3):
-        examples = federation.clients.domain_examples(
+        examples = federation.clients.aligned.examples(
             partition, ConfigRecord({"server-round": 1}), 5
         )
         assert len(examples) == min(5, [13, 14, 2][partition])

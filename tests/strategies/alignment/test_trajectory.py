@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.store import Decoded, ImageDataset, Split, write_dataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split, write_dataset
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.mlp import irm_mlp
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.strategies import build_strategy
 from tests.support.strategies.small_federation import LocalGrid

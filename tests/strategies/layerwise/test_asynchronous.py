@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atoll.clients.arrays.conversion import view
 from atoll.errors import InvalidExperimentError
+from atoll.flower.arrays import view
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from tests.support.strategies.layer_federation import LayerFederation, experiment
 

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.apps.layer_clients import CAPACITY
+from atoll.clients.apps.noprop_clients import CAPACITY
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import seed_everything

@@ -23,7 +23,7 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 
-from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.image_dataset import ImageDataset
 from tests.support.apps.faulty_app import updated
 
 app = ClientApp()

@@ -38,7 +38,7 @@ def attacked(
     references = references_of(load_dataset("digits"))
     observations = observe_victims(victims, attack, public=references.public)
     return attack_victims(
-        name, attack, victims, observations, gallery=references.gallery, seed=seed
+        name, attack, victims, observations, candidates=references.candidates, seed=seed
     )
 
 

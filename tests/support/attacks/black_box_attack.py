@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization import (
+from atoll.attacks.base.optimization_attack import (
     Group,
     OptimizationAttack,
     best_restarts,

@@ -10,17 +10,17 @@ import torch
 from flwr.app import RecordDict
 
 from atoll.attacks.captures.capture import Capture, Content, Truth
-from atoll.clients.arrays.conversion import array_record, to_array
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.noprop.examples import GivenExamples
-from atoll.clients.noprop.layer_training import (
+from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.noprop.block_training.example_source import GivenExamples
+from atoll.clients.noprop.block_training.layer_training import (
     LayerTraining,
-    names_of_client_parts,
-    seed_of_part,
+    client_unit_names,
+    unit_seed,
 )
-from atoll.clients.noprop.network import Design, PartialNetwork
+from atoll.clients.noprop.networks.design import Design, PartialNetwork
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.flower.arrays import array_record, to_array
 from tests.support.attacks.captured import content_of
 from tests.support.attacks.real_updates import copy_of, info_of
 
@@ -50,7 +50,7 @@ def layer_update(
         GivenExamples(to_tensor(pixels, data.mean, data.std), labels),
         settings,
         learning_rate=settings.learning_rate,
-        seed_of=lambda name: seed_of_part(SEED, 1, node_id - 1, name),
+        seed_of=lambda name: unit_seed(SEED, 1, node_id - 1, name),
     )
     done = training.run(array_record({key: to_array(v.numpy()) for key, v in sent.items()}))
     info = info_of(data, model_settings, settings, num_rounds=1)
@@ -64,8 +64,7 @@ def layer_update(
         reply=Content(reply.arrays, {"metrics": {"num-examples": len(labels)}}),
     )
     seeds = {
-        name: seed_of_part(SEED, 1, node_id - 1, name)
-        for name in names_of_client_parts(design, layers)
+        name: unit_seed(SEED, 1, node_id - 1, name) for name in client_unit_names(design, layers)
     }
     truth = Truth(torch.from_numpy(pixels), labels, (), SEED, torch.tensor(indices), seeds)
     return capture, truth

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Task
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import gradients_of

@@ -13,9 +13,9 @@ from atoll.attacks.threat.capabilities import ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training.local_training import batches, train
 from atoll.randomness import seed_everything

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 
 
 @torch.no_grad()

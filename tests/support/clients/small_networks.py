@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.noprop.network import Design, SharedPart
+from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.settings import ModelSettings
 
 

@@ -25,7 +25,7 @@ UNSTABLE = [
 MACHINERY = re.compile(
     r"Waiting for nodes to connect|DEPRECATED FEATURE|Since flwr|To change federation size|"
     r"Federation `|flwr federation simulation-config|Starting Flower Simulation|"
-    r"Starting logstream|The reply TTL of"
+    r"Starting logstream|The reply TTL of|Manually terminating ClientAppActor"
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.pool.gpu_sharing import GpuSharing
 from atoll.platform.pool.jobs import Job

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from atoll.clients.models.gaussian import gaussian_representation
-from atoll.clients.models.precode import precode
+from atoll.clients.models.gaussian_model import gaussian_representation
+from atoll.clients.models.variational_bottleneck import precode
 
 
 def gaussian(image_shape: tuple[int, int, int], classes: int) -> nn.Module:

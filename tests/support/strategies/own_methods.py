@@ -11,8 +11,8 @@ from atoll.clients.models.head import ModelSizes
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistics import HeadGradient
-from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
 
 
 @dataclass(frozen=True)

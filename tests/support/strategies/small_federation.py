@@ -20,10 +20,10 @@ from atoll import flower
 from atoll.clients.apps.client_app import ClientSpec, FederatedClientApp, make_client_app
 from atoll.clients.apps.local_clients import LocalClients, clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split, write_dataset
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import Decoded, ImageDataset, Split, write_dataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.platform.run_directory.state_tree import random_states, restore_random_states
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from atoll.clients.data.catalog import check_options, load_dataset
-from atoll.clients.data.store import ImageDataset, Split
+from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.errors import InvalidExperimentError
 
 

@@ -16,9 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atoll.clients.data import class_histogram, load_dataset, partition_dataset
+from atoll.clients.data.image_dataset import Split
 from atoll.clients.data.partitioning.partition import deal
 from atoll.clients.data.partitioning.partitioners import ARGUMENTS, GIVEN, PARTITIONERS
-from atoll.clients.data.store import Split
 from atoll.clients.settings import DataSettings, PartitionSettings
 from atoll.errors import InvalidExperimentError
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from atoll.clients.apps.local_clients import ClientSpec
-from atoll.clients.noprop.examples import Examples
-from atoll.clients.noprop.parts import make_part, make_shared_part, names_of_blocks
-from atoll.clients.noprop.training import train_epoch
+from atoll.clients.apps.client_spec import ClientSpec
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_units import (
+    block_names,
+    make_shared_part,
+    make_unit,
+)
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
 from atoll.platform.runs.layerwise.block_job import open_data, train_part
 from atoll.platform.runs.layerwise.layerwise_run import PARTS
@@ -123,11 +127,11 @@ def test_blocks_agree_on_a_trained_embedding_at_points_that_make_order_irrelevan
     dataset, design, indices = open_data(spec)
     examples = Examples(dataset, dataset.train, indices)
     found = []
-    for order in (names_of_blocks(design), names_of_blocks(design)[::-1]):
+    for order in (block_names(design), block_names(design)[::-1]):
         shared = make_shared_part(design, spec.seed)
         for name in order:
             train_epoch(
-                make_part(name, design, shared, spec.seed),
+                make_unit(name, design, shared, spec.seed),
                 examples,
                 spec.client,
                 learning_rate=0.002,

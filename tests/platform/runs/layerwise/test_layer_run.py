@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 
 from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning import domains
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.noprop.inference import Inference, Noise
-from atoll.clients.noprop.network import noprop_dt
+from atoll.clients.noprop.networks.inference import Inference, Noise
+from atoll.clients.noprop.networks.network import noprop_dt
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.callbacks.observers import RunInfo
 from atoll.platform.cli.progress import ConsoleProgress
@@ -166,7 +166,7 @@ def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_pa
 def test_a_loss_that_is_not_finite_fails_its_block_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from atoll.clients.noprop import parts
+    from atoll.clients.noprop.block_training import training_units as parts
 
     sound = parts.BlockObjective.__call__
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from atoll.clients.arrays.conversion import view
+from atoll.flower.arrays import view
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from atoll.platform.runs import federation_run
 from atoll.platform.runs.layerwise.block_job import PartReport
