@@ -67,6 +67,8 @@ def references_of(dataset: ImageDataset, gallery: int = GALLERY) -> References:
 
     Parameters
     ----------
+    dataset : ImageDataset
+        The data set.
     gallery : int
         At most so many.
     """
