@@ -3,7 +3,7 @@
 An experiment can name any callable as ``module:attribute``. In the file that a user gives on the
 command line that is the user's own choice. A capture, a run directory or what lies in a sweep's or
 an arena's may come from somebody else, and what it names could be anything (``os:system``): it is
-imported only when the user has said so. docs/trust.md says which command reads what.
+imported only when the user has said so. docs/guides/trust.md says which command reads what.
 
 Two things keep to that. Whoever reads such a file asks with :func:`admitted` before anything is
 built from it; and while its content is worked on, :func:`check_import` refuses whatever was not

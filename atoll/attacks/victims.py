@@ -67,6 +67,8 @@ def references_of(dataset: ImageDataset, candidates: int = CANDIDATES) -> Refere
 
     Parameters
     ----------
+    dataset : ImageDataset
+        The data set.
     candidates : int
         At most so many.
     """

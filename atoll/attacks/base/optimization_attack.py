@@ -291,6 +291,10 @@ def best_restarts(
 
     Parameters
     ----------
+    group : Group
+        The victims.
+    minimum : Minimum
+        What :func:`minimize` found for all candidates.
     images : Tensor
         Normalised, (candidates, n, channels, height, width).
     labels : Tensor, optional
