@@ -1,15 +1,15 @@
-"""What an onlooker can make of clients' updates: attacks by name, on captures of real runs."""
+"""Attacks of an honest-but-curious server on captures of runs, and the defenses against them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from atoll.attacks.base.attack_names import ATTACKS
 from atoll.lazy import attach
-from atoll.registry import Registry
 
 if TYPE_CHECKING:
     from atoll.attacks.base.attack import Attack, Reconstruction, SeparateAttack, Stage
-    from atoll.attacks.base.optimization import (
+    from atoll.attacks.base.optimization_attack import (
         Group,
         OptimizationAttack,
         best_restarts,
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from atoll.attacks.defenses.quantization import NearestQuantization, Quantization, Sign
     from atoll.attacks.defenses.soteria import Soteria
     from atoll.attacks.generators import GENERATORS
-    from atoll.attacks.generators.staged import Features, StagedGenerator
-    from atoll.attacks.metrics.assignment import assign
+    from atoll.attacks.generators.staged_generator import Features, StagedGenerator
     from atoll.attacks.metrics.identification import identified
+    from atoll.attacks.metrics.image_assignment import assign
     from atoll.attacks.metrics.lpips import LPIPS
     from atoll.attacks.metrics.pixels import mse, psnr
     from atoll.attacks.metrics.ssim import ssim
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from atoll.attacks.optim.priors import total_variation
     from atoll.attacks.optim.step_rules import LBFGS, Adam, SignedAdam
     from atoll.attacks.threat.capabilities import Capability, ThreatModel
-    from atoll.attacks.threat.label_counts import LeakedLabels, leaked_labels
+    from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
     from atoll.attacks.threat.labels import infer_labels
     from atoll.attacks.threat.observation import (
         ImageSpace,
@@ -142,32 +142,9 @@ __all__ = [
     "write_capture",
 ]
 
-ATTACKS: Registry[type[Attack]] = Registry(
-    "attack",
-    {
-        "random-image": "atoll.attacks.methods.baselines:RandomImage",
-        "class-mean": "atoll.attacks.methods.baselines:ClassMean",
-        "linear-layer": "atoll.attacks.methods.linear_layer:LinearLayer",
-        "imprint": "atoll.attacks.methods.imprint:Imprint",
-        "r-gap": "atoll.attacks.methods.rgap:RGAP",
-        "dlg": "atoll.attacks.methods.dlg:DLG",
-        "idlg": "atoll.attacks.methods.dlg:IDLG",
-        "inverting-gradients": "atoll.attacks.methods.inverting_gradients:InvertingGradients",
-        "gradinversion": "atoll.attacks.methods.gradinversion:GradInversion",
-        "rog": "atoll.attacks.methods.rog:ROG",
-        "gifd": "atoll.attacks.methods.gifd:GIFD",
-        "gias": "atoll.attacks.methods.gias:GIAS",
-        "ggl": "atoll.attacks.methods.ggl:GGL",
-        "generator-sample": "atoll.attacks.methods.generator_sample:GeneratorSample",
-    },
-)
-
-# What comes out of them owes little or nothing to the update; others are held against it.
-FLOORS = frozenset({"random-image", "class-mean", "generator-sample"})
-
 _MODULES = {
     "atoll.attacks.base.attack": ("Attack", "Reconstruction", "SeparateAttack", "Stage"),
-    "atoll.attacks.base.optimization": (
+    "atoll.attacks.base.optimization_attack": (
         "Group",
         "OptimizationAttack",
         "best_restarts",
@@ -195,8 +172,8 @@ _MODULES = {
     "atoll.attacks.defenses.quantization": ("NearestQuantization", "Quantization", "Sign"),
     "atoll.attacks.defenses.soteria": ("Soteria",),
     "atoll.attacks.generators": ("GENERATORS",),
-    "atoll.attacks.generators.staged": ("Features", "StagedGenerator"),
-    "atoll.attacks.metrics.assignment": ("assign",),
+    "atoll.attacks.generators.staged_generator": ("Features", "StagedGenerator"),
+    "atoll.attacks.metrics.image_assignment": ("assign",),
     "atoll.attacks.metrics.identification": ("identified",),
     "atoll.attacks.metrics.lpips": ("LPIPS",),
     "atoll.attacks.metrics.pixels": ("mse", "psnr"),
@@ -206,7 +183,7 @@ _MODULES = {
     "atoll.attacks.optim.priors": ("total_variation",),
     "atoll.attacks.optim.step_rules": ("Adam", "LBFGS", "SignedAdam"),
     "atoll.attacks.threat.capabilities": ("Capability", "ThreatModel"),
-    "atoll.attacks.threat.label_counts": ("LeakedLabels", "leaked_labels"),
+    "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),
     "atoll.attacks.threat.observation": (
         "ImageSpace",

@@ -8,21 +8,21 @@ from atoll.lazy import attach
 
 if TYPE_CHECKING:
     from atoll.clients.apps.client_app import make_client_app
-    from atoll.clients.apps.local_clients import ClientSpec
+    from atoll.clients.apps.client_spec import ClientSpec
     from atoll.clients.arrays.model_arrays import ModelArrays
     from atoll.clients.data.catalog import DATASETS, load_dataset
+    from atoll.clients.data.image_dataset import ImageDataset, Split
+    from atoll.clients.data.image_tensors import to_tensor
     from atoll.clients.data.partitioning.partition import (
         Partition,
         class_histogram,
         partition_dataset,
     )
     from atoll.clients.data.partitioning.partitioners import PARTITIONERS
-    from atoll.clients.data.store import ImageDataset, Split
-    from atoll.clients.data.tensors import to_tensor
     from atoll.clients.models import MODELS
-    from atoll.clients.models.build import build_model
     from atoll.clients.models.head import ModelSizes, SplitModel
     from atoll.clients.models.head_outputs import HeadOutputs
+    from atoll.clients.models.model_building import build_model
     from atoll.clients.mods import MODS
     from atoll.clients.moments.statistic import DomainContext, Statistic
     from atoll.clients.moments.statistic_names import STATISTICS
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
         SquaredHeadGradient,
         SquaredLogits,
     )
-    from atoll.clients.noprop.inference import Inference, Noise
-    from atoll.clients.noprop.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
+    from atoll.clients.noprop.networks.inference import Inference, Noise
+    from atoll.clients.noprop.networks.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
@@ -111,7 +111,7 @@ __all__ = [
 
 _MODULES = {
     "atoll.clients.apps.client_app": ("make_client_app",),
-    "atoll.clients.apps.local_clients": ("ClientSpec",),
+    "atoll.clients.apps.client_spec": ("ClientSpec",),
     "atoll.clients.arrays.model_arrays": ("ModelArrays",),
     "atoll.clients.data.catalog": ("DATASETS", "load_dataset"),
     "atoll.clients.data.partitioning.partition": (
@@ -120,10 +120,10 @@ _MODULES = {
         "partition_dataset",
     ),
     "atoll.clients.data.partitioning.partitioners": ("PARTITIONERS",),
-    "atoll.clients.data.store": ("ImageDataset", "Split"),
-    "atoll.clients.data.tensors": ("to_tensor",),
+    "atoll.clients.data.image_dataset": ("ImageDataset", "Split"),
+    "atoll.clients.data.image_tensors": ("to_tensor",),
     "atoll.clients.models": ("MODELS",),
-    "atoll.clients.models.build": ("build_model",),
+    "atoll.clients.models.model_building": ("build_model",),
     "atoll.clients.models.head": ("ModelSizes", "SplitModel"),
     "atoll.clients.models.head_outputs": ("HeadOutputs",),
     "atoll.clients.mods": ("MODS",),
@@ -146,8 +146,13 @@ _MODULES = {
         "SquaredHeadGradient",
         "SquaredLogits",
     ),
-    "atoll.clients.noprop.inference": ("Inference", "Noise"),
-    "atoll.clients.noprop.network": ("NoPropNetwork", "noprop_ct", "noprop_dt", "noprop_fm"),
+    "atoll.clients.noprop.networks.inference": ("Inference", "Noise"),
+    "atoll.clients.noprop.networks.network": (
+        "NoPropNetwork",
+        "noprop_ct",
+        "noprop_dt",
+        "noprop_fm",
+    ),
     "atoll.clients.settings": (
         "DataSettings",
         "PartitionSettings",

@@ -1,4 +1,4 @@
-"""The client's part in SecAgg+: Flower's mod around our training.
+"""SecAgg+ at the client: Flower's mod around our training.
 
 Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020. Flower's
 mod speaks the older messages of its workflow; this one stands between them and a ClientApp's.
@@ -12,14 +12,16 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.client.mod import secaggplus_mod
-from flwr.common import Code, FitRes, Status
-from flwr.compat.common.recorddict_compat import (
+
+from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.secure_aggregation import (
+    Code,
+    FitRes,
+    Status,
     arrayrecord_to_parameters,
     fitres_to_recorddict,
     recorddict_to_fitins,
 )
-
-from atoll.clients.arrays.conversion import array_record, to_array, view
 
 # The keys of the model's arrays, which the workflow's messages do not have.
 KEYS = "array-keys"
@@ -27,7 +29,7 @@ ANSWER = Callable[[Message, Context], Message]
 
 
 class SecureAggregationMod:
-    """Masks a client's reply by SecAgg+; the strategy ``SecAggPlus`` sees the sum alone."""
+    """Mod that masks a client's reply; the strategy ``SecAggPlus`` sees the sum alone."""
 
     def __call__(self, message: Message, context: Context, call_next: ANSWER) -> Message:
         """Take part in a stage of the protocol."""

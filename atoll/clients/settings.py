@@ -1,4 +1,4 @@
-"""The sections of an experiment file that say what a client is: its data, model and training.
+"""Settings of clients: the sections ``[data]``, ``[model]`` and ``[client]`` of an experiment file.
 
 Each section is a frozen pydantic model: unknown keys, wrong types and values out of range are
 refused with the key's name. ``[data]``, ``[model]`` and ``[client]`` of an experiment are these.

@@ -14,13 +14,13 @@ from atoll.errors import InvalidExperimentError
 from atoll.lazy import attach
 from atoll.registry import Registry, closest
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
-from atoll.strategies.arguments import check_arguments
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.sec_agg_plus import SecAggPlus
+from atoll.strategies.strategy_arguments import check_arguments
 
 if TYPE_CHECKING:
-    from atoll.strategies.alignment.domains import Domains
+    from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
     from atoll.strategies.alignment.methods.gradients import (
         MLDG,
         ANDMask,
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from atoll.strategies.alignment.methods.representation import FedL2R, FedSR
     from atoll.strategies.alignment.methods.reweighting import AFL, EQRM, ERM, SD, GroupDRO, Mixup
     from atoll.strategies.alignment.methods.updates import FedDGGA, FedGMA
-    from atoll.strategies.alignment.strategy import AlignmentStrategy
+    from atoll.strategies.alignment.moments.domain_moments import Domains
+    from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
     from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
     from atoll.strategies.asynchronous.fed_buff import FedBuff
-    from atoll.strategies.asynchronous.strategy import AsynchronousStrategy
-    from atoll.strategies.layerwise.asynchronous import AsynchronousLayerwise
-    from atoll.strategies.layerwise.strategy import Layerwise
-    from atoll.strategies.mean import uses_mean_only
+    from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
+    from atoll.strategies.layerwise.layerwise_strategy import Layerwise
+    from atoll.strategies.mean_only import uses_mean_only
 
 __all__ = [
     "AFL",
@@ -112,7 +112,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
 )
 
 _MODULES = {
-    "atoll.strategies.alignment.domains": ("Domains",),
+    "atoll.strategies.alignment.moments.domain_moments": ("Domains",),
     "atoll.strategies.alignment.methods.gradients": (
         "ANDMask",
         "DomainGradients",
@@ -143,13 +143,13 @@ _MODULES = {
         "SD",
     ),
     "atoll.strategies.alignment.methods.updates": ("FedDGGA", "FedGMA"),
-    "atoll.strategies.alignment.strategy": ("AlignmentStrategy",),
+    "atoll.strategies.alignment.alignment_strategy": ("AlignmentStrategy",),
     "atoll.strategies.asynchronous.deadline": ("DeadlineFedAvg",),
     "atoll.strategies.asynchronous.fed_buff": ("FedBuff",),
-    "atoll.strategies.asynchronous.strategy": ("AsynchronousStrategy",),
-    "atoll.strategies.layerwise.asynchronous": ("AsynchronousLayerwise",),
-    "atoll.strategies.layerwise.strategy": ("Layerwise",),
-    "atoll.strategies.mean": ("uses_mean_only",),
+    "atoll.strategies.asynchronous.asynchronous_strategy": ("AsynchronousStrategy",),
+    "atoll.strategies.layerwise.asynchronous_layerwise": ("AsynchronousLayerwise",),
+    "atoll.strategies.layerwise.layerwise_strategy": ("Layerwise",),
+    "atoll.strategies.mean_only": ("uses_mean_only",),
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)
 

@@ -1,14 +1,14 @@
-"""What a defense is: a Flower mod around one function of gradients.
+"""Base class of defenses: a Flower mod around one function of gradients.
 
-``apply`` takes what a client is about to compute and the function that computes it, as a Flower
-mod takes a message and ``call_next``. Where it acts is a setting: on the gradient of each step of
-local training (``acts_on = "step"``), or on the update that is sent (``acts_on = "update"``: the
-reply's arrays minus the broadcast ones). On stock Flower the same object goes into
+``apply`` takes a task and the function that computes its gradients, as a Flower mod takes a message
+and ``call_next``. Where it acts is a setting: on the gradient of each step of local training
+(``acts_on = "step"``), or on the update that is sent (``acts_on = "update"``: the reply's arrays
+minus the broadcast ones). On stock Flower the same object goes into
 ``ClientApp.train(mods=[...])``.
 
-An attacker who knows which defense acts, but not its arguments, has ``estimate`` (what the
-observed update tells of them) and ``mimic`` (what the defense would have made of a gradient of his
-own, differentiable), both without the defense's own settings.
+An attacker who knows which defense acts, but not its arguments, has ``estimate`` (of the arguments,
+from the observed update) and ``mimic`` (the defense's effect on a gradient of the attacker's own,
+differentiable), both without the defense's own settings.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from flwr.app import Context, Error, Message
-from flwr.clientapp.typing import ClientAppCallable
-from flwr.common.constant import ErrorCode
 from torch import Tensor, nn
 
-from atoll.clients.apps.messages import config_of, round_of
-from atoll.clients.arrays.conversion import array_record, to_array, view
-from atoll.clients.moments.messages import TrainingTerms
+from atoll import flower
+from atoll.clients.apps.training_messages import config_of, round_of
+from atoll.clients.moments.moment_messages import TrainingTerms
 from atoll.clients.settings import Section
 from atoll.clients.training.step_mods import LocalStep, StepGradient, on_steps
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.randomness import derive_seed
 
 # BatchNorm's running statistics are no part of an update: noise would make variances negative.
@@ -39,7 +38,7 @@ RUNNING = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Task:
-    """What a client is about to compute.
+    """Context of a gradient or update that a client is about to compute.
 
     Attributes
     ----------
@@ -71,7 +70,7 @@ Compute = Callable[[Task], list[Tensor]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an attacker can tell of a defense from one update.
+    """Estimate of a defense's parameters from one update.
 
     Attributes
     ----------
@@ -137,7 +136,7 @@ class Defense(Section, ABC):
 
     @classmethod
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Return what an attacker can tell of the defense.
+        """Return an attacker's estimate of the defense's parameters.
 
         Parameters
         ----------
@@ -150,11 +149,11 @@ class Defense(Section, ABC):
 
     @classmethod
     def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Return what the defense makes of a gradient, in expectation; differentiable."""
+        """Return the expected output of the defense for a gradient; differentiable."""
         return list(gradient)
 
     def metrics(self, context: Context, steps: Sequence[LocalStep]) -> dict[str, float]:
-        """Return what is reported beside the reply's metrics: nothing, or privacy spent.
+        """Return metrics that are added to the reply's: none, or the privacy spent.
 
         Parameters
         ----------
@@ -166,9 +165,11 @@ class Defense(Section, ABC):
         return {}
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise a ``ValueError`` that says what the model lacks for this defense."""
+        """Raise a ``ValueError`` if the model lacks something that the defense needs."""
 
-    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    def __call__(
+        self, message: Message, context: Context, call_next: flower.ClientAppCallable
+    ) -> Message:
         """Answer a training message, as a Flower mod."""
         if message.metadata.message_type.partition(".")[0] != "train":
             return call_next(message, context)
@@ -187,7 +188,7 @@ class Defense(Section, ABC):
         self,
         message: Message,
         context: Context,
-        call_next: ClientAppCallable,
+        call_next: flower.ClientAppCallable,
         steps: list[LocalStep],
     ) -> Message:
         server_round = round_of(config_of(message))
@@ -209,7 +210,7 @@ class Defense(Section, ABC):
         return reply
 
     def _call_on_update(
-        self, message: Message, context: Context, call_next: ClientAppCallable
+        self, message: Message, context: Context, call_next: flower.ClientAppCallable
     ) -> Message:
         sent = list(message.content.array_records.values())[:1]
         start = {key: view(array) for record in sent for key, array in record.items()}
@@ -259,4 +260,4 @@ def _replies_gradient(message: Message) -> bool:
 
 
 def _refusal(message: Message, reason: str) -> Message:
-    return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
+    return Message(Error(flower.PRECONDITION_FAILED, reason), reply_to=message)

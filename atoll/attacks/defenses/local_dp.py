@@ -1,4 +1,4 @@
-"""Flower's local differential privacy: the update is clipped and gets noise."""
+"""Local differential privacy, Flower's: the update is clipped and gets noise."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
-from atoll.clients.arrays.conversion import array_record, to_array, view
+from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, Epsilon, Norm
 from atoll.clients.training.step_mods import LocalStep
+from atoll.flower.arrays import array_record, to_array, view
 
 
 class LocalDP(BoundedDefense):

@@ -13,7 +13,7 @@ from atoll.clients.ranges import Share
 
 
 class TopK(MaskedDefense):
-    """Sets the smallest values of each tensor to zero.
+    """Top-k sparsification: the smallest values of each tensor are set to zero.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Errors of pixels."""
+"""Pixel errors: mean squared error and PSNR."""
 
 from __future__ import annotations
 

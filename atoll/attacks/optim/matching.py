@@ -1,4 +1,4 @@
-"""Matching costs: how far a simulated update is from the observed one.
+"""Matching costs: distances between simulated and observed updates.
 
 Each takes updates as tensors a parameter, stacked over candidates, and the targets of those
 candidates in the same shapes; it returns a cost a candidate, 0 (or the least) for equal updates.
@@ -19,7 +19,7 @@ TINY = 1e-30
 
 
 class Targets(tuple[Tensor, ...]):
-    """Updates that many others are compared with: flat once, not at every comparison."""
+    """Observed updates, flattened once for all comparisons."""
 
     @cached_property
     def flat(self) -> Tensor:

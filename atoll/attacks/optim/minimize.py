@@ -1,4 +1,4 @@
-"""The loop of every attack that optimises: many candidates at once, the best of each kept."""
+"""Minimisation loop of attacks: a batch of candidates, of which the best states are kept."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.attacks.optim.schedules import Schedule, constant
 from atoll.attacks.optim.step_rules import StepRule
+from atoll.attacks.optim.step_size_schedules import Schedule, constant
 
 # Returns each candidate's cost with its priors, which is descended, and its matching cost alone.
 Objective = Callable[[list[Tensor]], tuple[Tensor, Tensor]]
@@ -22,7 +22,7 @@ PATH_POINTS = 200
 
 @dataclass(frozen=True)
 class NuisanceObjective:
-    """An objective with variables of its own, which nobody wants to know but it depends on.
+    """Objective with nuisance variables of its own.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class NuisanceObjective:
 
 @dataclass(frozen=True)
 class Minimum:
-    """What a minimisation came to.
+    """Result of a minimisation.
 
     Attributes
     ----------

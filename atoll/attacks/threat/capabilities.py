@@ -1,7 +1,7 @@
-"""Threat models: what an attacker knows and may do, as a declared set of capabilities.
+"""Capabilities of an attacker, and threat models as declared sets of them.
 
 An attack declares its threat model, and :func:`~atoll.attacks.threat.observation.observe` puts
-into an observation what that grants and nothing else.
+into an observation what the model grants and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Capability(StrEnum):
-    """Something that an attacker knows or can do, beside seeing the model and the update."""
+    """Capability of an attacker, beside seeing the model and the update."""
 
     TRAINING = "training"
     """The client's learning rate, batch size, epochs or steps, and optimiser."""
@@ -42,7 +42,7 @@ DATA = frozenset({Capability.PUBLIC_DATA, Capability.GENERATOR})
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """What an attacker is given.
+    """Set of capabilities that an attacker is granted.
 
     Attributes
     ----------

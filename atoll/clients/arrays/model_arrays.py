@@ -1,4 +1,4 @@
-"""A model's tensors as Flower arrays, without a copy too many."""
+"""Tensors of a model as Flower arrays, read and written in place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.arrays.conversion import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array, view
 
 
 class ModelArrays:
@@ -74,7 +74,7 @@ class ModelArrays:
         return [value.clone() for value in self._tensors.values()]
 
     def restore(self, snapshot: list[Tensor]) -> None:
-        """Set the model's tensors to what they were."""
+        """Restore the model's tensors from a snapshot."""
         torch._foreach_copy_(list(self._tensors.values()), snapshot)
 
     def read(self) -> ArrayRecord:

@@ -1,4 +1,4 @@
-"""What a statistic is: a function of examples, written as its inner product with a cotangent."""
+"""Base class of statistics: a function of examples, as its inner product with a cotangent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atoll.clients.models.head_outputs import HeadOutputs
 
 @dataclass(frozen=True)
 class DomainContext:
-    """What a statistic of one domain may depend on beside the examples.
+    """Context of a statistic of one domain, beside the examples.
 
     Attributes
     ----------

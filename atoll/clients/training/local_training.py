@@ -1,4 +1,4 @@
-"""Local training: what a client does with the global model and its own examples.
+"""Local training of a client: from the global model, on its own examples.
 
 This is the engine's hot path: no data loader, no optimiser object with hooks, no value read back
 from a tensor before the end.
@@ -23,7 +23,7 @@ from atoll.clients.training.step_mods import LocalStep, StepGradient, StepMod, a
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a client's training.
+    """Result of a client's training.
 
     Attributes
     ----------

@@ -34,9 +34,9 @@ from atoll.platform.sweeps.sweep import OnEnd, run_sweep
 from atoll.platform.sweeps.trials import TRIALS
 
 if TYPE_CHECKING:
-    from atoll.attacks.arena.job import Conditions, Job
-    from atoll.attacks.arena.run import JobEnd
-    from atoll.attacks.arena.store import JobStore
+    from atoll.attacks.arena.arena_job import Conditions, Job
+    from atoll.attacks.arena.arena_run import JobEnd
+    from atoll.attacks.arena.result_store import JobStore
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
@@ -106,7 +106,7 @@ def run_arena(
         If an attack lacks something that it needs or fits no federation, the directory is in use,
         or no worker fits on the cluster.
     """
-    from atoll.attacks.arena.store import JobStore
+    from atoll.attacks.arena.result_store import JobStore
 
     check_available(arena)
     check_trials(arena.federations.trials)
@@ -160,8 +160,8 @@ def _attack(
     cluster: Cluster,
     on_job: Callable[[JobEnd], None],
 ) -> dict[str, str]:
-    from atoll.attacks.arena.job import prepare_process
-    from atoll.attacks.arena.run import run_jobs
+    from atoll.attacks.arena.arena_job import prepare_process
+    from atoll.attacks.arena.arena_run import run_jobs
     from atoll.platform.pool.task_map import TaskMap
 
     settings = arena.settings
@@ -183,7 +183,7 @@ def _finish(
     store: JobStore,
     failed: dict[str, str],
 ) -> ArenaResult:
-    from atoll.attacks.arena.run import table_of
+    from atoll.attacks.arena.arena_run import table_of
     from atoll.platform.reports.arena_report import write_arena_report
 
     rows = table_of(jobs, conditions, store)

@@ -38,13 +38,13 @@ def check_labels(settings: ArenaSettings) -> None:
 
 def check_attacks(settings: ArenaSettings) -> None:
     """Refuse attacks that are unknown, and settings that they do not take."""
-    from atoll.attacks import ATTACKS
+    from atoll.attacks.base.attack_building import build_attack, find_attack
 
     for label, table in settings.attacks.items():
         key = f"arena.attacks.{label}"
         name = table.get("name", label)
         try:
-            kind = ATTACKS.find(str(name), f"{key}.name")
+            kind = find_attack(str(name), f"{key}.name")
         except UntrustedCodeError:
             # A dry run imports no code of the user's, and knows not what that would refuse.
             continue
@@ -55,7 +55,7 @@ def check_attacks(settings: ArenaSettings) -> None:
                 "left out"
             )
         try:
-            kind(**own)
+            build_attack(str(name), own, f"{key}.name")
         except ValidationError as error:
             text = describe_problems(error, kind)
             raise InvalidExperimentError(
@@ -80,7 +80,7 @@ def check_size(settings: ArenaSettings, federations: Sweep) -> None:
 
 def check_models(federations: Sweep) -> None:
     """Refuse defenses that lack something in the models that they would act on."""
-    from atoll.clients.models.build import build_model
+    from atoll.clients.models.model_building import build_model
     from atoll.clients.mods import check_mods
     from atoll.platform.config.client_mods import with_references
 
@@ -112,11 +112,11 @@ def check_available(arena: Arena) -> None:
     InvalidExperimentError
         Naming the attack and what is missing.
     """
-    from atoll.attacks import ATTACKS
+    from atoll.attacks.base.attack_building import build_attack
 
     for label, table in arena.settings.attacks.items():
-        kind = ATTACKS.find(str(table.get("name", label)), f"arena.attacks.{label}.name")
-        attack = kind(**{k: v for k, v in table.items() if k != "name"})
+        own = {k: v for k, v in table.items() if k != "name"}
+        attack = build_attack(str(table.get("name", label)), own, f"arena.attacks.{label}.name")
         try:
             attack.check_available()
             _check_fits_one(arena, attack)
@@ -129,8 +129,8 @@ def _check_fits_one(arena: Arena, attack: Attack) -> None:
 
     One that fits some of them is run on these; its other jobs fail, and say why.
     """
-    from atoll.attacks.arena.fit import check_fits
-    from atoll.clients.noprop.settings import is_noprop
+    from atoll.attacks.arena.applicability import check_fits
+    from atoll.clients.noprop.noprop_settings import is_noprop
 
     experiments = [trial.experiment for trial in arena.federations.trials]
     if any(is_noprop(experiment.model) for experiment in experiments):

@@ -21,7 +21,7 @@ from atoll.platform.sweeps.sweep_plan import Sweep, SweepSettings, Trial, datase
 from atoll.trust import CodeUse, uses_in
 
 if TYPE_CHECKING:
-    from atoll.attacks.arena.job import Conditions, Job
+    from atoll.attacks.arena.arena_job import Conditions, Job
 
 
 class ArenaSettings(Section):
@@ -106,12 +106,12 @@ class Arena:
         trust_code : bool
             Whether captures may name code that the arena's file does not.
         """
-        from atoll.attacks.arena.job import Conditions
+        from atoll.attacks.arena.arena_job import Conditions
 
         settings = self.settings
         return Conditions(
             dataset=dataset_of(self.federations.base).directory,
-            gallery=settings.gallery,
+            candidates=settings.gallery,
             lpips=settings.lpips,
             batch_norm=settings.batch_norm,
             device="cuda" if settings.gpus_per_job > 0 else "cpu",
@@ -185,7 +185,7 @@ def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None)
     accuracy : float or None
         The server's, at the end of the run, for the rows.
     """
-    from atoll.attacks.arena.job import Job
+    from atoll.attacks.arena.arena_job import Job
 
     labels = {
         "defense": trial.method,
@@ -250,8 +250,7 @@ def _attackers(
 
     What clients' defenses left in an update cannot be read off a sum over clients.
     """
-    from atoll.attacks import ATTACKS
-    from atoll.attacks.arena.job import can_adapt
+    from atoll.attacks.base.attack_building import can_adapt, find_attack
     from atoll.attacks.defenses.adaptive import defenses_of
     from atoll.platform.config.client_mods import with_references
 
@@ -261,6 +260,6 @@ def _attackers(
     for label, table in arena.settings.attacks.items():
         name = str(table.get("name", label))
         settings = {k: v for k, v in table.items() if k != "name"}
-        differs = is_mimicked and can_adapt(ATTACKS.find(name, "arena.attacks"))
+        differs = is_mimicked and can_adapt(find_attack(name, "arena.attacks"))
         for knowledge in arena.settings.knowledge if differs else ("naive",):
             yield label, name, settings, knowledge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -134,6 +133,6 @@ def console_observers(
 
 def quiet_flower() -> None:
     """Our progress shows the rounds; Flower's own lines would say it all twice."""
-    # Flower sets the level when this is first imported, so that must be over.
-    importlib.import_module("flwr.common.logger")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    from atoll import flower
+
+    flower.log_errors_only()

@@ -252,7 +252,7 @@ def _search_path() -> dict[str, Any]:
     Ray puts it there, before what is installed. While somebody else's run is gone on with it may be
     theirs; workers get the driver's path anyway (worker_setup.py), with the folder last.
     """
-    if not is_restricted() or Path.cwd() == Path(__file__).resolve().parents[2]:
+    if not is_restricted() or Path.cwd() == Path(__file__).resolve().parents[3]:
         return {}
     config = JobConfig()
     config._py_driver_sys_path = _Fixed()

@@ -48,7 +48,7 @@ def check_mods_of(experiment: Experiment, strategy: Strategy) -> None:
     from atoll.attacks.defenses.order import check_order
     from atoll.platform.config.combinations import check_combinations
     from atoll.platform.config.strategy_wrappers import check_wrapped
-    from atoll.strategies.secure_aggregation import SecAggPlus
+    from atoll.strategies.sec_agg_plus import SecAggPlus
 
     named = named_mods(experiment.client)
     check_order([mod for _, mod in named])

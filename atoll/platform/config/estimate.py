@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import mean_loss
 

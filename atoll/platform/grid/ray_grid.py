@@ -20,11 +20,11 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
 from atoll import flower
 from atoll.errors import InvalidExperimentError
+from atoll.flower import Run
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.config.aggregation import Aggregation
@@ -161,6 +161,8 @@ class RayGrid(Grid):
         self._chunk_seconds: dict[str, float] = {}
         self._exchanges = 0
         self._lock = threading.RLock()
+        # Messages that nobody waits for end in a thread of their own, also while a run is ending.
+        self._report_lock = threading.RLock()
         self._mailbox = Mailbox(num_nodes)
         self._queues = NodeQueues()
         self._draws = Draws(remembers=not self._is_checked)
@@ -341,6 +343,11 @@ class RayGrid(Grid):
         finally:
             self._aggregation = None
 
+    def stop_reports(self) -> None:
+        """Tell nobody of exchanges that end from here on; a report under way is waited for."""
+        with self._report_lock:
+            self.on_exchange = _ignore_report
+
     def close(self) -> None:
         """Stop the workers, let nodes go, and stop Ray if it was started here."""
         self._stream.close()
@@ -497,23 +504,23 @@ class RayGrid(Grid):
     def _report(self, dispatch: Dispatch, outcomes: list[Outcome]) -> None:
         """Tell of an exchange, once."""
         outgoing, cohort = dispatch.outgoing, dispatch.cohort
-        if dispatch.is_reported or cohort is None:
-            return
-        dispatch.is_reported = True
-        for outcome, sent in zip(outcomes, outgoing.bytes_to, strict=True):
-            outcome.bytes_down = sent
-        self._places = cohort.places
-        if cohort.chunk_seconds is not None:
-            self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
-        self.on_exchange(
-            ExchangeReport(
+        with self._report_lock:
+            if dispatch.is_reported or cohort is None:
+                return
+            dispatch.is_reported = True
+            for outcome, sent in zip(outcomes, outgoing.bytes_to, strict=True):
+                outcome.bytes_down = sent
+            self._places = cohort.places
+            if cohort.chunk_seconds is not None:
+                self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
+            report = ExchangeReport(
                 outgoing.kind,
                 dispatch.exchange.server_round,
                 outcomes,
                 outgoing.bytes_down,
                 cohort.traffic,
             )
-        )
+            self.on_exchange(report)
 
 
 def _source(reply: Message) -> int:

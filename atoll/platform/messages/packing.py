@@ -16,8 +16,8 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from atoll import flower
-from atoll.clients.arrays.conversion import is_finite, problem_of, view
 from atoll.clients.arrays.weighted_sum import Structure, averaged_dtype
+from atoll.flower.arrays import is_finite, problem_of, view
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atoll.attacks.arena.statistics import Interval
-from atoll.attacks.arena.summary import Cell, Pair, cells_of, pairs_of
+from atoll.attacks.arena.arena_summary import Cell, Pair, cells_of, pairs_of
+from atoll.attacks.arena.paired_tests import Interval
 from atoll.files.atomic import write_text
 from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
 
@@ -54,7 +54,7 @@ def write_arena_report(
 
     cells = cells_of(rows)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("atoll.platform.reports"), autoescape=True, trim_blocks=True
     )
     page = environment.get_template("arena.html.jinja").render(
         title=directory.resolve().name,

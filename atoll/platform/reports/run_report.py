@@ -80,7 +80,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
     ]
     faults = _failed_layers(layers) if len(layers) else _faults(clients)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("atoll.platform"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("atoll.platform.reports"), autoescape=True, trim_blocks=True
     )
     page = environment.get_template("report.html.jinja").render(
         title=directory.resolve().name,

@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from atoll.clients.arrays.conversion import to_array, view
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
 from atoll.files.atomic import sync_folder
 from atoll.files.reading import parse_json, read_json
+from atoll.flower.arrays import to_array, view
 
 logger = logging.getLogger("atoll")
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from flwr.common.config import flatten_dict, parse_config_args
 
-from atoll.errors import InvalidExperimentError
 from atoll import flower
+from atoll.errors import InvalidExperimentError
+from atoll.flower.app_files import flatten_dict, parse_config_args
 from atoll.registry import closest
 
 OPTIONS = {

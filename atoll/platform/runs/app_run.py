@@ -10,17 +10,18 @@ from typing import Any, Literal
 
 from flwr.clientapp import ClientApp
 
-from atoll.errors import RunDirectoryError
 from atoll import flower
-from atoll.platform.runs.app_directory import FlowerApp, on_path, read_app, run_app
-from atoll.platform.runs.app_federation import AppFederation, app_federation
+from atoll.errors import RunDirectoryError
+from atoll.flower.app_files import bundle_hash
+from atoll.platform.callbacks.observers import Observer
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.run_directory.identity import RunIdentity
-from atoll.platform.callbacks.observers import Observer
 from atoll.platform.run_directory.run_files import CONFIG, read_config
 from atoll.platform.run_directory.run_lock import RunLock
-from atoll.platform.runs.session import Session, claim_run_directory, versions
 from atoll.platform.run_directory.source_identity import source_hashes
+from atoll.platform.runs.app_directory import FlowerApp, on_path, read_app, run_app
+from atoll.platform.runs.app_federation import AppFederation, app_federation
+from atoll.platform.runs.session import Session, claim_run_directory, versions
 from atoll.randomness import derive_seed, seed_everything
 
 TABLE = "flower"
@@ -171,6 +172,9 @@ def _grid(settings: AppRun, app: FlowerApp, client_app: Callable[[], ClientApp])
         check_replies="auto" if settings.check_replies else False,
         name=app.name,
         run=flower.app_run(
-            app.directory, f"{app.publisher}/{app.name}", app.version, app.overrides
+            f"{app.publisher}/{app.name}",
+            app.version,
+            bundle_hash(app.directory),
+            app.overrides,
         ),
     )

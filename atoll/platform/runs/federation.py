@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.config.experiment import Experiment
 from atoll.files.recorded import write_recorded_json
+from atoll.platform.config.experiment import Experiment
 from atoll.platform.run_directory.run_files import PARTITION
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from atoll.clients.apps.client_app import ClientSpec
+    from atoll.clients.data.image_dataset import ImageDataset
     from atoll.clients.data.partitioning.partition import Partition
-    from atoll.clients.data.store import ImageDataset
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000
@@ -59,17 +59,17 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
         If the data cannot be had, or a name or an argument is wrong.
     """
     from atoll.clients.apps.client_app import ClientSpec
-    from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
     from atoll.clients.arrays.model_arrays import ModelArrays
-    from atoll.clients.models.build import warn_of_other_normalization
+    from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
+    from atoll.clients.models.model_building import warn_of_other_normalization
     from atoll.clients.mods import check_mods
+    from atoll.platform.config.client_mods import named_mods, with_references
     from atoll.platform.config.combinations import warn_of_combinations
     from atoll.platform.config.estimate import warn_of_a_long_run
-    from atoll.platform.config.client_mods import named_mods, with_references
     from atoll.platform.config.privacy import warn_of_privacy
     from atoll.strategies import build_strategy
-    from atoll.strategies.alignment.checks import check_federation
-    from atoll.strategies.layerwise.checks import check_layerwise
+    from atoll.strategies.alignment.alignment_checks import check_federation
+    from atoll.strategies.layerwise.layerwise_checks import check_layerwise
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
@@ -114,7 +114,7 @@ class Parts:
         """Return an experiment's data set, partition and model."""
         from atoll.clients.data.catalog import load_dataset
         from atoll.clients.data.partitioning.partition import partition_dataset
-        from atoll.clients.models.build import build_model
+        from atoll.clients.models.model_building import build_model
         from atoll.randomness import derive_seed
 
         data, seed = experiment.data, experiment.run.seed
@@ -129,7 +129,7 @@ class Parts:
 
     def obstacle(self, experiment: Experiment, model: nn.Module) -> str | None:
         """Return why clients of an experiment's model cannot train at once, or None."""
-        from atoll.clients.training.vectorized import obstacle_to_vectorizing
+        from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 
         shape = self.of(experiment)[0].image_shape
         key = ("obstacle", repr(experiment.model), shape)
@@ -156,7 +156,7 @@ def check(experiment: Experiment) -> None:
 
     from atoll.clients.data.catalog import check_options
     from atoll.clients.data.partitioning.partitioners import check_partition
-    from atoll.clients.models.arguments import check_arguments
+    from atoll.clients.models.model_arguments import check_arguments
     from atoll.platform.config.client_mods import check_mods_of
     from atoll.strategies import build_strategy
 

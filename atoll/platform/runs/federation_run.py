@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.callbacks.early_stopping import EarlyStopping
+from atoll.platform.callbacks.observers import Observer, RoundRecord
 from atoll.platform.config.experiment import Experiment, load_experiment
-from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
+from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.run_directory.identity import RunIdentity, relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
-from atoll.platform.callbacks.observers import Observer, RoundRecord
 from atoll.platform.run_directory.run_config import load_run_config
-from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config, read_result
+from atoll.platform.run_directory.run_files import (
+    CONFIG,
+    check_run_directory,
+    read_config,
+    read_result,
+)
 from atoll.platform.run_directory.run_lock import RunLock
+from atoll.platform.run_directory.source_identity import references_in, source_hashes
+from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
 from atoll.platform.runs.session import (
     Session,
     claim_run_directory,
     versions,
 )
-from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.trust import Ask, admitted, note, refuse, uses_in
 
@@ -181,8 +186,8 @@ def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> R
 
 def _finished(directory: Path, rounds: int) -> RunResult | None:
     """Return the result of a run that is over, without a cluster."""
-    from atoll.platform.run_directory.checkpoint import CheckpointStore
     from atoll.platform.reports.run_report import REPORT, write_report
+    from atoll.platform.run_directory.checkpoint import CheckpointStore
 
     try:
         summary = read_result(directory)
@@ -309,8 +314,8 @@ def _run_rounds(
     session: Session,
     callbacks: Sequence[Callback],
 ) -> ArrayRecord:
-    from atoll.clients.data.partitioning.domains import test_sets
     from atoll import flower
+    from atoll.clients.data.partitioning.domains import test_sets
     from atoll.platform.rounds.round_loop import run_rounds
     from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
     from atoll.platform.rounds.server_evaluation import ServerEvaluation
@@ -366,7 +371,7 @@ def _recorder(
     experiment: Experiment, federation: Federation, directory: Path
 ) -> CaptureRecorder | None:
     from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
-    from atoll.strategies.secure_aggregation import SecAggPlus
+    from atoll.strategies.sec_agg_plus import SecAggPlus
 
     if experiment.capture is None:
         return None

@@ -15,15 +15,15 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from atoll.clients.moments.messages import MOMENTS
-from atoll.clients.apps.layer_clients import CAPACITY
-from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
+from atoll.clients.apps.noprop_clients import CAPACITY
+from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import derive_seed, seed_everything
 
 logger = logging.getLogger("flwr")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 POLL_SECONDS = 0.2
 
 server_app = ServerApp()
@@ -90,9 +90,9 @@ class _Evaluation:
     """Evaluates in the ServerApp's own process: stock Flower has no workers for it."""
 
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
-        from atoll.clients.data.partitioning.domains import test_sets
         from atoll.clients.arrays.model_arrays import ModelArrays
-        from atoll.clients.models.build import build_model
+        from atoll.clients.data.partitioning.domains import test_sets
+        from atoll.clients.models.model_building import build_model
 
         dataset = federation.dataset
         self._dataset = dataset

@@ -34,7 +34,7 @@ from atoll.platform.sweeps.random_search import Distribution, draw_samples
 from atoll.platform.sweeps.trial_stopping import TrialStoppingSettings
 
 if TYPE_CHECKING:
-    from atoll.clients.data.store import ImageDataset
+    from atoll.clients.data.image_dataset import ImageDataset
 
 # Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
 MAX_TRIALS = 100_000

@@ -17,7 +17,7 @@ from ray import cloudpickle
 
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.training.heap import keep_freed_memory
+from atoll.clients.training.memory_allocator import keep_freed_memory
 from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange, Timing
 from atoll.platform.messages.packing import PackedRecords
 from atoll.platform.worker.client_runner import ClientRunner

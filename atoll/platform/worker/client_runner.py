@@ -260,7 +260,7 @@ class ClientRunner:
         try:
             for part in parts:
                 total, records, times = self._app.train_and_sum(  # type: ignore[attr-defined]
-                    request, contexts[part], at_once=at_once
+                    request, contexts[part], vectorized=at_once
                 )
                 totals.append(total)
                 metrics += records

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from atoll.strategies.asynchronous.strategy import AsynchronousStrategy, Floats
+from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy, Floats
 from atoll.strategies.asynchronous.virtual_clock import Task
-from atoll.strategies.fields import Count
+from atoll.strategies.strategy_fields import Count
 
 
 @dataclass(kw_only=True, eq=False)

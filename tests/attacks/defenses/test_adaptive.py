@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from captured import a_spec, captured
 
 from atoll.attacks.defenses import REFERENCES
 from atoll.attacks.defenses.adaptive import mimic_of
@@ -13,6 +12,7 @@ from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, observe_victims
 from atoll.clients.settings import ModSettings
+from tests.support.attacks.captured import a_spec, captured
 
 ADAPTIVE = ThreatModel.of(Capability.TRAINING, Capability.DEFENSE)
 
@@ -71,6 +71,7 @@ def test_without_the_capability_nothing_is_believed() -> None:
     assert mimic_of(capture, ADAPTIVE) is not None
 
 
+@pytest.mark.slow
 def test_the_adaptive_attacker_reconstructs_better_after_pruning() -> None:
     spec = a_spec(mod("top-k", pruned=0.9))
     victims = [Victim(*captured(spec, partition)) for partition in range(3)]

@@ -1,4 +1,4 @@
-"""Which client has which examples: flwr-datasets' partitioners, run once and kept.
+"""Partition of examples into clients by flwr-datasets' partitioners, computed once and cached.
 
 The partitioners see labels, domains and groups, never images. Their result is two arrays on disk
 that every worker maps, so a second start needs neither the partitioner nor its library.
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.clients.data.partitioning.domains import check_held_out, trainable
 from atoll.clients.data.partitioning.partitioners import (
     NAME,
@@ -27,7 +28,6 @@ from atoll.clients.data.partitioning.partitioners import (
     load_all,
     make_partitioner,
 )
-from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.randomness import derive_seed
@@ -133,7 +133,7 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         )
     target = cache_root() / "partitions" / _key(dataset, settings, seed)
     if not (target / "indices.npy").exists():
-        sizes, indices = _deal(dataset, examples, settings, seed)
+        sizes, indices = deal(dataset, examples, settings, seed)
         with appearing(target) as folder:
             np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
             np.save(folder / "indices.npy", indices.astype(np.int64))
@@ -200,7 +200,7 @@ def check_home_domains(settings: DataSettings) -> None:
             )
 
 
-def _deal(
+def deal(
     dataset: ImageDataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many examples each client has, and all clients' examples, one after another."""

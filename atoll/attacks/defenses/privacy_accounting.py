@@ -1,0 +1,68 @@
+"""Privacy accounting: Renyi differential privacy by Opacus, with a count kept by each client.
+
+No amplification is claimed: neither by the sampling of clients (a client's own messages are what
+is accounted for), nor by that of examples (our batches are shuffled passes, to which the accounting
+of Poisson sampling does not apply: Chua et al., "How Private are DP-SGD Implementations?", 2024).
+Each use of the data is one Gaussian mechanism; uses compose.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from typing import Any
+
+from flwr.app import ConfigRecord, Context
+
+from atoll.registry import Registry
+
+# Imported when one is used: checks before a run import the defenses, and Opacus takes seconds.
+OPACUS: Registry[Any] = Registry(
+    "class of Opacus",
+    {
+        "DPOptimizer": "opacus.optimizers:DPOptimizer",
+        "GradSampleModule": "opacus:GradSampleModule",
+        "ModuleValidator": "opacus.validators:ModuleValidator",
+        "RDPAccountant": "opacus.accountants:RDPAccountant",
+    },
+)
+
+
+@lru_cache(maxsize=1024)
+def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
+    """Return the epsilon of ``uses`` composed Gaussian mechanisms.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        The noise's deviation by the sensitivity, > 0.
+    uses : int
+        How many mechanisms compose, >= 0.
+    delta : float
+        In (0, 1).
+    """
+    if uses == 0:
+        return 0.0
+    accountant = OPACUS["RDPAccountant"]()
+    accountant.history = [(noise_multiplier, 1.0, uses)]
+    with warnings.catch_warnings():
+        # A bound at the end of the accountant's orders is one all the same.
+        warnings.filterwarnings("ignore", "Optimal order is the", UserWarning)
+        return float(accountant.get_epsilon(delta))
+
+
+def count_uses(context: Context, name: str, more: int) -> int:
+    """Add ``more`` uses of a client's data to its count, and return all so far.
+
+    Parameters
+    ----------
+    context : Context
+        The client's; its state keeps the count from round to round.
+    name : str
+        The mechanism.
+    """
+    record = context.state.config_records.setdefault("privacy", ConfigRecord())
+    earlier = record.get(name, 0)
+    assert isinstance(earlier, int)
+    record[name] = earlier + more
+    return earlier + more

@@ -1,0 +1,88 @@
+"""Flower's internals: the only package that imports modules of Flower which are not public.
+
+Public are ``flwr.app``, ``flwr.clientapp``, ``flwr.serverapp``, ``flwr.simulation``, and what is
+documented of ``flwr.server`` and ``flwr.client``. A new Flower that moves one of its other modules
+fails here and in the tests of this package. Written against flwr 1.42; 1.41 has the same.
+"""
+
+from atoll.flower.arrays import convert_arrays_quickly
+from atoll.flower.messages import (
+    CRASHED,
+    MESSAGE_UNAVAILABLE,
+    PRECONDITION_FAILED,
+    RAISED,
+    REJECTED,
+    RUN_CONFIG_CHANGED,
+    RUN_ID,
+    UNAVAILABLE,
+    UNKNOWN,
+    ClientAppCallable,
+    InstructionTemplate,
+    address,
+    assume_identity,
+    dump_records,
+    expiry,
+    is_sendable,
+    load_records,
+    reply,
+    server_context,
+    set_delivered,
+    set_message_id,
+    speak_for,
+    unavailable_reply,
+    with_records,
+)
+from atoll.flower.runs import DEFAULT_SUPERNODES, Run, app_run, config_file, new_run
+from atoll.flower.strategies import (
+    averages_metrics_as_flower_does,
+    checks_replies_as_flower_does,
+    log_errors_only,
+    log_metrics,
+    log_result,
+    log_start,
+    overrides_start,
+    reply_counts,
+    route_start_to,
+)
+
+__all__ = [
+    "CRASHED",
+    "DEFAULT_SUPERNODES",
+    "MESSAGE_UNAVAILABLE",
+    "PRECONDITION_FAILED",
+    "RAISED",
+    "REJECTED",
+    "RUN_CONFIG_CHANGED",
+    "RUN_ID",
+    "UNAVAILABLE",
+    "UNKNOWN",
+    "ClientAppCallable",
+    "InstructionTemplate",
+    "Run",
+    "address",
+    "app_run",
+    "assume_identity",
+    "averages_metrics_as_flower_does",
+    "checks_replies_as_flower_does",
+    "config_file",
+    "convert_arrays_quickly",
+    "dump_records",
+    "expiry",
+    "is_sendable",
+    "load_records",
+    "log_errors_only",
+    "log_metrics",
+    "log_result",
+    "log_start",
+    "new_run",
+    "overrides_start",
+    "reply",
+    "reply_counts",
+    "route_start_to",
+    "server_context",
+    "set_delivered",
+    "set_message_id",
+    "speak_for",
+    "unavailable_reply",
+    "with_records",
+]
