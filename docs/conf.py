@@ -29,7 +29,8 @@ extensions = [
     "myst_nb",
     "atoll_reference",
 ]
-exclude_patterns = ["_build", "_ext", "results/plot_*.py"]
+exclude_patterns = ["_build", "_ext", "_templates", "results/plot_*.py"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"Atoll {release}"
 html_static_path = ["_static"]

@@ -135,3 +135,20 @@ def test_names_that_documents_import_are_public(path: Path) -> None:
             *public
         }
         assert not unknown, f"{path} imports {sorted(unknown)} from {package}"
+
+
+# A path in backticks, or in a command; generated ones and patterns are left out.
+NAMED_PATH = re.compile(
+    r"(?<![\w/.-])((?:atoll|tests|docs|experiments|benchmarks|deploy)/[\w./-]*\w)"
+)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in [*DOCUMENTS, ROOT / "ARCHITECTURE.md", ROOT / "SECURITY.md"] if p.suffix == ".md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_files_that_documents_name_are_there(path: Path) -> None:
+    named = {name for name in NAMED_PATH.findall(path.read_text()) if "_build" not in name}
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing, f"{path} names {missing}"

@@ -75,7 +75,7 @@ class Group:
 
     @property
     def targets(self) -> Targets:
-        """The observed update of each candidate: per parameter, (candidates, *shape)."""
+        """The observed update of each candidate: per parameter, ``(candidates, *shape)``."""
         updates = zip(*(observation.target for observation in self.observations), strict=True)
         return Targets(torch.stack(some).repeat_interleave(self.restarts, 0) for some in updates)
 
@@ -90,7 +90,7 @@ class Group:
         ]
 
     def noise(self, *shape: int, phase: str = "start") -> Tensor:
-        """Return standard normal numbers: shape (candidates, *shape)."""
+        """Return standard normal numbers: shape ``(candidates, *shape)``."""
         drawn = [torch.randn(shape, generator=g) for g in self.generators(phase)]
         return torch.stack(drawn).to(self.first.model.device)
 

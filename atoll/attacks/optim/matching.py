@@ -33,7 +33,7 @@ def squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
     Parameters
     ----------
     updates, targets : Sequence[Tensor]
-        A tensor a parameter, each (candidates, *shape).
+        A tensor a parameter, each ``(candidates, *shape)``.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def cosine(updates: Stacked, targets: Stacked) -> Tensor:
     Parameters
     ----------
     updates, targets : Sequence[Tensor]
-        A tensor a parameter, each (candidates, *shape).
+        A tensor a parameter, each ``(candidates, *shape)``.
 
     Returns
     -------
