@@ -12,15 +12,40 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.run_directory.run_files import PARTITION
+from atoll.clients.apps.client_app import ClientSpec
+from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.models.build import warn_of_other_normalization
+from atoll.clients.mods import check_mods
+from atoll.platform.config.combinations import warn_of_combinations
+from atoll.platform.config.estimate import warn_of_a_long_run
+from atoll.platform.config.client_mods import named_mods, with_references
+from atoll.platform.config.privacy import warn_of_privacy
+from atoll.strategies import build_strategy
+from atoll.strategies.alignment.checks import check_federation
+from atoll.strategies.layerwise.checks import check_layerwise
+from flwr.serverapp.strategy import FedXgbBagging
+from atoll.clients.data.catalog import check_options
+from atoll.clients.data.partitioning.partitioners import check_partition
+from atoll.clients.models.arguments import check_arguments
+from atoll.platform.config.client_mods import check_mods_of
+from atoll.strategies import build_strategy
+from atoll.platform.callbacks.mlflow_log import check_installed
+import numpy as np
+from atoll.clients.data.partitioning.domains import training_domains
+from atoll.clients.data.partitioning.partition import class_histogram
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.partitioning.partition import partition_dataset
+from atoll.clients.models.build import build_model
+from atoll.randomness import derive_seed
+from atoll.clients.training.vectorized import obstacle_to_vectorizing
 
-if TYPE_CHECKING:
-    from flwr.app import ArrayRecord
-    from flwr.serverapp.strategy import Strategy
-    from torch import nn
-
-    from atoll.clients.apps.client_app import ClientSpec
-    from atoll.clients.data.partitioning.partition import Partition
-    from atoll.clients.data.store import ImageDataset
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+from atoll.clients.apps.client_app import ClientSpec
+from atoll.clients.data.partitioning.partition import Partition
+from atoll.clients.data.store import ImageDataset
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000
@@ -58,18 +83,6 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
     AtollError
         If the data cannot be had, or a name or an argument is wrong.
     """
-    from atoll.clients.apps.client_app import ClientSpec
-    from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
-    from atoll.clients.arrays.model_arrays import ModelArrays
-    from atoll.clients.models.build import warn_of_other_normalization
-    from atoll.clients.mods import check_mods
-    from atoll.platform.config.combinations import warn_of_combinations
-    from atoll.platform.config.estimate import warn_of_a_long_run
-    from atoll.platform.config.client_mods import named_mods, with_references
-    from atoll.platform.config.privacy import warn_of_privacy
-    from atoll.strategies import build_strategy
-    from atoll.strategies.alignment.checks import check_federation
-    from atoll.strategies.layerwise.checks import check_layerwise
 
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
@@ -112,10 +125,6 @@ class Parts:
 
     def of(self, experiment: Experiment) -> tuple[ImageDataset, Partition, nn.Module]:
         """Return an experiment's data set, partition and model."""
-        from atoll.clients.data.catalog import load_dataset
-        from atoll.clients.data.partitioning.partition import partition_dataset
-        from atoll.clients.models.build import build_model
-        from atoll.randomness import derive_seed
 
         data, seed = experiment.data, experiment.run.seed
         source = (data.dataset, data.path, data.options)
@@ -129,7 +138,6 @@ class Parts:
 
     def obstacle(self, experiment: Experiment, model: nn.Module) -> str | None:
         """Return why clients of an experiment's model cannot train at once, or None."""
-        from atoll.clients.training.vectorized import obstacle_to_vectorizing
 
         shape = self.of(experiment)[0].image_shape
         key = ("obstacle", repr(experiment.model), shape)
@@ -152,16 +160,9 @@ def check(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
-    from flwr.serverapp.strategy import FedXgbBagging
 
-    from atoll.clients.data.catalog import check_options
-    from atoll.clients.data.partitioning.partitioners import check_partition
-    from atoll.clients.models.arguments import check_arguments
-    from atoll.platform.config.client_mods import check_mods_of
-    from atoll.strategies import build_strategy
 
     if experiment.log.mlflow is not False:
-        from atoll.platform.callbacks.mlflow_log import check_installed
 
         check_installed()
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
@@ -184,7 +185,6 @@ def check(experiment: Experiment) -> None:
 
 def domain_of(federation: Federation) -> Callable[[int], str | None]:
     """Return the domain of a partition, where all of its examples are of one domain."""
-    import numpy as np
 
     dataset, partition = federation.dataset, federation.partition
     domains = dataset.train.domains
@@ -204,8 +204,6 @@ def write_partition(directory: Path, federation: Federation, held_out: Sequence[
 
     Of a large federation the histograms of the first clients only: no figure shows a million.
     """
-    from atoll.clients.data.partitioning.domains import training_domains
-    from atoll.clients.data.partitioning.partition import class_histogram
 
     dataset, partition = federation.dataset, federation.partition
     histogram = class_histogram(

@@ -28,12 +28,24 @@ from atoll.platform.runs.session import (
 from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.trust import Ask, admitted, note, refuse, uses_in
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.reports.run_report import REPORT, write_report
+from atoll.platform.runs.layerwise.layerwise_run import network_arrays
+from atoll.platform.runs.layerwise.layerwise_run import LayerRun, start_workers
+from atoll.platform.callbacks.tensorboard import TensorBoardLog
+from atoll.platform.callbacks.mlflow_log import MLflowLog
+from atoll.clients.data.partitioning.domains import test_sets
+from atoll import flower
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
+from atoll.platform.rounds.server_evaluation import ServerEvaluation
+from atoll.randomness import derive_seed, seed_everything
+from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
+from atoll.strategies.secure_aggregation import SecAggPlus
 
-if TYPE_CHECKING:
-    from flwr.app import ArrayRecord
-
-    from atoll.platform.grid.message_capture import CaptureRecorder
-    from atoll.platform.grid.ray_grid import RayGrid
+from flwr.app import ArrayRecord
+from atoll.platform.grid.message_capture import CaptureRecorder
+from atoll.platform.grid.ray_grid import RayGrid
 
 logger = logging.getLogger("atoll")
 
@@ -181,8 +193,6 @@ def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> R
 
 def _finished(directory: Path, rounds: int) -> RunResult | None:
     """Return the result of a run that is over, without a cluster."""
-    from atoll.platform.run_directory.checkpoint import CheckpointStore
-    from atoll.platform.reports.run_report import REPORT, write_report
 
     try:
         summary = read_result(directory)
@@ -200,7 +210,6 @@ def _finished(directory: Path, rounds: int) -> RunResult | None:
         write_report(directory)
     arrays = checkpoint.arrays
     if "failed_layers" in summary:
-        from atoll.platform.runs.layerwise.layerwise_run import network_arrays
 
         arrays = network_arrays(directory)
     return RunResult(directory, arrays, summary["metrics"], summary)
@@ -244,7 +253,6 @@ def _run_layers(
     observers: Observers,
     callbacks: Sequence[Callback],
 ) -> RunResult:
-    from atoll.platform.runs.layerwise.layerwise_run import LayerRun, start_workers
 
     with StartedCluster(experiment) as cluster:
         federation = prepare(experiment).on(cluster.device)
@@ -292,11 +300,9 @@ def _session(
 def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
     observers = more(directory)
     if experiment.log.tensorboard:
-        from atoll.platform.callbacks.tensorboard import TensorBoardLog
 
         observers.append(TensorBoardLog(directory))
     if experiment.log.mlflow is not False:
-        from atoll.platform.callbacks.mlflow_log import MLflowLog
 
         observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
     return observers
@@ -309,12 +315,6 @@ def _run_rounds(
     session: Session,
     callbacks: Sequence[Callback],
 ) -> ArrayRecord:
-    from atoll.clients.data.partitioning.domains import test_sets
-    from atoll import flower
-    from atoll.platform.rounds.round_loop import run_rounds
-    from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
-    from atoll.platform.rounds.server_evaluation import ServerEvaluation
-    from atoll.randomness import derive_seed, seed_everything
 
     settings, strategy = experiment.run, federation.strategy
     stopping = settings.early_stopping
@@ -365,8 +365,6 @@ def _run_rounds(
 def _recorder(
     experiment: Experiment, federation: Federation, directory: Path
 ) -> CaptureRecorder | None:
-    from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
-    from atoll.strategies.secure_aggregation import SecAggPlus
 
     if experiment.capture is None:
         return None

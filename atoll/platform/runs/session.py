@@ -28,6 +28,7 @@ from atoll.files.recorded import write_recorded_text
 from atoll.platform.rounds.round_loop import RoundOptions
 from atoll.platform.run_directory.run_files import CONFIG
 from atoll.platform.run_directory.run_lock import DirectoryInUseError, RunLock, is_free
+from atoll.platform.reports.run_report import write_report
 
 logger = logging.getLogger("atoll")
 
@@ -239,7 +240,6 @@ class Session:
         return result
 
     def _write_report(self, result: Mapping[str, Any] | None = None) -> str:
-        from atoll.platform.reports.run_report import write_report
 
         return str(write_report(self.directory, result))
 

@@ -21,6 +21,12 @@ from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore,
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import derive_seed, seed_everything
+import torch
+from atoll.clients.apps.client_app import make_client_app
+from atoll.clients.data.partitioning.domains import test_sets
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.models.build import build_model
+from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 
 logger = logging.getLogger("flwr")
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,9 +48,7 @@ def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experim
 
 @lru_cache(maxsize=4)
 def _client_app(file: str, overrides: str, clients: int) -> ClientApp:
-    import torch
 
-    from atoll.clients.apps.client_app import make_client_app
 
     experiment, federation = _federation(file, overrides, clients)
     # Which process has a GPU is for Flower to say.
@@ -90,9 +94,6 @@ class _Evaluation:
     """Evaluates in the ServerApp's own process: stock Flower has no workers for it."""
 
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
-        from atoll.clients.data.partitioning.domains import test_sets
-        from atoll.clients.arrays.model_arrays import ModelArrays
-        from atoll.clients.models.build import build_model
 
         dataset = federation.dataset
         self._dataset = dataset
@@ -104,7 +105,6 @@ class _Evaluation:
         self._sets = test_sets(dataset, data.held_out, data.test_examples)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 
         self._arrays.load(arrays)
         dataset = self._dataset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from ray import cloudpickle
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.training.heap import keep_freed_memory
+from atoll.lazy import LazyModule
 from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange, Timing
 from atoll.platform.messages.packing import PackedRecords
 from atoll.platform.worker.client_runner import ClientRunner
@@ -27,6 +27,9 @@ from atoll.platform.worker.sum_tree import Span, TreeSum
 if TYPE_CHECKING:
     # With it come Arrow and all data sets, which an app of somebody's has no use for.
     from atoll.platform.worker.node_data import NodeData
+
+# Apps that do not use it should not wait for it.
+torch = LazyModule("torch")
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,6 @@ class Worker:
 
 
 def _prepare_torch(threads: int, *, gpu: bool) -> None:
-    torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     if gpu:
         # The same bits on every run are worth more here than the fastest kernels. cuBLAS reads
