@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from atoll.errors import EngineError
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.messages.exchange import Outcome
+from atoll.platform.messages.outcome import Outcome
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 

@@ -157,7 +157,6 @@ def _attack(
     cluster: Cluster,
     on_job: Callable[[JobEnd], None],
 ) -> dict[str, str]:
-
     settings = arena.settings
     timeout = arena.federations.base.ray.nodes_timeout
     room = Room(cluster, "auto", settings.cpus_per_job, settings.gpus_per_job, timeout)
@@ -177,7 +176,6 @@ def _finish(
     store: JobStore,
     failed: dict[str, str],
 ) -> ArenaResult:
-
     rows = table_of(jobs, conditions, store)
     write_recorded_rows(directory / RESULTS, rows)
     keys = [key for job in jobs if (key := job.key(conditions)) in store]

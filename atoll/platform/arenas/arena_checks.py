@@ -158,7 +158,6 @@ def _clients_of(experiments: Sequence[Experiment]) -> Iterator[tuple[FederationI
 
 
 def _info_of(experiment: Experiment) -> FederationInfo:
-
     dataset = dataset_of(experiment)
     return FederationInfo(
         dataset=dataset.name,

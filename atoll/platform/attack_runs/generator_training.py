@@ -126,7 +126,6 @@ class _TrainingProgress:
 
 
 def _save_grid(images: torch.Tensor, columns: int, path: Path) -> None:
-
     rows = images.clamp(0, 1).reshape(-1, columns, *images.shape[1:])
     _, _, channels, height, width = rows.shape
     grid = rows.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, columns * width, channels)

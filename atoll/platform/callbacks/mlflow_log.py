@@ -19,7 +19,7 @@ from atoll.files.manifests import read_verified
 from atoll.files.reading import Line, parse_json
 from atoll.files.recorded import write_recorded_json
 from atoll.lazy import LazyModule
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
 logger = logging.getLogger("atoll")
 
@@ -55,7 +55,7 @@ class _Note(BaseModel):
     run_id: Line
 
 
-class MLflowLog:
+class MLflowLog(Observer):
     """Writes parameters and a step a round to an MLflow server (an observer).
 
     A run that is resumed goes on in the same MLflow run: its id is kept in the run directory.

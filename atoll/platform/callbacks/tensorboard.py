@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from atoll.lazy import LazyModule
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
 tensorboard = LazyModule("tensorboardX")
 
 
-class TensorBoardLog:
+class TensorBoardLog(Observer):
     """Writes scalars to ``RUN_DIR/tensorboard`` (an observer).
 
     Parameters

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.platform.grid.node_sums import LeftSum, Merge, NodeSums, Traffic
-from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange, Outcome
+from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange
+from atoll.platform.messages.outcome import Failure, Outcome
 from atoll.platform.messages.packing import parts_of, unpack
 from atoll.platform.pool.jobs import Job
 from atoll.platform.pool.worker_pool import GRACE_SECONDS
@@ -92,7 +93,7 @@ class Cohort:
         places: Mapping[tuple[int, ...], str] = MappingProxyType({}),
         one_at_a_time: bool = False,
         on_progress: Callable[[int], None] = lambda ended: None,
-        on_ended: Callable[[list[Outcome]], None] = lambda outcomes: None,
+        on_ended: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
     ) -> None:
         self._exchange = exchange
         self._contents = contents
@@ -320,16 +321,16 @@ class Cohort:
     def _lost_alone(self, chunk: Chunk, *, overdue: bool) -> None:
         node_id, position = chunk.nodes[0], chunk.positions[0]
         deaths = self._deaths_alone[position] = self._deaths_alone.get(position, 0) + 1
-        outcome = Outcome(position, node_id)
         if overdue:
-            outcome.fail(f"timed out after {self._exchange.client_timeout:g} s", flower.UNAVAILABLE)
+            reason = f"timed out after {self._exchange.client_timeout:g} s"
+            failure = Failure(reason, flower.UNAVAILABLE)
         elif deaths >= MAX_DEATHS:
-            outcome.fail(f"the client killed its worker {deaths} times", flower.CRASHED)
+            failure = Failure(f"the client killed its worker {deaths} times", flower.CRASHED)
         else:
             self._queue.appendleft(chunk)
             return
         self._suspects.add(node_id)
-        self._end(chunk.index, [outcome])
+        self._end(chunk.index, [Outcome(position, node_id, failure)])
 
     def too_large(self, job: Job, shortage: Shortage) -> bool:
         """Give the exchange up, to be begun anew with half as many clients at once."""
@@ -375,7 +376,7 @@ class Cohort:
             if late:
                 self._end(chunk.index, late)
 
-    def _end(self, index: int, outcomes: list[Outcome]) -> None:
+    def _end(self, index: int, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             self._outcomes[outcome.position] = outcome
         self._missing[index] -= len(outcomes)
@@ -404,15 +405,15 @@ class Cohort:
             if chunk_sum is not None:
                 total.merge(chunk_sum)
             for position in chunk.positions:
-                add_to_sum(total, self._outcomes[position], self._exchange)
+                outcome = self._outcomes[position]
+                self._outcomes[position] = added_to_sum(total, outcome, self._exchange)
         self._tree.add(span, total)
 
 
 def late_outcome(position: int, node_id: int) -> Outcome:
     """Return the outcome of a client that was not done in time."""
-    outcome = Outcome(position, node_id, without_reply=True)
-    outcome.fail("not done when the round's timeout passed", flower.UNAVAILABLE)
-    return outcome
+    reason = "not done when the round's timeout passed"
+    return Outcome(position, node_id, Failure(reason, flower.UNAVAILABLE, without_reply=True))
 
 
 def _name_of(exchange: Exchange) -> str:
@@ -421,15 +422,22 @@ def _name_of(exchange: Exchange) -> str:
     return f"{' and '.join(kinds)}, round {exchange.server_round}"
 
 
-def add_to_sum(total: WeightedSum, outcome: Outcome, exchange: Exchange) -> None:
-    """Add a whole reply to a sum as its worker would have, unless it is there already."""
-    if outcome.records is None or outcome.mismatch is not None or outcome.summed:
-        return
-    arrays = parts_of(unpack(outcome.records)).arrays
+def added_to_sum(total: WeightedSum, outcome: Outcome, exchange: Exchange) -> Outcome:
+    """Add a whole reply to a sum as its worker would have, unless it is there already.
+
+    Returns
+    -------
+    Outcome
+        The outcome, whose reply is in the sum now.
+    """
+    reply = outcome.reply
+    if reply is None or reply.records is None or reply.mismatch is not None or reply.is_summed:
+        return outcome
+    arrays = parts_of(unpack(reply.records)).arrays
     assert arrays is not None
-    assert outcome.metrics is not None
+    assert reply.metrics is not None
     assert exchange.weighted_by is not None
-    weight = outcome.metrics[exchange.weighted_by]
+    weight = reply.metrics[exchange.weighted_by]
     assert not isinstance(weight, list)
     total.add(arrays, float(weight))
-    outcome.records, outcome.summed = None, True
+    return outcome._replace(result=reply._replace(records=None, is_summed=True))

@@ -39,7 +39,8 @@ from atoll.platform.grid.node_queues import NodeQueues
 from atoll.platform.grid.replies import replies_of, settle_mismatches
 from atoll.platform.grid.stream import Stream
 from atoll.platform.grid.vectorization import VectorizationChoice, choose
-from atoll.platform.messages.exchange import Exchange, Outcome
+from atoll.platform.messages.exchange import Exchange
+from atoll.platform.messages.outcome import Outcome
 from atoll.platform.pool.worker_pool import WorkerPool
 from atoll.platform.worker.worker_setup import worker_setup
 
@@ -409,7 +410,8 @@ class RayGrid(Grid):
         assert cohort is not None
         outcomes, total = cohort.outcomes(), cohort.total
         if exchange.checked:
-            settle_mismatches(outcomes, exchange, total, strict=self._check_replies is True)
+            strict = self._check_replies is True
+            outcomes = settle_mismatches(outcomes, exchange, total, strict=strict)
         requests = dispatch.outgoing.requests
         with self._lock:
             for outcome in outcomes:
@@ -427,7 +429,7 @@ class RayGrid(Grid):
         self,
         requests: list[Message],
         chunk_size: int | Literal["auto"],
-        on_ended: Callable[[Dispatch, list[Outcome]], None],
+        on_ended: Callable[[Dispatch, Sequence[Outcome]], None],
     ) -> Dispatch:
         """Send messages whose outcomes are taken as their chunks end, whoever drives the pool."""
         dispatch = self._prepare(requests, sums=False)
@@ -470,7 +472,7 @@ class RayGrid(Grid):
         )
 
     def _cohort(
-        self, dispatch: Dispatch, on_ended: Callable[[list[Outcome]], None] | None = None
+        self, dispatch: Dispatch, on_ended: Callable[[Sequence[Outcome]], None] | None = None
     ) -> Cohort:
         outgoing, chunks = dispatch.outgoing, dispatch.chunks
         # More workers than chunks would be idle.
@@ -494,14 +496,12 @@ class RayGrid(Grid):
         if outcome.state is not None:
             self.states[outcome.node_id] = outcome.state
 
-    def _report(self, dispatch: Dispatch, outcomes: list[Outcome]) -> None:
+    def _report(self, dispatch: Dispatch, outcomes: Sequence[Outcome]) -> None:
         """Tell of an exchange, once."""
         outgoing, cohort = dispatch.outgoing, dispatch.cohort
         if dispatch.is_reported or cohort is None:
             return
         dispatch.is_reported = True
-        for outcome, sent in zip(outcomes, outgoing.bytes_to, strict=True):
-            outcome.bytes_down = sent
         self._places = cohort.places
         if cohort.chunk_seconds is not None:
             self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
@@ -509,8 +509,8 @@ class RayGrid(Grid):
             ExchangeReport(
                 outgoing.kind,
                 dispatch.exchange.server_round,
-                outcomes,
-                outgoing.bytes_down,
+                [outcome.without_content() for outcome in outcomes],
+                outgoing.bytes_to,
                 cohort.traffic,
             )
         )
@@ -524,5 +524,5 @@ def _ignore_report(report: ExchangeReport) -> None:
     """Do nothing: nobody asked for the outcomes."""
 
 
-def _ignore_outcomes(outcomes: list[Outcome]) -> None:
+def _ignore_outcomes(outcomes: Sequence[Outcome]) -> None:
     """Do nothing: the outcomes are taken together."""

@@ -282,7 +282,7 @@ class _RoundLoop:
         """Return how many clients have replied, and how many have failed, in training."""
         outcomes = [o for r in self._reports if r.kind.startswith("train") for o in r.outcomes]
         results = sum(outcome.status == "ok" for outcome in outcomes)
-        return results, sum(o.status == "error" and not o.without_reply for o in outcomes)
+        return results, sum(o.failure is not None and not o.failure.without_reply for o in outcomes)
 
     def _evaluate_on_clients(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord

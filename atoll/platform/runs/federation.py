@@ -83,7 +83,6 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
     AtollError
         If the data cannot be had, or a name or an argument is wrong.
     """
-
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     parts = parts or Parts()
@@ -125,7 +124,6 @@ class Parts:
 
     def of(self, experiment: Experiment) -> tuple[ImageDataset, Partition, nn.Module]:
         """Return an experiment's data set, partition and model."""
-
         data, seed = experiment.data, experiment.run.seed
         source = (data.dataset, data.path, data.options)
         dataset = self._once(("data", repr(source), seed), load_dataset, *source, seed)
@@ -138,7 +136,6 @@ class Parts:
 
     def obstacle(self, experiment: Experiment, model: nn.Module) -> str | None:
         """Return why clients of an experiment's model cannot train at once, or None."""
-
         shape = self.of(experiment)[0].image_shape
         key = ("obstacle", repr(experiment.model), shape)
         found: str | None = self._once(key, obstacle_to_vectorizing, model, shape)
@@ -160,7 +157,6 @@ def check(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
-
 
     if experiment.log.mlflow is not False:
 
@@ -185,7 +181,6 @@ def check(experiment: Experiment) -> None:
 
 def domain_of(federation: Federation) -> Callable[[int], str | None]:
     """Return the domain of a partition, where all of its examples are of one domain."""
-
     dataset, partition = federation.dataset, federation.partition
     domains = dataset.train.domains
     if domains is None:
@@ -204,7 +199,6 @@ def write_partition(directory: Path, federation: Federation, held_out: Sequence[
 
     Of a large federation the histograms of the first clients only: no figure shows a million.
     """
-
     dataset, partition = federation.dataset, federation.partition
     histogram = class_histogram(
         dataset.train.labels, partition, len(dataset.classes), MAX_HISTOGRAMS

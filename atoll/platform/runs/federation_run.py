@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,31 @@ class RunResult:
     summary: dict[str, Any]
 
 
+class Start(Enum):
+    """How a run begins."""
+
+    NEW = "in a directory of its own"
+    CONTINUED = "in the directory of an interrupted run of the experiment that is given"
+    RESUMED = "in the directory of an interrupted run, whose experiment is read from there"
+
+    @property
+    def has_own_config(self) -> bool:
+        """Whether the experiment is given, and not read from the run directory."""
+        return self is not Start.RESUMED
+
+
+@dataclass(frozen=True)
+class _Listeners:
+    """Who is told of a run beside its ledger."""
+
+    observers: Observers
+    callbacks: Sequence[Callback]
+
+    @classmethod
+    def of(cls, observers: Observers | None, callbacks: Sequence[Callback]) -> _Listeners:
+        return cls(observers or (lambda directory: []), callbacks)
+
+
 def run(
     experiment: Experiment | Path | str,
     *,
@@ -118,9 +144,9 @@ def run(
         out = experiment.run.out / experiment.run.name
     if resume and out is not None and (out / CONFIG).is_file():
         logger.info("%s: there is a run in it, which goes on", out)
-        return _go_on(experiment, out, True, observers, callbacks)
+        return _go_on(experiment, out, Start.CONTINUED, _Listeners.of(observers, callbacks))
     with claim_run_directory(out, experiment.run.out, experiment.run.name) as lock:
-        return _run(experiment, lock, True, True, observers or _no_observers, callbacks)
+        return _run(experiment, lock, Start.NEW, _Listeners.of(observers, callbacks))
 
 
 def resume(
@@ -156,21 +182,17 @@ def resume(
     overrides = [] if workers is None else [f"ray.workers={workers}"]
     experiment = load_run_config(directory, overrides)
     with admitted(uses_in(read_config(directory)), directory / CONFIG, ask):
-        return _go_on(experiment, directory, False, observers, callbacks)
+        return _go_on(experiment, directory, Start.RESUMED, _Listeners.of(observers, callbacks))
 
 
 def _go_on(
-    experiment: Experiment,
-    directory: Path,
-    is_given: bool,
-    observers: Observers | None,
-    callbacks: Sequence[Callback],
+    experiment: Experiment, directory: Path, start: Start, listeners: _Listeners
 ) -> RunResult:
-    """Go on with a run; ``is_given`` says that the experiment is not from its directory."""
+    """Go on with a run that is there."""
     finished = _finished(directory, experiment.run.rounds)
     if finished is not None:
         before = RunIdentity.read(directory)
-        if is_given and before is not None:
+        if start.has_own_config and before is not None:
             # Without the data, which a finished run does not need.
             device = before.config.get("ray", {}).get("device", "cpu")
             _identity(experiment, before.data, device).check_same(directory)
@@ -178,7 +200,7 @@ def _go_on(
         return finished
     # Before Ray starts: a directory that cannot be had is known at once.
     with RunLock(directory) as lock:
-        return _run(experiment, lock, False, is_given, observers or _no_observers, callbacks)
+        return _run(experiment, lock, start, listeners)
 
 
 def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> RunIdentity:
@@ -193,7 +215,6 @@ def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> R
 
 def _finished(directory: Path, rounds: int) -> RunResult | None:
     """Return the result of a run that is over, without a cluster."""
-
     try:
         summary = read_result(directory)
     except RunDirectoryError as error:
@@ -210,35 +231,25 @@ def _finished(directory: Path, rounds: int) -> RunResult | None:
         write_report(directory)
     arrays = checkpoint.arrays
     if "failed_layers" in summary:
-
         arrays = network_arrays(directory)
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
-def _no_observers(directory: Path) -> list[Observer]:
-    return []
-
-
 def _run(
-    experiment: Experiment,
-    lock: RunLock,
-    is_new: bool,
-    is_given: bool,
-    observers: Observers,
-    callbacks: Sequence[Callback],
+    experiment: Experiment, lock: RunLock, start: Start, listeners: _Listeners
 ) -> RunResult:
     directory = lock.directory
     if experiment.layers is not None:
-        return _run_layers(experiment, lock, is_new, is_given, observers, callbacks)
+        return _run_layers(experiment, lock, start, listeners)
     with StartedCluster(experiment) as cluster:
         federation = prepare(experiment).on(cluster.device)
         with (
             cluster.grid(federation, directory.name) as grid,
             terminated_as_interrupt(),
-            _session(experiment, federation, lock, is_new, is_given, observers) as session,
+            _session(experiment, federation, lock, start, listeners) as session,
         ):
             write_partition(directory, federation, experiment.data.held_out)
-            arrays = _run_rounds(experiment, federation, grid, session, callbacks)
+            arrays = _run_rounds(experiment, federation, grid, session, listeners.callbacks)
             summary = session.finish(
                 arrays, initial=federation.initial_arrays, vectorized=vars(grid.vectorization)
             )
@@ -246,24 +257,18 @@ def _run(
 
 
 def _run_layers(
-    experiment: Experiment,
-    lock: RunLock,
-    is_new: bool,
-    is_given: bool,
-    observers: Observers,
-    callbacks: Sequence[Callback],
+    experiment: Experiment, lock: RunLock, start: Start, listeners: _Listeners
 ) -> RunResult:
-
     with StartedCluster(experiment) as cluster:
         federation = prepare(experiment).on(cluster.device)
         connection = cluster.connection
         # Only now: Ray sets a handler of its own when it starts.
         with (
             terminated_as_interrupt(),
-            _session(experiment, federation, lock, is_new, is_given, observers) as session,
+            _session(experiment, federation, lock, start, listeners) as session,
         ):
             write_partition(lock.directory, federation, experiment.data.held_out)
-            layers = LayerRun(experiment, federation, session, callbacks)
+            layers = LayerRun(experiment, federation, session, listeners.callbacks)
             pool = start_workers(connection, experiment.ray, federation, layers.parts)
             try:
                 arrays = layers.run(pool)
@@ -277,9 +282,8 @@ def _session(
     experiment: Experiment,
     federation: Federation,
     lock: RunLock,
-    is_new: bool,
-    is_given: bool,
-    observers: Observers,
+    start: Start,
+    listeners: _Listeners,
 ) -> Session:
     data = {experiment.data.dataset: federation.dataset.fingerprint}
     config = experiment.to_dict()
@@ -288,11 +292,11 @@ def _session(
         config["data"]["path"] = str(experiment.data.path.absolute())
     return Session(
         lock.directory,
-        config if is_given else None,
+        config if start.has_own_config else None,
         identity=_identity(experiment, data, federation.spec.device),
-        is_new=is_new,
+        is_new=start is Start.NEW,
         keep_checkpoints=experiment.run.keep_checkpoints,
-        observers=partial(_all_observers, experiment, observers),
+        observers=partial(_all_observers, experiment, listeners.observers),
         lock=lock,
     )
 
@@ -315,7 +319,6 @@ def _run_rounds(
     session: Session,
     callbacks: Sequence[Callback],
 ) -> ArrayRecord:
-
     settings, strategy = experiment.run, federation.strategy
     stopping = settings.early_stopping
     seed_everything(derive_seed(settings.seed, "server"))
@@ -339,9 +342,7 @@ def _run_rounds(
         failures=ClientFailures(session.directory),
     )
     grid.recorder = _recorder(experiment, federation, session.directory)
-    for observer in options.observers:
-        if hasattr(observer, "on_clients"):
-            grid.on_progress = observer.on_clients
+    grid.on_progress = partial(_tell_of_clients, options.observers)
     named: dict[str, Any] = {
         "grid": grid,
         "initial_arrays": federation.initial_arrays,
@@ -362,10 +363,14 @@ def _run_rounds(
     return arrays
 
 
+def _tell_of_clients(observers: Sequence[Observer], kind: str, ended: int, of: int) -> None:
+    for observer in observers:
+        observer.on_clients(kind, ended, of)
+
+
 def _recorder(
     experiment: Experiment, federation: Federation, directory: Path
 ) -> CaptureRecorder | None:
-
     if experiment.capture is None:
         return None
     what = directory, experiment.capture, federation.spec, federation.dataset

@@ -240,7 +240,6 @@ class Session:
         return result
 
     def _write_report(self, result: Mapping[str, Any] | None = None) -> str:
-
         return str(write_report(self.directory, result))
 
     def start(self, run: RunInfo) -> None:
@@ -249,10 +248,9 @@ class Session:
             observer.on_start(run)
 
     def part_ended(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Tell the observers that want to know of a part's end of a round."""
+        """Tell every observer of a part's end of a round."""
         for observer in self._observers:
-            if hasattr(observer, "on_part"):
-                observer.on_part(name, server_round, num_rounds)
+            observer.on_part(name, server_round, num_rounds)
 
     def record(self, record: RoundRecord) -> None:
         """Tell every observer of a round that the round loop did not run."""

@@ -29,7 +29,6 @@ class StartedCluster:
         return self
 
     def _connect(self) -> Any:
-
         return Cluster(self._experiment.ray.address)
 
     @property
@@ -41,7 +40,6 @@ class StartedCluster:
     @property
     def device(self) -> str:
         """Where the workers' models are: "cuda" if they have a share of a GPU, else "cpu"."""
-
         settings = self._experiment.ray
         gpus = settings.gpus_per_worker
         if gpus == "auto":
@@ -52,7 +50,6 @@ class StartedCluster:
 
     def grid(self, federation: Federation, name: str) -> RayGrid:
         """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
-
         experiment = self._experiment
         ray_settings = experiment.ray
         return RayGrid(

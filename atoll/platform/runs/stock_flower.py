@@ -49,7 +49,6 @@ def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experim
 @lru_cache(maxsize=4)
 def _client_app(file: str, overrides: str, clients: int) -> ClientApp:
 
-
     experiment, federation = _federation(file, overrides, clients)
     # Which process has a GPU is for Flower to say.
     has_gpu = experiment.ray.gpus_per_worker != 0 and torch.cuda.is_available()
@@ -94,7 +93,6 @@ class _Evaluation:
     """Evaluates in the ServerApp's own process: stock Flower has no workers for it."""
 
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
-
         dataset = federation.dataset
         self._dataset = dataset
         self._model = build_model(
@@ -105,7 +103,6 @@ class _Evaluation:
         self._sets = test_sets(dataset, data.held_out, data.test_examples)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-
         self._arrays.load(arrays)
         dataset = self._dataset
         done = [evaluate(self._model, dataset, dataset.test, own) for own in self._sets.indices]

@@ -315,7 +315,6 @@ def _experiment(
     method: str | None,
     preflight: Preflight,
 ) -> Experiment:
-
     try:
         experiment = Experiment.from_dict(tables)
         # A dry run imports no code of the user's, and knows not what that would refuse.
@@ -347,7 +346,6 @@ def _with_one_more_held_out(trial: Trial) -> Iterator[Trial]:
 
 
 def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool) -> Trial:
-
     data = trial.experiment.data.model_copy(update={"held_out": tuple(sorted(domains))})
     check_home_domains(data)
     experiment = trial.experiment.model_copy(update={"data": data})
@@ -355,7 +353,6 @@ def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool)
 
 
 def _training_domains(experiment: Experiment) -> tuple[str, ...]:
-
     return training_domains(dataset_of(experiment))
 
 
@@ -368,7 +365,6 @@ def dataset_of(experiment: Experiment) -> ImageDataset:
 
 @lru_cache(maxsize=16)
 def _opened(dataset: str, path: Path | None, options: str, seed: int) -> ImageDataset:
-
     return load_dataset(dataset, path, json.loads(options), seed)
 
 

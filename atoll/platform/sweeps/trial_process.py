@@ -66,7 +66,6 @@ def run_trial(
 def _write_stopped(
     place: Path, stop: TrialStopped, ask: AskAfterRound | None, seconds: float
 ) -> None:
-
     metric = "" if ask is None else ask.metric
     stopped = {"round": stop.server_round, "metric": metric, "value": stop.value}
     write_recorded_json(place / STOPPED, {**stopped, "seconds": seconds})

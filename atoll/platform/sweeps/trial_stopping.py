@@ -197,7 +197,6 @@ class AskAfterRound:
                 self._ask(server_round, num_rounds, value)
 
     def _ask(self, server_round: int, num_rounds: int, value: float) -> None:
-
         reply = self.halving.report.remote(self.group, self.trial, server_round, value)
         if answer(reply, "the actor that stops trials early") and server_round < num_rounds:
             raise TrialStopped(server_round, value)

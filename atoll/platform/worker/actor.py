@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -145,11 +145,11 @@ class Worker:
 
         def run() -> list[ChunkResult]:
             results = self._run_chunks(exchange, chunks, by_index)
-            total = results[0].total
-            if total is not None and not results[0].stuck:
-                results[0].total, results[0].left_bytes = None, total.nbytes
-                left.append(total)
-            return results
+            (result,) = results
+            if result.total is None or result.stuck:
+                return results
+            left.append(result.total)
+            return [replace(result, total=None, left_bytes=result.total.nbytes)]
 
         done = cast(list[ChunkResult] | OnGpu, self._do("a chunk", run))
         return done, left[0] if left else None
