@@ -21,15 +21,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result, Strategy
 
-from atoll.errors import InvalidExperimentError
 from atoll import flower
+from atoll.errors import InvalidExperimentError
 from atoll.flower.app_files import flatten_dict, fuse_dicts, parse_config_args
-from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.run_directory.interrupts import terminated_as_interrupt
-from atoll.platform.rounds.round_records import round_record
+from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.rounds.round_loop import EvaluateFunction, run_rounds
+from atoll.platform.rounds.round_records import round_record
+from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.runs.session import Session
 from atoll.registry import closest, import_attribute
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from atoll.errors import InvalidExperimentError
 from atoll import flower
+from atoll.errors import InvalidExperimentError
 from atoll.flower.app_files import flatten_dict, parse_config_args
 from atoll.registry import closest
 

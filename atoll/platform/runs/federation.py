@@ -6,46 +6,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from atoll.errors import InvalidExperimentError
-from atoll.platform.config.experiment import Experiment
-from atoll.files.recorded import write_recorded_json
-from atoll.platform.run_directory.run_files import PARTITION
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import FedXgbBagging, Strategy
+from torch import nn
+
 from atoll.clients.apps.client_app import ClientSpec
-from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.models.build import warn_of_other_normalization
+from atoll.clients.data.catalog import check_options, load_dataset
+from atoll.clients.data.partitioning.domains import training_domains, warn_of_unequal_classes
+from atoll.clients.data.partitioning.partition import Partition, class_histogram, partition_dataset
+from atoll.clients.data.partitioning.partitioners import check_partition
+from atoll.clients.data.store import ImageDataset
+from atoll.clients.models.arguments import check_arguments
+from atoll.clients.models.build import build_model, warn_of_other_normalization
 from atoll.clients.mods import check_mods
+from atoll.clients.training.vectorized import obstacle_to_vectorizing
+from atoll.errors import InvalidExperimentError
+from atoll.files.recorded import write_recorded_json
+from atoll.platform.callbacks.mlflow_log import check_installed
+from atoll.platform.config.client_mods import check_mods_of, named_mods, with_references
 from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
-from atoll.platform.config.client_mods import named_mods, with_references
+from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.privacy import warn_of_privacy
+from atoll.platform.run_directory.run_files import PARTITION
+from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.checks import check_federation
 from atoll.strategies.layerwise.checks import check_layerwise
-from flwr.serverapp.strategy import FedXgbBagging
-from atoll.clients.data.catalog import check_options
-from atoll.clients.data.partitioning.partitioners import check_partition
-from atoll.clients.models.arguments import check_arguments
-from atoll.platform.config.client_mods import check_mods_of
-from atoll.strategies import build_strategy
-from atoll.platform.callbacks.mlflow_log import check_installed
-import numpy as np
-from atoll.clients.data.partitioning.domains import training_domains
-from atoll.clients.data.partitioning.partition import class_histogram
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.partitioning.partition import partition_dataset
-from atoll.clients.models.build import build_model
-from atoll.randomness import derive_seed
-from atoll.clients.training.vectorized import obstacle_to_vectorizing
-
-from flwr.app import ArrayRecord
-from flwr.serverapp.strategy import Strategy
-from torch import nn
-from atoll.clients.apps.client_app import ClientSpec
-from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000
@@ -157,9 +148,7 @@ def check(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
-
     if experiment.log.mlflow is not False:
-
         check_installed()
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     if isinstance(strategy, FedXgbBagging):

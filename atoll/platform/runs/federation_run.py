@@ -8,45 +8,48 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flwr.app import ArrayRecord
+
+from atoll import flower
+from atoll.clients.data.partitioning.domains import test_sets
 from atoll.errors import RunDirectoryError
-from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.callbacks.early_stopping import EarlyStopping
+from atoll.platform.callbacks.mlflow_log import MLflowLog
+from atoll.platform.callbacks.observers import Observer, RoundRecord
+from atoll.platform.callbacks.tensorboard import TensorBoardLog
 from atoll.platform.config.experiment import Experiment, load_experiment
-from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
+from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.reports.run_report import REPORT, write_report
+from atoll.platform.rounds.client_failures import ClientFailures
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
+from atoll.platform.rounds.server_evaluation import ServerEvaluation
+from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.run_directory.identity import RunIdentity, relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
-from atoll.platform.callbacks.observers import Observer, RoundRecord
 from atoll.platform.run_directory.run_config import load_run_config
-from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config, read_result
+from atoll.platform.run_directory.run_files import (
+    CONFIG,
+    check_run_directory,
+    read_config,
+    read_result,
+)
 from atoll.platform.run_directory.run_lock import RunLock
+from atoll.platform.run_directory.source_identity import references_in, source_hashes
+from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
+from atoll.platform.runs.layerwise.layerwise_run import LayerRun, network_arrays, start_workers
 from atoll.platform.runs.session import (
     Session,
     claim_run_directory,
     versions,
 )
-from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.started_cluster import StartedCluster
-from atoll.trust import Ask, admitted, note, refuse, uses_in
-from atoll.platform.run_directory.checkpoint import CheckpointStore
-from atoll.platform.reports.run_report import REPORT, write_report
-from atoll.platform.runs.layerwise.layerwise_run import network_arrays
-from atoll.platform.runs.layerwise.layerwise_run import LayerRun, start_workers
-from atoll.platform.callbacks.tensorboard import TensorBoardLog
-from atoll.platform.callbacks.mlflow_log import MLflowLog
-from atoll.clients.data.partitioning.domains import test_sets
-from atoll import flower
-from atoll.platform.rounds.round_loop import run_rounds
-from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
-from atoll.platform.rounds.server_evaluation import ServerEvaluation
 from atoll.randomness import derive_seed, seed_everything
-from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
 from atoll.strategies.secure_aggregation import SecAggPlus
-
-from flwr.app import ArrayRecord
-from atoll.platform.grid.message_capture import CaptureRecorder
-from atoll.platform.grid.ray_grid import RayGrid
+from atoll.trust import Ask, admitted, note, refuse, uses_in
 
 logger = logging.getLogger("atoll")
 
@@ -235,9 +238,7 @@ def _finished(directory: Path, rounds: int) -> RunResult | None:
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
-def _run(
-    experiment: Experiment, lock: RunLock, start: Start, listeners: _Listeners
-) -> RunResult:
+def _run(experiment: Experiment, lock: RunLock, start: Start, listeners: _Listeners) -> RunResult:
     directory = lock.directory
     if experiment.layers is not None:
         return _run_layers(experiment, lock, start, listeners)
@@ -304,10 +305,8 @@ def _session(
 def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
     observers = more(directory)
     if experiment.log.tensorboard:
-
         observers.append(TensorBoardLog(directory))
     if experiment.log.mlflow is not False:
-
         observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
     return observers
 

@@ -20,15 +20,15 @@ from flwr.app import ArrayRecord
 from atoll.credentials import tables_without_credentials
 from atoll.errors import EngineError, RunDirectoryError
 from atoll.files.manifests import MANIFEST
+from atoll.files.recorded import write_recorded_text
+from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.reports.run_report import write_report
+from atoll.platform.rounds.round_loop import RoundOptions
 from atoll.platform.run_directory.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.run_directory.identity import IDENTITY, RunIdentity
 from atoll.platform.run_directory.ledger import Ledger
-from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
-from atoll.files.recorded import write_recorded_text
-from atoll.platform.rounds.round_loop import RoundOptions
 from atoll.platform.run_directory.run_files import CONFIG
 from atoll.platform.run_directory.run_lock import DirectoryInUseError, RunLock, is_free
-from atoll.platform.reports.run_report import write_report
 
 logger = logging.getLogger("atoll")
 

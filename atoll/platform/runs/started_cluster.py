@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.federation import Federation
+from atoll.clients.apps.client_app import make_client_app
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
-from atoll.clients.apps.client_app import make_client_app
+from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.ray_grid import RayGrid
-
-from atoll.platform.cluster.connection import Cluster
-from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.runs.federation import Federation
 
 
 class StartedCluster:

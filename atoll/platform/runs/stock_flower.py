@@ -11,22 +11,22 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from atoll.clients.moments.messages import MOMENTS
+from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.layer_clients import CAPACITY
-from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.partitioning.domains import test_sets
+from atoll.clients.models.build import build_model
+from atoll.clients.moments.messages import MOMENTS
+from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import derive_seed, seed_everything
-import torch
-from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.data.partitioning.domains import test_sets
-from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.models.build import build_model
-from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 
 logger = logging.getLogger("flwr")
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from atoll.clients.apps.local_clients import ClientSpec
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.data.store import ImageDataset
-from atoll.clients.apps.local_clients import ClientSpec
 from atoll.clients.noprop.examples import Examples
 from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.parts import Part, make_part
 from atoll.clients.noprop.training import EpochResult, train_epoch
 from atoll.clients.training.schedules import learning_rate_at
-from atoll.platform.worker.gpu_memory import is_out_of_memory
-from atoll.platform.runs.layerwise.job_messages import counted_messages
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
+from atoll.platform.runs.layerwise.job_messages import counted_messages
 from atoll.platform.runs.layerwise.process_memory import forget_peak, peak_memory
+from atoll.platform.worker.gpu_memory import is_out_of_memory
 from atoll.randomness import derive_seed, seed_everything
 
 

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from atoll.clients.apps.local_clients import ClientSpec
 from atoll.errors import EngineError
-from atoll.platform.worker.gpu_memory import Shortage
 from atoll.platform.pool.jobs import Job
 from atoll.platform.runs.layerwise.block_job import PartReport, train_part
+from atoll.platform.worker.gpu_memory import Shortage
 
 logger = logging.getLogger("atoll")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from atoll.platform.runs.layerwise.block_job import PartReport
 from atoll.platform.run_directory.ledger import ParquetTable
 from atoll.platform.run_directory.run_files import LAYER_SCHEMA, LAYERS, read_table
+from atoll.platform.runs.layerwise.block_job import PartReport
 
 
 class LayerTable:

@@ -13,7 +13,6 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from atoll.flower.arrays import array_record, to_array
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.data.tensors import to_tensor
 from atoll.clients.noprop.arrays import block_prefix, shared_prefix
@@ -28,22 +27,23 @@ from atoll.clients.noprop.parts import (
     names_of_parts,
 )
 from atoll.files.atomic import write_json
-from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
-from atoll.platform.cluster.connection import Cluster
+from atoll.flower.arrays import array_record, to_array
 from atoll.platform.callbacks.early_stopping import EarlyStopping
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.sections import LayersSettings, RaySettings
 from atoll.platform.pool.gpu_sharing import GpuSharing
-from atoll.platform.run_directory.interrupts import interrupts_held
 from atoll.platform.pool.jobs import JobSource
-from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
-from atoll.platform.runs.layerwise.layer_ledger import LayerTable
+from atoll.platform.pool.worker_pool import WorkerPool
+from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
+from atoll.platform.run_directory.interrupts import interrupts_held
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
 from atoll.platform.runs.layerwise.block_job import PartReport
 from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.pool.worker_pool import WorkerPool
-from atoll.platform.cluster.worker_allocation import Room
-from atoll.platform.config.sections import LayersSettings, RaySettings
+from atoll.platform.runs.layerwise.layer_ledger import LayerTable
+from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.runs.session import Session
 from atoll.platform.worker.worker_setup import worker_setup
 

@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.clients.apps.local_clients import ClientSpec
 from atoll.clients.data.store import ImageDataset
 from atoll.clients.data.tensors import to_tensor
-from atoll.clients.training.evaluation import BATCH, Evaluation, count
-from atoll.clients.apps.local_clients import ClientSpec
 from atoll.clients.noprop.blocks import Block
 from atoll.clients.noprop.inference import (
     AllWays,
@@ -33,6 +32,7 @@ from atoll.clients.noprop.inference import (
 )
 from atoll.clients.noprop.network import Design, SharedPart
 from atoll.clients.noprop.parts import index_of, make_part
+from atoll.clients.training.evaluation import BATCH, Evaluation, count
 from atoll.platform.pool.jobs import Job
 from atoll.platform.runs.layerwise.block_files import PartFiles
 from atoll.platform.runs.layerwise.block_job import load_shared_part
