@@ -3,10 +3,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests are handed out one by one, and a process that has none left takes some of another's.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 INSTALLED := $(VENV)/.installed
 PFL_INSTALLED := .venv-pfl/.installed
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test test-fast coverage lint format bench clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -25,8 +27,14 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## Run the quickstart: 100 clients, real images, a report at the end
 	$(BIN)/atoll run experiments/quickstart.toml
 
-test: $(INSTALLED) lint ## Check style, types and layers, and run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: $(INSTALLED) lint ## Check style, types and layers, and run all tests
+	$(PYTEST)
+
+test-fast: $(INSTALLED) ## Run the tests that need no Ray and take no more than seconds
+	$(PYTEST) -m "not ray and not slow"
+
+coverage: $(INSTALLED) ## Run the fast tests, and show which branches of the code they take
+	$(PYTEST) -m "not ray and not slow" --cov --cov-report=term:skip-covered
 
 lint: $(INSTALLED) ## Ruff, mypy (strict) and the import contracts
 	$(BIN)/ruff check .

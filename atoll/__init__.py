@@ -1,32 +1,110 @@
-"""Atoll: a laboratory for federated learning on Ray and Flower."""
+"""Atoll: a laboratory for federated learning on Ray and Flower.
+
+The public API is what ``__all__`` lists in :mod:`atoll`, :mod:`atoll.clients`,
+:mod:`atoll.strategies` and :mod:`atoll.attacks`. Modules below these packages are private.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from atoll.lazy import attach
 
 if TYPE_CHECKING:
-    from atoll.platform.config.experiment import Experiment as Experiment
-    from atoll.platform.config.experiment import load_experiment as load_experiment
-    from atoll.platform.runs.federation_run import RunResult as RunResult
-    from atoll.platform.runs.federation_run import resume as resume
-    from atoll.platform.runs.federation_run import run as run
+    from atoll.errors import (
+        AtollError,
+        AttackError,
+        CaptureError,
+        CorruptCheckpointError,
+        DataUnavailableError,
+        EngineError,
+        InvalidExperimentError,
+        RunDirectoryError,
+        UnknownNameError,
+        UntrustedCodeError,
+    )
+    from atoll.platform.arenas.arena import ArenaResult, run_arena
+    from atoll.platform.arenas.arena_plan import Arena, load_arena
+    from atoll.platform.attack_runs.attack_run import AttackRun, run_attack
+    from atoll.platform.attack_runs.label_counts import LabelsRun, run_labels
+    from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+    from atoll.platform.config.experiment import Experiment, load_experiment
+    from atoll.platform.grid.ray_grid import RayGrid
+    from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+    from atoll.platform.run_directory.checkpoint import parameters_sha256
+    from atoll.platform.runs.federation_run import RunResult, resume, run
+    from atoll.platform.runs.layerwise.layerwise_run import network_arrays
+    from atoll.platform.sweeps.sweep import SweepResult, run_sweep
+    from atoll.platform.sweeps.sweep_plan import Sweep, load_sweep
+    from atoll.trust import CodeUse
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "RunResult", "__version__", "load_experiment", "resume", "run"]
+__all__ = [
+    "Arena",
+    "ArenaResult",
+    "AtollError",
+    "AttackError",
+    "AttackRun",
+    "CaptureError",
+    "CodeUse",
+    "CorruptCheckpointError",
+    "DataUnavailableError",
+    "EngineError",
+    "Experiment",
+    "InvalidExperimentError",
+    "LabelsRun",
+    "Observer",
+    "RayGrid",
+    "RoundOptions",
+    "RoundRecord",
+    "RunDirectoryError",
+    "RunInfo",
+    "RunResult",
+    "Sweep",
+    "SweepResult",
+    "UnknownNameError",
+    "UntrustedCodeError",
+    "__version__",
+    "load_arena",
+    "load_experiment",
+    "load_sweep",
+    "network_arrays",
+    "parameters_sha256",
+    "resume",
+    "run",
+    "run_arena",
+    "run_attack",
+    "run_labels",
+    "run_rounds",
+    "run_sweep",
+]
 
-_HOMES = {
-    "Experiment": "atoll.platform.config.experiment",
-    "load_experiment": "atoll.platform.config.experiment",
-    "RunResult": "atoll.platform.runs.federation_run",
-    "resume": "atoll.platform.runs.federation_run",
-    "run": "atoll.platform.runs.federation_run",
+_MODULES = {
+    "atoll.errors": (
+        "AtollError",
+        "InvalidExperimentError",
+        "UnknownNameError",
+        "DataUnavailableError",
+        "RunDirectoryError",
+        "CorruptCheckpointError",
+        "EngineError",
+        "CaptureError",
+        "AttackError",
+        "UntrustedCodeError",
+    ),
+    "atoll.platform.arenas.arena": ("ArenaResult", "run_arena"),
+    "atoll.platform.arenas.arena_plan": ("Arena", "load_arena"),
+    "atoll.platform.attack_runs.attack_run": ("AttackRun", "run_attack"),
+    "atoll.platform.attack_runs.label_counts": ("LabelsRun", "run_labels"),
+    "atoll.platform.callbacks.observers": ("Observer", "RoundRecord", "RunInfo"),
+    "atoll.platform.config.experiment": ("Experiment", "load_experiment"),
+    "atoll.platform.grid.ray_grid": ("RayGrid",),
+    "atoll.platform.rounds.round_loop": ("RoundOptions", "run_rounds"),
+    "atoll.platform.run_directory.checkpoint": ("parameters_sha256",),
+    "atoll.platform.runs.federation_run": ("RunResult", "run", "resume"),
+    "atoll.platform.runs.layerwise.layerwise_run": ("network_arrays",),
+    "atoll.platform.sweeps.sweep": ("SweepResult", "run_sweep"),
+    "atoll.platform.sweeps.sweep_plan": ("Sweep", "load_sweep"),
+    "atoll.trust": ("CodeUse",),
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for only then: ``import atoll`` stays quick."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'atoll' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __dir__ = attach(__name__, _MODULES)

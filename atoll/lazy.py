@@ -1,9 +1,45 @@
-"""Modules that are imported when they are first used: large ones, and optional ones."""
+"""What is imported when it is first asked for: public names of a package, and large modules.
+
+``import atoll`` must stay quick: the modules behind its names load PyTorch, Flower and Ray.
+"""
 
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+
+def attach(
+    package: str, modules: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a package's ``__getattr__`` and ``__dir__`` for names that live in its modules.
+
+    Parameters
+    ----------
+    package : str
+        The package's ``__name__``.
+    modules : Mapping[str, Sequence[str]]
+        By module, the public names that it defines.
+
+    Returns
+    -------
+    tuple
+        ``__getattr__``, which imports the module of a name, and ``__dir__``, which lists the names
+        without importing anything.
+    """
+    homes = {name: module for module, names in modules.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(homes[name]), name)
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return get, names
 
 
 class LazyModule:

@@ -19,10 +19,10 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import Tensor
 
 from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.models.model_building import build_model
 from atoll.clients.moments.statistic import DomainContext
 from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
 from atoll.platform.config.experiment import Experiment

@@ -20,7 +20,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from atoll import flower
-from atoll.clients.training.heap import keep_freed_memory
+from atoll.clients.training.memory_allocator import keep_freed_memory
 from atoll.platform.messages.exchange import Chunk, Envelope, Exchange
 from atoll.platform.messages.packing import PackedRecords, pack, structure_of
 from atoll.platform.worker.client_runner import ClientRunner

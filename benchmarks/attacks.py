@@ -22,26 +22,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atoll.attacks.arena.job import Conditions, Job, prepare_process, run_job
+from atoll.attacks.arena.arena_job import Conditions, Job, prepare_process, run_job
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, stack
-from atoll.attacks.base.optimization import OptimizationAttack
+from atoll.attacks.base.optimization_attack import OptimizationAttack
 from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
 from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.threat.observation import Observation, used_examples
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
-from atoll.clients.models.imprint import ImprintBlock, aim
-from atoll.clients.noprop.arrays import layer_of
-from atoll.clients.noprop.examples import GivenExamples
-from atoll.clients.noprop.layer_training import (
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.models.imprint_block import ImprintBlock, aim
+from atoll.clients.models.model_building import build_model
+from atoll.clients.noprop.block_training.example_source import GivenExamples
+from atoll.clients.noprop.block_training.layer_training import (
     LayerTraining,
-    names_of_client_parts,
-    seed_of_part,
+    client_unit_names,
+    unit_seed,
 )
-from atoll.clients.noprop.network import Design
+from atoll.clients.noprop.layer_keys import layer_of
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import batches, train
@@ -112,7 +112,9 @@ def restored(dataset: ImageDataset, wanted: Sequence[str]) -> None:
         attack = build_attack(name, settings)
         observations = observe_victims(victims, attack, public=references.public)
         started = time.process_time()
-        results = attack_victims(name, attack, victims, observations, gallery=references.gallery)
+        results = attack_victims(
+            name, attack, victims, observations, candidates=references.candidates
+        )
         seconds = time.process_time() - started
         scores = [row["psnr"] for result in results for row in result.rows]
         batch = f"{len(groups)} of {len(groups[0])}"
@@ -205,7 +207,7 @@ def layers(dataset: ImageDataset, victims: int, steps: int) -> None:
     ]
     for title, name in (("chain of 10 blocks", "chained-blocks"), ("cnn", "equal-cnn")):
         kinds.append((title, victims_of(dataset, {"name": name, **blocks}, groups, seed=7)))
-    gallery = references_of(dataset).gallery
+    candidates = references_of(dataset).candidates
     print("\n| clients train | noise | threat | PSNR | cost | labels | CPU s |")
     print("|---|---|---|---|---|---|---|")
     for title, known in kinds:
@@ -213,7 +215,7 @@ def layers(dataset: ImageDataset, victims: int, steps: int) -> None:
         for noise in ("optimised", "drawn", "given") if draws else ("optimised",):
             attack = build_attack("inverting-gradients", {"steps": steps, "noise": noise})
             observations = observe_victims(known, attack)
-            done = attack_victims("ig", attack, known, observations, gallery=gallery)
+            done = attack_victims("ig", attack, known, observations, candidates=candidates)
             rows = [row for one in done for row in one.rows]
             psnr, cost, labels = (
                 fmean(r[k] for r in rows) for k in ("psnr", "cost", "label_accuracy")
@@ -245,13 +247,12 @@ def layer_victims_of(
             GivenExamples(to_tensor(pixels, dataset.mean, dataset.std), labels),
             client,
             learning_rate=RATE,
-            seed_of=partial(seed_of_part, 7, 1, number),
+            seed_of=partial(unit_seed, 7, 1, number),
         )
         done = training.run(array_record({key: to_array(v.numpy()) for key, v in sent.items()}))
         trained = {key: torch.from_numpy(array.numpy()) for key, array in done.arrays.items()}
         seeds = {
-            name: seed_of_part(7, 1, number, name)
-            for name in names_of_client_parts(design, done.blocks)
+            name: unit_seed(7, 1, number, name) for name in client_unit_names(design, done.blocks)
         }
         truth = Truth(torch.from_numpy(pixels), labels, (), number, torch.tensor(group), seeds)
         reply = Content({"arrays": trained}, {"metrics": {"num-examples": len(group)}})

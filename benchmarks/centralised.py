@@ -31,14 +31,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import test_sets
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
-from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.objective import AlignmentObjective
-from atoll.clients.moments.passes import Passes
+from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.alignment_objective import AlignmentObjective
+from atoll.clients.moments.domain_examples import DomainExamples
+from atoll.clients.moments.example_passes import Passes
 from atoll.clients.training.evaluation import evaluate
 from atoll.clients.training.optimizers import SGD, Adam, LocalOptimizer
 from atoll.errors import InvalidExperimentError
@@ -49,11 +49,12 @@ from atoll.platform.sweeps.model_selection import Curve
 from atoll.platform.sweeps.sweep_plan import Trial, load_sweep
 from atoll.platform.sweeps.sweep_results import write_results
 from atoll.randomness import derive_seed, seed_everything
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.local_exchange import HERE, LocalExchange, domains_at_hand
 from atoll.strategies.alignment.methods.gradients import GradientStrategy
-from atoll.strategies.alignment.strategy import FIXED_SEED, AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.alignment.moments.local_exchange import HERE, LocalExchange, domains_at_hand
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Centralised:
             self._optimizer = self._fresh_optimizer()
         self._optimizer.learning_rate = strategy.server_learning_rate_at(number)
         self.model.model.train()
-        examples = self._draw()
+        examples = self.draw()
         outputs = self.model(examples.images, examples.labels, examples.positions)
         parts = {name: own.detached for name, own in examples.by_domain(outputs, slice(None))}
         domains = Domains(LocalExchange(parts), {HERE: examples.counts}, strategy.domain_weights)
@@ -132,7 +133,7 @@ class Centralised:
             self._optimizer.step([p.detach() for p in self.model.parameters], list(gradients))
         return float(cross_entropy)
 
-    def _draw(self) -> DomainExamples:
+    def draw(self) -> DomainExamples:
         """Return a fresh minibatch of each domain, as the clients' are: without replacement."""
         chosen = []
         for images, labels in self._examples.values():

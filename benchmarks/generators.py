@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
-from atoll.attacks.generators.trained import load_trained
+from atoll.attacks.generators.trained_generator import load_trained
 from atoll.clients.data.catalog import load_dataset
 
 STEPS, BATCH, JUDGED = 600, 128, 2000

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from atoll.attacks.generators.load import load_generator
+from atoll.attacks.generators.generator_loading import load_generator
 from atoll.platform.attack_runs.attack_run import run_attack
 
 # Of GIAS's steps, the share of the latent's.

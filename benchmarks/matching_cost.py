@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll.attacks.base.optimization import Group, matching_objective
+from atoll.attacks.base.optimization_attack import Group, matching_objective
 from atoll.attacks.captures.capture_files import find_captures
-from atoll.attacks.generators.load import load_generator
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.generator_loading import load_generator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.methods.inverting_gradients import InvertingGradients
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.priors import total_variation
 from atoll.attacks.optim.projections import project_l1_ball, project_sphere, row_norms
-from atoll.attacks.optim.schedules import ramp
 from atoll.attacks.optim.step_rules import Adam
+from atoll.attacks.optim.step_size_schedules import ramp
 from atoll.attacks.victims import observe_victims, read_victims
 
 # Returns each image's cost that is descended, and the cost alone.

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from atoll.clients.noprop.examples import Examples
-from atoll.clients.noprop.memory import training_bytes
-from atoll.clients.noprop.network import Design
-from atoll.clients.noprop.parts import make_part, make_shared_part
-from atoll.clients.noprop.training import train_epoch
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_memory import training_bytes
+from atoll.clients.noprop.block_training.training_units import make_shared_part, make_unit
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import prepare
@@ -82,7 +82,7 @@ def memory(arguments: argparse.Namespace) -> None:
     shared = make_shared_part(design, 0)
     counted = {}
     for name in ("block-01", "chain", "cnn"):
-        counted[name] = training_bytes(make_part(name, design, shared, 0), design, client)
+        counted[name] = training_bytes(make_unit(name, design, shared, 0), design, client)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
         idle = pool.apply(_peak_of, (None, arguments))
@@ -152,7 +152,7 @@ def design_of(arguments: argparse.Namespace) -> Design:
 
 
 def _part(name: str, design: Design) -> Any:
-    return make_part(name, design, make_shared_part(design, 0), 0)
+    return make_unit(name, design, make_shared_part(design, 0), 0)
 
 
 def _examples(arguments: argparse.Namespace) -> Examples:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from atoll.clients.data.datasets.folder import NORMALIZATIONS
-from atoll.clients.data.tensors import to_tensor
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.resnet50 import resnet50
 
 SIZE = 224

@@ -26,8 +26,8 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data import ImageDataset, partition_dataset
-from atoll.clients.data.store import Decoded, Split, write_dataset
-from atoll.clients.models.build import build_model
+from atoll.clients.data.image_dataset import Decoded, Split, write_dataset
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.grid.ray_grid import RayGrid

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import RoundOptions, run_rounds

@@ -1,8 +1,11 @@
+"""Settings of every test process, the Ray that tests share, and a count of the Rays they start."""
+
 import atexit
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -11,11 +14,17 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 # Ray would write one into the home folder. It asks for it whatever the user has set otherwise.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "a-token-of-the-tests"
+# Temporary folders of this process and of those it starts are in one that is removed at its end.
+# Its path is short because sockets of Ray's are in it, and theirs are limited to 107 characters.
+FOLDER = Path(tempfile.mkdtemp(prefix="at-", dir="/tmp"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+# pytest's own is kept, to look into after a failure.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+tempfile.tempdir = os.environ["TMPDIR"] = str(FOLDER)
 # A Ray that one test process starts by ``ray start`` would be joined by the drivers of others.
-os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
+os.environ["RAY_TMPDIR"] = str(FOLDER)
 # What tests trust, nobody else is to trust.
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="atoll-state-")
+os.environ["XDG_STATE_HOME"] = str(FOLDER / "state")
 
 import hypothesis
 import pytest
@@ -24,6 +33,15 @@ import pytest
 # every time, so that a submission is judged by what it changed; runs by hand draw new ones.
 hypothesis.settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("untimed")
+
+_rays_seen: set[Path] = set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses the shared Ray as using Ray."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +62,43 @@ def cluster() -> Iterator[None]:
     yield
     assert ray.is_initialized(), "a test shut down a Ray that it did not start"
     ray.shutdown()
+
+
+@pytest.fixture
+def joining(cluster: None) -> dict[str, str]:
+    """The environment of processes that use the Ray that tests share, and start none."""
+    import ray
+
+    return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@pytest.fixture(autouse=True)
+def rays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A count of the Rays that a test starts, here or in processes; only those marked may.
+
+    Every Ray makes a folder for its session, so those of processes that have ended count too.
+    """
+    yield
+    patterns = ("ray/session_2*", "*/session_2*", "*/ray/session_2*")
+    started = {path for pattern in patterns for path in FOLDER.glob(pattern)} - _rays_seen
+    if not started:
+        return
+    _rays_seen.update(started)
+    request.node.user_properties.append(("rays", len(started)))
+    if request.node.get_closest_marker("ray") is None:
+        pytest.fail("starts Ray: expected the marker `ray` on the test")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many Rays were started, and by which tests."""
+    counts = {
+        report.nodeid: dict(report.user_properties)["rays"]
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and "rays" in dict(report.user_properties)
+    }
+    if counts:
+        terminalreporter.write_line(f"Ray was started {sum(counts.values())} times")
+        if terminalreporter.verbosity >= 0:
+            for node, count in sorted(counts.items()):
+                terminalreporter.write_line(f"  {count} {node}")

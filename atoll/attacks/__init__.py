@@ -1,33 +1,205 @@
-"""What an onlooker can make of clients' updates: attacks by name, on captures of real runs."""
+"""Attacks of an honest-but-curious server on captures of runs, and the defenses against them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from atoll.registry import Registry
+from atoll.attacks.base.attack_names import ATTACKS
+from atoll.lazy import attach
 
 if TYPE_CHECKING:
-    from atoll.attacks.base.attack import Attack
+    from atoll.attacks.base.attack import Attack, Reconstruction, SeparateAttack, Stage
+    from atoll.attacks.base.optimization_attack import (
+        Group,
+        OptimizationAttack,
+        best_restarts,
+        matching_objective,
+    )
+    from atoll.attacks.capture_validation.replay import Diagnosis, diagnose, diagnose_capture
+    from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
+    from atoll.attacks.captures.capture_files import (
+        find_captures,
+        read_capture,
+        read_truth,
+        write_capture,
+    )
+    from atoll.attacks.defenses import DEFENSES
+    from atoll.attacks.defenses.clipping import Clipping
+    from atoll.attacks.defenses.defense import Defense, Estimate, Task
+    from atoll.attacks.defenses.dp_sgd import DPSGD
+    from atoll.attacks.defenses.local_dp import LocalDP
+    from atoll.attacks.defenses.mixup import MixUp
+    from atoll.attacks.defenses.noise import GaussianNoise
+    from atoll.attacks.defenses.orthogonal import OrthogonalGradient
+    from atoll.attacks.defenses.outpost import Outpost
+    from atoll.attacks.defenses.precode import Precode
+    from atoll.attacks.defenses.pruning import TopK
+    from atoll.attacks.defenses.quantization import NearestQuantization, Quantization, Sign
+    from atoll.attacks.defenses.soteria import Soteria
+    from atoll.attacks.generators import GENERATORS
+    from atoll.attacks.generators.staged_generator import Features, StagedGenerator
+    from atoll.attacks.metrics.assignment import assign
+    from atoll.attacks.metrics.identification import identified
+    from atoll.attacks.metrics.lpips import LPIPS
+    from atoll.attacks.metrics.pixels import mse, psnr
+    from atoll.attacks.metrics.ssim import ssim
+    from atoll.attacks.optim.matching import COSTS, cosine, squared_l2
+    from atoll.attacks.optim.minimize import Minimum, minimize
+    from atoll.attacks.optim.priors import total_variation
+    from atoll.attacks.optim.step_rules import LBFGS, Adam, SignedAdam
+    from atoll.attacks.threat.capabilities import Capability, ThreatModel
+    from atoll.attacks.threat.label_counts import LeakedLabels, leaked_labels
+    from atoll.attacks.threat.labels import infer_labels
+    from atoll.attacks.threat.observation import (
+        ImageSpace,
+        LocalTraining,
+        Observation,
+        PublicData,
+        observe,
+    )
+    from atoll.attacks.victims import (
+        Attacked,
+        References,
+        Victim,
+        attack_victims,
+        observe_victims,
+        read_victims,
+        references_of,
+    )
 
-ATTACKS: Registry[type[Attack]] = Registry(
-    "attack",
-    {
-        "random-image": "atoll.attacks.methods.baselines:RandomImage",
-        "class-mean": "atoll.attacks.methods.baselines:ClassMean",
-        "linear-layer": "atoll.attacks.methods.linear_layer:LinearLayer",
-        "imprint": "atoll.attacks.methods.imprint:Imprint",
-        "r-gap": "atoll.attacks.methods.rgap:RGAP",
-        "dlg": "atoll.attacks.methods.dlg:DLG",
-        "idlg": "atoll.attacks.methods.dlg:IDLG",
-        "inverting-gradients": "atoll.attacks.methods.inverting_gradients:InvertingGradients",
-        "gradinversion": "atoll.attacks.methods.gradinversion:GradInversion",
-        "rog": "atoll.attacks.methods.rog:ROG",
-        "gifd": "atoll.attacks.methods.gifd:GIFD",
-        "gias": "atoll.attacks.methods.gias:GIAS",
-        "ggl": "atoll.attacks.methods.ggl:GGL",
-        "generator-sample": "atoll.attacks.methods.generator_sample:GeneratorSample",
-    },
-)
+__all__ = [
+    "ATTACKS",
+    "COSTS",
+    "DEFENSES",
+    "DPSGD",
+    "GENERATORS",
+    "LBFGS",
+    "LPIPS",
+    "Adam",
+    "Attack",
+    "Attacked",
+    "Capability",
+    "Capture",
+    "Clipping",
+    "Content",
+    "Defense",
+    "Diagnosis",
+    "Estimate",
+    "Features",
+    "FederationInfo",
+    "GaussianNoise",
+    "Group",
+    "ImageSpace",
+    "LeakedLabels",
+    "LocalDP",
+    "LocalTraining",
+    "Minimum",
+    "MixUp",
+    "NearestQuantization",
+    "Observation",
+    "OptimizationAttack",
+    "OrthogonalGradient",
+    "Outpost",
+    "Precode",
+    "PublicData",
+    "Quantization",
+    "Reconstruction",
+    "References",
+    "SeparateAttack",
+    "Sign",
+    "SignedAdam",
+    "Soteria",
+    "Stage",
+    "StagedGenerator",
+    "Task",
+    "ThreatModel",
+    "TopK",
+    "Truth",
+    "Victim",
+    "assign",
+    "attack_victims",
+    "best_restarts",
+    "cosine",
+    "diagnose",
+    "diagnose_capture",
+    "find_captures",
+    "identified",
+    "infer_labels",
+    "leaked_labels",
+    "matching_objective",
+    "minimize",
+    "mse",
+    "observe",
+    "observe_victims",
+    "psnr",
+    "read_capture",
+    "read_truth",
+    "read_victims",
+    "references_of",
+    "squared_l2",
+    "ssim",
+    "total_variation",
+    "write_capture",
+]
 
-# What comes out of them owes little or nothing to the update; others are held against it.
-FLOORS = frozenset({"random-image", "class-mean", "generator-sample"})
+_MODULES = {
+    "atoll.attacks.base.attack": ("Attack", "Reconstruction", "SeparateAttack", "Stage"),
+    "atoll.attacks.base.optimization_attack": (
+        "Group",
+        "OptimizationAttack",
+        "best_restarts",
+        "matching_objective",
+    ),
+    "atoll.attacks.capture_validation.replay": ("Diagnosis", "diagnose", "diagnose_capture"),
+    "atoll.attacks.captures.capture": ("Capture", "Content", "FederationInfo", "Truth"),
+    "atoll.attacks.captures.capture_files": (
+        "find_captures",
+        "read_capture",
+        "read_truth",
+        "write_capture",
+    ),
+    "atoll.attacks.defenses": ("DEFENSES",),
+    "atoll.attacks.defenses.clipping": ("Clipping",),
+    "atoll.attacks.defenses.defense": ("Defense", "Estimate", "Task"),
+    "atoll.attacks.defenses.dp_sgd": ("DPSGD",),
+    "atoll.attacks.defenses.local_dp": ("LocalDP",),
+    "atoll.attacks.defenses.mixup": ("MixUp",),
+    "atoll.attacks.defenses.noise": ("GaussianNoise",),
+    "atoll.attacks.defenses.orthogonal": ("OrthogonalGradient",),
+    "atoll.attacks.defenses.outpost": ("Outpost",),
+    "atoll.attacks.defenses.precode": ("Precode",),
+    "atoll.attacks.defenses.pruning": ("TopK",),
+    "atoll.attacks.defenses.quantization": ("NearestQuantization", "Quantization", "Sign"),
+    "atoll.attacks.defenses.soteria": ("Soteria",),
+    "atoll.attacks.generators": ("GENERATORS",),
+    "atoll.attacks.generators.staged_generator": ("Features", "StagedGenerator"),
+    "atoll.attacks.metrics.assignment": ("assign",),
+    "atoll.attacks.metrics.identification": ("identified",),
+    "atoll.attacks.metrics.lpips": ("LPIPS",),
+    "atoll.attacks.metrics.pixels": ("mse", "psnr"),
+    "atoll.attacks.metrics.ssim": ("ssim",),
+    "atoll.attacks.optim.matching": ("COSTS", "cosine", "squared_l2"),
+    "atoll.attacks.optim.minimize": ("Minimum", "minimize"),
+    "atoll.attacks.optim.priors": ("total_variation",),
+    "atoll.attacks.optim.step_rules": ("Adam", "LBFGS", "SignedAdam"),
+    "atoll.attacks.threat.capabilities": ("Capability", "ThreatModel"),
+    "atoll.attacks.threat.label_counts": ("LeakedLabels", "leaked_labels"),
+    "atoll.attacks.threat.labels": ("infer_labels",),
+    "atoll.attacks.threat.observation": (
+        "ImageSpace",
+        "LocalTraining",
+        "Observation",
+        "PublicData",
+        "observe",
+    ),
+    "atoll.attacks.victims": (
+        "Attacked",
+        "References",
+        "Victim",
+        "attack_victims",
+        "observe_victims",
+        "read_victims",
+        "references_of",
+    ),
+}
+__getattr__, __dir__ = attach(__name__, _MODULES)

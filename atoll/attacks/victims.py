@@ -1,4 +1,4 @@
-"""From captures to observations and from reconstructions to rows of metrics."""
+"""Victims: captures to observations, and reconstructions to rows of metrics."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from atoll.attacks.metrics.pixels import mse, psnr
 from atoll.attacks.metrics.ssim import ssim
 from atoll.attacks.threat.observation import Mimic, Observation, PublicData, observe, used_examples
 from atoll.attacks.threat.victim_model import BatchNormMode
-from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.errors import CaptureError
 
 # Images that a reconstruction is told from, for the identification rate.
-GALLERY = 1000
+CANDIDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -53,27 +53,27 @@ class References:
     ----------
     public : PublicData
         What an attacker with public data has.
-    gallery : Tensor
+    candidates : Tensor
         What reconstructions are told from: float32, shape (n, channels, height, width), in [0, 1];
         none of them is public.
     """
 
     public: PublicData
-    gallery: Tensor
+    candidates: Tensor
 
 
-def references_of(dataset: ImageDataset, gallery: int = GALLERY) -> References:
-    """Deal a data set's test images: every other one is public, of the rest some are the gallery.
+def references_of(dataset: ImageDataset, candidates: int = CANDIDATES) -> References:
+    """Deal a data set's test images: every other one is public, of the rest some are candidates.
 
     Parameters
     ----------
-    gallery : int
+    candidates : int
         At most so many.
     """
     split = dataset.test
     images = torch.from_numpy(split.images.copy()).permute(0, 3, 1, 2).float() / 255
     labels = torch.from_numpy(split.labels.copy())
-    return References(PublicData(images[::2], labels[::2]), images[1::2][:gallery])
+    return References(PublicData(images[::2], labels[::2]), images[1::2][:candidates])
 
 
 def read_victims(captures: Sequence[Path]) -> list[Victim]:
@@ -136,7 +136,7 @@ def observe_victims(
     mode: BatchNormMode = "train",
     device: str = "cpu",
 ) -> list[Observation]:
-    """Return what the attack's threat model grants of each victim.
+    """Return the observation of each victim that the attack's threat model grants.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def observe_victims(
 
 @dataclass(frozen=True)
 class Attacked:
-    """An attack's result on one victim, with its images in the order of the truth.
+    """Result of an attack on one victim, with its images in the order of the truth.
 
     Attributes
     ----------
@@ -196,12 +196,12 @@ def attack_victims(
     victims: Sequence[Victim],
     observations: Sequence[Observation],
     *,
-    gallery: Tensor,
+    candidates: Tensor,
     lpips: LPIPS | None = None,
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> list[Attacked]:
-    """Attack victims and measure what came out.
+    """Attack victims and measure the reconstructions.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def attack_victims(
         The attack.
     victims, observations : Sequence
         In the same order; see :func:`observe_victims`.
-    gallery : Tensor
+    candidates : Tensor
         For the identification rate.
     lpips : LPIPS, optional
         Without it rows have no perceptual distance.
@@ -233,7 +233,7 @@ def attack_victims(
     reconstructions = attack.run_checked(observations, seed=seed, progress=progress)
     seconds = time.process_time() - started
     return [
-        _measured(name, attack, victim, observation, result, gallery, lpips, seconds)
+        _measured(name, attack, victim, observation, result, candidates, lpips, seconds)
         for victim, observation, result in zip(victims, observations, reconstructions, strict=True)
     ]
 
@@ -244,7 +244,7 @@ def _measured(
     victim: Victim,
     observation: Observation,
     result: Reconstruction,
-    gallery: Tensor,
+    candidates: Tensor,
     lpips: LPIPS | None,
     seconds: float,
 ) -> Attacked:
@@ -256,7 +256,7 @@ def _measured(
         "ssim": ssim(images, truth).tolist(),
         "lpips": [None] * len(truth) if lpips is None else lpips(images, truth).tolist(),
         "mse": mse(images, truth).tolist(),
-        "identified": identified(images, truth, gallery).tolist(),
+        "identified": identified(images, truth, candidates).tolist(),
         "seen": attack.has_seen(observation, victim.truth.pixels),
         "label": victim.truth.labels.tolist(),
         "label_found": result.labels[order].tolist(),

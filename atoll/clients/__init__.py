@@ -1,1 +1,166 @@
-"""What an island has: data, models, local training, and the Flower ClientApp around them."""
+"""The client side: data sets, models, local training, statistics, and the Flower ClientApp."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from atoll.lazy import attach
+
+if TYPE_CHECKING:
+    from atoll.clients.apps.client_app import make_client_app
+    from atoll.clients.apps.client_spec import ClientSpec
+    from atoll.clients.arrays.model_arrays import ModelArrays
+    from atoll.clients.data.catalog import DATASETS, load_dataset
+    from atoll.clients.data.image_dataset import ImageDataset, Split
+    from atoll.clients.data.image_tensors import to_tensor
+    from atoll.clients.data.partitioning.partition import (
+        Partition,
+        class_histogram,
+        partition_dataset,
+    )
+    from atoll.clients.data.partitioning.partitioners import PARTITIONERS
+    from atoll.clients.models import MODELS
+    from atoll.clients.models.head import ModelSizes, SplitModel
+    from atoll.clients.models.head_outputs import HeadOutputs
+    from atoll.clients.models.model_building import build_model
+    from atoll.clients.mods import MODS
+    from atoll.clients.moments.statistic import DomainContext, Statistic
+    from atoll.clients.moments.statistic_names import STATISTICS
+    from atoll.clients.moments.statistics import (
+        ExampleFeatures,
+        FeatureMean,
+        FeatureProducts,
+        Gradient,
+        HeadGradient,
+        HessianDiagonal,
+        HessianProbes,
+        HessianProduct,
+        Loss,
+        ProbedDiagonal,
+        ScaleGradient,
+        ScaleGradientHalves,
+        SquaredFeatures,
+        SquaredHeadGradient,
+        SquaredLogits,
+    )
+    from atoll.clients.noprop.networks.inference import Inference, Noise
+    from atoll.clients.noprop.networks.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
+    from atoll.clients.settings import (
+        ClientSettings,
+        DataSettings,
+        ModelSettings,
+        PartitionSettings,
+    )
+    from atoll.clients.training.evaluation import Evaluation, evaluate
+    from atoll.clients.training.local_training import TrainingResult, train
+    from atoll.clients.training.step_mods import LocalStep
+
+__all__ = [
+    "DATASETS",
+    "MODELS",
+    "MODS",
+    "PARTITIONERS",
+    "STATISTICS",
+    "ClientSettings",
+    "ClientSpec",
+    "DataSettings",
+    "DomainContext",
+    "Evaluation",
+    "ExampleFeatures",
+    "FeatureMean",
+    "FeatureProducts",
+    "Gradient",
+    "HeadGradient",
+    "HeadOutputs",
+    "HessianDiagonal",
+    "HessianProbes",
+    "HessianProduct",
+    "ImageDataset",
+    "Inference",
+    "LocalStep",
+    "Loss",
+    "ModelArrays",
+    "ModelSettings",
+    "ModelSizes",
+    "NoPropNetwork",
+    "Noise",
+    "Partition",
+    "PartitionSettings",
+    "ProbedDiagonal",
+    "ScaleGradient",
+    "ScaleGradientHalves",
+    "Split",
+    "SplitModel",
+    "SquaredFeatures",
+    "SquaredHeadGradient",
+    "SquaredLogits",
+    "Statistic",
+    "TrainingResult",
+    "build_model",
+    "class_histogram",
+    "evaluate",
+    "load_dataset",
+    "make_client_app",
+    "noprop_ct",
+    "noprop_dt",
+    "noprop_fm",
+    "partition_dataset",
+    "to_tensor",
+    "train",
+]
+
+_MODULES = {
+    "atoll.clients.apps.client_app": ("make_client_app",),
+    "atoll.clients.apps.client_spec": ("ClientSpec",),
+    "atoll.clients.arrays.model_arrays": ("ModelArrays",),
+    "atoll.clients.data.catalog": ("DATASETS", "load_dataset"),
+    "atoll.clients.data.partitioning.partition": (
+        "Partition",
+        "class_histogram",
+        "partition_dataset",
+    ),
+    "atoll.clients.data.partitioning.partitioners": ("PARTITIONERS",),
+    "atoll.clients.data.image_dataset": ("ImageDataset", "Split"),
+    "atoll.clients.data.image_tensors": ("to_tensor",),
+    "atoll.clients.models": ("MODELS",),
+    "atoll.clients.models.model_building": ("build_model",),
+    "atoll.clients.models.head": ("ModelSizes", "SplitModel"),
+    "atoll.clients.models.head_outputs": ("HeadOutputs",),
+    "atoll.clients.mods": ("MODS",),
+    "atoll.clients.moments.statistic": ("DomainContext", "Statistic"),
+    "atoll.clients.moments.statistic_names": ("STATISTICS",),
+    "atoll.clients.moments.statistics": (
+        "ExampleFeatures",
+        "FeatureMean",
+        "FeatureProducts",
+        "Gradient",
+        "HeadGradient",
+        "HessianDiagonal",
+        "HessianProbes",
+        "HessianProduct",
+        "Loss",
+        "ProbedDiagonal",
+        "ScaleGradient",
+        "ScaleGradientHalves",
+        "SquaredFeatures",
+        "SquaredHeadGradient",
+        "SquaredLogits",
+    ),
+    "atoll.clients.noprop.networks.inference": ("Inference", "Noise"),
+    "atoll.clients.noprop.networks.network": (
+        "NoPropNetwork",
+        "noprop_ct",
+        "noprop_dt",
+        "noprop_fm",
+    ),
+    "atoll.clients.settings": (
+        "DataSettings",
+        "PartitionSettings",
+        "ModelSettings",
+        "ClientSettings",
+    ),
+    "atoll.clients.training.evaluation": ("Evaluation", "evaluate"),
+    "atoll.clients.training.local_training": ("TrainingResult", "train"),
+    "atoll.clients.training.step_mods": ("LocalStep",),
+}
+__getattr__, __dir__ = attach(__name__, _MODULES)

@@ -51,7 +51,7 @@ class ModelChecker(Protocol):
     """A mod that cannot act on every model."""
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise a ``ValueError`` that says what the model lacks."""
+        """Raise a ``ValueError`` if the model lacks something that the mod needs."""
 
 
 def find_mods(entries: Sequence[str | ModSettings], known: Registry[Any] = MODS) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The ranges of numbers in experiment files: what lies beyond them is a mistake, no experiment.
+"""Ranges of the numbers in experiment files; a value out of them is taken for a mistake.
 
 A number without a range is taken as it is, and ends a day later: a limit of 1e-9 seconds that no
 client keeps, a norm of 1e-300 under which nothing moves, 10**12 steps. So every number of every

@@ -1,4 +1,4 @@
-"""The client's part in SecAgg+: Flower's mod around our training.
+"""SecAgg+ at the client: Flower's mod around our training.
 
 Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020. Flower's
 mod speaks the older messages of its workflow; this one stands between them and a ClientApp's.
@@ -29,7 +29,7 @@ ANSWER = Callable[[Message, Context], Message]
 
 
 class SecureAggregationMod:
-    """Masks a client's reply by SecAgg+; the strategy ``SecAggPlus`` sees the sum alone."""
+    """Mod that masks a client's reply; the strategy ``SecAggPlus`` sees the sum alone."""
 
     def __call__(self, message: Message, context: Context, call_next: ANSWER) -> Message:
         """Take part in a stage of the protocol."""

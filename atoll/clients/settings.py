@@ -1,4 +1,4 @@
-"""The sections of an experiment file that say what a client is: its data, model and training.
+"""Settings of clients: the sections ``[data]``, ``[model]`` and ``[client]`` of an experiment file.
 
 Each section is a frozen pydantic model: unknown keys, wrong types and values out of range are
 refused with the key's name. ``[data]``, ``[model]`` and ``[client]`` of an experiment are these.
@@ -50,6 +50,11 @@ class PartitionSettings(Section):
 
     Keys beside ``name`` are the keyword arguments of the partitioner of that name (``alpha``,
     ``min_partition_size``, ``num_shards_per_partition``, ``heterogeneity``, ...).
+
+    Attributes
+    ----------
+    name : str
+        A registered partitioner.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -65,9 +70,29 @@ class PartitionSettings(Section):
 class DataSettings(Section):
     """``[data]``: which data set, and how it is spread over clients.
 
-    ``options`` are the data set's own (``preset``, ``protocol``, ``image_size``, ...). Domains in
-    ``held_out`` are given to no client. ``test_examples`` is the limit for each domain, where the
-    data set has domains.
+    Attributes
+    ----------
+    dataset : str
+        A registered data set.
+    path : Path or None
+        A folder with the data set's files; nothing else is tried then.
+    options : dict
+        The data set's own options (``preset``, ``protocol``, ``image_size``, ...).
+    held_out : tuple[str, ...]
+        Domains that are given to no client.
+    clients : int
+        The number of clients.
+    partition : PartitionSettings
+        How examples are dealt to clients.
+    train_examples : int or None
+        The training examples that are used, at most.
+    test_examples : int or None
+        The test examples that the server evaluates on, at most; of each domain, where the data
+        set has domains.
+    examples_per_client : int or None
+        A client's examples, at most.
+    client_test_fraction : float
+        The share of a client's examples that it keeps for its own evaluation.
     """
 
     dataset: str = "mnist"
@@ -83,7 +108,13 @@ class DataSettings(Section):
 
 
 class ModelSettings(Section):
-    """``[model]``: a registered model or ``module:callable``; other keys are its arguments."""
+    """``[model]``: which model; keys beside ``name`` are the model's keyword arguments.
+
+    Attributes
+    ----------
+    name : str
+        A registered model or ``module:callable``.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -96,7 +127,21 @@ class ModelSettings(Section):
 
 
 class ScheduleSettings(Section):
-    """``[client.schedule]``: how the learning rate goes down with the rounds."""
+    """``[client.schedule]``: the clients' learning rate as a function of the round.
+
+    Attributes
+    ----------
+    name : str
+        The kind of schedule.
+    every : int
+        Rounds between two multiplications by ``factor`` ("step").
+    factor : float
+        The multiplier of "step" and "exponential".
+    final : float
+        The learning rate at the end of "cosine".
+    warmup_rounds : int
+        Rounds in which the rate grows linearly, for every kind.
+    """
 
     name: Literal["constant", "step", "cosine", "exponential"] = "constant"
     every: Rounds = 10
@@ -106,7 +151,13 @@ class ScheduleSettings(Section):
 
 
 class ModSettings(Section):
-    """An entry of ``client.mods``: a mod's name; other keys are its arguments."""
+    """An entry of ``client.mods``; keys beside ``name`` are the mod's arguments.
+
+    Attributes
+    ----------
+    name : str
+        A registered defense or mod, or ``module:attribute``.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -121,11 +172,38 @@ class ModSettings(Section):
 class ClientSettings(Section):
     """``[client]``: local training and evaluation.
 
-    ``mods`` are the outermost first, each a name or a table with a name and arguments.
-
-    ``memory_mb`` is what clients declare to have for training, in units of 1e6 bytes: client ``i``
-    has entry ``i`` of the list, which is repeated. Layerwise strategies give each as many layers as
-    fit.
+    Attributes
+    ----------
+    optimizer : str
+        The local optimiser.
+    learning_rate : float
+        The learning rate of the first round; ``schedule`` changes it.
+    momentum : float
+        Of SGD.
+    weight_decay : float
+        The weight of the parameters' decay; decoupled from the gradient for "adamw".
+    schedule : ScheduleSettings
+        The learning rate as a function of the round.
+    batch_size : int
+        Examples a local step.
+    epochs : int or None
+        Passes over a client's examples a round; 1 where neither this nor ``steps`` is set.
+    steps : int or None
+        Local steps a round, in place of ``epochs``.
+    proximal_mu : float
+        The weight of FedProx's proximal term.
+    gradient_clip : float or None
+        The largest norm of a step's gradient.
+    vectorize : bool or "auto"
+        Whether the clients of a chunk train at once on stacked parameters; "auto" times both ways.
+    timeout : float or None
+        Seconds that a client may take.
+    mods : tuple
+        Flower mods around training, the outermost first: each a name or a table with a name and
+        arguments.
+    memory_mb : tuple[float, ...]
+        What clients declare to have for training, in units of 1e6 bytes: client ``i`` has entry
+        ``i`` of the list, which is repeated. Layer-wise strategies give each as many layers as fit.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"

@@ -1,4 +1,4 @@
-"""Flower arrays as NumPy arrays and back, without copies where none are needed.
+"""Conversion of Flower arrays to NumPy arrays and back, with as few copies as possible.
 
 Flower's ``Array.numpy()`` runs ``np.load`` on a copy of the bytes; here the .npy header is parsed
 once per distinct header and the data are viewed where they lie.

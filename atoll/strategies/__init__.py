@@ -5,18 +5,95 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
 
 from atoll.errors import InvalidExperimentError
+from atoll.lazy import attach
 from atoll.registry import Registry, closest
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
-from atoll.strategies.arguments import check_arguments
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.sec_agg_plus import SecAggPlus
+from atoll.strategies.strategy_arguments import check_arguments
+
+if TYPE_CHECKING:
+    from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+    from atoll.strategies.alignment.methods.gradients import (
+        MLDG,
+        ANDMask,
+        DomainGradients,
+        Fish,
+        GradientStrategy,
+        SANDMask,
+    )
+    from atoll.strategies.alignment.methods.hessians import CMA, HGP, Hutchinson
+    from atoll.strategies.alignment.methods.regularizers import (
+        CORAL,
+        IGA,
+        IRM,
+        MMD,
+        FedIIR,
+        Fishr,
+        GradientAlignment,
+        GradientNorm,
+        VREx,
+    )
+    from atoll.strategies.alignment.methods.representation import FedL2R, FedSR
+    from atoll.strategies.alignment.methods.reweighting import AFL, EQRM, ERM, SD, GroupDRO, Mixup
+    from atoll.strategies.alignment.methods.updates import FedDGGA, FedGMA
+    from atoll.strategies.alignment.moments.domain_moments import Domains
+    from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
+    from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
+    from atoll.strategies.asynchronous.fed_buff import FedBuff
+    from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
+    from atoll.strategies.layerwise.layerwise_strategy import Layerwise
+    from atoll.strategies.mean_only import uses_mean_only
+
+__all__ = [
+    "AFL",
+    "CMA",
+    "CORAL",
+    "EQRM",
+    "ERM",
+    "FLOWER_STRATEGIES",
+    "HGP",
+    "IGA",
+    "IRM",
+    "MLDG",
+    "MMD",
+    "SD",
+    "STRATEGIES",
+    "ANDMask",
+    "AlignmentStrategy",
+    "AsynchronousLayerwise",
+    "AsynchronousStrategy",
+    "DeadlineFedAvg",
+    "DomainGradients",
+    "Domains",
+    "FedBuff",
+    "FedDGGA",
+    "FedGMA",
+    "FedIIR",
+    "FedL2R",
+    "FedSR",
+    "Fish",
+    "Fishr",
+    "GradientAlignment",
+    "GradientNorm",
+    "GradientStrategy",
+    "GroupDRO",
+    "Hutchinson",
+    "Layerwise",
+    "Mixup",
+    "SANDMask",
+    "SecAggPlus",
+    "VREx",
+    "build_strategy",
+    "uses_mean_only",
+]
 
 FLOWER_STRATEGIES: dict[str, type[Strategy]] = {
     name: kind
@@ -33,6 +110,48 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "SecAggPlus": SecAggPlus,
     },
 )
+
+_MODULES = {
+    "atoll.strategies.alignment.moments.domain_moments": ("Domains",),
+    "atoll.strategies.alignment.methods.gradients": (
+        "ANDMask",
+        "DomainGradients",
+        "Fish",
+        "GradientStrategy",
+        "MLDG",
+        "SANDMask",
+    ),
+    "atoll.strategies.alignment.methods.hessians": ("CMA", "HGP", "Hutchinson"),
+    "atoll.strategies.alignment.methods.regularizers": (
+        "CORAL",
+        "FedIIR",
+        "Fishr",
+        "GradientAlignment",
+        "GradientNorm",
+        "IGA",
+        "IRM",
+        "MMD",
+        "VREx",
+    ),
+    "atoll.strategies.alignment.methods.representation": ("FedL2R", "FedSR"),
+    "atoll.strategies.alignment.methods.reweighting": (
+        "AFL",
+        "EQRM",
+        "ERM",
+        "GroupDRO",
+        "Mixup",
+        "SD",
+    ),
+    "atoll.strategies.alignment.methods.updates": ("FedDGGA", "FedGMA"),
+    "atoll.strategies.alignment.alignment_strategy": ("AlignmentStrategy",),
+    "atoll.strategies.asynchronous.deadline": ("DeadlineFedAvg",),
+    "atoll.strategies.asynchronous.fed_buff": ("FedBuff",),
+    "atoll.strategies.asynchronous.asynchronous_strategy": ("AsynchronousStrategy",),
+    "atoll.strategies.layerwise.asynchronous_layerwise": ("AsynchronousLayerwise",),
+    "atoll.strategies.layerwise.layerwise_strategy": ("Layerwise",),
+    "atoll.strategies.mean_only": ("uses_mean_only",),
+}
+__getattr__, __dir__ = attach(__name__, _MODULES)
 
 
 def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy") -> Strategy:
@@ -52,6 +171,12 @@ def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy
     ------
     InvalidExperimentError
         If it does not take an argument, needs one that is not there, or refuses a value.
+
+    Examples
+    --------
+    >>> from atoll.strategies import build_strategy
+    >>> build_strategy("FedAdam", {"eta": 0.01}).eta
+    0.01
     """
     kind = STRATEGIES.find(name, f"{key}.name")
     accepted = _accepted(kind)

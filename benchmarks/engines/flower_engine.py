@@ -16,7 +16,7 @@ from flwr.simulation import run_simulation
 
 from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from benchmarks.engines import synthetic
 from benchmarks.engines.timing import RoundClock
 from benchmarks.workloads import WORKLOADS, data_of, spec_of

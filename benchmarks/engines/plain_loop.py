@@ -17,8 +17,8 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.local_training import train
 from atoll.randomness import derive_seed

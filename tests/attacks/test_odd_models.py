@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attacking import attacked
-from captured import CLIENTS, a_spec, captured
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from real_updates import assert_simulates, client_update
 from torch import Tensor, nn
 
 from atoll.attacks import ATTACKS
@@ -30,14 +27,17 @@ from atoll.clients.apps.client_app import FederatedClientApp, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings, ModSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import gradients_of, train
 from atoll.clients.training.step_mods import LocalStep
-from atoll.clients.training.vectorized import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.errors import AtollError, InvalidExperimentError
 from atoll.flower import assume_identity
+from tests.support.attacks.attacking import attacked
+from tests.support.attacks.captured import CLIENTS, a_spec, captured
+from tests.support.attacks.real_updates import assert_simulates, client_update
 
 SHAPE = (1, 8, 8)
 KINDS = ("plain", "unused", "tied", "scalar", "half", "frozen")
@@ -47,7 +47,7 @@ PASSIVE = ThreatModel(frozenset({Capability.TRAINING, Capability.LABELS, Capabil
 
 
 def name_of(kind: str) -> str:
-    return f"odd_models:{kind}"
+    return f"tests.support.attacks.odd_models:{kind}"
 
 
 def a_model(kind: str) -> nn.Module:
@@ -149,7 +149,7 @@ def test_sums_in_the_app_and_clients_at_once_are_those_of_replies(kind: str) -> 
         assert not reply.has_error(), reply.error
         replies.append(reply)
         total.add(reply.content["arrays"], reply.content["metrics"]["num-examples"])
-    in_turn, _, _ = app.train_and_sum(message, contexts, at_once=False)
+    in_turn, _, _ = app.train_and_sum(message, contexts, vectorized=False)
     for key, values in total.arrays.items():
         assert np.array_equal(in_turn.arrays[key], values)
     assert in_turn.dtypes == total.dtypes
@@ -158,7 +158,7 @@ def test_sums_in_the_app_and_clients_at_once_are_those_of_replies(kind: str) -> 
     if obstacle is not None:
         return
     # One step each is one gradient at the shared parameters; a tenth of them is another path.
-    at_once, _, _ = app.train_and_sum(message, contexts, at_once=True)
+    at_once, _, _ = app.train_and_sum(message, contexts, vectorized=True)
     together = app.train_together([message] * 4, contexts)
     atol = 10 * TOLERANCE.get(kind, 1e-5)
     for key, values in total.arrays.items():

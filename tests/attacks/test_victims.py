@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from real_updates import client_update
 
 from atoll.attacks.capture_validation.replay import diagnose
 from atoll.attacks.captures.capture import Truth
 from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.victims import read_victims
 from atoll.errors import CaptureError
+from tests.support.attacks.real_updates import client_update
 
 
 def _changed(truth: Truth, what: str) -> Truth:

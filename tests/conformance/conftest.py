@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from two_engines import Shown, run_on_atoll, run_on_stock
+
+from tests.support.conformance.two_engines import Shown, run_on_atoll, run_on_stock
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ those of Flower's simulation process. Here a failed app must fail on Atoll.
 from __future__ import annotations
 
 import pytest
-from command_lines import atoll_flower, flwr_environment, flwr_run
-from comparison import flower_log, lines, results
-from two_engines import Case, Shown, app_directory
 
-pytestmark = pytest.mark.timeout(900)
+from tests.support.conformance.command_lines import atoll_flower, flwr_environment, flwr_run
+from tests.support.conformance.comparison import flower_log, lines, results
+from tests.support.conformance.two_engines import Case, Shown, app_directory
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 CASE = Case("cli_prints", config={"fails": False, "lr": 0.1, "nested.name": "x"})
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from app_cases import STRATEGIES as CASES
-from comparison import assert_same
-from two_engines import Case, Shown
 
-pytestmark = pytest.mark.timeout(900)
+from tests.support.conformance.app_cases import STRATEGIES as CASES
+from tests.support.conformance.comparison import assert_same
+from tests.support.conformance.two_engines import Case, Shown
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

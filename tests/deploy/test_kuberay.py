@@ -17,14 +17,14 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from kustomize import build, containers
 from typer.main import get_command
 
 from atoll.platform.cli.application import application
 from atoll.platform.cli.submission import read_runtime_env
 from atoll.platform.config.experiment import load_experiment
+from tests.support.deploy.kustomize import build, containers
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kuberay"
 KUBERNETES = "1.32"
 
@@ -160,14 +160,20 @@ def test_a_cluster_has_the_images_ray_and_shares_what_must_outlive_it(spec: dict
 def test_pods_are_as_kubernetes_wants_them(spec: dict[str, Any]) -> None:
     for pod in pods(spec):
         whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **pod}
-        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        try:
+            kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            pytest.fail(f"{error.path}: {error.message}")
 
 
 def test_a_wrong_field_of_a_pod_would_be_found() -> None:
     pod = {"containers": [{"name": "x", "image": "y", "volumeMount": []}]}
     whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        try:
+            kubernetes_validate.validate(whole, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            pytest.fail(f"{error.path}: {error.message}")
 
 
 def test_the_volume_is_as_kubernetes_wants_it() -> None:

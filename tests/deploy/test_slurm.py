@@ -3,7 +3,7 @@
 There is no Slurm here, and "ray symmetric-run" ends with "ray stop", which would stop every Ray of
 the machine. So srun and scontrol are stand-ins, and so is ray: it takes the arguments apart with
 the real command's own parser and runs what comes after "--" on the Ray that is there. The real one
-runs in tests/platform/test_symmetric_run.py.
+runs in tests/platform/cluster/test_symmetric_run.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 SCRIPTS = sorted((ROOT / "deploy" / "slurm").glob("*.sbatch"))
 EXPERIMENT = """
 [run]
@@ -110,6 +111,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.ray
 def test_a_run_whose_time_is_up_is_requeued_and_goes_on(
     slurm: dict[str, str], cluster: None
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_run_whose_time_is_up_is_requeued_and_goes_on(
     assert rounds == list(range(1, ended + 2))
 
 
+@pytest.mark.ray
 def test_an_array_runs_a_seed_a_task_and_passes_on_what_failed(slurm: dict[str, str]) -> None:
     script = str(ROOT / "deploy" / "slurm" / "array-sweep.sbatch")
     # It would start a Ray of its own; what it asks for is enough here.

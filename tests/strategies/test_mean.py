@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from atoll.platform.config.aggregation import aggregation_of
 from atoll.platform.messages.packing import broadcast_arrays
 from atoll.strategies.alignment.methods.reweighting import ERM
-from atoll.strategies.mean import is_mean_only
+from atoll.strategies.mean_only import is_mean_only
 
 
 class Changed(ERM):

@@ -1,4 +1,4 @@
-"""What an attack is: checked settings, a declared threat model, and a run on observations."""
+"""Base class of attacks: checked settings, a declared threat model, a run on observations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage of an attack came to.
+    """Result of one stage of an attack.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What an attack makes of one observation.
+    """Result of an attack on one observation.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Reconstruction:
 
 
 def ignore_progress(done: int, total: int) -> None:
-    """Do nothing: nobody asked for progress."""
+    """Ignore progress: the default callback."""
 
 
 class Attack(Section, ABC):
@@ -93,7 +93,7 @@ class Attack(Section, ABC):
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack is given; settings may add to what it needs."""
+        """The threat model; settings may add to what the attack needs."""
         return ThreatModel(self.needs)
 
     def check_available(self) -> None:
@@ -182,7 +182,22 @@ class Attack(Section, ABC):
 
 
 class SeparateAttack(Attack):
-    """An attack that makes each reconstruction by itself, without optimising many at once."""
+    """An attack that makes each reconstruction by itself, without optimising many at once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Observation, Reconstruction, SeparateAttack
+    >>> class Grey(SeparateAttack):
+    ...     '''Answers with grey images, whatever was sent.'''
+    ...
+    ...     def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+    ...         images = torch.full((observation.num_images, *observation.space.shape), 0.5)
+    ...         labels = torch.full((observation.num_images,), -1)
+    ...         return Reconstruction(images, labels, "none")
+    >>> str(Grey().threat)
+    '...'
+    """
 
     def run(
         self,

@@ -1,4 +1,4 @@
-"""What attacks with a generator share: which generator, and its features as stacks of candidates.
+"""Base class of attacks with a generator: its choice, and its features as stacks of candidates.
 
 A generator sees rows: the images of all candidates one after another. Attacks vary stacks, of shape
 (candidates, n, ...).
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atoll.attacks.base.optimization import Decode, Group, OptimizationAttack
-from atoll.attacks.generators.load import fitted, load_generator
-from atoll.attacks.generators.staged import Features, StagedGenerator
-from atoll.attacks.generators.trained import GeneratorSettings, TrainedGenerator
+from atoll.attacks.base.optimization_attack import Decode, Group, OptimizationAttack
+from atoll.attacks.generators.generator_loading import fitted, load_generator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
+from atoll.attacks.generators.trained_generator import GeneratorSettings, TrainedGenerator
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.settings import FilePath
@@ -49,7 +49,7 @@ class GeneratorAttack(OptimizationAttack):
         load_generator(self.generator, self.generator_path, wanted=self.generator_settings)
 
     def check(self, observation: Observation) -> None:
-        """Refuse what cannot be simulated, and a generator that does not fit the images."""
+        """Refuse a client that cannot be simulated, and a generator of other images."""
         super().check(observation)
         self.generator_for(observation).check(observation.space.shape, observation.classes)
 
@@ -82,12 +82,12 @@ def draw(generator: StagedGenerator, group: Group) -> Features:
 
 
 def stack(features: Features, group: Group) -> list[Tensor]:
-    """Return what is free in rows as stacks, (candidates, n, ...)."""
+    """Return the free features of rows as stacks, (candidates, n, ...)."""
     return [_by_candidate(rows, group) for rows in features.free.values()]
 
 
 def unstack(values: Sequence[Tensor], features: Features) -> Features:
-    """Return ``features`` with stacks in the place of what is free in them."""
+    """Return ``features`` with stacks in the place of its free ones."""
     rows = (value.flatten(0, 1) for value in values)
     return Features(dict(zip(features.free, rows, strict=True)), features.fixed)
 

@@ -1,4 +1,4 @@
-"""What an attack in stages came to, and which stage's images are its answer."""
+"""Results of an attack's stages, and the choice of the stage that is the answer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Reconstruction, Stage
-from atoll.attacks.base.optimization import Group, best_restarts, to_unit
+from atoll.attacks.base.optimization_attack import Group, best_restarts, to_unit
 from atoll.attacks.optim.minimize import Minimum
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage came to, for all candidates.
+    """Result of a stage, for all candidates.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The doctor: whether a capture is consistent, by replaying the client on its true examples.
+"""Capture validation: the client's training is replayed on its true examples and compared.
 
 The replay is the client's own training (:func:`atoll.clients.training.local_training.train`) from
 the broadcast model on the true batches. If its update is not the captured one, the usual mistakes
@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.capture_validation.normalization import Scaling, explain
+from atoll.attacks.capture_validation.normalization_check import Scaling, explain
 from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check_update, faults_of
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
 from atoll.attacks.victims import check_truth
 from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.mods import as_settings
-from atoll.clients.moments.passes import BATCH
-from atoll.clients.noprop.examples import GivenExamples
-from atoll.clients.noprop.layer_training import LayerTraining
-from atoll.clients.noprop.network import PartialNetwork
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.moments.example_passes import BATCH
+from atoll.clients.noprop.block_training.example_source import GivenExamples
+from atoll.clients.noprop.block_training.layer_training import LayerTraining
+from atoll.clients.noprop.networks.design import PartialNetwork
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.training.local_training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError
@@ -43,7 +43,7 @@ NORM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found.
+    """Finding of a capture's validation.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class _Replay:
-    """How a client might have trained."""
+    """Variant of a client's training that is replayed."""
 
     mode: str = "train"
     reduction: str = "mean"
@@ -79,7 +79,7 @@ class _Replay:
 
 @dataclass(frozen=True)
 class _Mistake:
-    """What a client may do otherwise than its settings say, and what to do about it."""
+    """Deviation of a client's training from its settings, and its remedy."""
 
     cause: str
     replay: _Replay

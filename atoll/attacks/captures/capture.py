@@ -1,4 +1,4 @@
-"""Captures: what the server saw of one client in one round, and the truth beside it.
+"""Captures: the messages of one client in one round as the server saw them, and the ground truth.
 
 :mod:`~atoll.attacks.captures.capture_files` keeps them.
 """
@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from atoll.clients.data.tensors import to_tensor
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.clients.training.schedules import learning_rate_at
+from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.errors import AtollError, CaptureError, InvalidExperimentError
 
 MODEL_RECORD = "arrays"
@@ -25,7 +25,7 @@ SUM = 0
 
 @dataclass(frozen=True)
 class FederationInfo:
-    """What the server knows of a federation, because it runs it.
+    """Public facts of a federation, which the server knows because it runs it.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class FederationInfo:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FederationInfo:
-        """Read what :meth:`to_json` returned.
+        """Parse the output of :meth:`to_json`.
 
         Raises
         ------
@@ -141,7 +141,7 @@ class Capture:
 
     @property
     def name(self) -> str:
-        """Which client and round, in a few words."""
+        """The client and the round, in a few words."""
         who = "the sum of the clients" if self.node_id == SUM else f"node {self.node_id}"
         return f"{who} in round {self.server_round}"
 
@@ -201,7 +201,7 @@ class Capture:
 
     @property
     def examples(self) -> int:
-        """How many examples the client says that it has.
+        """The number of examples that the client reports.
 
         Raises
         ------
@@ -219,7 +219,7 @@ class Capture:
 
 @dataclass(frozen=True)
 class Truth:
-    """What the client really had; for metrics and for the doctor.
+    """Ground truth of a capture, for metrics and for capture validation only.
 
     Attributes
     ----------
@@ -258,7 +258,7 @@ class Truth:
 
 @contextmanager
 def faults_of(capture: Capture) -> Iterator[None]:
-    """Name the capture in what its content makes go wrong within this context.
+    """Name the capture in errors that are raised within this context.
 
     Raises
     ------

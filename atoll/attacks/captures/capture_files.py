@@ -1,10 +1,10 @@
-"""The files of captures.
+"""Files of captures: format, limits, reading and writing.
 
 A capture is a folder. ``capture.json`` and ``messages.safetensors`` hold the message to the client
 and its reply, after the client's mods have acted, and what the server knows of the federation.
 ``truth.json`` and ``truth.safetensors`` hold the client's examples; they are read for metrics and
-by the doctor, never by an attack. Both are marked as raw client data, which no report shows unless
-it is asked to.
+by capture validation, never by an attack. Both are marked as raw client data, which no report
+shows unless it is asked to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Defenses by name: Flower mods that change what a client sends, and what is known of each.
+"""Defenses by name: Flower mods that change what a client sends.
 
 Each is one class derived from :class:`~atoll.attacks.defenses.defense.Defense`. The names are
 imported when they are asked for.

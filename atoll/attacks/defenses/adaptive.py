@@ -1,4 +1,4 @@
-"""The adaptive attacker: who knows which defenses act, and works out the rest from the update."""
+"""Adaptive attacker: it knows which defenses act, and infers their parameters from the update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atoll.clients.settings import ClientSettings
 
 @dataclass(frozen=True)
 class Belief:
-    """What an attacker believes that the client's defenses did.
+    """Belief of an attacker about what the client's defenses did.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ def defenses_of(client: ClientSettings) -> list[Defense]:
 
 
 def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
-    """Return what an observed update tells of the defenses that made it.
+    """Return an attacker's belief about the defenses, from an observed update.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def believe(observation: Observation, kinds: Sequence[type[Defense]]) -> Belief:
 
 
 def mimic_of(capture: Capture, threat: ThreatModel, device: str = "cpu") -> Mimic | None:
-    """Return what an attacker believes that a captured client's defenses do; None without any.
+    """Return an attacker's model of a captured client's defenses; None without any.
 
     Parameters
     ----------

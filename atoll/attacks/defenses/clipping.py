@@ -1,4 +1,4 @@
-"""Clipping by the norm of all values, as Flower's ``fixedclipping_mod`` clips an update.
+"""Clipping of an update by its norm, as Flower's ``fixedclipping_mod``.
 
 Attacks that match directions (cosine) are not hindered by it at all.
 """
@@ -16,7 +16,7 @@ from atoll.clients.ranges import Norm
 
 
 class Clipping(BoundedDefense):
-    """Scales to norm ``bound`` what is longer.
+    """Clipping of an update to norm ``bound``.
 
     Attributes
     ----------

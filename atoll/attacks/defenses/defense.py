@@ -1,4 +1,4 @@
-"""What a defense is: a Flower mod around one function of gradients.
+"""Base class of defenses: a Flower mod around one function of gradients.
 
 ``apply`` takes what a client is about to compute and the function that computes it, as a Flower
 mod takes a message and ``call_next``. Where it acts is a setting: on the gradient of each step of
@@ -25,8 +25,8 @@ from flwr.app import Context, Error, Message
 from torch import Tensor, nn
 
 from atoll import flower
-from atoll.clients.apps.messages import config_of, round_of
-from atoll.clients.moments.messages import TrainingTerms
+from atoll.clients.apps.training_messages import config_of, round_of
+from atoll.clients.moments.moment_messages import TrainingTerms
 from atoll.clients.settings import Section
 from atoll.clients.training.step_mods import LocalStep, StepGradient, on_steps
 from atoll.flower.arrays import array_record, to_array, view
@@ -38,7 +38,7 @@ RUNNING = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class Task:
-    """What a client is about to compute.
+    """Context of a gradient or update that a client is about to compute.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ Compute = Callable[[Task], list[Tensor]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an attacker can tell of a defense from one update.
+    """Estimate of a defense's parameters from one update.
 
     Attributes
     ----------
@@ -96,6 +96,20 @@ class Defense(Section, ABC):
         naive one.
     acts_on : "step" or "update"
         Where it acts.
+
+    Examples
+    --------
+    >>> from typing import ClassVar
+    >>> from atoll.attacks import Defense
+    >>> class Halved(Defense):
+    ...     '''Sends half of the update.'''
+    ...
+    ...     name: ClassVar[str] = "halved"
+    ...
+    ...     def apply(self, task, compute):
+    ...         return [gradient / 2 for gradient in compute(task)]
+    >>> Halved().acts_on
+    'update'
     """
 
     name: ClassVar[str]
@@ -122,7 +136,7 @@ class Defense(Section, ABC):
 
     @classmethod
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Return what an attacker can tell of the defense.
+        """Return an attacker's estimate of the defense's parameters.
 
         Parameters
         ----------
@@ -135,11 +149,11 @@ class Defense(Section, ABC):
 
     @classmethod
     def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Return what the defense makes of a gradient, in expectation; differentiable."""
+        """Return the expected output of the defense for a gradient; differentiable."""
         return list(gradient)
 
     def metrics(self, context: Context, steps: Sequence[LocalStep]) -> dict[str, float]:
-        """Return what is reported beside the reply's metrics: nothing, or privacy spent.
+        """Return metrics that are added to the reply's: none, or the privacy spent.
 
         Parameters
         ----------
@@ -151,7 +165,7 @@ class Defense(Section, ABC):
         return {}
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise a ``ValueError`` that says what the model lacks for this defense."""
+        """Raise a ``ValueError`` if the model lacks something that the defense needs."""
 
     def __call__(
         self, message: Message, context: Context, call_next: flower.ClientAppCallable

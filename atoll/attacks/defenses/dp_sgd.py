@@ -1,4 +1,4 @@
-"""DP-SGD: every example's gradient is clipped, and their sum gets noise (Abadi et al., 2016)."""
+"""DP-SGD: per-example gradient clipping and Gaussian noise (Abadi et al., 2016)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
+from atoll.attacks.defenses.privacy import OPACUS, count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
 from atoll.clients.training.step_mods import LocalStep
 
@@ -44,30 +44,25 @@ class DPSGD(BoundedDefense):
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse layers that mix examples (BatchNorm) or have no per-sample gradients."""
-        from opacus.validators import ModuleValidator
-
-        problems = ModuleValidator.validate(model, strict=False)
+        problems = OPACUS["ModuleValidator"].validate(model, strict=False)
         if problems:
             raise ValueError(f"{problems[0]}; expected a model without such layers")
 
     def apply(self, task: Task, compute: Compute) -> list[Tensor]:
         """Compute the clipped and noisy mean of the examples' gradients."""
-        from opacus import GradSampleModule
-        from opacus.optimizers import DPOptimizer
-
         step = task.step
         assert step is not None
         parameters = list(step.parameters)
         # Opacus's own rule for convolutions reads inputs as if they were laid out channels first,
         # and the weights of some of our networks make them channels last.
-        hooked = GradSampleModule(step.model, strict=False, force_functorch=True)
+        hooked = OPACUS["GradSampleModule"](step.model, strict=False, force_functorch=True)
         try:
             with warnings.catch_warnings():
                 # The hook of the first layer, whose input is the image, has nothing to wait for.
                 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
                 gradient = compute(task)
             _give_unused_zeros(parameters, gradient, len(step.labels))
-            optimizer = DPOptimizer(
+            optimizer = OPACUS["DPOptimizer"](
                 torch.optim.SGD(parameters),
                 noise_multiplier=self.noise_multiplier,
                 max_grad_norm=self.clipping_norm,

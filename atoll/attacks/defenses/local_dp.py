@@ -1,4 +1,4 @@
-"""Flower's local differential privacy: the update is clipped and gets noise."""
+"""Local differential privacy, Flower's: the update is clipped and gets noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MixUp as a defense: the gradient is of mixed images, not of the client's own.
+"""MixUp as a defense: the gradient of mixed images in place of the client's own.
 
 Zhang et al., 2018; as a defense in Huang et al., "Evaluating Gradient Inversion Attacks and
 Defenses in Federated Learning", 2021.
@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.defenses.defense import Compute, Defense, Task
-from atoll.clients.training.mixup import mixup_objective
+from atoll.clients.training.mixup_objective import mixup_objective
 
 
 class MixUp(Defense):
-    """Mixes each image of a batch with another of it, on each step.
+    """Mixup of each image of a batch with another of it, on each step.
 
     It replaces the step's loss by the mixed cross-entropy. A batch of one image has no other to mix
     with, and stays as it is.

@@ -17,7 +17,7 @@ NORMAL_MEDIAN = 0.6744897501960817
 
 
 class GaussianNoise(Defense):
-    """Adds N(0, std^2) to every value.
+    """Gaussian noise N(0, std^2) on every value.
 
     Attributes
     ----------

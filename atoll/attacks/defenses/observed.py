@@ -1,4 +1,4 @@
-"""What attackers read off updates, for the defenses that leave it there: a mask, or a norm."""
+"""Base classes of defenses whose parameters show in the update: a mask, or a norm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MaskedDefense(Defense):
 
     @classmethod
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Read the mask from what is not zero."""
+        """Read the mask from the non-zero values."""
         masks = [(values != 0).to(values.dtype) for values in observed]
         kept = sum(float(mask.sum()) for mask in masks)
         size = sum(mask.numel() for mask in masks)
@@ -27,7 +27,7 @@ class MaskedDefense(Defense):
 
     @classmethod
     def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Keep what the client kept."""
+        """Apply the observed mask."""
         return [g * mask for g, mask in zip(gradient, estimate.tensors, strict=True)]
 
 

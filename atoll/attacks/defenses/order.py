@@ -1,4 +1,4 @@
-"""Which defenses cannot stand together."""
+"""Checks of the order of defenses: pairs that cannot be combined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atoll.errors import InvalidExperimentError
 
 
 def check_order(mods: Sequence[object]) -> None:
-    """Refuse what would make an epsilon untrue, or be without effect.
+    """Refuse an order of mods that invalidates an epsilon, or makes a mod ineffective.
 
     DP-SGD takes each example's gradient from the loss. What a defense inside it does to the batch's
     gradient is not used; and mixed images are of two examples each, so that epsilon would not hold.

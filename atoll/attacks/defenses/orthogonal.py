@@ -1,4 +1,4 @@
-"""Orthogonal gradients: a step that lowers the loss, at right angles to the gradient.
+"""Orthogonal gradients: a step that lowers the loss, orthogonal to the gradient.
 
 Zhang et al., "CENSOR: Defense Against Gradient Inversion via Orthogonal Subspace Bayesian
 Sampling", NDSS 2025. Random directions r become n = r - <r, g> / ||g||^2 g in each tensor, scaled
@@ -21,7 +21,7 @@ from atoll.clients.training.step_mods import LocalStep
 
 
 class OrthogonalGradient(Defense):
-    """Sends the best of some directions orthogonal to the gradient, on each step.
+    """Best of some directions orthogonal to the gradient, sent on each step.
 
     A tensor of one value has no direction orthogonal to its own, and is zero.
 
@@ -58,12 +58,12 @@ class OrthogonalGradient(Defense):
 
     @classmethod
     def estimate(cls, observed: Sequence[Tensor], model: nn.Module) -> Estimate:
-        """Keep what was sent: the gradient is known to be orthogonal to it."""
+        """Return the sent direction: the gradient is known to be orthogonal to it."""
         return Estimate(tensors=[values.detach() for values in observed])
 
     @classmethod
     def mimic(cls, gradient: Sequence[Tensor], estimate: Estimate) -> list[Tensor]:
-        """Return what was sent plus the gradient's part along it.
+        """Return the sent direction plus the gradient's component along it.
 
         That equals what was sent exactly where the gradient is orthogonal to it in every tensor,
         which is all that is known.

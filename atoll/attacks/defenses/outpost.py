@@ -22,7 +22,7 @@ from atoll.clients.ranges import Share, Weight
 
 
 class Outpost(MaskedDefense):
-    """Prunes each tensor, and adds N(0, (noise * risk)^2) where the squared gradient is large.
+    """Pruning of each tensor, and N(0, (noise * risk)^2) where the squared gradient is large.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""PRECODE: the variational bottleneck's part in the loss (Scheliga et al., WACV 2022)."""
+"""PRECODE: the loss term of its variational bottleneck (Scheliga et al., WACV 2022)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Estimate, Task
 from atoll.attacks.defenses.observed import MaskedDefense
-from atoll.clients.models.precode import find_bottleneck
+from atoll.clients.models.variational_bottleneck import find_bottleneck
 from atoll.clients.ranges import Weight
 
 
 class Precode(MaskedDefense):
-    """Adds ``beta`` times the bottleneck's divergence to each step's loss.
+    """Divergence of the bottleneck, times ``beta``, in each step's loss.
 
     The model has the bottleneck: ``[model] name = "precode"``, ``base = "lenet"``.
 

@@ -1,4 +1,4 @@
-"""Differential privacy spent: Renyi accounting by Opacus, with what each client remembers.
+"""Privacy accounting: Renyi differential privacy by Opacus, with a count kept by each client.
 
 No amplification is claimed: neither by the sampling of clients (a client's own messages are what
 is accounted for), nor by that of examples (our batches are shuffled passes, to which the accounting
@@ -10,13 +10,27 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from typing import Any
 
 from flwr.app import ConfigRecord, Context
+
+from atoll.registry import Registry
+
+# Imported when one is used: checks before a run import the defenses, and Opacus takes seconds.
+OPACUS: Registry[Any] = Registry(
+    "class of Opacus",
+    {
+        "DPOptimizer": "opacus.optimizers:DPOptimizer",
+        "GradSampleModule": "opacus:GradSampleModule",
+        "ModuleValidator": "opacus.validators:ModuleValidator",
+        "RDPAccountant": "opacus.accountants:RDPAccountant",
+    },
+)
 
 
 @lru_cache(maxsize=1024)
 def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
-    """Return the epsilon of so many Gaussian mechanisms.
+    """Return the epsilon of ``uses`` composed Gaussian mechanisms.
 
     Parameters
     ----------
@@ -29,9 +43,7 @@ def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
     """
     if uses == 0:
         return 0.0
-    from opacus.accountants import RDPAccountant
-
-    accountant = RDPAccountant()
+    accountant = OPACUS["RDPAccountant"]()
     accountant.history = [(noise_multiplier, 1.0, uses)]
     with warnings.catch_warnings():
         # A bound at the end of the accountant's orders is one all the same.

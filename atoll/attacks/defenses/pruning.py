@@ -13,13 +13,21 @@ from atoll.clients.ranges import Share
 
 
 class TopK(MaskedDefense):
-    """Sets the smallest values of each tensor to zero.
+    """Top-k sparsification: the smallest values of each tensor are set to zero.
 
     Attributes
     ----------
     pruned : float
         The share of each tensor's values that is set to zero, in (0, 1); a tensor keeps at least
         one value.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Task, TopK
+    >>> update = torch.tensor([3.0, -4.0, 1.0, 2.0])
+    >>> TopK(pruned=0.5).apply(Task([update]), lambda task: [update])
+    [tensor([ 3., -4.,  0.,  0.])]
     """
 
     name: ClassVar[str] = "top-k"

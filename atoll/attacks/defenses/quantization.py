@@ -1,4 +1,4 @@
-"""Signs and few levels in the place of values."""
+"""Quantisation of updates: signs, and few levels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 
 
 class Sign(Defense):
-    """Sends each value's sign, times the tensor's mean size (scaled signSGD).
+    """Sign of each value, times the tensor's mean absolute value (scaled signSGD).
 
     Bernstein et al., 2018; with the scale of Karimireddy et al., 2019, so that updates add up.
     """
@@ -50,7 +50,7 @@ class Sign(Defense):
 
 
 class Quantization(Defense):
-    """Rounds each value up or down, at random, to a level between 0 and its tensor's norm (QSGD).
+    """Stochastic rounding of each value to a level between 0 and its tensor's norm (QSGD).
 
     Alistarh et al., 2017: |v| / ||v|| becomes a multiple of 1 / levels so that the expectation is
     v. An attacker who matches that expectation does what he would without the defense: most values
@@ -87,7 +87,7 @@ class Quantization(Defense):
 
 
 class NearestQuantization(Quantization):
-    """Rounds each value to the nearest level: as :class:`Quantization`, but biased."""
+    """Rounding of each value to the nearest level: as :class:`Quantization`, but biased."""
 
     name: ClassVar[str] = "nearest-quantization"
     is_mimicked: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Soteria: hides the features of the last layer that tell most of the image.
+"""Soteria: pruning of the last layer's features that reveal most of the image.
 
 Sun et al., "Soteria: Provable Defense against Privacy Leakage in Federated Learning from
 Representation Perspective", CVPR 2021: of the features r before the head, those with the smallest
@@ -27,7 +27,7 @@ SMALLEST = 1e-10
 
 
 class Soteria(MaskedDefense):
-    """Prunes columns of the gradient of the last linear layer's weight, on each step.
+    """Pruning of columns of the last linear layer's weight gradient, on each step.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What several defenses compute on lists of tensors."""
+"""Operations on lists of tensors that several defenses share."""
 
 from __future__ import annotations
 

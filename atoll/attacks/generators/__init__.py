@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from atoll.registry import Registry
 
 if TYPE_CHECKING:
-    from atoll.attacks.generators.staged import StagedGenerator
+    from atoll.attacks.generators.staged_generator import StagedGenerator
 
 # Those from elsewhere; ours go by the name of the data set that they were trained on.
 GENERATORS: Registry[Callable[[Path | None], StagedGenerator]] = Registry(

@@ -1,4 +1,4 @@
-"""BigGAN-deep for ImageNet (Brock et al., 2019, arXiv 1809.11096), taken apart at every block.
+"""BigGAN-deep for ImageNet (Brock et al., 2019, arXiv 1809.11096), as stages split at every block.
 
 The weights are those of ``pytorch-pretrained-biggan`` (converted from the released TensorFlow
 ones), 128, 256 or 512 pixels, from a file of the user's. What never changes after training is
@@ -17,7 +17,7 @@ from torch import Generator as RandomState
 from torch import Tensor, nn
 
 from atoll.attacks.generators.checkpoints import fill
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.clients.models.pretrained import read_weights
 from atoll.errors import DataUnavailableError
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere into our modules, checked by name and shape before any computing."""
+"""Foreign checkpoints: weights checked by name and shape, and loaded into our modules."""
 
 from __future__ import annotations
 

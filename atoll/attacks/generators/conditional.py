@@ -1,4 +1,4 @@
-"""Our generator: small, class-conditional, for images of a few dozen pixels a side.
+"""Class-conditional generator for images of a few dozen pixels a side.
 
 A linear layer from the latent and the class, a convolution, transposed convolutions that double the
 image, and a last convolution to its channels.
@@ -12,7 +12,7 @@ import torch
 from torch import Generator as RandomState
 from torch import Tensor, nn
 
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.errors import InvalidExperimentError
 
 EMBEDDING = 32
@@ -44,7 +44,7 @@ class ConditionalGenerator(StagedGenerator):
     mean, factor : Tensor
         Shape (classes, latent) and (classes, latent, latent): a standard normal latent e stands
         for ``mean + factor e`` of its class, see
-        :meth:`~atoll.attacks.generators.training.GeneratorTraining.finish`.
+        :meth:`~atoll.attacks.generators.generator_training.GeneratorTraining.finish`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The progressive GAN of CelebA faces (Karras et al., 2018, arXiv 1710.10196), 128x128 pixels.
+"""Progressive GAN of CelebA faces (Karras et al., 2018, arXiv 1710.10196), 128x128 pixels.
 
 The released generator in TensorFlow.js's format, from a package registry: 22.9 M parameters. CelebA
 is for non-commercial research.
@@ -17,7 +17,7 @@ from torch import Generator as RandomState
 from torch import Tensor, nn
 
 from atoll.attacks.generators.checkpoints import fill
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.clients.data.downloads import NpmPackage
 from atoll.clients.models.pretrained import cached_weights, contiguous, read_tfjs
 from atoll.errors import DataUnavailableError

@@ -1,4 +1,4 @@
-"""A generator's images at another size, averaged over the area of each new pixel."""
+"""Resized generator: another generator's images, averaged over the area of each new pixel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Generator as RandomState
 from torch import Tensor
 
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 
 
 class Resized(StagedGenerator):

@@ -1,4 +1,4 @@
-"""StyleGAN2 (Karras et al., 2020, arXiv 1912.04958), taken apart at every resolution.
+"""StyleGAN2 (Karras et al., 2020, arXiv 1912.04958), as stages split at every resolution.
 
 Its blocks are each a growing convolution, a convolution and a layer to red, green and blue, all
 modulated by a style. What never changes after training (the equalised learning rates' factors) is
@@ -17,7 +17,7 @@ from torch import Generator as RandomState
 from torch import Tensor, nn
 
 from atoll.attacks.generators.checkpoints import fill
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.generators.stylegan2_weights import read_stylegan2, widths_of
 
 FIRST = 4

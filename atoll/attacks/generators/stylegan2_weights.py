@@ -1,4 +1,4 @@
-"""Checkpoints of StyleGAN2 in the layouts that people have, translated to one.
+"""StyleGAN2 checkpoints: translation of their common layouts to one.
 
 Two layouts are known: that of NVIDIA's PyTorch code (``synthesis.b8.conv0.weight``), and that of
 the port that the released GIFD uses (``convs.0.conv.weight``; under ``g_ema`` in its files).
@@ -24,7 +24,7 @@ MAPPING_RATE = 0.01
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a checkpoint's shapes say of its network (see :class:`StyleGAN2`)."""
+    """Architecture of a network, read from a checkpoint's shapes (see :class:`StyleGAN2`)."""
 
     widths: tuple[int, ...]
     style: int

@@ -1,1 +1,1 @@
-"""Attacks, one a module."""
+"""Attack methods, one a module."""

@@ -1,4 +1,4 @@
-"""Floors: what comes out without looking at the update's details. An attack must do better."""
+"""Baselines that ignore the update's details: an attack must score higher."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClassMean(SeparateAttack):
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack is given."""
+        """The threat model."""
         return ThreatModel(self.needs).with_(
             {Capability.LABELS} if self.labels == "given" else set()
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization import (
+from atoll.attacks.base.optimization_attack import (
     Group,
     OptimizationAttack,
     best_restarts,
@@ -70,7 +70,7 @@ class DLG(IDLG):
     labels: Literal["optimised"] = "optimised"  # type: ignore[assignment]
 
     def check(self, observation: Observation) -> None:
-        """Refuse what cannot be simulated."""
+        """Refuse a client that cannot be simulated."""
         ClientSimulation.of(observation)
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:

@@ -1,4 +1,4 @@
-"""A floor: images drawn from the generator, of the labels that the update gives away."""
+"""Baseline with a generator: images of the labels that the update reveals."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, stack
-from atoll.attacks.base.optimization import Group, best_restarts, matching_objective
+from atoll.attacks.base.optimization_attack import Group, best_restarts, matching_objective
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.optim.minimize import Minimum
 
 
 class GeneratorSample(GeneratorAttack):
-    """No search: what a generator knows of the labels. Restarts are chosen by 1 - cosine."""
+    """Sample of a generator for the inferred labels, without search; restarts by 1 - cosine."""
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, split, stack
-from atoll.attacks.base.optimization import Group, best_restarts, matching_objective
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.base.optimization_attack import Group, best_restarts, matching_objective
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import PATH_POINTS, Minimum
 from atoll.clients.ranges import Deviation, Iterations, Weight
@@ -119,10 +119,10 @@ class GGL(GeneratorAttack):
         path, every = list[Tensor](), max(1, self.rounds // PATH_POINTS)
         for done in range(self.rounds):
             asked = strategy.ask()
-            values = self._values(np.stack(asked), shapes, population.first.model.device)
+            values = self.values_of(np.stack(asked), shapes, population.first.model.device)
             with torch.no_grad():
                 _, fits = objective(values)
-                costs = fits + self.kl * _divergence(values)
+                costs = fits + self.kl * divergence(values)
             told = costs.double().nan_to_num(nan=1e300).cpu().numpy()
             strategy.tell(asked, told)
             least = int(told.argmin())
@@ -131,13 +131,14 @@ class GGL(GeneratorAttack):
             if done % every == 0:
                 path.append(fits[least])
             report(done + 1)
-        chosen = self._values(np.stack(self.population * [best]), shapes, best_fit.device)
+        chosen = self.values_of(np.stack(self.population * [best]), shapes, best_fit.device)
         with torch.no_grad():
             return decode(chosen)[0], best_fit, torch.stack(path)
 
-    def _values(
+    def values_of(
         self, searched: NDArray[np.float64], shapes: list[torch.Size], device: torch.device | str
     ) -> list[Tensor]:
+        """Return the values of these shapes that rows of the search stand for."""
         flat = torch.from_numpy(searched).float().to(device)
         flat = torch.tanh(flat) if self.squash else flat
         parts = torch.split(flat, [shape[1:].numel() for shape in shapes], 1)
@@ -154,7 +155,7 @@ def _repeated(features: Features, times: int) -> Features:
     )
 
 
-def _divergence(values: list[Tensor]) -> Tensor:
+def divergence(values: list[Tensor]) -> Tensor:
     """Return KL(N(m, s^2) || N(0, 1)) with the mean and variance of each candidate's values."""
     flat = torch.cat([value.flatten(1) for value in values], 1)
     mean, variance = flat.mean(1), flat.var(1)

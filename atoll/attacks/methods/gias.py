@@ -19,14 +19,14 @@ from atoll.attacks.base.generator_attack import (
     stack,
     unstack,
 )
-from atoll.attacks.base.optimization import Group, matching_objective
+from atoll.attacks.base.optimization_attack import Group, matching_objective
 from atoll.attacks.base.stages import StageResult, best_stages
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.priors import total_variation
-from atoll.attacks.optim.schedules import thirds_of_eight
 from atoll.attacks.optim.step_rules import Adam
+from atoll.attacks.optim.step_size_schedules import thirds_of_eight
 from atoll.clients.ranges import Iterations, Rate, Weight
 
 

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, stack, unstack
-from atoll.attacks.base.optimization import Group, matching_objective
+from atoll.attacks.base.optimization_attack import Group, matching_objective
 from atoll.attacks.base.stages import StageResult, best_stages
-from atoll.attacks.generators.staged import Features, StagedGenerator
+from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import Projection, minimize
 from atoll.attacks.optim.priors import l2_norm, total_variation
 from atoll.attacks.optim.projections import project_l1_ball, project_sphere, row_norms
-from atoll.attacks.optim.schedules import SCHEDULES
 from atoll.attacks.optim.step_rules import step_rule
+from atoll.attacks.optim.step_size_schedules import SCHEDULES
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.ranges import Depth, Iterations, Positive, Rate, Repetitions, Weight
 from atoll.errors import AttackError
@@ -144,16 +144,16 @@ class GIFD(GeneratorAttack):
             step_rule(self.rule, _at(self.learning_rate, stage)),
             _at(self.steps, stage),
             schedule=SCHEDULES[self.schedule],
-            project=self._projection(generator, stage, features),
+            project=self.projection(generator, stage, features),
             on_step=report,
         )
         with torch.no_grad():
             return StageResult(f"stage {stage}", minimum, decode(minimum.values))
 
-    def _projection(
+    def projection(
         self, generator: StagedGenerator, stage: int, features: Features
     ) -> Projection | None:
-        """Return what puts a stage's values back: onto their spheres, then into their balls."""
+        """Return the projection of a stage's values: onto their spheres, then into their balls."""
         starts = list(features.free.values())
         norms = [
             row_norms(start) if self.sphere and name in generator.spherical else None

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization import (
+from atoll.attacks.base.optimization_attack import (
     Group,
     OptimizationAttack,
     best_restarts,
@@ -29,8 +29,8 @@ from atoll.attacks.optim.priors import (
     running_statistics,
     total_variation,
 )
-from atoll.attacks.optim.schedules import cosine
 from atoll.attacks.optim.step_rules import Adam, Langevin
+from atoll.attacks.optim.step_size_schedules import cosine
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.ranges import Iterations, Positive, Rate, Repetitions, Weight
@@ -69,7 +69,7 @@ class GradInversion(OptimizationAttack):
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack is given."""
+        """The threat model."""
         threat = super().threat
         return threat.with_({Capability.BUFFERS}) if self.statistics == "batch" else threat
 
@@ -133,7 +133,7 @@ class GradInversion(OptimizationAttack):
         return self.statistics != "none" and bool(model.batch_norms) and model.is_trained_whole
 
     def _statistics(self, observation: Observation) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return what each layer's means and variances should be."""
+        """Return the target means and variances of each layer."""
         model, sent = observation.model, observation.sent_buffers
         if observation.buffers is None:
             return running_statistics(model, sent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization import (
+from atoll.attacks.base.optimization_attack import (
     Group,
     OptimizationAttack,
     best_restarts,
@@ -14,8 +14,8 @@ from atoll.attacks.base.optimization import (
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.priors import total_variation
-from atoll.attacks.optim.schedules import SCHEDULES
 from atoll.attacks.optim.step_rules import step_rule
+from atoll.attacks.optim.step_size_schedules import SCHEDULES
 from atoll.clients.ranges import Iterations, Rate, Weight
 
 

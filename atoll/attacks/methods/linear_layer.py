@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.base.attack import Reconstruction, SeparateAttack
-from atoll.attacks.base.optimization import to_unit
+from atoll.attacks.base.optimization_attack import to_unit
 from atoll.attacks.threat.observation import Observation
 from atoll.errors import AttackError
 
 
 class LinearLayer(SeparateAttack):
-    """Divides the first layer's weight gradient by its bias gradient.
+    """Quotient of the first layer's weight gradient and its bias gradient.
 
     Of one image it is exact, also after any number of steps. Of several, it returns as many rows as
     there are images, those with the largest bias gradients: mixtures, in which the images of a

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll.attacks.base.attack import Reconstruction, SeparateAttack
-from atoll.attacks.base.optimization import to_unit
+from atoll.attacks.base.optimization_attack import to_unit
 from atoll.attacks.threat.observation import Observation
 from atoll.errors import AttackError
 
@@ -26,7 +26,7 @@ EDGE = 1e-7
 
 
 class RGAP(SeparateAttack):
-    """Solves a sequential network of convolutions and invertible activations, for one image."""
+    """Layer-by-layer solution of a network with invertible activations, for one image."""
 
     def check(self, observation: Observation) -> None:
         """Refuse several images, and a network that is not of the form that can be solved."""
@@ -144,7 +144,7 @@ def _layers(
 def _input_shapes(
     observation: Observation, layers: Sequence[tuple[str, nn.Conv2d, Activation]]
 ) -> list[torch.Size]:
-    """Return what goes into each convolution: channels, height, width."""
+    """Return the input shape of each convolution: channels, height, width."""
     shapes, shape = [], torch.Size(observation.space.shape)
     for _, convolution, _ in layers:
         shapes.append(shape)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization import (
+from atoll.attacks.base.optimization_attack import (
     Group,
     OptimizationAttack,
     best_restarts,
@@ -22,8 +22,8 @@ from atoll.attacks.base.optimization import (
 )
 from atoll.attacks.optim.matching import squared_l2
 from atoll.attacks.optim.minimize import minimize
-from atoll.attacks.optim.schedules import cosine_to_a_tenth
 from atoll.attacks.optim.step_rules import Adam
+from atoll.attacks.optim.step_size_schedules import cosine_to_a_tenth
 from atoll.attacks.optim.super_resolution import enlarge, train_super_resolution
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import Observation
@@ -56,7 +56,7 @@ class ROG(OptimizationAttack):
 
     @property
     def threat(self) -> ThreatModel:
-        """What the attack is given."""
+        """The threat model."""
         threat = super().threat
         if self.enhancement == "none":
             return threat

@@ -1,4 +1,4 @@
-"""Which reconstruction is which image: the order of a batch cannot be told from its gradient."""
+"""Assignment of reconstructions to images: a gradient does not determine the order of its batch."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ def assign(reconstructions: Tensor, truth: Tensor) -> Tensor:
     -------
     Tensor
         int64, shape (len(truth),): ``reconstructions[assign(...)]`` goes with ``truth``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import assign
+    >>> truth = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    >>> assign(truth.flip(0), truth)
+    tensor([1, 0])
     """
     if len(reconstructions) < len(truth):
         raise ValueError(f"{len(reconstructions)} reconstructions of {len(truth)} images")

@@ -189,7 +189,7 @@ def _check(weights: Mapping[str, Tensor], network: Network) -> None:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Admits plain NumPy arrays; whatever else a pickle asks for is refused."""
+    """Unpickler of plain NumPy arrays that refuses everything else."""
 
     ADMITTED = frozenset(
         {

@@ -1,4 +1,4 @@
-"""Truth and reconstruction side by side, as a picture."""
+"""Picture grid: true images and reconstructions side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of pixels."""
+"""Pixel errors: mean squared error and PSNR."""
 
 from __future__ import annotations
 
@@ -20,10 +20,25 @@ def mse(images: Tensor, truth: Tensor) -> Tensor:
     -------
     Tensor
         float64, shape (n,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import mse
+    >>> mse(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5))
+    tensor([0.2500], dtype=torch.float64)
     """
     return (images.double() - truth.double()).square().flatten(1).mean(1)
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """Return each image's peak signal-to-noise ratio in dB: -10 log10 MSE, at most 200."""
+    """Return each image's peak signal-to-noise ratio in dB: -10 log10 MSE, at most 200.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import psnr
+    >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.1)).round(decimals=3)
+    tensor([20.], dtype=torch.float64)
+    """
     return -10 * mse(images, truth).clamp_min(LEAST_ERROR).log10()

@@ -25,6 +25,14 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     -------
     Tensor
         float64, shape (n,); 1 for equal images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import ssim
+    >>> images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> bool(torch.allclose(ssim(images, images), torch.ones(2).double()))
+    True
     """
     x, y = images.double(), truth.double()
     shortest = min(x.shape[-2:])

@@ -1,1 +1,1 @@
-"""Parts of attacks by optimisation: matching costs, priors, step rules."""
+"""Components of attacks by optimisation: matching costs, priors, step rules, schedules."""

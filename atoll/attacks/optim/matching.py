@@ -1,4 +1,4 @@
-"""Matching costs: how far a simulated update is from the observed one.
+"""Matching costs: distances between simulated and observed updates.
 
 Each takes updates as tensors a parameter, stacked over candidates, and the targets of those
 candidates in the same shapes; it returns a cost a candidate, 0 (or the least) for equal updates.
@@ -19,7 +19,7 @@ TINY = 1e-30
 
 
 class Targets(tuple[Tensor, ...]):
-    """Updates that many others are compared with: flat once, not at every comparison."""
+    """Observed updates, flattened once for all comparisons."""
 
     @cached_property
     def flat(self) -> Tensor:
@@ -28,7 +28,15 @@ class Targets(tuple[Tensor, ...]):
 
 
 def squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
-    """Return the sum of squared differences (DLG; Zhu et al., 2019): shape (candidates,)."""
+    """Return the sum of squared differences (DLG; Zhu et al., 2019): shape (candidates,).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import squared_l2
+    >>> squared_l2([torch.ones(2, 3)], [torch.zeros(2, 3)])
+    tensor([3., 3.])
+    """
     return (_flat(updates) - _flat(targets)).square().sum(1)
 
 
@@ -41,6 +49,13 @@ def cosine(updates: Stacked, targets: Stacked) -> Tensor:
     """Return 1 - the cosine of the angle between whole updates (Geiping et al., 2020, eq. 4).
 
     It does not change with the scale of either, so clipping does not touch it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import cosine
+    >>> cosine([torch.ones(1, 3)], [2 * torch.ones(1, 3)])
+    tensor([0.])
     """
     found, wanted = _flat(updates), _flat(targets)
     squares = found.square().sum(1) * wanted.square().sum(1)

@@ -1,4 +1,4 @@
-"""The loop of every attack that optimises: many candidates at once, the best of each kept."""
+"""Minimisation loop of attacks: a batch of candidates, of which the best states are kept."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.attacks.optim.schedules import Schedule, constant
 from atoll.attacks.optim.step_rules import StepRule
+from atoll.attacks.optim.step_size_schedules import Schedule, constant
 
 # Returns each candidate's cost with its priors, which is descended, and its matching cost alone.
 Objective = Callable[[list[Tensor]], tuple[Tensor, Tensor]]
@@ -22,7 +22,7 @@ PATH_POINTS = 200
 
 @dataclass(frozen=True)
 class NuisanceObjective:
-    """An objective with variables of its own, which nobody wants to know but it depends on.
+    """Objective with nuisance variables of its own.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class NuisanceObjective:
 
 @dataclass(frozen=True)
 class Minimum:
-    """What a minimisation came to.
+    """Result of a minimisation.
 
     Attributes
     ----------
@@ -103,6 +103,18 @@ def minimize(
     -------
     Minimum
         The best of each candidate. Where a cost is not finite, what came before is kept.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Adam, minimize
+    >>> def objective(values):
+    ...     costs = (values[0] - 3).square().sum(1)
+    ...     return costs, costs
+    >>> found = minimize(objective, [torch.zeros(2, 1)], Adam(0.1), steps=200)
+    >>> found.values[0].round(decimals=1)
+    tensor([[3.],
+            [3.]])
     """
     nuisance = objective.nuisance if isinstance(objective, NuisanceObjective) else ()
     values = [value.detach().clone().requires_grad_() for value in (*start, *nuisance)]

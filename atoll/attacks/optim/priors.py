@@ -1,4 +1,4 @@
-"""Priors: what is known of images before an update is seen, as costs.
+"""Image priors as cost terms.
 
 Each takes candidates of shape (candidates, n, channels, height, width), normalised, and returns a
 cost a candidate.
@@ -21,12 +21,20 @@ Prior = Callable[[Tensor], Tensor]
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbours, down plus across (anisotropic)."""
+    """Return the mean absolute difference of neighbours, down plus across (anisotropic).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import total_variation
+    >>> total_variation(torch.tensor([[[[[0.0, 1.0], [0.0, 1.0]]]]]))
+    tensor([1.])
+    """
     return _variation(images)
 
 
 class _TotalVariation(torch.autograd.Function):
-    """With a derivative in a third of the passes over the images that autograd makes."""
+    """Total variation with a derivative in a third of autograd's passes over the images."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:
@@ -138,7 +146,7 @@ def _of_one(
 def _input_statistics(
     model: VictimModel, images: Tensor, layers: Sequence[tuple[str, nn.Module]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return mean and variance by channel of what goes into each layer."""
+    """Return mean and variance by channel of each layer's input."""
     seen: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

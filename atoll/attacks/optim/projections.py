@@ -1,4 +1,4 @@
-"""Where an attack's variables may be: projections onto an l1 ball, a sphere and a box.
+"""Projections of an attack's variables: onto an l1 ball, a sphere and a box.
 
 The first dimension counts the images, and each is projected by itself. Nothing is changed in place.
 """

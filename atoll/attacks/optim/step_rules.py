@@ -1,4 +1,4 @@
-"""Step rules: how the candidates of an attack move, given their gradients.
+"""Step rules: updates of an attack's candidates from their gradients.
 
 A rule works on stacked variables: the first dimension of each tensor counts candidates, and no
 candidate's step depends on another. Rules have a state, so each run makes its own.
@@ -20,7 +20,7 @@ LEAST_CURVATURE = 1e-10
 
 
 class StepRule(Protocol):
-    """Moves candidates, in place."""
+    """Rule that updates candidates in place."""
 
     def step(self, values: list[Tensor], gradients: Sequence[Tensor], factor: float) -> None:
         """Take one step.

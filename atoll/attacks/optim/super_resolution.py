@@ -1,4 +1,4 @@
-"""A small network that sharpens enlarged images, trained on public ones."""
+"""Super-resolution network: sharpens enlarged images, trained on public ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reduce(images: Tensor, factor: int) -> Tensor:
 
 
 class SuperResolution(nn.Module):
-    """Adds detail to enlarged images: four 3x3 convolutions beside the identity."""
+    """Residual network that sharpens enlarged images: four 3x3 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

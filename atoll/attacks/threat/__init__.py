@@ -1,1 +1,1 @@
-"""Threat models: what an attacker is granted, and what it sees."""
+"""Threat models: capabilities of an attacker, and the observation that they grant."""

@@ -1,4 +1,4 @@
-"""Threat models: what an attacker knows and may do, as a declared set of capabilities.
+"""Capabilities of an attacker, and threat models as declared sets of them.
 
 An attack declares its threat model, and :func:`~atoll.attacks.threat.observation.observe` puts
 into an observation what that grants and nothing else.
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Capability(StrEnum):
-    """Something that an attacker knows or can do, beside seeing the model and the update."""
+    """Capability of an attacker, beside seeing the model and the update."""
 
     TRAINING = "training"
     """The client's learning rate, batch size, epochs or steps, and optimiser."""
@@ -42,12 +42,18 @@ DATA = frozenset({Capability.PUBLIC_DATA, Capability.GENERATOR})
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """What an attacker is given.
+    """Set of capabilities that an attacker is granted.
 
     Attributes
     ----------
     capabilities : frozenset[Capability]
         All of it. Whoever attacks sees the model that went out and the update that came back.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Capability, ThreatModel
+    >>> Capability.TRAINING in ThreatModel.of(Capability.TRAINING, Capability.PUBLIC_DATA)
+    True
     """
 
     capabilities: frozenset[Capability] = frozenset()

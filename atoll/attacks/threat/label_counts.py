@@ -1,4 +1,4 @@
-"""Label counts from what strategies that align domains ask of clients.
+"""Label counts from the answers to queries of strategies that align domains.
 
 A query for moments is answered with sums over a client's examples of a domain, and their number.
 For a linear head with softmax, the sum of head gradients holds s_c - n_c at the bias of class c:
@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from atoll.attacks.captures.capture import Capture, Content
 from atoll.attacks.threat.labels import counts_of_head, whole_numbers
 from atoll.attacks.threat.observation import ImageSpace
-from atoll.clients.models.build import build_model
 from atoll.clients.models.head import find_head
-from atoll.clients.moments.messages import ALIGNMENT, DOMAINS, MOMENTS, MomentsQuery
+from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.moment_messages import ALIGNMENT, DOMAINS, MOMENTS, MomentsQuery
 from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
 from atoll.errors import AttackError, CaptureError
 
 
 @dataclass(frozen=True)
 class LeakedLabels:
-    """What one answer to a query tells of a client's labels in one domain.
+    """Label counts of a client in one domain, as one answer to a query reveals them.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ def asks_for_labels(capture: Capture) -> list[str]:
 
 
 def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[LeakedLabels]:
-    """Return what a captured answer to a query for moments tells of the client's labels.
+    """Return the label counts that a captured answer to a query for moments reveals.
 
     Parameters
     ----------

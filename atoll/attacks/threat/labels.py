@@ -1,4 +1,4 @@
-"""Labels read off an update, before any image is reconstructed.
+"""Label inference: the labels of a batch from its update, before any image is reconstructed.
 
 The gradient of the mean cross-entropy by the logit of class c is the mean of p_c - [y = c], so the
 last layer's bias gradient says how often a class occurs, but for the mean probability; and its
@@ -16,7 +16,7 @@ from atoll.attacks.threat.observation import Observation
 from atoll.errors import AttackError
 
 LabelMethod = Literal["auto", "idlg", "gradinversion", "counts"]
-# How often the mean probability is estimated anew from the counts.
+# How often the mean probability is estimated again from the counts.
 ROUNDS = 5
 
 

@@ -1,4 +1,4 @@
-"""Observations: what an attacker has of one client's update, and nothing that it was not granted.
+"""Observations: an attacker's view of one client's update, limited by its threat model.
 
 Attacks get an :class:`Observation` in the place of a capture. What the threat model does not grant
 is not in the object (its field is None), so an attack that uses it does not pass the type checker
@@ -18,9 +18,9 @@ from torch import Tensor
 from atoll.attacks.captures.capture import Capture, Truth, check_update
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.victim_model import BatchNormMode, VictimModel, build_victim
-from atoll.attacks.threat.victim_parts import WHOLE, VictimPart
-from atoll.clients.noprop.objectives import Draws
-from atoll.clients.noprop.training import steps_of
+from atoll.attacks.threat.victim_units import WHOLE, VictimUnit
+from atoll.clients.noprop.block_training.block_objective import Draws
+from atoll.clients.noprop.block_training.epoch_training import steps_of
 from atoll.clients.settings import ClientSettings
 from atoll.errors import AttackError, CaptureError
 
@@ -40,6 +40,14 @@ class ImageSpace:
         Channels, height, width.
     mean, std : tuple[float, ...]
         Per channel, in units of [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import ImageSpace
+    >>> space = ImageSpace(shape=(1, 2, 2), mean=(0.5,), std=(0.25,))
+    >>> space.normalize(torch.ones(1, 1, 2, 2)).unique()
+    tensor([2.])
     """
 
     shape: tuple[int, int, int]
@@ -47,7 +55,7 @@ class ImageSpace:
     std: tuple[float, ...]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn images (..., channels, height, width) from [0, 1] to what the model takes."""
+        """Normalise images (..., channels, height, width) in [0, 1] for the model."""
         of = self._channels(images)
         return (images - of.mean) / of.std
 
@@ -66,7 +74,7 @@ class ImageSpace:
 
 
 class _Channels(NamedTuple):
-    """What images are normalised by, and between which values they lie: (channels, 1, 1) each."""
+    """Normalisation and bounds of images: (channels, 1, 1) each."""
 
     mean: Tensor
     std: Tensor
@@ -86,7 +94,7 @@ def _channels(
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains.
+    """Local training of a client, as far as an attacker knows it.
 
     Attributes
     ----------
@@ -115,7 +123,7 @@ class LocalTraining:
 
     @property
     def images(self) -> int:
-        """How many images the update depends on."""
+        """The number of images that the update depends on."""
         if self.replies_gradient:
             return self.examples
         return min(self.examples, self.steps * self.settings.batch_size)
@@ -139,7 +147,7 @@ class PublicData:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an attacker has of one client's update.
+    """View of an attacker on one client's update.
 
     Attributes
     ----------
@@ -169,7 +177,7 @@ class Observation:
         The buffers that were broadcast.
     batches : Mapping[str, tuple[Tensor, ...]] or None
         With BATCH_ORDER or NOISE: by what is trained
-        (:class:`~atoll.attacks.threat.victim_parts.VictimPart`), per local step, indices into the
+        (:class:`~atoll.attacks.threat.victim_units.VictimUnit`), per local step, indices into the
         ``num_images``.
     noise : Mapping[str, tuple[Draws, ...]] or None
         With NOISE: in the same way, what the client drew for these images.
@@ -198,7 +206,7 @@ class Observation:
 
     @property
     def name(self) -> str:
-        """Which client and round, in a few words."""
+        """The client and the round, in a few words."""
         return f"node {self.node_id} in round {self.server_round}"
 
 
@@ -212,7 +220,7 @@ def observe(
     mode: BatchNormMode = "train",
     device: str = "cpu",
 ) -> Observation:
-    """Return what a threat model grants of a capture.
+    """Return the observation of a capture that a threat model grants.
 
     Parameters
     ----------
@@ -330,41 +338,41 @@ def _steps(
     model: VictimModel,
     training: LocalTraining,
     truth: Truth | None,
-    steps_of_part: Callable[[VictimPart, LocalTraining, Truth], tuple[T, ...]],
+    steps_of_unit: Callable[[VictimUnit, LocalTraining, Truth], tuple[T, ...]],
 ) -> dict[str, tuple[T, ...]] | None:
-    """Return something of each step of each part, where it is granted."""
+    """Return something of each step of each unit, where it is granted."""
     granting = sorted(any_of & threat.capabilities)
     if not granting:
         return None
     known = _given(granting[0], truth)
-    return {part.name: steps_of_part(part, training, known) for part in model.parts}
+    return {unit.name: steps_of_unit(unit, training, known) for unit in model.units}
 
 
-def _batches_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
-    if part.name == WHOLE:
+def _batches_of(unit: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Tensor, ...]:
+    if unit.name == WHOLE:
         # A client that was asked for a gradient takes no step: it is over all examples.
         return truth.batches or (torch.arange(len(truth.labels)),)
-    return tuple(chosen for chosen, _ in _replayed(part, training, truth))
+    return tuple(chosen for chosen, _ in _replayed(unit, training, truth))
 
 
-def _draws_of(part: VictimPart, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
-    if part.name == WHOLE:
+def _draws_of(unit: VictimUnit, training: LocalTraining, truth: Truth) -> tuple[Draws, ...]:
+    if unit.name == WHOLE:
         return ({},) * max(1, len(truth.batches))
-    return tuple(draws for _, draws in _replayed(part, training, truth))
+    return tuple(draws for _, draws in _replayed(unit, training, truth))
 
 
 def _replayed(
-    part: VictimPart, training: LocalTraining, truth: Truth
+    unit: VictimUnit, training: LocalTraining, truth: Truth
 ) -> Iterator[tuple[Tensor, Draws]]:
-    """Yield what a part's seed says of its steps."""
-    seed = truth.part_seeds.get(part.name)
+    """Yield the steps of a unit, replayed from its seed."""
+    seed = truth.part_seeds.get(unit.name)
     if seed is None:
         raise CaptureError(
-            f"the truth has no seed of the {part.name!r} that the client trained; expected one for "
+            f"the truth has no seed of the {unit.name!r} that the client trained; expected one for "
             "each layer"
         )
     generator = torch.Generator().manual_seed(seed)
-    return steps_of(part, len(truth.labels), training.settings, generator)
+    return steps_of(unit, len(truth.labels), training.settings, generator)
 
 
 def _check_layers_share_examples(

@@ -1,8 +1,8 @@
-"""The update that a client would send for given images, differentiable by the images.
+"""Simulation of a client: its update as a differentiable function of images and labels.
 
 One step of plain SGD gives the gradient of the client's mean loss. Several steps and epochs are
 unrolled: each step's parameters are a differentiable function of the images (Geiping et al., 2020,
-sec. 6; Dimitrov et al., 2022). Parts that a client trains apart are simulated apart. What their
+sec. 6; Dimitrov et al., 2022). Units that a client trains apart are simulated apart. What their
 losses are random in is known, or a vector of unknowns: by whose values the update can be
 differentiated, too.
 """
@@ -18,16 +18,16 @@ from torch.func import grad, vmap
 
 from atoll.attacks.threat.observation import LocalTraining, Mimic, Observation
 from atoll.attacks.threat.victim_model import VictimModel
-from atoll.attacks.threat.victim_parts import Parameters, VictimPart
-from atoll.clients.noprop.objectives import TIMES, Draws
+from atoll.attacks.threat.victim_units import Parameters, VictimUnit
+from atoll.clients.noprop.block_training.block_objective import TIMES, Draws
 from atoll.errors import AttackError
 
-# Per part, per step.
+# Per unit, per step.
 DrawsOfParts = Sequence[Sequence[Draws]]
 
 
 class ClientSimulation:
-    """What a client sends, as a function of its images and labels, and of what it drew.
+    """Update of a client as a function of its images, its labels, and what it drew.
 
     Parameters
     ----------
@@ -38,11 +38,11 @@ class ClientSimulation:
     num_images : int
         How many images there are.
     batches : Mapping[str, Sequence[Tensor]], optional
-        By part, per step the indices of its images; by default each epoch takes them in their
+        By unit, per step the indices of its images; by default each epoch takes them in their
         order, which for the first epoch of a model that is trained as a whole is no loss of
         generality.
     noise : Mapping[str, Sequence[Draws]], optional
-        By part, per step what it drew for the images of ``batches``; by default it is unknown.
+        By unit, per step what it drew for the images of ``batches``; by default it is unknown.
     mimic : Mimic, optional
         What the client's defense does to its update.
 
@@ -54,7 +54,7 @@ class ClientSimulation:
     Raises
     ------
     AttackError
-        If the client's training cannot be unrolled, or a part takes no step.
+        If the client's training cannot be unrolled, or a unit takes no step.
     """
 
     def __init__(
@@ -71,23 +71,23 @@ class ClientSimulation:
         self.mimic = mimic
         self._training = training
         self._batches = [
-            _plan(training, num_images, part.fewest)
+            _plan(training, num_images, unit.fewest)
             if batches is None
-            else list(batches[part.name])
-            for part in model.parts
+            else list(batches[unit.name])
+            for unit in model.units
         ]
-        _check_steps(model.parts, self._batches, num_images)
+        _check_steps(model.units, self._batches, num_images)
         self.is_gradient = training is None or _is_gradient(training, self._batches, num_images)
         if training is not None and not self.is_gradient and training.settings.optimizer != "sgd":
             raise AttackError(
                 f"client.optimizer = {training.settings.optimizer!r}: its steps cannot be "
                 "unrolled; expected 'sgd'"
             )
-        self._known = None if noise is None else [noise[part.name] for part in model.parts]
-        self._layout = _layout(model.parts, self._batches)
+        self._known = None if noise is None else [noise[unit.name] for unit in model.units]
+        self._layout = _layout(model.units, self._batches)
         self.unknowns = 0 if self._known is not None else _size(self._layout)
         self._gradient = grad(self._loss)
-        self._gradients = [grad(part.loss) for part in model.parts]
+        self._gradients = [grad(unit.loss) for unit in model.units]
         self._shares = _shares(model)
         self._vectorizes: bool | None = None
 
@@ -106,16 +106,16 @@ class ClientSimulation:
     def _loss(
         self, parameters: Parameters | None, images: Tensor, targets: Tensor, draws: DrawsOfParts
     ) -> Tensor:
-        """Return the sum of the parts' losses in their only step."""
+        """Return the sum of the units' losses in their only step."""
         losses = []
-        for part, batches, drawn in zip(self.model.parts, self._batches, draws, strict=True):
+        for unit, batches, drawn in zip(self.model.units, self._batches, draws, strict=True):
             # Only what is known to be drawn for an image must meet it; the mean has no order.
             given = (
                 (images, targets)
                 if self._known is None
                 else (images[batches[0]], targets[batches[0]])
             )
-            losses.append(part.loss(parameters, *given, drawn[0]))
+            losses.append(unit.loss(parameters, *given, drawn[0]))
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def __call__(
@@ -128,7 +128,7 @@ class ClientSimulation:
         images : Tensor
             Shape (n, channels, height, width), normalised.
         targets : Tensor
-            As for :func:`~atoll.attacks.threat.victim_parts.soft_loss`.
+            As for :func:`~atoll.attacks.threat.victim_units.soft_loss`.
         unknowns : Tensor, optional
             What the client drew, shape (unknowns,), where there are any.
         """
@@ -142,13 +142,13 @@ class ClientSimulation:
         return update if self.mimic is None else self.mimic(update)
 
     def _averaged(self, gradient: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """Turn the gradient of the sum of losses into the mean over the parts' copies."""
+        """Turn the gradient of the sum of losses into the mean over the units' copies."""
         if self._shares is None:
             return tuple(gradient)
         return tuple(g * share for g, share in zip(gradient, self._shares, strict=True))
 
     def _draws(self, unknowns: Tensor | None) -> DrawsOfParts:
-        """Return what the client drew, from the vector of what is not known of it."""
+        """Return the client's draws, from the vector of the unknown ones."""
         if self._known is not None:
             return self._known
         if not self.unknowns:
@@ -168,11 +168,11 @@ class ClientSimulation:
         return found
 
     def _unrolled(self, images: Tensor, targets: Tensor, draws: DrawsOfParts) -> tuple[Tensor, ...]:
-        """Train each part for all its steps; return the mean over the parts' copies."""
+        """Train each unit for all its steps; return the mean over the units' copies."""
         assert self._training is not None
         moved: dict[str, list[Tensor]] = {name: [] for name in self.model.names}
-        for place, part in enumerate(self.model.parts):
-            start = {name: self.model.parameters[name] for name in part.parameters}
+        for place, unit in enumerate(self.model.units):
+            start = {name: self.model.parameters[name] for name in unit.parameters}
             steps = (
                 (images[batch], targets[batch], drawn)
                 for batch, drawn in zip(self._batches[place], draws[place], strict=True)
@@ -218,7 +218,7 @@ class ClientSimulation:
     def _apart(
         self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Return what :meth:`__call__` does; plain autograd is faster where nothing is mapped."""
+        """Return the same as :meth:`__call__` by plain autograd, faster where nothing is mapped."""
         if not self.is_gradient:
             return self(images, targets, unknowns)
         wants_graph = torch.is_grad_enabled()
@@ -234,7 +234,7 @@ class ClientSimulation:
         return update if self.mimic is None else self.mimic(update)
 
     def _try_vmap(self, *given: Tensor) -> bool:
-        """Tell whether the model can be run on a stack, and gives what it gives one by one."""
+        """Tell whether the model on a stack gives the same as one by one."""
         with torch.no_grad():
             try:
                 together = vmap(self)(*given)
@@ -282,16 +282,16 @@ def _train(
 
 
 def _layout(
-    parts: Sequence[VictimPart], batches: Sequence[Sequence[Tensor]]
+    units: Sequence[VictimUnit], batches: Sequence[Sequence[Tensor]]
 ) -> list[list[dict[str, torch.Size]]]:
-    """Return the shapes of what the client drew: per part, per step, by name."""
+    """Return the shapes of the client's draws: per unit, per step, by name."""
     unused = torch.Generator()
     return [
         [
-            {name: drawn.shape for name, drawn in part.draw(len(batch), unused).items()}
+            {name: drawn.shape for name, drawn in unit.draw(len(batch), unused).items()}
             for batch in steps
         ]
-        for part, steps in zip(parts, batches, strict=True)
+        for unit, steps in zip(units, batches, strict=True)
     ]
 
 
@@ -300,15 +300,15 @@ def _size(layout: Sequence[Sequence[Mapping[str, torch.Size]]]) -> int:
 
 
 def _shares(model: VictimModel) -> list[float] | None:
-    """Return one over how many parts train a copy of each parameter; None if each has one."""
-    counts = [sum(name in part.parameters for part in model.parts) for name in model.names]
+    """Return one over how many units train a copy of each parameter; None if each has one."""
+    counts = [sum(name in unit.parameters for unit in model.units) for name in model.names]
     return None if set(counts) <= {1} else [1 / max(1, count) for count in counts]
 
 
 def _check_steps(
-    parts: Sequence[VictimPart], batches: Sequence[Sequence[Tensor]], num_images: int
+    units: Sequence[VictimUnit], batches: Sequence[Sequence[Tensor]], num_images: int
 ) -> None:
-    idle = [part for part, steps in zip(parts, batches, strict=True) if not steps]
+    idle = [unit for unit, steps in zip(units, batches, strict=True) if not steps]
     if idle:
         raise AttackError(
             f"the client has {num_images} example{'s' * (num_images > 1)}, and {idle[0].name!r} "
@@ -331,7 +331,7 @@ def _plan(training: LocalTraining | None, num_images: int, fewest: int) -> list[
 def _is_gradient(
     training: LocalTraining, batches: Sequence[Sequence[Tensor]], num_images: int
 ) -> bool:
-    """Tell whether the pseudo-gradient is the gradient over all images, for every part."""
+    """Tell whether the pseudo-gradient is the gradient over all images, for every unit."""
     settings = training.settings
     is_one_plain_step = (
         settings.optimizer == "sgd" and not settings.weight_decay and settings.gradient_clip is None

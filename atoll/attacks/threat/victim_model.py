@@ -1,4 +1,4 @@
-"""The model that a client trained, as a function of parameters and images."""
+"""Model of a victim, as a function of parameters and images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.threat.victim_parts import parts_of
-from atoll.clients.models.build import build_model
+from atoll.attacks.threat.victim_units import units_of
 from atoll.clients.models.head import find_head
-from atoll.clients.noprop.arrays import layer_of
-from atoll.clients.noprop.network import Design, PartialNetwork
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.models.model_building import build_model
+from atoll.clients.noprop.layer_keys import layer_of
+from atoll.clients.noprop.networks.design import Design, PartialNetwork
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ModelSettings
 from atoll.errors import AttackError, CaptureError
 
@@ -45,7 +45,7 @@ class VictimModel:
         the same order. What the client does not train is a buffer here.
     mode : str
         As given.
-    parts : tuple[VictimPart, ...]
+    units : tuple[VictimUnit, ...]
         What the client trains by itself: the whole model, or layers apart from each other.
 
     Raises
@@ -72,8 +72,8 @@ class VictimModel:
             _check_statistics(self.module, state)
         _fix_frozen(self.module)
         self.parameters = {k: p.detach() for k, p in self.module.named_parameters()}
-        self.parts = parts_of(self.module)
-        # From here on every derivative is taken by what is passed to the parts' losses.
+        self.units = units_of(self.module)
+        # From here on every derivative is taken by what is passed to the units' losses.
         self.module.requires_grad_(False)
 
     @contextmanager
@@ -227,7 +227,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _fix_frozen(module: nn.Module) -> None:
-    """Make buffers of the parameters that are not trained: no update has a part for them."""
+    """Make buffers of the parameters that are not trained: no update has values for them."""
     for layer in module.modules():
         for name, parameter in list(layer.named_parameters(recurse=False)):
             if not (parameter.requires_grad and parameter.is_floating_point()):

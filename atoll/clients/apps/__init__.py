@@ -1,1 +1,1 @@
-"""ClientApps: a node's data, model and training behind Flower's messages."""
+"""ClientApps: data, model and training of a node behind Flower's messages."""

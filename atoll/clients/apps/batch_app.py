@@ -36,7 +36,7 @@ class BatchClientApp(ClientApp):
         return NOT_OFFERED
 
     def train_and_sum(
-        self, message: Message, contexts: list[Context], *, at_once: bool
+        self, message: Message, contexts: list[Context], *, vectorized: bool
     ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
         """Train several clients that got the same message, for the sum of their models alone.
 
@@ -46,7 +46,7 @@ class BatchClientApp(ClientApp):
             The training message that each of them got.
         contexts : list[Context]
             The clients.
-        at_once : bool
+        vectorized : bool
             Whether they train together; if not, the sum has the bits of their answers' sum.
 
         Returns

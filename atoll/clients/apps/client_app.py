@@ -1,4 +1,4 @@
-"""Our ClientApp: local training and evaluation on a partition of a real data set.
+"""ClientApp of Atoll: local training and evaluation on a partition of a data set.
 
 It is a plain Flower ClientApp, so it runs on stock Flower too.
 """
@@ -12,13 +12,15 @@ from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
 from atoll.clients.apps.batch_app import BatchClientApp
-from atoll.clients.apps.local_clients import ClientSpec as ClientSpec
-from atoll.clients.apps.local_clients import RoundExamples, clients_of
-from atoll.clients.apps.messages import metrics_of, partition_of
+from atoll.clients.apps.client_spec import ClientSpec as ClientSpec
+from atoll.clients.apps.client_spec import RoundExamples
+from atoll.clients.apps.local_clients import clients_of
+from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
+from atoll.clients.apps.training_messages import metrics_of, partition_of
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.mods import find_mods
-from atoll.clients.moments.messages import MOMENTS, TrainingTerms
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.moments.moment_messages import MOMENTS, TrainingTerms
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import EngineError
 
 
@@ -49,7 +51,9 @@ class FederatedClientApp(BatchClientApp):
 
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""
-        return "client.mods see one client at a time" if self._has_mods else self._clients.obstacle
+        if self._has_mods:
+            return "client.mods see one client at a time"
+        return self._clients.vectorized.obstacle
 
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
         """Answer the training messages of several clients at once, in their order.
@@ -60,12 +64,12 @@ class FederatedClientApp(BatchClientApp):
         return self._clients.train_together(messages, contexts)
 
     def train_and_sum(
-        self, message: Message, contexts: list[Context], *, at_once: bool
+        self, message: Message, contexts: list[Context], *, vectorized: bool
     ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
         """Train several clients for the sum of their models, as the base class says."""
         partitions = [partition_of(context) for context in contexts]
-        train = self._clients.sum_at_once if at_once else self._clients.sum_in_turn
-        summed, seconds = train(message, partitions)
+        clients = self._clients.vectorized if vectorized else self._clients
+        summed, seconds = clients.train_and_sum(message, partitions)
         return summed.total, [metrics_of(result) for result in summed.results], seconds
 
 
@@ -74,20 +78,18 @@ class KnownExamples(Protocol):
 
     @property
     def count(self) -> int:
-        """How many clients there are."""
+        """The number of clients."""
 
     def num_examples(self, partition: int) -> int:
         """Return how many examples the client of ``partition`` trains on."""
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
-        """Return what the client of ``partition`` trains on when it gets ``message``."""
+        """Return the examples of the client of ``partition`` for a training message."""
 
 
 def examples_of(spec: ClientSpec) -> KnownExamples:
     """Return a federation's clients, to ask them for their examples."""
     if is_noprop(spec.model):
-        from atoll.clients.apps.layer_clients import noprop_clients_of
-
         return noprop_clients_of(spec)
     return clients_of(spec)
 
@@ -106,7 +108,5 @@ def make_client_app(spec: ClientSpec) -> ClientApp:
             f"({torch.__version__}) sees none; expected PyTorch for CUDA there, or 0"
         )
     if is_noprop(spec.model):
-        from atoll.clients.apps.layer_clients import make_noprop_app
-
         return make_noprop_app(spec)
     return FederatedClientApp(spec)

@@ -1,4 +1,4 @@
-"""A model's tensors as Flower arrays, without a copy too many."""
+"""Tensors of a model as Flower arrays, read and written in place."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ class ModelArrays:
     model : nn.Module
         Its tensors are written in place and must stay the same objects; the names are those of
         ``state_dict()``.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from atoll.clients import ModelArrays
+    >>> record = ModelArrays(nn.Linear(2, 3)).read()
+    >>> {key: array.shape for key, array in record.items()}
+    {'weight': (3, 2), 'bias': (3,)}
+    >>> ModelArrays(nn.Linear(2, 3)).load(record)
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -65,7 +74,7 @@ class ModelArrays:
         return [value.clone() for value in self._tensors.values()]
 
     def restore(self, snapshot: list[Tensor]) -> None:
-        """Set the model's tensors to what they were."""
+        """Restore the model's tensors from a snapshot."""
         torch._foreach_copy_(list(self._tensors.values()), snapshot)
 
     def read(self) -> ArrayRecord:

@@ -1,4 +1,4 @@
-"""Example-weighted sums of replies, added up where the replies are made.
+"""Example-weighted sums of replies in float64, added up where the replies are made.
 
 A sum is kept in float64 and rounded once, at the end; replies are added in the cohort's order
 and chunk sums along a fixed tree, so the mean has the same bits for any number of workers.
@@ -89,7 +89,7 @@ class WeightedSum:
         self.weight += later.weight
 
     def structure(self) -> Structure:
-        """Return the keys, shapes and averaged dtypes of what was added up."""
+        """Return the keys, shapes and averaged dtypes of the sum."""
         return tuple((key, a.shape, self.dtypes[key]) for key, a in self.arrays.items())
 
     @property

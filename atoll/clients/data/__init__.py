@@ -1,9 +1,9 @@
-"""Data: real data sets as memory-mapped Arrow, dealt to clients by flwr-datasets' partitioners."""
+"""Data sets as memory-mapped Arrow files, and their partitions into clients and domains."""
 
 from atoll.clients.data.catalog import DATASETS as DATASETS
 from atoll.clients.data.catalog import load_dataset as load_dataset
+from atoll.clients.data.image_dataset import ImageDataset as ImageDataset
+from atoll.clients.data.image_dataset import Split as Split
 from atoll.clients.data.partitioning.partition import Partition as Partition
 from atoll.clients.data.partitioning.partition import class_histogram as class_histogram
 from atoll.clients.data.partitioning.partition import partition_dataset as partition_dataset
-from atoll.clients.data.store import ImageDataset as ImageDataset
-from atoll.clients.data.store import Split as Split

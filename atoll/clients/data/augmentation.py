@@ -1,4 +1,4 @@
-"""Training images varied at random, as DomainBed varies photographs.
+"""Augmentation of training images at random, as DomainBed's of photographs.
 
 DomainBed's transform (Gulrajani and Lopez-Paz, 2021, arXiv 2007.01434, appendix B.1; torchvision's
 ``RandomResizedCrop(scale=(0.7, 1))``, ``RandomHorizontalFlip``, ``ColorJitter(0.3, 0.3, 0.3, 0.3)``
@@ -33,7 +33,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Augmentation(Protocol):
-    """How each image of a set is varied: drawn once, so that any of them can be varied alone."""
+    """Random variation of a set of images, drawn once, so that any of them can be varied alone."""
 
     def vary(self, images: Tensor, chosen: Tensor) -> Tensor:
         """Return images varied: those that have the numbers ``chosen`` in the set.
@@ -81,7 +81,7 @@ def vary_pixels(
 
 @dataclass(frozen=True)
 class DomainBedAugmentation:
-    """DomainBed's augmentation of n images: what is drawn, each of shape (n, ...).
+    """DomainBed's augmentation of n images: its draws, each of shape (n, ...).
 
     Attributes
     ----------

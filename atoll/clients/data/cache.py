@@ -1,4 +1,4 @@
-"""Where data sets are kept, and how files get there: checked, and whole or not at all."""
+"""Cache of data sets: files are verified, and appear whole or not at all."""
 
 from __future__ import annotations
 

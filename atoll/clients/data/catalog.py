@@ -1,4 +1,4 @@
-"""The data sets that Atoll knows by name, their sources, and how they get into the cache."""
+"""Catalog of data sets by name: sources, checksums, and loading into the cache."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from atoll.clients.data.datasets.idx import decode_fashion_mnist, decode_mnist
 from atoll.clients.data.datasets.image_files import list_images
 from atoll.clients.data.datasets.rotated import RotatedOptions, rotated
 from atoll.clients.data.downloads import DebianPackage, Download, NpmPackage, Source
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, fingerprint_of, write_dataset
 from atoll.clients.data.options import NoOptions, parse_options
-from atoll.clients.data.store import Decoded, ImageDataset, fingerprint_of, write_dataset
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.registry import Registry
@@ -192,6 +192,13 @@ def load_dataset(
         If it does not have an option, or not with that value.
     DataUnavailableError
         If no source has it, or its contents are not what they should be.
+
+    Examples
+    --------
+    >>> from atoll.clients import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> digits.image_shape, len(digits.classes), digits.train.images.dtype
+    ((1, 8, 8), 10, dtype('uint8'))
     """
     entry = DATASETS.find(name, "data.dataset")
     key = name.casefold()

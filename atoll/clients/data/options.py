@@ -1,4 +1,4 @@
-"""``[data.options]``: a data set's own settings, checked before anything is fetched."""
+"""Options of a data set (``[data.options]``), checked before anything is fetched."""
 
 from __future__ import annotations
 

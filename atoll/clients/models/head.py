@@ -1,4 +1,4 @@
-"""A model as a featuriser and a head: the last module, from features to logits.
+"""Model split into featuriser and head: the last module, from features to logits.
 
 The penalties that align domains are about the head's gradient and Hessian (Hemati et al., 2023),
 which for a linear head have closed forms in its inputs and outputs.
@@ -41,7 +41,7 @@ class ModelSizes:
 
 
 class SplitModel:
-    """Runs a model and keeps what goes into its head.
+    """Model that also returns the input of its head.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class SplitModel:
         self.parameter_names, self.parameters = list(trained), list(trained.values())
 
     def __call__(self, images: Tensor, labels: Tensor, positions: Tensor) -> HeadOutputs:
-        """Return what the head saw and said.
+        """Return the inputs and outputs of the head.
 
         Parameters
         ----------

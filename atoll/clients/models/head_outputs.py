@@ -1,4 +1,4 @@
-"""What a head saw and said on some examples, and its gradient and Hessian from that.
+"""Inputs and outputs of a head on some examples, and its gradient and Hessian from them.
 
 Notation (Hemati et al., "Understanding Hessian Alignment for Domain Generalization", ICCV 2023,
 for a linear head with softmax or sigmoid cross-entropy): z is an example's features with a 1 for

@@ -1,4 +1,4 @@
-"""Models without convolutions."""
+"""Linear models and multilayer perceptrons."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what is in a file of the user's, as :func:`read_weights`, which may be nested.
+    """Return the contents of a user's file as :func:`read_weights`; they may be nested.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Summing statistics over a client's examples, domain by domain."""
+"""Measurement of statistics: sums over a client's examples, by domain."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from atoll.clients.models.head import SplitModel
-from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.messages import DomainSums, MomentsQuery
-from atoll.clients.moments.passes import Batch, Passes
+from atoll.clients.moments.domain_examples import DomainExamples
+from atoll.clients.moments.example_passes import Batch, Passes
+from atoll.clients.moments.moment_messages import DomainSums, MomentsQuery
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistics import Gradient
 from atoll.user_code import user_code

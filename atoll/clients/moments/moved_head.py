@@ -1,4 +1,4 @@
-"""The loss and its gradient with the head's parameters moved, for searches over heads."""
+"""Loss and gradient with the head's parameters moved, for searches over heads."""
 
 from __future__ import annotations
 

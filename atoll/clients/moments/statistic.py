@@ -1,4 +1,4 @@
-"""What a statistic is: a function of examples, written as its inner product with a cotangent."""
+"""Base class of statistics: a function of examples, as its inner product with a cotangent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atoll.clients.models.head_outputs import HeadOutputs
 
 @dataclass(frozen=True)
 class DomainContext:
-    """What a statistic of one domain may depend on beside the examples.
+    """Context of a statistic of one domain, beside the examples.
 
     Attributes
     ----------
@@ -38,6 +38,25 @@ class Statistic(ABC):
 
     A statistic of one's own is a frozen dataclass at the top level of a module, with fields that
     JSON has, and travels to the clients as ``module:Class``.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from torch import Tensor
+    >>> from atoll.clients import DomainContext, HeadOutputs, ModelSizes, Statistic
+    >>> @dataclass(frozen=True)
+    ... class CubedFeatures(Statistic):
+    ...     '''The third powers of the features, a vector of shape (features,).'''
+    ...
+    ...     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
+    ...         return (sizes.features,)
+    ...
+    ...     def inner(
+    ...         self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext
+    ...     ) -> Tensor:
+    ...         return (outputs.features**3).sum(0) @ cotangent
+    >>> CubedFeatures().name
+    'CubedFeatures'
     """
 
     # In the ledger and in messages; a class that says none has its own name.

@@ -1,4 +1,4 @@
-"""Statistics as text, for messages: ours by name, a user's own by ``module:Class``."""
+"""Names of statistics in messages: registered ones, or ``module:Class``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
+from atoll.clients.moments.latent_statistics import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import (

@@ -1,4 +1,4 @@
-"""The statistics that a server can ask for: each one function, linear in its cotangent.
+"""Statistics that a server can query, each linear in its cotangent.
 
 A statistic is a function phi of an example; its moment over a domain is the mean of phi. Each
 statistic here is written once, as the inner product <cotangent, sum of phi>: a client that trains

@@ -1,1 +1,1 @@
-"""Tasks: what models are judged by."""
+"""Tasks: losses, and how outputs are read as predictions."""

@@ -1,4 +1,4 @@
-"""The classification loss of a model's output: one rule for training, evaluation and moments.
+"""Classification loss of a model's output: one rule for training, evaluation and moments.
 
 A model with one logit for two classes has a sigmoid head: the logit is that of class 1, and the
 loss is binary cross-entropy. Every other output is one logit a class: softmax and cross-entropy.

@@ -1,4 +1,4 @@
-"""Evaluation as counts that add up, so that parts can be evaluated anywhere and summed."""
+"""Evaluation as counts that add up, so that batches can be evaluated anywhere and summed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import TestSets
-from atoll.clients.data.store import ImageDataset, Split
-from atoll.clients.data.tensors import to_tensor
 from atoll.clients.tasks.losses import losses_of, predictions_of
 
 # Examples at once, and fewer of images with more values than those of 64x64 in colour: a deep
@@ -29,7 +29,7 @@ Metrics = dict[str, int | float | list[int] | list[float]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model did on some examples.
+    """Counts of an evaluation on some examples; they add up.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Evaluation:
 
     @property
     def examples(self) -> int:
-        """How many examples there were."""
+        """The number of examples."""
         return int(self.counts.sum())
 
     @property
@@ -100,6 +100,16 @@ def evaluate(
     -------
     Evaluation
         Summed over batches of 512 (fewer of large images), in order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from atoll.clients import ModelSettings, build_model, evaluate, load_dataset
+    >>> digits = load_dataset("digits")
+    >>> model = build_model(ModelSettings(name="linear"), digits.image_shape, 10, seed=0)
+    >>> result = evaluate(model, digits, digits.test, np.arange(100))
+    >>> result.examples
+    100
     """
     model.eval()
     done = []

@@ -1,4 +1,4 @@
-"""Clients that take one plain SGD step each, trained as one (FedSGD; McMahan et al., 2017, sec. 2).
+"""FedSGD: clients that take one plain step each, trained as one (McMahan et al., 2017, sec. 2).
 
 Client i ends at w - lr g_i, with g_i its mean gradient at the shared parameters w. The weighted
 sum of the clients' models, sum_i n_i (w - lr g_i), needs only sum_i n_i g_i: the gradient of one
@@ -38,7 +38,7 @@ def one_step_sum(
     plans: Sequence[Sequence[Tensor]],
     learning_rate: float,
 ) -> SummedTraining:
-    """Return the sum of the models that clients come to in at most one step.
+    """Return the sum of the clients' models after at most one step.
 
     Parameters
     ----------

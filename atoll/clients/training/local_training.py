@@ -1,4 +1,4 @@
-"""Local training: what a client does with the global model and its own examples.
+"""Local training of a client: from the global model, on its own examples.
 
 This is the engine's hot path: no data loader, no optimiser object with hooks, no value read back
 from a tensor before the end.
@@ -23,7 +23,7 @@ from atoll.clients.training.step_mods import LocalStep, StepGradient, StepMod, a
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a client's training.
+    """Result of a client's training.
 
     Attributes
     ----------
@@ -106,6 +106,18 @@ def train(
         The loss of a batch; by default the mean cross-entropy.
     reference : Sequence[Tensor], optional
         The objective's gradient at the global parameters, to measure how far the steps left it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.clients import ClientSettings, train
+    >>> images, labels = torch.rand(8, 1, 4, 4), torch.arange(8) % 2
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    >>> settings = ClientSettings(batch_size=4, epochs=2)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> train(model, images, labels, settings, learning_rate=0.1, generator=generator).steps
+    4
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -18,7 +18,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class LocalOptimizer(Protocol):
-    """Updates parameters in place.
+    """Optimiser that updates parameters in place.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class LocalOptimizer(Protocol):
         """From now on, step the first ``count`` of the stacked clients only."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on."""
+        """Return the state that :meth:`load_state_dict` restores."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""

@@ -1,4 +1,4 @@
-"""Networks of linear layers, computed for many clients at once without ``vmap``.
+"""Stacked linear layers: many clients' networks in one batched product, without ``vmap``.
 
 ``vmap`` lowers a linear layer to ``bmm(x, W^T)``, whose gradient comes back as a transposed view
 that the update then reads across its rows. Here the gradient is written as g^T x, in the weights'

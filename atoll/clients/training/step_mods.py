@@ -1,4 +1,4 @@
-"""Mods of local training: what a Flower mod is to a message, for the gradient of a step.
+"""Mods of local training: they act on the gradient of a step as Flower's mods on a message.
 
 A Flower mod sees a client's message before and after its training. One that must act inside (on
 each step's gradient, as DP-SGD does) calls the app within :func:`on_steps`; our training asks

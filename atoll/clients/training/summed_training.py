@@ -1,4 +1,4 @@
-"""What several clients' training comes to where only the sum of their models is asked for."""
+"""Sums of several clients' models, where no single model is asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = 1 << 13
 
 @dataclass(frozen=True)
 class SummedTraining:
-    """The sum of several clients' models, and what is known of each.
+    """Sum of several clients' models, and the training result of each.
 
     Attributes
     ----------

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import tomli_w
 
-from atoll.attacks.arena.job import Conditions, Job, prepare_process
-from atoll.attacks.arena.run import JobEnd, run_jobs, table_of
-from atoll.attacks.arena.store import JobStore
+from atoll.attacks.arena.arena_job import Conditions, Job, prepare_process
+from atoll.attacks.arena.arena_run import JobEnd, run_jobs, table_of
+from atoll.attacks.arena.result_store import JobStore
 from atoll.credentials import tables_without_credentials
 from atoll.errors import CaptureError, RunDirectoryError
 from atoll.files.recorded import (

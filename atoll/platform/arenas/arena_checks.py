@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from atoll.attacks import ATTACKS
-from atoll.attacks.arena.fit import check_fits
+from atoll.attacks.arena.applicability import check_fits
 from atoll.attacks.base.attack import Attack
+from atoll.attacks.base.attack_building import build_attack, find_attack
 from atoll.attacks.captures.capture import FederationInfo
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.mods import check_mods
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import AtollError, InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment
@@ -48,7 +48,7 @@ def check_attacks(settings: ArenaSettings) -> None:
         key = f"arena.attacks.{label}"
         name = table.get("name", label)
         try:
-            kind = ATTACKS.find(str(name), f"{key}.name")
+            kind = find_attack(str(name), f"{key}.name")
         except UntrustedCodeError:
             # A dry run imports no code of the user's, and knows not what that would refuse.
             continue
@@ -59,7 +59,7 @@ def check_attacks(settings: ArenaSettings) -> None:
                 "left out"
             )
         try:
-            kind(**own)
+            build_attack(str(name), own, f"{key}.name")
         except ValidationError as error:
             text = describe_problems(error, kind)
             raise InvalidExperimentError(
@@ -113,8 +113,8 @@ def check_available(arena: Arena) -> None:
         Naming the attack and what is missing.
     """
     for label, table in arena.settings.attacks.items():
-        kind = ATTACKS.find(str(table.get("name", label)), f"arena.attacks.{label}.name")
-        attack = kind(**{k: v for k, v in table.items() if k != "name"})
+        own = {k: v for k, v in table.items() if k != "name"}
+        attack = build_attack(str(table.get("name", label)), own, f"arena.attacks.{label}.name")
         try:
             attack.check_available()
             _check_fits_one(arena, attack)

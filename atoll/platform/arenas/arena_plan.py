@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from atoll.attacks import ATTACKS
-from atoll.attacks.arena.job import Conditions, Job, can_adapt
+from atoll.attacks.arena.arena_job import Conditions, Job
+from atoll.attacks.base.attack_building import can_adapt, find_attack
 from atoll.attacks.captures.capture_files import find_captures
 from atoll.attacks.defenses.adaptive import defenses_of
 from atoll.clients.ranges import Count, Examples, Processors, Seed
@@ -111,7 +111,7 @@ class Arena:
         settings = self.settings
         return Conditions(
             dataset=dataset_of(self.federations.base).directory,
-            gallery=settings.gallery,
+            candidates=settings.gallery,
             lpips=settings.lpips,
             batch_norm=settings.batch_norm,
             device="cuda" if settings.gpus_per_job > 0 else "cpu",
@@ -250,6 +250,6 @@ def _attackers(
     for label, table in arena.settings.attacks.items():
         name = str(table.get("name", label))
         settings = {k: v for k, v in table.items() if k != "name"}
-        differs = is_mimicked and can_adapt(ATTACKS.find(name, "arena.attacks"))
+        differs = is_mimicked and can_adapt(find_attack(name, "arena.attacks"))
         for knowledge in arena.settings.knowledge if differs else ("naive",):
             yield label, name, settings, knowledge

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
 
-from atoll.attacks import ATTACKS
+from atoll.attacks.base import attack_building
 from atoll.attacks.base.attack import Attack, Progress, ignore_progress
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
@@ -32,7 +32,7 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.config.experiment import parse_value
@@ -84,12 +84,10 @@ def build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
     AttackError
         With a line per setting that it does not have or that is out of range.
     """
-    kind = ATTACKS.find(name, "--attack")
-    if not (isinstance(kind, type) and issubclass(kind, Attack)):
-        raise AttackError(f"--attack {name}: is not an attack; expected a subclass of Attack")
     try:
-        return kind.model_validate(dict(settings))
+        return attack_building.build_attack(name, settings, "--attack")
     except ValidationError as error:
+        kind = attack_building.find_attack(name, "--attack")
         raise AttackError(describe_problems(error, kind)) from None
 
 
@@ -174,6 +172,8 @@ def run_attack(
         LPIPS's weights; True fetches them, and goes on without if they cannot be had.
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/NAME[-n]``.
+    progress : callable
+        Called with the steps done and the number of steps.
     ask : callable
         Whether code that the run names may be imported (:mod:`atoll.trust`); what ``name`` and
         ``settings`` name is the caller's own.
@@ -211,7 +211,7 @@ def run_attack(
             attack,
             known,
             observations,
-            gallery=references.gallery,
+            candidates=references.candidates,
             lpips=_lpips(lpips),
             seed=seed,
             progress=progress,
@@ -238,7 +238,7 @@ def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:
 
 def _check_images(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
     """Refuse a configuration of other images than the captures are of."""
-    expected = tuple(references.gallery.shape[1:])
+    expected = tuple(references.candidates.shape[1:])
     for victim in victims:
         found = victim.capture.federation.image_shape
         if found != expected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from atoll.attacks.arena.run import JobEnd
+from atoll.attacks.arena.arena_run import JobEnd
 from atoll.platform.sweeps.sweep import TrialEnd
 
 

@@ -2,7 +2,8 @@
 
 Where it is, workers add up replies and only sums travel. FedAvg's ``aggregate_train`` is that
 mean, and FedProx inherits it; FedAvgM, FedAdam, FedYogi and FedAdagrad call it first and then use
-nothing but the mean. Ours that do the same say so by :func:`~atoll.strategies.mean.uses_mean_only`.
+nothing but the mean. Ours that do the same say so by
+:func:`~atoll.strategies.mean_only.uses_mean_only`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from flwr.serverapp.strategy import (
 )
 
 from atoll import flower
-from atoll.strategies.mean import is_mean_only
+from atoll.strategies.mean_only import is_mean_only
 
 _MEAN_ONLY = tuple(
     strategy.aggregate_train for strategy in (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad)

@@ -17,7 +17,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.combinations import check_combinations
 from atoll.platform.config.strategy_wrappers import check_wrapped
 from atoll.registry import Registry
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.sec_agg_plus import SecAggPlus
 
 if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment

@@ -25,10 +25,10 @@ from flwr.serverapp.strategy import (
 from atoll.attacks.defenses.defense import Defense
 from atoll.clients.mods import KEY
 from atoll.errors import InvalidExperimentError
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.gradients import GradientStrategy
 from atoll.strategies.alignment.methods.updates import FedDGGA
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.sec_agg_plus import SecAggPlus
 
 logger = logging.getLogger("atoll")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.platform.config.sections import CaptureSettings, LayersSettings, StrategySettings
 
 if TYPE_CHECKING:

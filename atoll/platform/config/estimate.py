@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from atoll.clients.noprop.settings import is_noprop
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import mean_loss
 

@@ -33,7 +33,22 @@ ARENA = "arena"
 
 
 class Experiment(Section):
-    """An experiment: every key has a value, and the values fit together."""
+    """An experiment: every key has a value, and the values fit together.
+
+    Attributes
+    ----------
+    run, data, model, client, strategy, ray, log
+        The sections of an experiment file; each has defaults.
+    layers, capture
+        Optional sections; None if the file does not have them.
+
+    Examples
+    --------
+    >>> from atoll import Experiment
+    >>> experiment = Experiment.from_dict({"data": {"dataset": "digits"}, "run": {"rounds": 3}})
+    >>> experiment.data.clients, experiment.strategy.name
+    (100, 'FedAvg')
+    """
 
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
@@ -88,6 +103,18 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     ------
     InvalidExperimentError
         If the file cannot be read or the experiment cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_experiment
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "experiment.toml"
+    ...     _ = path.write_text("data.dataset = 'digits'")
+    ...     experiment = load_experiment(path, ["run.rounds=5"])
+    >>> experiment.run.rounds
+    5
     """
     tables = read_tables(path)
     for section in (SWEEP, ARENA):

@@ -18,7 +18,21 @@ MAX_WORKERS = 10_000
 
 
 class EarlyStoppingSettings(Section):
-    """``[run.early_stopping]``: stop when a metric no longer improves, or is good enough."""
+    """``[run.early_stopping]``: stop when a metric no longer improves, or is good enough.
+
+    Attributes
+    ----------
+    metric : str
+        A metric of the server, as in ``rounds.parquet``.
+    mode : "max" or "min"
+        Whether larger or smaller values are better.
+    patience : int or None
+        Evaluated rounds without an improvement after which the run stops.
+    min_delta : float
+        The smallest change that counts as an improvement.
+    target : float or None
+        A value at which the run stops.
+    """
 
     metric: str = "server_accuracy"
     mode: Literal["max", "min"] = "max"
@@ -28,7 +42,29 @@ class EarlyStoppingSettings(Section):
 
 
 class RunSettings(Section):
-    """``[run]``: the run as a whole."""
+    """``[run]``: the run as a whole.
+
+    Attributes
+    ----------
+    name : str
+        The run directory's name below ``out``.
+    seed : int
+        The seed that all random numbers derive from.
+    rounds : int
+        The number of rounds.
+    round_timeout : float or None
+        Seconds that the exchanges of a round may take.
+    evaluate_every : int
+        Rounds between evaluations on the server; the last round has one.
+    checkpoint_every : int
+        Rounds between checkpoints; the last round has one.
+    keep_checkpoints : int
+        How many checkpoints are kept.
+    out : Path
+        The folder of run directories.
+    early_stopping : EarlyStoppingSettings or None
+        When to stop before the last round.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = (
         "federation"
@@ -44,7 +80,18 @@ class RunSettings(Section):
 
 
 class StrategySettings(Section):
-    """``[strategy]``: a Flower strategy by name; other keys are its keyword arguments."""
+    """``[strategy]``: which strategy; other keys are the strategy's keyword arguments.
+
+    Attributes
+    ----------
+    name : str
+        A registered strategy, or ``module:Class``.
+    reduce : bool or "auto"
+        Whether workers add up replies. "auto" decides by the strategy's ``aggregate_train``; true
+        states that it is a weighted mean.
+    check_replies : bool or "auto"
+        Whether training replies are checked for keys, shapes, dtypes and finite values.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -67,9 +114,19 @@ class RaySettings(Section):
 
     Attributes
     ----------
+    address : str or None
+        The cluster's address; by default a running one, else one that is started.
+    workers : int or "auto"
+        Worker processes; "auto" is as many as the cluster holds.
+    cpus_per_worker : float
+        The share of a node's CPUs that a worker takes.
     gpus_per_worker : float or "auto"
         The share of a GPU that a worker takes. "auto" is none where the cluster has no GPU; else
         as many workers work on a GPU as fit into its memory, by what the first one needs.
+    threads_per_worker : int
+        Threads of a client's tensor operations.
+    chunk_size : int or "auto"
+        Clients a chunk; "auto" depends on the cohort and the model alone.
     nodes_timeout : float
         Seconds to wait, at the start, for nodes that the cluster's autoscaler brings, if those
         that are there hold no worker.
@@ -107,7 +164,17 @@ class LayersSettings(Section):
 class LogSettings(Section):
     """``[log]``: what is shown and written beside the ledger.
 
-    ``mlflow`` is true (the server that ``MLFLOW_TRACKING_URI`` names) or a tracking URI.
+    Attributes
+    ----------
+    level : str
+        The least severe messages that are shown.
+    progress : bool
+        Whether the terminal shows progress.
+    tensorboard : bool
+        Whether TensorBoard events are written.
+    mlflow : bool or str
+        Whether metrics go to MLflow: true is the server that ``MLFLOW_TRACKING_URI`` names, a text
+        is a tracking URI.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -117,7 +184,15 @@ class LogSettings(Section):
 
 
 class CaptureSettings(Section):
-    """``[capture]``: whose messages are recorded, and in which rounds; nodes are 1 to clients."""
+    """``[capture]``: whose messages are recorded, and in which rounds.
+
+    Attributes
+    ----------
+    nodes : tuple[int, ...] or "all"
+        Node ids, from 1 to the number of clients.
+    rounds : tuple[int, ...]
+        Rounds, from 1.
+    """
 
     nodes: Literal["all"] | Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
     rounds: Annotated[tuple[Rounds, ...], Field(strict=False, min_length=1)]

@@ -15,8 +15,8 @@ from flwr.serverapp.strategy import (
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.aggregation import aggregation_of
-from atoll.strategies.asynchronous.strategy import AsynchronousStrategy
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
+from atoll.strategies.sec_agg_plus import SecAggPlus
 
 # Strategies whose clients clip, and the mod of Flower's by which they do.
 CLIPPED_BY: dict[type[Strategy], str] = {

@@ -20,7 +20,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from atoll import flower
-from atoll.attacks.captures.aggregate import aggregate_truths, as_one_client, steps_of
+from atoll.attacks.captures.aggregate_capture import aggregate_truths, as_one_client, steps_of
 from atoll.attacks.captures.capture import (
     MODEL_RECORD,
     SUM,
@@ -31,8 +31,8 @@ from atoll.attacks.captures.capture import (
 )
 from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
 from atoll.clients.apps.client_app import ClientSpec, examples_of
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.moments.messages import QUERY
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.moments.moment_messages import QUERY
 from atoll.errors import InvalidExperimentError
 from atoll.flower.arrays import view
 from atoll.platform.config.sections import CaptureSettings

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atoll.attacks import FLOORS
-from atoll.attacks.arena.summary import Cell
+from atoll.attacks.arena.arena_summary import Cell
+from atoll.attacks.base.attack_names import BASELINES
 from atoll.lazy import LazyModule
 from atoll.platform.reports.figures import COLORS, literal
 
@@ -77,8 +77,8 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
         None where no accuracy is known, or the metric was not measured.
     """
     measured = [cell for cell in cells if cell.accuracy and metric in cell.metrics]
-    floors = [cell for cell in measured if cell.method in FLOORS]
-    attacks = [cell for cell in measured if cell.method not in FLOORS] or floors
+    floors = [cell for cell in measured if cell.method in BASELINES]
+    attacks = [cell for cell in measured if cell.method not in BASELINES] or floors
     if not attacks:
         return None
     rounds = sorted({cell.server_round for cell in attacks})

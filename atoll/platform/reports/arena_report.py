@@ -16,8 +16,8 @@ import jinja2
 import torch
 from torch import Tensor
 
-from atoll.attacks.arena.statistics import Interval
-from atoll.attacks.arena.summary import Cell, Pair, cells_of, pairs_of
+from atoll.attacks.arena.arena_summary import Cell, Pair, cells_of, pairs_of
+from atoll.attacks.arena.paired_tests import Interval
 from atoll.attacks.metrics.picture import save_picture
 from atoll.files.atomic import write_text
 from atoll.lazy import LazyModule

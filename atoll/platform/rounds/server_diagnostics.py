@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import TestSets
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.clients.training.evaluation import batch_of
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.messages.packing import PackedRecords, pack
 from atoll.platform.pool.mapping import map_over_workers
 from atoll.platform.rounds.server_evaluation import loaded
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.local_exchange import domains_at_hand
-from atoll.strategies.alignment.strategy import FIXED_SEED
+from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
 
 # Test examples of a domain that are looked at: their features are held on the server.
 EXAMPLES = 2048

@@ -14,9 +14,9 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.domains import TestSets
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.clients.training.evaluation import Evaluation, evaluate, metrics_by_domain
 from atoll.platform.grid.ray_grid import RayGrid

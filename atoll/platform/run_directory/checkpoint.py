@@ -310,7 +310,26 @@ def _model_record(
 
 
 def parameters_sha256(arrays: ArrayRecord) -> str:
-    """Return a hash of a model: keys, dtypes, shapes and bytes, in order."""
+    """Return a hash of a model: keys, dtypes, shapes and bytes, in order.
+
+    Parameters
+    ----------
+    arrays : ArrayRecord
+        The model's arrays.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits: two models with the same hash have the same bits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from flwr.app import ArrayRecord
+    >>> from atoll import parameters_sha256
+    >>> parameters_sha256(ArrayRecord([np.zeros(3, np.float32)]))[:8]
+    'e3d515a5'
+    """
     digest = hashlib.sha256()
     for key, array in arrays.items():
         digest.update(f"{key}\x1f{array.dtype}\x1f{tuple(array.shape)}\x1f".encode())

@@ -16,14 +16,14 @@ from torch import nn
 from atoll.clients.apps.client_app import ClientSpec
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import check_options, load_dataset
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.domains import training_domains, warn_of_unequal_classes
 from atoll.clients.data.partitioning.partition import Partition, class_histogram, partition_dataset
 from atoll.clients.data.partitioning.partitioners import check_partition
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.models.arguments import check_arguments
-from atoll.clients.models.build import build_model, warn_of_other_normalization
+from atoll.clients.models.model_arguments import check_arguments
+from atoll.clients.models.model_building import build_model, warn_of_other_normalization
 from atoll.clients.mods import check_mods
-from atoll.clients.training.vectorized import obstacle_to_vectorizing
+from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import InvalidExperimentError
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.callbacks.mlflow_log import check_installed
@@ -35,8 +35,8 @@ from atoll.platform.config.privacy import warn_of_privacy
 from atoll.platform.run_directory.run_files import PARTITION
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.checks import check_federation
-from atoll.strategies.layerwise.checks import check_layerwise
+from atoll.strategies.alignment.alignment_checks import check_federation
+from atoll.strategies.layerwise.layerwise_checks import check_layerwise
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000

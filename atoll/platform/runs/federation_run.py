@@ -48,7 +48,7 @@ from atoll.platform.runs.session import (
 )
 from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.randomness import derive_seed, seed_everything
-from atoll.strategies.secure_aggregation import SecAggPlus
+from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.trust import Ask, admitted, note, refuse, uses_in
 
 logger = logging.getLogger("atoll")

@@ -17,11 +17,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.apps.layer_clients import CAPACITY
+from atoll.clients.apps.noprop_clients import CAPACITY
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.partitioning.domains import test_sets
-from atoll.clients.models.build import build_model
-from atoll.clients.moments.messages import MOMENTS
+from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.domains import check_held_out, training_domains
 from atoll.clients.data.partitioning.partition import check_home_domains
-from atoll.clients.data.store import ImageDataset
 from atoll.clients.ranges import Count, Seed
 from atoll.clients.settings import Section
 from atoll.errors import InvalidExperimentError, UntrustedCodeError

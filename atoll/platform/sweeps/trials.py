@@ -140,7 +140,7 @@ class TrialTable:
                 "metrics": json.dumps(metrics),
             }
         elif error is None and self._is_stopped(place):
-            row |= {"status": EARLY, **_stopped_row(place)}
+            row |= {"status": EARLY, **stopped_row(place)}
         return row
 
     def _is_stopped(self, place: Path) -> bool:
@@ -157,7 +157,7 @@ def _result_of(place: Path) -> dict[str, Any] | None:
         return None
 
 
-def _stopped_row(place: Path) -> dict[str, Any]:
+def stopped_row(place: Path) -> dict[str, Any]:
     """Return what the ledger says of a trial that was stopped early."""
     path = place / STOPPED
     stopped = parse_json(read_verified(path), str(path), _Stopped, finite=False)

@@ -16,7 +16,7 @@ from ray import cloudpickle
 
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.training.heap import keep_freed_memory
+from atoll.clients.training.memory_allocator import keep_freed_memory
 from atoll.lazy import LazyModule
 from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange, Timing
 from atoll.platform.messages.packing import PackedRecords

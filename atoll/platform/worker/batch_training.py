@@ -91,7 +91,7 @@ class BatchTraining:
         try:
             for part in parts:
                 total, records, times = self._app.train_and_sum(
-                    request, contexts[part], at_once=at_once
+                    request, contexts[part], vectorized=at_once
                 )
                 totals.append(total)
                 metrics += records

@@ -1,7 +1,7 @@
-"""Strategies that make a federation generalise to a domain that no client has.
+"""Strategies that align domains, for a model that generalises to a domain without clients.
 
 A method is a dataclass with its hyper-parameters and one function, ``penalty(domains)``; see
-:class:`~atoll.strategies.alignment.strategy.AlignmentStrategy`.
+:class:`~atoll.strategies.alignment.alignment_strategy.AlignmentStrategy`.
 """
 
 # Names of strategies to where they are: a name is checked before torch is loaded.

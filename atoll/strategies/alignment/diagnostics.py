@@ -1,4 +1,4 @@
-"""How far apart domains are, seen from the model's head: gradients, Hessians, transfer.
+"""Distances between domains at the model's head: gradients, Hessians, transfer measure.
 
 The spectral norm of the difference of two domains' head Hessians bounds the transfer measure
 between them (Hemati et al., 2023, with Zhang et al., 2021).
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll.clients.moments.statistics import HeadGradient, HessianProbes
-from atoll.strategies.alignment.domains import Domains
+from atoll.strategies.alignment.moments.domain_moments import Domains
 
 PROBES = 16
 POWER_ITERATIONS = 10

@@ -1,4 +1,4 @@
-"""Clients that answered a round's queries and then failed in training.
+"""Lost clients: those that answered a round's queries and then failed in training.
 
 Those that are left trained on cotangents of penalties that have the lost clients' moments in them,
 so the round's step is not exactly the centralised one: neither that of all clients, nor that of the
@@ -19,7 +19,7 @@ ROUNDING = 1e-9
 
 
 def lost_share(replies: Sequence[Message], weighted_by: str, sent: float) -> float:
-    """Return what the lost clients would have counted for in the mean of replies, in [0, 1].
+    """Return the weight of the lost clients in the mean of replies, in [0, 1].
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def lost_share(replies: Sequence[Message], weighted_by: str, sent: float) -> flo
 
 
 def warn_of_lost_clients(server_round: int, replies: Sequence[Message], share: float) -> None:
-    """Say who failed, and what that does to exactness."""
+    """Warn of the clients that failed, and of the effect on exactness."""
     nodes = sorted(reply.metadata.src_node_id for reply in replies if reply.has_error())
     named = f" (nodes {', '.join(map(str, nodes[:5]))}{', ...' if nodes[5:] else ''})"
     logger.warning(

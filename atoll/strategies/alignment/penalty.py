@@ -1,4 +1,4 @@
-"""What a method's penalty and its gradient must be; users write methods of their own."""
+"""Checks of a method's penalty and of its gradient; users write methods of their own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.messages import Term
+from atoll.clients.moments.moment_messages import Term
 from atoll.clients.moments.statistics import Loss
 from atoll.errors import EngineError
 
 
 def check_penalty(method: str, server_round: int, penalty: object) -> Tensor:
-    """Return what ``penalty`` returned, if it is a finite scalar.
+    """Return a method's penalty, if it is a finite scalar.
 
     Parameters
     ----------

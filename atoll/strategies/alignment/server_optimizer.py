@@ -1,4 +1,4 @@
-"""The server's optimiser: torch's SGD and Adam on the model's arrays."""
+"""Server optimiser: torch's SGD and Adam on the model's arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atoll.flower.arrays import array_record, to_array, view
 
 
 class ServerOptimizer:
-    """Takes one step a round; its state is part of checkpoints.
+    """Optimiser of the server, one step a round; its state is part of checkpoints.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ class ServerOptimizer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on."""
+        """Return the state that :meth:`load_state_dict` restores."""
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self._optimizer.load_state_dict(state)
 
 

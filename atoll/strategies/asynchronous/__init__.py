@@ -1,4 +1,4 @@
-"""Strategies whose server does not wait for everybody, on a virtual clock."""
+"""Asynchronous strategies on a virtual clock: the server does not wait for all clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds that do not wait for stragglers."""
+"""FedAvg with a deadline: rounds that do not wait for stragglers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atoll.clients.ranges import Seconds
+from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy, Floats
 from atoll.strategies.asynchronous.devices import MICROSECONDS
-from atoll.strategies.asynchronous.strategy import AsynchronousStrategy, Floats
 from atoll.strategies.asynchronous.virtual_clock import Task
-from atoll.strategies.fields import Count
+from atoll.strategies.strategy_fields import Count
 
 
 @dataclass(kw_only=True, eq=False)

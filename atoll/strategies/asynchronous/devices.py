@@ -1,4 +1,4 @@
-"""What simulated devices are like: how fast, and when they are there."""
+"""Simulated devices: speed and availability of each node."""
 
 from __future__ import annotations
 

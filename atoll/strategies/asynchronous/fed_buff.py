@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from atoll.strategies.asynchronous.strategy import AsynchronousStrategy, Floats
+from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy, Floats
 from atoll.strategies.asynchronous.virtual_clock import Task
-from atoll.strategies.fields import Count
+from atoll.strategies.strategy_fields import Count
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,6 +25,12 @@ class FedBuff(AsynchronousStrategy):
         Clients at work at any time.
     buffer_size : int
         Replies an update; at most one a client.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedBuff
+    >>> FedBuff(concurrency=20, buffer_size=10, staleness_exponent=0.5).buffer_size
+    10
     """
 
     concurrency: Count = 20

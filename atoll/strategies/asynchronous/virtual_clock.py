@@ -1,4 +1,4 @@
-"""A clock that moves from one device's end of work to the next, and takes no time itself."""
+"""Virtual clock: simulated time that advances from one end of a client's work to the next."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Task:
 
 
 class VirtualClock:
-    """What the devices of a federation do over time.
+    """Clock of simulated time, and the clients at work in it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class VirtualClock:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What is under way."""
+        """The tasks that are under way."""
         return tuple(self._tasks)
 
     @property
@@ -81,7 +81,7 @@ class VirtualClock:
         heapq.heappush(self._tasks, Task(end, node, version))
 
     def next_end(self) -> int | None:
-        """Return when the next task ends, or None if nobody is at work."""
+        """Return the end of the next task, or None without tasks."""
         return self._tasks[0].end if self._tasks else None
 
     def move_to(self, moment: float) -> None:
@@ -103,12 +103,12 @@ class VirtualClock:
         self.now = min(self.devices.next_appearance(node, self.now) for node in nodes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on."""
+        """Return the state that :meth:`load_state_dict` restores."""
         tasks = [[task.end, task.node, task.version] for task in sorted(self._tasks)]
         return {"now": self.now, "tasks": tasks, "begun": dict(self._begun)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.now = int(state["now"])
         self._tasks = [Task(*map(int, task)) for task in state["tasks"]]
         self._begun = {int(node): int(count) for node, count in state["begun"].items()}

@@ -1,4 +1,4 @@
-"""Strategies that average each layer over the clients that trained it.
+"""Layer-wise strategies: each layer is averaged over the clients that trained it.
 
 For networks whose layers do not need each other in training (NoProp): a client gets as many layers
 as its memory holds, and any vector of layers' versions is a valid model.

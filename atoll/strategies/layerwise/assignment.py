@@ -1,4 +1,4 @@
-"""Who trains which layers: balanced over clients and rounds."""
+"""Assignment of layers to clients, balanced over clients and rounds."""
 
 from __future__ import annotations
 

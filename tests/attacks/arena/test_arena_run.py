@@ -5,15 +5,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from captured import a_spec, captured, folder_of
 
-from atoll.attacks.arena.job import Conditions, Job, Knowledge
-from atoll.attacks.arena.run import JobEnd, run_jobs, table_of
-from atoll.attacks.arena.store import JobStore
+from atoll.attacks.arena.arena_job import Conditions, Job, Knowledge
+from atoll.attacks.arena.arena_run import JobEnd, run_jobs, table_of
+from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.defenses import REFERENCES
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.settings import ModSettings
+from tests.support.attacks.captured import a_spec, captured, folder_of
 
 KNOWLEDGE: tuple[Knowledge, ...] = ("naive", "adaptive")
 
@@ -58,7 +58,7 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Job], C
                 # There is nothing to adapt to without a defense.
                 for knowledge in (KNOWLEDGE if mods else KNOWLEDGE[:1])
             ]
-    return jobs, Conditions(load_dataset("digits").directory, gallery=50)
+    return jobs, Conditions(load_dataset("digits").directory, candidates=50)
 
 
 def test_an_interrupted_arena_resumes_to_the_same_table_bitwise(
@@ -101,7 +101,7 @@ def test_keys_depend_on_content_and_on_nothing_else(
     ]
     keys = {key, *(changed.key(conditions) for changed in changes)}
     assert len(keys) == 5
-    assert job.key(replace(conditions, gallery=51)) != key
+    assert job.key(replace(conditions, candidates=51)) != key
 
 
 def test_a_job_that_fails_does_not_stop_the_others_and_is_tried_again(

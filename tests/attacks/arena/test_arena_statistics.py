@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from atoll.attacks.arena.statistics import bootstrap, compare
+from atoll.attacks.arena.paired_tests import bootstrap, compare
 
 
 def test_the_interval_is_that_of_scipys_percentile_bootstrap() -> None:

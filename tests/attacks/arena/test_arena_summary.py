@@ -1,6 +1,6 @@
 import pytest
 
-from atoll.attacks.arena.summary import by_victim, cells_of, pairs_of
+from atoll.attacks.arena.arena_summary import by_victim, cells_of, pairs_of
 
 
 def row(psnr: float, **changes: object) -> dict[str, object]:

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from captured import a_spec, captured
 
 from atoll.attacks.defenses import REFERENCES
 from atoll.attacks.defenses.adaptive import mimic_of
@@ -13,6 +12,7 @@ from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, observe_victims
 from atoll.clients.settings import ModSettings
+from tests.support.attacks.captured import a_spec, captured
 
 ADAPTIVE = ThreatModel.of(Capability.TRAINING, Capability.DEFENSE)
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.mod import fixedclipping_mod
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.clipping import Clipping
 from atoll.flower import assume_identity
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def test_the_norm_is_bounded_and_the_direction_kept() -> None:

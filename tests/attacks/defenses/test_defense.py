@@ -6,19 +6,19 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses import DEFENSES, REFERENCES
 from atoll.attacks.defenses.noise import GaussianNoise
 from atoll.attacks.defenses.pruning import TopK
 from atoll.clients.apps.client_app import make_client_app
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.partitioning.partition import partition_dataset
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, ModSettings
 from atoll.flower import assume_identity
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 NAMES = list(DEFENSES)
 # What mimics nothing: its expectation is the gradient, or it is not a function of the gradient.
@@ -57,7 +57,11 @@ def test_every_defense_changes_the_gradient_and_only_by_its_seed(name: str) -> N
         assert parameter.grad is None
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn-pfl", "equal-cnn", "resnet8", "batch"])
+# The equal CNN has 19 million parameters.
+MODELS = ["mlp", "cnn-pfl", pytest.param("equal-cnn", marks=pytest.mark.slow), "resnet8", "batch"]
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_defense_acts_on_every_kind_of_model(name: str, model: str) -> None:
     kind = {"name": "resnet8", "norm": "batch"} if model == "batch" else {"name": model}

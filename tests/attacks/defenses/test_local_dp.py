@@ -5,11 +5,11 @@ import pytest
 import torch
 from flwr.app import Context, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
-from one_step import a_model, a_step, a_task, flat, gradient
 from scipy import stats
-from test_privacy import exact_epsilon
 
 from atoll.attacks.defenses.local_dp import LocalDP
+from tests.attacks.defenses.test_privacy import exact_epsilon
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def test_it_is_flowers_clipping_and_noise() -> None:

@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.mixup import MixUp
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def test_the_gradient_is_that_of_mixed_images_and_labels() -> None:

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from one_step import a_model, a_step, a_task, flat, gradient
 from scipy import stats
 
 from atoll.attacks.defenses.defense import Task
 from atoll.attacks.defenses.noise import GaussianNoise
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def test_the_noise_is_normal_of_the_given_deviation() -> None:

@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.orthogonal import OrthogonalGradient, orthogonal_to
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 @given(st.integers(0, 2**32), st.floats(-4, 4), st.integers(2, 50))

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.outpost import Outpost, risk_of
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def test_it_acts_where_the_published_code_does_not() -> None:

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.precode import Precode
-from atoll.clients.models.precode import find_bottleneck
+from atoll.clients.models.variational_bottleneck import find_bottleneck
 from atoll.clients.training.local_training import gradients_of
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def test_the_divergence_is_in_the_gradient_with_its_weight() -> None:

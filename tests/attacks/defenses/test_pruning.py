@@ -1,9 +1,9 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from one_step import a_model, a_step, a_task, gradient
 
 from atoll.attacks.defenses.pruning import TopK, kept
+from tests.support.attacks.one_step import a_model, a_step, a_task, gradient
 
 
 @given(

@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from one_step import a_model, a_step, a_task, flat, gradient
 
 from atoll.attacks.defenses.defense import Task
 from atoll.attacks.defenses.quantization import (
@@ -11,6 +10,7 @@ from atoll.attacks.defenses.quantization import (
     Sign,
     common_step,
 )
+from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 
 def test_signs_are_kept_and_each_tensor_has_one_size() -> None:

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from one_step import a_model, a_step, a_task, gradient
 from torch import nn
 
 from atoll.attacks.defenses.soteria import Soteria, feature_scores, head_weight
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
+from tests.support.attacks.one_step import a_model, a_step, a_task, gradient
 
 
 def test_only_columns_of_the_heads_weight_go_those_of_the_least_scores() -> None:

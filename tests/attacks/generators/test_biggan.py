@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from stage_checks import check_stages
 from torch import Tensor
 
 from atoll.attacks.generators.biggan import BLOCKS, load_biggan
 from atoll.errors import DataUnavailableError
+from tests.support.attacks.stage_checks import check_stages
 
 WIDTH, CONDITION, TRUNCATIONS = 128, 256, 51
 
@@ -137,6 +137,7 @@ def state() -> dict[str, Tensor]:
     return checkpoint(256)
 
 
+@pytest.mark.slow
 def test_a_real_sized_checkpoint_makes_what_the_released_network_makes_from_every_stage(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stage_checks import check_stages
 
 from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.resized import Resized
 from atoll.errors import InvalidExperimentError
+from tests.support.attacks.stage_checks import check_stages
 
 
 @pytest.mark.parametrize(

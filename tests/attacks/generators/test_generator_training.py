@@ -10,9 +10,9 @@ from sklearn.decomposition import PCA
 from sklearn.svm import SVC
 
 from atoll.attacks.generators.conditional import ConditionalGenerator
-from atoll.attacks.generators.training import GeneratorTraining, TrainingSettings
+from atoll.attacks.generators.generator_training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.store import ImageDataset
+from atoll.clients.data.image_dataset import ImageDataset
 
 SETTINGS = TrainingSettings(steps=250, width=32, latent=16)
 SAMPLES = 600

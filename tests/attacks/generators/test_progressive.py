@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from stage_checks import check_stages
 from torch import Tensor
 
 from atoll.attacks.generators.progressive import CHANNELS, load_progressive_gan
 from atoll.errors import DataUnavailableError
+from tests.support.attacks.stage_checks import check_stages
 
 
 def graph_weights() -> dict[str, np.ndarray]:
@@ -66,6 +66,7 @@ def graph(weights: dict[str, np.ndarray], latent: Tensor) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 def test_a_real_sized_model_makes_what_the_released_graph_makes_from_every_stage(
     tmp_path: Path,
 ) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from stage_checks import check_stages
 from torch import Tensor
 
 from atoll.attacks.generators.stylegan2 import StyleGAN2, load_stylegan2
 from atoll.attacks.generators.stylegan2_weights import read_stylegan2, widths_of
 from atoll.errors import DataUnavailableError
+from tests.support.attacks.stage_checks import check_stages
 
 STYLE = 512
 # config-f: channels at 4x4, 8x8, ...
@@ -135,6 +135,7 @@ def state() -> dict[str, Tensor]:
     return checkpoint(7)
 
 
+@pytest.mark.slow
 def test_a_real_sized_checkpoint_makes_what_the_released_network_makes_from_every_stage(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-import atoll.attacks.generators.trained as trained
-from atoll.attacks.generators.load import load_generator
-from atoll.attacks.generators.trained import (
+import atoll.attacks.generators.trained_generator as trained
+from atoll.attacks.generators.generator_loading import load_generator
+from atoll.attacks.generators.generator_training import TrainingSettings
+from atoll.attacks.generators.trained_generator import (
     GeneratorSettings,
     generator_folder,
     image_hashes,
     load_trained,
     train_generator,
 )
-from atoll.attacks.generators.training import TrainingSettings
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError
 

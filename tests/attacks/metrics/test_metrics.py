@@ -62,10 +62,10 @@ def test_ssim_of_small_and_of_colour_images() -> None:
 
 
 def test_an_image_is_identified_if_no_other_is_nearer() -> None:
-    truth, gallery = torch.rand(4, 1, 6, 6), torch.rand(50, 1, 6, 6)
-    assert identified(truth + 0.05 * torch.randn_like(truth), truth, gallery).all()
-    assert not identified(gallery[:4], truth, gallery).any()
-    assert identified(truth, truth, torch.cat([gallery, truth])).all()
+    truth, candidates = torch.rand(4, 1, 6, 6), torch.rand(50, 1, 6, 6)
+    assert identified(truth + 0.05 * torch.randn_like(truth), truth, candidates).all()
+    assert not identified(candidates[:4], truth, candidates).any()
+    assert identified(truth, truth, torch.cat([candidates, truth])).all()
 
 
 def random_weights(network: str) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ from atoll.clients.data.datasets.emoji import VENDORS
 from atoll.clients.data.datasets.folder import decode_folder
 from atoll.clients.data.datasets.idx import read_idx
 from atoll.clients.data.downloads import NpmPackage
-from atoll.clients.data.store import ImageDataset, fingerprint_of
-from atoll.clients.data.tensors import to_tensor
+from atoll.clients.data.image_dataset import ImageDataset, fingerprint_of
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from atoll.clients.models.build import build_model
 from atoll.clients.models.head import find_head
-from atoll.clients.models.precode import VariationalBottleneck, find_bottleneck
+from atoll.clients.models.model_building import build_model
+from atoll.clients.models.variational_bottleneck import VariationalBottleneck, find_bottleneck
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 

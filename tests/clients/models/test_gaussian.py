@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from atoll.clients.models.build import build_model
-from atoll.clients.models.gaussian import GaussianHead, GaussianModel
+from atoll.clients.models.gaussian_model import GaussianHead, GaussianModel
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 
@@ -95,7 +95,7 @@ def test_the_divergence_is_that_of_two_gaussians() -> None:
         ({"features": 0}, "features = 0: expected greater than 0"),
         ({"samples": 0}, "samples = 0: expected greater than 0"),
         (
-            {"body": "test_gaussian:two_layers", "hidden": 3},
+            {"body": f"{__name__}:two_layers", "hidden": 3},
             "its head is a Sequential; expected one Linear layer",
         ),
         ({"hiden": [3]}, "model.hiden = .*did you mean 'hidden'"),

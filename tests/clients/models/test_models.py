@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from atoll.clients.models import MODELS
-from atoll.clients.models.build import build_model
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError, UnknownNameError
 

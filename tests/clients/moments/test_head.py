@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.models.build import build_model
 from atoll.clients.models.head import find_head, try_head
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.clients.models.head import ModelSizes
-from atoll.clients.moments.messages import DomainSums, MomentsQuery, Term, TrainingTerms
+from atoll.clients.moments.moment_messages import DomainSums, MomentsQuery, Term, TrainingTerms
 from atoll.clients.moments.statistic import DomainContext
 from atoll.clients.moments.statistics import (
     HeadGradient,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.models.head import SplitModel
-from atoll.clients.moments.examples import DomainExamples
-from atoll.clients.moments.passes import BATCH, Passes
+from atoll.clients.moments.domain_examples import DomainExamples
+from atoll.clients.moments.example_passes import BATCH, Passes
 
 COUNT = 2 * BATCH + 100
 

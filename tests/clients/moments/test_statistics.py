@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.clients.models.gaussian import GaussianHead
+from atoll.clients.models.gaussian_model import GaussianHead
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
-from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
+from atoll.clients.moments.latent_statistics import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistic_names import STATISTICS, statistic_from_json, to_json
 from atoll.clients.moments.statistics import (

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from small_networks import design
 from torch import nn
 
-from atoll.clients.models.build import build_model
-from atoll.clients.noprop.blocks import BLOCK_SIZES, Block, ByteDropout, TimeFeatures
+from atoll.clients.models.model_building import build_model
+from atoll.clients.noprop.networks.blocks import BLOCK_SIZES, Block, ByteDropout, TimeFeatures
 from atoll.clients.settings import ModelSettings
+from tests.support.clients.small_networks import design
 
 
 def parameters(module):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.clients.noprop.diffusion import (
+from atoll.clients.noprop.networks.diffusion import (
     evenly,
     loss_weights,
     prior_divergence,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.clients.noprop.embeddings import initial_embedding, prototypes
+from atoll.clients.noprop.networks.embeddings import initial_embedding, prototypes
 
 
 @pytest.mark.parametrize("kind", ["orthogonal", "learned"])

@@ -3,10 +3,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import design, parts
 
-from atoll.clients.noprop.inference import AllWays, Inference, Noise, Step, noise_of_runs, plan
-from atoll.clients.noprop.network import NoPropNetwork
+from atoll.clients.noprop.networks.inference import (
+    AllWays,
+    Inference,
+    Noise,
+    Step,
+    noise_of_runs,
+    plan,
+)
+from atoll.clients.noprop.networks.network import NoPropNetwork
+from tests.support.clients.small_networks import design, parts
 
 COUNT = 4000
 

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_networks import Probe, parts, seeded
 
-from atoll.clients.noprop.inference import plan
-from atoll.clients.noprop.intervals import interval_edges, noise_cuts
-from atoll.clients.noprop.objectives import BlockObjective
+from atoll.clients.noprop.block_training.block_objective import BlockObjective
+from atoll.clients.noprop.networks.inference import plan
+from atoll.clients.noprop.networks.time_intervals import interval_edges, noise_cuts
 from atoll.errors import InvalidExperimentError
+from tests.support.clients.small_networks import Probe, parts, seeded
 
 BLOCKS = 4
 COUNT = 20_000

@@ -10,17 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import design, seeded
 from torch import Tensor
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.noprop import objectives
-from atoll.clients.noprop.examples import Examples
-from atoll.clients.noprop.network import Design, NoPropNetwork, SharedPart
-from atoll.clients.noprop.parts import Part, index_of, make_part, make_shared_part, names_of_parts
-from atoll.clients.noprop.training import train_epoch
+from atoll.clients.noprop.block_training import block_objective as objectives
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_units import (
+    TrainingUnit,
+    index_of,
+    make_shared_part,
+    make_unit,
+    unit_names,
+)
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.network import NoPropNetwork
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.evaluation import evaluate
+from tests.support.clients.small_networks import design, seeded
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 2e-3, "batch_size": 16}
 
@@ -34,9 +41,9 @@ def examples(count: int) -> Examples:
     return Examples(dataset, dataset.train, np.arange(count))
 
 
-def trained(made: Design, count: int, epochs: int) -> tuple[SharedPart, dict[str, Part]]:
+def trained(made: Design, count: int, epochs: int) -> tuple[SharedPart, dict[str, TrainingUnit]]:
     shared = make_shared_part(made, 0)
-    parts = {name: make_part(name, made, shared, 0) for name in names_of_parts(made)}
+    parts = {name: make_unit(name, made, shared, 0) for name in unit_names(made)}
     client = ClientSettings.model_validate({**ADAMW, "epochs": epochs})
     for place, part in enumerate(parts.values()):
         torch.manual_seed(place)
@@ -44,7 +51,7 @@ def trained(made: Design, count: int, epochs: int) -> tuple[SharedPart, dict[str
     return shared, parts
 
 
-def network_of(made: Design, shared: SharedPart, parts: dict[str, Part]) -> NoPropNetwork:
+def network_of(made: Design, shared: SharedPart, parts: dict[str, TrainingUnit]) -> NoPropNetwork:
     network = NoPropNetwork(made)
     network.shared = shared
     for name, part in parts.items():
@@ -118,11 +125,11 @@ def test_every_trained_tensor_of_a_network_is_trained_by_some_part(
     made = design(name, image_shape=(1, 8, 8), block="small", steps=2, **arguments)
     before = {
         part_name: {k: v.clone() for k, v in _fresh(part_name, made).module.named_parameters()}
-        for part_name in names_of_parts(made)
+        for part_name in unit_names(made)
     }
     parts = {}
     client = ClientSettings.model_validate(ADAMW)
-    for part_name in names_of_parts(made):
+    for part_name in unit_names(made):
         parts[part_name] = _fresh(part_name, made)
         train_epoch(parts[part_name], examples(64), client, learning_rate=2e-3, generator=seeded())
     moved = set()
@@ -142,11 +149,11 @@ def test_blocks_share_no_tensor_with_each_other() -> None:
     shared = make_shared_part(made, 0)
     pointers: list[set[int]] = []
     for name in ("block-01", "block-02", "block-03"):
-        module = make_part(name, made, shared, 0).module
+        module = make_unit(name, made, shared, 0).module
         pointers.append({t.data_ptr() for t in module.state_dict().values() if t.numel()})
     assert not pointers[0] & pointers[1]
     assert not pointers[1] & pointers[2]
 
 
-def _fresh(name: str, made: Design) -> Part:
-    return make_part(name, made, make_shared_part(made, 0), 0)
+def _fresh(name: str, made: Design) -> TrainingUnit:
+    return make_unit(name, made, make_shared_part(made, 0), 0)

@@ -1,6 +1,6 @@
 import torch
 
-from atoll.clients.noprop.noise_schedule import LearnedSchedule
+from atoll.clients.noprop.networks.noise_schedule import LearnedSchedule
 
 
 def schedule(seed=0):

@@ -3,9 +3,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_networks import Probe, parts, seeded
 
-from atoll.clients.noprop.objectives import BlockObjective, draw_noise, label_loss
+from atoll.clients.noprop.block_training.block_objective import (
+    BlockObjective,
+    draw_noise,
+    label_loss,
+)
+from tests.support.clients.small_networks import Probe, parts, seeded
 
 LABELS = torch.arange(10).repeat(400)
 IMAGES = torch.zeros(len(LABELS), 1, 28, 28)

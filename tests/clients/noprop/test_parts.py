@@ -5,16 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_networks import design, seeded
 from torch import nn
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.noprop.baselines import ChainedBlocks, plain_cnn
-from atoll.clients.noprop.examples import Examples
-from atoll.clients.noprop.memory import held_bytes, saved_bytes, training_bytes
-from atoll.clients.noprop.parts import make_part, make_shared_part, names_of_parts
-from atoll.clients.noprop.training import train_epoch
+from atoll.clients.noprop.block_training.epoch_training import train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_memory import (
+    held_bytes,
+    saved_bytes,
+    training_bytes,
+)
+from atoll.clients.noprop.block_training.training_units import (
+    make_shared_part,
+    make_unit,
+    unit_names,
+)
+from atoll.clients.noprop.networks.baseline_networks import ChainedBlocks, plain_cnn
 from atoll.clients.settings import ClientSettings
+from tests.support.clients.small_networks import design, seeded
 
 
 def parameters(module: nn.Module) -> int:
@@ -54,17 +62,17 @@ def test_the_chain_is_trained_end_to_end() -> None:
 def test_members_of_the_ensemble_are_first_blocks_with_parameters_of_their_own() -> None:
     made = design(block="small", steps=3)
     shared = make_shared_part(made, 0)
-    one, other = (make_part(f"member-0{i}", made, shared, 0) for i in (1, 2))
+    one, other = (make_unit(f"member-0{i}", made, shared, 0) for i in (1, 2))
     keys = one.module.state_dict().keys()
-    assert keys == make_part("block-01", made, shared, 0).module.state_dict().keys()
+    assert keys == make_unit("block-01", made, shared, 0).module.state_dict().keys()
     weight = "block.from_image.weight"
     assert not torch.equal(one.module.state_dict()[weight], other.module.state_dict()[weight])
 
 
 def test_parts_of_a_trained_embedding_have_no_head_of_their_own() -> None:
-    assert names_of_parts(design(steps=2)) == ["head", "block-01", "block-02"]
-    assert names_of_parts(design(steps=2, embedding="learned")) == ["block-01", "block-02"]
-    assert names_of_parts(design("noprop-fm")) == ["block-01"]
+    assert unit_names(design(steps=2)) == ["head", "block-01", "block-02"]
+    assert unit_names(design(steps=2, embedding="learned")) == ["block-01", "block-02"]
+    assert unit_names(design("noprop-fm")) == ["block-01"]
 
 
 def test_memory_counts_what_autograd_keeps_once() -> None:
@@ -78,9 +86,9 @@ def test_memory_counts_what_autograd_keeps_once() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(images.flatten(1))
 
-    from atoll.clients.noprop.parts import ClassifierPart
+    from atoll.clients.noprop.block_training.training_units import ClassifierUnit
 
-    part, made = ClassifierPart(OneLayer()), design()
+    part, made = ClassifierUnit(OneLayer()), design()
     client = ClientSettings(optimizer="adamw", batch_size=32)
     # The input; the cross-entropy keeps the log-probabilities, the labels, and a weight.
     kept = saved_bytes(part, made, 32)
@@ -94,7 +102,7 @@ def test_one_layer_takes_at_most_a_quarter_of_the_chains_memory() -> None:
     made, client = design(block="half"), ClientSettings(optimizer="adamw", batch_size=128)
     shared = make_shared_part(made, 0)
     layer, chain = (
-        training_bytes(make_part(name, made, shared, 0), made, client)
+        training_bytes(make_unit(name, made, shared, 0), made, client)
         for name in ("block-01", "chain")
     )
     assert layer <= chain / 4
@@ -102,7 +110,7 @@ def test_one_layer_takes_at_most_a_quarter_of_the_chains_memory() -> None:
 
 def test_measuring_memory_changes_nothing() -> None:
     made = design(block="small")
-    part = make_part("block-02", made, make_shared_part(made, 0), 0)
+    part = make_unit("block-02", made, make_shared_part(made, 0), 0)
     before = {k: v.clone() for k, v in part.module.state_dict().items()}
     state = torch.get_rng_state()
     saved_bytes(part, made, 8)
@@ -117,7 +125,7 @@ def test_training_goes_on_from_the_optimisers_state_as_torch_would() -> None:
     made = design(image_shape=(1, 8, 8), block="small", norm="none")
     client = ClientSettings(optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=20)
     shared = make_shared_part(made, 0)
-    part, twin = (make_part("block-02", made, shared, 0) for _ in range(2))
+    part, twin = (make_unit("block-02", made, shared, 0) for _ in range(2))
     state = None
     for epoch in range(2):
         done = train_epoch(
@@ -150,7 +158,7 @@ def test_a_batch_of_one_example_is_left_out_before_batch_norm() -> None:
     client = ClientSettings(optimizer="adamw", batch_size=16)
     for norm, seen in (("batch", 16), ("group", 17)):
         made = design(image_shape=(1, 8, 8), block="small", norm=norm)
-        part = make_part("block-01", made, make_shared_part(made, 0), 0)
+        part = make_unit("block-01", made, make_shared_part(made, 0), 0)
         done = train_epoch(part, examples, client, learning_rate=1e-3, generator=seeded())
         assert done.examples == seen
 

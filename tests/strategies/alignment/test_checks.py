@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from flwr.serverapp.strategy import FedAvg
-from small_federation import LAYOUTS, Float64, make_federation
 from torch import nn
 
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
 from atoll.errors import InvalidExperimentError
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.checks import check_federation, domains_held
+from atoll.strategies.alignment.alignment_checks import check_federation, domains_held
+from tests.support.strategies.small_federation import LAYOUTS, Float64, make_federation
 
 Parts = tuple[ImageDataset, Partition]
 

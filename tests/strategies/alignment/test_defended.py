@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message
-from small_federation import LAYOUTS, SmallFederation, make_federation, values
 
 from atoll.attacks.defenses import DEFENSES
 from atoll.attacks.defenses.defense import Task
@@ -40,6 +39,14 @@ from atoll.platform.config.combinations import (
 )
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
+from tests.support.paths import ROOT
+from tests.support.strategies import defended_models
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    SmallFederation,
+    make_federation,
+    values,
+)
 
 RATE = 0.5
 LAYOUT = LAYOUTS["several domains on a client"]
@@ -101,8 +108,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model_for(method: str, mod: str) -> str:
     if METHODS[method][0] == "FedSR":
-        return "defended_models:gaussian"
-    return "defended_models:bottleneck" if mod == "precode" else "double_model"
+        return f"{defended_models.__name__}:gaussian"
+    return f"{defended_models.__name__}:bottleneck" if mod == "precode" else "double_model"
 
 
 def client_settings(mod: str | None) -> ClientSettings:
@@ -224,7 +231,7 @@ def test_the_table_has_every_entry_and_every_mod_a_place_in_it() -> None:
 
 
 def test_the_table_in_the_docs_is_the_one_that_is_used() -> None:
-    text = (Path(__file__).resolve().parents[3] / "docs" / "defenses.md").read_text()
+    text = (ROOT / "docs" / "defenses.md").read_text()
     start = text.index("| clients send (methods) |")
     rows = [line.strip("|").split("|") for line in text[start:].split("\n\n")[0].splitlines()[2:]]
     by_column = (

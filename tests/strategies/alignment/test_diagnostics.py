@@ -5,20 +5,20 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_federation import LAYOUTS, make_federation
 from torch import Tensor, nn
 
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.diagnostics import DELTA, measure_diagnostics
-from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.exchange import MomentExchange, Traffic
-from atoll.strategies.alignment.local_exchange import domains_at_hand
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
+from atoll.strategies.alignment.moments.moment_exchange import MomentExchange, Traffic
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import LAYOUTS, make_federation
 
 SPLIT = LAYOUTS["domains split over unequal clients"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from small_federation import LAYOUTS, hex_of, make_federation, values
 
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
+from tests.support.strategies.small_federation import LAYOUTS, hex_of, make_federation, values
 
 WHOLE = LAYOUTS["several domains on a client"]
 # The same, after a client without examples, and before one without examples of a domain.

@@ -11,17 +11,22 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
-from small_federation import LAYOUTS, SmallFederation, make_federation, values
 from torch import Tensor
 
 from atoll.clients.moments.statistics import rademacher
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.strategy import FIXED_SEED
+from atoll.strategies.alignment.alignment_method import FIXED_SEED
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    SmallFederation,
+    make_federation,
+    values,
+)
 
 TOLERANCE = 1e-10
 NOW = {"anneal_rounds": 0}

@@ -9,14 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
-from small_federation import LAYOUTS, SmallFederation, make_federation, values
 from torch import Tensor, nn
 
 from atoll.strategies import build_strategy
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    SmallFederation,
+    make_federation,
+    values,
+)
 
 RATE, ROUNDS = 0.05, 3
 Step = Callable[[nn.Module, torch.optim.Optimizer], None]

@@ -6,11 +6,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import Message
-from small_federation import LAYOUTS, SmallFederation, hex_of, make_federation
 
 from atoll.strategies import build_strategy
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    SmallFederation,
+    hex_of,
+    make_federation,
+    values,
+)
 
 WHOLE = LAYOUTS["one client a domain"]
 
@@ -48,7 +55,10 @@ def test_a_query_to_one_node_alone_may_fail(name: str, tmp_path: Path) -> None:
     strategy = build_strategy(name, {"server_learning_rate": 0.01})
     arrays, _ = federation.round(strategy)
     fail_when(federation, lambda messages: len(messages) == 1)
-    federation.round(strategy, 2, arrays)
+    after, _ = federation.round(strategy, 2, arrays)
+    assert list(federation.grid.failing.values()) == [0]
+    assert hex_of(after) != hex_of(arrays)
+    assert all(np.isfinite(value).all() for value in values(after).values())
 
 
 def test_steps_of_a_round_that_starts_again_are_taken_back(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
-from small_federation import LAYOUTS, make_federation, values
 
 from atoll.strategies import build_strategy
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import LAYOUTS, make_federation, values
 
 SPLIT = LAYOUTS["domains split over unequal clients"]
 STEP = {

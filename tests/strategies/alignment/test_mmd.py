@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
-from small_federation import LAYOUTS, make_federation, values
 
 from atoll.clients.moments.statistics import ExampleFeatures, HeadGradient
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.domains import Domains
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods import kernels
 from atoll.strategies.alignment.methods.kernels import kernel_mean
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import LAYOUTS, make_federation, values
 
 STEP = {
     "client_update": "gradient",

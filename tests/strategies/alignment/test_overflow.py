@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_federation import LAYOUTS, make_federation
 
 from atoll.errors import EngineError
 from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies import build_strategy
+from tests.support.strategies.small_federation import LAYOUTS, make_federation
 
 STEP = {
     "client_update": "gradient",

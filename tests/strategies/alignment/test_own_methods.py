@@ -7,21 +7,22 @@ import logging
 import traceback
 from pathlib import Path
 
-import centralised as c
 import numpy as np
-import own_methods
 import pytest
 import torch
-from own_methods import PoweredFeatures
-from small_federation import LAYOUTS, make_federation, values
 from torch import Tensor
 
 from atoll.clients.moments.statistic_names import statistic_from_json, to_json
 from atoll.clients.moments.statistics import HessianProbes
 from atoll.errors import EngineError
 from atoll.strategies import build_strategy
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from tests.support.strategies import centralised as c
+from tests.support.strategies import own_methods
+from tests.support.strategies.own_methods import PoweredFeatures
+from tests.support.strategies.small_federation import LAYOUTS, make_federation, values
 
+OWN = own_methods.__name__
 STEP = {
     "client_update": "gradient",
     "server_optimizer": "sgd",
@@ -43,7 +44,7 @@ def test_a_statistic_of_ones_own_is_exact_too(layout: str, weighting: str, tmp_p
         federation.model, federation.data, third_moments, 2.0, weighting
     )
     arguments = {**STEP, "penalty_weight": 2.0, "domain_weights": weighting}
-    strategy = build_strategy("own_methods:ThirdMoments", arguments)
+    strategy = build_strategy(f"{OWN}:ThirdMoments", arguments)
     after, metrics = federation.round(strategy)
     for key, value in expected.items():
         moved = values(federation.arrays)[key] - values(after)[key]
@@ -54,7 +55,7 @@ def test_a_statistic_of_ones_own_is_exact_too(layout: str, weighting: str, tmp_p
 def test_a_statistic_travels_by_its_classs_name_and_ours_by_their_own() -> None:
     own = PoweredFeatures((1, 2), -1.0)
     text = to_json(own)
-    assert json.loads(text)["name"] == "own_methods:PoweredFeatures"
+    assert json.loads(text)["name"] == f"{OWN}:PoweredFeatures"
     assert statistic_from_json(text) == own
     assert json.loads(to_json(HessianProbes(1, 2)))["name"] == "hessian-probes"
 
@@ -73,7 +74,10 @@ def test_a_class_that_clients_cannot_import_is_refused() -> None:
 
     with pytest.raises(EngineError, match="clients cannot import it; expected a class at the top"):
         to_json(Local(1))
-    for name in ("own_methods:ThirdMoments", "own_methods:np"):
+    for name in (
+        f"{OWN}:ThirdMoments",
+        f"{OWN}:np",
+    ):
         with pytest.raises(Exception, match="is no Statistic|has no attribute"):
             statistic_from_json(json.dumps({"name": name}))
 
@@ -102,7 +106,7 @@ def test_a_bug_in_a_penalty_is_one_line_that_names_the_users(
     name: str, message: str, line: str, tmp_path: Path
 ) -> None:
     federation = make_federation(tmp_path, LAYOUTS["one client a domain"])
-    strategy = build_strategy(f"own_methods:{name}", {"penalty_weight": 1.0})
+    strategy = build_strategy(f"{OWN}:{name}", {"penalty_weight": 1.0})
     with pytest.raises(EngineError) as caught:
         federation.round(strategy)
     told = str(caught.value)
@@ -120,7 +124,7 @@ def test_a_bug_in_a_statistic_names_the_users_line_from_the_client(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     federation = make_federation(tmp_path, LAYOUTS["one client a domain"])
-    strategy = build_strategy("own_methods:AsksBroken", {"penalty_weight": 1.0})
+    strategy = build_strategy(f"{OWN}:AsksBroken", {"penalty_weight": 1.0})
     # This grid does not catch what a client raises; the engine and stock Flower do.
     with caplog.at_level(logging.WARNING, logger="atoll"), pytest.raises(EngineError) as caught:
         federation.round(strategy)
@@ -131,7 +135,7 @@ def test_a_bug_in_a_statistic_names_the_users_line_from_the_client(
 
 def test_a_statistic_whose_fields_no_message_can_hold_is_refused(tmp_path: Path) -> None:
     federation = make_federation(tmp_path, LAYOUTS["one client a domain"])
-    strategy = build_strategy("own_methods:AsksUnsendable", {"penalty_weight": 1.0})
+    strategy = build_strategy(f"{OWN}:AsksUnsendable", {"penalty_weight": 1.0})
     with pytest.raises(EngineError, match="its fields cannot be sent"):
         federation.round(strategy)
 
@@ -140,7 +144,7 @@ def test_an_error_of_ours_is_not_laid_at_the_users_door(tmp_path: Path) -> None:
     federation = make_federation(tmp_path, LAYOUTS["one client a domain"])
     federation.grid.failing = {(node, "query.moments"): 2 for node in (1, 2, 3)}
     strategy: AlignmentStrategy = build_strategy(  # type: ignore[assignment]
-        "own_methods:Typo", {"penalty_weight": 1.0}
+        f"{OWN}:Typo", {"penalty_weight": 1.0}
     )
     strategy._counts = {1: {"photo": 9}, 2: {"art": 13}, 3: {"sketch": 7}}
     with pytest.raises(EngineError, match="no client answered the query for moments"):

@@ -12,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg
-from small_federation import (
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.partitioning.partition import Partition
+from atoll.clients.models.gaussian_model import GaussianHead, GaussianModel
+from atoll.clients.settings import ClientSettings
+from atoll.errors import InvalidExperimentError
+from atoll.randomness import derive_seed
+from atoll.strategies import build_strategy
+from atoll.strategies.alignment.alignment_checks import check_federation
+from tests.support.strategies.small_federation import (
     DOMAINS,
     LAYOUTS,
     Float64,
@@ -21,17 +32,6 @@ from small_federation import (
     make_federation,
     values,
 )
-from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
-
-from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.models.gaussian import GaussianHead, GaussianModel
-from atoll.clients.settings import ClientSettings
-from atoll.errors import InvalidExperimentError
-from atoll.randomness import derive_seed
-from atoll.strategies import build_strategy
-from atoll.strategies.alignment.checks import check_federation
 
 SIZE = 3
 STEP = {"client_update": "gradient", "server_optimizer": "sgd", "server_learning_rate": 1.0}
@@ -48,7 +48,7 @@ def double_gaussian(image_shape: tuple[int, int, int], classes: int) -> nn.Modul
 
 def small(folder: Path, layout: str, client: ClientSettings | None = None) -> SmallFederation:
     return make_federation(
-        folder, LAYOUTS[layout], client=client, model="test_representation:double_gaussian"
+        folder, LAYOUTS[layout], client=client, model=f"{__name__}:double_gaussian"
     )
 
 
@@ -56,8 +56,9 @@ def examples_of(federation: SmallFederation) -> list[Client]:
     """Return each client's images, labels, and the domain of each."""
     found = []
     for partition in range(federation.grid.nodes):
-        clients = federation.grid.app._clients
-        own = clients._domain_examples(partition, ConfigRecord({"server-round": 1}), None)
+        own = federation.clients.aligned.examples(
+            partition, ConfigRecord({"server-round": 1}), None
+        )
         found.append((own.images, own.labels, [own.names[d] for d in own.domains.tolist()]))
     return found
 

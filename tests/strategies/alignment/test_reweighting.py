@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
-from small_federation import LAYOUTS, make_federation, values
 
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.methods.reweighting import bisected_quantile, kernel_quantile
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import LAYOUTS, make_federation, values
 
 BURN_IN, RATE, QUANTILE_RATE = 2, 0.1, 0.003
 ADAM = {

@@ -114,7 +114,7 @@ def fail_once(message: Message, context: Context, call: ClientAppCallable) -> Me
 
 def test_a_client_that_fails_between_query_and_training_is_reported(tmp_path: Path) -> None:
     rows: list[RoundRecord] = []
-    client = {"mods": ["test_run:fail_once"]}
+    client = {"mods": [f"{__name__}:fail_once"]}
     run(experiment(HGP, client=client), out=tmp_path / "failing", callbacks=[rows.append])
     # Each domain counts for a half; partition 1 has three quarters of its own.
     lost = [row.train_metrics["lost_weight"] for row in rows]

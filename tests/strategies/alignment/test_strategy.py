@@ -9,14 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import centralised as c
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
-from small_federation import LAYOUTS, hex_of, make_federation, values
 from torch import Tensor
 
 from atoll.clients.moments.statistics import HeadGradient
@@ -25,9 +24,11 @@ from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
-from atoll.strategies.alignment.domains import Domains
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.reweighting import kernel_quantile, project_to_simplex
-from atoll.strategies.alignment.strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import LAYOUTS, hex_of, make_federation, values
 
 STEPS = ClientSettings(learning_rate=0.2, batch_size=4, epochs=3, momentum=0.5)
 SPLIT = LAYOUTS["domains split over unequal clients"]
@@ -265,12 +266,11 @@ def test_a_rounds_examples_are_the_same_for_moments_and_training(tmp_path: Path)
     federation = make_federation(tmp_path, MIXED)
     strategy = build_strategy("VREx", {**EXACT_STEP, "anneal_rounds": 0, "examples_per_round": 5})
     after, _ = federation.round(strategy)
-    clients = federation.grid.app._clients
     parts: dict[str, list[Any]] = {}
     for partition in range(3):
-        from flwr.app import ConfigRecord
-
-        examples = clients._domain_examples(partition, ConfigRecord({"server-round": 1}), 5)
+        examples = federation.clients.aligned.examples(
+            partition, ConfigRecord({"server-round": 1}), 5
+        )
         assert len(examples) == min(5, [13, 14, 2][partition])
         for place, name in enumerate(examples.names):
             own = examples.domains == place

@@ -20,18 +20,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flwr.app import ConfigRecord
-from small_federation import LocalGrid
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.store import Decoded, ImageDataset, Split, write_dataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.models.build import build_model
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split, write_dataset
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.mlp import irm_mlp
+from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.strategies import build_strategy
+from tests.support.strategies.small_federation import LocalGrid
 
 STEPS, ANNEAL, RATE, L2, WEIGHT = 50, 25, 4.898536566546834e-4, 1.10794568e-3, 91257.18613115903
 EXAMPLES = 1000
@@ -131,7 +131,7 @@ def test_parameters_stay_together_through_the_anneal_step(
     (tmp_path / "parts").mkdir()
     np.save(tmp_path / "parts" / "offsets.npy", np.cumsum([0, *map(len, parts)]))
     np.save(tmp_path / "parts" / "indices.npy", np.concatenate(parts))
-    name_of_model = "test_trajectory:double_irm" if reset else "mlp-irm"
+    name_of_model = f"{__name__}:double_irm" if reset else "mlp-irm"
     model_settings = ModelSettings(name=name_of_model, hidden=24)
     spec = ClientSpec(
         dataset=write_to,

@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
-from small_federation import LAYOUTS, Float64, hex_of, make_federation, values
 from torch import nn
 
 from atoll.clients.settings import ClientSettings
 from atoll.strategies import build_strategy
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    Float64,
+    hex_of,
+    make_federation,
+    values,
+)
 
 WHOLE = LAYOUTS["one client a domain"]
 ADAM = {"server_optimizer": "adam", "server_learning_rate": 0.01, "server_weight_decay": 1e-2}
@@ -49,7 +55,7 @@ def frozen(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
 def test_weight_decay_and_momentum_move_nothing_that_is_not_trained(
     name: str, tmp_path: Path
 ) -> None:
-    federation = make_federation(tmp_path, WHOLE, model="test_untrained_arrays:frozen")
+    federation = make_federation(tmp_path, WHOLE, model=f"{__name__}:frozen")
     settings: dict[str, Any] = {**ADAM, "client_update": "gradient"}
     if name == "VREx":
         settings["anneal_rounds"] = 0
@@ -63,7 +69,7 @@ def test_weight_decay_and_momentum_move_nothing_that_is_not_trained(
 
 
 def test_what_clients_change_without_training_it_is_averaged(tmp_path: Path) -> None:
-    federation = make_federation(tmp_path, WHOLE, model="test_untrained_arrays:normed")
+    federation = make_federation(tmp_path, WHOLE, model=f"{__name__}:normed")
     mean, _ = federation.round(build_strategy("ERM", {}))
     stepped, _ = federation.round(build_strategy("ERM", ADAM))
     for key in ("running_mean", "running_var", "num_batches_tracked"):
@@ -76,9 +82,7 @@ def test_passes_that_measure_leave_statistics_as_they_were(name: str, tmp_path: 
     steps = ClientSettings(learning_rate=0.1, batch_size=3, epochs=2)
     # Of one size, so that FedDGGA's first weights are FedAvg's.
     layout = [{"photo": 9}, {"art": 9}, {"sketch": 9}]
-    federation = make_federation(
-        tmp_path, layout, client=steps, model="test_untrained_arrays:normed"
-    )
+    federation = make_federation(tmp_path, layout, client=steps, model=f"{__name__}:normed")
     expected, _ = federation.round(FedAvg(min_available_nodes=1))
     settings = {"penalty_weight": 0.0, "domain_weights": "examples"}
     after, metrics = federation.round(build_strategy(name, settings))

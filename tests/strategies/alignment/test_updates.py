@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import centralised as c
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from small_federation import LAYOUTS, SmallFederation, make_federation, values
 
 from atoll.clients.settings import ClientSettings
 from atoll.platform.config.aggregation import aggregation_of
 from atoll.strategies import build_strategy
+from tests.support.strategies import centralised as c
+from tests.support.strategies.small_federation import (
+    LAYOUTS,
+    SmallFederation,
+    make_federation,
+    values,
+)
 
 STEPS = ClientSettings(learning_rate=0.3, batch_size=4, epochs=2)
 

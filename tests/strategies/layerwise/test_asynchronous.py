@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layer_federation import LayerFederation, experiment
 
 from atoll.errors import InvalidExperimentError
 from atoll.flower.arrays import view
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
+from tests.support.strategies.layer_federation import LayerFederation, experiment
 
 KEY = "blocks.1.from_image.weight"
 NAME = "AsynchronousLayerwise"

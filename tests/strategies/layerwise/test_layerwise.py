@@ -7,11 +7,10 @@ import re
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from layer_federation import CLIENTS, LayerFederation, experiment
 
-from atoll.clients.noprop.arrays import keys_by_layer, layer_of
-from atoll.clients.noprop.memory import ClientMemory
-from atoll.clients.noprop.network import Design
+from atoll.clients.noprop.block_training.training_memory import ClientMemory
+from atoll.clients.noprop.layer_keys import keys_by_layer, layer_of
+from atoll.clients.noprop.networks.design import Design
 from atoll.clients.settings import ClientSettings
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.flower.arrays import view
@@ -21,6 +20,7 @@ from atoll.platform.run_directory.state_tree import (
     random_states,
     restore_random_states,
 )
+from tests.support.strategies.layer_federation import CLIENTS, LayerFederation, experiment
 
 
 def arrays_of(reply):

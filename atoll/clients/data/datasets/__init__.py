@@ -1,1 +1,1 @@
-"""Data sets."""
+"""Decoders of data sets."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from atoll.clients.data.store import Decoded, Split
+from atoll.clients.data.image_dataset import Decoded, Split
 from atoll.errors import DataUnavailableError
 from atoll.files.reading import read_json
 
@@ -76,8 +77,6 @@ def read_records(path: Path, label_bytes: int = 1) -> Split:
 
 
 def _read_sheet(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
     # One image a row makes a sheet taller than Pillow's guard against decompression bombs likes.
     with Image.open(path) as sheet:
         pixels = np.asarray(sheet.convert("RGB"))

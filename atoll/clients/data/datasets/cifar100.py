@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atoll.clients.data.datasets.cifar10 import read_records
-from atoll.clients.data.store import Decoded
+from atoll.clients.data.image_dataset import Decoded
 from atoll.errors import DataUnavailableError
 
 CLASSES = 100

@@ -1,4 +1,4 @@
-"""Colored MNIST and its like: a colour that predicts the label well in training, badly after it.
+"""Colored MNIST and its variants: a spurious colour that predicts the label in training domains.
 
 A grey data set of ten classes becomes a binary one: is the class one of the first five? The label
 is flipped with probability 0.25, and the image is painted in one of two colours that agrees with
@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split
 from atoll.clients.data.options import Preset
-from atoll.clients.data.store import Decoded, ImageDataset, Split
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
 from atoll.randomness import derive_seed

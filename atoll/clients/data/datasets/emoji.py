@@ -1,4 +1,4 @@
-"""Emoji drawn by four vendors: the same things in four styles, a real shift between domains.
+"""Emoji drawn by four vendors: four styles of the same things, as domains.
 
 The class is the emoji's category, the domain its vendor. The same emoji stands in every domain,
 so examples are split by emoji: none of the test emoji is drawn by anyone in the training set.
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from atoll.clients.data.store import Decoded, Split
+from atoll.clients.data.image_dataset import Decoded, Split
 from atoll.errors import DataUnavailableError
 from atoll.files.reading import read_json
 
@@ -70,8 +71,6 @@ def _is_test(code: str) -> bool:
 
 
 def _sheet(root: Path, vendor: str) -> NDArray[np.uint8]:
-    from PIL import Image
-
     path = _find(root / "img" / vendor, "32.png")
     with Image.open(path) as image:
         pixels = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Image folders ``domain/class/image`` (or ``class/image``): PACS and its like, and the user's own.
+"""Image folders ``domain/class/image`` or ``class/image``: PACS and similar, and the user's own.
 
 Splits are DomainBed's to the image (Gulrajani and Lopez-Paz, 2021, arXiv 2007.01434): a random
 fifth of each domain is held out, drawn as their code draws it (commit b93c22a,
@@ -27,7 +27,7 @@ from atoll.clients.data.datasets.image_files import (
     list_images,
     read_picture,
 )
-from atoll.clients.data.store import Decoded, Split
+from atoll.clients.data.image_dataset import Decoded, Split
 from atoll.clients.ranges import Pixels, Seed
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError

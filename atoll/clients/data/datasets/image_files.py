@@ -1,4 +1,4 @@
-"""The image files of a folder ``domain/class/image`` (or ``class/image``), and their pixels."""
+"""Image files of a folder ``domain/class/image`` or ``class/image``, and their pixels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from atoll.errors import DataUnavailableError
 
@@ -223,8 +224,6 @@ def read_picture(path: str, size: int) -> Picture:
     DataUnavailableError
         If it cannot be read.
     """
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
             aspect = image.width / image.height
@@ -237,8 +236,6 @@ def read_picture(path: str, size: int) -> Picture:
 
 
 def _rgb(image: Any) -> Any:
-    from PIL import Image
-
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")

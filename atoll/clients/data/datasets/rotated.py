@@ -1,4 +1,4 @@
-"""Rotated MNIST: the same digits, each domain turned by its own angle.
+"""Rotated MNIST: each domain is the digits rotated by an angle of its own.
 
 The protocol is DomainBed's (Gulrajani and Lopez-Paz, 2021, arXiv 2007.01434): all images, shuffled
 and dealt to the domains in turn, rotated counter-clockwise with bilinear interpolation, black
@@ -11,10 +11,11 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, field_validator
 
+from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split
 from atoll.clients.data.options import Preset
-from atoll.clients.data.store import Decoded, ImageDataset, Split
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
 from atoll.randomness import derive_seed
@@ -101,8 +102,6 @@ def _turned(
     parts: list[NDArray[np.int64]],
     angles: tuple[int, ...],
 ) -> Split:
-    from PIL import Image
-
     turned = [
         np.asarray(Image.fromarray(images[index, :, :, 0]).rotate(angle, Image.Resampling.BILINEAR))
         for part, angle in zip(parts, angles, strict=True)

@@ -1,4 +1,4 @@
-"""Domains dealt to clients: one domain a client, domains mixed evenly, or anything between.
+"""Domain partitioner: one domain a client, an even mixture, or any degree between.
 
 A partitioner in flwr-datasets' sense, so it also serves Flower apps of one's own.
 """

@@ -1,4 +1,4 @@
-"""Domains as an experiment sees them: which are held out, and what is evaluated on which."""
+"""Domains of an experiment: which are held out, and what is evaluated on which."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.store import ImageDataset, Split
+from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
 

@@ -1,4 +1,4 @@
-"""Which client has which examples: flwr-datasets' partitioners, run once and kept.
+"""Partition of examples into clients by flwr-datasets' partitioners, computed once and cached.
 
 The partitioners see labels, domains and groups, never images. Their result is two arrays on disk
 that every worker maps, so a second start needs neither the partitioner nor its library.
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.clients.data.partitioning.domains import check_held_out, trainable
 from atoll.clients.data.partitioning.partitioners import (
     NAME,
@@ -27,7 +28,6 @@ from atoll.clients.data.partitioning.partitioners import (
     load_all,
     make_partitioner,
 )
-from atoll.clients.data.store import ImageDataset, Split
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.randomness import derive_seed
@@ -113,6 +113,14 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
     InvalidExperimentError
         If there are more clients than examples, a held-out domain is unknown or given to a client,
         or the partitioner refuses its arguments.
+
+    Examples
+    --------
+    >>> from atoll.clients import DataSettings, load_dataset, partition_dataset
+    >>> settings = DataSettings(dataset="digits", clients=10)
+    >>> partition = partition_dataset(load_dataset("digits"), settings, seed=0)
+    >>> len(partition), int(partition.sizes.sum())
+    (10, 1437)
     """
     check_held_out(dataset, settings.held_out)
     check_home_domains(settings)
@@ -125,7 +133,7 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
         )
     target = cache_root() / "partitions" / _key(dataset, settings, seed)
     if not (target / "indices.npy").exists():
-        sizes, indices = _deal(dataset, examples, settings, seed)
+        sizes, indices = deal(dataset, examples, settings, seed)
         with appearing(target) as folder:
             np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
             np.save(folder / "indices.npy", indices.astype(np.int64))
@@ -147,6 +155,14 @@ def class_histogram(
     """Return how many examples of each class each client has: shape (clients, classes).
 
     Of the first ``clients`` clients, by default of all.
+
+    Examples
+    --------
+    >>> from atoll.clients import DataSettings, class_histogram, load_dataset, partition_dataset
+    >>> digits = load_dataset("digits")
+    >>> partition = partition_dataset(digits, DataSettings(dataset="digits", clients=5), seed=0)
+    >>> class_histogram(digits.train.labels, partition, classes=10).shape
+    (5, 10)
     """
     chosen = range(len(partition))[:clients]
     return np.stack([np.bincount(labels[partition.indices(c)], minlength=classes) for c in chosen])
@@ -184,7 +200,7 @@ def check_home_domains(settings: DataSettings) -> None:
             )
 
 
-def _deal(
+def deal(
     dataset: ImageDataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many examples each client has, and all clients' examples, one after another."""

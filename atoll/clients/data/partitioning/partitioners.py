@@ -1,4 +1,4 @@
-"""Partitioners by name: flwr-datasets' and ours, their arguments, and what cures their errors.
+"""Partitioners by name: flwr-datasets' and ours, checks of their arguments, explained errors.
 
 Their own errors speak of their arguments, or of nothing: the error that a user gets names the
 experiment's keys, with the values that they have.
@@ -52,6 +52,8 @@ PARTITIONERS: Registry[Any] = Registry(
         "domain": "atoll.clients.data.partitioning.domain_partitioner:DomainPartitioner",
     },
 )
+# Imported when examples are dealt: every process of a run imports this module, and few deal.
+TABLES: Registry[Any] = Registry("table", {"datasets": "datasets:Dataset"})
 NAME = "data.partition.name"
 # Below that, a Dirichlet distribution's draws are not told from 0.
 Alpha = Annotated[float, Field(ge=1e-3, le=1e6)]
@@ -181,9 +183,7 @@ def load_all(
     InvalidExperimentError
         If the examples cannot be dealt so: with the keys that decide it.
     """
-    from datasets import Dataset
-
-    partitioner.dataset = Dataset.from_dict(dict(columns))
+    partitioner.dataset = TABLES["datasets"].from_dict(dict(columns))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

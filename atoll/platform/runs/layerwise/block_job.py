@@ -15,14 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
+from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.noprop.examples import Examples
-from atoll.clients.noprop.network import Design, SharedPart
-from atoll.clients.noprop.parts import Part, make_part
-from atoll.clients.noprop.training import EpochResult, train_epoch
-from atoll.clients.training.schedules import learning_rate_at
+from atoll.clients.noprop.block_training.epoch_training import EpochResult, train_epoch
+from atoll.clients.noprop.block_training.example_source import Examples
+from atoll.clients.noprop.block_training.training_units import (
+    TrainingUnit,
+    make_unit,
+)
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
 from atoll.platform.runs.layerwise.job_messages import counted_messages
 from atoll.platform.runs.layerwise.process_memory import forget_peak, peak_memory
@@ -72,7 +75,8 @@ class PartReport:
 
 
 @lru_cache(maxsize=2)
-def _opened(spec: ClientSpec) -> tuple[ImageDataset, Design, NDArray[np.int64]]:
+def open_data(spec: ClientSpec) -> tuple[ImageDataset, Design, NDArray[np.int64]]:
+    """Return the data set, the network's design and the indices of the first client's examples."""
     dataset = ImageDataset(spec.dataset)
     design = Design.of(spec.model, dataset.image_shape, len(dataset.classes))
     return dataset, design, Partition(spec.partition).indices(0)
@@ -134,10 +138,10 @@ def _train_one_epoch(
 ) -> PartState:
     began = time.perf_counter()
     forget_peak()
-    dataset, design, indices = _opened(spec)
+    dataset, design, indices = open_data(spec)
     epoch = 1 if state is None else state.epoch + 1
     shared = load_shared_part(design, files, shared_epoch_before(design, epoch)).to(spec.device)
-    part = make_part(name, design, shared, spec.seed)
+    part = make_unit(name, design, shared, spec.seed)
     part.module.to(spec.device)
     if state is not None:
         _load_module(part, state, design)
@@ -164,7 +168,7 @@ def _train_one_epoch(
 
 def _train(
     spec: ClientSpec,
-    part: Part,
+    part: TrainingUnit,
     name: str,
     epoch: int,
     dataset: ImageDataset,
@@ -191,7 +195,7 @@ def _moved(value: object, device: str) -> object:
     return [tensor.to(device) for tensor in value] if isinstance(value, list) else value
 
 
-def _load_module(part: Part, state: PartState, design: Design) -> None:
+def _load_module(part: TrainingUnit, state: PartState, design: Design) -> None:
     """Load a part's own tensors; what blocks agree on comes from the shared part's file."""
     own = state.module
     if design.is_shared_part_trained_by_blocks and SHARED in dict(part.module.named_children()):

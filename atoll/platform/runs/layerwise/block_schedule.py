@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from atoll.clients.apps.local_clients import ClientSpec
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.errors import EngineError
 from atoll.platform.pool.jobs import Job
 from atoll.platform.runs.layerwise.block_job import PartReport, train_part

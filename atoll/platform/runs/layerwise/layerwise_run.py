@@ -13,19 +13,19 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import test_sets
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.noprop.arrays import block_prefix, shared_prefix
-from atoll.clients.noprop.embeddings import prototypes
-from atoll.clients.noprop.network import Design, SharedPart
-from atoll.clients.noprop.parts import (
+from atoll.clients.noprop.block_training.training_units import (
     HEAD,
+    baseline_names,
+    block_names,
     index_of,
     make_shared_part,
-    names_of_baseline,
-    names_of_blocks,
-    names_of_parts,
+    unit_names,
 )
+from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.embeddings import prototypes
 from atoll.files.atomic import write_json
 from atoll.flower.arrays import array_record, to_array
 from atoll.platform.callbacks.early_stopping import EarlyStopping
@@ -105,9 +105,9 @@ class LayerRun:
         )
         self._files = PartFiles(session.directory / PARTS)
         self._table = LayerTable(session.directory)
-        self._blocks = names_of_blocks(self._design)
+        self._blocks = block_names(self._design)
         self._baselines: dict[str, list[str]] = {
-            name: names_of_baseline(name, self._design) for name in self._layers.baselines
+            name: baseline_names(name, self._design) for name in self._layers.baselines
         }
         sets = test_sets(self._dataset, experiment.data.held_out, experiment.data.test_examples)
         self._test: NDArray[np.int64] = np.sort(np.concatenate(sets.indices))
@@ -130,7 +130,7 @@ class LayerRun:
             If every block fails.
         """
         first_epoch = self._begin()
-        parts = names_of_parts(self._design)
+        parts = unit_names(self._design)
         others = [name for name in parts if name not in self._blocks]
         self._schedule = LayerSchedule(
             self._spec,
@@ -158,7 +158,7 @@ class LayerRun:
     def parts(self) -> int:
         """How many parts there are, which can be trained at once."""
         baselines = sum(len(names) for names in self._baselines.values())
-        return len(names_of_parts(self._design)) + baselines
+        return len(unit_names(self._design)) + baselines
 
     def facts(self) -> dict[str, Any]:
         """Return what ``result.json`` says of the layers beside the metrics."""
@@ -248,7 +248,7 @@ class LayerRun:
         shared, shared_epoch = SHARED, 0
         if self._design.is_shared_part_trained_by_blocks:
             shared_epoch = epoch
-        elif HEAD in names_of_parts(self._design) and alive(HEAD):
+        elif HEAD in unit_names(self._design) and alive(HEAD):
             shared, shared_epoch = HEAD, epoch
         return Snapshot(self._spec, self._files.directory, blocks, shared, shared_epoch)
 
@@ -324,6 +324,11 @@ def network_arrays(directory: Path) -> ArrayRecord:
     """Return the arrays of a layer run's network, under a network's keys.
 
     Blocks that failed are not among them. The blocks are those of the last epoch recorded.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
 
     Raises
     ------

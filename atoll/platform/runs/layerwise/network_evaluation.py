@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.apps.local_clients import ClientSpec
-from atoll.clients.data.store import ImageDataset
-from atoll.clients.data.tensors import to_tensor
-from atoll.clients.noprop.blocks import Block
-from atoll.clients.noprop.inference import (
+from atoll.clients.apps.client_spec import ClientSpec
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.noprop.block_training.training_units import index_of, make_unit
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design, SharedPart
+from atoll.clients.noprop.networks.inference import (
     AllWays,
     Inference,
     States,
@@ -30,8 +32,6 @@ from atoll.clients.noprop.inference import (
     noise_of_runs,
     plan,
 )
-from atoll.clients.noprop.network import Design, SharedPart
-from atoll.clients.noprop.parts import index_of, make_part
 from atoll.clients.training.evaluation import BATCH, Evaluation, count
 from atoll.platform.pool.jobs import Job
 from atoll.platform.runs.layerwise.block_files import PartFiles
@@ -226,7 +226,7 @@ def evaluate_baseline(
 
 def _baseline(snapshot: Snapshot, name: str, epoch: int) -> nn.Module:
     opened = _opened(snapshot)
-    part = make_part(name, opened.design, opened.shared, snapshot.spec.seed)
+    part = make_unit(name, opened.design, opened.shared, snapshot.spec.seed)
     part.module.load_state_dict(PartFiles(snapshot.directory).read(name, epoch).module)
     module = part.module["block"] if isinstance(part.module, nn.ModuleDict) else part.module
     return module.to(snapshot.spec.device).eval()

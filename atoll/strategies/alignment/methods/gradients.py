@@ -1,4 +1,4 @@
-"""Methods that combine the domains' own gradients on the server: one step of it a round.
+"""Methods that combine the domains' gradients on the server, in one step of it a round.
 
 The gradients are moments too, so a domain may be split over clients, and several may lie on one;
 clients take no steps of their own.
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from atoll.clients.moments.statistics import Gradient, Loss
 from atoll.flower.arrays import view
-from atoll.strategies.alignment.exchange import MomentExchange, NodesFailedError
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.moment_exchange import MomentExchange, NodesFailedError
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, flat_to_arrays
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import Count, Fraction, NonNegative, Positive
+from atoll.strategies.strategy_fields import Count, Fraction, NonNegative, Positive
 
 
 class DomainGradients:
@@ -85,7 +85,7 @@ class DomainGradients:
 
 @dataclass(kw_only=True, eq=False)
 class GradientStrategy(AlignmentStrategy):
-    """The server steps along a function of the domains' gradients; a method is that function."""
+    """Strategy whose server steps along a method's function of the domains' gradients."""
 
     client_update: Literal["gradient"] = "gradient"
     server_optimizer: Literal["sgd", "adam"] = "adam"
@@ -108,17 +108,18 @@ class GradientStrategy(AlignmentStrategy):
         (gradient,) = _at_broadcast(gradients).values()
         return self.step(gradients, gradient)
 
-    def _messages(
+    def training_messages(
         self,
         server_round: int,
         exchange: MomentExchange,
         counts: Mapping[int, Mapping[str, int]],
         config: ConfigRecord,
     ) -> list[Message]:
+        """Take the server's step; clients were queried for gradients, and train nothing."""
         gradients = DomainGradients(exchange, counts)
         is_alone = len(gradients.names) < self.min_domains
         if is_alone:
-            self._warn_of_one_domain(gradients.names)
+            self.warn_of_one_domain(gradients.names)
         self._diagnose(server_round, exchange, counts)
         before = copy.deepcopy(self.optimizer.state_dict())
         try:
@@ -135,7 +136,7 @@ class GradientStrategy(AlignmentStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return what the domains' gradients made of the parameters."""
+        """Return the parameters after the server's step."""
         arrays, self._new_arrays, self._broadcast = self._new_arrays, None, None
         return arrays, None if arrays is None else self._with_report(None)
 
@@ -149,7 +150,7 @@ class GradientStrategy(AlignmentStrategy):
 
 @dataclass(kw_only=True, eq=False)
 class ANDMask(GradientStrategy):
-    """Steps only where the domains' gradients agree in sign (Parascandolo et al., 2021).
+    """AND-mask: a step only where the domains' gradients agree in sign (Parascandolo et al., 2021).
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ class ANDMask(GradientStrategy):
         return self.step(gradients, torch.cat(masked))
 
     def mask(self, gradients: Tensor) -> Tensor:
-        """Return what each entry of the mean gradient is multiplied by.
+        """Return the factor of each entry of the mean gradient.
 
         Parameters
         ----------
@@ -240,7 +241,7 @@ class MLDG(GradientStrategy):
 
 @dataclass(kw_only=True, eq=False)
 class Fish(GradientStrategy):
-    """Steps along one domain after another, then part of the way there (Shi et al., 2022).
+    """Fish: steps along one domain after another, then part of the way there (Shi et al., 2022).
 
     The inner optimiser is the server's; its state stays from round to round.
 

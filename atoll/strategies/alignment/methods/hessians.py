@@ -20,9 +20,9 @@ from atoll.clients.moments.statistics import (
     HessianProbes,
     ProbedDiagonal,
 )
-from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import Count, NonNegative
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.strategy_fields import Count, NonNegative
 
 RELEASED_PROBES = 300
 

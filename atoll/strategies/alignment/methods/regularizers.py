@@ -25,10 +25,10 @@ from atoll.clients.moments.statistics import (
     ScaleGradientHalves,
     SquaredHeadGradient,
 )
-from atoll.strategies.alignment.domains import Domains
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.kernels import kernel_mean
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import NonNegative, NonNegativeCount, Positive
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.strategy_fields import NonNegative, NonNegativeCount, Positive
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 # The widths of DomainBed's Gaussian kernels.

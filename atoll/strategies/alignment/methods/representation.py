@@ -1,15 +1,15 @@
-"""Methods that keep each client's representation simple: terms in the clients' own losses."""
+"""Methods that regularise each client's representation by terms of its own loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from atoll.clients.moments.latent import ConditionalInformation, LatentNorm, LatentSquare
+from atoll.clients.moments.latent_statistics import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import SquaredFeatures
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import NonNegative
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.strategy_fields import NonNegative
 
 
 @dataclass(kw_only=True, eq=False)

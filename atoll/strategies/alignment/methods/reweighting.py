@@ -1,4 +1,4 @@
-"""Methods that weigh the domains' losses: their only statistic is the loss."""
+"""Methods that weigh the domains' losses; their only statistic is the loss."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import Loss, SquaredLogits
-from atoll.strategies.alignment.domains import Domains
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import Fraction, NonNegative, NonNegativeCount, Positive
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 BISECTIONS = 60
 # As many as the released code of EQRM takes.

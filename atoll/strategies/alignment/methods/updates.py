@@ -1,4 +1,4 @@
-"""Methods that combine the clients' updates otherwise than by their mean: they need every reply."""
+"""Methods that combine the clients' updates by more than their mean; they need every reply."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from atoll.clients.moments.statistics import Loss
 from atoll.flower.arrays import array_record, to_array, view
-from atoll.strategies.alignment.exchange import MomentExchange
-from atoll.strategies.alignment.strategy import AlignmentStrategy
-from atoll.strategies.fields import Fraction, NonNegative, NonNegativeCount, Positive
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.moments.moment_exchange import MomentExchange
+from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeCount, Positive
 
 
 @dataclass(kw_only=True, eq=False)
@@ -102,16 +102,17 @@ class FedDGGA(AlignmentStrategy):
         """Losses are moments."""
         return True
 
-    def _messages(
+    def training_messages(
         self,
         server_round: int,
         exchange: MomentExchange,
         counts: Mapping[int, Mapping[str, int]],
         config: ConfigRecord,
     ) -> list[Message]:
+        """Adjust the clients' weights, and return the round's training messages."""
         for node in counts:
             self._client_weights.setdefault(node, 1 / len(counts))
-        self._start_again_at_zero(list(counts))
+        self._reset_zero_weights(list(counts))
         if self._losses_after:
             held = {node: tuple(sorted(domains)) for node, domains in counts.items()}
             answers = exchange.ask(held, (Loss(),))
@@ -120,12 +121,12 @@ class FedDGGA(AlignmentStrategy):
                 for node, answer in answers.items()
             }
             self._adjust(server_round, losses)
-        messages = super()._messages(server_round, exchange, counts, config)
+        messages = super().training_messages(server_round, exchange, counts, config)
         self._sent_weight = sum(self._client_weights[node] for node in counts)
         return messages
 
-    def _start_again_at_zero(self, nodes: Sequence[int]) -> None:
-        """Let clients begin anew where all of them have come to the weight 0.
+    def _reset_zero_weights(self, nodes: Sequence[int]) -> None:
+        """Reset the weights of clients where all of them have come to 0.
 
         Weights are clipped at 0, and a cohort of nothing else would have no mean, nor would its
         weights, which a round only moves among its clients, ever leave 0.
@@ -166,7 +167,7 @@ class FedDGGA(AlignmentStrategy):
         kept = list(replies)
         came = [reply for reply in kept if not reply.has_error()]
         # Those with a weight may be the ones that failed.
-        self._start_again_at_zero([reply.metadata.src_node_id for reply in came])
+        self._reset_zero_weights([reply.metadata.src_node_id for reply in came])
         for reply in came:
             node = reply.metadata.src_node_id
             metrics = next(iter(reply.content.metric_records.values()))

@@ -1,0 +1,33 @@
+"""The names of attacks, and those of them that are baselines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from atoll.registry import Registry
+
+if TYPE_CHECKING:
+    from atoll.attacks.base.attack import Attack
+
+ATTACKS: Registry[type[Attack]] = Registry(
+    "attack",
+    {
+        "random-image": "atoll.attacks.methods.baselines:RandomImage",
+        "class-mean": "atoll.attacks.methods.baselines:ClassMean",
+        "linear-layer": "atoll.attacks.methods.linear_layer:LinearLayer",
+        "imprint": "atoll.attacks.methods.imprint_attack:Imprint",
+        "r-gap": "atoll.attacks.methods.rgap:RGAP",
+        "dlg": "atoll.attacks.methods.dlg:DLG",
+        "idlg": "atoll.attacks.methods.dlg:IDLG",
+        "inverting-gradients": "atoll.attacks.methods.inverting_gradients:InvertingGradients",
+        "gradinversion": "atoll.attacks.methods.gradinversion:GradInversion",
+        "rog": "atoll.attacks.methods.rog:ROG",
+        "gifd": "atoll.attacks.methods.gifd:GIFD",
+        "gias": "atoll.attacks.methods.gias:GIAS",
+        "ggl": "atoll.attacks.methods.ggl:GGL",
+        "generator-sample": "atoll.attacks.methods.generator_sample:GeneratorSample",
+    },
+)
+
+# What comes out of them owes little or nothing to the update; others are held against it.
+BASELINES = frozenset({"random-image", "class-mean", "generator-sample"})

@@ -1,0 +1,255 @@
+"""Trained generators in the cache: one a data set, split and settings.
+
+Clients hold training examples, so by default a generator is trained on the test split: it has seen
+nothing that a client of any run has. Victims from the test split want one trained on the training
+split. Hashes of the images that it has seen stay with it, so an overlap can always be told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from atoll.attacks.generators.checkpoints import fill
+from atoll.attacks.generators.conditional import ConditionalGenerator
+from atoll.attacks.generators.generator_training import GeneratorTraining, TrainingSettings
+from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.ranges import Count, Pixels
+from atoll.errors import DataUnavailableError
+from atoll.files.reading import read_json
+
+SplitName = Literal["test", "train"]
+WEIGHTS, ABOUT, SEEN = "weights.safetensors", "generator.json", "seen"
+# Bump to forget generators that older code has trained.
+FORMAT = 1
+SAVE_EVERY = 250
+
+
+class _About(BaseModel):
+    """``generator.json``."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    dataset: str
+    split: str
+    image_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)]
+    classes: Count
+    settings: dict[str, Any]
+
+
+class GeneratorSettings(TrainingSettings):
+    """Choice of one of a data set's generators.
+
+    Attributes
+    ----------
+    split : "test" or "train"
+        What it was trained on.
+    """
+
+    split: SplitName = "test"
+
+
+class TrainedGenerator(ConditionalGenerator):
+    """A generator from the cache.
+
+    Attributes
+    ----------
+    seen : NDArray[uint64]
+        Hashes of the images that it was trained on, ascending.
+    """
+
+    seen: NDArray[np.uint64]
+
+    def has_seen(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tell which of images (n, height, width, channels) it was trained on: shape (n,)."""
+        return np.isin(image_hashes(images), self.seen)
+
+
+def image_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return a hash of each image's pixels: shape (n,)."""
+    digests = [hashlib.blake2b(np.ascontiguousarray(i).data, digest_size=8) for i in images]
+    return np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
+
+
+def generator_folder(dataset: ImageDataset, settings: TrainingSettings, split: SplitName) -> Path:
+    """Return where the generator of these is kept, whether it is there or not."""
+    described = {
+        "format": FORMAT,
+        "dataset": dataset.fingerprint,
+        "split": split,
+        "settings": settings.model_dump(mode="json"),
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return _kept() / f"{dataset.name}-{digest[:16]}"
+
+
+def train_generator(
+    dataset: ImageDataset,
+    settings: TrainingSettings,
+    split: SplitName = "test",
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Path:
+    """Train a generator, or resume an interrupted training, unless it is in the cache.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+        The data set.
+    settings : TrainingSettings
+        Steps and sizes.
+    split : "test" or "train"
+        Which of its examples the generator sees.
+    on_step : callable, optional
+        Told how many steps are done, and the loss in nats a pixel.
+
+    Returns
+    -------
+    Path
+        The folder that :func:`load_trained` reads.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If the images have a size that it cannot make.
+    """
+    folder = generator_folder(dataset, settings, split)
+    if (folder / ABOUT).is_file():
+        return folder
+    examples = dataset.test if split == "test" else dataset.train
+    training = GeneratorTraining(examples.images, examples.labels, len(dataset.classes), settings)
+    partial = folder.with_name(f".{folder.name}.safetensors")
+    _go_on(training, partial)
+    while training.step < settings.steps:
+        training.take_step()
+        if training.step % SAVE_EVERY == 0:
+            _save(training, partial)
+        if on_step is not None:
+            on_step(training.step, float(training.loss))
+    generator = training.finish()
+    about = {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "split": split,
+        "examples": len(examples),
+        "image_shape": generator.image_shape,
+        "classes": generator.classes,
+        "settings": settings.model_dump(mode="json"),
+    }
+    seen = torch.from_numpy(np.sort(image_hashes(examples.images)))
+    with appearing(folder) as made:
+        save_file({**generator.state_dict(), SEEN: seen}, made / WEIGHTS)
+        (made / ABOUT).write_text(json.dumps(about, indent=1))
+    partial.unlink(missing_ok=True)
+    return folder
+
+
+def load_trained(
+    name: str, path: Path | None = None, wanted: GeneratorSettings | None = None
+) -> TrainedGenerator:
+    """Return the generator that was trained on a data set.
+
+    Parameters
+    ----------
+    name : str
+        The data set's.
+    path : Path, optional
+        The generator's folder; by default it is found in the cache.
+    wanted : GeneratorSettings, optional
+        How it was trained; by default as 'atoll train-generator' does without settings.
+
+    Raises
+    ------
+    DataUnavailableError
+        If there is none, or it cannot be read.
+    """
+    folder = _find(name, wanted or GeneratorSettings()) if path is None else path
+    try:
+        about = read_json(folder / ABOUT, _About, error=DataUnavailableError)
+        weights = load_file(folder / WEIGHTS)
+        channels, height, width = about.image_shape
+        settings = TrainingSettings.model_validate(about.settings)
+        classes, seen = about.classes, weights.pop(SEEN)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise DataUnavailableError(f"{folder}: is not a trained generator ({error})") from error
+    generator = fill(
+        lambda: TrainedGenerator(
+            (channels, height, width), classes, settings.latent, settings.width
+        ),
+        weights,
+        str(folder / WEIGHTS),
+        f"a generator of {channels}x{height}x{width} images of {classes} classes",
+    )
+    generator.seen = seen.numpy()
+    return generator
+
+
+def _find(name: str, wanted: GeneratorSettings) -> Path:
+    """Return the folder of a data set's generator; those that there are, are named if not."""
+    others = []
+    for place in sorted(_kept().glob(f"{name}-*/{ABOUT}")):
+        about = read_json(place, _About, error=DataUnavailableError)
+        if about.dataset != name:
+            continue
+        found = {"split": about.split, **about.settings}
+        if found == wanted.model_dump(mode="json"):
+            return place.parent
+        others.append(f"{_described(found) or 'the default'} ({place.parent})")
+    asked = _described(wanted.model_dump(mode="json"))
+    options = " ".join(_options(wanted))
+    raise DataUnavailableError(
+        f"there is no generator of {name}{asked and f' with {asked}'}; expected one trained by "
+        f"'atoll train-generator {name}{options and f' {options}'}'"
+        + (
+            f", or generator_settings or generator_path of one in the cache: {'; '.join(others)}"
+            if others
+            else ""
+        )
+    )
+
+
+def _described(settings: Mapping[str, Any]) -> str:
+    """Return what differs from the default settings."""
+    defaults = GeneratorSettings().model_dump(mode="json")
+    return ", ".join(f"{k} = {v}" for k, v in settings.items() if v != defaults.get(k))
+
+
+def _options(wanted: GeneratorSettings) -> list[str]:
+    """Return the options of 'atoll train-generator' that lead to it."""
+    defaults = GeneratorSettings()
+    changed = {k: v for k, v in wanted.model_dump().items() if v != getattr(defaults, k)}
+    own = [f"--{key} {changed.pop(key)}" for key in ("split", "seed") if key in changed]
+    return own + [f"--set {key}={value}" for key, value in changed.items()]
+
+
+def _kept() -> Path:
+    return cache_root() / "generators"
+
+
+def _go_on(training: GeneratorTraining, partial: Path) -> None:
+    if not partial.exists():
+        return
+    try:
+        training.restore(load_file(partial))
+    except (OSError, SafetensorError, KeyError, RuntimeError):
+        # It is restarted: the checkpoint cannot be resumed, and training takes minutes at most.
+        partial.unlink(missing_ok=True)
+
+
+def _save(training: GeneratorTraining, partial: Path) -> None:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = partial.with_name(f"{partial.name}.{os.getpid()}")
+    save_file(training.state(), unfinished)
+    unfinished.replace(partial)

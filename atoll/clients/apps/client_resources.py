@@ -1,0 +1,142 @@
+"""Resources of a process's clients: the mapped data set, its partition, and one model.
+
+What is costly to make is made once a process, and kept from message to message.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atoll.clients.apps.client_spec import ClientSpec
+from atoll.clients.apps.training_messages import arrays_of, round_of
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.client_images import VariedImages
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.partitioning.partition import Partition
+from atoll.clients.models.model_building import build_model
+from atoll.clients.training.evaluation import evaluate
+from atoll.clients.training.learning_rates import learning_rate_at
+from atoll.randomness import derive_seed
+
+
+class ClientResources:
+    """Data and model that the clients of a process share.
+
+    Parameters
+    ----------
+    spec : ClientSpec
+        The federation's.
+    """
+
+    def __init__(self, spec: ClientSpec) -> None:
+        self.spec = spec
+
+    @cached_property
+    def dataset(self) -> ImageDataset:
+        """The mapped data set."""
+        return ImageDataset(self.spec.dataset)
+
+    @cached_property
+    def partition(self) -> Partition:
+        """The examples of each client."""
+        return Partition(self.spec.partition)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The one model of the process, on the clients' device."""
+        dataset = self.dataset
+        model = build_model(self.spec.model, dataset.image_shape, len(dataset.classes), 0)
+        return model.to(self.spec.device)
+
+    @cached_property
+    def arrays(self) -> ModelArrays:
+        """The model's tensors as Flower arrays."""
+        return ModelArrays(self.model)
+
+    @property
+    def count(self) -> int:
+        """The number of clients in the federation."""
+        return len(self.partition)
+
+    def training_part(self, partition: int) -> NDArray[np.int64]:
+        """Return which examples of the training split a client trains on."""
+        return self._split(partition)[0]
+
+    def _split(self, partition: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.partition.split(partition, self.spec.client_test_fraction, self.spec.seed)
+
+    def round_part(
+        self, partition: int, config: ConfigRecord, limit: int | None
+    ) -> NDArray[np.int64]:
+        """Return which examples a client uses in a round: all, or ``limit`` at random."""
+        chosen = self.training_part(partition)
+        if limit is None or limit >= len(chosen):
+            return chosen
+        generator = np.random.default_rng(self.seed(config, "round examples", partition))
+        return np.sort(generator.choice(chosen, limit, replace=False))
+
+    def examples(
+        self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
+    ) -> tuple[Tensor, Tensor]:
+        """Return the partitions' examples one after another, varied as in all of the round.
+
+        Parameters
+        ----------
+        partitions : list[int]
+            The clients.
+        parts : list[NDArray[int64]]
+            Which examples of the training split each uses.
+        config : ConfigRecord
+            The message's, which names the round.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Normalised images, shape (n, channels, height, width), and labels, shape (n,), on the
+            clients' device.
+        """
+        dataset, device = self.dataset, self.spec.device
+        images = to_tensor(self.pixels(partitions, parts, config), dataset.mean, dataset.std)
+        labels = torch.from_numpy(dataset.train.labels[np.concatenate(parts)])
+        return images.to(device), labels.to(device)
+
+    def pixels(
+        self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
+    ) -> NDArray[np.uint8]:
+        """Return the same examples' pixels, shape (n, height, width, channels)."""
+        if self.dataset.augmentation == "none":
+            return self.dataset.train.images[np.concatenate(parts)]
+        varied = [
+            VariedImages(self.dataset, part, self.seed(config, "augmentation", partition))
+            for partition, part in zip(partitions, parts, strict=True)
+        ]
+        return np.concatenate([images.pixels() for images in varied])
+
+    def seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
+        """Return the seed of a client's generators in a phase of a round."""
+        return derive_seed(self.spec.seed, round_of(config), phase, partition)
+
+    def learning_rate(self, config: ConfigRecord) -> float:
+        """Return the learning rate of a round: the message's own, or the schedule's."""
+        given = config.get("learning-rate")
+        if given is not None:
+            return float(given)  # type: ignore[arg-type]
+        return learning_rate_at(self.spec.client, round_of(config), self.spec.num_rounds)
+
+    def evaluate(self, message: Message, partition: int) -> Message:
+        """Answer an evaluation message: on the client's held-out examples, or on all it has."""
+        self.arrays.load(arrays_of(message))
+        train_part, test_part = self._split(partition)
+        chosen = test_part if len(test_part) else train_part
+        done = evaluate(self.model, self.dataset, self.dataset.train, chosen, self.spec.device)
+        metrics = MetricRecord(
+            {"num-examples": done.examples, "loss": done.loss, "accuracy": done.accuracy}
+        )
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)

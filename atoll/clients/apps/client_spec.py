@@ -1,0 +1,70 @@
+"""Specification of a federation's clients, and the record of what one trains on in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atoll.clients.settings import ClientSettings, ModelSettings
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """Specification of a federation's clients: small, and the same for all of them.
+
+    Attributes
+    ----------
+    dataset, partition : Path
+        Folders of the data set and of its partition, readable where clients run.
+    model, client : ModelSettings, ClientSettings
+        ``[model]`` and ``[client]``.
+    num_rounds : int
+        For learning-rate schedules.
+    seed : int
+        The run's seed.
+    client_test_fraction : float
+        The share of a client's examples that it evaluates on.
+    device : str
+        "cpu" or "cuda".
+    """
+
+    dataset: Path
+    partition: Path
+    model: ModelSettings
+    client: ClientSettings
+    num_rounds: int
+    seed: int
+    client_test_fraction: float = 0.0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class RoundExamples:
+    """Examples and random state with which a client trains in a round.
+
+    Attributes
+    ----------
+    pixels : NDArray[uint8]
+        Shape (n, height, width, channels), varied as in that round.
+    labels, indices : NDArray[int64]
+        Shape (n,): the labels, and which examples of the training split they are.
+    batches : tuple[Tensor, ...]
+        Per local step the indices of its examples, among the n.
+    seed : int
+        Of the client's generators in that round.
+    part_seeds : Mapping[str, int]
+        Where the client trains parts of the model apart, with batches of their own: the seed of
+        each, by name.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    batches: tuple[Tensor, ...]
+    seed: int
+    part_seeds: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,102 @@
+"""Clients trained in one batch: their replies, or the sum of their models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Message
+
+from atoll.clients.apps.client_resources import ClientResources
+from atoll.clients.apps.training_messages import (
+    answer,
+    arrays_of,
+    config_of,
+    proximal_mu_of,
+    round_of,
+)
+from atoll.clients.data.client_images import LARGE_BYTES, float_bytes
+from atoll.clients.training.local_training import TrainingResult
+from atoll.clients.training.summed_training import SummedTraining
+from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.randomness import seed_everything
+
+
+class VectorizedClients:
+    """Vectorised training of a process's clients, on stacked parameters.
+
+    Parameters
+    ----------
+    resources : ClientResources
+        The process's.
+    """
+
+    def __init__(self, resources: ClientResources) -> None:
+        self._resources = resources
+
+    @cached_property
+    def _trainer(self) -> VectorizedTrainer:
+        return VectorizedTrainer(self._resources.model, self._resources.spec.client)
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """The reason why clients cannot train together, or None if they can."""
+        resources = self._resources
+        mean = len(resources.dataset.train) // resources.count
+        if float_bytes(resources.dataset, mean) > LARGE_BYTES:
+            return "clients' images are too many to be in memory at once"
+        return obstacle_to_vectorizing(resources.model, resources.dataset.image_shape)
+
+    def train(self, messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
+        """Answer training messages of several clients, those that ask for the same together."""
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for place, message in enumerate(messages):
+            alike.setdefault(self._asked_for(message), []).append(place)
+        answers: dict[int, Message] = {}
+        for places in alike.values():
+            chosen = [partitions[place] for place in places]
+            results = self._train_alike(messages[places[0]], chosen)
+            for place, (arrays, result) in zip(places, results, strict=True):
+                answers[place] = answer(messages[place], arrays, result)
+        return [answers[place] for place in range(len(messages))]
+
+    def _asked_for(self, message: Message) -> tuple[object, ...]:
+        """Return all of a message that training depends on; arrays by identity."""
+        config = config_of(message)
+        arrays = tuple(map(id, arrays_of(message).values()))
+        rate = self._resources.learning_rate(config)
+        return (round_of(config), rate, proximal_mu_of(config), *arrays)
+
+    def _train_alike(
+        self, message: Message, partitions: list[int]
+    ) -> list[tuple[ArrayRecord, TrainingResult]]:
+        return self._trainer.train(**self._arguments(message, partitions))
+
+    def train_and_sum(
+        self, message: Message, partitions: list[int]
+    ) -> tuple[SummedTraining, list[float]]:
+        """Train the clients of these partitions; return their sum, and the seconds of each."""
+        began = time.perf_counter()
+        summed = self._trainer.train_and_sum(**self._arguments(message, partitions))
+        share = (time.perf_counter() - began) / len(partitions)
+        return summed, [share] * len(partitions)
+
+    def _arguments(self, message: Message, partitions: list[int]) -> dict[str, Any]:
+        """Return the trainer's arguments for these partitions, with the model loaded."""
+        resources, config = self._resources, config_of(message)
+        seeds = [resources.seed(config, "train", partition) for partition in partitions]
+        resources.arrays.load(arrays_of(message))
+        seed_everything(seeds[0])
+        parts = [resources.training_part(partition) for partition in partitions]
+        images, labels = resources.examples(partitions, parts, config)
+        return {
+            "images": images,
+            "labels": labels,
+            "counts": [len(part) for part in parts],
+            "learning_rate": resources.learning_rate(config),
+            "generators": [torch.Generator().manual_seed(seed) for seed in seeds],
+            "proximal_mu": proximal_mu_of(config),
+        }

@@ -1,0 +1,1 @@
+"""Training of NoProp networks block by block: units, objectives, epochs, memory."""

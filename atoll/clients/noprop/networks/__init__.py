@@ -1,0 +1,1 @@
+"""NoProp networks: design, blocks, noise schedules and inference."""

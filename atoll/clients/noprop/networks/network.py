@@ -1,0 +1,78 @@
+"""NoProp networks with all blocks in one module: the models of ``[model]`` by name."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from atoll.clients.noprop.networks.blocks import Block
+from atoll.clients.noprop.networks.design import Design
+from atoll.clients.noprop.networks.inference import AllWays, Inference, Noise, noise_of_runs
+from atoll.clients.settings import ModelSettings
+
+
+class NoPropNetwork(nn.Module):
+    """All blocks in one module, for a federation and for inference in one process.
+
+    ``forward`` is noise-free inference from a fixed draw of z_0.
+    """
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        self.design = design
+        self.shared = design.make_shared_part()
+        self.blocks = nn.ModuleList(design.make_block() for _ in range(design.blocks))
+
+    def inference(self) -> Inference:
+        """Return inference through all blocks."""
+        blocks = {index: cast(Block, block) for index, block in enumerate(self.blocks)}
+        return Inference(self.design, self.shared, blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images: (n, channels, height, width) to (n, classes)."""
+        inference = self.inference()
+        return inference.logits(inference.features(images), Noise(0))
+
+    def inferences(self, images: Tensor, place: int) -> dict[str, Tensor]:
+        """Return log-probabilities by way of inference, as evaluation wants them.
+
+        Parameters
+        ----------
+        images : Tensor
+            Shape (n, channels, height, width).
+        place : int
+            Of the first image in the data set; it decides the noise.
+        """
+        inference = self.inference()
+        noise = noise_of_runs(self.design.settings.mean_of, 0, place)
+        return AllWays(inference, noise).run(inference.features(images))
+
+
+def _network(
+    name: str, image_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]
+) -> NoPropNetwork:
+    model = ModelSettings.model_validate({"name": name, **arguments})
+    return NoPropNetwork(Design.of(model, image_shape, classes))
+
+
+def noprop_dt(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
+    """Return a NoProp-DT network: T blocks, a fixed noise schedule.
+
+    Examples
+    --------
+    >>> from atoll.clients import noprop_dt
+    >>> len(noprop_dt((1, 8, 8), 10, block="small", steps=3).blocks)
+    3
+    """
+    return _network("noprop-dt", image_shape, classes, arguments)
+
+
+def noprop_ct(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
+    """Return a NoProp-CT network: continuous time, a learned noise schedule."""
+    return _network("noprop-ct", image_shape, classes, arguments)
+
+
+def noprop_fm(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
+    """Return a NoProp-FM network: flow matching from noise to the label's embedding."""
+    return _network("noprop-fm", image_shape, classes, arguments)

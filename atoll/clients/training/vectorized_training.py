@@ -1,0 +1,296 @@
+"""Vectorised training of a chunk's clients: stacked parameters, one batched step for all.
+
+Small models leave a processor waiting for Python; with stacked parameters ``torch.func.vmap``
+turns many small products into one. Each client sees the batches that it would see alone, so the
+results equal those of one after another to rounding. Clients are sorted by their number of steps:
+those that are done are the last of the stack, and later steps leave them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from atoll.clients.settings import ClientSettings
+from atoll.clients.tasks.losses import losses_of
+from atoll.clients.training.fed_sgd import is_linear, one_step_sum
+from atoll.clients.training.local_training import TrainingResult, UpdateRule, batches, gradients_of
+from atoll.clients.training.stacked_layers import Forward, stacked_linear_layers
+from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
+from atoll.flower.arrays import array_record, to_array
+
+# Stacked parameters up to this size stay in a processor's cache between a step's passes.
+CACHED_BYTES = 8 << 20
+
+
+def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
+    """Return why clients of ``model`` cannot train together, or None if they can.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model; neither its buffers nor the global generators change.
+    image_shape : tuple[int, int, int]
+        Channels, height, width.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "running_mean", None) is not None:
+            return f"{name} ({type(module).__name__}) keeps running statistics"
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    if len(names) > len(list(model.parameters())):
+        return "it has one parameter under two names"
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        obstacle = _obstacle_on_trial(model, image_shape)
+        changed = [name for name, b in model.named_buffers() if not torch.equal(b, buffers[name])]
+        return f"its buffer {changed[0]} changes in training" if changed else obstacle
+    except Exception as error:
+        return f"vmap does not accept it ({(str(error).strip().splitlines() or [''])[0][:120]})"
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _obstacle_on_trial(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
+    parameters = {key: p.detach() for key, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        return "it has no parameters to train"
+    stacked = {key: torch.stack([p, p]).requires_grad_() for key, p in parameters.items()}
+    images = torch.rand(2, 2, *image_shape, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(iter(parameters.values())).device).requires_grad_()
+    model.train()
+    with torch.random.fork_rng():
+        logits = _stacked_forward(model)(stacked, images)
+    gradients = torch.autograd.grad(
+        logits[:, 0].sum(), [*stacked.values(), images], allow_unused=True
+    )
+    # Short batches are padded, so an example must not depend on its neighbours.
+    of_images = gradients[-1]
+    if of_images is not None and bool(of_images[:, 1].any()):
+        return "the examples of a batch depend on each other"
+    return None
+
+
+@dataclass
+class _Group:
+    """Clients whose parameters are stacked, trained."""
+
+    clients: list[int]
+    stacked: list[Tensor]
+    results: list[TrainingResult]
+
+
+class VectorizedTrainer:
+    """Trainer of several clients of one model in one batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its parameters are the global ones whenever :meth:`train` is called; they do not change.
+    settings : ClientSettings
+        ``[client]``.
+    """
+
+    def __init__(self, model: nn.Module, settings: ClientSettings) -> None:
+        self._model = model
+        self._settings = settings
+        self._forward = _stacked_forward(model)
+        self._global = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+        self._buffers: list[Tensor] = []
+
+    def train(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        counts: Sequence[int],
+        *,
+        learning_rate: float,
+        generators: Sequence[torch.Generator],
+        proximal_mu: float | None = None,
+    ) -> list[tuple[ArrayRecord, TrainingResult]]:
+        """Train one client per element of ``counts``.
+
+        Parameters
+        ----------
+        images : Tensor
+            float32, shape (n, channels, height, width): the clients' images one after another.
+        labels : Tensor
+            int64, shape (n,).
+        counts : Sequence[int]
+            How many of them each client has; may differ, and may be 0.
+        learning_rate : float
+            The round's learning rate.
+        generators : Sequence[torch.Generator]
+            Each client's, to shuffle its examples.
+        proximal_mu : float, optional
+            The weight of FedProx's term; by default that of the settings.
+
+        Returns
+        -------
+        list[tuple[ArrayRecord, TrainingResult]]
+            In the order of ``counts``.
+        """
+        plans = self._plans(counts, generators)
+        trained: dict[int, tuple[ArrayRecord, TrainingResult]] = {}
+        for group in self._trained(images, labels, counts, plans, learning_rate, proximal_mu):
+            records = self._records(group.stacked)
+            trained.update(
+                (client, (record, result))
+                for client, record, result in zip(
+                    group.clients, records, group.results, strict=True
+                )
+            )
+        return [trained[client] for client in range(len(counts))]
+
+    def train_and_sum(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        counts: Sequence[int],
+        *,
+        learning_rate: float,
+        generators: Sequence[torch.Generator],
+        proximal_mu: float | None = None,
+    ) -> SummedTraining:
+        """Train as :meth:`train` does, and return only the sum of the clients' models.
+
+        Where every client takes one step that is linear in its gradient, that sum is one gradient
+        at the global parameters, and no client's model is made (``fed_sgd.py``).
+        """
+        plans = self._plans(counts, generators)
+        if is_linear(self._settings) and all(len(plan) <= 1 for plan in plans):
+            self._model.train()
+            return one_step_sum(
+                self._model, self._settings, images, labels, counts, plans, learning_rate
+            )
+        total = zero_sum(self._model)
+        results: dict[int, TrainingResult] = {}
+        for group in self._trained(images, labels, counts, plans, learning_rate, proximal_mu):
+            results.update(zip(group.clients, group.results, strict=True))
+            weights = [counts[client] for client in group.clients]
+            stacked = dict(zip(self._global, group.stacked, strict=True))
+            add_stacked(total, self._model, stacked, weights)
+        return SummedTraining(total, [results[client] for client in range(len(counts))])
+
+    def _plans(
+        self, counts: Sequence[int], generators: Sequence[torch.Generator]
+    ) -> list[list[Tensor]]:
+        """Return each client's batches: indices into the examples of all."""
+        starts = accumulate(counts[:-1], initial=0)
+        return [
+            [start + chosen for chosen in batches(count, self._settings, generator)]
+            for start, count, generator in zip(starts, counts, generators, strict=True)
+        ]
+
+    def _trained(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        counts: Sequence[int],
+        plans: list[list[Tensor]],
+        learning_rate: float,
+        proximal_mu: float | None,
+    ) -> Iterator[_Group]:
+        """Yield the clients in groups, trained; a group's memory is used again by the next."""
+        self._model.train()
+        by_steps = sorted(range(len(plans)), key=lambda client: len(plans[client]), reverse=True)
+        for group in self._groups(by_steps):
+            stacked = self._stacked(len(group))
+            update = UpdateRule(
+                stacked, self._settings, learning_rate, proximal_mu, per_client=True
+            )
+            own_plans = [plans[client] for client in group]
+            totals = self._run(update, images, labels, own_plans).tolist()
+            results = [
+                TrainingResult(total / max(1, sum(map(len, plan))), counts[client], len(plan))
+                for client, plan, total in zip(group, own_plans, totals, strict=True)
+            ]
+            yield _Group(group, stacked, results)
+
+    def _groups(self, clients: list[int]) -> list[list[int]]:
+        """Cut the clients into equal groups whose parameters stay in the cache."""
+        bytes_each = sum(p.nbytes for p in self._global.values())
+        on_cpu = all(p.device.type == "cpu" for p in self._global.values())
+        most = max(1, CACHED_BYTES // max(1, bytes_each)) if on_cpu else len(clients)
+        size = -(-len(clients) // -(-len(clients) // most))
+        return [clients[start : start + size] for start in range(0, len(clients), size)]
+
+    def _stacked(self, clients: int) -> list[Tensor]:
+        """Return the global parameters, once per client, in memory that is used again."""
+        if not self._buffers or len(self._buffers[0]) < clients:
+            self._buffers = [p.new_empty(clients, *p.shape) for p in self._global.values()]
+        stacked = [buffer[:clients] for buffer in self._buffers]
+        for copies, parameter in zip(stacked, self._global.values(), strict=True):
+            copies.copy_(parameter)
+        return stacked
+
+    def _run(
+        self, update: UpdateRule, images: Tensor, labels: Tensor, plans: list[list[Tensor]]
+    ) -> Tensor:
+        """Take all steps of a group; return each client's summed loss."""
+        totals = torch.zeros(len(plans), device=images.device)
+        leaves: list[Tensor] = []
+        for step in range(len(plans[0])):
+            active = [plan[step] for plan in plans if len(plan) > step]
+            if not leaves or len(active) < len(leaves[0]):
+                update.keep_first(len(active))
+                leaves = [p.detach().requires_grad_() for p in update.parameters]
+            chosen, lengths = _pad(active)
+            wanted = labels[chosen]
+            logits = self._forward(dict(zip(self._global, leaves, strict=True)), images[chosen])
+            losses = losses_of(logits.flatten(0, 1), wanted.flatten())
+            sums = _sum_of_first(losses.view_as(wanted), lengths)
+            sizes = lengths.to(sums.device)
+            gradients = gradients_of((sums / sizes).sum(), leaves)
+            with torch.no_grad():
+                update.apply(gradients)
+                totals[: len(active)] += sums.detach()
+        return totals
+
+    def _records(self, stacked: list[Tensor]) -> Iterator[ArrayRecord]:
+        """Yield each client's model."""
+        values = [tensor.cpu().numpy() for tensor in stacked]
+        own = dict(zip(self._global, values, strict=True))
+        shared = {
+            key: to_array(tensor.cpu().numpy())
+            for key, tensor in self._model.state_dict().items()
+            if key not in own
+        }
+        order = list(self._model.state_dict())
+        for place in range(len(values[0])):
+            yield array_record(
+                {key: to_array(own[key][place]) if key in own else shared[key] for key in order}
+            )
+
+
+def _stacked_forward(model: nn.Module) -> Forward:
+    """Return a function of parameters and images, both stacked, to the stacked logits."""
+    batched = vmap(partial(functional_call, model), in_dims=(0, 0), randomness="different")
+    return stacked_linear_layers(model) or batched
+
+
+def _pad(chosen: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the indices as one matrix, short rows filled up, and how long each row was."""
+    lengths = torch.tensor([len(row) for row in chosen])
+    width = int(lengths.max())
+    rows = [
+        row if len(row) == width else torch.cat([row, row[:1].expand(width - len(row))])
+        for row in chosen
+    ]
+    return torch.stack(rows), lengths
+
+
+def _sum_of_first(losses: Tensor, lengths: Tensor) -> Tensor:
+    """Return the sum of each row's first ``lengths`` values."""
+    width = losses.shape[1]
+    if bool((lengths == width).all()):
+        return losses.sum(1)
+    is_own = torch.arange(width)[None] < lengths[:, None]
+    return torch.where(is_own.to(losses.device), losses, 0.0).sum(1)

@@ -1,0 +1,1 @@
+"""Moments of domains: queries to clients, and their answers as tensors."""

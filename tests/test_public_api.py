@@ -1,0 +1,102 @@
+"""The public API: what is listed is there, documented, and shown by examples that run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("atoll", "atoll.clients", "atoll.strategies", "atoll.attacks")
+# Arguments that a whole family of functions shares are documented at their first.
+SEE_ALSO = re.compile(r"parameters are those of|As for :|as for :", re.IGNORECASE)
+
+
+def _public() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        for name in importlib.import_module(package).__all__:
+            if not name.startswith("__"):
+                yield package, name
+
+
+PUBLIC = list(_public())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_is_what_the_package_imports_for_type_checkers_and_lists(package: str) -> None:
+    module = importlib.import_module(package)
+    source = Path(module.__file__ or "").read_text()
+    for_types = {
+        alias.asname or alias.name
+        for block in ast.parse(source).body
+        if isinstance(block, ast.If)
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    lazily = {name for names in module._MODULES.values() for name in names}
+    assert for_types == lazily
+    assert lazily <= set(module.__all__) <= set(dir(module))
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC)
+def test_a_public_name_is_documented(package: str, name: str) -> None:
+    value = getattr(importlib.import_module(package), name)
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return
+    assert (value.__doc__ or "").strip(), f"{package}.{name} has no docstring"
+    # A field that a subclass gives another default is documented where it was introduced.
+    kinds = inspect.getmro(value) if inspect.isclass(value) else (value,)
+    text = "\n".join(kind.__doc__ or "" for kind in kinds)
+    missing = [
+        argument for argument in _arguments(value) if not re.search(rf"\b{argument}\b", text)
+    ]
+    assert not missing or SEE_ALSO.search(text), f"{package}.{name} does not document {missing}"
+
+
+def _arguments(value: Any) -> list[str]:
+    """Return a function's arguments; of a class, those fields that are its own."""
+    if inspect.isclass(value):
+        own = vars(value).get("__annotations__", {})
+        return [
+            n for n, kind in own.items() if not n.startswith("_") and "ClassVar" not in str(kind)
+        ]
+    parameters = inspect.signature(value).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC)
+def test_examples_in_docstrings_run(package: str, name: str) -> None:
+    value = getattr(importlib.import_module(package), name)
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return
+    finder = doctest.DocTestFinder(recurse=False)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    report: list[str] = []
+    for case in finder.find(value, name, module=False, globs={"__name__": "__main__"}):
+        runner.run(case, out=report.append)
+    assert runner.failures == 0, "".join(report)
+
+
+def test_importing_atoll_loads_neither_torch_nor_ray_nor_flower() -> None:
+    program = (
+        "import sys, atoll; assert 'RayGrid' in dir(atoll);"
+        "print([name for name in ('torch', 'ray', 'flwr') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_package_is_typed() -> None:
+    module: ModuleType = importlib.import_module("atoll")
+    assert (Path(module.__file__ or "").parent / "py.typed").is_file()
