@@ -340,8 +340,9 @@ def _run_rounds(
         domain_of=domain_of(federation),
         failures=ClientFailures(session.directory),
     )
-    grid.recorder = _recorder(experiment, federation, session.directory)
-    grid.on_progress = partial(_tell_of_clients, options.observers)
+    recorder = _recorder(experiment, federation, session.directory)
+    grid.record_with(recorder)
+    grid.show_progress(partial(_tell_of_clients, options.observers))
     named: dict[str, Any] = {
         "grid": grid,
         "initial_arrays": federation.initial_arrays,
@@ -357,8 +358,8 @@ def _run_rounds(
         arrays = loop(strategy, **named).arrays
     # As with Flower, a result has no arrays where no round had an update.
     arrays = arrays or federation.initial_arrays
-    if grid.recorder is not None:
-        grid.recorder.warn_of_missing()
+    if recorder is not None:
+        recorder.warn_of_missing()
     return arrays
 
 

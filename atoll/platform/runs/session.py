@@ -23,7 +23,7 @@ from atoll.files.manifests import MANIFEST
 from atoll.files.recorded import write_recorded_text
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.reports.run_report import write_report
-from atoll.platform.rounds.round_loop import RoundOptions
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.run_directory.identity import IDENTITY, RunIdentity
 from atoll.platform.run_directory.ledger import Ledger

@@ -25,7 +25,8 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.aggregation import aggregation_of
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from tests.support.apps.faulty_app import app
 
