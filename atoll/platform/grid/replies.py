@@ -10,7 +10,7 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum, mean_metrics
-from atoll.platform.grid.cohort import added_to_sum
+from atoll.platform.grid.cohort_sums import added_to_sum
 from atoll.platform.messages.exchange import Exchange
 from atoll.platform.messages.outcome import ClientReply, Metrics, Outcome
 from atoll.platform.messages.packing import PackedRecords, unpack
