@@ -60,7 +60,7 @@ def test_workers_and_their_tasks_are_named_by_their_work() -> None:
         said: list[Any] = []
         for server_round in (1, 2):
             for one in (grid, other):
-                one.server_round = server_round
+                one.set_round(server_round)
                 messages = FedAvg(fraction_train=1.0, min_available_nodes=3).configure_train(
                     server_round, arrays, ConfigRecord(), one
                 )
