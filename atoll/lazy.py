@@ -1,4 +1,4 @@
-"""Public names of a package that are imported from their modules when they are first asked for.
+"""Lazy public names of a package: a name's module is imported at its first use.
 
 ``import atoll`` must stay quick: the modules behind its names load PyTorch, Flower and Ray.
 """

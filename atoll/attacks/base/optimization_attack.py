@@ -53,7 +53,7 @@ class Group:
     seed : int
         The attack's.
     noise_source : "optimised", "drawn" or "given"
-        What is done about what clients drew.
+        How the clients' own random draws are treated.
     """
 
     observations: tuple[Observation, ...]
@@ -111,7 +111,7 @@ class Group:
 
 
 class OptimizationAttack(Attack):
-    """The settings that attacks by optimisation share.
+    """Base class of attacks by optimisation, with their common settings.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class OptimizationAttack(Attack):
     batch_order : str
         Whether it is known which images each local step used.
     noise : str
-        What is done about noise that clients draw in their training (NoProp): "optimised" with
+        How noise that clients draw in training (NoProp) is treated: "optimised" with
         the images, "drawn" once by the attacker, or "given" by an oracle, image by image in the
         order of ``labels = "given"``. Other clients draw none.
     defense : str
@@ -162,7 +162,7 @@ class OptimizationAttack(Attack):
         seed: int = 0,
         progress: Progress = ignore_progress,
     ) -> list[Reconstruction]:
-        """Attack observations, those that can be together at once."""
+        """Attack observations, in groups that are optimised together."""
         groups = self.groups(observations, seed)
         found: dict[int, Reconstruction] = {}
         for number, (places, group) in enumerate(groups):

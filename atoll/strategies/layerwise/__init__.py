@@ -6,6 +6,6 @@ as its memory holds, and any vector of layers' versions is a valid model.
 
 # Names of strategies to where they are: a name is checked before torch is loaded.
 LAYERWISE_STRATEGIES = {
-    "Layerwise": f"{__name__}.strategy:Layerwise",
-    "AsynchronousLayerwise": f"{__name__}.asynchronous:AsynchronousLayerwise",
+    "Layerwise": f"{__name__}.layerwise_strategy:Layerwise",
+    "AsynchronousLayerwise": f"{__name__}.asynchronous_layerwise:AsynchronousLayerwise",
 }
