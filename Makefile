@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests are handed out one by one, and a process that has none left takes some of another's.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+FAST := ATOLL_FUZZ_EXAMPLES=5 $(PYTEST) -m "not ray and not slow" --hypothesis-profile fast
 INSTALLED := $(VENV)/.installed
 PFL_INSTALLED := .venv-pfl/.installed
 
-.PHONY: help install demo test test-fast coverage lint format bench clean
+.PHONY: help install demo test test-fast coverage lint format docs bench clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,10 +32,10 @@ test: $(INSTALLED) lint ## Check style, types and layers, and run all tests
 	$(PYTEST)
 
 test-fast: $(INSTALLED) ## Run the tests that need no Ray and take no more than seconds
-	$(PYTEST) -m "not ray and not slow"
+	$(FAST)
 
 coverage: $(INSTALLED) ## Run the fast tests, and show which branches of the code they take
-	$(PYTEST) -m "not ray and not slow" --cov --cov-report=term:skip-covered
+	$(FAST) --cov --cov-report=term:skip-covered
 
 lint: $(INSTALLED) ## Ruff, mypy (strict) and the import contracts
 	$(BIN)/ruff check .
@@ -46,6 +47,9 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(INSTALLED) ## Build the documentation into docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 $(PFL_INSTALLED): Makefile
 	@test -x .venv-pfl/bin/python || $(PYTHON) -m venv .venv-pfl
 	@.venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check pfl==0.6.0 torch==2.13.0
@@ -55,4 +59,4 @@ bench: $(INSTALLED) $(PFL_INSTALLED) ## Run the benchmarks (see benchmarks/READM
 	$(BIN)/python -m benchmarks.run
 
 clean: ## Remove the environment, caches and runs
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) runs docs/_build docs/reference/generated docs/jupyter_execute .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

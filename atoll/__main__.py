@@ -1,4 +1,4 @@
-"""``atoll`` and ``python -m atoll``."""
+"""Entry point of the command line: ``atoll`` and ``python -m atoll``."""
 
 from __future__ import annotations
 

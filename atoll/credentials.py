@@ -1,4 +1,4 @@
-"""Keeping passwords out of what is written: files of a run, reports, logs."""
+"""Removal of credentials from what is written: run directories, reports, logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend.
+"""Errors that a user can correct.
 
 Everything that Atoll refuses ends as an :class:`AtollError`: one line that names the key or file,
 the value, and what was expected. The command line prints it without a traceback and exits with
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class AtollError(Exception):
-    """A problem that the user can mend; its text is one complete sentence for the terminal."""
+    """Problem that the user can correct; its text is one complete sentence for the terminal."""
 
     exit_code = 1
 
@@ -39,7 +39,7 @@ class CorruptCheckpointError(RunDirectoryError):
 
 
 class EngineError(AtollError):
-    """The engine cannot go on (no workers can be started, no client replied, ...)."""
+    """Failure of the engine: no workers can be started, no client replied, ..."""
 
 
 class CaptureError(RunDirectoryError):
@@ -55,6 +55,6 @@ class AttackError(AtollError):
 
 
 class UntrustedCodeError(AtollError):
-    """Somebody else's file names code that would be imported, and nobody has said that it may."""
+    """Code in another person's file that would be imported without the user's consent."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""What is imported when it is first asked for: public names of a package, and large modules.
+"""Lazy imports: public names of a package, and large modules, are imported at their first use.
 
 ``import atoll`` must stay quick: the modules behind its names load PyTorch, Flower and Ray.
 """

@@ -1,4 +1,4 @@
-"""One seed, one result: every random state is derived from the run's seed by hashing.
+"""Random states: each is derived from the run's seed by hashing, so one seed gives one result.
 
 A derived seed depends on its parts alone (never on order, worker or process), so a client draws
 the same numbers wherever and whenever it runs.

@@ -1,4 +1,4 @@
-"""Names to objects, with the closest match when a name is wrong.
+"""Registries of objects by name, with the closest match when a name is wrong.
 
 Data sets, models, partitioners, strategies and mods are each one :class:`Registry`. A user's own
 object needs no registration: ``package.module:attribute`` is imported.

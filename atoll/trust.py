@@ -1,9 +1,9 @@
-"""Whose code is imported: one's own always, that which somebody else's file names only when asked.
+"""Trust in code that files name: a user's own is imported, other people's only on request.
 
 An experiment can name any callable as ``module:attribute``. In the file that a user gives on the
 command line that is the user's own choice. A capture, a run directory or what lies in a sweep's or
 an arena's may come from somebody else, and what it names could be anything (``os:system``): it is
-imported only when the user has said so. docs/trust.md says which command reads what.
+imported only when the user has said so. docs/guides/trust.md says which command reads what.
 
 Two things keep to that. Whoever reads such a file asks with :func:`admitted` before anything is
 built from it; and while its content is worked on, :func:`check_import` refuses whatever was not
@@ -45,7 +45,7 @@ _admitted: frozenset[str] | None = None
 
 @dataclass(frozen=True)
 class CodeUse:
-    """Code that a file names, with what it would be given.
+    """Use of code in a file: its reference, and the arguments.
 
     Attributes
     ----------
@@ -69,19 +69,19 @@ Ask = Callable[[Sequence[CodeUse]], bool]
 
 
 def refuse(uses: Sequence[CodeUse]) -> bool:
-    """Trust nobody."""
+    """Trust no file: the default."""
     return False
 
 
 def trust(uses: Sequence[CodeUse]) -> bool:
-    """Trust who made the file, and say what is imported."""
+    """Trust the author of the file, and log what is imported."""
     for use in uses:
         logger.info("trusted: %s", use)
     return True
 
 
 def register(references: Iterable[str]) -> None:
-    """Take note of what Atoll itself registers."""
+    """Record the references that Atoll's registries hold."""
     _own.update(references)
 
 
@@ -122,7 +122,7 @@ def _is_use(value: str, path: tuple[str, ...]) -> bool:
 def admitted(
     uses: Sequence[CodeUse], where: str | Path, ask: Ask = refuse, also: Iterable[str] = ()
 ) -> Iterator[None]:
-    """Work on somebody else's file, whose code is imported only if that is trusted.
+    """Work on another person's file, whose code is imported only if that is trusted.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def admitted(
 
 @contextmanager
 def importing_only(references: Collection[str]) -> Iterator[None]:
-    """Within this context, only these (and Atoll's own) are imported by name, in all threads."""
+    """Restrict imports by name to these and Atoll's own within this context, in all threads."""
     global _admitted
     before = _admitted
     _admitted = frozenset(references)
@@ -161,12 +161,12 @@ def importing_only(references: Collection[str]) -> Iterator[None]:
 
 
 def is_restricted() -> bool:
-    """Tell whether somebody else's file is worked on."""
+    """Tell whether another person's file is worked on."""
     return _admitted is not None
 
 
 def check_import(reference: str, key: str) -> None:
-    """Refuse what is not to be imported at present.
+    """Refuse an import that is not admitted at present.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Errors in code of the user's own, told in one line that names the place in their file."""
+"""Errors in a user's own code, as one line that names the place in their file."""
 
 from __future__ import annotations
 

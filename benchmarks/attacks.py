@@ -49,7 +49,7 @@ from atoll.flower.arrays import array_record, to_array
 from atoll.platform.attack_runs.attack_run import build_attack
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.pool.task_map import TaskMap
-from atoll.strategies.layerwise.assignment import deal_layers
+from atoll.strategies.layerwise.layer_assignment import deal_layers
 
 # The gradient is read off float32 weights: a large step loses least to rounding.
 RATE = 1.0

@@ -24,7 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "scale.json"
-PAGE = ROOT / "docs" / "scale.md"
+PAGE = ROOT / "docs" / "results" / "scale.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 BUDGET = 300.0
 
@@ -252,7 +252,7 @@ def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_page(results: Results) -> None:
-    """Put the tables into docs/scale.md."""
+    """Put the tables into docs/results/scale.md."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n{tables(results)}\n{END}{after}")
@@ -266,7 +266,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds timed, after one more")
     parser.add_argument("--again", action="store_true", help="measure points that are there again")
     parser.add_argument("--show", action="store_true", help="measure nothing, show what is there")
-    parser.add_argument("--markdown", action="store_true", help="put the tables into docs/scale.md")
+    parser.add_argument(
+        "--markdown", action="store_true", help="put the tables into docs/results/scale.md"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.axes) - set(AXES)
     if unknown:

@@ -29,9 +29,14 @@ os.environ["XDG_STATE_HOME"] = str(FOLDER / "state")
 import hypothesis
 import pytest
 
+pytest.register_assert_rewrite("tests.support")
+
 # Tests run on shared machines: how long an example takes says nothing. CI draws the same examples
 # every time, so that a submission is judged by what it changed; runs by hand draw new ones.
 hypothesis.settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile(
+    "fast", hypothesis.settings.get_profile("untimed"), max_examples=20
+)
 hypothesis.settings.load_profile("untimed")
 
 _rays_seen: set[Path] = set()

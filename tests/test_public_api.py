@@ -100,3 +100,55 @@ def test_importing_atoll_loads_neither_torch_nor_ray_nor_flower() -> None:
 def test_the_package_is_typed() -> None:
     module: ModuleType = importlib.import_module("atoll")
     assert (Path(module.__file__ or "").parent / "py.typed").is_file()
+
+
+# What documents and runs from the outside: these files import the public API alone.
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    + [
+        path
+        for folder in ("docs", "experiments")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".md", ".toml", ".py"}
+        and not {"_ext", "_build", "generated", "jupyter_execute"} & set(path.parts)
+    ]
+)
+IMPORT = re.compile(r"^\s*(?:>>> )?(?:from|import)\s+(atoll[\w.]*)", re.MULTILINE)
+REFERENCE = re.compile(r"[\"'](atoll[\w.]*):\w+[\"']")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_import_the_public_api_alone(path: Path) -> None:
+    text = path.read_text()
+    named = {*IMPORT.findall(text), *REFERENCE.findall(text)}
+    assert named <= set(PACKAGES), f"{path} names {sorted(named - set(PACKAGES))}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_that_documents_import_are_public(path: Path) -> None:
+    pattern = re.compile(
+        r"^\s*(?:>>> )?from (atoll[\w.]*) import (\([^)]*\)|[^\n#]*)", re.MULTILINE
+    )
+    for package, names in pattern.findall(path.read_text()):
+        public = importlib.import_module(package).__all__
+        unknown = {name.strip() for name in names.strip("()").split(",") if name.strip()} - {
+            *public
+        }
+        assert not unknown, f"{path} imports {sorted(unknown)} from {package}"
+
+
+# A path in backticks, or in a command; generated ones and patterns are left out.
+NAMED_PATH = re.compile(
+    r"(?<![\w/.-])((?:atoll|tests|docs|experiments|benchmarks|deploy)/[\w./-]*\w)"
+)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in [*DOCUMENTS, ROOT / "ARCHITECTURE.md", ROOT / "SECURITY.md"] if p.suffix == ".md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_files_that_documents_name_are_there(path: Path) -> None:
+    named = {name for name in NAMED_PATH.findall(path.read_text()) if "_build" not in name}
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing, f"{path} names {missing}"

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from atoll.attacks.defenses.soteria import Soteria
     from atoll.attacks.generators import GENERATORS
     from atoll.attacks.generators.staged_generator import Features, StagedGenerator
-    from atoll.attacks.metrics.assignment import assign
     from atoll.attacks.metrics.identification import identified
+    from atoll.attacks.metrics.image_assignment import assign
     from atoll.attacks.metrics.lpips import LPIPS
     from atoll.attacks.metrics.pixels import mse, psnr
     from atoll.attacks.metrics.ssim import ssim
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from atoll.attacks.optim.priors import total_variation
     from atoll.attacks.optim.step_rules import LBFGS, Adam, SignedAdam
     from atoll.attacks.threat.capabilities import Capability, ThreatModel
-    from atoll.attacks.threat.label_counts import LeakedLabels, leaked_labels
+    from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
     from atoll.attacks.threat.labels import infer_labels
     from atoll.attacks.threat.observation import (
         ImageSpace,
@@ -173,7 +173,7 @@ _MODULES = {
     "atoll.attacks.defenses.soteria": ("Soteria",),
     "atoll.attacks.generators": ("GENERATORS",),
     "atoll.attacks.generators.staged_generator": ("Features", "StagedGenerator"),
-    "atoll.attacks.metrics.assignment": ("assign",),
+    "atoll.attacks.metrics.image_assignment": ("assign",),
     "atoll.attacks.metrics.identification": ("identified",),
     "atoll.attacks.metrics.lpips": ("LPIPS",),
     "atoll.attacks.metrics.pixels": ("mse", "psnr"),
@@ -183,7 +183,7 @@ _MODULES = {
     "atoll.attacks.optim.priors": ("total_variation",),
     "atoll.attacks.optim.step_rules": ("Adam", "LBFGS", "SignedAdam"),
     "atoll.attacks.threat.capabilities": ("Capability", "ThreatModel"),
-    "atoll.attacks.threat.label_counts": ("LeakedLabels", "leaked_labels"),
+    "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),
     "atoll.attacks.threat.observation": (
         "ImageSpace",

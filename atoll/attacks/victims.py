@@ -15,8 +15,8 @@ from torch import Tensor
 from atoll.attacks.base.attack import Attack, Progress, Reconstruction, ignore_progress
 from atoll.attacks.captures.capture import Capture, Truth, faults_of
 from atoll.attacks.captures.capture_files import read_capture, read_truth
-from atoll.attacks.metrics.assignment import assign
 from atoll.attacks.metrics.identification import identified
+from atoll.attacks.metrics.image_assignment import assign
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.pixels import mse, psnr
 from atoll.attacks.metrics.ssim import ssim
@@ -67,6 +67,8 @@ def references_of(dataset: ImageDataset, candidates: int = CANDIDATES) -> Refere
 
     Parameters
     ----------
+    dataset : ImageDataset
+        The data set.
     candidates : int
         At most so many.
     """

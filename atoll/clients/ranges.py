@@ -1,9 +1,9 @@
 """Ranges of the numbers in experiment files; a value out of them is taken for a mistake.
 
-A number without a range is taken as it is, and ends a day later: a limit of 1e-9 seconds that no
-client keeps, a norm of 1e-300 under which nothing moves, 10**12 steps. So every number of every
-settings class, strategy, defense, attack and model has one of these types; the limits are far
-outside of what anybody has run, and well inside of what float32 and a machine can hold.
+Every number of every settings class, strategy, defense, attack and model has one of these types,
+so that a mistake (a time limit of 1e-9 seconds, a clipping norm of 1e-300, 10**12 steps) is refused
+before a run. The limits are far outside of published settings, and well inside of what float32 and
+a machine can represent.
 """
 
 from __future__ import annotations

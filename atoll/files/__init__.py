@@ -1,1 +1,1 @@
-"""Files that are read with limits and hashes and written as a whole."""
+"""Files: reading with limits and hashes, atomic writing."""

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic writing of files: a file appears as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atoll.errors import RunDirectoryError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a name to write to; it replaces ``path`` when the block ends well.
+    """Yield a temporary path; it replaces ``path`` when the block ends without an error.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_partials(folder: Path, names: Sequence[str]) -> None:
-    """Remove what processes left that were killed as they wrote files of these names."""
+    """Remove temporary files of processes that were killed as they wrote files of these names."""
     for name in names:
         for partial in folder.glob(f".{name}.*"):
             partial.unlink(missing_ok=True)

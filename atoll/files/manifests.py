@@ -1,4 +1,4 @@
-"""Manifests: which files a folder has, by their hashes, so that a changed one is told from its own.
+"""Manifests of folders: hashes of their files, by which a changed file is found.
 
 ``manifest.json`` has for each file the SHA-256 that it may have: one, or two while it is being
 replaced (the manifest is written first, so at no moment is a file there that it does not know).
@@ -43,7 +43,7 @@ class _Schema(BaseModel):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder's files may be.
+    """Manifest of a folder: the hashes that its files may have.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Manifest:
 
 
 def seal(folder: Path, names: Sequence[str]) -> None:
-    """Write the manifest of a folder that nobody reads yet."""
+    """Write the manifest of a folder that has no readers yet."""
     states = {name: (sha256_of_file(folder / name),) for name in names}
     (folder / MANIFEST).write_text(Manifest(dict(states)).to_json(), encoding="utf-8")
 
@@ -94,7 +94,7 @@ def sha256_of_file(path: Path) -> str:
 def read_verified(
     path: Path, *, error: type[AtollError] = RunDirectoryError, limit: int = MAX_JSON_BYTES
 ) -> bytes:
-    """Return the contents of a file that are what its folder's manifest says.
+    """Return a file's contents, verified by its folder's manifest.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def read_verified(
 def verify(
     path: Path, *, growing: Collection[str] = (), error: type[AtollError] = RunDirectoryError
 ) -> None:
-    """Refuse a file that is not what its folder's manifest says.
+    """Refuse a file whose hash is not in its folder's manifest.
 
     Parameters
     ----------

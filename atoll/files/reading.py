@@ -1,4 +1,4 @@
-"""Reading files that may not be what they were: within limits, by a schema, or refused in a line.
+"""Reading of untrusted files: within limits and by a schema, or refused in one line.
 
 This is the one way by which Atoll reads JSON and TOML. Whatever is wrong with a file (it is no
 file, too large, nested too deeply, no JSON, or of another shape) ends as an :class:`AtollError`
@@ -134,7 +134,7 @@ def parse_json(
 def fitted(
     value: Any, where: str, schema: type[T], *, error: type[AtollError] = RunDirectoryError
 ) -> T:
-    """Return a value as its schema says.
+    """Return a value validated by its schema.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def _in_a_line(problem: Exception) -> str:
 
 
 def _first(problem: ValidationError) -> str:
-    """Return the first thing that is wrong, in words."""
+    """Return the first problem, in words."""
     found = problem.errors(include_url=False, include_context=False)[0]
     key = short(".".join(map(str, found["loc"])) or "the whole", quoted=False)
     if found["type"] == "missing":

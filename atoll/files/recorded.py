@@ -1,4 +1,4 @@
-"""Writing files of a folder that its manifest knows (:mod:`atoll.files.manifests`).
+"""Writing of files that are recorded in their folder's manifest.
 
 The manifest is written first, with what the file was and what it will be, and then the file: a
 process may be killed, or another may read, at any moment. What grows, a run's tables, is released

@@ -1,6 +1,6 @@
 """Ranges of the arguments that strategies do not check themselves: most of Flower's.
 
-Flower's strategies take nearly any number: a learning rate of 1e-300 trains to the last round and
+Flower's strategies accept nearly any number: a learning rate of 1e-300 runs to the last round and
 changes nothing.
 """
 

@@ -30,6 +30,7 @@ from atoll.clients.data.catalog import load_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings, ModSettings
 from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import gradients_of, train
 from atoll.clients.training.step_mods import LocalStep
 from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
@@ -187,9 +188,9 @@ def test_several_steps_at_once_are_those_in_turn(kind: str, settings: dict[str, 
     labels = torch.randint(10, (sum(counts),), generator=generator)
     generators = [torch.Generator().manual_seed(i) for i in range(len(counts))]
     trainer = VectorizedTrainer(model, client)
-    found = trainer.train(images, labels, counts, learning_rate=0.1, generators=generators)
+    found = trainer.train(ClientBatch(images, labels, counts, 0.1, generators))
     generators = [torch.Generator().manual_seed(i) for i in range(len(counts))]
-    summed = trainer.train_and_sum(images, labels, counts, learning_rate=0.1, generators=generators)
+    summed = trainer.train_and_sum(ClientBatch(images, labels, counts, 0.1, generators))
     total = WeightedSum()
     for (arrays, _), count in zip(found, counts, strict=True):
         total.add(arrays, count)

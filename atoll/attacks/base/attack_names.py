@@ -29,5 +29,5 @@ ATTACKS: Registry[type[Attack]] = Registry(
     },
 )
 
-# What comes out of them owes little or nothing to the update; others are held against it.
+# Attacks whose results depend little or not at all on the update: what others are compared with.
 BASELINES = frozenset({"random-image", "class-mean", "generator-sample"})

@@ -21,7 +21,7 @@ from atoll.clients.settings import FilePath
 
 
 class GeneratorAttack(OptimizationAttack):
-    """The settings that attacks with a generator share.
+    """Base class of attacks with a generator, with their common settings.
 
     Attributes
     ----------

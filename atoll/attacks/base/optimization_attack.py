@@ -53,7 +53,7 @@ class Group:
     seed : int
         The attack's.
     noise_source : "optimised", "drawn" or "given"
-        What is done about what clients drew.
+        How the clients' own random draws are treated.
     """
 
     observations: tuple[Observation, ...]
@@ -75,7 +75,7 @@ class Group:
 
     @property
     def targets(self) -> Targets:
-        """The observed update of each candidate: per parameter, (candidates, *shape)."""
+        """The observed update of each candidate: per parameter, ``(candidates, *shape)``."""
         updates = zip(*(observation.target for observation in self.observations), strict=True)
         return Targets(torch.stack(some).repeat_interleave(self.restarts, 0) for some in updates)
 
@@ -90,7 +90,7 @@ class Group:
         ]
 
     def noise(self, *shape: int, phase: str = "start") -> Tensor:
-        """Return standard normal numbers: shape (candidates, *shape)."""
+        """Return standard normal numbers: shape ``(candidates, *shape)``."""
         drawn = [torch.randn(shape, generator=g) for g in self.generators(phase)]
         return torch.stack(drawn).to(self.first.model.device)
 
@@ -111,7 +111,7 @@ class Group:
 
 
 class OptimizationAttack(Attack):
-    """The settings that attacks by optimisation share.
+    """Base class of attacks by optimisation, with their common settings.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class OptimizationAttack(Attack):
     batch_order : str
         Whether it is known which images each local step used.
     noise : str
-        What is done about noise that clients draw in their training (NoProp): "optimised" with
+        How noise that clients draw in training (NoProp) is treated: "optimised" with
         the images, "drawn" once by the attacker, or "given" by an oracle, image by image in the
         order of ``labels = "given"``. Other clients draw none.
     defense : str
@@ -162,7 +162,7 @@ class OptimizationAttack(Attack):
         seed: int = 0,
         progress: Progress = ignore_progress,
     ) -> list[Reconstruction]:
-        """Attack observations, those that can be together at once."""
+        """Attack observations, in groups that are optimised together."""
         groups = self.groups(observations, seed)
         found: dict[int, Reconstruction] = {}
         for number, (places, group) in enumerate(groups):
@@ -291,6 +291,10 @@ def best_restarts(
 
     Parameters
     ----------
+    group : Group
+        The victims.
+    minimum : Minimum
+        What :func:`minimize` found for all candidates.
     images : Tensor
         Normalised, (candidates, n, channels, height, width).
     labels : Tensor, optional

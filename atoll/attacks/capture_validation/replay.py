@@ -1,8 +1,8 @@
 """Capture validation: the client's training is replayed on its true examples and compared.
 
 The replay is the client's own training (:func:`atoll.clients.training.local_training.train`) from
-the broadcast model on the true batches. If its update is not the captured one, the usual mistakes
-are replayed too, and the one that explains the update is named.
+the broadcast model on the true batches. If its update differs from the captured one, the usual
+mistakes are replayed too, and the one that explains the update is named.
 """
 
 from __future__ import annotations

@@ -72,6 +72,15 @@ def write_capture(capture: Capture, truth: Truth | None, directory: Path) -> Non
 
     A folder that is there already stays as it is.
 
+    Parameters
+    ----------
+    capture : Capture
+        The messages.
+    truth : Truth or None
+        The client's examples, for metrics; None writes none.
+    directory : Path
+        The folder to make.
+
     Raises
     ------
     DataUnavailableError
@@ -127,6 +136,11 @@ def _write_truth(truth: Truth, folder: Path) -> None:
 def read_capture(directory: Path) -> Capture:
     """Read a capture.
 
+    Parameters
+    ----------
+    directory : Path
+        The capture's folder.
+
     Raises
     ------
     CaptureError
@@ -156,6 +170,11 @@ def read_capture(directory: Path) -> Capture:
 
 def read_truth(directory: Path) -> Truth:
     """Read the truth beside a capture.
+
+    Parameters
+    ----------
+    directory : Path
+        The capture's folder.
 
     Raises
     ------
@@ -193,6 +212,13 @@ def _tensor(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, dim: i
 
 def find_captures(run_directory: Path, message_type: str = "train") -> list[Path]:
     """Return the folders of a run's captures of that type of message, by round and node.
+
+    Parameters
+    ----------
+    run_directory : Path
+        A run of an experiment with ``[capture]``.
+    message_type : str
+        "train" or "query.moments".
 
     Raises
     ------

@@ -1,14 +1,14 @@
 """Base class of defenses: a Flower mod around one function of gradients.
 
-``apply`` takes what a client is about to compute and the function that computes it, as a Flower
-mod takes a message and ``call_next``. Where it acts is a setting: on the gradient of each step of
-local training (``acts_on = "step"``), or on the update that is sent (``acts_on = "update"``: the
-reply's arrays minus the broadcast ones). On stock Flower the same object goes into
+``apply`` takes a task and the function that computes its gradients, as a Flower mod takes a message
+and ``call_next``. Where it acts is a setting: on the gradient of each step of local training
+(``acts_on = "step"``), or on the update that is sent (``acts_on = "update"``: the reply's arrays
+minus the broadcast ones). On stock Flower the same object goes into
 ``ClientApp.train(mods=[...])``.
 
-An attacker who knows which defense acts, but not its arguments, has ``estimate`` (what the
-observed update tells of them) and ``mimic`` (what the defense would have made of a gradient of his
-own, differentiable), both without the defense's own settings.
+An attacker who knows which defense acts, but not its arguments, has ``estimate`` (of the arguments,
+from the observed update) and ``mimic`` (the defense's effect on a gradient of the attacker's own,
+differentiable), both without the defense's own settings.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy import OPACUS, count_uses, gaussian_epsilon
+from atoll.attacks.defenses.privacy_accounting import OPACUS, count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
 from atoll.clients.training.step_mods import LocalStep
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy import count_uses, gaussian_epsilon
+from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, Epsilon, Norm
 from atoll.clients.training.step_mods import LocalStep
 from atoll.flower.arrays import array_record, to_array, view

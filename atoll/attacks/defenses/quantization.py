@@ -52,9 +52,9 @@ class Sign(Defense):
 class Quantization(Defense):
     """Stochastic rounding of each value to a level between 0 and its tensor's norm (QSGD).
 
-    Alistarh et al., 2017: |v| / ||v|| becomes a multiple of 1 / levels so that the expectation is
-    v. An attacker who matches that expectation does what he would without the defense: most values
-    lie below the first level, and to round his own to the nearest would make them zeros.
+    Alistarh et al., 2017: ``|v| / ||v||`` becomes a multiple of 1 / levels so that the expectation
+    is v. An attacker who matches that expectation does what he would without the defense: most
+    values lie below the first level, and to round his own to the nearest would make them zeros.
 
     Attributes
     ----------

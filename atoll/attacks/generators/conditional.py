@@ -44,7 +44,7 @@ class ConditionalGenerator(StagedGenerator):
     mean, factor : Tensor
         Shape (classes, latent) and (classes, latent, latent): a standard normal latent e stands
         for ``mean + factor e`` of its class, see
-        :meth:`~atoll.attacks.generators.generator_training.GeneratorTraining.finish`.
+        :meth:`~atoll.attacks.generators.vae_training.GeneratorTraining.finish`.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.conditional import ConditionalGenerator
-from atoll.attacks.generators.generator_training import GeneratorTraining, TrainingSettings
+from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.cache import appearing, cache_root
 from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.ranges import Count, Pixels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from atoll.attacks.metrics.assignment import squared_distances
+from atoll.attacks.metrics.image_assignment import squared_distances
 
 
 def identified(images: Tensor, truth: Tensor, candidates: Tensor) -> Tensor:

@@ -34,6 +34,16 @@ def mse(images: Tensor, truth: Tensor) -> Tensor:
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """Return each image's peak signal-to-noise ratio in dB: -10 log10 MSE, at most 200.
 
+    Parameters
+    ----------
+    images, truth : Tensor
+        Shape (n, channels, height, width), in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        float64, shape (n,), in dB.
+
     Examples
     --------
     >>> import torch

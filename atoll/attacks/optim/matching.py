@@ -30,6 +30,16 @@ class Targets(tuple[Tensor, ...]):
 def squared_l2(updates: Stacked, targets: Stacked) -> Tensor:
     """Return the sum of squared differences (DLG; Zhu et al., 2019): shape (candidates,).
 
+    Parameters
+    ----------
+    updates, targets : Sequence[Tensor]
+        A tensor a parameter, each ``(candidates, *shape)``.
+
+    Returns
+    -------
+    Tensor
+        Shape (candidates,).
+
     Examples
     --------
     >>> import torch
@@ -49,6 +59,16 @@ def cosine(updates: Stacked, targets: Stacked) -> Tensor:
     """Return 1 - the cosine of the angle between whole updates (Geiping et al., 2020, eq. 4).
 
     It does not change with the scale of either, so clipping does not touch it.
+
+    Parameters
+    ----------
+    updates, targets : Sequence[Tensor]
+        A tensor a parameter, each ``(candidates, *shape)``.
+
+    Returns
+    -------
+    Tensor
+        Shape (candidates,).
 
     Examples
     --------

@@ -23,6 +23,16 @@ Prior = Callable[[Tensor], Tensor]
 def total_variation(images: Tensor) -> Tensor:
     """Return the mean absolute difference of neighbours, down plus across (anisotropic).
 
+    Parameters
+    ----------
+    images : Tensor
+        Shape (candidates, n, channels, height, width).
+
+    Returns
+    -------
+    Tensor
+        Shape (candidates,).
+
     Examples
     --------
     >>> import torch

@@ -1,7 +1,7 @@
 """Capabilities of an attacker, and threat models as declared sets of them.
 
 An attack declares its threat model, and :func:`~atoll.attacks.threat.observation.observe` puts
-into an observation what that grants and nothing else.
+into an observation what the model grants and nothing else.
 """
 
 from __future__ import annotations

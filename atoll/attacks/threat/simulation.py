@@ -2,9 +2,9 @@
 
 One step of plain SGD gives the gradient of the client's mean loss. Several steps and epochs are
 unrolled: each step's parameters are a differentiable function of the images (Geiping et al., 2020,
-sec. 6; Dimitrov et al., 2022). Units that a client trains apart are simulated apart. What their
-losses are random in is known, or a vector of unknowns: by whose values the update can be
-differentiated, too.
+sec. 6; Dimitrov et al., 2022). Units that a client trains apart are simulated apart. The random
+numbers of their losses are known, or a vector of unknowns by which the update can be differentiated
+too.
 """
 
 from __future__ import annotations

@@ -97,6 +97,11 @@ def examples_of(spec: ClientSpec) -> KnownExamples:
 def make_client_app(spec: ClientSpec) -> ClientApp:
     """Return the ClientApp of a federation.
 
+    Parameters
+    ----------
+    spec : ClientSpec
+        The federation.
+
     Raises
     ------
     EngineError

@@ -1,6 +1,6 @@
 """Resources of a process's clients: the mapped data set, its partition, and one model.
 
-What is costly to make is made once a process, and kept from message to message.
+The data set, the partition and the model are made once a process and reused for every message.
 """
 
 from __future__ import annotations

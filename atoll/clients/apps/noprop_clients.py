@@ -1,8 +1,8 @@
 """ClientApp of a NoProp federation: a client trains the blocks whose arrays it is sent.
 
 It is a plain Flower ClientApp. A training message holds the arrays of some blocks and of the
-shared part; the answer holds the same ones. Blocks are trained one after another in one module's
-place, so a client's memory does not grow with them beyond what it gets and sends.
+shared part; the reply holds the same ones. Blocks are trained sequentially in one module's memory,
+so beyond its messages a client's memory does not grow with their number.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message
@@ -19,6 +18,7 @@ from atoll.clients.apps.training_messages import (
     round_of,
 )
 from atoll.clients.data.client_images import LARGE_BYTES, float_bytes
+from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import TrainingResult
 from atoll.clients.training.summed_training import SummedTraining
 from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
@@ -73,30 +73,30 @@ class VectorizedClients:
     def _train_alike(
         self, message: Message, partitions: list[int]
     ) -> list[tuple[ArrayRecord, TrainingResult]]:
-        return self._trainer.train(**self._arguments(message, partitions))
+        return self._trainer.train(self._batch(message, partitions))
 
     def train_and_sum(
         self, message: Message, partitions: list[int]
     ) -> tuple[SummedTraining, list[float]]:
         """Train the clients of these partitions; return their sum, and the seconds of each."""
         began = time.perf_counter()
-        summed = self._trainer.train_and_sum(**self._arguments(message, partitions))
+        summed = self._trainer.train_and_sum(self._batch(message, partitions))
         share = (time.perf_counter() - began) / len(partitions)
         return summed, [share] * len(partitions)
 
-    def _arguments(self, message: Message, partitions: list[int]) -> dict[str, Any]:
-        """Return the trainer's arguments for these partitions, with the model loaded."""
+    def _batch(self, message: Message, partitions: list[int]) -> ClientBatch:
+        """Return the batch of these partitions, with the message's model loaded."""
         resources, config = self._resources, config_of(message)
         seeds = [resources.seed(config, "train", partition) for partition in partitions]
         resources.arrays.load(arrays_of(message))
         seed_everything(seeds[0])
         parts = [resources.training_part(partition) for partition in partitions]
         images, labels = resources.examples(partitions, parts, config)
-        return {
-            "images": images,
-            "labels": labels,
-            "counts": [len(part) for part in parts],
-            "learning_rate": resources.learning_rate(config),
-            "generators": [torch.Generator().manual_seed(seed) for seed in seeds],
-            "proximal_mu": proximal_mu_of(config),
-        }
+        return ClientBatch(
+            images,
+            labels,
+            [len(part) for part in parts],
+            resources.learning_rate(config),
+            [torch.Generator().manual_seed(seed) for seed in seeds],
+            proximal_mu_of(config),
+        )

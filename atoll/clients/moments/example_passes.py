@@ -1,7 +1,7 @@
 """Passes over a client's examples at the broadcast parameters, made once a round.
 
-A round has several messages to a client: queries for moments, then training. All ask for the same
-parameters and examples, so what a query's pass gave serves the messages after it.
+A round has several messages to a client: queries for moments, then training. All are for the same
+parameters and examples, so the outputs of a query's pass are reused by the messages after it.
 """
 
 from __future__ import annotations

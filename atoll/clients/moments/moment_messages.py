@@ -1,8 +1,8 @@
 """Messages about moments between strategies and clients, as Flower records.
 
-A ``query.moments`` message asks for sums of statistics at the broadcast parameters, domain by
-domain; a training message brings back what they are worth: a weight a domain, and a cotangent a
-statistic and domain. Arrays are named ``<statistic's index>/<domain>``.
+A ``query.moments`` message asks for sums of statistics at the broadcast parameters, by domain. The
+training message that follows holds a weight for each domain, and a cotangent for each statistic and
+domain. Arrays are named ``<statistic's index>/<domain>``.
 """
 
 from __future__ import annotations

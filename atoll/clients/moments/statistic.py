@@ -51,9 +51,7 @@ class Statistic(ABC):
     ...     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
     ...         return (sizes.features,)
     ...
-    ...     def inner(
-    ...         self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext
-    ...     ) -> Tensor:
+    ...     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context) -> Tensor:
     ...         return (outputs.features**3).sum(0) @ cotangent
     >>> CubedFeatures().name
     'CubedFeatures'

@@ -73,6 +73,13 @@ class HessianProbes(Statistic):
     """The head's Hessian times seeded Rademacher probes, the same for every domain.
 
     With zeta of independent signs, the mean of ||(H - K) zeta||^2 is ||H - K||_F^2.
+
+    Attributes
+    ----------
+    seed : int
+        Of the probes.
+    probes : int
+        How many.
     """
 
     seed: int

@@ -96,6 +96,19 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate ``model`` on the examples ``indices`` of ``split``.
 
+    Parameters
+    ----------
+    model : nn.Module
+        The model; it is left in evaluation mode.
+    dataset : ImageDataset
+        What images are normalised by.
+    split : Split
+        The examples, of which ``indices`` are evaluated.
+    indices : NDArray[int64]
+        Shape (n,).
+    device : torch.device or str
+        Where the model is.
+
     Returns
     -------
     Evaluation

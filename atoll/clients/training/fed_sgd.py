@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import losses_of
+from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import TrainingResult, gradients_of
 from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
 
@@ -32,11 +33,8 @@ def is_linear(settings: ClientSettings) -> bool:
 def one_step_sum(
     model: nn.Module,
     settings: ClientSettings,
-    images: Tensor,
-    labels: Tensor,
-    counts: Sequence[int],
+    batch: ClientBatch,
     plans: Sequence[Sequence[Tensor]],
-    learning_rate: float,
 ) -> SummedTraining:
     """Return the sum of the clients' models after at most one step.
 
@@ -47,18 +45,15 @@ def one_step_sum(
         example.
     settings : ClientSettings
         ``[client]``; must be linear (:func:`is_linear`).
-    images, labels : Tensor
-        The clients' examples one after another: float32 (n, channels, height, width), int64 (n,).
-    counts : Sequence[int]
-        How many of them each client has, which is its weight.
+    batch : ClientBatch
+        The clients; a client's number of examples is its weight.
     plans : Sequence[Sequence[Tensor]]
         Per client the indices of its one batch, or nothing.
-    learning_rate : float
-        The round's learning rate.
     """
-    batches = [plan[0] if plan else labels.new_empty(0) for plan in plans]
-    lengths = torch.tensor([len(batch) for batch in batches])
-    chosen = torch.cat(list(batches))
+    images, labels, counts = batch.images, batch.labels, batch.counts
+    steps = [plan[0] if plan else labels.new_empty(0) for plan in plans]
+    lengths = torch.tensor([len(step) for step in steps])
+    chosen = torch.cat(steps)
     shares = torch.tensor(counts, dtype=torch.float32) / lengths.clamp_min(1)
     weights = shares.repeat_interleave(lengths).to(images.device)
     parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
@@ -69,7 +64,7 @@ def one_step_sum(
         decayed = gradient.double() + settings.weight_decay * total.weight * (
             parameters[key].detach().double()
         )
-        total.arrays[key] -= learning_rate * decayed.cpu().numpy()
+        total.arrays[key] -= batch.learning_rate * decayed.cpu().numpy()
     of_clients = torch.zeros(len(counts)).index_add_(
         0, torch.arange(len(counts)).repeat_interleave(lengths), losses.cpu()
     )

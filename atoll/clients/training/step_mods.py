@@ -2,7 +2,7 @@
 
 A Flower mod sees a client's message before and after its training. One that must act inside (on
 each step's gradient, as DP-SGD does) calls the app within :func:`on_steps`; our training asks
-:func:`active_step_mods`. Another's ClientApp can do the same.
+:func:`active_step_mods`. A user's ClientApp can do the same.
 """
 
 from __future__ import annotations

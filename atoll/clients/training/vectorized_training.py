@@ -1,17 +1,16 @@
 """Vectorised training of a chunk's clients: stacked parameters, one batched step for all.
 
-Small models leave a processor waiting for Python; with stacked parameters ``torch.func.vmap``
-turns many small products into one. Each client sees the batches that it would see alone, so the
-results equal those of one after another to rounding. Clients are sorted by their number of steps:
-those that are done are the last of the stack, and later steps leave them out.
+With small models a processor spends most time in Python; with stacked parameters
+``torch.func.vmap`` turns many small products into one. Each client sees the batches that it would
+see alone, so the results equal those of sequential training to rounding. Clients are sorted by
+their number of steps: finished clients are the last of the stack, and later steps leave them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 
 import torch
 from flwr.app import ArrayRecord
@@ -20,8 +19,9 @@ from torch.func import functional_call, vmap
 
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import losses_of
+from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.fed_sgd import is_linear, one_step_sum
-from atoll.clients.training.local_training import TrainingResult, UpdateRule, batches, gradients_of
+from atoll.clients.training.local_training import TrainingResult, UpdateRule, gradients_of
 from atoll.clients.training.stacked_layers import Forward, stacked_linear_layers
 from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
 from atoll.flower.arrays import array_record, to_array
@@ -105,41 +105,17 @@ class VectorizedTrainer:
         self._global = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
         self._buffers: list[Tensor] = []
 
-    def train(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        counts: Sequence[int],
-        *,
-        learning_rate: float,
-        generators: Sequence[torch.Generator],
-        proximal_mu: float | None = None,
-    ) -> list[tuple[ArrayRecord, TrainingResult]]:
-        """Train one client per element of ``counts``.
-
-        Parameters
-        ----------
-        images : Tensor
-            float32, shape (n, channels, height, width): the clients' images one after another.
-        labels : Tensor
-            int64, shape (n,).
-        counts : Sequence[int]
-            How many of them each client has; may differ, and may be 0.
-        learning_rate : float
-            The round's learning rate.
-        generators : Sequence[torch.Generator]
-            Each client's, to shuffle its examples.
-        proximal_mu : float, optional
-            The weight of FedProx's term; by default that of the settings.
+    def train(self, batch: ClientBatch) -> list[tuple[ArrayRecord, TrainingResult]]:
+        """Train the clients of a batch.
 
         Returns
         -------
         list[tuple[ArrayRecord, TrainingResult]]
-            In the order of ``counts``.
+            One a client, in the order of ``batch.counts``.
         """
-        plans = self._plans(counts, generators)
+        plans = batch.plans(self._settings)
         trained: dict[int, tuple[ArrayRecord, TrainingResult]] = {}
-        for group in self._trained(images, labels, counts, plans, learning_rate, proximal_mu):
+        for group in self._trained(batch, plans):
             records = self._records(group.stacked)
             trained.update(
                 (client, (record, result))
@@ -147,69 +123,44 @@ class VectorizedTrainer:
                     group.clients, records, group.results, strict=True
                 )
             )
-        return [trained[client] for client in range(len(counts))]
+        return [trained[client] for client in range(len(batch.counts))]
 
-    def train_and_sum(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        counts: Sequence[int],
-        *,
-        learning_rate: float,
-        generators: Sequence[torch.Generator],
-        proximal_mu: float | None = None,
-    ) -> SummedTraining:
+    def train_and_sum(self, batch: ClientBatch) -> SummedTraining:
         """Train as :meth:`train` does, and return only the sum of the clients' models.
 
         Where every client takes one step that is linear in its gradient, that sum is one gradient
         at the global parameters, and no client's model is made (``fed_sgd.py``).
         """
-        plans = self._plans(counts, generators)
+        plans, counts = batch.plans(self._settings), batch.counts
         if is_linear(self._settings) and all(len(plan) <= 1 for plan in plans):
             self._model.train()
-            return one_step_sum(
-                self._model, self._settings, images, labels, counts, plans, learning_rate
-            )
+            return one_step_sum(self._model, self._settings, batch, plans)
         total = zero_sum(self._model)
         results: dict[int, TrainingResult] = {}
-        for group in self._trained(images, labels, counts, plans, learning_rate, proximal_mu):
+        for group in self._trained(batch, plans):
             results.update(zip(group.clients, group.results, strict=True))
             weights = [counts[client] for client in group.clients]
             stacked = dict(zip(self._global, group.stacked, strict=True))
             add_stacked(total, self._model, stacked, weights)
         return SummedTraining(total, [results[client] for client in range(len(counts))])
 
-    def _plans(
-        self, counts: Sequence[int], generators: Sequence[torch.Generator]
-    ) -> list[list[Tensor]]:
-        """Return each client's batches: indices into the examples of all."""
-        starts = accumulate(counts[:-1], initial=0)
-        return [
-            [start + chosen for chosen in batches(count, self._settings, generator)]
-            for start, count, generator in zip(starts, counts, generators, strict=True)
-        ]
-
-    def _trained(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        counts: Sequence[int],
-        plans: list[list[Tensor]],
-        learning_rate: float,
-        proximal_mu: float | None,
-    ) -> Iterator[_Group]:
+    def _trained(self, batch: ClientBatch, plans: list[list[Tensor]]) -> Iterator[_Group]:
         """Yield the clients in groups, trained; a group's memory is used again by the next."""
         self._model.train()
         by_steps = sorted(range(len(plans)), key=lambda client: len(plans[client]), reverse=True)
         for group in self._groups(by_steps):
             stacked = self._stacked(len(group))
             update = UpdateRule(
-                stacked, self._settings, learning_rate, proximal_mu, per_client=True
+                stacked,
+                self._settings,
+                batch.learning_rate,
+                batch.proximal_mu,
+                per_client=True,
             )
             own_plans = [plans[client] for client in group]
-            totals = self._run(update, images, labels, own_plans).tolist()
+            totals = self._run(update, batch.images, batch.labels, own_plans).tolist()
             results = [
-                TrainingResult(total / max(1, sum(map(len, plan))), counts[client], len(plan))
+                TrainingResult(total / max(1, sum(map(len, plan))), batch.counts[client], len(plan))
                 for client, plan, total in zip(group, own_plans, totals, strict=True)
             ]
             yield _Group(group, stacked, results)

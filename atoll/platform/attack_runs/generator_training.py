@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from atoll.attacks.generators.generator_training import TrainingSettings
 from atoll.attacks.generators.trained_generator import (
     SplitName,
     generator_folder,
     load_trained,
     train_generator,
 )
+from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import InvalidExperimentError
 from atoll.files.atomic import replacing
@@ -50,7 +50,7 @@ def run_training(
     split : "test" or "train"
         Which examples it sees.
     overrides : Sequence[str]
-        ``KEY=VALUE`` of :class:`~atoll.attacks.generators.generator_training.TrainingSettings`.
+        ``KEY=VALUE`` of :class:`~atoll.attacks.generators.vae_training.TrainingSettings`.
     seed : int
         One seed, one generator.
     threads : int

@@ -15,7 +15,7 @@ from torch import Tensor
 from atoll.attacks.captures.capture import Capture, faults_of
 from atoll.attacks.captures.capture_files import find_captures, read_capture, read_truth
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
-from atoll.attacks.threat.label_counts import (
+from atoll.attacks.threat.label_leakage import (
     LeakedLabels,
     asks_for_labels,
     leaked_labels,

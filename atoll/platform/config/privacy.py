@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from atoll.attacks.defenses.dp_sgd import DPSGD
 from atoll.attacks.defenses.local_dp import LocalDP
-from atoll.attacks.defenses.privacy import gaussian_epsilon
+from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 

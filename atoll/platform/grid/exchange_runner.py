@@ -96,6 +96,14 @@ class ExchangeRunner:
         before, self._on_exchange = self._on_exchange, on_exchange
         return before
 
+    def stop_reports(self) -> None:
+        """Report to nobody from here on; a report under way is waited for.
+
+        Messages that nobody waits for end in a thread of their own, also while a run is ending.
+        """
+        with self._lock:
+            self._on_exchange = _ignore_report
+
     def show_progress(self, on_progress: OnProgress) -> None:
         """Tell ``on_progress`` of clients that end: the kind of message, how many, of how many."""
         self._on_progress = on_progress

@@ -282,6 +282,10 @@ class RayGrid(Grid):
         """Have ``recorder`` write the messages that it is to capture."""
         self._runner.record_with(recorder)
 
+    def stop_reports(self) -> None:
+        """Tell nobody of exchanges that end from here on; a report under way is waited for."""
+        self._runner.stop_reports()
+
     def close(self) -> None:
         """Stop the workers, let nodes go, and stop Ray if it was started here."""
         self._stream.close()

@@ -203,6 +203,7 @@ def run_app(
             except SystemExit as end:
                 # It has said itself how it ends; what it has done is kept all the same.
                 code = end.code
+        grid.stop_reports()
         result = session.finish(starts.final, report=report)
     if code:
         raise SystemExit(code)

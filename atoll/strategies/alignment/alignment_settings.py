@@ -8,7 +8,7 @@ from typing import Literal
 from flwr.serverapp.strategy import FedAvg
 
 from atoll.errors import InvalidExperimentError
-from atoll.strategies.alignment.moments.domain_moments import Weighting
+from atoll.strategies.alignment.moments.domain_weights import Weighting
 from atoll.strategies.strategy_fields import (
     Count,
     Fraction,

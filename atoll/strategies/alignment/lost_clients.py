@@ -1,8 +1,7 @@
 """Lost clients: those that answered a round's queries and then failed in training.
 
-Those that are left trained on cotangents of penalties that have the lost clients' moments in them,
-so the round's step is not exactly the centralised one: neither that of all clients, nor that of the
-ones that are left.
+The other clients trained on cotangents of a penalty that includes the lost clients' moments. So the
+round's step is not exactly the centralised one, neither of all clients nor of the remaining ones.
 """
 
 from __future__ import annotations

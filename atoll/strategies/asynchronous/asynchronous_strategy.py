@@ -1,9 +1,9 @@
 """Base class of asynchronous strategies: a round ends when the server updates its model.
 
-Which clients' replies are there, and which version of the model each was given, follows from the
-devices' speeds and hours alone. So the clients of a round are trained when their replies are
-wanted, all at once on any Flower Grid, and the result is that of a real asynchronous federation of
-such devices. Every model that a client at work was given is kept.
+Which replies have arrived, and which version of the model each client was given, follows from the
+devices' speeds and availability alone. So the clients of a round are trained together when their
+replies are needed, on any Flower Grid, and the result is that of a real asynchronous federation of
+such devices. Every model that a client is still training on is kept.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Layer-wise strategies: each layer is averaged over the clients that trained it.
 
-For networks whose layers do not need each other in training (NoProp): a client gets as many layers
+For networks whose layers are trained independently (NoProp): a client gets as many layers
 as its memory holds, and any vector of layers' versions is a valid model.
 """
 
 # Names of strategies to where they are: a name is checked before torch is loaded.
 LAYERWISE_STRATEGIES = {
-    "Layerwise": f"{__name__}.strategy:Layerwise",
-    "AsynchronousLayerwise": f"{__name__}.asynchronous:AsynchronousLayerwise",
+    "Layerwise": f"{__name__}.layerwise_strategy:Layerwise",
+    "AsynchronousLayerwise": f"{__name__}.asynchronous_layerwise:AsynchronousLayerwise",
 }

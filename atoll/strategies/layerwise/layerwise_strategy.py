@@ -26,7 +26,7 @@ from atoll.clients.noprop.layer_keys import keys_by_layer
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.flower.arrays import array_record, to_array, view
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
-from atoll.strategies.layerwise.assignment import deal_layers
+from atoll.strategies.layerwise.layer_assignment import deal_layers
 from atoll.strategies.strategy_fields import Count, check_argument
 
 logger = logging.getLogger("atoll")

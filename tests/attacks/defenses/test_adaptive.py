@@ -71,6 +71,7 @@ def test_without_the_capability_nothing_is_believed() -> None:
     assert mimic_of(capture, ADAPTIVE) is not None
 
 
+@pytest.mark.slow
 def test_the_adaptive_attacker_reconstructs_better_after_pruning() -> None:
     spec = a_spec(mod("top-k", pruned=0.9))
     victims = [Victim(*captured(spec, partition)) for partition in range(3)]

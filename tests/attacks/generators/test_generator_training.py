@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.svm import SVC
 
 from atoll.attacks.generators.conditional import ConditionalGenerator
-from atoll.attacks.generators.generator_training import GeneratorTraining, TrainingSettings
+from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_dataset import ImageDataset
 

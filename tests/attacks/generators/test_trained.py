@@ -8,7 +8,6 @@ import torch
 
 import atoll.attacks.generators.trained_generator as trained
 from atoll.attacks.generators.generator_loading import load_generator
-from atoll.attacks.generators.generator_training import TrainingSettings
 from atoll.attacks.generators.trained_generator import (
     GeneratorSettings,
     generator_folder,
@@ -16,6 +15,7 @@ from atoll.attacks.generators.trained_generator import (
     load_trained,
     train_generator,
 )
+from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from atoll.attacks.base.generator_attack import draw, stack
 from atoll.attacks.methods.gifd import GIFD
 from atoll.attacks.methods.inverting_gradients import InvertingGradients
-from atoll.attacks.metrics.assignment import assign
+from atoll.attacks.metrics.image_assignment import assign
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
@@ -59,6 +59,7 @@ def found(folder: Path, victims: list) -> list:
     return attack.run_checked(observed(attack, victims), seed=1)
 
 
+@pytest.mark.slow
 def test_it_does_better_than_inverting_gradients_at_as_many_steps(found, victims) -> None:
     other = InvertingGradients(steps=4 * STEPS)
     pixels = other.run_checked(observed(other, victims), seed=1)
@@ -140,6 +141,7 @@ def test_values_are_projected_onto_their_spheres_and_balls(folder, victims) -> N
     assert attack.model_copy(update={"ball": False}).projection(generator, 1, later) is None
 
 
+@pytest.mark.slow
 def test_batches_with_a_repeated_label_come_back(folder) -> None:
     # Two threes and a seven.
     capture, truth = victim([3, 12, 7])
@@ -153,6 +155,7 @@ def test_batches_with_a_repeated_label_come_back(folder) -> None:
     assert psnr_of(one.images[order], truth) > psnr_of(mean, truth)
 
 
+@pytest.mark.slow
 def test_later_stages_find_what_the_latent_cannot_make(folder) -> None:
     # The victims are of another kind than the generator's images: negatives.
     capture, truth = victim([3])
@@ -166,6 +169,7 @@ def test_later_stages_find_what_the_latent_cannot_make(folder) -> None:
     assert psnr_of(one.images, negative) > psnr_of(one.stages[0].images, negative) + 1
 
 
+@pytest.mark.slow
 def test_an_attacker_who_knows_of_pruning_can_match_what_is_left(folder, victims) -> None:
     def pruned(update: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(

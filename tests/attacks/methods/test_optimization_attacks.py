@@ -38,6 +38,7 @@ def test_inverting_gradients_beats_its_floors() -> None:
     assert fmean(figures(found, "psnr")) > fmean(figures(floor, "psnr")) + 3
 
 
+@pytest.mark.slow
 def test_inverting_gradients_unrolls_several_steps_and_epochs() -> None:
     client = {"batch_size": 2, "epochs": 3, "learning_rate": 0.05}
     settings = {"steps": 120, "tv": 1e-3, "schedule": "cosine"}
@@ -62,6 +63,7 @@ def test_gradinversion_uses_each_of_its_priors() -> None:
         assert not torch.equal(plain.images, other.images), change
 
 
+@pytest.mark.slow
 def test_rog_optimises_a_small_image_and_sharpens_it_with_public_ones() -> None:
     settings = {"factor": 2, "steps": 150, "learning_rate": 0.1}
     plain = attacked("rog", SIGMOID, [[0], [1]], enhancement="none", **settings)

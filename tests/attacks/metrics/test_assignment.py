@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from atoll.attacks.metrics.assignment import assign, squared_distances
+from atoll.attacks.metrics.image_assignment import assign, squared_distances
 
 
 def test_it_is_the_best_of_all_permutations() -> None:

@@ -117,6 +117,7 @@ def rows(attack: Attack, victims: list[tuple[Capture, Truth]]) -> list[dict[str,
     return [row for one in done for row in one.rows]
 
 
+@pytest.mark.slow
 def test_what_is_done_about_the_noise_decides_how_well_updates_match() -> None:
     found = {}
     for noise in ("optimised", "drawn", "given"):

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
 from atoll.attacks.captures.capture import Capture
-from atoll.attacks.threat.label_counts import LeakedLabels, leaked_labels, share_recovered
+from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels, share_recovered
 from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.moments.moment_messages import QUERY, MomentsQuery

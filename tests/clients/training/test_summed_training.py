@@ -15,6 +15,7 @@ from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training import fed_sgd, summed_training
+from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.fed_sgd import is_linear
 from atoll.clients.training.local_training import train
 from atoll.clients.training.vectorized_training import VectorizedTrainer
@@ -42,13 +43,9 @@ def both_sums(
         )
         expected.add(ModelArrays(model).read(), len(own_labels))
     model.load_state_dict(start)
-    summed = VectorizedTrainer(model, settings).train_and_sum(
-        images,
-        labels,
-        counts,
-        learning_rate=settings.learning_rate,
-        generators=[torch.Generator().manual_seed(c) for c in range(len(counts))],
-    )
+    generators = [torch.Generator().manual_seed(c) for c in range(len(counts))]
+    batch = ClientBatch(images, labels, counts, settings.learning_rate, generators)
+    summed = VectorizedTrainer(model, settings).train_and_sum(batch)
     assert all(torch.equal(start[key], value) for key, value in model.state_dict().items())
     return expected, results, summed.total, summed.results
 

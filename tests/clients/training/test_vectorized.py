@@ -11,6 +11,7 @@ from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training import vectorized_training as vectorized
+from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import train
 from atoll.clients.training.stacked_layers import stacked_linear_layers
 from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
@@ -48,13 +49,8 @@ def both_ways(
     model.load_state_dict(start)
     trainer = VectorizedTrainer(model, settings)
     for _ in range(2):  # Memory is used again: the second time must not see the first.
-        at_once = trainer.train(
-            images,
-            labels,
-            counts,
-            learning_rate=rate,
-            generators=[torch.Generator().manual_seed(c) for c in range(len(counts))],
-        )
+        generators = [torch.Generator().manual_seed(c) for c in range(len(counts))]
+        at_once = trainer.train(ClientBatch(images, labels, counts, rate, generators))
     assert all(torch.equal(start[key], value) for key, value in model.state_dict().items())
     return in_turn, at_once
 
@@ -122,7 +118,7 @@ def test_dropout_differs_between_clients_and_follows_the_seed() -> None:
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-        results = trainer.train(images, labels, [8, 8], learning_rate=0.1, generators=generators)
+        results = trainer.train(ClientBatch(images, labels, [8, 8], 0.1, generators))
         runs.append([arrays["1.weight"].numpy() for arrays, _ in results])
     assert not np.array_equal(runs[0][0], runs[0][1])
     assert np.array_equal(runs[0], runs[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +67,12 @@ def test_a_server_that_refuses_is_a_clear_line_and_one_that_goes_away_ends_no_ru
 ) -> None:
     with pytest.raises(AtollError, match=r"log\.mlflow = 'nowhere:x': MLflow refuses the run"):
         MLflowLog(tmp_path, "nowhere:x", CONFIG.to_dict())
-    log = MLflowLog(tmp_path, (tmp_path / "server").as_uri(), CONFIG.to_dict())
-    shutil.rmtree(tmp_path / "server")
+    server = (tmp_path / "server").as_uri()
+    log = MLflowLog(tmp_path, server, CONFIG.to_dict())
+    tracking: Any = importlib.import_module("mlflow.tracking")
+    client = tracking.MlflowClient(server)
+    [run] = client.search_runs([client.get_experiment_by_name("atoll").experiment_id])
+    client.delete_run(run.info.run_id)
     with caplog.at_level(logging.WARNING, "atoll"):
         log.on_round(a_round(1))
     assert "round 1 is not in MLflow" in caplog.text

@@ -119,7 +119,8 @@ def test_a_straggler_past_its_timeout_is_an_error_and_the_others_count() -> None
 
 def test_the_round_timeout_ends_what_is_not_done() -> None:
     with RayGrid(app, 4, workers=2, chunk_size=1) as grid:
-        config = ConfigRecord({"fault": "sleep", "nodes": [2]})
+        # The next round waits for the client that still sleeps.
+        config = ConfigRecord({"fault": "sleep", "nodes": [2], "seconds": 12})
         result = run_rounds(
             FedAvg(fraction_evaluate=0.0), grid, arrays(), 1, timeout=3.0, train_config=config
         )

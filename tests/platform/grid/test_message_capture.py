@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import atoll
 from atoll.attacks.capture_validation.replay import diagnose_capture
 from atoll.attacks.captures.capture_files import CAPTURES, find_captures, read_capture, read_truth
-from atoll.attacks.threat.label_counts import leaked_labels, share_recovered
+from atoll.attacks.threat.label_leakage import leaked_labels, share_recovered
 from atoll.attacks.victims import references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError, CaptureError, InvalidExperimentError

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.aggregation import aggregation_of
+from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.round_options import RoundOptions
@@ -166,6 +169,26 @@ def test_pushed_messages_can_be_pulled_one_by_one() -> None:
         assert {reply.metadata.reply_to_message_id for reply in replies} == set(pushed)
         # Flower's answer to who asks again.
         assert [reply.error.code for reply in grid.pull_messages(pushed)] == [3, 3]
+
+
+def test_nobody_is_told_of_what_ends_after_the_reports_were_stopped() -> None:
+    begun, told = threading.Event(), list[str]()
+
+    def note(report: ExchangeReport) -> None:
+        begun.set()
+        time.sleep(0.5)
+        told.append(report.kind)
+
+    with RayGrid(app, 2, seed=1, workers=1) as grid:
+        grid.report_to(note)
+        queries = [Message(RecordDict(), dst_node_id=n, message_type="query") for n in (1, 2)]
+        grid.push_messages(queries[:1])
+        assert begun.wait(60.0)
+        grid.stop_reports()
+        # The report that had begun is whole.
+        assert told == ["query"]
+        assert len(grid.send_and_receive(queries[1:])) == 1
+    assert told == ["query"]
 
 
 def test_a_million_nodes_cost_nothing_until_sampled() -> None:

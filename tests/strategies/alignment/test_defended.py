@@ -28,7 +28,6 @@ from atoll.clients.settings import ClientSettings, ModSettings
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.client_mods import named_mods, with_references
 from atoll.platform.config.combinations import (
-    TABLE,
     Kind,
     Status,
     Traffic,
@@ -39,7 +38,6 @@ from atoll.platform.config.combinations import (
 )
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
-from tests.support.paths import ROOT
 from tests.support.strategies import defended_models
 from tests.support.strategies.small_federation import (
     LAYOUTS,
@@ -216,40 +214,6 @@ def strategy_of(method: str) -> Any:
 def named_mod(mod: str) -> tuple[str, Any]:
     [named] = named_mods(client_settings(mod))
     return named
-
-
-def test_the_table_has_every_entry_and_every_mod_a_place_in_it() -> None:
-    assert set(TABLE) == set(Traffic)
-    for row in TABLE.values():
-        assert set(row) == set(Kind)
-        assert all(verdict.reason for verdict in row.values())
-    for mod in MODS:
-        [(name, made)] = named_mods(client_settings(mod))
-        assert kind_of(name, made) is not None, name
-    traffics = {traffic_of(build_strategy(*METHODS[method])) for method in METHODS}
-    assert traffics == set(Traffic)
-
-
-def test_the_table_in_the_docs_is_the_one_that_is_used() -> None:
-    text = (ROOT / "docs" / "defenses.md").read_text()
-    start = text.index("| clients send (methods) |")
-    rows = [line.strip("|").split("|") for line in text[start:].split("\n\n")[0].splitlines()[2:]]
-    by_column = (
-        {Kind.OBSERVER},
-        {Kind.NOISE_ON_STEP, Kind.NOISE_ON_UPDATE},
-        {Kind.STEP, Kind.UPDATE},
-        {Kind.DP_STEP},
-        {Kind.DP_UPDATE},
-        {Kind.FLOWER_DP},
-        {Kind.OWN_LOSS},
-    )
-    for (_, *said), traffic in zip(rows, Traffic, strict=True):
-        for words, kinds in zip(said, by_column, strict=True):
-            status, _, where = words.strip().partition(", ")
-            for kind in kinds:
-                found = TABLE[traffic][kind].status
-                on_steps = where == "on updates" and "step's" in kind.value
-                assert found is (Status.REFUSED if on_steps else Status(status)), (traffic, kind)
 
 
 @pytest.mark.parametrize(("method", "mod"), PAIRS, ids=lambda name: name.replace(" ", "-"))

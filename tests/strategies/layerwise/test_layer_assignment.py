@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.strategies.layerwise.assignment import deal_layers
+from atoll.strategies.layerwise.layer_assignment import deal_layers
 
 
 @given(

@@ -58,7 +58,7 @@ def misbehave(
             open(marker, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
     if fault == "sleep":
-        time.sleep(60)
+        time.sleep(float(config.get("seconds", 60)))
     if fault == "keys":
         values["extra"] = values.pop(first)
     if fault == "shape":

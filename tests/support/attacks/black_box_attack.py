@@ -1,4 +1,4 @@
-"""The attack of a user's own that docs/attacks.md shows."""
+"""The attack of a user's own that docs/guides/attacks.md shows."""
 
 from __future__ import annotations
 

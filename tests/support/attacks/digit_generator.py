@@ -10,9 +10,9 @@ from torch import Tensor
 
 from atoll.attacks.base.attack import Attack
 from atoll.attacks.captures.capture import Capture, Truth
-from atoll.attacks.generators.generator_training import TrainingSettings
 from atoll.attacks.generators.stylegan2 import StyleGAN2
 from atoll.attacks.generators.trained_generator import train_generator
+from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.attacks.metrics.pixels import psnr
 from atoll.attacks.threat.observation import Mimic, Observation, observe
 from atoll.clients.data.catalog import load_dataset

@@ -1,7 +1,7 @@
 """Partitioners by name: flwr-datasets' and ours, checks of their arguments, explained errors.
 
-Their own errors speak of their arguments, or of nothing: the error that a user gets names the
-experiment's keys, with the values that they have.
+The partitioners' own errors name their arguments at best. Users get errors that name the
+experiment's keys and their values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Training units: the modules of a run that are trained apart, blocks, head and baselines.
 
-A unit is a module and a loss. It knows no other unit: what it needs of the others is in the
-shared part that it is given.
+A unit is a module and a loss. It depends on no other unit; what units share is in the shared part
+that each is given.
 """
 
 from __future__ import annotations

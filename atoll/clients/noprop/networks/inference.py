@@ -1,7 +1,7 @@
 """Inference of a NoProp network: from noise to the label, block by block.
 
-What blocks need of the images is computed first, each block alone; only the small part that
-takes z is sequential. No label is used.
+The blocks' features of the images are computed first, each block by itself; only the small part
+that takes z is sequential. No label is used.
 """
 
 from __future__ import annotations

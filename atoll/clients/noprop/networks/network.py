@@ -59,6 +59,15 @@ def _network(
 def noprop_dt(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
     """Return a NoProp-DT network: T blocks, a fixed noise schedule.
 
+    Parameters
+    ----------
+    image_shape : tuple[int, int, int]
+        Channels, height, width.
+    classes : int
+        The number of classes.
+    arguments
+        Fields of the design: ``block``, ``steps``, ``embedding``, ...
+
     Examples
     --------
     >>> from atoll.clients import noprop_dt
@@ -69,10 +78,30 @@ def noprop_dt(image_shape: tuple[int, int, int], classes: int, **arguments: Any)
 
 
 def noprop_ct(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
-    """Return a NoProp-CT network: continuous time, a learned noise schedule."""
+    """Return a NoProp-CT network: continuous time, a learned noise schedule.
+
+    Parameters
+    ----------
+    image_shape : tuple[int, int, int]
+        Channels, height, width.
+    classes : int
+        The number of classes.
+    arguments
+        Fields of the design: ``block``, ``steps``, ``embedding``, ...
+    """
     return _network("noprop-ct", image_shape, classes, arguments)
 
 
 def noprop_fm(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
-    """Return a NoProp-FM network: flow matching from noise to the label's embedding."""
+    """Return a NoProp-FM network: flow matching from noise to the label's embedding.
+
+    Parameters
+    ----------
+    image_shape : tuple[int, int, int]
+        Channels, height, width.
+    classes : int
+        The number of classes.
+    arguments
+        Fields of the design: ``block``, ``steps``, ``embedding``, ...
+    """
     return _network("noprop-fm", image_shape, classes, arguments)

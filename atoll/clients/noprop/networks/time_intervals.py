@@ -1,8 +1,8 @@
 """Time intervals of the blocks of a continuous-time network.
 
 Equal parts of [0, 1]; or, of CT, ranges of noise with equal probability as in DiffusionBlocks
-(Shing, Koyama and Akiba, ICLR 2026, arXiv 2506.14202): their noise sigma, which the signal has
-beside itself, is log-normal in training (Karras et al., "Elucidating the Design Space of
+(Shing, Koyama and Akiba, ICLR 2026, arXiv 2506.14202): their noise sigma, relative to the signal,
+is log-normal in training (Karras et al., "Elucidating the Design Space of
 Diffusion-Based Generative Models", NeurIPS 2022), and each block has the same share of it.
 """
 

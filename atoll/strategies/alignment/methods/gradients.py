@@ -155,7 +155,7 @@ class ANDMask(GradientStrategy):
     Parameters
     ----------
     tau : float
-        The agreement |mean of signs| from which on a parameter moves.
+        The agreement ``|mean of signs|`` from which on a parameter moves.
     """
 
     tau: Fraction = 1.0
@@ -186,7 +186,7 @@ class SANDMask(ANDMask):
     tau : float
         The agreement from which on a parameter moves.
     sharpness : float
-        k in max(0, tanh(k / variance * (|mean of signs| - tau))).
+        k in ``max(0, tanh(k / variance * (|mean of signs| - tau)))``.
     """
 
     sharpness: Positive = 10.0

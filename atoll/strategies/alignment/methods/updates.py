@@ -21,8 +21,8 @@ from atoll.strategies.strategy_fields import Fraction, NonNegative, NonNegativeC
 class FedGMA(AlignmentStrategy):
     """Gradient-masked averaging (Tenison et al., 2023).
 
-    The mean update is multiplied, entry by entry, by the clients' agreement |mean of signs|, or by
-    1 from ``tau`` on.
+    The mean update is multiplied, entry by entry, by the clients' agreement ``|mean of signs|``, or
+    by 1 from ``tau`` on.
 
     Parameters
     ----------

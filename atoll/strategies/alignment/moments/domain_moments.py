@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -20,10 +20,9 @@ from atoll.clients.moments.moment_messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import HessianProduct, Loss
+from atoll.strategies.alignment.moments.domain_weights import DomainWeights, Weighting
 from atoll.strategies.alignment.moments.example_rows import ExampleRows
 from atoll.strategies.alignment.moments.moment_exchange import Exchange
-
-Weighting = Literal["uniform", "examples"]
 
 
 class StoredMoments(TypedDict):
@@ -82,13 +81,11 @@ class Domains:
             for name, count in held.items():
                 present[name] += count
         self._stored = {n: s for n, s in (stored or {}).items() if n not in present}
-        self.names = tuple(sorted([*present, *self._stored]))
-        self.present = tuple(name in present for name in self.names)
-        self._count_of = {**{n: s["count"] for n, s in self._stored.items()}, **present}
-        self.counts = torch.tensor([self._count_of[n] for n in self.names], dtype=torch.float64)
-        self._weighting = weighting
-        uniform = torch.full_like(self.counts, 1 / max(1, len(self.names)))
-        self.weights = uniform if weighting == "uniform" else self.counts / self.counts.sum()
+        self._weighted = DomainWeights(
+            present, {name: own["count"] for name, own in self._stored.items()}, weighting
+        )
+        self.names, self.counts = self._weighted.names, self._weighted.counts
+        self.weights = self._weighted.weights
         self._measured: list[_Measured] = []
         self._examples: list[ExampleRows] = []
         self._spreads: list[tuple[int, Tensor]] = []
@@ -203,36 +200,19 @@ class Domains:
 
     # --- what clients get ----------------------------------------------------------------------
 
-    @property
-    def _own(self) -> list[str]:
-        """The domains that are here."""
-        return [name for name, is_here in zip(self.names, self.present, strict=True) if is_here]
-
-    @property
-    def present_share(self) -> float:
-        """The weight of the domains that are in the round, among all stored ones too; in (0, 1]."""
-        if all(self.present):
-            return 1.0
-        return float(self.weights[torch.tensor(self.present)].sum())
-
     def example_weights(self) -> dict[str, float]:
         """Return the weight of one example of each domain; 1 where domains count by examples.
 
-        The weights of the domains that are here make up a whole loss.
+        The weights of the domains in the round make up a whole loss.
         """
-        own = self._own
-        total = sum(self._count_of[name] for name in own)
-        if self._weighting == "examples":
-            return dict.fromkeys(own, 1.0)
-        # Of integers, so that equal domains have exactly 1.
-        return {name: total / (len(own) * self._count_of[name]) for name in own}
+        return self._weighted.example_weights()
 
     def terms(self, penalty: Tensor, *, quadratic: bool) -> tuple[dict[str, float], list[Term]]:
         """Return the penalty's gradient by the moments, for clients.
 
-        The loss and the penalty are of the same domains. Where some are not here, the loss of the
-        others is a whole one (1 / :attr:`present_share` of what they count for among all), and so
-        the penalty's gradient is that much longer too.
+        The loss and the penalty are of the same domains. Where some are not in the round, the loss
+        of the others is a whole one (1 / ``present_share`` of their weight among all), and so the
+        penalty's gradient is longer by that factor too.
 
         Parameters
         ----------
@@ -249,9 +229,9 @@ class Domains:
         """
         if penalty.grad_fn is None:
             return {}, []
-        torch.autograd.backward(penalty / self.present_share, retain_graph=True)
+        torch.autograd.backward(penalty / self._weighted.present_share, retain_graph=True)
         self._backpropagate_products()
-        scales = self._per_example()
+        scales = self._weighted.mean_scales()
         losses = dict.fromkeys(scales, 0.0)
         terms = []
         for index, measured in enumerate(self._measured):
@@ -263,14 +243,9 @@ class Domains:
                     losses[name] += float(gradient[self.names.index(name)]) * scale
                 continue
             terms.append(self._term(index, measured, gradient, scales, quadratic))
-        total = sum(self._count_of[name] for name in self._own)
+        total = self._weighted.examples
         terms += [asked.term(total, self.dtype) for asked in self._examples if asked.is_used]
         return losses, terms
-
-    def _per_example(self) -> dict[str, float]:
-        """Return by domain N / n_e: a client's loss is a mean over examples of all N."""
-        total = sum(self._count_of[name] for name in self._own)
-        return {name: total / self._count_of[name] for name in self._own}
 
     def _term(
         self,
@@ -347,7 +322,7 @@ class Domains:
                 if i == index:
                     exact = values.to(torch.float64)
                     sums[name] = sums[name] + exact if name in sums else exact
-        return {name: total / self._count_of[name] for name, total in sums.items()}
+        return {name: total / self._weighted.count_of[name] for name, total in sums.items()}
 
     def _remembered(self, name: str, key: str, means: Mapping[str, Tensor], store: bool) -> Tensor:
         """Return a stored moment of a domain that is not here; a cotangent of it leads nowhere."""
@@ -358,10 +333,9 @@ class Domains:
         """Return this round's moments of the domains that are here, to be stored."""
         return {
             name: StoredMoments(
-                count=self._count_of[name],
+                count=self._weighted.count_of[name],
                 server_round=server_round,
                 values={key: means[name] for key, means in self._fresh.items() if name in means},
             )
-            for name, is_here in zip(self.names, self.present, strict=True)
-            if is_here
+            for name in self._weighted.own
         }

@@ -1,7 +1,7 @@
-"""Draw docs/quickstart.svg from the quickstart's run directory.
+"""Draw docs/results/quickstart.svg from the quickstart's run directory.
 
 atoll run experiments/quickstart.toml --out runs/quickstart
-python docs/plot_quickstart.py runs/quickstart
+python docs/results/plot_quickstart.py runs/quickstart
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Draw a sweep's accuracy on one domain over the rounds: a line a method, a band over its seeds.
 
 atoll sweep experiments/colored-mnist.toml --out runs/colored-mnist
-python docs/plot_sweep.py runs/colored-mnist e0.9 docs/colored-mnist.svg
+python docs/results/plot_sweep.py runs/colored-mnist e0.9 docs/results/colored-mnist.svg
 """
 
 from __future__ import annotations

@@ -1,0 +1,53 @@
+"""Configuration of the documentation; ``make docs`` builds it, and warnings are errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+sys.path.insert(0, str(HERE.parent))
+# Guides are executed in kernels of their own, which import this checkout.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import atoll
+
+project = "Atoll"
+author = "The Atoll developers"
+copyright = "The Atoll developers"
+release = version = atoll.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "myst_nb",
+    "atoll_reference",
+]
+exclude_patterns = ["_build", "_ext", "_templates", "results/plot_*.py"]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = f"Atoll {release}"
+html_static_path = ["_static"]
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+# A guide that fails, or takes more than two minutes, fails the build.
+nb_execution_mode = "force"
+nb_execution_timeout = 120
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+# Progress of Ray and of the run.
+nb_output_stderr = "remove"
+
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
