@@ -1,8 +1,7 @@
 """The workers of a run: started on every node, kept busy, replaced when they die.
 
 The pool knows nothing of federated learning. It takes jobs from a source (``jobs.py``), gives each
-to an idle worker, and tells the source what came of it. Nodes may join and leave while it works: it
-grows onto those that join, and what was lost with one that left is done elsewhere.
+to an idle worker, and tells the source of its end. It follows nodes that join the cluster or leave.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ from atoll.platform.worker.gpu_memory import OnGpu, Shortage
 
 logger = logging.getLogger("atoll")
 
-# Seconds beside a client's own timeout that a job may take before its worker is given up.
-GRACE_SECONDS = 10.0
 # Jobs lost with their nodes for each worker, and none done meanwhile, after which jobs are blamed.
 MAX_LOST_WITH_NODES = 4
 # How long the thread that drives the pool waits at a time where others may bring it more to do.
@@ -95,8 +92,7 @@ class WorkerPool:
         self._running: dict[Any, RunningJob] = {}
         self._node_of: dict[str, str] = {}
         self.bytes_brought: Counter[str] = Counter()
-        self._lost_with_nodes = 0
-        self.deaths = 0
+        self._lost_with_nodes = self.deaths = 0
         self._turns = Turns()
         self.is_shared = False
         for _ in range(size):
@@ -290,15 +286,12 @@ class WorkerPool:
         self._kill_overdue()
 
     def _take_started(self, reference: Any) -> None:
-        started = self._starts.take(reference)
-        if started is None:
-            return
-        worker, place = started
-        worker.pid, worker.node = place["pid"], place["node"]
-        self.sharing.place(worker.name, worker.node, place["gpus"])
-        self._node_of[worker.name] = worker.node
-        self.bytes_brought[worker.node] += place["bytes_brought"]
-        self._idle.append(worker)
+        worker = self._starts.take(reference)
+        if worker is not None:
+            self.sharing.place(worker.name, worker.node, worker.gpus)
+            self._node_of[worker.name] = worker.node
+            self.bytes_brought[worker.node] += worker.bytes_brought
+            self._idle.append(worker)
 
     def _take_result(self, reference: Any) -> None:
         if reference not in self._running:
@@ -391,9 +384,8 @@ class WorkerPool:
 
     def _abandon_running(self, source: JobSource, *, replace: bool = True) -> None:
         """Stop the workers that are at work for ``source``."""
-        for worker in self._busy():
-            if self._running[worker.jobs[0]].source is not source:
-                continue
+        own = [w for w in self._busy() if self._running[w.jobs[0]].source is source]
+        for worker in own:
             if replace:
                 self._replace(worker)
             else:

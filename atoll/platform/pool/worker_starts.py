@@ -72,8 +72,8 @@ class WorkerStarts:
         for reference in list(self.pending)[::-1][: max(0, count)]:
             ray.kill(self.pending.pop(reference).actor)
 
-    def take(self, reference: Any) -> tuple[WorkerHandle, dict[str, Any]] | None:
-        """Return a worker that has started, and where it is; start another if it has died.
+    def take(self, reference: Any) -> WorkerHandle | None:
+        """Return a worker that has started; if it has died, start another.
 
         Raises
         ------
@@ -93,7 +93,9 @@ class WorkerStarts:
             self.start()
             return None
         self._failed = 0
-        return worker, place
+        worker.pid, worker.node = place["pid"], place["node"]
+        worker.gpus, worker.bytes_brought = place["gpus"], place["bytes_brought"]
+        return worker
 
     @property
     def patience(self) -> float:
