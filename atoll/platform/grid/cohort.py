@@ -19,13 +19,14 @@ from atoll.platform.grid.node_sums import Merge, Traffic
 from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange
 from atoll.platform.messages.outcome import Failure, Outcome
 from atoll.platform.pool.jobs import Job
-from atoll.platform.pool.worker_pool import GRACE_SECONDS
 from atoll.platform.worker.gpu_memory import Shortage
 
 # Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.
 MAX_DEATHS = 2
 # Chunks that take next to no time are sent several a job, up to about this much work.
 SECONDS_A_JOB = 0.25
+# Seconds beside its clients' own timeouts that a job may take before its worker is given up.
+GRACE_SECONDS = 10.0
 # How far ahead in the queue a worker's own clients are looked for.
 LOOK_AHEAD = 64
 

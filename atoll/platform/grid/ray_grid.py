@@ -30,8 +30,7 @@ from atoll.platform.grid.node_ids import NodeIds
 from atoll.platform.grid.node_queues import NodeQueues
 from atoll.platform.grid.stream import Stream
 from atoll.platform.grid.vectorization import VectorizationChoice
-from atoll.platform.pool.worker_pool import WorkerPool
-from atoll.platform.worker.worker_setup import worker_setup
+from atoll.platform.pool.pool_start import start_pool
 
 if TYPE_CHECKING:
     from atoll.platform.grid.message_capture import CaptureRecorder
@@ -106,7 +105,14 @@ class RayGrid(Grid):
         assert cluster is not None
         try:
             self._room = _room_of(config, cluster, num_nodes)
-            self.pool = _pool_of(config, client_app, self._room, cluster)
+            self.pool = start_pool(
+                client_app,
+                self._room,
+                run_config=config.run_config,
+                threads=config.threads_per_worker,
+                data=config.data,
+                label=config.name,
+            )
         except BaseException:
             cluster.request.withdraw()
             if self._own_cluster is not None:
@@ -331,34 +337,6 @@ def _room_of(config: GridConfig, cluster: Cluster, num_nodes: int) -> Room:
         config.gpus_per_worker,
         config.nodes_timeout,
         num_nodes,
-    )
-
-
-def _pool_of(
-    config: GridConfig,
-    client_app: ClientApp | Callable[[], ClientApp],
-    room: Room,
-    cluster: Cluster,
-) -> WorkerPool:
-    """Start the workers that fit."""
-    allocation = room.first()
-    setup = worker_setup(
-        client_app,
-        config.run_config or {},
-        config.threads_per_worker,
-        gpu=allocation.gpus > 0,
-        data=config.data,
-    )
-    return WorkerPool(
-        setup,
-        allocation.workers,
-        allocation.cpus,
-        allocation.gpus,
-        config.name,
-        measure_gpus=config.gpus_per_worker == "auto",
-        # A Ray that was started here stays as it is.
-        look=None if cluster.started else room.look,
-        start_timeout=config.nodes_timeout,
     )
 
 

@@ -76,7 +76,7 @@ def test_workers_and_their_tasks_are_named_by_their_work() -> None:
 def test_workers_that_shared_the_cpus_are_spread_anew_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("atoll.platform.pool.worker_pool.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("atoll.platform.pool.cluster_watch.LOOK_SECONDS", 0.0)
     nodes = frozenset(node["NodeID"] for node in ray.nodes())
     allowed = [Allocation(1, 0.5, 0.0, nodes)]
     setup = worker_setup(ClientApp, {}, 1, gpu=False)
