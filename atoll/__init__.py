@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from atoll.platform.attack_runs.label_counts import LabelsRun, run_labels
     from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
     from atoll.platform.config.experiment import Experiment, load_experiment
+    from atoll.platform.grid.grid_config import GridConfig
     from atoll.platform.grid.ray_grid import RayGrid
-    from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+    from atoll.platform.rounds.round_loop import run_rounds
+    from atoll.platform.rounds.round_options import RoundOptions
     from atoll.platform.run_directory.checkpoint import parameters_sha256
     from atoll.platform.runs.federation_run import RunResult, resume, run
     from atoll.platform.runs.layerwise.layerwise_run import network_arrays
@@ -51,6 +53,7 @@ __all__ = [
     "DataUnavailableError",
     "EngineError",
     "Experiment",
+    "GridConfig",
     "InvalidExperimentError",
     "LabelsRun",
     "Observer",
@@ -98,8 +101,10 @@ _MODULES = {
     "atoll.platform.attack_runs.label_counts": ("LabelsRun", "run_labels"),
     "atoll.platform.callbacks.observers": ("Observer", "RoundRecord", "RunInfo"),
     "atoll.platform.config.experiment": ("Experiment", "load_experiment"),
+    "atoll.platform.grid.grid_config": ("GridConfig",),
     "atoll.platform.grid.ray_grid": ("RayGrid",),
-    "atoll.platform.rounds.round_loop": ("RoundOptions", "run_rounds"),
+    "atoll.platform.rounds.round_loop": ("run_rounds",),
+    "atoll.platform.rounds.round_options": ("RoundOptions",),
     "atoll.platform.run_directory.checkpoint": ("parameters_sha256",),
     "atoll.platform.runs.federation_run": ("RunResult", "run", "resume"),
     "atoll.platform.runs.layerwise.layerwise_run": ("network_arrays",),

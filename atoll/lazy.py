@@ -1,4 +1,4 @@
-"""Lazy public names of a package: a name's module is imported at its first use.
+"""Lazy imports: public names of a package, and large modules, are imported at their first use.
 
 ``import atoll`` must stay quick: the modules behind its names load PyTorch, Flower and Ray.
 """
@@ -40,3 +40,22 @@ def attach(
         return sorted({*vars(sys.modules[package]), *homes})
 
     return get, names
+
+
+class LazyModule:
+    """A module's stand-in, which imports it when an attribute is first asked for.
+
+    Parameters
+    ----------
+    name : str
+        The module's full name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            # What copies, pickles or inspects the stand-in asks for these; none is the module's.
+            raise AttributeError(attribute)
+        return getattr(importlib.import_module(self._name), attribute)

@@ -31,7 +31,8 @@ from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.ledger import Ledger
 from atoll.platform.runs.federation import Federation, domain_of, write_partition
 from benchmarks.engines.synthetic import Synthetic

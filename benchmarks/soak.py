@@ -33,7 +33,8 @@ from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from benchmarks.own_ray import own_ray
 

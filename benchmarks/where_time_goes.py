@@ -21,7 +21,8 @@ from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.model_building import build_model
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import RoundOptions
 from benchmarks.engines import synthetic
 from benchmarks.workloads import WORKLOADS, data_of, spec_of
 

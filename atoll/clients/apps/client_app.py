@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
+from atoll.clients.apps.batch_app import BatchClientApp
 from atoll.clients.apps.client_spec import ClientSpec as ClientSpec
 from atoll.clients.apps.client_spec import RoundExamples
 from atoll.clients.apps.local_clients import clients_of
@@ -23,21 +24,14 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import EngineError
 
 
-class FederatedClientApp(ClientApp):
+class FederatedClientApp(BatchClientApp):
     """A ClientApp whose clients can also train together, as one batch.
 
     Parameters
     ----------
     spec : ClientSpec
         The federation.
-
-    Attributes
-    ----------
-    summed_by : str
-        The metric by which :meth:`train_and_sum` weighs clients.
     """
-
-    summed_by = "num-examples"
 
     def __init__(self, spec: ClientSpec) -> None:
         mods = find_mods(spec.client.mods)
@@ -72,23 +66,7 @@ class FederatedClientApp(ClientApp):
     def train_and_sum(
         self, message: Message, contexts: list[Context], *, vectorized: bool
     ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
-        """Train several clients that got the same message, for the sum of their models alone.
-
-        Parameters
-        ----------
-        message : Message
-            The training message that each of them got.
-        contexts : list[Context]
-            The clients.
-        vectorized : bool
-            Whether they train together; if not, the sum has the bits of their answers' sum.
-
-        Returns
-        -------
-        tuple[WeightedSum, list[MetricRecord], list[float]]
-            The sum of their models, each times its examples; and per client the metrics that it
-            would have answered with, and the seconds that it took.
-        """
+        """Train several clients for the sum of their models, as the base class says."""
         partitions = [partition_of(context) for context in contexts]
         clients = self._clients.vectorized if vectorized else self._clients
         summed, seconds = clients.train_and_sum(message, partitions)

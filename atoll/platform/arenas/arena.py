@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tomli_w
 
+from atoll.attacks.arena.arena_job import Conditions, Job, prepare_process
+from atoll.attacks.arena.arena_run import JobEnd, run_jobs, table_of
+from atoll.attacks.arena.result_store import JobStore
 from atoll.credentials import tables_without_credentials
 from atoll.errors import CaptureError, RunDirectoryError
 from atoll.files.recorded import (
@@ -26,17 +28,14 @@ from atoll.platform.arenas.arena_checks import check_available
 from atoll.platform.arenas.arena_plan import Arena, jobs_of
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.pool.task_map import TaskMap
+from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_files import read_result
 from atoll.platform.run_directory.run_lock import RunLock, is_free
 from atoll.platform.sweeps.preflight import check_trials
 from atoll.platform.sweeps.sweep import OnEnd, run_sweep
 from atoll.platform.sweeps.trials import TRIALS
-
-if TYPE_CHECKING:
-    from atoll.attacks.arena.arena_job import Conditions, Job
-    from atoll.attacks.arena.arena_run import JobEnd
-    from atoll.attacks.arena.result_store import JobStore
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
@@ -113,8 +112,6 @@ def run_arena(
     >>> result = run_arena(arena, Path("runs/arena"))  # doctest: +SKIP
     >>> result.report  # doctest: +SKIP
     """
-    from atoll.attacks.arena.result_store import JobStore
-
     check_available(arena)
     check_trials(arena.federations.trials)
     lock = RunLock(directory)
@@ -167,10 +164,6 @@ def _attack(
     cluster: Cluster,
     on_job: Callable[[JobEnd], None],
 ) -> dict[str, str]:
-    from atoll.attacks.arena.arena_job import prepare_process
-    from atoll.attacks.arena.arena_run import run_jobs
-    from atoll.platform.pool.task_map import TaskMap
-
     settings = arena.settings
     timeout = arena.federations.base.ray.nodes_timeout
     room = Room(cluster, "auto", settings.cpus_per_job, settings.gpus_per_job, timeout)
@@ -190,9 +183,6 @@ def _finish(
     store: JobStore,
     failed: dict[str, str],
 ) -> ArenaResult:
-    from atoll.attacks.arena.arena_run import table_of
-    from atoll.platform.reports.arena_report import write_arena_report
-
     rows = table_of(jobs, conditions, store)
     write_recorded_rows(directory / RESULTS, rows)
     keys = [key for job in jobs if (key := job.key(conditions)) in store]

@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from atoll.attacks.arena.applicability import check_fits
+from atoll.attacks.base.attack import Attack
+from atoll.attacks.base.attack_building import build_attack, find_attack
+from atoll.attacks.captures.capture import FederationInfo
+from atoll.clients.models.model_building import build_model
+from atoll.clients.mods import check_mods
+from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import AtollError, InvalidExperimentError, UntrustedCodeError
+from atoll.platform.config.client_mods import with_references
+from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.validation import describe_problems
 from atoll.platform.sweeps.sweep_plan import Sweep, dataset_of
 
 if TYPE_CHECKING:
-    from atoll.attacks.base.attack import Attack
-    from atoll.attacks.captures.capture import FederationInfo
     from atoll.platform.arenas.arena_plan import Arena, ArenaSettings
-    from atoll.platform.config.experiment import Experiment
 
 # Beyond this an arena is a mistake.
 MAX_JOBS = 1_000_000
@@ -38,8 +44,6 @@ def check_labels(settings: ArenaSettings) -> None:
 
 def check_attacks(settings: ArenaSettings) -> None:
     """Refuse attacks that are unknown, and settings that they do not take."""
-    from atoll.attacks.base.attack_building import build_attack, find_attack
-
     for label, table in settings.attacks.items():
         key = f"arena.attacks.{label}"
         name = table.get("name", label)
@@ -80,10 +84,6 @@ def check_size(settings: ArenaSettings, federations: Sweep) -> None:
 
 def check_models(federations: Sweep) -> None:
     """Refuse defenses that lack something in the models that they would act on."""
-    from atoll.clients.models.model_building import build_model
-    from atoll.clients.mods import check_mods
-    from atoll.platform.config.client_mods import with_references
-
     seen: list[tuple[Any, Any]] = []
     for trial in federations.trials:
         experiment = trial.experiment
@@ -112,8 +112,6 @@ def check_available(arena: Arena) -> None:
     InvalidExperimentError
         Naming the attack and what is missing.
     """
-    from atoll.attacks.base.attack_building import build_attack
-
     for label, table in arena.settings.attacks.items():
         own = {k: v for k, v in table.items() if k != "name"}
         attack = build_attack(str(table.get("name", label)), own, f"arena.attacks.{label}.name")
@@ -129,9 +127,6 @@ def _check_fits_one(arena: Arena, attack: Attack) -> None:
 
     One that fits some of them is run on these; its other jobs fail, and say why.
     """
-    from atoll.attacks.arena.applicability import check_fits
-    from atoll.clients.noprop.noprop_settings import is_noprop
-
     experiments = [trial.experiment for trial in arena.federations.trials]
     if any(is_noprop(experiment.model) for experiment in experiments):
         # Which layers a client is sent is known when it is sent them.
@@ -163,9 +158,6 @@ def _clients_of(experiments: Sequence[Experiment]) -> Iterator[tuple[FederationI
 
 
 def _info_of(experiment: Experiment) -> FederationInfo:
-    from atoll.attacks.captures.capture import FederationInfo
-    from atoll.platform.config.client_mods import with_references
-
     dataset = dataset_of(experiment)
     return FederationInfo(
         dataset=dataset.name,

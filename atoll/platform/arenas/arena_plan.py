@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from atoll.attacks.arena.arena_job import Conditions, Job
+from atoll.attacks.base.attack_building import can_adapt, find_attack
+from atoll.attacks.captures.capture_files import find_captures
+from atoll.attacks.defenses.adaptive import defenses_of
 from atoll.clients.ranges import Count, Examples, Processors, Seed
 from atoll.clients.settings import Section
 from atoll.errors import CaptureError, InvalidExperimentError
 from atoll.platform.arenas.arena_checks import check_attacks, check_labels, check_models, check_size
+from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.config.validation import describe_problems
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
 from atoll.trust import CodeUse, uses_in
-
-if TYPE_CHECKING:
-    from atoll.attacks.arena.arena_job import Conditions, Job
 
 
 class ArenaSettings(Section):
@@ -106,8 +108,6 @@ class Arena:
         trust_code : bool
             Whether captures may name code that the arena's file does not.
         """
-        from atoll.attacks.arena.arena_job import Conditions
-
         settings = self.settings
         return Conditions(
             dataset=dataset_of(self.federations.base).directory,
@@ -120,8 +120,6 @@ class Arena:
 
     def _code(self) -> frozenset[CodeUse]:
         """Return the code that captures of the federations may name."""
-        from atoll.platform.config.client_mods import with_references
-
         experiments = [trial.experiment for trial in self.federations.trials]
         tables = [
             {
@@ -185,8 +183,6 @@ def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None)
     accuracy : float or None
         The server's, at the end of the run, for the rows.
     """
-    from atoll.attacks.arena.arena_job import Job
-
     labels = {
         "defense": trial.method,
         "setting": _setting_of(trial),
@@ -216,8 +212,6 @@ def _setting_of(trial: Trial) -> str:
 
 def _victims(arena: Arena, trial: Trial, directory: Path) -> Iterator[tuple[Path, ...]]:
     """Yield what is attacked: each round's first captures, or all of them where sums are seen."""
-    from atoll.attacks.captures.capture_files import find_captures
-
     try:
         found = find_captures(directory)
     except CaptureError as error:
@@ -250,10 +244,6 @@ def _attackers(
 
     What clients' defenses left in an update cannot be read off a sum over clients.
     """
-    from atoll.attacks.base.attack_building import can_adapt, find_attack
-    from atoll.attacks.defenses.adaptive import defenses_of
-    from atoll.platform.config.client_mods import with_references
-
     defenses = defenses_of(with_references(trial.experiment.client))
     is_mimicked = any(defense.is_mimicked for defense in defenses)
     is_mimicked = is_mimicked and trial.method not in arena.settings.sums

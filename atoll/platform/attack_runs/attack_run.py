@@ -39,6 +39,7 @@ from atoll.platform.config.experiment import parse_value
 from atoll.platform.config.validation import describe_problems
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
+from atoll.platform.runs.session import new_run_directory
 from atoll.trust import Ask, CodeUse, admitted, references_in, refuse, uses_in
 
 logger = logging.getLogger("atoll")
@@ -189,7 +190,6 @@ def run_attack(
     >>> attacked.means()["psnr"]  # doctest: +SKIP
     """
     # The session module loads Ray, which nothing else here needs.
-    from atoll.platform.runs.session import new_run_directory
 
     check_run_directory(run_directory)
     if device != "cpu" and not torch.cuda.is_available():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -125,8 +126,6 @@ class _TrainingProgress:
 
 
 def _save_grid(images: torch.Tensor, columns: int, path: Path) -> None:
-    from PIL import Image
-
     rows = images.clamp(0, 1).reshape(-1, columns, *images.shape[1:])
     _, _, channels, height, width = rows.shape
     grid = rows.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, columns * width, channels)

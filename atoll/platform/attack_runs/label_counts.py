@@ -26,6 +26,7 @@ from atoll.errors import CaptureError
 from atoll.files.atomic import replacing
 from atoll.platform.attack_runs.attack_run import ATTACKS_FOLDER, dataset_of, uses_of
 from atoll.platform.run_directory.run_files import check_run_directory
+from atoll.platform.runs.session import new_run_directory
 from atoll.trust import Ask, admitted, refuse
 
 MESSAGES, ROWS = "query.moments", "labels.parquet"
@@ -103,7 +104,6 @@ def run_labels(
         If nothing was captured that holds head gradients, or the head does not give counts.
     """
     # The session module loads Ray, which nothing else here needs.
-    from atoll.platform.runs.session import new_run_directory
 
     check_run_directory(run_directory)
     captures = [read_capture(path) for path in find_captures(run_directory, MESSAGES)]

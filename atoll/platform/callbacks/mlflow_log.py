@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
 import os
@@ -19,13 +18,19 @@ from atoll.errors import AtollError, EngineError, InvalidExperimentError
 from atoll.files.manifests import read_verified
 from atoll.files.reading import Line, parse_json
 from atoll.files.recorded import write_recorded_json
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.lazy import LazyModule
+from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
 logger = logging.getLogger("atoll")
 
 EXPERIMENT, NOTE = "atoll", "mlflow.json"
 # MLflow takes at most so many parameters a call, and values of at most so many characters.
 PARAMETERS_A_CALL, LONGEST_VALUE = 100, 500
+
+
+tracking = LazyModule("mlflow.tracking")
+exceptions = LazyModule("mlflow.exceptions")
+entities = LazyModule("mlflow.entities")
 
 
 def check_installed() -> None:
@@ -50,7 +55,7 @@ class _Note(BaseModel):
     run_id: Line
 
 
-class MLflowLog:
+class MLflowLog(Observer):
     """Writes parameters and a step a round to an MLflow server (an observer).
 
     A run that is resumed goes on in the same MLflow run: its id is kept in the run directory.
@@ -73,16 +78,13 @@ class MLflowLog:
     def __init__(self, directory: Path, server: bool | str, config: Mapping[str, Any]) -> None:
         # Its usage data would go out to a server of MLflow's makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        tracking: Any = importlib.import_module("mlflow.tracking")
-        self._failure: Any = importlib.import_module("mlflow.exceptions").MlflowException
-        self._entities: Any = importlib.import_module("mlflow.entities")
         self._server = server
         self._directory = directory
         self._config = tables_without_credentials(config)
         try:
             self._client = tracking.MlflowClient(server if isinstance(server, str) else None)
             self._run_id = self._open(directory / NOTE)
-        except self._failure as error:
+        except exceptions.MlflowException as error:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> AtollError:
@@ -103,7 +105,7 @@ class MLflowLog:
         name = str(self._config["run"]["name"])
         run_id = str(self._client.create_run(experiment, run_name=name).info.run_id)
         parameters = [
-            self._entities.Param(key, str(value)[:LONGEST_VALUE])
+            entities.Param(key, str(value)[:LONGEST_VALUE])
             for key, value in _flattened(self._config)
         ]
         for start in range(0, len(parameters), PARAMETERS_A_CALL):
@@ -128,7 +130,7 @@ class MLflowLog:
         }
         now = int(time.time() * 1000)
         metrics = [
-            self._entities.Metric(f"{group}/{name}", float(value), now, record.server_round)
+            entities.Metric(f"{group}/{name}", float(value), now, record.server_round)
             for group, some in groups.items()
             for name, value in some.items()
             if isinstance(value, int | float)
@@ -148,7 +150,7 @@ class MLflowLog:
         """Warn of what the server does not take; it is in the ledger, too, so no run ends."""
         try:
             yield
-        except self._failure as error:
+        except exceptions.MlflowException as error:
             logger.warning("%s is not in MLflow: %s", what, without_credentials(str(error)))
 
 

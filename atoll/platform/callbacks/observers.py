@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 MetricValues = Mapping[str, "float | list[float]"]
 
@@ -101,11 +101,17 @@ class RoundRecord:
     gpus: Sequence[Mapping[str, Any]] = ()
 
 
-class Observer(Protocol):
-    """Is told of a run."""
+class Observer:
+    """Is told of a run; a subclass overrides what it wants to know of."""
 
     def on_start(self, run: RunInfo) -> None:
         """Take note that the rounds begin."""
+
+    def on_clients(self, kind: str, ended: int, of: int) -> None:
+        """Take note that so many clients of an exchange have ended."""
+
+    def on_part(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Take note that a part of a layer-wise run has ended a round."""
 
     def on_round(self, record: RoundRecord) -> None:
         """Take note of a round's end."""

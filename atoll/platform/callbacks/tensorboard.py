@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.lazy import LazyModule
+from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+
+tensorboard = LazyModule("tensorboardX")
 
 
-class TensorBoardLog:
+class TensorBoardLog(Observer):
     """Writes scalars to ``RUN_DIR/tensorboard`` (an observer).
 
     Parameters
@@ -19,9 +22,7 @@ class TensorBoardLog:
     """
 
     def __init__(self, directory: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(directory / "tensorboard"))
+        self._writer = tensorboard.SummaryWriter(str(directory / "tensorboard"))
 
     def on_start(self, run: RunInfo) -> None:
         """Note the run."""

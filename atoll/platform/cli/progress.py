@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
 # Without a terminal, at most one line in so many seconds.
 LINE_SECONDS = 1.0
 
 
-class ConsoleProgress:
+class ConsoleProgress(Observer):
     """A live bar on a terminal, plain lines elsewhere; a table at the end (an observer).
 
     Parameters

@@ -42,10 +42,11 @@ def run(
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
         from atoll.platform.config.experiment import load_experiment
+
+        # Before PyTorch is loaded: a file with an error in it is refused at once.
+        experiment = load_experiment(file, settings_of(overrides, workers))
         from atoll.platform.runs.federation_run import run as run_experiment
 
-        settings = settings_of(overrides, workers)
-        experiment = load_experiment(file, settings)
         log_to_terminal(experiment.log.level)
         quiet_flower()
         observers = console_observers(experiment.log.progress, directories)

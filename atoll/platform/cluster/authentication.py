@@ -7,7 +7,6 @@ Ray keeps its mode and its token in a process lies in its internals; only this m
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import grpc
+import ray
+from ray._common.tls_utils import load_certs_from_env
 from ray.core.generated.gcs_service_pb2 import GetClusterIdReply, GetClusterIdRequest
 from ray.exceptions import AuthenticationError
 
@@ -181,8 +182,7 @@ def _takes(address: str, found: str | None, where: str) -> bool:
 def _channel(address: str) -> Any:
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return grpc.insecure_channel(address)
-    tls: Any = importlib.import_module("ray._common.tls_utils")
-    chain, key, authority = tls.load_certs_from_env()
+    chain, key, authority = load_certs_from_env()
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority, key, chain))
 
 
@@ -206,11 +206,9 @@ def _set_mode(mode: str) -> None:
 
 def _refresh() -> None:
     """Let Ray's native part look again at the environment: the mode first, then the token."""
-    raylet: Any = importlib.import_module("ray._raylet")
-    raylet.Config.initialize("")
+    ray._raylet.Config.initialize("")
     _loader().reset_cache()
 
 
 def _loader() -> Any:
-    raylet: Any = importlib.import_module("ray._raylet")
-    return raylet.AuthenticationTokenLoader.instance()
+    return ray._raylet.AuthenticationTokenLoader.instance()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray._private import ray_constants, services
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
@@ -216,7 +216,6 @@ def _connect(address: str) -> None:
         If no Ray answers, it does not take this process's token, or does not let it in.
     """
     where = f"ray.address = {address!r}"
-    services: Any = importlib.import_module("ray._private.services")
     try:
         with ExitStack() as undo:
             if "://" not in address:
@@ -266,14 +265,13 @@ def _on_loopback() -> Iterator[None]:
     That is its own way on macOS and Windows, where nodes do not form clusters. On Linux its
     servers would listen on every address of the machine, without any authentication.
     """
-    constants: Any = importlib.import_module("ray._private.ray_constants")
-    before = constants.ENABLE_RAY_CLUSTER, os.environ.get(CLUSTER_SWITCH)
-    constants.ENABLE_RAY_CLUSTER = False
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(CLUSTER_SWITCH)
+    ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ[CLUSTER_SWITCH] = "0"
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
         os.environ.pop(CLUSTER_SWITCH)
         if before[1] is not None:
             os.environ[CLUSTER_SWITCH] = before[1]
@@ -282,7 +280,6 @@ def _on_loopback() -> Iterator[None]:
 @contextmanager
 def patient_start() -> Iterator[None]:
     """Within this context a raylet has :data:`START_SECONDS` to start."""
-    services: Any = importlib.import_module("ray._private.services")
     ask = services.get_node
 
     def get_node(*arguments: Any) -> Any:

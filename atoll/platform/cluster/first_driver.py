@@ -7,10 +7,11 @@ Python's lock held, so that nothing in it can end the wait. Later drivers are le
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
-from typing import Any
+
+import ray
+from ray._private import services
 
 from atoll.errors import EngineError
 
@@ -64,8 +65,6 @@ def let_one_go_first(address: str, where: str) -> None:
 
 def _has_had_drivers(address: str) -> bool:
     """Tell whether a driver has registered on this node of the cluster."""
-    raylet: Any = importlib.import_module("ray._raylet")
-    services: Any = importlib.import_module("ray._private.services")
     here = services.get_node_ip_address(address)
-    jobs = raylet.GcsClient(address=address).get_all_job_info(timeout=WAIT_SECONDS)
+    jobs = ray._raylet.GcsClient(address=address).get_all_job_info(timeout=WAIT_SECONDS)
     return any(job.driver_ip_address == here for job in jobs.values())

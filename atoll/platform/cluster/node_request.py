@@ -19,9 +19,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from atoll.lazy import LazyModule
 from atoll.platform.cluster.autoscaler import AutoscalerReport, NoAutoscaler, read_report
 
 logger = logging.getLogger("atoll")
+# It brings the whole autoscaler along, which no process but the keeper needs.
+autoscaler_sdk = LazyModule("ray.autoscaler.sdk")
 
 KEEPER = {"name": "node-requests", "namespace": "atoll"}
 # Seconds between renewals, and after which a lease that was not renewed ends.
@@ -173,11 +176,8 @@ class Keeper:
             self._ask()
 
     def _ask(self) -> None:
-        # It brings the whole autoscaler along, which no other process needs.
-        from ray.autoscaler.sdk import request_resources
-
         self._seen = set()
-        request_resources(bundles=self._wanted[: self._search.asked])
+        autoscaler_sdk.request_resources(bundles=self._wanted[: self._search.asked])
 
     def _take_answer(self) -> None:
         report = read_report()

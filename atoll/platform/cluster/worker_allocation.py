@@ -55,7 +55,17 @@ class Room:
         self._share = 0.0 if gpus == "auto" else gpus
         self._cluster = cluster
         self._workers, self._cpus, self._gpus = workers, cpus, gpus
-        self._timeout = timeout
+        self.timeout = timeout
+
+    @property
+    def measures_gpus(self) -> bool:
+        """Whether what the first worker on a GPU needs decides how many work on it."""
+        return self._gpus == "auto"
+
+    @property
+    def can_change(self) -> bool:
+        """Whether nodes may join and leave: a Ray that was started here stays as it is."""
+        return not self._cluster.started
 
     @classmethod
     def of(cls, cluster: Cluster, settings: RaySettings) -> Room:
@@ -116,15 +126,15 @@ class Room:
             if request.is_vain:
                 raise InvalidExperimentError(f"{refused}; nor can its autoscaler bring such a node")
             said = _said()
-            if waited > self._timeout:
+            if waited > self.timeout:
                 raise EngineError(
                     f"{refused}; its autoscaler has brought no such node within "
-                    f"ray.nodes_timeout = {self._timeout:g} s ({said})"
+                    f"ray.nodes_timeout = {self.timeout:g} s ({said})"
                 )
             if request.has_autoscaler and said != told:
                 logger.info(
                     "waiting up to %g s for nodes that hold %s (%s)",
-                    self._timeout,
+                    self.timeout,
                     self._describe(),
                     said,
                 )

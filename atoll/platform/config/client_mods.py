@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flwr.serverapp.strategy import Strategy
+
 from atoll.attacks.defenses import REFERENCES
+from atoll.attacks.defenses.order import check_order
 from atoll.clients.mods import CLIENT_MODS, KEY, as_settings, find_mods
 from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
+from atoll.platform.config.combinations import check_combinations
+from atoll.platform.config.strategy_wrappers import check_wrapped
 from atoll.registry import Registry
+from atoll.strategies.sec_agg_plus import SecAggPlus
 
 if TYPE_CHECKING:
-    from flwr.serverapp.strategy import Strategy
-
     from atoll.platform.config.experiment import Experiment
 
 MODS: Registry[Any] = Registry("mod", {**CLIENT_MODS, **REFERENCES})
@@ -45,11 +49,6 @@ def check_mods_of(experiment: Experiment, strategy: Strategy) -> None:
     InvalidExperimentError
         With the mod's name and what was expected.
     """
-    from atoll.attacks.defenses.order import check_order
-    from atoll.platform.config.combinations import check_combinations
-    from atoll.platform.config.strategy_wrappers import check_wrapped
-    from atoll.strategies.sec_agg_plus import SecAggPlus
-
     named = named_mods(experiment.client)
     check_order([mod for _, mod in named])
     names = [name for name, _ in named]

@@ -11,7 +11,9 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from atoll.clients.noprop.noprop_settings import is_noprop
@@ -19,9 +21,6 @@ from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import mean_loss
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from atoll.platform.config.experiment import Experiment
 
 logger = logging.getLogger("atoll")

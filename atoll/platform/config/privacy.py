@@ -11,20 +11,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+import numpy as np
 from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
 
 from atoll.attacks.defenses.dp_sgd import DPSGD
 from atoll.attacks.defenses.local_dp import LocalDP
 from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 logger = logging.getLogger("atoll")
 

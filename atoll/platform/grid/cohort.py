@@ -7,41 +7,28 @@ run one a job: the one that kills its worker again (twice) is an error, the othe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.platform.grid.node_sums import LeftSum, Merge, NodeSums, Traffic
-from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange, Outcome
-from atoll.platform.messages.packing import parts_of, unpack
+from atoll.platform.grid.cohort_sums import CohortSums, Places
+from atoll.platform.grid.node_sums import Merge, Traffic
+from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange
+from atoll.platform.messages.outcome import Failure, Outcome
 from atoll.platform.pool.jobs import Job
-from atoll.platform.pool.worker_pool import GRACE_SECONDS
 from atoll.platform.worker.gpu_memory import Shortage
-from atoll.platform.worker.sum_tree import TreeSum
 
 # Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.
 MAX_DEATHS = 2
 # Chunks that take next to no time are sent several a job, up to about this much work.
 SECONDS_A_JOB = 0.25
+# Seconds beside its clients' own timeouts that a job may take before its worker is given up.
+GRACE_SECONDS = 10.0
 # How far ahead in the queue a worker's own clients are looked for.
 LOOK_AHEAD = 64
-
-
-class Places(Protocol):
-    """Where workers are (a worker pool)."""
-
-    @property
-    def here(self) -> str:
-        """The driver's node."""
-
-    def nodes(self) -> Collection[str]:
-        """Return the nodes that have workers."""
-
-    def node_of(self, worker: str) -> str:
-        """Return a worker's node."""
 
 
 class Cohort:
@@ -92,7 +79,7 @@ class Cohort:
         places: Mapping[tuple[int, ...], str] = MappingProxyType({}),
         one_at_a_time: bool = False,
         on_progress: Callable[[int], None] = lambda ended: None,
-        on_ended: Callable[[list[Outcome]], None] = lambda outcomes: None,
+        on_ended: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
     ) -> None:
         self._exchange = exchange
         self._contents = contents
@@ -110,17 +97,10 @@ class Cohort:
         self._deaths: dict[int, int] = {}
         self._deaths_alone: dict[int, int] = {}
         self._outcomes: dict[int, Outcome] = {}
-        self._sums: dict[int, WeightedSum] = {}
         self._missing = {chunk.index: len(chunk) for chunk in chunks}
-        self._isolated: set[int] = set()
         self._ended = 0
         self.at_once: int | None = None
-        self._tree = TreeSum(len(chunks))
-        self.traffic = Traffic()
-        self._node_sums: NodeSums | None = None
-        if one_at_a_time and exchange.sum_replies:
-            self._node_sums = NodeSums(len(chunks), workers.here, workers.nodes, self.traffic)
-        self._left: dict[int, LeftSum] = {}
+        self._sums = CohortSums(exchange, chunks, workers, stay_on_nodes=one_at_a_time)
         self._under_way = 0
         self._measured: list[float] = []
         for chunk in chunks:
@@ -132,13 +112,18 @@ class Cohort:
     @property
     def finished(self) -> bool:
         """Whether every client has come to an end, and the driver has the sum; or none will."""
-        has_sum = self._node_sums is None or self._node_sums.is_empty
-        return self.at_once is not None or (self._ended == len(self._chunks) and has_sum)
+        is_done = self._ended == len(self._chunks) and self._sums.are_here
+        return self.at_once is not None or is_done
 
     @property
     def total(self) -> WeightedSum:
         """The weighted sum of all replies that match, once finished."""
-        return self._tree.total
+        return self._sums.total
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes of sums between the cluster's nodes."""
+        return self._sums.traffic
 
     @property
     def chunk_seconds(self) -> float | None:
@@ -160,14 +145,14 @@ class Cohort:
         """Take back a job's chunks; nothing speaks against them."""
         self._under_way -= 1
         if isinstance(job.payload, Merge):
-            self._give_back(job.payload, lost=False)
+            self._sums.give_back(job.payload, lost=False)
         else:
             self._queue.extendleft(reversed(job.payload))
         self._gather()
 
     def next_job(self, workers: int, worker: str) -> Job | None:
         """Return the next chunk, or several if they are short; or sums that can be added up."""
-        job = self._merge_job(worker)
+        job = self._sums.merge_job(worker)
         if job is None and not self._queue:
             # The workers that were to add sums up may have gone without a job to lose.
             self._gather()
@@ -175,21 +160,6 @@ class Cohort:
             job = self._chunks_job(workers, worker)
         self._under_way += job is not None
         return job
-
-    def _merge_job(self, worker: str) -> Job | None:
-        if self._node_sums is None:
-            return None
-        merge = self._node_sums.next_merge(self._workers.node_of(worker))
-        if merge is None:
-            return None
-        references = (part.reference for part in merge.parts.values())
-        return Job(
-            method="add_up",
-            arguments=(len(self._chunks), list(merge.parts), merge.span, *references),
-            payload=merge,
-            name=f"add up, round {self._exchange.server_round}",
-            leaves=True,
-        )
 
     def _chunks_job(self, workers: int, worker: str) -> Job:
         chunks = [self._next_chunk(worker)]
@@ -207,7 +177,7 @@ class Cohort:
         indices = sorted({self._exchange.envelopes[envelope].content for envelope in envelopes})
         timeout = self._exchange.client_timeout
         clients = sum(map(len, chunks))
-        leaves = self._node_sums is not None and not chunks[0].isolated
+        leaves = self._sums.stay_on_nodes and not chunks[0].isolated
         return Job(
             method="run_and_leave" if leaves else "run",
             arguments=(
@@ -242,10 +212,10 @@ class Cohort:
 
     def _next_on_node(self, node: str) -> int:
         """Return the place in the queue of the chunk whose sum is best made on a node."""
-        if self._node_sums is None or not self._is_plain(self._queue[0]):
+        if not self._sums.stay_on_nodes or not self._is_plain(self._queue[0]):
             return 0
         waiting = {c.index: place for place, c in enumerate(self._queue) if self._is_plain(c)}
-        return waiting[self._node_sums.choose(waiting, node)]
+        return waiting[self._sums.choose(waiting, node)]
 
     def _is_plain(self, chunk: Chunk) -> bool:
         return not chunk.isolated and chunk.index not in self._deaths
@@ -255,26 +225,19 @@ class Cohort:
         self._under_way -= 1
         results, reference = result if job.leaves else (result, None)
         if isinstance(job.payload, Merge):
-            assert self._node_sums is not None
-            self._node_sums.merged(job.payload, reference, results)
+            self._sums.merged(job.payload, reference, results)
             self._gather()
             return True
         chunks: list[Chunk] = job.payload
         for chunk, chunk_result in zip(chunks, results, strict=False):
-            if chunk_result.left_bytes is not None:
-                self._left[chunk.index] = LeftSum(reference, job.node, chunk_result.left_bytes)
-            self._take(chunk, chunk_result, job.node)
+            self._sums.take(chunk, chunk_result, job.node, reference)
+            self._take(chunk, chunk_result)
         self._queue.extendleft(reversed(chunks[len(results) :]))
         self._gather()
         return not results[-1].stuck
 
-    def _take(self, chunk: Chunk, result: ChunkResult, node: str) -> None:
+    def _take(self, chunk: Chunk, result: ChunkResult) -> None:
         self._measured.append(result.seconds)
-        if result.total is not None:
-            self._sums[chunk.index] = result.total
-            if node != self._workers.here:
-                self.traffic.made += result.total.nbytes
-                self.traffic.moved += result.total.nbytes
         if result.stuck and len(result.outcomes) < len(chunk):
             rest = chunk.part(len(result.outcomes), len(chunk))
             self._queue.appendleft(
@@ -297,7 +260,7 @@ class Cohort:
         self._under_way -= 1
         chunks: list[Chunk] = job.payload
         if isinstance(job.payload, Merge):
-            self._give_back(job.payload, lost=True)
+            self._sums.give_back(job.payload, lost=True)
             chunks = []
         for chunk in reversed(chunks):
             if chunk.isolated:
@@ -311,25 +274,23 @@ class Cohort:
         self._gather()
 
     def _isolate(self, chunk: Chunk) -> None:
-        self._isolated.add(chunk.index)
-        if chunk.earlier is not None:
-            self._sums[chunk.index] = chunk.earlier
+        self._sums.isolate(chunk)
         parts = [chunk.part(place, place + 1, isolated=True) for place in range(len(chunk))]
         self._queue.extendleft(reversed(parts))
 
     def _lost_alone(self, chunk: Chunk, *, overdue: bool) -> None:
         node_id, position = chunk.nodes[0], chunk.positions[0]
         deaths = self._deaths_alone[position] = self._deaths_alone.get(position, 0) + 1
-        outcome = Outcome(position, node_id)
         if overdue:
-            outcome.fail(f"timed out after {self._exchange.client_timeout:g} s", flower.UNAVAILABLE)
+            reason = f"timed out after {self._exchange.client_timeout:g} s"
+            failure = Failure(reason, flower.UNAVAILABLE)
         elif deaths >= MAX_DEATHS:
-            outcome.fail(f"the client killed its worker {deaths} times", flower.CRASHED)
+            failure = Failure(f"the client killed its worker {deaths} times", flower.CRASHED)
         else:
             self._queue.appendleft(chunk)
             return
         self._suspects.add(node_id)
-        self._end(chunk.index, [outcome])
+        self._end(chunk.index, [Outcome(position, node_id, failure)])
 
     def too_large(self, job: Job, shortage: Shortage) -> bool:
         """Give the exchange up, to be begun anew with half as many clients at once."""
@@ -337,21 +298,14 @@ class Cohort:
             self.at_once = shortage.at_once // 2
         return shortage.at_once > 1
 
-    def _give_back(self, merge: Merge, *, lost: bool) -> None:
-        assert self._node_sums is not None
-        self._node_sums.give_back(merge, lost=lost)
-
     def _gather(self) -> None:
         """Fetch the sums on nodes once nothing is left to do there; run again what was lost."""
-        sums = self._node_sums
-        if sums is None or self._under_way or self._ended < len(self._chunks) or sums.can_merge():
-            return
-        for index in self._fetch(sums):
-            self._queue.append(self._chunks[index])
+        if self._under_way == 0 and self._ended == len(self._chunks):
+            for index in self._forgotten(self._sums.fetch()):
+                self._queue.append(self._chunks[index])
 
-    def _fetch(self, sums: NodeSums) -> list[int]:
-        """Return the chunks whose sums were lost with their node, as if they had not been run."""
-        lost = [index for span in sums.fetch(self._tree) for index in range(*span)]
+    def _forgotten(self, lost: list[int]) -> list[int]:
+        """Return chunks whose sums were lost with their node, as if they had not been run."""
         for index in lost:
             chunk = self._chunks[index]
             for position in chunk.positions:
@@ -364,9 +318,7 @@ class Cohort:
         """Turn every client that has not ended into an error."""
         self._queue.clear()
         self._under_way = 0
-        if self._node_sums is not None:
-            self._node_sums.give_back_all()
-            self._fetch(self._node_sums)
+        self._forgotten(self._sums.fetch_all())
         for chunk in self._chunks:
             late = []
             for position, node_id in zip(chunk.positions, chunk.nodes, strict=True):
@@ -375,7 +327,7 @@ class Cohort:
             if late:
                 self._end(chunk.index, late)
 
-    def _end(self, index: int, outcomes: list[Outcome]) -> None:
+    def _end(self, index: int, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             self._outcomes[outcome.position] = outcome
         self._missing[index] -= len(outcomes)
@@ -384,52 +336,16 @@ class Cohort:
             self._on_ended(outcomes)
         if self._missing[index] == 0:
             self._ended += 1
-            self._add_up(self._chunks[index])
-
-    def _add_up(self, chunk: Chunk) -> None:
-        """Add a chunk's sum to the others; isolated clients are summed here first."""
-        if not self._exchange.sum_replies:
-            return
-        span = (chunk.index, chunk.index + 1)
-        left, chunk_sum = self._left.pop(chunk.index, None), self._sums.pop(chunk.index, None)
-        if left is not None:
-            assert self._node_sums is not None
-            self._node_sums.add(span, left)
-            return
-        total = WeightedSum()
-        if chunk_sum is not None:
-            total = chunk_sum
-        if chunk.index in self._isolated:
-            total = WeightedSum()
-            if chunk_sum is not None:
-                total.merge(chunk_sum)
-            for position in chunk.positions:
-                add_to_sum(total, self._outcomes[position], self._exchange)
-        self._tree.add(span, total)
+            self._sums.add(self._chunks[index], self._outcomes)
 
 
 def late_outcome(position: int, node_id: int) -> Outcome:
     """Return the outcome of a client that was not done in time."""
-    outcome = Outcome(position, node_id, without_reply=True)
-    outcome.fail("not done when the round's timeout passed", flower.UNAVAILABLE)
-    return outcome
+    reason = "not done when the round's timeout passed"
+    return Outcome(position, node_id, Failure(reason, flower.UNAVAILABLE, without_reply=True))
 
 
 def _name_of(exchange: Exchange) -> str:
     """Return what an exchange is, for Ray's dashboard: "train, round 3"."""
     kinds = sorted({envelope.message_type for envelope in exchange.envelopes})
     return f"{' and '.join(kinds)}, round {exchange.server_round}"
-
-
-def add_to_sum(total: WeightedSum, outcome: Outcome, exchange: Exchange) -> None:
-    """Add a whole reply to a sum as its worker would have, unless it is there already."""
-    if outcome.records is None or outcome.mismatch is not None or outcome.summed:
-        return
-    arrays = parts_of(unpack(outcome.records)).arrays
-    assert arrays is not None
-    assert outcome.metrics is not None
-    assert exchange.weighted_by is not None
-    weight = outcome.metrics[exchange.weighted_by]
-    assert not isinstance(weight, list)
-    total.add(arrays, float(weight))
-    outcome.records, outcome.summed = None, True

@@ -9,7 +9,8 @@ from typing import Any
 from atoll.platform.grid.cohort import Cohort
 from atoll.platform.grid.instructions import Outgoing
 from atoll.platform.grid.node_sums import Traffic
-from atoll.platform.messages.exchange import Chunk, Exchange, Outcome
+from atoll.platform.messages.exchange import Chunk, Exchange
+from atoll.platform.messages.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class ExchangeReport:
         The round that it belongs to.
     outcomes : list[Outcome]
         One a message, in the order of node ids.
-    bytes_down : int
-        Bytes of arrays that went out, counted once a client.
+    bytes_to : list[int]
+        Bytes of arrays that went to each client, in the same order.
     traffic : Traffic
         Bytes of sums between the cluster's nodes.
     """
@@ -33,8 +34,13 @@ class ExchangeReport:
     kind: str
     server_round: int
     outcomes: list[Outcome]
-    bytes_down: int
+    bytes_to: list[int]
     traffic: Traffic
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes of arrays that went out, counted once a client."""
+        return sum(self.bytes_to)
 
 
 @dataclass

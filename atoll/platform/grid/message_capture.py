@@ -36,7 +36,7 @@ from atoll.clients.moments.moment_messages import QUERY
 from atoll.errors import InvalidExperimentError
 from atoll.flower.arrays import view
 from atoll.platform.config.sections import CaptureSettings
-from atoll.platform.messages.exchange import Outcome
+from atoll.platform.messages.outcome import Outcome
 from atoll.platform.messages.packing import unpack
 
 logger = logging.getLogger("atoll")
@@ -107,7 +107,8 @@ class CaptureRecorder:
             If a capture cannot be written.
         """
         for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome.captured is None:
+            captured = outcome.reply.captured if outcome.reply is not None else None
+            if captured is None:
                 continue
             message_type = flower.address(request)[1]
             capture = Capture(
@@ -116,14 +117,13 @@ class CaptureRecorder:
                 message_type=message_type,
                 federation=self._info,
                 sent=_content(request.content),
-                reply=_content(unpack(outcome.captured)),
+                reply=_content(unpack(captured)),
             )
             name = capture_name(server_round, outcome.node_id, message_type)
             self._recorded[name] += 1
             if self._recorded[name] > 1:
                 name += f"-{self._recorded[name]}"
             write_capture(capture, self._truth(request, outcome.node_id), self._directory / name)
-            outcome.captured = None
 
     def _truth(self, request: Message, node_id: int) -> Truth:
         examples = self._clients.round_examples(request, node_id - 1)

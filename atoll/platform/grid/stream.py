@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal, Protocol
 
 from flwr.app import Message
@@ -20,7 +20,7 @@ from atoll.platform.grid.dispatch import Dispatch
 from atoll.platform.grid.mailbox import Mailbox
 from atoll.platform.grid.node_queues import NodeQueues
 from atoll.platform.grid.replies import reply_of
-from atoll.platform.messages.exchange import Outcome
+from atoll.platform.messages.outcome import Outcome
 from atoll.platform.pool.worker_pool import WorkerPool
 
 # How often a thread looks again that waits for a message which no worker has.
@@ -34,7 +34,7 @@ class Start(Protocol):
         self,
         requests: list[Message],
         chunk_size: int | Literal["auto"],
-        on_ended: Callable[[Dispatch, list[Outcome]], None],
+        on_ended: Callable[[Dispatch, Sequence[Outcome]], None],
     ) -> Dispatch:
         """Return the exchange; ``on_ended`` gets the outcomes of clients that have just ended."""
 
@@ -67,7 +67,7 @@ class Stream:
         *,
         start: Start,
         keep_state: Callable[[Outcome], None],
-        report: Callable[[Dispatch, list[Outcome]], None],
+        report: Callable[[Dispatch, Sequence[Outcome]], None],
     ) -> None:
         self._pool = pool
         self._mailbox = mailbox
@@ -100,7 +100,7 @@ class Stream:
             following = [self._queues.ended(node) for node in nodes]
             self.send([message for message in following if message is not None])
 
-    def _ended(self, dispatch: Dispatch, outcomes: list[Outcome]) -> None:
+    def _ended(self, dispatch: Dispatch, outcomes: Sequence[Outcome]) -> None:
         requests = dispatch.outgoing.requests
         with self._lock:
             for outcome in outcomes:

@@ -7,16 +7,11 @@ clients, the same whatever the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-from flwr.app import MetricRecord
 
 from atoll.clients.arrays.weighted_sum import Structure, WeightedSum
-from atoll.platform.messages.packing import PackedRecords
-
-Metrics = dict[str, int | float | list[int] | list[float]]
+from atoll.platform.messages.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -131,77 +126,13 @@ class Chunk:
         )
 
 
-@dataclass
-class Outcome:
-    """What became of one client's message.
-
-    Attributes
-    ----------
-    status : str
-        "ok" or "error".
-    reason : str or None
-        Why it is an error, in one line.
-    code : int
-        Flower's error code.
-    details : str or None
-        The traceback, where the client raised.
-    metrics : dict or None
-        The reply's only ``MetricRecord``.
-    records : PackedRecords or None
-        The reply's content, unless it went into the chunk's sum.
-    structure : Structure or None
-        The reply's structure where it is not the expected one.
-    mismatch : str or None
-        How the reply differs from what was expected.
-    state : bytes or None
-        The node's new state, if it changed.
-    captured : PackedRecords or None
-        The reply's content as the client sent it, where it is captured.
-    without_reply : bool
-        Whether there is no reply, not even an error, as far as Flower's grids are concerned: the
-        client was not done in time, or returned nothing that is one.
-    created_at, ttl : float
-        When the client made the reply (Unix time), and the seconds that it is valid.
-    """
-
-    position: int
-    node_id: int
-    status: Literal["ok", "error"] = "ok"
-    reason: str | None = None
-    code: int = 0
-    details: str | None = None
-    seconds: float = 0.0
-    worker: str = ""
-    metrics: Metrics | None = None
-    metrics_name: str = ""
-    arrays_name: str = ""
-    records: PackedRecords | None = None
-    structure: Structure | None = None
-    mismatch: str | None = None
-    summed: bool = False
-    state: bytes | None = None
-    captured: PackedRecords | None = None
-    without_reply: bool = False
-    created_at: float = 0.0
-    ttl: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-    def fail(self, reason: str | None, code: int, details: str | None = None) -> None:
-        """Turn this into an error; nothing of the reply is kept."""
-        self.status = "error"
-        self.reason, self.code, self.details = reason, code, details
-        self.records = self.state = self.structure = self.metrics = self.captured = None
-        self.summed = False
-
-
-@dataclass
+@dataclass(frozen=True)
 class ChunkResult:
     """A worker's answer to a chunk.
 
     Attributes
     ----------
-    outcomes : list[Outcome]
+    outcomes : Sequence[Outcome]
         One a client, in the chunk's order; fewer than the chunk has if one timed out.
     total : WeightedSum or None
         The weighted sum of the replies that match, where sums were asked for.
@@ -212,7 +143,7 @@ class ChunkResult:
     """
 
     index: int
-    outcomes: list[Outcome]
+    outcomes: Sequence[Outcome]
     total: WeightedSum | None = None
     left_bytes: int | None = None
     stuck: bool = False
@@ -226,8 +157,3 @@ class Timing:
     sequential: float = 0.0
     vectorized: float = 0.0
     obstacle: str | None = None
-
-
-def plain_metrics(record: MetricRecord) -> Metrics:
-    """Return a metric record as a plain dict."""
-    return dict(record.items())

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from atoll.platform.worker.gpu_memory import MemoryReading
+from atoll.errors import EngineError
+from atoll.platform.worker.gpu_memory import MemoryReading, Shortage
 
 logger = logging.getLogger("atoll")
 
@@ -240,3 +241,12 @@ class GpuSharing:
 def gibibytes(count: int) -> str:
     """Return a number of bytes in GiB, as text."""
     return f"{count / 2**30:.2f} GiB"
+
+
+def does_not_fit(shortage: Shortage, gpu: str) -> EngineError:
+    """Return the error of a job that found no room on a GPU which it had for itself."""
+    return EngineError(
+        f"{shortage.what} alone does not fit into the memory of {gpu} ({shortage.text}); "
+        "lower the batch size (client.batch_size) or take a smaller model, or free the "
+        "GPU of other programs"
+    )

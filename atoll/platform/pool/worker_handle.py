@@ -26,12 +26,34 @@ class RunningJob:
 
 @dataclass
 class WorkerHandle:
-    """A worker; ``jobs`` are the references to its jobs' results, the one that it runs first."""
+    """A worker: its actor, where it is, and what it has to do.
+
+    Attributes
+    ----------
+    name : str
+        The worker's name.
+    actor : ActorHandle
+        The Ray actor.
+    pid : int
+        The id of its process, once it has started.
+    node : str
+        The Ray id of its node.
+    gpus : list[str]
+        The GPUs that it has a share of.
+    bytes_brought : int
+        The bytes of data that were sent to its node for it.
+    jobs : list
+        The references to its jobs' results, the one that it runs first.
+    methods : dict
+        By method, the name that its jobs had last, and the method under that name.
+    """
 
     name: str
     actor: Any
     pid: int = 0
     node: str = ""
+    gpus: list[str] = field(default_factory=list)
+    bytes_brought: int = 0
     jobs: list[Any] = field(default_factory=list)
     methods: dict[str, tuple[str, Any]] = field(default_factory=dict)
 

@@ -1,55 +1,36 @@
 """The workers of a run: started on every node, kept busy, replaced when they die.
 
 The pool knows nothing of federated learning. It takes jobs from a source (``jobs.py``), gives each
-to an idle worker, and tells the source what came of it. Nodes may join and leave while it works: it
-grows onto those that join, and what was lost with one that left is done elsewhere.
+to an idle worker, and tells the source of its end. It follows nodes that join the cluster or leave.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from atoll.errors import EngineError, InvalidExperimentError
+from atoll.errors import EngineError
 from atoll.platform.cluster.bounded_waits import get, wait_for_one
 from atoll.platform.cluster.connection import Allocation
 from atoll.platform.config.sections import NODES_TIMEOUT
-from atoll.platform.pool.gpu_sharing import GpuSharing
+from atoll.platform.pool.cluster_watch import ClusterWatch
+from atoll.platform.pool.gpu_sharing import GpuSharing, does_not_fit
 from atoll.platform.pool.jobs import Job, JobSource
-from atoll.platform.pool.worker_handle import (
-    RunningJob,
-    WorkerHandle,
-    brief,
-    cause_in_constructor,
-    is_lost_node,
-)
-from atoll.platform.worker.actor import Worker, WorkerSetup
+from atoll.platform.pool.turns import Turns
+from atoll.platform.pool.worker_handle import RunningJob, WorkerHandle, brief, is_lost_node
+from atoll.platform.pool.worker_starts import WorkerStarts
+from atoll.platform.worker.actor import WorkerSetup
 from atoll.platform.worker.gpu_memory import OnGpu, Shortage
 
 logger = logging.getLogger("atoll")
 
-# Deaths of starting workers in a row after which there is no point in trying again.
-PATIENCE_SECONDS = 60.0
-MAX_FAILED_STARTS = 3
-# Seconds beside a client's own timeout that a job may take before its worker is given up.
-GRACE_SECONDS = 10.0
-# Seconds between looks at which nodes the cluster has.
-LOOK_SECONDS = 1.0
 # Jobs lost with their nodes for each worker, and none done meanwhile, after which jobs are blamed.
 MAX_LOST_WITH_NODES = 4
 # How long the thread that drives the pool waits at a time where others may bring it more to do.
@@ -104,41 +85,18 @@ class WorkerPool:
         start_timeout: float = NODES_TIMEOUT,
     ) -> None:
         self.size = size
-        self._start_timeout = start_timeout
-        self._last_news = time.monotonic()
         self.sharing = GpuSharing(gpus, is_measured=measure_gpus)
-        self._look = look
-        self._looked = time.monotonic()
-        # Names are unique in a cluster's namespace; a label need not be.
-        self._label = f"{label}-{os.urandom(3).hex()}"
-        self._setup = setup
-        self._cpus, self._gpus = cpus, gpus
-        self._actor_class = ray.remote(scheduling_strategy="SPREAD")(Worker)
+        self._watch = ClusterWatch(look)
+        self._starts = WorkerStarts(setup, cpus, gpus, label, start_timeout)
         self._idle: list[WorkerHandle] = []
-        self._starting: dict[Any, WorkerHandle] = {}
         self._running: dict[Any, RunningJob] = {}
         self._node_of: dict[str, str] = {}
         self.bytes_brought: Counter[str] = Counter()
-        self._started = 0
-        self._failed_starts = 0
-        self._lost_with_nodes = 0
-        self.deaths = 0
-        self._sources: list[JobSource] = []
-        self._failure: EngineError | None = None
-        self._turn_taken = threading.Condition()
-        self._is_driven = False
+        self._lost_with_nodes = self.deaths = 0
+        self._turns = Turns()
         self.is_shared = False
         for _ in range(size):
-            self._start_worker()
-
-    def _start_worker(self) -> None:
-        name = f"worker-{self._started}"
-        self._started += 1
-        actor_class = self._actor_class.options(
-            name=f"{self._label}/{name}", num_cpus=self._cpus, num_gpus=self._gpus
-        )
-        handle = WorkerHandle(name, actor_class.remote(name, self._setup))
-        self._starting[handle.actor.where.remote()] = handle
+            self._starts.start()
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that have started, in order of their start."""
@@ -168,20 +126,14 @@ class WorkerPool:
         is room for them. Where there is less room than there was, those that do not fit wait for
         a node, or are given up if the number of workers follows the cluster.
         """
-        now = time.monotonic()
-        if self._look is None or now < self._looked + LOOK_SECONDS:
-            return
-        self._looked = now
-        try:
-            allowed = self._look()
-        except InvalidExperimentError:
-            # No node is left that holds a worker: one may come.
+        allowed = self._watch.allowed()
+        if allowed is None:
             return
         gone = [worker for worker in self._idle if worker.node not in allowed.nodes]
-        if allowed.cpus > self._cpus and not self._running:
+        if allowed.cpus > self._starts.cpus and not self._running:
             logger.info("nodes have joined: %d workers are spread anew", allowed.workers)
-            gone, self._cpus = list(self._idle), allowed.cpus
-            self._drop_starting(len(self._starting))
+            gone, self._starts.cpus = list(self._idle), allowed.cpus
+            self._starts.give_up(len(self._starts.pending))
         for worker in gone:
             self._idle.remove(worker)
             self.sharing.leave(worker.name)
@@ -189,17 +141,12 @@ class WorkerPool:
         if allowed.workers != self.size:
             logger.info("the cluster has changed: %d workers, from %d", allowed.workers, self.size)
             self.size = allowed.workers
-        self._drop_starting(self._count() - self.size)
+        self._starts.give_up(self._count() - self.size)
         for _ in range(self.size - self._count()):
-            self._start_worker()
+            self._starts.start()
 
     def _count(self) -> int:
-        return len(self._idle) + len(self._starting) + len(self._busy())
-
-    def _drop_starting(self, count: int) -> None:
-        """Give up the workers that were started last and are not there yet."""
-        for reference in list(self._starting)[::-1][: max(0, count)]:
-            ray.kill(self._starting.pop(reference).actor)
+        return len(self._idle) + len(self._starts.pending) + len(self._busy())
 
     def run(self, source: JobSource, timeout: float | None = None) -> None:
         """Run the jobs of ``source`` until it is finished.
@@ -225,14 +172,14 @@ class WorkerPool:
                 if deadline is None and timeout is not None and self.is_at_work:
                     deadline = time.monotonic() + timeout
                 if deadline is not None and time.monotonic() >= deadline and not source.finished:
-                    with self._driving():
+                    with self._turns.driving():
                         self._abandon_running(source)
                         source.expired()
         except BaseException:
             self.give_up(source)
             raise
         finally:
-            self._forget(source)
+            self._turns.forget(source)
 
     def await_worker(self) -> None:
         """Wait until a worker has started."""
@@ -246,22 +193,15 @@ class WorkerPool:
 
     def add(self, source: JobSource) -> None:
         """Take jobs from ``source`` too, whoever drives the pool; :meth:`turn` drives it."""
-        with self._turn_taken:
-            if not self._sources:
-                self._last_news = time.monotonic()
-            self._sources.append(source)
-            self._failure = None
+        if self._turns.add(source):
+            self._starts.note_news()
 
     def give_up(self, source: JobSource) -> None:
         """Stop what workers do for ``source``, and take no more of its jobs."""
-        with self._driving():
+        with self._turns.driving():
             # No new ones: Ray may be gone with what ended this, and would be waited for.
             self._abandon_running(source, replace=False)
-        self._forget(source)
-
-    def _forget(self, source: JobSource) -> None:
-        with self._turn_taken:
-            self._sources = [other for other in self._sources if other is not source]
+        self._turns.forget(source)
 
     def turn(self, deadline: float | None = None) -> None:
         """Give out jobs and wait for one event; or wait for the thread that does so.
@@ -276,40 +216,20 @@ class WorkerPool:
         EngineError
             If workers cannot be started, or fail for a reason that is not a client's.
         """
-        with self._turn_taken:
-            if self._is_driven:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._turn_taken.wait(left)
-                if self._failure is not None:
-                    raise EngineError(str(self._failure)) from self._failure
-                return
-        with self._driving():
+        if self._turns.has_waited(deadline):
+            return
+        with self._turns.driving():
             try:
                 # What ended a run before (a user who went on after Ctrl-C) took its workers.
                 for _ in range(self.size - self._count()):
-                    self._start_worker()
+                    self._starts.start()
                 self._fit()
-                with self._turn_taken:
-                    self._sources = [s for s in self._sources if not s.finished]
-                    sources = list(self._sources)
+                sources = self._turns.unfinished()
                 self._assign(sources)
                 self._wait(sources, deadline)
             except EngineError as error:
-                self._failure = error
+                self._turns.fail(error)
                 raise
-
-    @contextmanager
-    def _driving(self) -> Iterator[None]:
-        """Within this context no other thread drives the pool."""
-        with self._turn_taken:
-            self._turn_taken.wait_for(lambda: not self._is_driven)
-            self._is_driven = True
-        try:
-            yield
-        finally:
-            with self._turn_taken:
-                self._is_driven = False
-                self._turn_taken.notify_all()
 
     def _assign(self, sources: list[JobSource]) -> None:
         for worker in reversed(list(self._idle)):
@@ -341,7 +261,7 @@ class WorkerPool:
         worker.jobs.append(reference)
 
     def _wait(self, sources: list[JobSource], deadline: float | None) -> None:
-        references = [*self._running, *self._starting]
+        references = [*self._running, *self._starts.pending]
         has_ended = any(source.finished for source in sources)
         if not references or has_ended:
             if not has_ended and sources and not self._idle:
@@ -353,48 +273,25 @@ class WorkerPool:
         if self._running and self.is_shared:
             seconds = SHARED_SECONDS if seconds is None else min(seconds, SHARED_SECONDS)
         if seconds is None and not self._running:
-            seconds = min(PATIENCE_SECONDS, self._start_timeout)
+            seconds = self._starts.patience
         ready = wait_for_one(references, seconds)
-        self._mind_starts(bool(ready))
+        if ready or self._running:
+            self._starts.note_news()
+        self._starts.check_patience()
         for reference in ready:
-            if reference in self._starting:
+            if reference in self._starts.pending:
                 self._take_started(reference)
             else:
                 self._take_result(reference)
         self._kill_overdue()
 
-    def _mind_starts(self, has_news: bool) -> None:
-        """Say that no worker starts, where none is at work, and end the run if none ever does."""
-        now = time.monotonic()
-        if has_news or self._running:
-            self._last_news = now
-        waited = now - self._last_news
-        taken = "are the cluster's CPUs or GPUs taken by others, or its nodes gone?"
-        if waited >= self._start_timeout:
-            limit = f"ray.nodes_timeout = {self._start_timeout:g} s"
-            raise EngineError(f"no worker has started within {limit}; {taken}")
-        if waited >= PATIENCE_SECONDS:
-            logger.warning("no worker has started for %.0f s; %s", waited, taken)
-
     def _take_started(self, reference: Any) -> None:
-        worker = self._starting.pop(reference)
-        try:
-            place = get(reference)
-        except RayTaskError as error:
-            raise EngineError(f"a worker could not be set up: {error.cause}") from error
-        except RayActorError as error:
-            self._failed_starts += not is_lost_node(error)
-            cause = cause_in_constructor(error)
-            if cause is not None or self._failed_starts >= MAX_FAILED_STARTS:
-                raise EngineError(f"workers cannot be started: {cause or error}") from error
-            self._start_worker()
-            return
-        self._failed_starts = 0
-        worker.pid, worker.node = place["pid"], place["node"]
-        self.sharing.place(worker.name, worker.node, place["gpus"])
-        self._node_of[worker.name] = worker.node
-        self.bytes_brought[worker.node] += place["bytes_brought"]
-        self._idle.append(worker)
+        worker = self._starts.take(reference)
+        if worker is not None:
+            self.sharing.place(worker.name, worker.node, worker.gpus)
+            self._node_of[worker.name] = worker.node
+            self.bytes_brought[worker.node] += worker.bytes_brought
+            self._idle.append(worker)
 
     def _take_result(self, reference: Any) -> None:
         if reference not in self._running:
@@ -408,14 +305,7 @@ class WorkerPool:
         except RayTaskError as error:
             raise EngineError(f"a worker failed: {error}") from error
         except (RayError, GetTimeoutError) as error:
-            logger.warning("%s died and is replaced (%s)", worker.name, brief(error))
-            self._replace(worker)
-            self._lost_with_nodes += is_lost_node(error)
-            limit = MAX_LOST_WITH_NODES * self.size
-            if is_lost_node(error) and self._lost_with_nodes <= limit:
-                source.put_back(job)
-            else:
-                source.lost(job, overdue=False)
+            self._take_death(worker, job, source, error)
             return
         self._lost_with_nodes = 0
         if isinstance(result, OnGpu):
@@ -435,6 +325,19 @@ class WorkerPool:
             self._idle.append(worker)
             self._free_surplus()
 
+    def _take_death(
+        self, worker: WorkerHandle, job: Job, source: JobSource, error: RayError | GetTimeoutError
+    ) -> None:
+        """Replace a worker that died; its job is blamed unless its node was lost."""
+        logger.warning("%s died and is replaced (%s)", worker.name, brief(error))
+        self._replace(worker)
+        self._lost_with_nodes += is_lost_node(error)
+        limit = MAX_LOST_WITH_NODES * self.size
+        if is_lost_node(error) and self._lost_with_nodes <= limit:
+            source.put_back(job)
+        else:
+            source.lost(job, overdue=False)
+
     def _back_off(
         self, worker: WorkerHandle, job: Job, shortage: Shortage, source: JobSource
     ) -> None:
@@ -449,11 +352,7 @@ class WorkerPool:
         elif source.too_large(job, shortage):
             self._abandon_running(source)
         else:
-            raise EngineError(
-                f"{shortage.what} alone does not fit into the memory of {gpu} ({shortage.text}); "
-                "lower the batch size (client.batch_size) or take a smaller model, or free the "
-                "GPU of other programs"
-            )
+            raise does_not_fit(shortage, gpu)
 
     def _free_surplus(self) -> None:
         """Start workers anew that wait and hold memory of a GPU where fewer should."""
@@ -473,7 +372,7 @@ class WorkerPool:
         """Start another worker in place of this one; the jobs ahead of it go back."""
         self._drop(worker, has_died=has_died)
         if self._count() < self.size:
-            self._start_worker()
+            self._starts.start()
 
     def _drop(self, worker: WorkerHandle, *, has_died: bool) -> None:
         self.deaths += has_died
@@ -485,9 +384,8 @@ class WorkerPool:
 
     def _abandon_running(self, source: JobSource, *, replace: bool = True) -> None:
         """Stop the workers that are at work for ``source``."""
-        for worker in self._busy():
-            if self._running[worker.jobs[0]].source is not source:
-                continue
+        own = [w for w in self._busy() if self._running[w.jobs[0]].source is source]
+        for worker in own:
             if replace:
                 self._replace(worker)
             else:
@@ -495,6 +393,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Stop all workers."""
-        for handle in [*self._idle, *self._starting.values(), *self._busy()]:
+        for handle in [*self._idle, *self._starts.pending.values(), *self._busy()]:
             ray.kill(handle.actor)
-        self._idle, self._starting, self._running = [], {}, {}
+        self._idle, self._running = [], {}
+        self._starts.pending.clear()

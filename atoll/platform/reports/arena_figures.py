@@ -10,7 +10,10 @@ from typing import Any
 
 from atoll.attacks.arena.arena_summary import Cell
 from atoll.attacks.base.attack_names import BASELINES
+from atoll.lazy import LazyModule
 from atoll.platform.reports.figures import COLORS, literal
+
+go = LazyModule("plotly.graph_objects")
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 GREY = "#868e96"
@@ -36,8 +39,6 @@ def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Any:
     metric : str
         The metric.
     """
-    import plotly.graph_objects as go
-
     attackers = list(dict.fromkeys(map(attacker_of, cells)))
     defenses = list(dict.fromkeys(cell.defense for cell in cells))
     found = {(attacker_of(c), c.defense): c.metrics.get(metric) for c in cells}
@@ -75,8 +76,6 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
     Figure or None
         None where no accuracy is known, or the metric was not measured.
     """
-    import plotly.graph_objects as go
-
     measured = [cell for cell in cells if cell.accuracy and metric in cell.metrics]
     floors = [cell for cell in measured if cell.method in BASELINES]
     attacks = [cell for cell in measured if cell.method not in BASELINES] or floors
@@ -124,8 +123,6 @@ def _strongest(cells: Sequence[Cell], defense: str, metric: str) -> list[Cell]:
 def _defense_points(
     points: Sequence[Cell], metric: str, color: str, symbols: Mapping[int, str]
 ) -> Any:
-    import plotly.graph_objects as go
-
     intervals = [cell.metrics[metric] for cell in points]
     return go.Scatter(
         x=[cell.accuracy.mean for cell in points if cell.accuracy],
@@ -151,8 +148,6 @@ def _defense_points(
 
 def _round_key(server_round: int, symbol: str) -> Any:
     """Return a line of the legend: which symbol a round has."""
-    import plotly.graph_objects as go
-
     return go.Scatter(
         x=[None],
         y=[None],

@@ -10,15 +10,20 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jinja2
+import torch
+from torch import Tensor
 
 from atoll.attacks.arena.arena_summary import Cell, Pair, cells_of, pairs_of
 from atoll.attacks.arena.paired_tests import Interval
+from atoll.attacks.metrics.picture import save_picture
 from atoll.files.atomic import write_text
+from atoll.lazy import LazyModule
 from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
 
-if TYPE_CHECKING:
-    from torch import Tensor
+plotly_offline = LazyModule("plotly.offline")
 
 REPORT, PAGE, PICTURES = "report", "index.html", "pictures"
 
@@ -49,9 +54,6 @@ def write_arena_report(
     Path
         The page.
     """
-    import jinja2
-    import plotly.offline
-
     cells = cells_of(rows)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("atoll.platform.reports"), autoescape=True, trim_blocks=True
@@ -66,7 +68,7 @@ def write_arena_report(
         cells=[_cell_row(cell) for cell in cells],
         pairs=[_pair_row(pair) for pair in pairs_of(rows, baseline)],
         pictures=_draw_pictures(directory / REPORT / PICTURES, rows, images),
-        plotly=plotly.offline.get_plotlyjs(),
+        plotly=plotly_offline.get_plotlyjs(),
     )
     write_text(directory / REPORT / PAGE, page)
     return directory / REPORT / PAGE
@@ -147,10 +149,6 @@ def _draw_pictures(
 
     What an earlier report showed is removed.
     """
-    import torch
-
-    from atoll.attacks.metrics.picture import save_picture
-
     shutil.rmtree(directory, ignore_errors=True)
     grouped: dict[tuple[str, ...], list[str]] = {}
     for row in rows:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from atoll.lazy import LazyModule
 from atoll.platform.reports.figures import COLORS, column, figure
+
+go = LazyModule("plotly.graph_objects")
 
 # What is measured of domains, with the measure's name in the ledger.
 MEASURES = {
@@ -74,8 +77,6 @@ def statistic_rows(rounds: pa.Table) -> list[StatisticRow]:
 
 
 def _accuracies(rounds: pa.Table, partition: Mapping[str, Any]) -> Any:
-    import plotly.graph_objects as go
-
     traces = []
     for place, (domain, role) in enumerate(_roles(partition).items()):
         name = f"server_accuracy_{domain}".replace("-", "_")
@@ -106,8 +107,6 @@ def _roles(partition: Mapping[str, Any]) -> dict[str, str]:
 
 def _against(rounds: pa.Table, measure: str) -> Any:
     """Return a measure's mean over domains and the accuracy at the end of the same round."""
-    import plotly.graph_objects as go
-
     if "server_accuracy" not in rounds.column_names:
         return None
     accuracy = dict(zip(*column(rounds, "server_accuracy"), strict=True))
@@ -140,8 +139,6 @@ def _mean_of(rounds: pa.Table, prefix: str) -> dict[int, float]:
 
 
 def _bytes(rows: Sequence[StatisticRow]) -> Any:
-    import plotly.graph_objects as go
-
     if not rows:
         return None
     names = [row.name for row in rows]

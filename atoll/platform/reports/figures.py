@@ -9,6 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from atoll.lazy import LazyModule
+
+go = LazyModule("plotly.graph_objects")
+
 MAX_CLIENTS_SHOWN = 200
 COLORS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c")
 
@@ -38,8 +42,6 @@ def all_figures(
 
 def figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
     """Return a figure in the report's style."""
-    import plotly.graph_objects as go
-
     return go.Figure(
         data=[literal(trace) for trace in traces],
         layout={
@@ -96,8 +98,6 @@ def _curves(rounds: pa.Table, suffix: str, y_title: str) -> Any:
 
 
 def _lines(series: Mapping[str, tuple[list[Any], list[Any]]], y_title: str) -> Any:
-    import plotly.graph_objects as go
-
     traces = [go.Scatter(x=x, y=y, name=name, mode="lines") for name, (x, y) in series.items()]
     return figure(traces, y_title)
 
@@ -124,8 +124,6 @@ def _ways_of_inference(rounds: pa.Table) -> Any:
 
 
 def _exits(rounds: pa.Table) -> Any:
-    import plotly.graph_objects as go
-
     name = "server_exits_accuracy"
     found = [v for v in rounds.column(name).to_pylist() if v] if name in rounds.column_names else []
     if not found:
@@ -147,8 +145,6 @@ def _layer_losses(layers: pa.Table | None) -> Any:
 
 
 def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:
-    import plotly.graph_objects as go
-
     if "server_per_class_accuracy" not in rounds.column_names:
         return None
     evaluated = [v for v in rounds.column("server_per_class_accuracy").to_pylist() if v]
@@ -159,8 +155,6 @@ def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:
 
 
 def _client_distribution(clients: pa.Table) -> Any:
-    import plotly.graph_objects as go
-
     if not len(clients):
         return None
     last = clients.filter(pc.field("round") == pc.max(clients.column("round")))
@@ -175,8 +169,6 @@ def _client_distribution(clients: pa.Table) -> Any:
 
 
 def _worker_load(clients: pa.Table) -> Any:
-    import plotly.graph_objects as go
-
     if not len(clients):
         return None
     load: dict[str, float] = {}
@@ -190,8 +182,6 @@ def _worker_load(clients: pa.Table) -> Any:
 
 
 def _histogram(partition: Mapping[str, Any] | None) -> Any:
-    import plotly.graph_objects as go
-
     if partition is None:
         return None
     counts = partition["histogram"][:MAX_CLIENTS_SHOWN]

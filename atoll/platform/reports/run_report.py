@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 import tomli_w
 
 from atoll.credentials import tables_without_credentials
 from atoll.files.atomic import write_text
+from atoll.lazy import LazyModule
+from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
+from atoll.platform.reports.figures import all_figures
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
@@ -28,6 +32,8 @@ from atoll.platform.run_directory.run_files import (
     read_rounds_table,
     read_table,
 )
+
+plotly_offline = LazyModule("plotly.offline")
 
 REPORT = "report.html"
 MAX_FAULTS = 200
@@ -55,12 +61,6 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
     RunDirectoryError
         If the folder is not a run directory, or a file in it cannot be read.
     """
-    import jinja2
-    import plotly.offline
-
-    from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
-    from atoll.platform.reports.figures import all_figures
-
     check_run_directory(directory)
     config = tables_without_credentials(read_config(directory))
     result = read_result(directory) if result is None else result
@@ -92,7 +92,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
         faults=faults,
         reasons=Counter(row["reason"] for row in faults).most_common(),
         config=tomli_w.dumps(config),
-        plotly=plotly.offline.get_plotlyjs(),
+        plotly=plotly_offline.get_plotlyjs(),
     )
     write_text(directory / REPORT, page)
     return directory / REPORT

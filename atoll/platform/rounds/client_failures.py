@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atoll.errors import RunDirectoryError
 from atoll.platform.grid.dispatch import ExchangeReport
-from atoll.platform.messages.exchange import Outcome
+from atoll.platform.messages.outcome import Failure
 
 logger = logging.getLogger("atoll")
 
@@ -37,11 +37,11 @@ class ClientFailures:
 
     def note(self, report: ExchangeReport) -> None:
         """Take note of an exchange: say what is new, and if every client has failed."""
-        failed = [outcome for outcome in report.outcomes if outcome.status == "error"]
-        for outcome in failed:
-            self._say_if_new(report, outcome)
+        failed = [(o.node_id, o.failure) for o in report.outcomes if o.failure is not None]
+        for node_id, failure in failed:
+            self._say_if_new(report, node_id, failure)
         if failed and len(failed) == len(report.outcomes):
-            reasons = Counter(outcome.reason or "no reason given" for outcome in failed)
+            reasons = Counter(failure.reason or "no reason given" for _, failure in failed)
             reason, count = reasons.most_common(1)[0]
             logger.error(
                 "%s, round %d: all %d clients failed; %d of them: %s",
@@ -52,24 +52,24 @@ class ClientFailures:
                 reason,
             )
 
-    def _say_if_new(self, report: ExchangeReport, outcome: Outcome) -> None:
-        if outcome.details is None:
+    def _say_if_new(self, report: ExchangeReport, node_id: int, failure: Failure) -> None:
+        if failure.details is None:
             return
-        kind = _kind_of(outcome)
+        kind = _kind_of(failure)
         if kind in self._kinds or len(self._kinds) >= MAX_KINDS:
             return
         self._kinds.add(kind)
-        head = f"{report.kind}, round {report.server_round}, node {outcome.node_id}"
-        logger.error("%s: %s\n%s", head, outcome.reason, outcome.details.rstrip())
+        head = f"{report.kind}, round {report.server_round}, node {node_id}"
+        logger.error("%s: %s\n%s", head, failure.reason, failure.details.rstrip())
         if self._path is None:
             return
         try:
             with self._path.open("a") as file:
-                file.write(f"{head}: {outcome.reason}\n{outcome.details.rstrip()}\n\n")
+                file.write(f"{head}: {failure.reason}\n{failure.details.rstrip()}\n\n")
         except OSError as error:
             raise RunDirectoryError(f"{self._path}: cannot be written ({error})") from error
 
 
-def _kind_of(outcome: Outcome) -> str:
+def _kind_of(failure: Failure) -> str:
     """Return what failures of one kind share: the traceback but for numbers."""
-    return _NUMBERS.sub("#", outcome.details or outcome.reason or "")
+    return _NUMBERS.sub("#", failure.details or failure.reason or "")

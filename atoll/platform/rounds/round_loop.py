@@ -12,101 +12,29 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from atoll import flower
-from atoll.errors import CorruptCheckpointError
-from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.config.aggregation import Aggregation, aggregation_of
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.grid.vectorization import VectorizationChoice
-from atoll.platform.rounds.array_history import ArrayHistory
-from atoll.platform.rounds.client_failures import ClientFailures
+from atoll.platform.rounds.round_checkpoints import RoundCheckpoints
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.rounds.round_records import round_record
-from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.run_directory.interrupts import interrupts_held
-from atoll.platform.run_directory.state_tree import (
-    StateDecoder,
-    StateEncoder,
-    random_states,
-    restore_random_states,
-)
 
 logger = logging.getLogger("atoll")
 logger_of_flower = logging.getLogger("flwr")
 
 EvaluateFunction = Callable[[int, ArrayRecord], MetricRecord | None]
-
-
-class StoppingRule(Protocol):
-    """When to stop before the last round."""
-
-    def should_stop(self, record: RoundRecord) -> str | None:
-        """Return why to stop after this round, or None."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-
-
-@dataclass
-class RoundOptions:
-    """What the loop does beside the strategy's rounds.
-
-    Attributes
-    ----------
-    checkpoints : CheckpointStore or None
-        Where checkpoints go; None writes none.
-    checkpoint_every : int or None
-        Rounds between checkpoints; the last round always has one. None writes none.
-    evaluate_every : int
-        Rounds between calls of ``evaluate_fn``; the last round always has one.
-    observers : Sequence[Observer]
-        Told of every round's end.
-    callbacks : Sequence[Callable[[RoundRecord], None]]
-        Called after every round.
-    stopping : StoppingRule or None
-        Early stopping.
-    before_checkpoint : Callable[[], None]
-        Called before a checkpoint is written: what belongs to its rounds must be on disk by then.
-    name : str
-        The run's name, for observers.
-    directory : Path or None
-        The run directory, for observers.
-    notes : Sequence[str]
-        What else observers show at the start.
-    reduce : bool or "auto"
-        See :func:`~atoll.platform.config.aggregation.aggregation_of`.
-    domain_of : callable
-        The domain of a partition, for the ledger.
-    failures : ClientFailures or None
-        Told of every exchange.
-    """
-
-    checkpoints: CheckpointStore | None = None
-    checkpoint_every: int | None = 5
-    evaluate_every: int = 1
-    observers: Sequence[Observer] = ()
-    callbacks: Sequence[Callable[[RoundRecord], None]] = ()
-    stopping: StoppingRule | None = None
-    before_checkpoint: Callable[[], None] = lambda: None
-    name: str = "federation"
-    directory: Path | None = None
-    notes: Sequence[str] = ()
-    reduce: bool | str = "auto"
-    domain_of: Callable[[int], str | None] = field(default=lambda partition: None)
-    failures: ClientFailures | None = None
 
 
 def run_rounds(
@@ -179,9 +107,7 @@ class _RoundLoop:
         self._aggregation = self._aggregation_on(engine)
         self._result = Result()
         self._reports: list[ExchangeReport] = []
-        self._history = ArrayHistory()
-        self._pending: Checkpoint | None = None
-        self._unsaved_reported = False
+        self._checkpoints = RoundCheckpoints(strategy, engine, self._result, self._options)
 
     def _aggregation_on(self, engine: RayGrid | None) -> Aggregation:
         aggregation = aggregation_of(self._strategy, self._options.reduce)
@@ -199,7 +125,7 @@ class _RoundLoop:
         evaluate_fn: EvaluateFunction | None,
     ) -> Result:
         started = time.monotonic()
-        arrays, first_round = self._begin(initial_arrays)
+        arrays, first_round = self._checkpoints.resume(initial_arrays, self._num_rounds)
         self._announce(arrays, first_round)
         flower.log_start(self._strategy, self._num_rounds, arrays, train_config, evaluate_config)
         train_config = ConfigRecord() if train_config is None else train_config
@@ -227,9 +153,7 @@ class _RoundLoop:
     def _engine_told(self) -> Iterator[None]:
         """Within this context the engine tells of its exchanges; what ends it saves the state."""
         engine = self._engine
-        previous = engine.on_exchange if engine else None
-        if engine is not None:
-            engine.on_exchange = self._collect
+        before = None if engine is None else engine.report_to(self._collect)
         # A round makes objects by the thousand, and each full collection would look at all that
         # has been loaded; what there is now is given back to the collector afterwards.
         is_frozen = gc.get_freeze_count() > 0
@@ -237,14 +161,14 @@ class _RoundLoop:
         try:
             yield
         except BaseException:
-            self._save_pending()
+            self._checkpoints.save()
             raise
         finally:
             if not is_frozen:
                 gc.unfreeze()
-            if engine is not None and previous is not None:
-                engine.on_exchange = previous
-                engine.server_round = None
+            if engine is not None and before is not None:
+                engine.report_to(before)
+                engine.set_round(None)
 
     def _announce(self, arrays: ArrayRecord, first_round: int) -> None:
         options = self._options
@@ -268,7 +192,7 @@ class _RoundLoop:
         self._reports = []
         engine, sums = self._engine, self._aggregation.sum_replies
         if engine is not None:
-            engine.server_round = server_round
+            engine.set_round(server_round)
         with engine.aggregating(self._aggregation) if engine is not None else nullcontext():
             replies = self._grid.send_and_receive(
                 messages=self._strategy.configure_train(server_round, arrays, config, self._grid),
@@ -289,7 +213,7 @@ class _RoundLoop:
         """Return how many clients have replied, and how many have failed, in training."""
         outcomes = [o for r in self._reports if r.kind.startswith("train") for o in r.outcomes]
         results = sum(outcome.status == "ok" for outcome in outcomes)
-        return results, sum(o.status == "error" and not o.without_reply for o in outcomes)
+        return results, sum(o.failure is not None and not o.failure.without_reply for o in outcomes)
 
     def _evaluate_on_clients(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord
@@ -325,16 +249,14 @@ class _RoundLoop:
             reason = self._options.stopping.should_stop(record)
         is_last = reason is not None or record.server_round == self._num_rounds
         every = self._options.checkpoint_every
-        captured = None
-        if self._options.checkpoints is not None and every is not None:
-            captured = self._capture(record.server_round, arrays, reason)
+        captured = self._checkpoints.capture(record.server_round, arrays, reason)
         with interrupts_held():
             for observer in self._options.observers:
                 observer.on_round(record)
             # Only now: what ends the loop writes this, which must not be ahead of the ledger.
-            self._pending = captured
+            self._checkpoints.keep(captured)
             if every is not None and (is_last or record.server_round % every == 0):
-                self._save_pending()
+                self._checkpoints.save()
         for callback in self._options.callbacks:
             callback(record)
         if reason is not None:
@@ -361,77 +283,3 @@ class _RoundLoop:
             server=result.evaluate_metrics_serverapp.get(server_round),
         )
         return record if engine is None else replace(record, gpus=engine.pool.sharing.facts())
-
-    # --- checkpoints ---------------------------------------------------------------------------
-
-    def _begin(self, initial_arrays: ArrayRecord) -> tuple[ArrayRecord, int]:
-        store = self._options.checkpoints
-        checkpoint = None if store is None else store.latest()
-        if checkpoint is None:
-            return initial_arrays, 1
-        try:
-            first = self._restore(checkpoint)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CorruptCheckpointError(
-                f"the checkpoint of round {checkpoint.server_round} does not fit this strategy and "
-                f"this version of Atoll ({type(error).__name__}: {error})"
-            ) from error
-        logger.info("going on after round %d", checkpoint.server_round)
-        return checkpoint.arrays, first
-
-    def _restore(self, checkpoint: Checkpoint) -> int:
-        """Take over what a checkpoint holds; return the round that comes next."""
-        tree, decoder = checkpoint.tree, StateDecoder(checkpoint.state_arrays)
-        decoder.restore_attributes(self._strategy, tree["strategy"])
-        restore_random_states(decoder.value(tree["random"]))
-        if self._engine is not None:
-            self._engine.states = dict(checkpoint.client_states)
-            self._engine.vectorization = VectorizationChoice(**tree["vectorization"])
-        self._result.arrays = checkpoint.arrays
-        if self._options.stopping is not None:
-            self._options.stopping.load_state_dict(tree["stopping"])
-        for name, rounds in tree["metrics"].items():
-            history = getattr(self._result, name)
-            history.update({int(r): MetricRecord(values) for r, values in rounds.items()})
-        is_stopped = tree["stopped"] is not None
-        return self._num_rounds + 1 if is_stopped else checkpoint.server_round + 1
-
-    def _capture(self, server_round: int, arrays: ArrayRecord, reason: str | None) -> Checkpoint:
-        encoder = StateEncoder(self._history.keep)
-        result, stopping = self._result, self._options.stopping
-        histories = (
-            "train_metrics_clientapp",
-            "evaluate_metrics_clientapp",
-            "evaluate_metrics_serverapp",
-        )
-        tree = {
-            "strategy": encoder.attributes(self._strategy, "strategy"),
-            "random": encoder.value(random_states(), "random"),
-            "vectorization": vars(self._vectorization),
-            "stopping": None if stopping is None else stopping.state_dict(),
-            "stopped": reason,
-            "metrics": {
-                name: {r: dict(values) for r, values in getattr(result, name).items()}
-                for name in histories
-            },
-        }
-        if encoder.skipped and not self._unsaved_reported:
-            self._unsaved_reported = True
-            logger.warning(
-                "checkpoints do not hold %s of the strategy: a resumed run starts with them as "
-                "they are after __init__ (give it state_dict and load_state_dict to keep them)",
-                ", ".join(encoder.skipped),
-            )
-        states = {} if self._engine is None else dict(self._engine.states)
-        return Checkpoint(server_round, arrays, tree, encoder.arrays, states)
-
-    @property
-    def _vectorization(self) -> VectorizationChoice:
-        engine = self._engine
-        return VectorizationChoice.requested(False) if engine is None else engine.vectorization
-
-    def _save_pending(self) -> None:
-        if self._options.checkpoints is not None and self._pending is not None:
-            self._options.before_checkpoint()
-            self._options.checkpoints.write(self._pending)
-            self._pending = None

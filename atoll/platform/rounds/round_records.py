@@ -9,7 +9,7 @@ from flwr.app import MetricRecord
 
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.dispatch import ExchangeReport
-from atoll.platform.messages.exchange import Metrics
+from atoll.platform.messages.outcome import Metrics
 
 # The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
 LARGEST_COUNT = 2**53
@@ -75,7 +75,7 @@ def _client_columns(
         "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
         "epsilon": [_named(o.metrics, "epsilon") for _, o in rows],
         "seconds": [o.seconds for _, o in rows],
-        "bytes_down": [o.bytes_down for _, o in rows],
+        "bytes_down": [size for report in reports for size in report.bytes_to],
         "bytes_up": [o.bytes_up for _, o in rows],
         "layers": [_numbers(o.metrics, "layers") for _, o in rows],
         "peak_memory": [_number(o.metrics, "peak-memory") for _, o in rows],

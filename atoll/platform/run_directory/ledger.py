@@ -26,7 +26,7 @@ from atoll.files.recorded import (
     write_recorded_json,
     write_recorded_text,
 )
-from atoll.platform.callbacks.observers import RoundRecord, RunInfo
+from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
@@ -146,7 +146,7 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables([empty, table], promote_options="permissive").select(schema.names)
 
 
-class Ledger:
+class Ledger(Observer):
     """Writes a run directory as the run goes (an observer).
 
     Parameters

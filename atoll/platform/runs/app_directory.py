@@ -224,7 +224,7 @@ class _Starts:
         self._count = 0
         self._clock = time.perf_counter()
         self._grid = grid
-        grid.on_exchange = self._record_exchange
+        grid.report_to(self._record_exchange)
 
     def start(
         self,

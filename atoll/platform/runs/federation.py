@@ -6,21 +6,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import FedXgbBagging, Strategy
+from torch import nn
+
+from atoll.clients.apps.client_app import ClientSpec
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.catalog import check_options, load_dataset
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.partitioning.domains import training_domains, warn_of_unequal_classes
+from atoll.clients.data.partitioning.partition import Partition, class_histogram, partition_dataset
+from atoll.clients.data.partitioning.partitioners import check_partition
+from atoll.clients.models.model_arguments import check_arguments
+from atoll.clients.models.model_building import build_model, warn_of_other_normalization
+from atoll.clients.mods import check_mods
+from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import InvalidExperimentError
 from atoll.files.recorded import write_recorded_json
+from atoll.platform.callbacks.mlflow_log import check_installed
+from atoll.platform.config.client_mods import check_mods_of, named_mods, with_references
+from atoll.platform.config.combinations import warn_of_combinations
+from atoll.platform.config.estimate import warn_of_a_long_run
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.privacy import warn_of_privacy
 from atoll.platform.run_directory.run_files import PARTITION
-
-if TYPE_CHECKING:
-    from flwr.app import ArrayRecord
-    from flwr.serverapp.strategy import Strategy
-    from torch import nn
-
-    from atoll.clients.apps.client_app import ClientSpec
-    from atoll.clients.data.image_dataset import ImageDataset
-    from atoll.clients.data.partitioning.partition import Partition
+from atoll.randomness import derive_seed
+from atoll.strategies import build_strategy
+from atoll.strategies.alignment.alignment_checks import check_federation
+from atoll.strategies.layerwise.layerwise_checks import check_layerwise
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000
@@ -58,19 +74,6 @@ def prepare(experiment: Experiment, parts: Parts | None = None) -> Federation:
     AtollError
         If the data cannot be had, or a name or an argument is wrong.
     """
-    from atoll.clients.apps.client_app import ClientSpec
-    from atoll.clients.arrays.model_arrays import ModelArrays
-    from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
-    from atoll.clients.models.model_building import warn_of_other_normalization
-    from atoll.clients.mods import check_mods
-    from atoll.platform.config.client_mods import named_mods, with_references
-    from atoll.platform.config.combinations import warn_of_combinations
-    from atoll.platform.config.estimate import warn_of_a_long_run
-    from atoll.platform.config.privacy import warn_of_privacy
-    from atoll.strategies import build_strategy
-    from atoll.strategies.alignment.alignment_checks import check_federation
-    from atoll.strategies.layerwise.layerwise_checks import check_layerwise
-
     run, data = experiment.run, experiment.data
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     parts = parts or Parts()
@@ -112,11 +115,6 @@ class Parts:
 
     def of(self, experiment: Experiment) -> tuple[ImageDataset, Partition, nn.Module]:
         """Return an experiment's data set, partition and model."""
-        from atoll.clients.data.catalog import load_dataset
-        from atoll.clients.data.partitioning.partition import partition_dataset
-        from atoll.clients.models.model_building import build_model
-        from atoll.randomness import derive_seed
-
         data, seed = experiment.data, experiment.run.seed
         source = (data.dataset, data.path, data.options)
         dataset = self._once(("data", repr(source), seed), load_dataset, *source, seed)
@@ -129,8 +127,6 @@ class Parts:
 
     def obstacle(self, experiment: Experiment, model: nn.Module) -> str | None:
         """Return why clients of an experiment's model cannot train at once, or None."""
-        from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
-
         shape = self.of(experiment)[0].image_shape
         key = ("obstacle", repr(experiment.model), shape)
         found: str | None = self._once(key, obstacle_to_vectorizing, model, shape)
@@ -152,17 +148,7 @@ def check(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
-    from flwr.serverapp.strategy import FedXgbBagging
-
-    from atoll.clients.data.catalog import check_options
-    from atoll.clients.data.partitioning.partitioners import check_partition
-    from atoll.clients.models.model_arguments import check_arguments
-    from atoll.platform.config.client_mods import check_mods_of
-    from atoll.strategies import build_strategy
-
     if experiment.log.mlflow is not False:
-        from atoll.platform.callbacks.mlflow_log import check_installed
-
         check_installed()
     strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
     if isinstance(strategy, FedXgbBagging):
@@ -184,8 +170,6 @@ def check(experiment: Experiment) -> None:
 
 def domain_of(federation: Federation) -> Callable[[int], str | None]:
     """Return the domain of a partition, where all of its examples are of one domain."""
-    import numpy as np
-
     dataset, partition = federation.dataset, federation.partition
     domains = dataset.train.domains
     if domains is None:
@@ -204,9 +188,6 @@ def write_partition(directory: Path, federation: Federation, held_out: Sequence[
 
     Of a large federation the histograms of the first clients only: no figure shows a million.
     """
-    from atoll.clients.data.partitioning.domains import training_domains
-    from atoll.clients.data.partitioning.partition import class_histogram
-
     dataset, partition = federation.dataset, federation.partition
     histogram = class_histogram(
         dataset.train.labels, partition, len(dataset.classes), MAX_HISTOGRAMS

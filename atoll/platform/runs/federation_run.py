@@ -5,15 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flwr.app import ArrayRecord
+
+from atoll import flower
+from atoll.clients.data.partitioning.domains import test_sets
 from atoll.errors import RunDirectoryError
 from atoll.platform.callbacks.early_stopping import EarlyStopping
+from atoll.platform.callbacks.mlflow_log import MLflowLog
 from atoll.platform.callbacks.observers import Observer, RoundRecord
+from atoll.platform.callbacks.tensorboard import TensorBoardLog
 from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
+from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.reports.run_report import REPORT, write_report
 from atoll.platform.rounds.client_failures import ClientFailures
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
+from atoll.platform.rounds.server_evaluation import ServerEvaluation
+from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.run_directory.identity import RunIdentity, relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_config import load_run_config
@@ -26,19 +40,16 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
+from atoll.platform.runs.layerwise.layerwise_run import LayerRun, network_arrays, start_workers
 from atoll.platform.runs.session import (
     Session,
     claim_run_directory,
     versions,
 )
 from atoll.platform.runs.started_cluster import StartedCluster
+from atoll.randomness import derive_seed, seed_everything
+from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.trust import Ask, admitted, note, refuse, uses_in
-
-if TYPE_CHECKING:
-    from flwr.app import ArrayRecord
-
-    from atoll.platform.grid.message_capture import CaptureRecorder
-    from atoll.platform.grid.ray_grid import RayGrid
 
 logger = logging.getLogger("atoll")
 
@@ -66,6 +77,31 @@ class RunResult:
     arrays: ArrayRecord
     metrics: dict[str, Any]
     summary: dict[str, Any]
+
+
+class Start(Enum):
+    """How a run begins."""
+
+    NEW = "in a directory of its own"
+    CONTINUED = "in the directory of an interrupted run of the experiment that is given"
+    RESUMED = "in the directory of an interrupted run, whose experiment is read from there"
+
+    @property
+    def has_own_config(self) -> bool:
+        """Whether the experiment is given, and not read from the run directory."""
+        return self is not Start.RESUMED
+
+
+@dataclass(frozen=True)
+class _Listeners:
+    """Who is told of a run beside its ledger."""
+
+    observers: Observers
+    callbacks: Sequence[Callback]
+
+    @classmethod
+    def of(cls, observers: Observers | None, callbacks: Sequence[Callback]) -> _Listeners:
+        return cls(observers or (lambda directory: []), callbacks)
 
 
 def run(
@@ -117,9 +153,9 @@ def run(
         out = experiment.run.out / experiment.run.name
     if resume and out is not None and (out / CONFIG).is_file():
         logger.info("%s: there is a run in it, which goes on", out)
-        return _go_on(experiment, out, True, observers, callbacks)
+        return _go_on(experiment, out, Start.CONTINUED, _Listeners.of(observers, callbacks))
     with claim_run_directory(out, experiment.run.out, experiment.run.name) as lock:
-        return _run(experiment, lock, True, True, observers or _no_observers, callbacks)
+        return _run(experiment, lock, Start.NEW, _Listeners.of(observers, callbacks))
 
 
 def resume(
@@ -160,21 +196,17 @@ def resume(
     overrides = [] if workers is None else [f"ray.workers={workers}"]
     experiment = load_run_config(directory, overrides)
     with admitted(uses_in(read_config(directory)), directory / CONFIG, ask):
-        return _go_on(experiment, directory, False, observers, callbacks)
+        return _go_on(experiment, directory, Start.RESUMED, _Listeners.of(observers, callbacks))
 
 
 def _go_on(
-    experiment: Experiment,
-    directory: Path,
-    is_given: bool,
-    observers: Observers | None,
-    callbacks: Sequence[Callback],
+    experiment: Experiment, directory: Path, start: Start, listeners: _Listeners
 ) -> RunResult:
-    """Go on with a run; ``is_given`` says that the experiment is not from its directory."""
+    """Go on with a run that is there."""
     finished = _finished(directory, experiment.run.rounds)
     if finished is not None:
         before = RunIdentity.read(directory)
-        if is_given and before is not None:
+        if start.has_own_config and before is not None:
             # Without the data, which a finished run does not need.
             device = before.config.get("ray", {}).get("device", "cpu")
             _identity(experiment, before.data, device).check_same(directory)
@@ -182,7 +214,7 @@ def _go_on(
         return finished
     # Before Ray starts: a directory that cannot be had is known at once.
     with RunLock(directory) as lock:
-        return _run(experiment, lock, False, is_given, observers or _no_observers, callbacks)
+        return _run(experiment, lock, start, listeners)
 
 
 def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> RunIdentity:
@@ -197,9 +229,6 @@ def _identity(experiment: Experiment, data: Mapping[str, str], device: str) -> R
 
 def _finished(directory: Path, rounds: int) -> RunResult | None:
     """Return the result of a run that is over, without a cluster."""
-    from atoll.platform.reports.run_report import REPORT, write_report
-    from atoll.platform.run_directory.checkpoint import CheckpointStore
-
     try:
         summary = read_result(directory)
     except RunDirectoryError as error:
@@ -216,36 +245,23 @@ def _finished(directory: Path, rounds: int) -> RunResult | None:
         write_report(directory)
     arrays = checkpoint.arrays
     if "failed_layers" in summary:
-        from atoll.platform.runs.layerwise.layerwise_run import network_arrays
-
         arrays = network_arrays(directory)
     return RunResult(directory, arrays, summary["metrics"], summary)
 
 
-def _no_observers(directory: Path) -> list[Observer]:
-    return []
-
-
-def _run(
-    experiment: Experiment,
-    lock: RunLock,
-    is_new: bool,
-    is_given: bool,
-    observers: Observers,
-    callbacks: Sequence[Callback],
-) -> RunResult:
+def _run(experiment: Experiment, lock: RunLock, start: Start, listeners: _Listeners) -> RunResult:
     directory = lock.directory
     if experiment.layers is not None:
-        return _run_layers(experiment, lock, is_new, is_given, observers, callbacks)
+        return _run_layers(experiment, lock, start, listeners)
     with StartedCluster(experiment) as cluster:
         federation = prepare(experiment).on(cluster.device)
         with (
             cluster.grid(federation, directory.name) as grid,
             terminated_as_interrupt(),
-            _session(experiment, federation, lock, is_new, is_given, observers) as session,
+            _session(experiment, federation, lock, start, listeners) as session,
         ):
             write_partition(directory, federation, experiment.data.held_out)
-            arrays = _run_rounds(experiment, federation, grid, session, callbacks)
+            arrays = _run_rounds(experiment, federation, grid, session, listeners.callbacks)
             summary = session.finish(
                 arrays, initial=federation.initial_arrays, vectorized=vars(grid.vectorization)
             )
@@ -253,25 +269,18 @@ def _run(
 
 
 def _run_layers(
-    experiment: Experiment,
-    lock: RunLock,
-    is_new: bool,
-    is_given: bool,
-    observers: Observers,
-    callbacks: Sequence[Callback],
+    experiment: Experiment, lock: RunLock, start: Start, listeners: _Listeners
 ) -> RunResult:
-    from atoll.platform.runs.layerwise.layerwise_run import LayerRun, start_workers
-
     with StartedCluster(experiment) as cluster:
         federation = prepare(experiment).on(cluster.device)
         connection = cluster.connection
         # Only now: Ray sets a handler of its own when it starts.
         with (
             terminated_as_interrupt(),
-            _session(experiment, federation, lock, is_new, is_given, observers) as session,
+            _session(experiment, federation, lock, start, listeners) as session,
         ):
             write_partition(lock.directory, federation, experiment.data.held_out)
-            layers = LayerRun(experiment, federation, session, callbacks)
+            layers = LayerRun(experiment, federation, session, listeners.callbacks)
             pool = start_workers(connection, experiment.ray, federation, layers.parts)
             try:
                 arrays = layers.run(pool)
@@ -285,9 +294,8 @@ def _session(
     experiment: Experiment,
     federation: Federation,
     lock: RunLock,
-    is_new: bool,
-    is_given: bool,
-    observers: Observers,
+    start: Start,
+    listeners: _Listeners,
 ) -> Session:
     data = {experiment.data.dataset: federation.dataset.fingerprint}
     config = experiment.to_dict()
@@ -296,11 +304,11 @@ def _session(
         config["data"]["path"] = str(experiment.data.path.absolute())
     return Session(
         lock.directory,
-        config if is_given else None,
+        config if start.has_own_config else None,
         identity=_identity(experiment, data, federation.spec.device),
-        is_new=is_new,
+        is_new=start is Start.NEW,
         keep_checkpoints=experiment.run.keep_checkpoints,
-        observers=partial(_all_observers, experiment, observers),
+        observers=partial(_all_observers, experiment, listeners.observers),
         lock=lock,
     )
 
@@ -308,12 +316,8 @@ def _session(
 def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
     observers = more(directory)
     if experiment.log.tensorboard:
-        from atoll.platform.callbacks.tensorboard import TensorBoardLog
-
         observers.append(TensorBoardLog(directory))
     if experiment.log.mlflow is not False:
-        from atoll.platform.callbacks.mlflow_log import MLflowLog
-
         observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
     return observers
 
@@ -325,13 +329,6 @@ def _run_rounds(
     session: Session,
     callbacks: Sequence[Callback],
 ) -> ArrayRecord:
-    from atoll import flower
-    from atoll.clients.data.partitioning.domains import test_sets
-    from atoll.platform.rounds.round_loop import run_rounds
-    from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
-    from atoll.platform.rounds.server_evaluation import ServerEvaluation
-    from atoll.randomness import derive_seed, seed_everything
-
     settings, strategy = experiment.run, federation.strategy
     stopping = settings.early_stopping
     seed_everything(derive_seed(settings.seed, "server"))
@@ -354,10 +351,9 @@ def _run_rounds(
         domain_of=domain_of(federation),
         failures=ClientFailures(session.directory),
     )
-    grid.recorder = _recorder(experiment, federation, session.directory)
-    for observer in options.observers:
-        if hasattr(observer, "on_clients"):
-            grid.on_progress = observer.on_clients
+    recorder = _recorder(experiment, federation, session.directory)
+    grid.record_with(recorder)
+    grid.show_progress(partial(_tell_of_clients, options.observers))
     named: dict[str, Any] = {
         "grid": grid,
         "initial_arrays": federation.initial_arrays,
@@ -373,17 +369,19 @@ def _run_rounds(
         arrays = loop(strategy, **named).arrays
     # As with Flower, a result has no arrays where no round had an update.
     arrays = arrays or federation.initial_arrays
-    if grid.recorder is not None:
-        grid.recorder.warn_of_missing()
+    if recorder is not None:
+        recorder.warn_of_missing()
     return arrays
+
+
+def _tell_of_clients(observers: Sequence[Observer], kind: str, ended: int, of: int) -> None:
+    for observer in observers:
+        observer.on_clients(kind, ended, of)
 
 
 def _recorder(
     experiment: Experiment, federation: Federation, directory: Path
 ) -> CaptureRecorder | None:
-    from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
-    from atoll.strategies.sec_agg_plus import SecAggPlus
-
     if experiment.capture is None:
         return None
     what = directory, experiment.capture, federation.spec, federation.dataset

@@ -22,7 +22,8 @@ from atoll.errors import EngineError, RunDirectoryError
 from atoll.files.manifests import MANIFEST
 from atoll.files.recorded import write_recorded_text
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
-from atoll.platform.rounds.round_loop import RoundOptions
+from atoll.platform.reports.run_report import write_report
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.run_directory.identity import IDENTITY, RunIdentity
 from atoll.platform.run_directory.ledger import Ledger
@@ -239,8 +240,6 @@ class Session:
         return result
 
     def _write_report(self, result: Mapping[str, Any] | None = None) -> str:
-        from atoll.platform.reports.run_report import write_report
-
         return str(write_report(self.directory, result))
 
     def start(self, run: RunInfo) -> None:
@@ -249,10 +248,9 @@ class Session:
             observer.on_start(run)
 
     def part_ended(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Tell the observers that want to know of a part's end of a round."""
+        """Tell every observer of a part's end of a round."""
         for observer in self._observers:
-            if hasattr(observer, "on_part"):
-                observer.on_part(name, server_round, num_rounds)
+            observer.on_part(name, server_round, num_rounds)
 
     def record(self, record: RoundRecord) -> None:
         """Tell every observer of a round that the round loop did not run."""

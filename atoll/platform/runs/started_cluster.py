@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from atoll.clients.apps.client_app import make_client_app
+from atoll.platform.cluster.connection import Cluster
+from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.runs.federation import Federation
-
-if TYPE_CHECKING:
-    from atoll.platform.cluster.connection import Cluster
-    from atoll.platform.grid.ray_grid import RayGrid
 
 
 class StartedCluster:
@@ -26,8 +26,6 @@ class StartedCluster:
         return self
 
     def _connect(self) -> Any:
-        from atoll.platform.cluster.connection import Cluster
-
         return Cluster(self._experiment.ray.address)
 
     @property
@@ -39,8 +37,6 @@ class StartedCluster:
     @property
     def device(self) -> str:
         """Where the workers' models are: "cuda" if they have a share of a GPU, else "cpu"."""
-        from atoll.platform.cluster.worker_allocation import Room
-
         settings = self._experiment.ray
         gpus = settings.gpus_per_worker
         if gpus == "auto":
@@ -51,9 +47,6 @@ class StartedCluster:
 
     def grid(self, federation: Federation, name: str) -> RayGrid:
         """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
-        from atoll.clients.apps.client_app import make_client_app
-        from atoll.platform.grid.ray_grid import RayGrid
-
         experiment = self._experiment
         ray_settings = experiment.ray
         return RayGrid(

@@ -11,12 +11,18 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.noprop_clients import CAPACITY
+from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.partitioning.domains import test_sets
+from atoll.clients.models.model_building import build_model
 from atoll.clients.moments.moment_messages import MOMENTS
+from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.runs.federation import Federation, prepare
@@ -42,9 +48,6 @@ def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experim
 
 @lru_cache(maxsize=4)
 def _client_app(file: str, overrides: str, clients: int) -> ClientApp:
-    import torch
-
-    from atoll.clients.apps.client_app import make_client_app
 
     experiment, federation = _federation(file, overrides, clients)
     # Which process has a GPU is for Flower to say.
@@ -90,10 +93,6 @@ class _Evaluation:
     """Evaluates in the ServerApp's own process: stock Flower has no workers for it."""
 
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
-        from atoll.clients.arrays.model_arrays import ModelArrays
-        from atoll.clients.data.partitioning.domains import test_sets
-        from atoll.clients.models.model_building import build_model
-
         dataset = federation.dataset
         self._dataset = dataset
         self._model = build_model(
@@ -104,8 +103,6 @@ class _Evaluation:
         self._sets = test_sets(dataset, data.held_out, data.test_examples)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        from atoll.clients.training.evaluation import evaluate, metrics_by_domain
-
         self._arrays.load(arrays)
         dataset = self._dataset
         done = [evaluate(self._model, dataset, dataset.test, own) for own in self._sets.indices]

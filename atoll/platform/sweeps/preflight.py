@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import InvalidExperimentError
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import Parts, check, prepare
 
 if TYPE_CHECKING:
-    from atoll.platform.config.experiment import Experiment
     from atoll.platform.sweeps.sweep_plan import Trial
 
 logger = logging.getLogger("atoll")
@@ -36,8 +37,6 @@ class Preflight:
         InvalidExperimentError
             With the key, the value and what was expected.
         """
-        from atoll.platform.runs.federation import check
-
         key = _key(experiment)
         if key not in self._settings:
             self._settings[key] = _problem(check, experiment)
@@ -56,8 +55,6 @@ def check_trials(trials: Iterable[Trial]) -> None:
     InvalidExperimentError
         What is wrong with the first that cannot be run, and which it is.
     """
-    from atoll.platform.runs.federation import Parts, prepare
-
     parts, seen = Parts(), set[str]()
     with _said_once():
         for trial in trials:

@@ -11,10 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.partitioning.domains import check_held_out, training_domains
+from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.ranges import Count, Seed
 from atoll.clients.settings import Section
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
@@ -32,9 +36,6 @@ from atoll.platform.sweeps.axes import (
 from atoll.platform.sweeps.preflight import Preflight
 from atoll.platform.sweeps.random_search import Distribution, draw_samples
 from atoll.platform.sweeps.trial_stopping import TrialStoppingSettings
-
-if TYPE_CHECKING:
-    from atoll.clients.data.image_dataset import ImageDataset
 
 # Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
 MAX_TRIALS = 100_000
@@ -314,9 +315,6 @@ def _experiment(
     method: str | None,
     preflight: Preflight,
 ) -> Experiment:
-    from atoll.clients.data.partitioning.domains import check_held_out
-    from atoll.clients.data.partitioning.partition import check_home_domains
-
     try:
         experiment = Experiment.from_dict(tables)
         # A dry run imports no code of the user's, and knows not what that would refuse.
@@ -348,8 +346,6 @@ def _with_one_more_held_out(trial: Trial) -> Iterator[Trial]:
 
 
 def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool) -> Trial:
-    from atoll.clients.data.partitioning.partition import check_home_domains
-
     data = trial.experiment.data.model_copy(update={"held_out": tuple(sorted(domains))})
     check_home_domains(data)
     experiment = trial.experiment.model_copy(update={"data": data})
@@ -357,8 +353,6 @@ def _holding_out(trial: Trial, domains: tuple[str, ...], *, is_validation: bool)
 
 
 def _training_domains(experiment: Experiment) -> tuple[str, ...]:
-    from atoll.clients.data.partitioning.domains import training_domains
-
     return training_domains(dataset_of(experiment))
 
 
@@ -371,8 +365,6 @@ def dataset_of(experiment: Experiment) -> ImageDataset:
 
 @lru_cache(maxsize=16)
 def _opened(dataset: str, path: Path | None, options: str, seed: int) -> ImageDataset:
-    from atoll.clients.data.catalog import load_dataset
-
     return load_dataset(dataset, path, json.loads(options), seed)
 
 

@@ -13,8 +13,10 @@ from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
 from atoll.files.recorded import remove_recorded, write_recorded_json
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.run_files import CONFIG
 from atoll.platform.run_directory.run_lock import DirectoryInUseError, RunLock
+from atoll.platform.runs.federation_run import run
 from atoll.platform.sweeps.trial_stopping import STOPPED, AskAfterRound, TrialStopped
 from atoll.platform.sweeps.trials import log_of
 
@@ -31,7 +33,6 @@ def run_trial(
 ) -> str | None:
     """Run or resume a trial (in a process of its own); return why it failed, or None."""
     sys.path.extend(path for path in search_path if path not in sys.path)
-    from atoll.platform.runs.federation_run import run
 
     place, started = Path(directory), time.monotonic()
     callbacks = () if ask is None else (ask,)
@@ -65,8 +66,6 @@ def run_trial(
 def _write_stopped(
     place: Path, stop: TrialStopped, ask: AskAfterRound | None, seconds: float
 ) -> None:
-    from atoll.platform.reports.run_report import write_report
-
     metric = "" if ask is None else ask.metric
     stopped = {"round": stop.server_round, "metric": metric, "value": stop.value}
     write_recorded_json(place / STOPPED, {**stopped, "seconds": seconds})

@@ -11,7 +11,6 @@ sweep may stop others when it is run again. What a trial comes to does not depen
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 from dataclasses import dataclass
@@ -24,12 +23,16 @@ from pydantic import Field
 from atoll.clients.ranges import Rounds
 from atoll.clients.settings import Section
 from atoll.errors import EngineError
+from atoll.lazy import LazyModule
 from atoll.platform.callbacks.early_stopping import metric_of
 from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.cluster.bounded_waits import answer
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.run_directory.run_files import ROUND_ONLY, ROUNDS, has_table, read_rounds_table
 
 logger = logging.getLogger("atoll")
+# Ray Tune is an extra of Ray's.
+schedulers = LazyModule("ray.tune.schedulers")
 
 STOPPED = "stopped.json"
 
@@ -145,7 +148,7 @@ def asha_scheduler() -> Any:
         If Ray was installed without Ray Tune.
     """
     try:
-        return importlib.import_module("ray.tune.schedulers").ASHAScheduler
+        return schedulers.ASHAScheduler
     except ImportError as error:
         raise EngineError(
             f"sweep.early_stopping: Ray Tune is not installed ({error}); expected pip install "
@@ -194,8 +197,6 @@ class AskAfterRound:
                 self._ask(server_round, num_rounds, value)
 
     def _ask(self, server_round: int, num_rounds: int, value: float) -> None:
-        from atoll.platform.cluster.bounded_waits import answer
-
         reply = self.halving.report.remote(self.group, self.trial, server_round, value)
         if answer(reply, "the actor that stops trials early") and server_round < num_rounds:
             raise TrialStopped(server_round, value)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +17,7 @@ from ray import cloudpickle
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.training.memory_allocator import keep_freed_memory
+from atoll.lazy import LazyModule
 from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange, Timing
 from atoll.platform.messages.packing import PackedRecords
 from atoll.platform.worker.client_runner import ClientRunner
@@ -27,6 +27,9 @@ from atoll.platform.worker.sum_tree import Span, TreeSum
 if TYPE_CHECKING:
     # With it come Arrow and all data sets, which an app of somebody's has no use for.
     from atoll.platform.worker.node_data import NodeData
+
+# Apps that do not use it should not wait for it.
+torch = LazyModule("torch")
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,11 @@ class Worker:
 
         def run() -> list[ChunkResult]:
             results = self._run_chunks(exchange, chunks, by_index)
-            total = results[0].total
-            if total is not None and not results[0].stuck:
-                results[0].total, results[0].left_bytes = None, total.nbytes
-                left.append(total)
-            return results
+            (result,) = results
+            if result.total is None or result.stuck:
+                return results
+            left.append(result.total)
+            return [replace(result, total=None, left_bytes=result.total.nbytes)]
 
         done = cast(list[ChunkResult] | OnGpu, self._do("a chunk", run))
         return done, left[0] if left else None
@@ -193,7 +196,6 @@ class Worker:
 
 
 def _prepare_torch(threads: int, *, gpu: bool) -> None:
-    torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     if gpu:
         # The same bits on every run are worth more here than the fastest kernels. cuBLAS reads

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from flwr.app import ArrayRecord
 
-from atoll import flower
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.platform.messages.exchange import Outcome
 from atoll.platform.messages.packing import first_not_finite
 
 # Replies kept for a second look; beyond this many bytes each is checked as it comes.
@@ -18,7 +16,7 @@ KEPT_BYTES = 8_000_000
 
 
 class ChunkSum:
-    """Adds up replies; those that turn out not to be finite become errors.
+    """The weighted sum of a chunk's replies, without those that turn out not to be finite.
 
     Parameters
     ----------
@@ -26,26 +24,48 @@ class ChunkSum:
         What the chunk's earlier clients had added up to.
     check_finite : bool
         Whether to look for NaN and infinite values at all.
+
+    Attributes
+    ----------
+    refused : dict[int, str]
+        By their place in the chunk, why replies that were added are in the sum no more.
     """
 
     def __init__(self, earlier: WeightedSum | None, *, check_finite: bool) -> None:
         self._check_finite = check_finite
         self._earlier = earlier
         self._total = _copy(earlier)
-        self._unchecked: list[tuple[Outcome, ArrayRecord, float]] = []
+        self._unchecked: list[tuple[int, ArrayRecord, float]] = []
         self._kept_bytes = 0
+        self.refused: dict[int, str] = {}
 
-    def add(self, outcome: Outcome, arrays: ArrayRecord, weight: float) -> None:
-        """Add one reply, or make its outcome an error."""
-        outcome.summed = True
+    def add(self, place: int, arrays: ArrayRecord, weight: float, num_bytes: int) -> str | None:
+        """Add one reply.
+
+        Parameters
+        ----------
+        place : int
+            The client's place in the chunk.
+        arrays, weight
+            What to add.
+        num_bytes : int
+            Bytes of the arrays.
+
+        Returns
+        -------
+        str or None
+            Why it was not added, where that is known at once.
+        """
         if self._check_finite and self._kept_bytes > KEPT_BYTES:
             self.close()
-            if _refuse(outcome, arrays):
-                return
+            problem = not_finite(arrays)
+            if problem is not None:
+                return problem
         elif self._check_finite:
-            self._unchecked.append((outcome, arrays, weight))
-            self._kept_bytes += outcome.bytes_up
+            self._unchecked.append((place, arrays, weight))
+            self._kept_bytes += num_bytes
         self._total.add(arrays, weight)
+        return None
 
     def merge(self, total: WeightedSum) -> None:
         """Add a sum of finite replies that was made elsewhere."""
@@ -56,10 +76,19 @@ class ChunkSum:
         unchecked, self._unchecked = self._unchecked, []
         if unchecked and not self._total.is_finite():
             self._total = _copy(self._earlier)
-            for outcome, arrays, weight in unchecked:
-                if not _refuse(outcome, arrays):
+            for place, arrays, weight in unchecked:
+                problem = not_finite(arrays)
+                if problem is None:
                     self._total.add(arrays, weight)
+                else:
+                    self.refused[place] = problem
         return self._total
+
+
+def not_finite(arrays: ArrayRecord) -> str | None:
+    """Return which array has NaN or infinite values, or None."""
+    key = first_not_finite(arrays)
+    return None if key is None else f"NaN or infinite values in {key!r}"
 
 
 def _copy(total: WeightedSum | None) -> WeightedSum:
@@ -67,10 +96,3 @@ def _copy(total: WeightedSum | None) -> WeightedSum:
     if total is not None:
         copy.merge(total)
     return copy
-
-
-def _refuse(outcome: Outcome, arrays: ArrayRecord) -> bool:
-    key = first_not_finite(arrays)
-    if key is not None:
-        outcome.fail(f"NaN or infinite values in {key!r}", flower.REJECTED)
-    return key is not None

@@ -1,22 +1,22 @@
-"""A client's reply on its way into the outcome or the sum: as it is, or validated."""
+"""A client's answer as the reply that the driver gets: as it is, or validated; or a failure."""
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message
 
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import Structure
-from atoll.platform.messages.exchange import Exchange, Outcome, plain_metrics
+from atoll.platform.messages.exchange import Exchange
+from atoll.platform.messages.outcome import ClientReply, Failure, Metrics, plain_metrics
 from atoll.platform.messages.packing import (
     Parts,
     describe_mismatch,
-    first_not_finite,
     malformed,
     pack,
     parts_of,
     structure_of,
 )
-from atoll.platform.worker.chunk_sum import ChunkSum
+from atoll.platform.worker.chunk_sum import ChunkSum, not_finite
 
 # Integers up to here are exact; a weight beyond is no count of examples, but makes sums overflow.
 LARGEST_WEIGHT = 2.0**53
@@ -24,19 +24,20 @@ LARGEST_WEIGHT = 2.0**53
 
 def receive(
     exchange: Exchange,
-    outcome: Outcome,
+    node_id: int,
+    place: int,
     answer: object,
     expected: Structure | None,
     chunk_sum: ChunkSum | None,
-) -> None:
-    """Put a client's reply into ``outcome``, or into the sum where it belongs.
+) -> ClientReply | Failure:
+    """Return a client's reply, added to the sum where it belongs there, or why it is refused.
 
     Parameters
     ----------
     exchange : Exchange
         What was sent, and whether replies are validated.
-    outcome : Outcome
-        The client's; a reply that is an error, or is refused, turns it into one.
+    node_id, place : int
+        The client's node, and its place in the chunk.
     answer : object
         What the app returned.
     expected : Structure or None
@@ -46,101 +47,141 @@ def receive(
     """
     if not isinstance(answer, Message) or not answer.metadata.reply_to_message_id:
         kind = type(answer).__name__ if not isinstance(answer, Message) else "one that is no reply"
-        outcome.fail(f"the client returned {kind}, expected a Message", flower.RAISED)
-        outcome.without_reply = not exchange.checked
-        return
+        reason = f"the client returned {kind}, expected a Message"
+        return Failure(reason, flower.RAISED, without_reply=not exchange.checked)
     if answer.has_error():
-        reason = answer.error.reason
+        said = answer.error.reason
         if exchange.checked:
-            reason = reason or "the client replied with an error"
-        outcome.fail(reason, answer.error.code)
-        return
-    outcome.created_at, outcome.ttl = answer.metadata.created_at, answer.metadata.ttl
-    parts = parts_of(answer.content)
-    if outcome.node_id in exchange.captured:
-        outcome.captured = pack(answer.content)
-    if parts.metrics is not None:
-        outcome.metrics = plain_metrics(parts.metrics)
-    if exchange.checked:
-        _validate(exchange, outcome, answer.content, parts, expected, chunk_sum)
-    else:
-        _take(exchange, outcome, answer.content, parts, expected, chunk_sum)
+            said = said or "the client replied with an error"
+        return Failure(said, answer.error.code)
+    take = _validated if exchange.checked else _as_it_is
+    return take(exchange, node_id, place, answer, parts_of(answer.content), expected, chunk_sum)
 
 
-def _take(
+def _as_it_is(
     exchange: Exchange,
-    outcome: Outcome,
-    content: RecordDict,
+    node_id: int,
+    place: int,
+    answer: Message,
     parts: Parts,
     expected: Structure | None,
     chunk_sum: ChunkSum | None,
-) -> None:
+) -> ClientReply | Failure:
     """Take a reply as the client made it; into the sum only if it can be nowhere else."""
-    outcome.arrays_name, outcome.metrics_name = parts.arrays_name, parts.metrics_name
-    outcome.bytes_up = sum(
-        len(array.data) for record in content.array_records.values() for array in record.values()
+    bytes_up = sum(
+        len(array.data)
+        for record in answer.content.array_records.values()
+        for array in record.values()
     )
-    if chunk_sum is not None and _can_be_summed(exchange, outcome, parts.arrays, expected):
-        assert parts.arrays is not None
-        chunk_sum.add(outcome, parts.arrays, _weight(exchange, outcome))
-    else:
-        outcome.records = pack(content)
+    metrics = _metrics(parts)
+    is_summed = chunk_sum is not None and _can_be_summed(exchange, parts.arrays, metrics, expected)
+    if is_summed:
+        assert chunk_sum is not None
+        problem = _add(chunk_sum, exchange, place, parts.arrays, metrics, bytes_up)
+        if problem is not None:
+            return Failure(problem, flower.REJECTED, bytes_up=bytes_up)
+    return _reply(exchange, node_id, answer, parts, metrics, bytes_up, is_summed=is_summed)
+
+
+def _validated(
+    exchange: Exchange,
+    node_id: int,
+    place: int,
+    answer: Message,
+    parts: Parts,
+    expected: Structure | None,
+    chunk_sum: ChunkSum | None,
+) -> ClientReply | Failure:
+    arrays, metrics = parts.arrays, _metrics(parts)
+    problem = _problem(exchange, arrays, metrics)
+    if problem is None and arrays is not None and (exchange.check_finite or chunk_sum is not None):
+        problem = malformed(arrays, numbers=exchange.sum_replies)
+    if problem is not None:
+        return Failure(problem, flower.REJECTED)
+    bytes_up = 0
+    structure: Structure | None = None
+    is_summed = False
+    if arrays is not None:
+        bytes_up = sum(len(array.data) for array in arrays.values())
+        if expected is not None:
+            structure = structure_of(arrays)
+        is_summed = chunk_sum is not None and structure == expected
+    if is_summed:
+        assert chunk_sum is not None
+        problem = _add(chunk_sum, exchange, place, arrays, metrics, bytes_up)
+    elif exchange.check_finite and arrays is not None:
+        problem = not_finite(arrays)
+    if problem is not None:
+        return Failure(problem, flower.REJECTED, bytes_up=bytes_up)
+    reply = _reply(exchange, node_id, answer, parts, metrics, bytes_up, is_summed=is_summed)
+    if structure is None or expected is None or structure == expected:
+        return reply
+    return reply._replace(structure=structure, mismatch=describe_mismatch(expected, structure))
+
+
+def _reply(
+    exchange: Exchange,
+    node_id: int,
+    answer: Message,
+    parts: Parts,
+    metrics: Metrics | None,
+    bytes_up: int,
+    *,
+    is_summed: bool,
+) -> ClientReply:
+    return ClientReply(
+        metrics,
+        parts.metrics_name,
+        parts.arrays_name,
+        None if is_summed else pack(answer.content),
+        is_summed,
+        captured=pack(answer.content) if node_id in exchange.captured else None,
+        created_at=answer.metadata.created_at,
+        ttl=answer.metadata.ttl,
+        bytes_up=bytes_up,
+    )
+
+
+def _metrics(parts: Parts) -> Metrics | None:
+    return None if parts.metrics is None else plain_metrics(parts.metrics)
 
 
 def _can_be_summed(
-    exchange: Exchange, outcome: Outcome, arrays: ArrayRecord | None, expected: Structure | None
+    exchange: Exchange,
+    arrays: ArrayRecord | None,
+    metrics: Metrics | None,
+    expected: Structure | None,
 ) -> bool:
     return (
         arrays is not None
         and expected is not None
         and structure_of(arrays) == expected
-        and _problem(exchange, arrays, outcome) is None
-        and _weight(exchange, outcome) > 0.0
+        and _problem(exchange, arrays, metrics) is None
+        and _weight(exchange, metrics) > 0.0
         and malformed(arrays, numbers=True) is None
     )
 
 
-def _validate(
+def _add(
+    chunk_sum: ChunkSum,
     exchange: Exchange,
-    outcome: Outcome,
-    content: RecordDict,
-    parts: Parts,
-    expected: Structure | None,
-    chunk_sum: ChunkSum | None,
-) -> None:
-    arrays = parts.arrays
-    problem = _problem(exchange, arrays, outcome)
-    if problem is None and arrays is not None and (exchange.check_finite or chunk_sum is not None):
-        problem = malformed(arrays, numbers=exchange.sum_replies)
-    if problem is not None:
-        outcome.fail(problem, flower.REJECTED)
-        return
-    outcome.arrays_name, outcome.metrics_name = parts.arrays_name, parts.metrics_name
-    if arrays is not None:
-        outcome.bytes_up = sum(len(array.data) for array in arrays.values())
-        if expected is not None:
-            structure = structure_of(arrays)
-            if structure != expected:
-                outcome.structure = structure
-                outcome.mismatch = describe_mismatch(expected, structure)
-        if chunk_sum is not None and outcome.mismatch is None:
-            chunk_sum.add(outcome, arrays, _weight(exchange, outcome))
-            return
-    key = first_not_finite(arrays) if exchange.check_finite and arrays is not None else None
-    if key is not None:
-        outcome.fail(f"NaN or infinite values in {key!r}", flower.REJECTED)
-        return
-    outcome.records = pack(content)
+    place: int,
+    arrays: ArrayRecord | None,
+    metrics: Metrics | None,
+    bytes_up: int,
+) -> str | None:
+    assert arrays is not None
+    return chunk_sum.add(place, arrays, _weight(exchange, metrics), bytes_up)
 
 
-def _problem(exchange: Exchange, arrays: ArrayRecord | None, outcome: Outcome) -> str | None:
+def _problem(exchange: Exchange, arrays: ArrayRecord | None, metrics: Metrics | None) -> str | None:
     weighted_by = exchange.weighted_by
     if weighted_by is not None:
         if arrays is None:
             return "the reply must hold exactly one ArrayRecord"
-        if outcome.metrics is None:
+        if metrics is None:
             return "the reply must hold exactly one MetricRecord"
-        weight = outcome.metrics.get(weighted_by)
+        weight = metrics.get(weighted_by)
         if isinstance(weight, list) or weight is None:
             return f"the reply's metrics must hold a number {weighted_by!r}, got {weight!r}"
         if not 0.0 <= weight <= LARGEST_WEIGHT:
@@ -151,9 +192,9 @@ def _problem(exchange: Exchange, arrays: ArrayRecord | None, outcome: Outcome) -
     return None
 
 
-def _weight(exchange: Exchange, outcome: Outcome) -> float:
-    assert outcome.metrics is not None
+def _weight(exchange: Exchange, metrics: Metrics | None) -> float:
+    assert metrics is not None
     assert exchange.weighted_by is not None
-    weight = outcome.metrics[exchange.weighted_by]
+    weight = metrics[exchange.weighted_by]
     assert not isinstance(weight, list)
     return float(weight)

@@ -13,6 +13,7 @@ from ray import cloudpickle
 
 from atoll.errors import EngineError
 from atoll.platform.worker.actor import WorkerSetup
+from atoll.platform.worker.node_data import NodeData
 
 
 def worker_setup(
@@ -41,6 +42,5 @@ def worker_setup(
     setup = WorkerSetup(app, run_config, threads, gpu, search_path)
     if not data:
         return setup
-    from atoll.platform.worker.node_data import NodeData
 
     return replace(setup, data=NodeData.of(data))

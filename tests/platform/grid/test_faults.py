@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from atoll.errors import EngineError
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.messages.exchange import Outcome
+from atoll.platform.messages.outcome import Outcome
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from tests.support.apps.faulty_app import app
@@ -39,7 +39,7 @@ def run(
     outcomes: list[Outcome] = []
     options = {"workers": 2, "chunk_size": 4, "seed": 1, "check_replies": "auto", **options}
     with RayGrid(app, NODES, **options) as grid:
-        from atoll.platform.rounds.round_loop import RoundOptions
+        from atoll.platform.rounds.round_options import RoundOptions
 
         errors: list[Outcome] = []
 
@@ -187,8 +187,10 @@ def test_a_client_that_kills_is_told_from_those_before_it(chunk_size: int) -> No
     config = ConfigRecord({"fault": "kill", "nodes": [20, 41]})
     with RayGrid(app, 60, workers=2, chunk_size=chunk_size, seed=1) as grid:
         failed: list[tuple[int, str | None]] = []
-        grid.on_exchange = lambda report: failed.extend(
-            (o.node_id, o.reason) for o in report.outcomes if o.status == "error"
+        grid.report_to(
+            lambda report: failed.extend(
+                (o.node_id, o.reason) for o in report.outcomes if o.status == "error"
+            )
         )
         messages = FedAvg(fraction_evaluate=0.0).configure_train(1, arrays(), config, grid)
         grid.send_and_receive(messages)

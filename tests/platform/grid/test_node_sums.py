@@ -13,7 +13,8 @@ from ray.exceptions import ObjectLostError
 from atoll.platform.grid import node_sums
 from atoll.platform.grid.cohort import Cohort
 from atoll.platform.grid.node_sums import Merge, NodeSums, Traffic
-from atoll.platform.messages.exchange import Chunk, ChunkResult, Envelope, Exchange, Outcome
+from atoll.platform.messages.exchange import Chunk, ChunkResult, Envelope, Exchange
+from atoll.platform.messages.outcome import Outcome
 from atoll.platform.pool.jobs import Job
 from atoll.platform.worker.sum_tree import TreeSum
 from tests.platform.worker.test_sum_tree import by_definition, chunk_sum, values_of

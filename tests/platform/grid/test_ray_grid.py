@@ -28,7 +28,8 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.aggregation import aggregation_of
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from tests.support.apps.faulty_app import app
 
@@ -179,7 +180,7 @@ def test_nobody_is_told_of_what_ends_after_the_reports_were_stopped() -> None:
         told.append(report.kind)
 
     with RayGrid(app, 2, seed=1, workers=1) as grid:
-        grid.on_exchange = note
+        grid.report_to(note)
         queries = [Message(RecordDict(), dst_node_id=n, message_type="query") for n in (1, 2)]
         grid.push_messages(queries[:1])
         assert begun.wait(60.0)

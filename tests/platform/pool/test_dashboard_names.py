@@ -60,7 +60,7 @@ def test_workers_and_their_tasks_are_named_by_their_work() -> None:
         said: list[Any] = []
         for server_round in (1, 2):
             for one in (grid, other):
-                one.server_round = server_round
+                one.set_round(server_round)
                 messages = FedAvg(fraction_train=1.0, min_available_nodes=3).configure_train(
                     server_round, arrays, ConfigRecord(), one
                 )
@@ -76,7 +76,7 @@ def test_workers_and_their_tasks_are_named_by_their_work() -> None:
 def test_workers_that_shared_the_cpus_are_spread_anew_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("atoll.platform.pool.worker_pool.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("atoll.platform.pool.cluster_watch.LOOK_SECONDS", 0.0)
     nodes = frozenset(node["NodeID"] for node in ray.nodes())
     allowed = [Allocation(1, 0.5, 0.0, nodes)]
     setup = worker_setup(ClientApp, {}, 1, gpu=False)

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.array_history import ArrayHistory
-from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.run_directory.state_tree import (
     StateDecoder,

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
+from atoll.platform.callbacks.observers import Observer
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.run_directory.interrupts import interrupts_held, terminated_as_interrupt
@@ -92,7 +93,7 @@ def test_interrupted_as_the_ledger_takes_note_of_a_round(
 
 
 def test_an_interruption_waits_for_the_ledger_and_the_round_is_kept(tmp_path: Path) -> None:
-    class Interrupting:
+    class Interrupting(Observer):
         def on_start(self, info: Any) -> None: ...
         def on_end(self, result: Any) -> None: ...
         def on_round(self, record: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.runs import federation
+from atoll.platform.sweeps import preflight
 from atoll.platform.sweeps.preflight import check_trials
 from atoll.platform.sweeps.sweep import run_sweep
 from atoll.platform.sweeps.sweep_plan import load_sweep
@@ -51,8 +51,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return counted_call
 
-    monkeypatch.setattr(federation, "check", counting("check", federation.check))
-    monkeypatch.setattr(federation, "prepare", counting("prepare", federation.prepare))
+    monkeypatch.setattr(preflight, "check", counting("check", preflight.check))
+    monkeypatch.setattr(preflight, "prepare", counting("prepare", preflight.prepare))
     return counted
 
 

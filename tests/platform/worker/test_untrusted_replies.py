@@ -170,13 +170,13 @@ def run_chunk(answer: Any, *, sums: bool, weighted: bool, kind: str, strict: boo
         from atoll.clients.arrays.weighted_sum import WeightedSum
 
         total = WeightedSum()
-    settle_mismatches(result.outcomes, sent, total, strict=strict)
-    for outcome in result.outcomes:
+    outcomes = settle_mismatches(list(result.outcomes), sent, total, strict=strict)
+    for outcome in outcomes:
         assert (outcome.status == "error") == (outcome.reason is not None)
         if outcome.position != ODD:
             assert outcome.status == "ok", outcome.reason
-    replies = replies_of(requests_of(content, kind), result.outcomes, sent, total)
-    odd = result.outcomes[ODD]
+    replies = replies_of(requests_of(content, kind), outcomes, sent, total)
+    odd = outcomes[ODD]
     if sums:
         [mean, *errors] = replies
         assert len(errors) == (odd.status == "error")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
+from atoll.clients.apps.batch_app import BatchClientApp
 from atoll.platform.worker import gpu_memory
 from atoll.platform.worker.gpu_memory import MemoryReading
 
@@ -66,7 +66,7 @@ class PretendedGpu:
             mark.unlink()
 
 
-class AppOnGpu(ClientApp):
+class AppOnGpu(BatchClientApp):
     """Clients that need memory; ``together`` of them at once is the most that fits."""
 
     def __init__(self, folder: Path, together: int) -> None:

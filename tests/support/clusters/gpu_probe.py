@@ -21,7 +21,7 @@ from tests.support.apps.gpu_apps import app_in_a_worker
 
 def train(grid: RayGrid, server_round: int, **config: int) -> list[str | None]:
     """Return what each client replied, as text; None for an error."""
-    grid.server_round = server_round
+    grid.set_round(server_round)
     arrays = ArrayRecord({"w": Array(np.zeros(3))})
     content = RecordDict({"arrays": arrays, "config": ConfigRecord(config)})
     nodes = grid.get_node_ids()

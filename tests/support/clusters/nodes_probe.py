@@ -20,7 +20,8 @@ from flwr.serverapp.strategy import FedAvg
 from atoll.clients.data.image_dataset import Decoded, Split, write_dataset
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.rounds.round_loop import RoundOptions, run_rounds
+from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from tests.support.apps.node_app import app, make_reader, nodes_in
 from tests.support.clusters.node_cluster import Node, NodeCluster, wait_until

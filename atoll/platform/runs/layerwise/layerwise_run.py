@@ -36,6 +36,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.sections import LayersSettings, RaySettings
 from atoll.platform.pool.gpu_sharing import GpuSharing
 from atoll.platform.pool.jobs import JobSource
+from atoll.platform.pool.pool_start import start_pool
 from atoll.platform.pool.worker_pool import WorkerPool
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.run_directory.interrupts import interrupts_held
@@ -45,7 +46,6 @@ from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
 from atoll.platform.runs.layerwise.layer_ledger import LayerTable
 from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.runs.session import Session
-from atoll.platform.worker.worker_setup import worker_setup
 
 if TYPE_CHECKING:
     from atoll.platform.runs.federation import Federation
@@ -384,21 +384,6 @@ def start_workers(
     """
     room = Room.of(cluster, settings)
     room.could_use = parts
-    allocation = room.first()
     # A worker is started with an app; a layer run's jobs are calls, and there are no clients.
-    setup = worker_setup(
-        ClientApp,
-        {},
-        settings.threads_per_worker,
-        gpu=allocation.gpus > 0,
-        data=(federation.spec.dataset, federation.spec.partition),
-    )
-    return WorkerPool(
-        setup,
-        allocation.workers,
-        allocation.cpus,
-        allocation.gpus,
-        measure_gpus=settings.gpus_per_worker == "auto",
-        look=None if cluster.started else room.look,
-        start_timeout=settings.nodes_timeout,
-    )
+    data = (federation.spec.dataset, federation.spec.partition)
+    return start_pool(ClientApp, room, threads=settings.threads_per_worker, data=data)

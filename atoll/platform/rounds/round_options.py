@@ -1,0 +1,74 @@
+"""What the round loop does beside a strategy's rounds: checkpoints, observers, early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from atoll.platform.callbacks.observers import Observer, RoundRecord
+from atoll.platform.rounds.client_failures import ClientFailures
+from atoll.platform.run_directory.checkpoint import CheckpointStore
+
+
+class StoppingRule(Protocol):
+    """When to stop before the last round."""
+
+    def should_stop(self, record: RoundRecord) -> str | None:
+        """Return why to stop after this round, or None."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+
+
+@dataclass
+class RoundOptions:
+    """What the loop does beside the strategy's rounds.
+
+    Attributes
+    ----------
+    checkpoints : CheckpointStore or None
+        Where checkpoints go; None writes none.
+    checkpoint_every : int or None
+        Rounds between checkpoints; the last round always has one. None writes none.
+    evaluate_every : int
+        Rounds between calls of ``evaluate_fn``; the last round always has one.
+    observers : Sequence[Observer]
+        Told of every round's end.
+    callbacks : Sequence[Callable[[RoundRecord], None]]
+        Called after every round.
+    stopping : StoppingRule or None
+        Early stopping.
+    before_checkpoint : Callable[[], None]
+        Called before a checkpoint is written: what belongs to its rounds must be on disk by then.
+    name : str
+        The run's name, for observers.
+    directory : Path or None
+        The run directory, for observers.
+    notes : Sequence[str]
+        What else observers show at the start.
+    reduce : bool or "auto"
+        See :func:`~atoll.platform.config.aggregation.aggregation_of`.
+    domain_of : callable
+        The domain of a partition, for the ledger.
+    failures : ClientFailures or None
+        Told of every exchange.
+    """
+
+    checkpoints: CheckpointStore | None = None
+    checkpoint_every: int | None = 5
+    evaluate_every: int = 1
+    observers: Sequence[Observer] = ()
+    callbacks: Sequence[Callable[[RoundRecord], None]] = ()
+    stopping: StoppingRule | None = None
+    before_checkpoint: Callable[[], None] = lambda: None
+    name: str = "federation"
+    directory: Path | None = None
+    notes: Sequence[str] = ()
+    reduce: bool | str = "auto"
+    domain_of: Callable[[int], str | None] = field(default=lambda partition: None)
+    failures: ClientFailures | None = None
