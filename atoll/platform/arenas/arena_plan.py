@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from atoll.attacks.arena.arena_job import Conditions, Job
 from atoll.attacks.base.attack_building import can_adapt, find_attack
@@ -19,7 +19,7 @@ from atoll.errors import CaptureError, InvalidExperimentError
 from atoll.platform.arenas.arena_checks import check_attacks, check_labels, check_models, check_size
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
-from atoll.platform.config.validation import describe_problems
+from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
@@ -152,10 +152,7 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
         raise InvalidExperimentError(
             f"{path}: has no section [{ARENA}]; expected one with attacks and defenses"
         )
-    try:
-        settings = _ArenaFile.model_validate({ARENA: tables.pop(ARENA)}).arena
-    except ValidationError as error:
-        raise InvalidExperimentError(describe_problems(error, _ArenaFile)) from None
+    settings = validated(_ArenaFile, {ARENA: tables.pop(ARENA)}).arena
     if "capture" not in tables:
         raise InvalidExperimentError(
             f"{path}: has no section [capture]; expected one with nodes and rounds"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,10 +18,9 @@ from atoll.attacks.generators.trained_generator import (
 )
 from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.clients.data.catalog import load_dataset
-from atoll.errors import InvalidExperimentError
 from atoll.files.atomic import replacing
 from atoll.platform.attack_runs.attack_run import parse_settings
-from atoll.platform.config.validation import describe_problems
+from atoll.platform.config.validation import validated
 
 SAMPLES = "samples.png"
 SAMPLES_A_CLASS = 10
@@ -70,7 +67,7 @@ def run_training(
     DataUnavailableError
         If the data set cannot be had.
     """
-    settings = _settings({**parse_settings(overrides), "seed": seed})
+    settings = validated(TrainingSettings, {**parse_settings(overrides), "seed": seed})
     dataset = load_dataset(name, path)
     if not (generator_folder(dataset, settings, split) / "generator.json").is_file():
         console.print(
@@ -85,13 +82,6 @@ def run_training(
     _save_grid(images, SAMPLES_A_CLASS, folder / SAMPLES)
     console.print(f"generator and samples: {folder}", soft_wrap=True)
     return folder
-
-
-def _settings(given: dict[str, Any]) -> TrainingSettings:
-    try:
-        return TrainingSettings.model_validate(given)
-    except ValidationError as error:
-        raise InvalidExperimentError(describe_problems(error, TrainingSettings)) from None
 
 
 class _TrainingProgress:

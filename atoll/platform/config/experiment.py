@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
 
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, Section
 from atoll.errors import InvalidExperimentError
@@ -22,7 +21,7 @@ from atoll.platform.config.sections import (
     RunSettings,
     StrategySettings,
 )
-from atoll.platform.config.validation import describe_problems
+from atoll.platform.config.validation import validated
 
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)
@@ -69,10 +68,7 @@ class Experiment(Section):
         InvalidExperimentError
             With a line per problem: the key, the value, and what was expected.
         """
-        try:
-            experiment = cls.model_validate(dict(tables))
-        except ValidationError as error:
-            raise InvalidExperimentError(describe_problems(error, cls)) from None
+        experiment = validated(cls, tables)
         problems = problems_of(experiment)
         if problems:
             raise InvalidExperimentError("\n".join(problems))

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from atoll.clients.ranges import short
+from atoll.errors import InvalidExperimentError
 from atoll.registry import closest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], tables: Mapping[str, Any]) -> Model:
+    """Return the settings that ``tables`` hold.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With a line per problem: the key, the value, and what was expected.
+    """
+    try:
+        return model.model_validate(dict(tables))
+    except ValidationError as error:
+        raise InvalidExperimentError(describe_problems(error, model)) from None
 
 
 def describe_problems(error: ValidationError, root: type[BaseModel]) -> str:

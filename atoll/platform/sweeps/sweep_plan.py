@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_dataset import ImageDataset
@@ -23,7 +23,7 @@ from atoll.clients.ranges import Count, Seed
 from atoll.clients.settings import Section
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
-from atoll.platform.config.validation import describe_problems
+from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.identity import relevant, sha256_of_tables
 from atoll.platform.sweeps.axes import (
     EACH,
@@ -175,10 +175,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         raise InvalidExperimentError(
             f"{path}: has no section [{SWEEP}]; expected one with a grid, random or variants"
         )
-    try:
-        settings = _SweepFile.model_validate({SWEEP: tables.pop(SWEEP)}).sweep
-    except ValidationError as error:
-        raise InvalidExperimentError(describe_problems(error, _SweepFile)) from None
+    settings = validated(_SweepFile, {SWEEP: tables.pop(SWEEP)}).sweep
     return plan_sweep(tables, settings)
 
 
