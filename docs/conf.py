@@ -13,6 +13,8 @@ sys.path.insert(0, str(HERE.parent))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each guide has a Ray of its own, whatever else runs on the machine.
+os.environ.setdefault("RAY_ADDRESS", "local")
 
 import atoll
 

@@ -140,6 +140,7 @@ def test_names_that_documents_import_are_public(path: Path) -> None:
 # A path in backticks, or in a command; generated ones and patterns are left out.
 NAMED_PATH = re.compile(
     r"(?<![\w/.-])((?:atoll|tests|docs|experiments|benchmarks|deploy)/[\w./-]*\w)"
+    r"(?![\w./-]*[{*])"
 )
 
 

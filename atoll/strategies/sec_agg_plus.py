@@ -54,6 +54,12 @@ class SecAggPlus(Strategy):
     on_sum : callable
         Called after each round's protocol with all that it told the server: the round, the
         messages to the clients that are in the sum, their mean model, and their examples in all.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAvg
+    >>> from atoll.strategies import SecAggPlus
+    >>> strategy = SecAggPlus(FedAvg(fraction_evaluate=0.0), max_weight=100.0)
     """
 
     def __init__(

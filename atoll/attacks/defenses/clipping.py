@@ -22,6 +22,14 @@ class Clipping(BoundedDefense):
     ----------
     bound : float
         The largest L2 norm, over all parameters together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Clipping, Task
+    >>> update = [torch.tensor([3.0, 4.0])]
+    >>> Clipping(bound=1.0).apply(Task(update), lambda task: update)
+    [tensor([0.6000, 0.8000])]
     """
 
     name: ClassVar[str] = "clipping"

@@ -24,6 +24,12 @@ class GaussianNoise(Defense):
     std : float
         In units of what it is added to: a gradient on steps, a change of parameters on the update
         (which is the learning rate times a gradient, after one step of SGD).
+
+    Examples
+    --------
+    >>> from atoll.attacks import GaussianNoise
+    >>> GaussianNoise(std=0.01, acts_on="step").std
+    0.01
     """
 
     name: ClassVar[str] = "gaussian-noise"

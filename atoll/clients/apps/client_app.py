@@ -106,6 +106,24 @@ def make_client_app(spec: ClientSpec) -> ClientApp:
     ------
     EngineError
         If clients are to be on a GPU, and PyTorch sees none in this process.
+
+    Examples
+    --------
+    >>> from atoll.clients import (
+    ...     ClientSettings, ClientSpec, DataSettings, ModelSettings, load_dataset, make_client_app,
+    ...     partition_dataset,
+    ... )
+    >>> digits = load_dataset("digits")
+    >>> partition = partition_dataset(digits, DataSettings(dataset="digits", clients=5), seed=0)
+    >>> spec = ClientSpec(
+    ...     dataset=digits.directory,
+    ...     partition=partition.directory,
+    ...     model=ModelSettings(name="linear"),
+    ...     client=ClientSettings(learning_rate=0.1),
+    ...     num_rounds=5,
+    ...     seed=0,
+    ... )
+    >>> app = make_client_app(spec)
     """
     if spec.device != "cpu" and not torch.cuda.is_available():
         raise EngineError(

@@ -104,6 +104,13 @@ def run_arena(
     AtollError
         If an attack lacks something that it needs or fits no federation, the directory is in use,
         or no worker fits on the cluster.
+
+    Examples
+    --------
+    >>> from atoll import load_arena, run_arena
+    >>> arena = load_arena(Path("experiments/arena.toml"))  # doctest: +SKIP
+    >>> result = run_arena(arena, Path("runs/arena"))  # doctest: +SKIP
+    >>> result.report  # doctest: +SKIP
     """
     check_available(arena)
     check_trials(arena.federations.trials)

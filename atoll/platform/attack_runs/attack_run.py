@@ -182,6 +182,12 @@ def run_attack(
     ------
     AtollError
         If the attack cannot be run; before anything is computed.
+
+    Examples
+    --------
+    >>> from atoll import run_attack
+    >>> attacked = run_attack(Path("runs/capture"), "idlg", settings={"steps": 9})  # doctest: +SKIP
+    >>> attacked.means()["psnr"]  # doctest: +SKIP
     """
     # The session module loads Ray, which nothing else here needs.
 

@@ -69,6 +69,14 @@ class RayGrid(Grid):
         If the cluster does not hold the workers, or has no GPU where one is asked for.
     EngineError
         If no Ray answers, workers cannot be set up, or nodes do not come in time.
+
+    Examples
+    --------
+    A round by hand, on an app's own Ray (``client_app`` and ``messages`` are Flower's):
+
+    >>> from atoll import RayGrid
+    >>> with RayGrid(client_app, num_nodes=100, seed=0) as grid:  # doctest: +SKIP
+    ...     replies = grid.send_and_receive(messages)
     """
 
     def __init__(

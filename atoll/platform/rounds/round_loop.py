@@ -74,6 +74,13 @@ def run_rounds(
         If there are checkpoints and none of them can be read.
     RunDirectoryError
         If a checkpoint cannot be written.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAvg
+    >>> from atoll import RayGrid, run_rounds
+    >>> with RayGrid(client_app, num_nodes=100, seed=0) as grid:  # doctest: +SKIP
+    ...     result = run_rounds(FedAvg(fraction_train=0.1), grid, initial_arrays, num_rounds=10)
     """
     if isinstance(grid, RayGrid):
         engine = grid

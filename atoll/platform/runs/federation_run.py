@@ -138,6 +138,12 @@ def run(
     AtollError
         If the experiment cannot be run; before anything starts, where that can be known. If
         there is a run in ``out`` that is of another configuration or other data.
+
+    Examples
+    --------
+    >>> from atoll import load_experiment, run
+    >>> experiment = load_experiment(Path("experiments/quickstart.toml"))  # doctest: +SKIP
+    >>> run(experiment).metrics["server_accuracy"]  # doctest: +SKIP
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
@@ -180,6 +186,11 @@ def resume(
         If the folder is not a run directory, or no checkpoint in it is whole.
     UntrustedCodeError
         If it names code that is not trusted.
+
+    Examples
+    --------
+    >>> from atoll import resume
+    >>> resume(Path("runs/quickstart")).summary["rounds"]  # doctest: +SKIP
     """
     check_run_directory(directory)
     overrides = [] if workers is None else [f"ray.workers={workers}"]

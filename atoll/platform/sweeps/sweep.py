@@ -147,6 +147,13 @@ def run_sweep(
     ------
     AtollError
         If a trial cannot be run, the directory is in use, or no worker fits on the cluster.
+
+    Examples
+    --------
+    >>> from atoll import load_sweep, run_sweep
+    >>> sweep = load_sweep(Path("experiments/emoji.toml"))  # doctest: +SKIP
+    >>> result = run_sweep(sweep, Path("runs/emoji"))  # doctest: +SKIP
+    >>> print(result.tables)  # doctest: +SKIP
     """
     try:
         (directory / TRIALS).mkdir(parents=True, exist_ok=True)

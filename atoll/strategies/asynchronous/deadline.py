@@ -30,6 +30,12 @@ class DeadlineFedAvg(AsynchronousStrategy):
     late : "keep" or "drop"
         What becomes of stragglers: their replies count in the round in which they come, by their
         staleness (semi-synchronous), or they are stopped at the deadline and their work is lost.
+
+    Examples
+    --------
+    >>> from atoll.strategies import DeadlineFedAvg
+    >>> DeadlineFedAvg(cohort=20, deadline=30.0, late="drop").deadline
+    30.0
     """
 
     cohort: Count = 20

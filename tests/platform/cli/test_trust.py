@@ -323,6 +323,7 @@ def in_folder(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["doctor", "attack", "report"])
 def test_nothing_in_the_current_folder_shadows_what_is_installed(
     command: str, tmp_path: Path

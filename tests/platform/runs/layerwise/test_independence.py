@@ -68,6 +68,7 @@ def test_alone_in_reverse_order_and_together_give_the_same_bits(
     assert hashes(tmp_path / "reverse", BLOCKS, EPOCHS) == expected
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bits(together: Path, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(
         target=train_alone, args=(tmp_path, ["block-03"])
@@ -113,6 +114,7 @@ def test_a_corrupt_checkpoint_costs_its_epoch_and_no_bit(together: Path, tmp_pat
     assert hashes(tmp_path, ["block-01"], EPOCHS) == hashes(together, ["block-01"], EPOCHS)
 
 
+@pytest.mark.slow
 def test_blocks_agree_on_a_trained_embedding_at_points_that_make_order_irrelevant(
     tmp_path: Path,
 ) -> None:

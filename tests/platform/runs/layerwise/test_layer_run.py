@@ -47,6 +47,7 @@ def test_all_three_ways_of_inference_give_the_same_numbers(tmp_path: Path) -> No
     assert len(found[0]["server_stochastic_runs_accuracy"]) == 2
 
 
+@pytest.mark.slow
 def test_a_run_learns_says_nothing_between_layers_and_has_its_baselines_beside_it(
     tmp_path: Path,
 ) -> None:

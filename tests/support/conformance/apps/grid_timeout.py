@@ -34,7 +34,7 @@ def train(message, context):
     context.state["count"] = MetricRecord({"n": count + 1})
     config = message.content["config"]
     slow = partition(context) == 0 and config.get("server-round", 0) == 1
-    time.sleep(config.get("seconds", 3.0 if slow else 0.0))
+    time.sleep(config.get("seconds", 9.0 if slow else 0.0))
     metrics = {"num-examples": 1, "n": count + 1}
     return answer(message, arrays=arrays(w=[1.0]), metrics=metrics)
 
@@ -47,22 +47,22 @@ def counts(grid, nodes):
 @server.main()
 def main(grid, context):
     slow, quick = nodes_by_partition(grid, 2)
-    messages = [ask(slow, seconds=3.5), ask(quick, seconds=0.0)]
+    messages = [ask(slow, seconds=10.0), ask(quick, seconds=0.0)]
     begun = time.monotonic()
-    replies = grid.send_and_receive(messages, timeout=1.5)
-    result("in time", sorted_texts(replies), time.monotonic() - begun < 3.0)
+    replies = grid.send_and_receive(messages, timeout=5.0)
+    result("in time", sorted_texts(replies), time.monotonic() - begun < 9.0)
     names = [message.metadata.message_id for message in messages]
-    time.sleep(3.5)
+    time.sleep(9.0)
     result("late", sorted_texts(grid.pull_messages(names[:1])))
     result("pulled before", sorted_texts(grid.pull_messages(names[1:])))
     counts(grid, (slow, quick))
 
     result("none", list(grid.send_and_receive([ask(quick, seconds=0.0)], timeout=0)))
-    time.sleep(1.0)
+    time.sleep(3.0)
     counts(grid, (slow, quick))
 
     strategy = FedAvg(fraction_evaluate=0.0)
-    ended = strategy.start(grid, arrays(w=[0.0]), num_rounds=1, timeout=1.5)
+    ended = strategy.start(grid, arrays(w=[0.0]), num_rounds=1, timeout=5.0)
     result(text(ended.arrays), {k: text(v) for k, v in ended.train_metrics_clientapp.items()})
-    time.sleep(3.0)
+    time.sleep(8.0)
     counts(grid, (slow, quick))
