@@ -217,8 +217,7 @@ def test_an_arenas_job_imports_what_the_arenas_file_names_only(marker: Path) -> 
 def test_a_sweeps_trial_goes_on_as_the_sweep_says_and_not_its_directory(
     marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from atoll.platform.runs import federation_run
-    from atoll.platform.sweeps.trial_process import run_trial
+    from atoll.platform.sweeps import trial_process
 
     place = write_run(marker.parent / "trial", finished=False, model={"name": "planted:net"})
     given: list[Experiment] = []
@@ -228,9 +227,9 @@ def test_a_sweeps_trial_goes_on_as_the_sweep_says_and_not_its_directory(
         assert named["out"] == place
         given.append(experiment)
 
-    monkeypatch.setattr(federation_run, "run", note_run)
+    monkeypatch.setattr(trial_process, "run", note_run)
     tables = Experiment.from_dict(tables_of()).to_dict()
-    assert run_trial(tables, str(place), 1, []) is None
+    assert trial_process.run_trial(tables, str(place), 1, []) is None
     assert [experiment.model.name for experiment in given] == ["linear"]
     assert not marker.exists()
 
