@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from atoll.lazy import attach
 
 if TYPE_CHECKING:
+    from atoll.clients.apps.batch_app import BatchClientApp
     from atoll.clients.apps.client_app import make_client_app
     from atoll.clients.apps.client_spec import ClientSpec
     from atoll.clients.arrays.model_arrays import ModelArrays
@@ -61,6 +62,7 @@ __all__ = [
     "MODS",
     "PARTITIONERS",
     "STATISTICS",
+    "BatchClientApp",
     "ClientSettings",
     "ClientSpec",
     "DataSettings",
@@ -110,6 +112,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "atoll.clients.apps.batch_app": ("BatchClientApp",),
     "atoll.clients.apps.client_app": ("make_client_app",),
     "atoll.clients.apps.client_spec": ("ClientSpec",),
     "atoll.clients.arrays.model_arrays": ("ModelArrays",),
