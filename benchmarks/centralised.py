@@ -55,6 +55,7 @@ from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.methods.gradients import GradientStrategy
 from atoll.strategies.alignment.moments.domain_moments import Domains
 from atoll.strategies.alignment.moments.local_exchange import HERE, LocalExchange, domains_at_hand
+from atoll.strategies.alignment.training_terms import training_terms
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Centralised:
         parts = {name: own.detached for name, own in examples.by_domain(outputs, slice(None))}
         domains = Domains(LocalExchange(parts), {HERE: examples.counts}, strategy.domain_weights)
         # What clients would be sent, in the strategy's own words.
-        terms = strategy._training_terms(number, domains)
+        terms = training_terms(strategy, number, domains, {})
         objective = AlignmentObjective(self.model, examples, terms, Passes(self.model))
         loss, cross_entropy = objective.of_outputs(slice(None), outputs)
         gradients = torch.autograd.grad(loss, self.model.parameters)

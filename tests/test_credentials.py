@@ -22,7 +22,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.runs.federation import prepare
-from atoll.platform.runs.federation_run import _session
+from atoll.platform.runs.federation_run import Start, _Listeners, _session
 from atoll.platform.sweeps import sweep as sweep_module
 from atoll.platform.sweeps.sweep_plan import load_sweep
 
@@ -93,7 +93,7 @@ def test_a_run_directory_and_its_report_have_no_password(
     federation = prepare(experiment)
     lock = RunLock(tmp_path / "run")
     lock.acquire()
-    with _session(experiment, federation, lock, True, True, lambda directory: []):
+    with _session(experiment, federation, lock, Start.NEW, _Listeners.of(None, [])):
         write_report(tmp_path / "run")
     assert "mlflow.example:5000/path" in (tmp_path / "run" / "config.toml").read_text()
     assert "mlflow.example:5000/path" in (tmp_path / "run" / "report.html").read_text()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     # Flower would install Atoll's dependencies once more, without its lock.
     installed = {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
-    yield {**os.environ, **installed, "FLWR_HOME": home, "PATH": path}
+    # Stock Flower would join a Ray that an earlier test started by ``ray start``.
+    ray = tempfile.mkdtemp(prefix="r")
+    yield {**os.environ, **installed, "FLWR_HOME": home, "PATH": path, "RAY_TMPDIR": ray}
     for process in psutil.process_iter():
         try:
             if process.environ().get("FLWR_HOME") == home:
