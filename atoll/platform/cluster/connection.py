@@ -30,6 +30,8 @@ PROBE_SECONDS = 1.0
 # How long a raylet may take to start, where Ray gives up after 30 s, which a busy machine exceeds.
 START_SECONDS = 90.0
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
+# What Ray waits at the end of a process, so that the workers' last lines are printed.
+LAST_LINES_SECONDS = 0.5
 # Ray counts CPUs and GPUs in ten-thousandths.
 SMALLEST_UNIT = 1e-4
 # Beyond this many processes a GPU changes contexts more than it computes.
@@ -202,6 +204,7 @@ class Cluster:
         """Let the nodes go that were asked for; shut Ray down if it was started here."""
         self.request.withdraw()
         if self.started and ray.is_initialized():
+            time.sleep(LAST_LINES_SECONDS)
             ray.shutdown()
         self._undo.close()
         self.started = False
