@@ -52,7 +52,7 @@ docs: $(INSTALLED) ## Build the documentation into docs/_build/html; warnings ar
 
 $(PFL_INSTALLED): Makefile
 	@test -x .venv-pfl/bin/python || $(PYTHON) -m venv .venv-pfl
-	@.venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check pfl==0.6.0 torch==2.13.0
+	@.venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check pfl==0.6.0 torch==2.13.0 pydantic==2.14.3
 	@touch $@
 
 bench: $(INSTALLED) $(PFL_INSTALLED) ## Run the benchmarks (see benchmarks/README.md)

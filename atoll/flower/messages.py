@@ -11,39 +11,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import Context, Error, Message, Metadata, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
+from flwr.clientapp.typing import ClientAppCallable as ClientAppCallable
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.task_identity import TaskIdentity
-
-__all__ = [
-    "CRASHED",
-    "MESSAGE_UNAVAILABLE",
-    "PRECONDITION_FAILED",
-    "RAISED",
-    "REJECTED",
-    "RUN_CONFIG_CHANGED",
-    "RUN_ID",
-    "UNAVAILABLE",
-    "UNKNOWN",
-    "ClientAppCallable",
-    "InstructionTemplate",
-    "address",
-    "assume_identity",
-    "dump_records",
-    "expiry",
-    "is_sendable",
-    "load_records",
-    "reply",
-    "server_context",
-    "set_delivered",
-    "set_message_id",
-    "speak_for",
-    "unavailable_reply",
-    "with_records",
-]
 
 RUN_ID = 1
 TASK_ID = 1

@@ -93,7 +93,8 @@ class ExchangeRunner:
 
     def report_to(self, on_exchange: OnExchange) -> OnExchange:
         """Report exchanges to ``on_exchange``; return who they were reported to before."""
-        before, self._on_exchange = self._on_exchange, on_exchange
+        with self._lock:
+            before, self._on_exchange = self._on_exchange, on_exchange
         return before
 
     def stop_reports(self) -> None:
@@ -101,8 +102,7 @@ class ExchangeRunner:
 
         Messages that nobody waits for end in a thread of their own, also while a run is ending.
         """
-        with self._lock:
-            self._on_exchange = _ignore_report
+        self.report_to(_ignore_report)
 
     def show_progress(self, on_progress: OnProgress) -> None:
         """Tell ``on_progress`` of clients that end: the kind of message, how many, of how many."""

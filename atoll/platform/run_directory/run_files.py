@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,6 +177,9 @@ def _is_metric(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
 class _Result(BaseModel):
     """``result.json``, as far as it is the same for all runs."""
 
@@ -198,12 +201,8 @@ def read_result(directory: Path) -> dict[str, Any] | None:
     RunDirectoryError
         If it cannot be read, or is not what was written.
     """
-    path = directory / RESULT
-    if not path.exists():
-        check_missing(path)
-        return None
-    result = parse_json(read_verified(path), str(path), _Result, finite=False)
-    return result.model_dump(exclude_unset=True)
+    result = _read_if_there(directory / RESULT, _Result, finite=False)
+    return None if result is None else result.model_dump(exclude_unset=True)
 
 
 class Engine(BaseModel):
@@ -227,11 +226,7 @@ def read_engine(directory: Path) -> Engine | None:
     RunDirectoryError
         If it cannot be read, or is not what was written.
     """
-    path = directory / ENGINE
-    if not path.exists():
-        check_missing(path)
-        return None
-    return parse_json(read_verified(path), str(path), Engine)
+    return _read_if_there(directory / ENGINE, Engine)
 
 
 class _Partition(BaseModel):
@@ -263,11 +258,16 @@ def read_partition(directory: Path) -> dict[str, Any] | None:
     RunDirectoryError
         If it cannot be read, or is not what was written.
     """
-    path = directory / PARTITION
+    partition = _read_if_there(directory / PARTITION, _Partition)
+    return None if partition is None else partition.model_dump()
+
+
+def _read_if_there(path: Path, schema: type[Schema], *, finite: bool = True) -> Schema | None:
+    """Return a recorded JSON file by its schema; None if the run has not written it."""
     if not path.exists():
         check_missing(path)
         return None
-    return parse_json(read_verified(path), str(path), _Partition).model_dump()
+    return parse_json(read_verified(path), str(path), schema, finite=finite)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
