@@ -31,7 +31,7 @@ from atoll.flower.arrays import array_record, to_array
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cluster.connection import Cluster
-from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.sections import LayersSettings, RaySettings
 from atoll.platform.pool.gpu_sharing import GpuSharing
@@ -58,14 +58,15 @@ class Pool(Protocol):
 
     Attributes
     ----------
-    size : int
-        How many jobs it runs at a time.
     sharing : GpuSharing
         How workers share GPUs.
     """
 
-    size: int
     sharing: GpuSharing
+
+    @property
+    def size(self) -> int:
+        """How many jobs it runs at a time."""
 
     def run(self, source: JobSource) -> None:
         """Run the jobs of a source until it is finished."""
@@ -379,11 +380,10 @@ def start_workers(
 ) -> WorkerPool:
     """Return the workers of a layer run; the federation's data are brought to their nodes.
 
-    ``parts`` is how many can be trained at once. Nodes that were asked for are let go when the
-    cluster is closed.
+    ``parts`` is how many can be trained at once.
     """
-    room = Room.of(cluster, settings)
-    room.could_use = parts
+    allocator = WorkerAllocator.of(cluster, settings)
+    allocator.could_use = parts
     # A worker is started with an app; a layer run's jobs are calls, and there are no clients.
     data = (federation.spec.dataset, federation.spec.partition)
-    return start_pool(ClientApp, room, threads=settings.threads_per_worker, data=data)
+    return start_pool(ClientApp, allocator, threads=settings.threads_per_worker, data=data)
