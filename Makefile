@@ -34,7 +34,7 @@ test: $(INSTALLED) lint ## Check style, types and layers, and run the tests
 conformance: $(INSTALLED) ## Run the same apps on stock Flower and on Atoll, and compare
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/conformance
 
-test-fast: $(INSTALLED) ## Run the tests that need no Ray and take no more than seconds
+test-fast: $(INSTALLED) ## Run the tests that need no Ray and take no more than two seconds each
 	$(FAST)
 
 coverage: $(INSTALLED) ## Run the fast tests, and show which branches of the code they take

@@ -63,6 +63,7 @@ def test_the_doctor_replays_it(model: dict[str, Any]) -> None:
         diagnose(capture, replace(truth, part_seeds={}))
 
 
+@pytest.mark.slow
 def test_other_seeds_of_the_layers_do_not_replay_it() -> None:
     # One small batch: that no normalisation explains the update either takes many replays.
     capture, truth = layer_update(DT, {"batch_size": 2, "learning_rate": 0.01}, [0, 1])

@@ -134,8 +134,10 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, Tensor], atol
         np.testing.assert_allclose(found[key], value.numpy(), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "examples"])
-@pytest.mark.parametrize("outputs", [3, 1], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("weighting", ["uniform", pytest.param("examples", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "outputs", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["softmax", "sigmoid"]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_federated_gradient_is_the_centralised_one(

@@ -57,6 +57,7 @@ def train_alone(directory: Path, names: list[str]) -> None:
                 assert report.status == "ok", report.reason
 
 
+@pytest.mark.slow
 def test_alone_in_reverse_order_and_together_give_the_same_bits(
     together: Path, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_blocks_agree_on_a_trained_embedding_at_points_that_make_order_irrelevan
     assert not torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_with_a_trained_embedding_a_block_alone_differs_from_all_together(tmp_path: Path) -> None:
     learned = experiment(model={"embedding": "learned", "dimension": 20})
     run_here(tmp_path / "all", learned)

@@ -37,6 +37,7 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_all_three_ways_of_inference_give_the_same_numbers(tmp_path: Path) -> None:
     found = []
     for way in ("process", "features", "pipeline"):
@@ -79,6 +80,7 @@ def test_messages_are_counted_where_there_are_any(cluster: None) -> None:
     assert count.messages == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedding", ["one-hot", "learned"])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, embedding: str) -> None:
     asked = experiment(run={"rounds": 3}, model={"embedding": embedding})
@@ -99,6 +101,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, embeddin
     assert layers.num_rows == 3 * (3 + (embedding == "one-hot"))
 
 
+@pytest.mark.slow
 def test_a_block_that_dies_once_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     expected = run_here(tmp_path / "calm", experiment())
     deaths = iter([True])
@@ -109,6 +112,7 @@ def test_a_block_that_dies_once_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     assert result["parameters_sha256"] == expected["parameters_sha256"]
 
 
+@pytest.mark.slow
 def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_path: Path) -> None:
     asked = experiment(run={"rounds": 4})
     whole = run_here(tmp_path / "whole", asked)
@@ -130,6 +134,7 @@ def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_pat
     assert whole["parameters_sha256"] != degraded["parameters_sha256"]
 
 
+@pytest.mark.slow
 def test_a_trained_network_takes_fewer_steps_and_exits_early(tmp_path: Path) -> None:
     asked = experiment(run={"rounds": 4})
     metrics = run_here(tmp_path, asked)["metrics"]
@@ -151,6 +156,7 @@ def test_a_trained_network_takes_fewer_steps_and_exits_early(tmp_path: Path) -> 
     assert accuracies[2] > 0.5
 
 
+@pytest.mark.slow
 def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_path: Path) -> None:
     pool = InProcessPool(lambda job: job.payload == "block-02" and job.arguments[4] == 2)
     run_here(tmp_path, experiment(run={"rounds": 3}), pool=pool)
@@ -187,12 +193,14 @@ def test_a_run_of_which_every_block_fails_is_an_error(tmp_path: Path) -> None:
         run_here(tmp_path, experiment(), pool=pool)
 
 
+@pytest.mark.slow
 def test_a_head_that_fails_leaves_the_nearest_embedding(tmp_path: Path) -> None:
     pool = InProcessPool(lambda job: job.payload == "head")
     result = run_here(tmp_path, experiment(run={"rounds": 4}), pool=pool)
     assert result["metrics"]["server_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noprop-ct", "noprop-fm"])
 def test_continuous_variants_run_with_a_network_an_interval(tmp_path: Path, name: str) -> None:
     tables = experiment(run={"rounds": 8}).to_dict()
@@ -201,6 +209,7 @@ def test_continuous_variants_run_with_a_network_an_interval(tmp_path: Path, name
     assert result["metrics"]["server_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_trained_embedding_does_not_collapse(tmp_path: Path) -> None:
     for embedding in ("learned", "prototype"):
         asked = experiment(run={"rounds": 3}, model={"embedding": embedding})
@@ -227,6 +236,7 @@ def test_a_run_that_stopped_early_stays_stopped_though_killed_before_its_result(
     assert pq.read_table(tmp_path / "rounds.parquet").num_rows == 1
 
 
+@pytest.mark.slow
 def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Path) -> None:
     asked = experiment(run={"rounds": 3})
 
