@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from atoll.attacks.arena.applicability import check_fits
 from atoll.attacks.base.attack import Attack
-from atoll.attacks.base.attack_building import build_attack, find_attack
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import FederationInfo
 from atoll.clients.models.model_building import build_model
 from atoll.clients.mods import check_mods
@@ -17,7 +15,6 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import AtollError, InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.config.validation import describe_problems
 from atoll.platform.sweeps.sweep_plan import Sweep, dataset_of
 
 if TYPE_CHECKING:
@@ -44,27 +41,23 @@ def check_labels(settings: ArenaSettings) -> None:
 
 def check_attacks(settings: ArenaSettings) -> None:
     """Refuse attacks that are unknown, and settings that they do not take."""
-    for label, table in settings.attacks.items():
-        key = f"arena.attacks.{label}"
-        name = table.get("name", label)
+    for label in settings.attacks:
         try:
-            kind = find_attack(str(name), f"{key}.name")
+            _attack_of(settings, label)
         except UntrustedCodeError:
             # A dry run imports no code of the user's, and knows not what that would refuse.
             continue
-        own = {k: v for k, v in table.items() if k != "name"}
-        if "defense" in own:
-            raise InvalidExperimentError(
-                f"{key}.defense = {own['defense']!r}: is set by arena.knowledge; expected it to be "
-                "left out"
-            )
-        try:
-            build_attack(str(name), own, f"{key}.name")
-        except ValidationError as error:
-            text = describe_problems(error, kind)
-            raise InvalidExperimentError(
-                "\n".join(f"{key}.{line}" for line in text.splitlines())
-            ) from None
+
+
+def _attack_of(settings: ArenaSettings, label: str) -> Attack:
+    key = f"arena.attacks.{label}"
+    name, own = settings.attack_of(label)
+    if "defense" in own:
+        raise InvalidExperimentError(
+            f"{key}.defense = {own['defense']!r}: is set by arena.knowledge; expected it to be "
+            "left out"
+        )
+    return build_attack(name, own, f"{key}.name", prefix=f"{key}.", error=InvalidExperimentError)
 
 
 def check_size(settings: ArenaSettings, federations: Sweep) -> None:
@@ -112,9 +105,8 @@ def check_available(arena: Arena) -> None:
     InvalidExperimentError
         Naming the attack and what is missing.
     """
-    for label, table in arena.settings.attacks.items():
-        own = {k: v for k, v in table.items() if k != "name"}
-        attack = build_attack(str(table.get("name", label)), own, f"arena.attacks.{label}.name")
+    for label in arena.settings.attacks:
+        attack = _attack_of(arena.settings, label)
         try:
             attack.check_available()
             _check_fits_one(arena, attack)

@@ -15,11 +15,11 @@ from atoll.attacks.captures.capture_files import find_captures
 from atoll.attacks.defenses.adaptive import defenses_of
 from atoll.clients.ranges import Count, Examples, Processors, Seed
 from atoll.clients.settings import Section
+from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
 from atoll.platform.arenas.arena_checks import check_attacks, check_labels, check_models, check_size
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
-from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
@@ -80,6 +80,11 @@ class ArenaSettings(Section):
     pictures: bool = False
     cpus_per_job: Processors = 1.0
     gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0
+
+    def attack_of(self, label: str) -> tuple[str, dict[str, Any]]:
+        """Return the name and the settings of the attack with that label."""
+        table = self.attacks[label]
+        return str(table.get("name", label)), {k: v for k, v in table.items() if k != "name"}
 
 
 class _ArenaFile(Section):
@@ -244,9 +249,8 @@ def _attackers(
     defenses = defenses_of(with_references(trial.experiment.client))
     is_mimicked = any(defense.is_mimicked for defense in defenses)
     is_mimicked = is_mimicked and trial.method not in arena.settings.sums
-    for label, table in arena.settings.attacks.items():
-        name = str(table.get("name", label))
-        settings = {k: v for k, v in table.items() if k != "name"}
+    for label in arena.settings.attacks:
+        name, settings = arena.settings.attack_of(label)
         differs = is_mimicked and can_adapt(find_attack(name, "arena.attacks"))
         for knowledge in arena.settings.knowledge if differs else ("naive",):
             yield label, name, settings, knowledge

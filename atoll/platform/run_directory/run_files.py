@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atoll.error_messages import short
 from atoll.errors import RunDirectoryError
 from atoll.files.manifests import MANIFEST, check_missing, read_verified, verify
-from atoll.files.reading import Line, Sha256, parse_json, parse_toml, short
+from atoll.files.reading import Line, Sha256, parse_json, parse_toml
 
 CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
 LAYERS = "layers.parquet"

@@ -21,9 +21,9 @@ from atoll.clients.data.partitioning.domains import check_held_out, training_dom
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.ranges import Count, Seed
 from atoll.clients.settings import Section
+from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
-from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.identity import relevant, sha256_of_tables
 from atoll.platform.sweeps.axes import (
     EACH,
