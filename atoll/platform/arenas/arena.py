@@ -24,7 +24,7 @@ from atoll.files.recorded import (
     write_recorded_rows,
     write_recorded_text,
 )
-from atoll.platform.arenas.arena_checks import check_available
+from atoll.platform.arenas.arena_checks import check_before_run
 from atoll.platform.arenas.arena_plan import Arena, jobs_of
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
@@ -33,7 +33,6 @@ from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_files import read_result
 from atoll.platform.run_directory.run_lock import RunLock, is_free
-from atoll.platform.sweeps.preflight import check_trials
 from atoll.platform.sweeps.sweep import OnEnd, run_sweep
 from atoll.platform.sweeps.trials import TRIALS
 
@@ -112,8 +111,7 @@ def run_arena(
     >>> result = run_arena(arena, Path("runs/arena"))  # doctest: +SKIP
     >>> result.report  # doctest: +SKIP
     """
-    check_available(arena)
-    check_trials(arena.federations.trials)
+    check_before_run(arena)
     lock = RunLock(directory)
     lock.acquire()
     try:

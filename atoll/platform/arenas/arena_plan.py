@@ -17,7 +17,7 @@ from atoll.clients.ranges import Count, Examples, Processors, Seed
 from atoll.clients.settings import Section
 from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
-from atoll.platform.arenas.arena_checks import check_attacks, check_labels, check_models, check_size
+from atoll.platform.arenas.arena_checks import check_federations, check_settings
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
@@ -162,14 +162,12 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
         raise InvalidExperimentError(
             f"{path}: has no section [capture]; expected one with nodes and rounds"
         )
-    check_labels(settings)
-    check_attacks(settings)
+    check_settings(settings)
     sweep_settings = SweepSettings(
         grid={**settings.grid, SEED: list(settings.seeds)}, variants=settings.defenses
     )
     federations = plan_sweep(tables, sweep_settings)
-    check_size(settings, federations)
-    check_models(federations)
+    check_federations(settings, federations)
     return Arena(settings, federations)
 
 

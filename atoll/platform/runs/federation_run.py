@@ -39,8 +39,9 @@ from atoll.platform.run_directory.run_files import (
 )
 from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.run_directory.source_identity import references_in, source_hashes
-from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
+from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
 from atoll.platform.runs.layerwise.layerwise_run import LayerRun, network_arrays, start_workers
+from atoll.platform.runs.preflight import check_settings
 from atoll.platform.runs.session import (
     Session,
     claim_run_directory,
@@ -147,7 +148,7 @@ def run(
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
-    check(experiment)
+    check_settings(experiment)
     note(uses_in(experiment.to_dict()))
     if resume and out is None:
         out = experiment.run.out / experiment.run.name
