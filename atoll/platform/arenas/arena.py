@@ -26,6 +26,7 @@ from atoll.files.recorded import (
 )
 from atoll.platform.arenas.arena_checks import check_before_run
 from atoll.platform.arenas.arena_plan import Arena, jobs_of
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.pool.task_map import TaskMap
@@ -146,7 +147,7 @@ def jobs_of_federations(arena: Arena, federations: Path) -> tuple[list[Job], dic
         place = federations / TRIALS / trial.name
         result = read_result(place)
         if result is not None:
-            accuracy = result["metrics"].get("server_accuracy")
+            accuracy = result["metrics"].get(SERVER_ACCURACY)
             try:
                 jobs += jobs_of(arena, trial, place, accuracy)
             except CaptureError as error:
