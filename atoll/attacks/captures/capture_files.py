@@ -24,9 +24,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
-from atoll.clients.data.cache import appearing
 from atoll.error_messages import first_finding
 from atoll.errors import CaptureError
+from atoll.files.atomic import appearing
 from atoll.files.manifests import MANIFEST, read_verified, seal
 from atoll.files.reading import parse_json
 

@@ -40,7 +40,8 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
-from atoll.platform.runs.layerwise.layerwise_run import LayerRun, network_arrays, start_workers
+from atoll.platform.runs.layerwise.layerwise_run import LayerRun, start_workers
+from atoll.platform.runs.layerwise.network_arrays import network_arrays
 from atoll.platform.runs.preflight import check_settings
 from atoll.platform.runs.session import (
     Session,

@@ -16,7 +16,8 @@ from atoll.platform.pool.jobs import Job
 from atoll.platform.run_directory.identity import RunIdentity
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.layerwise.block_files import PartFiles, sha256_of_module
-from atoll.platform.runs.layerwise.layerwise_run import PARTS, LayerRun
+from atoll.platform.runs.layerwise.layerwise_run import LayerRun
+from atoll.platform.runs.layerwise.network_arrays import PARTS
 from atoll.platform.runs.session import Session
 
 

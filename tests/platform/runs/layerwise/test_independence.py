@@ -18,7 +18,7 @@ from atoll.clients.noprop.block_training.training_units import (
 )
 from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
 from atoll.platform.runs.layerwise.block_job import open_data, train_part
-from atoll.platform.runs.layerwise.layerwise_run import PARTS
+from atoll.platform.runs.layerwise.network_arrays import PARTS
 from tests.support.runs.layer_runs import (
     InProcessPool,
     as_many_threads_as_a_worker,

@@ -26,7 +26,7 @@ from atoll.platform.config.experiment import read_tables
 from atoll.platform.reports.run_report import headline
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.layerwise.job_messages import counted_messages
-from atoll.platform.runs.layerwise.layerwise_run import network_arrays, write_manifest
+from atoll.platform.runs.layerwise.network_arrays import network_arrays, write_manifest
 from atoll.platform.runs.preflight import check_settings
 from tests.support.paths import EXPERIMENTS
 from tests.support.runs.layer_runs import InProcessPool, experiment, hashes, run_here
