@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from atoll.attacks.arena.arena_job import Conditions, Job
 from atoll.attacks.base.attack_building import can_adapt, find_attack
@@ -46,14 +46,14 @@ class ArenaSettings(Section):
         which defenses act, estimates their arguments from the update, and does the same to its own
         gradients.
     sums : list[str]
-        Defenses under which the onlooker sees only the sum over a round's captured clients
+        Defenses under which the server sees only the sum over a round's captured clients
         (secure aggregation).
     victims : int
         Captures of each round and federation that are attacked, of the lowest nodes.
     baseline : str or None
         The attack that others are compared with; by default the first.
-    gallery : int
-        Test images that a reconstruction is told from.
+    candidates : int
+        Test images among which a reconstruction is identified (once named ``gallery``).
     lpips : bool
         Whether the perceptual distance is measured.
     batch_norm : "train" or "eval"
@@ -74,7 +74,9 @@ class ArenaSettings(Section):
     sums: Annotated[tuple[str, ...], Field(strict=False)] = ()
     victims: Count = 1
     baseline: str | None = None
-    gallery: Examples = 1000
+    candidates: Annotated[
+        Examples, Field(validation_alias=AliasChoices("candidates", "gallery"))
+    ] = 1000
     lpips: bool = False
     batch_norm: Literal["train", "eval"] = "train"
     pictures: bool = False
@@ -116,7 +118,7 @@ class Arena:
         settings = self.settings
         return Conditions(
             dataset=dataset_of(self.federations.base).directory,
-            candidates=settings.gallery,
+            candidates=settings.candidates,
             lpips=settings.lpips,
             batch_norm=settings.batch_norm,
             device="cuda" if settings.gpus_per_job > 0 else "cpu",

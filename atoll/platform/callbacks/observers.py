@@ -137,8 +137,8 @@ class Observer:
     def on_clients(self, kind: str, ended: int, of: int) -> None:
         """Take note that so many clients of an exchange have ended."""
 
-    def on_part(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Take note that a part of a layer-wise run has ended a round."""
+    def on_unit(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Take note that a unit of layer-wise training (a block, say) has ended an epoch."""
 
     def on_round(self, record: RoundRecord) -> None:
         """Take note of a round's end."""

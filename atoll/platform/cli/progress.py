@@ -75,8 +75,8 @@ class ConsoleProgress(Observer):
         if self._progress is not None:
             self._progress.update(self._task, figures=f"{kind}: {ended} of {of} clients")
 
-    def on_part(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Show how far a part is that goes at its own pace: a bar each, above the rounds'."""
+    def on_unit(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Show how far a unit of layer-wise training is: a bar each, above the rounds'."""
         if self._progress is None:
             return
         if name not in self._parts:

@@ -119,7 +119,7 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
 
 
 def _of_members(directory: Path) -> dict[str, str]:
-    """Return how many clients there were and failed, or in a layer run which parts failed."""
+    """Return how many clients there were and failed; of layer-wise training, which units did."""
     layers = _table(directory / LAYERS, LAYER_SCHEMA)
     if len(layers):
         failed = [row["node_id"] for row in _failed_layers(layers)]

@@ -204,7 +204,7 @@ class Ledger(Observer):
         if problem:
             raise RunDirectoryError(
                 f"{problem}, and the checkpoint is of round {last_round}; expected the ledger as "
-                "it was written (without it the run can only be begun anew, in another directory)"
+                "it was written (without it the run can only be restarted, in another directory)"
             )
 
     def on_start(self, run: RunInfo) -> None:

@@ -77,7 +77,7 @@ class Components:
         return cls(experiment, strategy, dataset, partition, model, cache)
 
     def obstacle_to_vectorizing(self) -> str | None:
-        """Return why clients of the model cannot train at once, or None."""
+        """Return why clients of the model cannot train vectorised, or None."""
         shape = self.dataset.image_shape
         key = ("obstacle", repr(self.experiment.model), shape)
         found: str | None = self._cache.once(key, obstacle_to_vectorizing, self.model, shape)

@@ -40,7 +40,7 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
-from atoll.platform.runs.layerwise.layerwise_run import LayerRun, start_workers
+from atoll.platform.runs.layerwise.layerwise_run import LayerwiseTraining, start_workers
 from atoll.platform.runs.layerwise.network_arrays import network_arrays
 from atoll.platform.runs.preflight import check_settings
 from atoll.platform.runs.session import (
@@ -282,8 +282,8 @@ def _run_layers(
             _session(experiment, federation, lock, start, listeners) as session,
         ):
             write_partition(lock.directory, federation, experiment.data.held_out)
-            layers = LayerRun(experiment, federation, session, listeners.callbacks)
-            pool = start_workers(connection, experiment.ray, federation, layers.parts)
+            layers = LayerwiseTraining(experiment, federation, session, listeners.callbacks)
+            pool = start_workers(connection, experiment.ray, federation, layers.units)
             try:
                 arrays = layers.run(pool)
             finally:

@@ -247,10 +247,10 @@ class Session:
         for observer in self._observers:
             observer.on_round(record)
 
-    def part_ended(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Tell every observer of a part's end of a round."""
+    def unit_ended(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Tell every observer of a unit's end of an epoch."""
         for observer in self._observers:
-            observer.on_part(name, server_round, num_rounds)
+            observer.on_unit(name, server_round, num_rounds)
 
     def close(self) -> None:
         """Write what is buffered and let go of the directory."""

@@ -1,4 +1,4 @@
-"""The floors that attacks must beat."""
+"""The baselines that attacks must beat."""
 
 from __future__ import annotations
 

@@ -169,3 +169,9 @@ def test_an_attack_that_fits_no_federation_is_refused_before_anything_runs(
 def test_an_attack_that_fits_some_of_the_federations_is_accepted(file: Path) -> None:
     file.write_text(f"{ARENA}[arena.attacks.linear-layer]\n")
     check_before_run(load_arena(file, ["arena.grid.model.name=['lenet-sigmoid', 'mlp']"]))
+
+
+def test_the_candidate_set_has_its_name_and_the_one_before(file: Path) -> None:
+    assert load_arena(file).settings.candidates == 50
+    file.write_text(file.read_text().replace("gallery = 50", "candidates = 40"))
+    assert load_arena(file).settings.candidates == 40

@@ -1,4 +1,4 @@
-"""A layer run from its experiment to its result: files, workers, ledger, progress, report."""
+"""Layer-wise training, from experiment to result: files, workers, ledger, progress, report."""
 
 from __future__ import annotations
 
@@ -43,11 +43,15 @@ from atoll.platform.rounds.round_boundaries import (
     is_evaluated,
 )
 from atoll.platform.run_directory.checkpoint import Checkpoint
-from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
-from atoll.platform.runs.layerwise.block_job import PartReport
-from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
-from atoll.platform.runs.layerwise.layer_ledger import LayerTable
-from atoll.platform.runs.layerwise.network_arrays import PARTS, network_arrays, write_manifest
+from atoll.platform.runs.layerwise.block_files import SHARED, UnitFiles, UnitState
+from atoll.platform.runs.layerwise.block_job import UnitReport
+from atoll.platform.runs.layerwise.block_schedule import UnitSchedule
+from atoll.platform.runs.layerwise.layer_ledger import UnitTable
+from atoll.platform.runs.layerwise.network_arrays import (
+    UNITS_FOLDER,
+    network_arrays,
+    write_manifest,
+)
 from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.runs.session import Session
 
@@ -73,8 +77,8 @@ class Pool(Protocol):
         """Run the jobs of a source until it is finished."""
 
 
-class LayerRun:
-    """The driver of a layer run.
+class LayerwiseTraining:
+    """The driver of layer-wise training.
 
     Parameters
     ----------
@@ -104,8 +108,8 @@ class LayerRun:
         self._design = Design.of(
             experiment.model, self._dataset.image_shape, len(self._dataset.classes)
         )
-        self._files = PartFiles(session.directory / PARTS)
-        self._table = LayerTable(session.directory)
+        self._files = UnitFiles(session.directory / UNITS_FOLDER)
+        self._table = UnitTable(session.directory)
         self._blocks = block_names(self._design)
         self._baselines: dict[str, list[str]] = {
             name: baseline_names(name, self._design) for name in self._layers.baselines
@@ -119,11 +123,11 @@ class LayerRun:
             callbacks=callbacks,
             stopping=None if stopping is None else EarlyStopping(stopping),
         )
-        self._reports: dict[int, list[PartReport]] = {}
+        self._reports: dict[int, list[UnitReport]] = {}
         self._began = time.perf_counter()
 
     def run(self, pool: Pool) -> ArrayRecord:
-        """Train every part to the last epoch; return the network's arrays.
+        """Train every unit to the last epoch; return the network's arrays.
 
         Parameters
         ----------
@@ -136,9 +140,9 @@ class LayerRun:
             If every block fails.
         """
         first_epoch = self._begin()
-        parts = unit_names(self._design)
-        others = [name for name in parts if name not in self._blocks]
-        self._schedule = LayerSchedule(
+        units = unit_names(self._design)
+        others = [name for name in units if name not in self._blocks]
+        self._schedule = UnitSchedule(
             self._spec,
             self._files.directory,
             self._blocks,
@@ -161,8 +165,8 @@ class LayerRun:
         return network_arrays(self._session.directory)
 
     @property
-    def parts(self) -> int:
-        """How many parts there are, which can be trained at once."""
+    def units(self) -> int:
+        """How many units there are, which can be trained in parallel."""
         baselines = sum(len(names) for names in self._baselines.values())
         return len(unit_names(self._design)) + baselines
 
@@ -186,7 +190,7 @@ class LayerRun:
             shared = make_shared_part(self._design, self._spec.seed)
             if self._design.settings.embedding == "prototype":
                 shared.set_embedding(self._prototypes())
-            self._files.write(SHARED, PartState(0, dict(shared.state_dict())))
+            self._files.write(SHARED, UnitState(0, dict(shared.state_dict())))
         return first_round(checkpoint, self._experiment.run.rounds)
 
     def _prototypes(self) -> torch.Tensor:
@@ -225,10 +229,10 @@ class LayerRun:
 
     # --- what the schedule tells ----------------------------------------------------------------
 
-    def _on_report(self, report: PartReport) -> None:
+    def _on_report(self, report: UnitReport) -> None:
         self._reports.setdefault(report.epoch, []).append(report)
         self._table.add(report)
-        self._session.part_ended(report.name, report.epoch, self._experiment.run.rounds)
+        self._session.unit_ended(report.name, report.epoch, self._experiment.run.rounds)
 
     def _on_epoch(self, epoch: int) -> SnapshotEvaluation | None:
         if self._design.is_shared_part_trained_by_blocks:
@@ -237,9 +241,9 @@ class LayerRun:
             return None
         alive = self._schedule.is_alive
         baselines = {
-            name: tuple((part, epoch) for part in parts)
-            for name, parts in self._baselines.items()
-            if all(alive(part) for part in parts)
+            name: tuple((unit, epoch) for unit in units)
+            for name, units in self._baselines.items()
+            if all(alive(unit) for unit in units)
         }
         return SnapshotEvaluation(
             self._snapshot(epoch), self._test, self._layers.inference, baselines
@@ -269,7 +273,7 @@ class LayerRun:
             key: torch.stack([copy[key].double() for copy in copies]).mean(0).to(value.dtype)
             for key, value in copies[0].items()
         }
-        self._files.write(SHARED, PartState(epoch, mean))
+        self._files.write(SHARED, UnitState(epoch, mean))
 
     def _on_evaluated(self, epoch: int, metrics: dict[str, Any] | None) -> bool:
         reports = self._reports.pop(epoch, [])
@@ -326,15 +330,15 @@ class LayerRun:
 
 
 def start_workers(
-    cluster: Cluster, settings: RaySettings, federation: Federation, parts: int
+    cluster: Cluster, settings: RaySettings, federation: Federation, units: int
 ) -> WorkerPool:
-    """Return the workers of a layer run; the federation's data are brought to their nodes.
+    """Return the workers of layer-wise training; the federation's data are brought to their nodes.
 
-    ``parts`` is how many can be trained at once. Nodes that were asked for are let go when the
+    ``units`` is how many can be trained in parallel. Nodes that were asked for are let go when the
     cluster is closed.
     """
     room = Room.of(cluster, settings)
-    room.could_use = parts
-    # A worker is started with an app; a layer run's jobs are calls, and there are no clients.
+    room.could_use = units
+    # A worker is started with an app; here jobs are calls, and there are no clients.
     data = (federation.spec.dataset, federation.spec.partition)
     return start_pool(ClientApp, room, threads=settings.threads_per_worker, data=data)

@@ -11,13 +11,13 @@ from atoll.clients.noprop.layer_keys import block_prefix
 from atoll.files.atomic import write_json
 from atoll.flower.arrays import array_record, to_array
 from atoll.platform.run_directory.checkpoint import CheckpointStore
-from atoll.platform.runs.layerwise.block_files import PartFiles
+from atoll.platform.runs.layerwise.block_files import UnitFiles
 
-PARTS = "layers"
+UNITS_FOLDER = "layers"
 
 
 def network_arrays(directory: Path) -> ArrayRecord:
-    """Return the arrays of a layer run's network, under a network's keys.
+    """Return the arrays of a layer-wise run's network, under a network's keys.
 
     Blocks that failed are not among them. The blocks are those of the last epoch recorded.
 
@@ -34,7 +34,7 @@ def network_arrays(directory: Path) -> ArrayRecord:
     checkpoint = CheckpointStore(directory / "checkpoints").latest()
     if checkpoint is None:
         return ArrayRecord()
-    files, failed = PartFiles(directory / PARTS), checkpoint.tree["failed"]
+    files, failed = UnitFiles(directory / UNITS_FOLDER), checkpoint.tree["failed"]
     arrays = dict(checkpoint.arrays)
     names = sorted(path.name for path in files.directory.glob("block-*"))
     for name in (name for name in names if name not in failed):
@@ -46,12 +46,12 @@ def network_arrays(directory: Path) -> ArrayRecord:
 
 
 def write_manifest(directory: Path) -> Path:
-    """Write which files a layer run's parts are in, with their hashes.
+    """Write which files a layer-wise run's units are in, with their hashes.
 
-    Parts that failed are not among them. The files are those of the last epoch recorded, or of
-    the shared part where it stays as it was made: parts can be ahead where a run stops early.
+    Units that failed are not among them. The files are those of the last epoch recorded, or of
+    the shared part where it stays as it was made: units can be ahead where a run stops early.
     """
-    files, found = PartFiles(directory / PARTS), {}
+    files, found = UnitFiles(directory / UNITS_FOLDER), {}
     checkpoint = CheckpointStore(directory / "checkpoints").latest()
     recorded = 0 if checkpoint is None else checkpoint.server_round
     failed = {} if checkpoint is None else checkpoint.tree["failed"]
@@ -65,6 +65,6 @@ def write_manifest(directory: Path) -> Path:
             "file": str(path.relative_to(directory)),
             "sha256": files.sha256(folder.name, epochs[-1]),
         }
-    target = directory / PARTS / "manifest.json"
+    target = directory / UNITS_FOLDER / "manifest.json"
     write_json(target, found)
     return target

@@ -300,7 +300,7 @@ def test_a_terminal_has_a_bar_for_each_layer(tmp_path: Path) -> None:
     progress = ConsoleProgress(Console(file=shown, force_terminal=True, width=120))
     run = RunInfo("small", tmp_path, 2, 1, 1, 3, 9, "noprop-dt", members="layers")
     progress.on_start(run)
-    progress.on_part("block-02", 1, 2)
+    progress.on_unit("block-02", 1, 2)
     progress.close()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
     assert "3 layers" in text
