@@ -50,6 +50,7 @@ from atoll.platform.runs.session import (
 )
 from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.randomness import derive_seed, seed_everything
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.trust import Ask, admitted, note, refuse, uses_in
 
@@ -336,13 +337,9 @@ def _run_rounds(
     seed_everything(derive_seed(settings.seed, "server"))
     sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
     place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
-    diagnostics_every = getattr(strategy, "diagnostics_every", 0)
-    evaluation = ServerEvaluation(
-        *place,
-        ServerDiagnostics(*place, diagnostics_every)
-        if diagnostics_every and sets.validation
-        else None,
-    )
+    every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
+    diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
+    evaluation = ServerEvaluation(*place, diagnostics)
     options = session.options(
         name=settings.name,
         checkpoint_every=settings.checkpoint_every,
