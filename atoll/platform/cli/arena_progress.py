@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from atoll.attacks.arena.arena_run import JobEnd
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.sweeps.sweep import TrialEnd
 
 
@@ -22,7 +23,7 @@ class ArenaProgress:
 
     def on_federation(self, end: TrialEnd) -> None:
         """Say what came of a federation."""
-        accuracy = end.metrics.get("server_accuracy")
+        accuracy = end.metrics.get(SERVER_ACCURACY)
         figure = "finished" if accuracy is None else f"accuracy {accuracy:.4f}"
         outcome = figure if end.error is None else f"failed: {end.error}"
         self._print(f"federation {end.done}/{end.of}: {end.trial}: {outcome}, {end.seconds:.1f} s")

@@ -110,12 +110,14 @@ def settings_of(overrides: list[str] | None, workers: int | None) -> list[str]:
 
 
 def console_observers(
-    progress: bool, directories: list[Path], *, lines: bool = True
+    directories: list[Path], *, progress: bool = True, lines: bool = True
 ) -> Callable[[Path], list[Observer]]:
     """Return what makes a run's progress; the run's directory is added to ``directories``.
 
     Parameters
     ----------
+    directories : list[Path]
+        Is told of the run's directory.
     progress : bool
         Whether rounds are shown.
     lines : bool

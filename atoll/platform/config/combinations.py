@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import (
 from atoll.attacks.defenses.defense import Defense
 from atoll.clients.mods import KEY
 from atoll.errors import InvalidExperimentError
+from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.gradients import GradientStrategy
 from atoll.strategies.alignment.methods.updates import FedDGGA
@@ -293,11 +294,10 @@ def _verdicts(
 def _aligned(strategy: Strategy) -> Iterator[tuple[Strategy | None, AlignmentStrategy]]:
     """Yield an alignment strategy, and what wraps it."""
     outer: Strategy | None = None
-    inner: object = strategy
-    while isinstance(inner, Strategy):
+    for inner in nested_strategies(strategy):
         if isinstance(inner, AlignmentStrategy):
             yield outer, inner
-        outer, inner = inner, getattr(inner, "strategy", None)
+        outer = inner
 
 
 def _check_wrapper(outer: Strategy, aligned: AlignmentStrategy) -> None:

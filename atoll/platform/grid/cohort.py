@@ -62,8 +62,8 @@ class Cohort:
     Attributes
     ----------
     at_once : int or None
-        If a chunk's clients did not fit into a GPU together: how many may train at once when the
-        exchange is begun anew, which it must be. All chunks are then cut alike, so what a run
+        If a chunk's vectorised clients did not fit into a GPU: how many may train so when the
+        exchange is restarted, which it must be. All chunks are then cut alike, so what a run
         comes to depends on what fits, not on which chunk was tried first.
     """
 
@@ -256,7 +256,7 @@ class Cohort:
         self._end(chunk.index, result.outcomes)
 
     def lost(self, job: Job, *, overdue: bool) -> None:
-        """Dispatch a lost job's chunks again, or isolate their clients."""
+        """DispatchedExchange a lost job's chunks again, or isolate their clients."""
         self._under_way -= 1
         chunks: list[Chunk] = job.payload
         if isinstance(job.payload, Merge):
@@ -293,7 +293,7 @@ class Cohort:
         self._end(chunk.index, [Outcome(position, node_id, failure)])
 
     def too_large(self, job: Job, shortage: Shortage) -> bool:
-        """Give the exchange up, to be begun anew with half as many clients at once."""
+        """Give the exchange up, to be restarted with half as many vectorised clients."""
         if shortage.at_once > 1:
             self.at_once = shortage.at_once // 2
         return shortage.at_once > 1

@@ -46,7 +46,7 @@ class GridConfig:
         strategy as the client made it, and one that is late is left to :meth:`pull_messages`;
         with them, a client that is not done in time replies with an error.
     vectorize : bool or "auto"
-        Whether a chunk's clients train at once, where the app offers it; "auto" times the first
+        Whether a chunk's clients train vectorised, where the app offers it; "auto" times the first
         chunk both ways.
     data : Sequence[Path]
         Folders that the app opens; they are brought to nodes that do not have them.

@@ -263,7 +263,7 @@ class RayGrid(Grid):
 
     @property
     def vectorization(self) -> VectorizationChoice:
-        """Whether a chunk's clients train at once, and why."""
+        """Whether a chunk's clients train vectorised, and why."""
         return self._runner.vectorization
 
     def restore(self, states: Mapping[int, bytes], vectorization: VectorizationChoice) -> None:

@@ -49,9 +49,9 @@ class Exchange:
     client_timeout : float or None
         Seconds that one client may take.
     vectorize : bool
-        Whether a chunk's clients train at once, where the app can.
+        Whether a chunk's clients train vectorised, where the app can.
     at_once : int or None
-        The most clients that train at once; None for a whole chunk.
+        The most clients that train vectorised; None for a whole chunk.
     captured : Collection[int]
         Nodes whose replies are wanted as they are, beside whatever else is made of them.
     delivered_at : str

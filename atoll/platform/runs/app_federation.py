@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from atoll import flower
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.flower.app_files import flatten_dict, parse_config_args
-from atoll.registry import closest
 
 OPTIONS = {
     "num-supernodes": "num_supernodes",

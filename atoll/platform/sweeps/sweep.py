@@ -30,9 +30,9 @@ from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_lock import RunLock, is_free
-from atoll.platform.sweeps.preflight import check_trials
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial
 from atoll.platform.sweeps.sweep_results import read_curve, write_results
+from atoll.platform.sweeps.trial_checks import check_trials
 from atoll.platform.sweeps.trial_process import run_trial
 from atoll.platform.sweeps.trial_stopping import (
     AskAfterRound,

@@ -24,7 +24,6 @@ from atoll.clients.ranges import Rounds
 from atoll.clients.settings import Section
 from atoll.errors import EngineError
 from atoll.lazy import LazyModule
-from atoll.platform.callbacks.early_stopping import metric_of
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.cluster.bounded_waits import answer
 from atoll.platform.run_directory.checkpoint import CheckpointStore
@@ -175,7 +174,7 @@ class AskAfterRound:
 
     def __call__(self, record: RoundRecord) -> None:
         """Raise :class:`TrialStopped` if the trial is not to go on."""
-        value = metric_of(record, self.metric)
+        value = record.metric(self.metric)
         is_last = record.server_round == record.num_rounds
         if value is None:
             if is_last:

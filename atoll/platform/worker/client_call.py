@@ -84,7 +84,7 @@ class ClientCalls:
         Raises
         ------
         OutOfGpuMemoryError
-            With the clients' nodes, and how many of them trained at once.
+            With the clients' nodes, and how many of them trained vectorised.
         """
         if self._has_gpu and is_out_of_memory(error):
             raise OutOfGpuMemoryError(nodes, at_once) from error

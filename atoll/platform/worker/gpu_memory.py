@@ -51,7 +51,7 @@ class Shortage:
     what : str
         What did not fit: "node 3", or a function's name.
     at_once : int
-        Clients that trained at once; 1 if one did.
+        Clients that trained vectorised; 1 if one did alone.
     text : str
         What PyTorch said, in one line.
     """
@@ -88,7 +88,7 @@ class OutOfGpuMemoryError(Exception):
     nodes : Sequence[int]
         Whose training it was; several where it is not known which.
     at_once : int
-        How many of them trained at once.
+        How many of them trained vectorised.
     """
 
     def __init__(self, nodes: Sequence[int], at_once: int) -> None:
@@ -146,7 +146,7 @@ def read_memory() -> MemoryReading | None:
 
 
 def forget_peak() -> None:
-    """Give back what is not in use, and measure anew: what was done so far will not be again."""
+    """Give back what is not in use, and measure from here on: what is done is not repeated."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.threat.capabilities import Capability
 from atoll.errors import AttackError, UnknownNameError
-from atoll.platform.attack_runs.attack_run import build_attack
 from tests.support.attacks.attacking import attacked, figures
 
 SIGMOID = {"name": "lenet-sigmoid"}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.cache import cache_root
 from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.clients.data.partitioning.domains import check_held_out, trainable
 from atoll.clients.data.partitioning.partitioners import (
@@ -30,6 +30,7 @@ from atoll.clients.data.partitioning.partitioners import (
 )
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
+from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
 
 logger = logging.getLogger("atoll")

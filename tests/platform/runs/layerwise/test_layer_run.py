@@ -24,9 +24,10 @@ from atoll.platform.callbacks.observers import RunInfo
 from atoll.platform.cli.progress import ConsoleProgress
 from atoll.platform.config.experiment import read_tables
 from atoll.platform.reports.run_report import headline
-from atoll.platform.runs.federation import check, prepare
+from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.layerwise.job_messages import counted_messages
-from atoll.platform.runs.layerwise.layerwise_run import network_arrays, write_manifest
+from atoll.platform.runs.layerwise.network_arrays import network_arrays, write_manifest
+from atoll.platform.runs.preflight import check_settings
 from tests.support.paths import EXPERIMENTS
 from tests.support.runs.layer_runs import InProcessPool, experiment, hashes, run_here
 
@@ -281,7 +282,7 @@ def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Pat
 )
 def test_bad_input_is_refused_with_its_key(sections, message: str) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
-        check(experiment(**sections))
+        check_settings(experiment(**sections))
 
 
 @pytest.mark.parametrize("name", ["noprop-ct", "noprop-fm"])
@@ -289,7 +290,7 @@ def test_fewer_steps_than_blocks_are_refused(name: str) -> None:
     tables = experiment().to_dict()
     tables["model"] = {"name": name, "steps": 2, "blocks": 5}
     with pytest.raises(InvalidExperimentError, match="model.steps = 2: inference would pass over"):
-        check(type(experiment()).from_dict(tables))
+        check_settings(type(experiment()).from_dict(tables))
 
 
 def test_an_unknown_model_with_baselines_is_one_problem() -> None:
@@ -309,7 +310,7 @@ def test_a_terminal_has_a_bar_for_each_layer(tmp_path: Path) -> None:
     progress = ConsoleProgress(Console(file=shown, force_terminal=True, width=120))
     run = RunInfo("small", tmp_path, 2, 1, 1, 3, 9, "noprop-dt", members="layers")
     progress.on_start(run)
-    progress.on_part("block-02", 1, 2)
+    progress.on_unit("block-02", 1, 2)
     progress.close()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
     assert "3 layers" in text
@@ -325,7 +326,7 @@ def test_the_experiment_files_can_be_run(path: Path) -> None:
     tables = read_tables(path)
     tables.pop("sweep", None)
     asked = type(experiment()).from_dict(tables)
-    check(asked)
+    check_settings(asked)
     assert asked.run.name == path.stem
 
 
