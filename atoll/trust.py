@@ -55,6 +55,12 @@ class CodeUse:
         ``module:attribute``, a Flower app's folder, or an address.
     table : str
         The table that it stands in, as JSON: the arguments.
+
+    Examples
+    --------
+    >>> from atoll import CodeUse
+    >>> print(CodeUse("model.name", "my_models:net", '{"width": 16}'))
+    model.name = 'my_models:net'
     """
 
     key: str

@@ -23,8 +23,8 @@ from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.head_statistics import HeadGradient, HessianDiagonal
 from atoll.clients.moments.statistic import DomainContext
-from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import run_rounds

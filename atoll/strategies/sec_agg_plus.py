@@ -60,6 +60,8 @@ class SecAggPlus(Strategy):
     >>> from flwr.serverapp.strategy import FedAvg
     >>> from atoll.strategies import SecAggPlus
     >>> strategy = SecAggPlus(FedAvg(fraction_evaluate=0.0), max_weight=100.0)
+    >>> type(strategy.strategy).__name__  # what gets the sum of the clients' updates
+    'FedAvg'
     """
 
     def __init__(

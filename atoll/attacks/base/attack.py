@@ -32,6 +32,15 @@ class Stage:
         Shape (n, channels, height, width), in [0, 1].
     cost : float
         The matching cost alone, without priors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Stage
+    >>> images = torch.zeros(1, 1, 8, 8)
+    >>> stages = [Stage("latent", images, 0.5), Stage("layer 1", images, 0.1)]
+    >>> min(stages, key=lambda stage: stage.cost).name
+    'layer 1'
     """
 
     name: str
@@ -65,6 +74,14 @@ class Reconstruction:
     found : Tensor or None
         bool, shape (n,): for attacks that recover some images and know which; the others are
         blank.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Reconstruction
+    >>> found = Reconstruction(torch.zeros(2, 1, 8, 8), torch.tensor([3, 7]), "inferred", cost=0.02)
+    >>> found.cost, found.restart, found.stages
+    (0.02, 0, ())
     """
 
     images: Tensor
@@ -86,6 +103,13 @@ class Attack(Section, ABC):
 
     Its fields are what ``--set`` can change. It is immutable, and one object can attack any number
     of observations.
+
+    Examples
+    --------
+    >>> from atoll.attacks import ATTACKS, Attack
+    >>> attack = ATTACKS.find("inverting-gradients", "attack")(steps=10)
+    >>> isinstance(attack, Attack), str(attack.threat)
+    (True, 'informed eavesdropper (training)')
     """
 
     # What the attack needs, whatever its settings.
@@ -187,16 +211,17 @@ class SeparateAttack(Attack):
     Examples
     --------
     >>> import torch
-    >>> from atoll.attacks import Observation, Reconstruction, SeparateAttack
+    >>> from atoll.attacks import Reconstruction, SeparateAttack, example_victim, observe
     >>> class Grey(SeparateAttack):
-    ...     '''Answers with grey images, whatever was sent.'''
+    ...     '''Grey images: a baseline that uses nothing of the update.'''
     ...
-    ...     def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+    ...     def reconstruct(self, observation, seed):
     ...         images = torch.full((observation.num_images, *observation.space.shape), 0.5)
-    ...         labels = torch.full((observation.num_images,), -1)
-    ...         return Reconstruction(images, labels, "none")
-    >>> str(Grey().threat)
-    '...'
+    ...         return Reconstruction(images, torch.full((len(images),), -1), "none")
+    >>> attack = Grey()
+    >>> [found] = attack.run_checked([observe(example_victim().capture, attack.threat)])
+    >>> found.images.shape, str(attack.threat)
+    (torch.Size([1, 1, 8, 8]), 'eavesdropper')
     """
 
     def run(

@@ -33,6 +33,18 @@ class DPSGD(BoundedDefense):
         The noise's deviation on the sum is noise_multiplier * clipping_norm.
     delta : float
         At which epsilon is reported.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.attacks import DPSGD
+    >>> defense = DPSGD(clipping_norm=1.0, noise_multiplier=1.1, delta=1e-5)
+    >>> try:
+    ...     defense.check_model(nn.BatchNorm2d(3))
+    ... except ValueError as error:
+    ...     print(type(error).__name__)
+    ValueError
     """
 
     name: ClassVar[str] = "dp-sgd"

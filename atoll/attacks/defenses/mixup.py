@@ -28,6 +28,12 @@ class MixUp(Defense):
     ----------
     alpha : float
         Of the Beta(alpha, alpha) distribution that the batch's coefficient is drawn from.
+
+    Examples
+    --------
+    >>> from atoll.attacks import MixUp
+    >>> MixUp(alpha=1.0).acts_on  # Beta(1, 1) is uniform
+    'step'
     """
 
     name: ClassVar[str] = "mixup"

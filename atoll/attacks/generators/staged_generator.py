@@ -27,6 +27,14 @@ class Features:
         What a stage optimises, by name, each of shape (n, ...).
     fixed : Mapping[str, Tensor]
         What later parts need beside it (a class's embedding, the image so far), of shape (n, ...).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Features
+    >>> features = Features(free={"latent": torch.zeros(2, 16)}, fixed={"class": torch.zeros(2, 4)})
+    >>> features.free["latent"].shape
+    torch.Size([2, 16])
     """
 
     free: Mapping[str, Tensor]
@@ -51,6 +59,31 @@ class StagedGenerator(nn.Module, ABC):
         attack may hold them there.
     bounded_from_start : frozenset[str]
         The free tensors of stage 0 that an attack with an l1 ball keeps in one at that stage too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.attacks import Features, StagedGenerator
+    >>> class Linear(StagedGenerator):
+    ...     '''One linear layer: a latent stage, and no other.'''
+    ...
+    ...     stages, image_shape = 1, (1, 4, 4)
+    ...
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer = nn.Linear(8, 16)
+    ...
+    ...     def init(self, labels, random):
+    ...         return Features({"latent": torch.randn(len(labels), 8, generator=random)})
+    ...
+    ...     def advance(self, stage, features):
+    ...         raise NotImplementedError("there is one stage")
+    ...
+    ...     def finish(self, features):
+    ...         return torch.sigmoid(self.layer(features.free["latent"])).view(-1, 1, 4, 4)
+    >>> Linear().sample(torch.zeros(3).long(), torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 1, 4, 4])
     """
 
     stages: int

@@ -60,6 +60,14 @@ class LPIPS:
     ------
     DataUnavailableError
         If the weights cannot be had, or are not the network's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import LPIPS
+    >>> images = torch.rand(2, 3, 64, 64)
+    >>> LPIPS("alexnet")(images, images)  # doctest: +SKIP
+    tensor([0., 0.])
     """
 
     def __init__(self, network: Network = "alexnet", path: Path | None = None) -> None:

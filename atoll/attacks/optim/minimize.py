@@ -56,6 +56,17 @@ class Minimum:
         How many were taken.
     nuisance : tuple[Tensor, ...]
         The objective's own variables at the same place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Adam, minimize
+    >>> def objective(values):
+    ...     costs = (values[0] - torch.tensor([[3.0], [-3.0]])).square().sum(1)
+    ...     return costs, costs
+    >>> found = minimize(objective, [torch.zeros(2, 1)], Adam(0.1), steps=200)
+    >>> found.values[0].round().tolist(), bool((found.costs < 1e-2).all()), found.steps
+    ([[3.0], [-3.0]], True, 200)
     """
 
     values: list[Tensor]

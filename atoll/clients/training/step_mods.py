@@ -32,6 +32,19 @@ class LocalStep:
     objective : Callable
         Computes the batch's loss to descend and its mean cross-entropy, scalars in the graph of
         the parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import LocalStep
+    >>> model = torch.nn.Linear(2, 2)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> def objective():
+    ...     loss = torch.nn.functional.cross_entropy(model(images), labels)
+    ...     return loss, loss.detach()
+    >>> step = LocalStep(model, list(model.parameters()), images, labels, 2, objective)
+    >>> len(step.parameters), step.objective()[0].shape
+    (2, torch.Size([]))
     """
 
     model: nn.Module

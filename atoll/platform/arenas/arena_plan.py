@@ -146,6 +146,32 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
     InvalidExperimentError
         If an attack or a defense is unknown or has wrong settings, a defense cannot act on a model,
         or a federation cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_arena
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "arena.toml"
+    ...     _ = path.write_text('''
+    ... [data]
+    ... dataset = "digits"
+    ... clients = 4
+    ... [model]
+    ... name = "mlp"
+    ... [capture]
+    ... nodes = [1]
+    ... rounds = [1]
+    ... [arena.attacks]
+    ... linear = { name = "linear-layer" }
+    ... [arena.defenses]
+    ... none = {}
+    ... noise = { client = { mods = [{ name = "gaussian-noise", std = 0.01 }] } }
+    ... ''')
+    ...     arena = load_arena(path)
+    >>> arena.baseline, [trial.method for trial in arena.federations.trials]
+    ('linear', ['none', 'noise'])
     """
     tables = with_overrides(read_tables(path), overrides)
     if ARENA not in tables:

@@ -59,6 +59,18 @@ class AttackRun:
         Has ``rows.parquet``, ``pictures.png`` and ``attack.json``.
     attacked : list[Attacked]
         One a victim.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll import AttackRun
+    >>> from atoll.attacks import ATTACKS, attack_victims, example_victim, observe_victims
+    >>> attack, victims = ATTACKS.find("linear-layer", "attack")(), [example_victim()]
+    >>> observations = observe_victims(victims, attack)
+    >>> others = example_victim(examples=20, seed=1).truth.images
+    >>> attacked = attack_victims("mine", attack, victims, observations, candidates=others)
+    >>> AttackRun(Path("run/attacks/mine"), attacked).means()["identified"]
+    1.0
     """
 
     directory: Path

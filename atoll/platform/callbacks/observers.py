@@ -36,6 +36,17 @@ class RunInfo:
         What the engine decided, a line each.
     members : str
         What ``clients`` counts: "clients", or "layers".
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll import RunInfo
+    >>> info = RunInfo(
+    ...     "first", Path("runs/first"), num_rounds=10, first_round=4, workers=2, clients=100,
+    ...     parameters=650, strategy="FedAvg",
+    ... )
+    >>> info.num_rounds - info.first_round + 1  # the rounds that a resumed run has left
+    7
     """
 
     name: str
@@ -81,6 +92,13 @@ class RoundRecord:
     gpus : Sequence[Mapping]
         What is known of each GPU by then: how many workers work on it, what one needs, and how
         often they were made fewer.
+
+    Examples
+    --------
+    >>> from atoll import RoundRecord
+    >>> record = RoundRecord(3, 10, seconds=0.5, cohort=20, replies=19, errors=1, examples=1140)
+    >>> f"{record.replies} of {record.cohort} clients in {record.seconds} s"
+    '19 of 20 clients in 0.5 s'
     """
 
     server_round: int
@@ -102,7 +120,23 @@ class RoundRecord:
 
 
 class Observer:
-    """Is told of a run; a subclass overrides what it wants to know of."""
+    """Is told of a run; a subclass overrides what it wants to know of.
+
+    Examples
+    --------
+    >>> from atoll import Observer, RoundRecord
+    >>> class Failures(Observer):
+    ...     '''Counts the clients that failed.'''
+    ...
+    ...     errors = 0
+    ...
+    ...     def on_round(self, record):
+    ...         self.errors += record.errors
+    >>> observer = Failures()
+    >>> observer.on_round(RoundRecord(1, 10, 0.5, cohort=20, replies=18, errors=2, examples=1000))
+    >>> observer.errors
+    2
+    """
 
     def on_start(self, run: RunInfo) -> None:
         """Take note that the rounds begin."""

@@ -56,6 +56,13 @@ class GridConfig:
         Seconds to wait for the nodes that an autoscaler brings, if none is there.
     address : str, optional
         The Ray cluster; by default the one at hand, or one started here.
+
+    Examples
+    --------
+    >>> from atoll import GridConfig
+    >>> config = GridConfig(seed=0, workers=2, chunk_size=8)
+    >>> config.check_replies, config.vectorize, config.gpus_per_worker
+    (False, False, 'auto')
     """
 
     seed: int = 0

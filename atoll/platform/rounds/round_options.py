@@ -57,6 +57,14 @@ class RoundOptions:
         The domain of a partition, for the ledger.
     failures : ClientFailures or None
         Told of every exchange.
+
+    Examples
+    --------
+    >>> from atoll import RoundOptions
+    >>> records = []
+    >>> options = RoundOptions(callbacks=[records.append], evaluate_every=5)
+    >>> options.checkpoints is None, options.reduce
+    (True, 'auto')
     """
 
     checkpoints: CheckpointStore | None = None

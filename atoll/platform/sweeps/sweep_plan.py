@@ -169,6 +169,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     ------
     InvalidExperimentError
         If the file is not a sweep, or any of its trials cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_sweep
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "sweep.toml"
+    ...     _ = path.write_text('''data.dataset = "rotated-digits"
+    ... sweep.grid = { "data.held_out" = "each" }''')
+    ...     [trial.held_out for trial in load_sweep(path).trials][:3]
+    [('0',), ('15',), ('30',)]
     """
     tables = with_overrides(read_tables(path), overrides)
     if SWEEP not in tables:

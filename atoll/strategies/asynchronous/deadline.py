@@ -34,8 +34,10 @@ class DeadlineFedAvg(AsynchronousStrategy):
     Examples
     --------
     >>> from atoll.strategies import DeadlineFedAvg
-    >>> DeadlineFedAvg(cohort=20, deadline=30.0, late="drop").deadline
-    30.0
+    >>> strategy = DeadlineFedAvg(cohort=20, deadline=60.0, late="drop", device_seconds=60.0)
+    >>> arrived = strategy.arrivals(range(1, 101))
+    >>> len(arrived) < 20, strategy.clock.seconds
+    (True, 60.0)
     """
 
     cohort: Count = 20

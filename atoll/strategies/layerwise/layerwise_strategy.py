@@ -97,7 +97,9 @@ class Layerwise(FedAvg):
     --------
     >>> from flwr.serverapp.strategy import FedAdam
     >>> from atoll.strategies import Layerwise
-    >>> strategy = Layerwise(FedAdam(eta=0.01), layers_per_client=2)
+    >>> strategy = Layerwise(FedAdam(eta=0.01), layers_per_client=2, fraction_train=0.5)
+    >>> strategy.layers_per_client, strategy.fraction_evaluate
+    (2, 0.0)
     """
 
     def __init__(

@@ -20,6 +20,12 @@ class FedL2R(AlignmentStrategy):
     ----------
     weight : float
         Of the squared norm.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedL2R
+    >>> [(statistic.name, weight) for statistic, weight in FedL2R(weight=0.01).local_terms()]
+    [('squared-features', 0.01)]
     """
 
     min_domains: ClassVar[int] = 1
@@ -51,6 +57,15 @@ class FedSR(AlignmentStrategy):
     as_released : bool
         Takes the norm of a draw in the place of the expected squared norm in L2R. The draw is
         another one than that of the cross-entropy.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedSR
+    >>> strategy = FedSR(l2r_weight=0.01, cmi_weight=0.0005)
+    >>> [(statistic.name, weight) for statistic, weight in strategy.local_terms()]
+    [('latent-square', 0.01), ('conditional-information', 0.0005)]
+    >>> strategy.needs_gaussian_head
+    True
     """
 
     min_domains: ClassVar[int] = 1

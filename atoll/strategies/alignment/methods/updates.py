@@ -30,6 +30,13 @@ class FedGMA(AlignmentStrategy):
         The agreement from which on an entry is taken whole.
     step_size : float
         Of the server, on the masked mean update.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedGMA
+    >>> strategy = FedGMA(tau=0.4, step_size=1.0)
+    >>> strategy.sums_suffice  # secure aggregation would hide the signs
+    False
     """
 
     # The signs of each update are taken on the server.
@@ -82,6 +89,13 @@ class FedDGGA(AlignmentStrategy):
         The released code's steps: a third as long, and two rounds behind in ``decay_rounds``, so
         that the first is longer than ``step_size``. (It divides by zero where all gaps are the
         same; here they then change nothing.)
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedDGGA
+    >>> strategy = FedDGGA(step_size=0.2, decay_rounds=100)
+    >>> strategy.reports_loss_after, strategy.sums_suffice
+    (True, False)
     """
 
     sums_suffice: ClassVar[bool] = False
