@@ -1,4 +1,4 @@
-"""What alignment costs: federated rounds against FedAvg's, and closed forms against the released.
+"""Cost of alignment: federated rounds against FedAvg's, and closed forms against the released.
 
 ``python -m benchmarks.alignment`` prints two tables. Every repeat runs all rows one after the
 other, and ratios are within a repeat. Rounds are on Ray's workers. Steps are centralised, in this

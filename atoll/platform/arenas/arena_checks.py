@@ -1,4 +1,4 @@
-"""What of an arena cannot be run, known before anything is."""
+"""Checks of an arena before anything is run."""
 
 from __future__ import annotations
 

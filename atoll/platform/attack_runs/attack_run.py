@@ -51,7 +51,7 @@ FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
 
 @dataclass(frozen=True)
 class AttackRun:
-    """What came of an attack on a run's captures.
+    """Result of an attack on a run's captures.
 
     Attributes
     ----------

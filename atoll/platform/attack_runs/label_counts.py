@@ -34,7 +34,7 @@ MESSAGES, ROWS = "query.moments", "labels.parquet"
 
 @dataclass(frozen=True)
 class LabelsRun:
-    """What a run's captured queries give away.
+    """Label counts that a run's captured queries reveal.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What is told of a run as it goes: the ledger, the terminal, TensorBoard, a user's callback."""
+"""Observers of a run: the ledger, the terminal, TensorBoard, a user's callback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MetricValues = Mapping[str, "float | list[float]"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known when the rounds begin.
+    """Facts of a run that are known when its rounds begin.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class RoundRecord:
 
 
 class Observer:
-    """Is told of a run; a subclass overrides what it wants to know of.
+    """Observer of a run; a subclass overrides the events that it handles.
 
     Examples
     --------

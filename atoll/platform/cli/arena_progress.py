@@ -1,4 +1,4 @@
-"""What a person sees of an arena in the terminal: a line a federation, and a line an attack."""
+"""Progress of an arena in the terminal: a line for each federation, and one for each attack."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ Write = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Submission:
-    """What is run where.
+    """Job to submit: the command, the cluster and the resources.
 
     Attributes
     ----------

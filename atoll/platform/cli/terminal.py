@@ -1,4 +1,4 @@
-"""What commands share: the terminal, options, errors as lines, progress."""
+"""Shared parts of commands: the terminal, options, errors as lines, progress."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ logger = logging.getLogger("atoll")
 
 
 class Traffic(Enum):
-    """What a strategy has clients send."""
+    """Messages that a strategy has clients send."""
 
     REPLIES = "models trained on a weighted loss"
     TERMS = "models trained on a loss with terms beside the examples' own"
@@ -45,7 +45,7 @@ class Traffic(Enum):
 
 
 class Kind(Enum):
-    """Where a mod acts."""
+    """Place where a mod acts."""
 
     OBSERVER = "looks only"
     STEP = "on each step's gradient"
@@ -61,7 +61,7 @@ class Kind(Enum):
 
 
 class Status(Enum):
-    """What becomes of a strategy's promise under a mod."""
+    """Effect of a mod on a strategy's guarantee."""
 
     EXACT = "exact"
     UNBIASED = "unbiased"
@@ -71,7 +71,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a strategy's promise under a mod, and why."""
+    """Effect of a mod on a strategy's guarantee, with the reason."""
 
     status: Status
     reason: str

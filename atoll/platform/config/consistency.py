@@ -1,4 +1,4 @@
-"""What of an experiment cannot be, although each of its keys by itself is in order."""
+"""Checks of combinations of an experiment's keys, each of which is valid by itself."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class Cohort:
 
     @property
     def waiting(self) -> int:
-        """How many chunks have not been started, and may be given to workers ahead."""
+        """Number of chunks that have not been started and may be given to workers ahead."""
         if self._one_at_a_time or not self._queue or not self._is_plain(self._queue[0]):
             return 0
         return len(self._queue)

@@ -15,7 +15,7 @@ from atoll.platform.messages.outcome import Outcome
 
 @dataclass(frozen=True)
 class ExchangeReport:
-    """What became of an exchange.
+    """Report of an exchange.
 
     Attributes
     ----------

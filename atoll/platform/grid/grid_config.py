@@ -1,4 +1,4 @@
-"""How a grid works: what :class:`~atoll.platform.grid.ray_grid.RayGrid` takes beside an app."""
+"""Configuration of a :class:`~atoll.platform.grid.ray_grid.RayGrid`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from atoll.platform.config.sections import NODES_TIMEOUT
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """How the nodes of a federation are simulated.
+    """Configuration of a grid: how the nodes of a federation are simulated.
 
     Attributes
     ----------

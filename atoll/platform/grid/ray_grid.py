@@ -251,7 +251,7 @@ class RayGrid(Grid):
 
     @property
     def workers(self) -> int:
-        """How many workers the cluster allows; as many are there or wait for a node."""
+        """Number of workers that the cluster allows; as many are there or wait for a node."""
         return self.pool.size
 
     # --- what the round loop adds --------------------------------------------------------------

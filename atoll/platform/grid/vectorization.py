@@ -1,4 +1,4 @@
-"""Whether a chunk's clients train one after another or at once, and why."""
+"""Choice between training a chunk's clients one after another and at once."""
 
 from __future__ import annotations
 

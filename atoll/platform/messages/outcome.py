@@ -1,4 +1,4 @@
-"""What became of one client's message: a reply, or a failure.
+"""Outcome of one client's message: a reply, or a failure.
 
 They are named tuples, because there is one for every client of every round: they are made, sent
 and read faster than dataclasses, and nobody can change one.
@@ -55,7 +55,7 @@ class ClientReply(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why there is no reply that can be used.
+    """Failure: the kind and the reason for which a client has no usable reply.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Failure(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one client's message.
+    """Outcome of one client's message.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class Outcome(NamedTuple):
 
     @property
     def reason(self) -> str | None:
-        """Why it failed, in one line."""
+        """Reason of the failure, in one line."""
         return self.result.reason if isinstance(self.result, Failure) else None
 
     @property

@@ -1,4 +1,4 @@
-"""How many workers share a GPU: from what they were seen to need, and fewer when they run out.
+"""Number of workers that share a GPU: from the memory that they need, and fewer when it runs out.
 
 It holds no GPU and reads none: workers are names, memory is numbers, so every case can be tested.
 

@@ -1,4 +1,4 @@
-"""What a worker pool does: jobs, and where they come from."""
+"""Jobs of a worker pool, and their sources."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Job:
 
 
 class JobSource(Protocol):
-    """Where jobs come from and where their results go."""
+    """Source of jobs, which also takes their results."""
 
     @property
     def finished(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the round loop does beside a strategy's rounds: checkpoints, observers, early stopping."""
+"""Options of the round loop: checkpoints, observers, early stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atoll.platform.run_directory.checkpoint import CheckpointStore
 
 
 class StoppingRule(Protocol):
-    """When to stop before the last round."""
+    """Rule for stopping before the last round."""
 
     def should_stop(self, record: RoundRecord) -> str | None:
         """Return why to stop after this round, or None."""
@@ -27,7 +27,7 @@ class StoppingRule(Protocol):
 
 @dataclass
 class RoundOptions:
-    """What the loop does beside the strategy's rounds.
+    """Options of the round loop beside the strategy's rounds.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How far the held-out domains are from the training domains, on the server's test data."""
+"""Distances of the held-out domains to the training domains, on the server's test data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many nodes an app has and what each takes of the machine: as ``flwr run`` decides it.
+"""Number of an app's nodes and the resources of each, as ``flwr run`` decides them.
 
 From the strongest to the weakest: what the command line says; the app's own ``pyproject.toml``
 (older apps have a federation there); the simulation options of the default connection in Flower's

@@ -59,7 +59,7 @@ Callback = Callable[[RoundRecord], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a run.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class RunResult:
 
 
 class Start(Enum):
-    """How a run begins."""
+    """Beginning of a run."""
 
     NEW = "in a directory of its own"
     CONTINUED = "in the directory of an interrupted run of the experiment that is given"
@@ -94,7 +94,7 @@ class Start(Enum):
 
 @dataclass(frozen=True)
 class _Listeners:
-    """Who is told of a run beside its ledger."""
+    """Observers and callbacks of a run, beside its ledger."""
 
     observers: Observers
     callbacks: Sequence[Callback]

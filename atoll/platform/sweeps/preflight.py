@@ -1,4 +1,4 @@
-"""What many experiments' settings are checked for before any of them starts: each setting once.
+"""Checks of many experiments before any of them starts: each setting once.
 
 The trials of a sweep differ in a few keys and in their seeds. What is wrong with one of them is
 known in a second, from one data set, partition and model of each kind; found by the trials

@@ -56,7 +56,7 @@ INTERRUPT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """What came of a trial.
+    """Result of a trial.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class TrialEnd:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to.
+    """Result of a sweep.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a worker's process knows of its GPU's memory: the only readings of ``torch.cuda``.
+"""Readings of a GPU's memory in a worker's process: the only use of ``torch.cuda``.
 
 How many workers share a GPU follows from them in :mod:`atoll.platform.pool.gpu_sharing`, which
 needs no GPU.
@@ -24,7 +24,7 @@ SIGNS = (
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """What a worker's GPU holds at a job's end, in bytes.
+    """Memory of a worker's GPU at a job's end, in bytes.
 
     Attributes
     ----------

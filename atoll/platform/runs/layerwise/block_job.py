@@ -1,4 +1,4 @@
-"""What a worker does for a layer run: one epoch of one part, from the part's own checkpoint."""
+"""Job of a layer-wise run: one epoch of one part, from the part's own checkpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from atoll.randomness import derive_seed, seed_everything
 
 @dataclass(frozen=True)
 class PartReport:
-    """What came of one epoch of one part.
+    """Report of one epoch of one part.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which part is trained next: the jobs of a layer run, for a pool of workers.
+"""Schedule of a layer-wise run: its jobs, for a pool of workers.
 
 The part with the fewest epochs comes first, and no part waits for another; only where blocks train
 what they share does an epoch begin when all have ended the one before. A part whose worker dies
@@ -45,7 +45,7 @@ class Evaluating(Protocol):
 
 @dataclass
 class _Progress:
-    """How far a part is."""
+    """Progress of a part."""
 
     next_epoch: int
     running: bool = False

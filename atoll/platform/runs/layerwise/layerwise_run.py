@@ -156,7 +156,7 @@ class LayerRun:
 
     @property
     def parts(self) -> int:
-        """How many parts there are, which can be trained at once."""
+        """Number of parts, which can be trained at once."""
         baselines = sum(len(names) for names in self._baselines.values())
         return len(unit_names(self._design)) + baselines
 

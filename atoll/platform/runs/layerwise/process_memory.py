@@ -1,4 +1,4 @@
-"""How large this process has been."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class LocalExchange:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the outputs."""
+        """Dtype of the outputs."""
         return next(iter(self._outputs.values())).logits.dtype
 
     @property
