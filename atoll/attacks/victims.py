@@ -36,7 +36,7 @@ class Victim:
     Attributes
     ----------
     capture : Capture
-        What the server saw.
+        Messages that the server saw.
     truth : Truth
         The examples that the update depends on.
 
@@ -60,10 +60,10 @@ class References:
     Attributes
     ----------
     public : PublicData
-        What an attacker with public data has.
+        Images of an attacker with public data.
     candidates : Tensor
-        What reconstructions are told from: float32, shape (n, channels, height, width), in [0, 1];
-        none of them is public.
+        Candidates of the identification rate, none of them public: float32, shape
+        (n, channels, height, width), in [0, 1].
 
     Examples
     --------
@@ -86,7 +86,7 @@ def references_of(dataset: ImageDataset, candidates: int = CANDIDATES) -> Refere
     dataset : ImageDataset
         The data set.
     candidates : int
-        At most so many.
+        Largest number of candidates.
 
     Examples
     --------
@@ -222,7 +222,7 @@ class Attacked:
     Attributes
     ----------
     victim : Victim
-        Who.
+        Victim that was attacked.
     reconstruction : Reconstruction
         As the attack returned it.
     images : Tensor

@@ -203,7 +203,7 @@ class ClientSettings(Section):
     learning_rate : float
         The learning rate of the first round; ``schedule`` changes it.
     momentum : float
-        Of SGD.
+        Momentum of SGD, in [0, 1).
     weight_decay : float
         The weight of the parameters' decay; decoupled from the gradient for "adamw".
     schedule : ScheduleSettings
@@ -226,7 +226,7 @@ class ClientSettings(Section):
         Flower mods around training, the outermost first: each a name or a table with a name and
         arguments.
     memory_mb : tuple[float, ...]
-        What clients declare to have for training, in units of 1e6 bytes: client ``i`` has entry
+        Memory that clients declare for training, in units of 1e6 bytes: client ``i`` has entry
         ``i`` of the list, which is repeated. Layer-wise strategies give each as many layers as fit.
 
     Examples

@@ -27,7 +27,7 @@ class Stage:
     Attributes
     ----------
     name : str
-        Which stage.
+        Name of the stage.
     images : Tensor
         Shape (n, channels, height, width), in [0, 1].
     cost : float
@@ -55,11 +55,11 @@ class Reconstruction:
     Attributes
     ----------
     images : Tensor
-        float32, shape (n, channels, height, width), in [0, 1]; their order means nothing.
+        float32, shape (n, channels, height, width), in [0, 1]; in no particular order.
     labels : Tensor
         int64, shape (n,): the label that goes with each image; -1 where the attack has none.
     label_source : str
-        Where the labels come from: "given", "inferred" (from the update, before the attack),
+        Source of the labels: "given", "inferred" (from the update, before the attack),
         "optimised" (together with the images) or "none".
     cost : float
         The matching cost of the images, without priors; NaN for an attack without one. Restarts
@@ -67,7 +67,7 @@ class Reconstruction:
     cost_path : Tensor
         The matching cost over the steps of the chosen restart; empty where there are no steps.
     restart : int
-        Which restart was chosen.
+        Index of the chosen restart, from 0.
     stages : tuple[Stage, ...]
         For staged attacks: the chosen restart's best images at each stage, so that the oracle's
         choice can be reported beside the attack's own.

@@ -49,7 +49,7 @@ class Group:
     labels : Tensor
         int64, shape (victims * restarts, n): of each candidate.
     label_source : str
-        Where they are from.
+        Source of the labels.
     seed : int
         The attack's.
     noise_source : "optimised", "drawn" or "given"
@@ -129,7 +129,7 @@ class OptimizationAttack(Attack):
     restarts : int
         Candidates a victim.
     labels, label_method : str
-        Where labels come from, and how they are inferred.
+        Source of the labels, and the method by which they are inferred.
     batch_order : str
         Whether it is known which images each local step used.
     noise : str
@@ -279,7 +279,7 @@ def matching_objective(
     priors : Sequence[tuple[float, Prior]]
         On the images, with their weights; those of weight 0 are left out.
     matching_weight : float
-        What the matching cost counts for beside the priors.
+        Weight of the matching cost beside the priors.
     targets_of : callable, optional
         From variables to labels' probabilities, (candidates, n, classes); by default the group's
         labels.
@@ -337,7 +337,7 @@ def best_restarts(
     group : Group
         The victims.
     minimum : Minimum
-        What :func:`minimize` found for all candidates.
+        Result of :func:`minimize` for all candidates.
     images : Tensor
         Normalised, (candidates, n, channels, height, width).
     labels : Tensor, optional

@@ -50,15 +50,15 @@ class Diagnosis:
     consistent : bool
         Whether the replayed update is the captured one.
     cosine : float
-        Of the two, over all trainable parameters.
+        Cosine of the two updates, over all trainable parameters.
     norm_ratio : float
         Norm of the captured update over that of the replayed one.
     cause : str or None
-        What explains the difference: "batch-norm mode", "loss reduction", "normalisation",
+        Cause of the difference: "batch-norm mode", "loss reduction", "normalisation",
         "missing buffers", "defense" or "unknown", or several of the first three, joined by " and ";
         None if there is none.
     advice : str
-        A sentence.
+        Finding and remedy, in one sentence.
     """
 
     consistent: bool
@@ -125,9 +125,9 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     Parameters
     ----------
     capture : Capture
-        Of a training message.
+        Capture of a training message.
     truth : Truth
-        Of the same client and round.
+        Truth of the same client and round.
 
     Raises
     ------

@@ -136,12 +136,12 @@ class Capture:
     Attributes
     ----------
     server_round, node_id : int
-        Which round, and whose; nodes are 1 to the number of clients, and SUM is all of the
+        Round, from 1, and node; nodes are 1 to the number of clients, and SUM is all of the
         round's, seen as one client that has everybody's examples.
     message_type : str
         "train", or "query.moments".
     federation : FederationInfo
-        What is known of the federation.
+        Public facts of the federation.
     sent, reply : Content
         The message to the client, and its answer.
     directory : Path or None
@@ -257,7 +257,7 @@ class Truth:
         Per local step the indices of its examples, among the n; empty where the client takes no
         step, or trains parts of the model apart.
     seed : int
-        Of the client's generators in that round.
+        Seed of the client's generators in that round.
     indices : Tensor
         int64, shape (n,): which examples of the data set's training split they are.
     part_seeds : Mapping[str, int]

@@ -112,7 +112,7 @@ class Defense(Section, ABC):
         Whether ``mimic`` changes what it is given, so that an adaptive attacker differs from a
         naive one.
     acts_on : "step" or "update"
-        Where it acts.
+        Place where it acts.
 
     Examples
     --------
@@ -143,7 +143,7 @@ class Defense(Section, ABC):
         Parameters
         ----------
         task : Task
-            What is computed.
+            Task to compute.
         compute : Callable
             Computes it without this defense, from the task or a changed one.
 

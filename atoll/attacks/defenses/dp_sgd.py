@@ -32,7 +32,7 @@ class DPSGD(BoundedDefense):
     noise_multiplier : float
         The noise's deviation on the sum is noise_multiplier * clipping_norm.
     delta : float
-        At which epsilon is reported.
+        Delta at which epsilon is reported, in (0, 1).
 
     Examples
     --------

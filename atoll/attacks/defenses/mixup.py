@@ -27,7 +27,7 @@ class MixUp(Defense):
     Attributes
     ----------
     alpha : float
-        Of the Beta(alpha, alpha) distribution that the batch's coefficient is drawn from.
+        Parameter of the Beta(alpha, alpha) distribution of the batch's coefficient.
 
     Examples
     --------

@@ -67,7 +67,7 @@ class Quantization(Defense):
     Attributes
     ----------
     levels : int
-        How many levels there are above zero.
+        Number of levels above zero, at least 1.
 
     Examples
     --------

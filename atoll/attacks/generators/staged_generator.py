@@ -24,9 +24,9 @@ class Features:
     Attributes
     ----------
     free : Mapping[str, Tensor]
-        What a stage optimises, by name, each of shape (n, ...).
+        Tensors that a stage optimises, by name, each of shape (n, ...).
     fixed : Mapping[str, Tensor]
-        What later parts need beside it (a class's embedding, the image so far), of shape (n, ...).
+        Tensors that later parts need (a class's embedding, the image so far), of shape (n, ...).
 
     Examples
     --------
@@ -49,11 +49,11 @@ class StagedGenerator(nn.Module, ABC):
     Attributes
     ----------
     stages : int
-        How many stages there are; stage 0 is the latent.
+        Number of stages; stage 0 is the latent.
     image_shape : tuple[int, int, int]
         Channels, height, width.
     classes : int or None
-        How many classes it can be asked for; None if labels make no difference to it.
+        Number of classes; None if labels make no difference.
     spherical : frozenset[str]
         The free tensors whose distribution has its mass near a sphere, as a normal one has: an
         attack may hold them there.

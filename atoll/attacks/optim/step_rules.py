@@ -30,7 +30,7 @@ class StepRule(Protocol):
         values : list[Tensor]
             Each (candidates, ...); changed in place.
         gradients : Sequence[Tensor]
-            Of the same shapes.
+            Gradients of the same shapes.
         factor : float
             The schedule's factor of the learning rate.
         """

@@ -36,9 +36,9 @@ class LeakedLabels:
     Attributes
     ----------
     domain : str
-        Which.
+        Name of the domain.
     examples : int
-        How many the client says that it has.
+        Number of examples that the client reports.
     counts : Tensor
         int64, shape (classes,): how often each label is estimated to occur.
     at_least : Tensor or None
@@ -76,7 +76,7 @@ def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[Leaked
     Parameters
     ----------
     capture : Capture
-        Of a ``query.moments`` message.
+        Capture of a ``query.moments`` message.
     public : Tensor, optional
         Public images, float32, shape (n, channels, height, width), in [0, 1].
 

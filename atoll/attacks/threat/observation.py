@@ -39,9 +39,9 @@ class LocalTraining:
     settings : ClientSettings
         ``[client]``.
     learning_rate, proximal_mu : float
-        Of the round.
+        Learning rate and weight of the proximal term in the round.
     examples : int
-        How many the client has.
+        Number of the client's examples.
     replies_gradient : bool
         Whether it takes no step and replies with its gradient over all examples.
 
@@ -99,9 +99,9 @@ class Observation:
     Attributes
     ----------
     server_round, node_id : int
-        Which client, and when.
+        Round, from 1, and node, from 1; 0 is the sum of the clients.
     threat : ThreatModel
-        What was granted.
+        Capabilities that were granted.
     model : VictimModel
         The architecture with the parameters that were broadcast.
     target : tuple[Tensor, ...]
@@ -111,9 +111,9 @@ class Observation:
     space : ImageSpace
         The images that the model takes.
     classes : int
-        How many labels there are.
+        Number of classes.
     num_images : int
-        How many images to reconstruct.
+        Number of images to reconstruct.
     training : LocalTraining or None
         With TRAINING.
     labels : Tensor or None
@@ -174,17 +174,17 @@ def observe(
     capture : Capture
         A training message and its reply.
     threat : ThreatModel
-        What is granted.
+        Capabilities to grant.
     truth : Truth, optional
-        Where oracle capabilities (LABELS, BATCH_ORDER, NOISE) come from; used for nothing else.
+        Source of the oracle capabilities (LABELS, BATCH_ORDER, NOISE); used for nothing else.
     mimic : Mimic, optional
-        What DEFENSE grants.
+        The defense's effect, which DEFENSE grants.
     public : PublicData, optional
-        What PUBLIC_DATA grants.
+        Images that PUBLIC_DATA grants.
     mode : "train" or "eval"
         How the attacker believes BatchNorm to run at the client.
     device : str
-        Where tensors go.
+        Device of the tensors.
 
     Raises
     ------

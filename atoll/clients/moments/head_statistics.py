@@ -84,9 +84,9 @@ class HessianProbes(Statistic):
     Attributes
     ----------
     seed : int
-        Of the probes.
+        Seed of the probes.
     probes : int
-        How many.
+        Number of probes, at least 1.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class ProbedDiagonal(Statistic):
     Attributes
     ----------
     seed, probes : int
-        Of the Rademacher probes (Bekas et al., 2007).
+        Seed and number of the Rademacher probes (Bekas et al., 2007).
     of_domain : bool
         Whether every domain has probes of its own.
 

@@ -24,7 +24,7 @@ class DomainContext:
     vectors : Tensor or None
         Shape (k, h), of the head's parameters, for statistics that depend on vectors.
     examples : int
-        How many examples of the domain the client has in the round.
+        Number of the client's examples of the domain in the round.
 
     Examples
     --------

@@ -110,13 +110,13 @@ def evaluate(
     model : nn.Module
         The model; it is left in evaluation mode.
     dataset : ImageDataset
-        What images are normalised by.
+        Data set whose mean and deviation normalise the images.
     split : Split
         The examples, of which ``indices`` are evaluated.
     indices : NDArray[int64]
         Shape (n,).
     device : torch.device or str
-        Where the model is.
+        Device of the model.
 
     Returns
     -------

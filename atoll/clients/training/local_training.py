@@ -34,7 +34,7 @@ class TrainingResult:
     steps : int
         Optimiser steps taken.
     drift : float or None
-        Where a reference gradient was given: ||mean of the steps' gradients - reference|| /
+        If a reference gradient was given: ||mean of the steps' gradients - reference|| /
         ||reference||.
 
     Examples

@@ -28,7 +28,7 @@ class LocalStep:
     images, labels : Tensor
         The step's batch: shapes (n, channels, height, width) and (n,).
     examples : int
-        How many examples the client has in all.
+        Number of the client's examples.
     objective : Callable
         Computes the batch's loss to descend and its mean cross-entropy, scalars in the graph of
         the parameters.

@@ -46,7 +46,7 @@ class ArenaSettings(Section):
         which defenses act, estimates their arguments from the update, and does the same to its own
         gradients.
     sums : list[str]
-        Defenses under which the onlooker sees only the sum over a round's captured clients
+        Defenses under which the server sees only the sum over a round's captured clients
         (secure aggregation).
     victims : int
         Captures of each round and federation that are attacked, of the lowest nodes.
@@ -61,7 +61,7 @@ class ArenaSettings(Section):
     pictures : bool
         Whether the clients' images and their reconstructions are kept, and shown in the report.
     cpus_per_job, gpus_per_job : float
-        What an attack takes of the cluster.
+        CPUs and GPUs of an attack.
     """
 
     attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]

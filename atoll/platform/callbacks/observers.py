@@ -33,9 +33,9 @@ class RunInfo:
     strategy : str
         The strategy's class.
     notes : Sequence[str]
-        What the engine decided, a line each.
+        Decisions of the engine, one line each.
     members : str
-        What ``clients`` counts: "clients", or "layers".
+        Unit of ``clients``: "clients" or "layers".
 
     Examples
     --------
@@ -68,9 +68,9 @@ class RoundRecord:
     Attributes
     ----------
     server_round, num_rounds : int
-        Which round of how many.
+        Round, from 1, and number of rounds.
     seconds : float
-        How long it took, evaluation included.
+        Seconds of the round, evaluation included.
     cohort : int
         Clients asked to train.
     replies : int
@@ -90,7 +90,7 @@ class RoundRecord:
         Columns with a row per client: round, phase, node_id, partition, domain, examples, loss,
         accuracy, seconds, bytes_down, bytes_up, layers, peak_memory, worker, status, reason.
     gpus : Sequence[Mapping]
-        What is known of each GPU by then: how many workers work on it, what one needs, and how
+        State of each GPU: the number of its workers, the memory that one needs, and how
         often they were made fewer.
 
     Examples

@@ -22,7 +22,7 @@ class GridConfig:
     seed : int
         Clients' random states derive from (seed, round, kind of message, partition).
     workers : int or "auto"
-        How many worker processes; "auto" is as many as the cluster holds.
+        Number of worker processes; "auto" is as many as the cluster holds.
     cpus_per_worker : float
         The share of a node's CPUs that each takes.
     gpus_per_worker : float or "auto"
@@ -51,7 +51,7 @@ class GridConfig:
     data : Sequence[Path]
         Folders that the app opens; they are brought to nodes that do not have them.
     name : str
-        What the workers are named by in Ray's dashboard.
+        Name of the workers in Ray's dashboard.
     nodes_timeout : float
         Seconds to wait for the nodes that an autoscaler brings, if none is there.
     address : str, optional

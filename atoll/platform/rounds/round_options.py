@@ -32,7 +32,7 @@ class RoundOptions:
     Attributes
     ----------
     checkpoints : CheckpointStore or None
-        Where checkpoints go; None writes none.
+        Store of the checkpoints; None writes none.
     checkpoint_every : int or None
         Rounds between checkpoints; the last round always has one. None writes none.
     evaluate_every : int
@@ -50,7 +50,7 @@ class RoundOptions:
     directory : Path or None
         The run directory, for observers.
     notes : Sequence[str]
-        What else observers show at the start.
+        Lines that observers show at the start.
     reduce : bool or "auto"
         See :func:`~atoll.platform.config.aggregation.aggregation_of`.
     domain_of : callable

@@ -60,11 +60,11 @@ class SweepSettings(Section):
         grid is run with each sample. A list is a choice of its values. A variant may have a
         ``random`` of its own.
     samples : int or None
-        How many samples are drawn.
+        Number of samples that are drawn.
     samples_seed : int
         Decides what is drawn.
     early_stopping : TrialStoppingSettings or None
-        Which trials are stopped before their last round.
+        Rule by which trials are stopped before their last round.
     parallel : int or "auto"
         Trials at once; "auto" is as many as the cluster has workers.
     """

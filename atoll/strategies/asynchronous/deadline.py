@@ -28,7 +28,7 @@ class DeadlineFedAvg(AsynchronousStrategy):
     deadline : float, optional
         Seconds from a round's start to its end; it is longer if nobody is done by then.
     late : "keep" or "drop"
-        What becomes of stragglers: their replies count in the round in which they come, by their
+        Treatment of late replies: they count in the round in which they come, by their
         staleness (semi-synchronous), or they are stopped at the deadline and their work is lost.
 
     Examples

@@ -85,7 +85,7 @@ class Layerwise(FedAvg):
     Parameters
     ----------
     strategy : FedAvg, optional
-        What aggregates a layer: FedAvg by default, or any strategy derived from it (FedProx,
+        Strategy that aggregates a layer: FedAvg by default, or one derived from it (FedProx,
         FedAdam, ...). Each layer has a copy with a state of its own.
     layers_per_client : int, optional
         The most layers that a client trains in a round, whatever its memory holds.

@@ -31,7 +31,7 @@ class Noise:
     seed : int
         The run's seed.
     repetition : int
-        Which of several stochastic runs.
+        Index of the stochastic run, from 0.
     first : int
         The place of the batch's first example.
 

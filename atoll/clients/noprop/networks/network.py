@@ -50,7 +50,7 @@ class NoPropNetwork(nn.Module):
         images : Tensor
             Shape (n, channels, height, width).
         place : int
-            Of the first image in the data set; it decides the noise.
+            Place of the first image in the data set; it decides the noise.
         """
         inference = self.inference()
         noise = noise_of_runs(self.design.settings.mean_of, 0, place)

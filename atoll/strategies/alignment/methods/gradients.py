@@ -171,7 +171,7 @@ class ANDMask(GradientStrategy):
     Parameters
     ----------
     tau : float
-        The agreement ``|mean of signs|`` from which on a parameter moves.
+        Agreement ``|mean of signs|`` from which on a parameter moves, in [0, 1].
 
     Examples
     --------
@@ -208,7 +208,7 @@ class SANDMask(ANDMask):
     Parameters
     ----------
     tau : float
-        The agreement from which on a parameter moves.
+        Agreement from which on a parameter moves, in [0, 1].
     sharpness : float
         k in ``max(0, tanh(k / variance * (|mean of signs| - tau)))``.
 
@@ -243,9 +243,9 @@ class MLDG(GradientStrategy):
     Parameters
     ----------
     beta : float
-        The weight of the meta-test gradients.
+        Weight of the meta-test gradients, at least 0.
     meta_test : int
-        Domains in the meta-test.
+        Number of domains in the meta-test, at least 1.
 
     Examples
     --------
@@ -288,7 +288,7 @@ class Fish(GradientStrategy):
     Parameters
     ----------
     epsilon : float
-        The part of the way.
+        Share of the way to the parameters after the steps, above 0.
 
     Examples
     --------

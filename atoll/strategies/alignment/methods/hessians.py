@@ -36,7 +36,7 @@ class HGP(AlignmentStrategy):
     alpha, beta : float
         The weights of the products' and of the gradients' spread.
     target : "detached", "mean" or "attached"
-        What products are drawn to: the mean Hessian times the mean gradient as a constant (the
+        Target of the products: the mean Hessian times the mean gradient as a constant (the
         released DomainBed port), the mean of the products (what the formula says), or the mean
         Hessian times the mean gradient, differentiated too (the released Colored MNIST script,
         with alpha = beta = 1, sum_over_domains and the weight in penalty_weight).

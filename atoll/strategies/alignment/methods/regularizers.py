@@ -171,7 +171,7 @@ class FedIIR(AlignmentStrategy):
     Parameters
     ----------
     decay : float
-        Of the mean gradient's moving average.
+        Decay of the moving average of the mean gradient, in [0, 1).
     as_released : bool
         Leaves the average, which starts at 0, without correction of its bias, so that the first
         target is 0.05 of the mean gradient.
@@ -242,7 +242,7 @@ class Fishr(AlignmentStrategy):
     Parameters
     ----------
     decay : float
-        Of the moving average of each domain's variances; 0 for none, as in the Colored MNIST
+        Decay of the moving average of each domain's variances, in [0, 1); 0 as in the Colored MNIST
         script.
     reduction : "mean" or "sum"
         Over the head's parameters: DomainBed's, or the Colored MNIST script's.
@@ -338,7 +338,7 @@ class MMD(AlignmentStrategy):
     Parameters
     ----------
     gammas : Sequence[float]
-        The kernels exp(-gamma ||z - z'||^2).
+        Gammas of the kernels exp(-gamma ||z - z'||^2), each above 0.
 
     Examples
     --------

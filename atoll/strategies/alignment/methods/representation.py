@@ -19,7 +19,7 @@ class FedL2R(AlignmentStrategy):
     Parameters
     ----------
     weight : float
-        Of the squared norm.
+        Weight of the squared norm of the features in each client's loss, at least 0.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class FedSR(AlignmentStrategy):
     Parameters
     ----------
     l2r_weight, cmi_weight : float
-        The weights of the two terms.
+        Weights of the two terms, at least 0.
     as_released : bool
         Takes the norm of a draw in the place of the expected squared norm in L2R. The draw is
         another one than that of the cross-entropy.

@@ -51,7 +51,7 @@ class GroupDRO(AlignmentStrategy):
     Parameters
     ----------
     eta : float
-        The step size of q.
+        Step size of q, at least 0.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class AFL(GroupDRO):
     Parameters
     ----------
     eta : float
-        The step size of the weights.
+        Step size of the weights, at least 0.
 
     Examples
     --------
@@ -123,10 +123,9 @@ class EQRM(AlignmentStrategy):
     Parameters
     ----------
     quantile : float
-        Alpha.
+        Alpha, in [0, 1].
     quantile_learning_rate : float, optional
-        Of the server's optimiser from the end of the burn-in on, where it takes steps; None for
-        none of its own.
+        Learning rate of the server's optimiser after the burn-in; None keeps the server's own.
     as_released : bool
         Takes the released code's gradient: its sum over domains is 1 too, but it is not the
         quantile's own.
@@ -169,7 +168,7 @@ class SD(AlignmentStrategy):
     Parameters
     ----------
     weight : float
-        Of the mean squared logit.
+        Weight of the mean squared logit in each client's loss, at least 0.
 
     Examples
     --------
@@ -196,7 +195,7 @@ class Mixup(AlignmentStrategy):
     Parameters
     ----------
     alpha : float
-        Of the Beta distribution that mixing coefficients come from.
+        Parameter of the Beta(alpha, alpha) distribution of the mixing coefficients, above 0.
 
     Examples
     --------

@@ -27,9 +27,9 @@ class FedGMA(AlignmentStrategy):
     Parameters
     ----------
     tau : float
-        The agreement from which on an entry is taken whole.
+        Agreement from which on an entry has the factor 1, in [0, 1].
     step_size : float
-        Of the server, on the masked mean update.
+        Factor of the server's step on the masked mean update, above 0.
 
     Examples
     --------

@@ -68,7 +68,7 @@ class Domains:
     counts : Tensor
         Examples, shape (n,).
     weights : Tensor
-        What each domain counts for, shape (n,); their sum is 1.
+        Weight of each domain, shape (n,); the sum is 1.
 
     Examples
     --------
@@ -282,7 +282,7 @@ class Domains:
         Returns
         -------
         tuple
-            What one example's loss counts for by domain, beyond :meth:`example_weights`; and the
+            Weight of one example's loss by domain, beyond :meth:`example_weights`; and the
             terms in the other statistics.
         """
         if penalty.grad_fn is None:
