@@ -166,7 +166,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     ask: Ask = refuse,
 ) -> RunResult:
-    """Go on with an interrupted run, to the bits that it would have come to.
+    """Resume an interrupted run; the result has the bits of the uninterrupted run.
 
     Parameters
     ----------

@@ -212,7 +212,7 @@ def _shares(sweep: Sweep, slots: int, missing: int) -> tuple[int, int]:
 
 
 def _start_halving(sweep: Sweep, directory: Path, here: Any) -> Any:
-    """Start the actor that stops trials early, knowing what trials have come to before."""
+    """Start the actor that stops trials early, with the results of earlier trials."""
     settings = sweep.settings.early_stopping
     if settings is None:
         return None

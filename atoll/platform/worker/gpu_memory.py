@@ -146,7 +146,7 @@ def read_memory() -> MemoryReading | None:
 
 
 def forget_peak() -> None:
-    """Give back what is not in use, and measure anew: what was done so far will not be again."""
+    """Release unused memory and reset the peak, which earlier work determined."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

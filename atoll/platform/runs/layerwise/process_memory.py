@@ -10,7 +10,7 @@ STATUS = Path("/proc/self/status")
 
 
 def forget_peak() -> None:
-    """Let the kernel measure this process's largest size anew, where it can."""
+    """Reset the kernel's measurement of this process's peak memory, where it can."""
     try:
         CLEAR.write_text("5")
     except OSError:
