@@ -213,7 +213,7 @@ def is_noted(use: CodeUse) -> bool:
 
 
 def _notes() -> Path:
-    """Return the folder of notes: nobody else writes to a user's state."""
+    """Return the folder of notes: only the user writes to a user's state."""
     configured = os.environ.get("XDG_STATE_HOME")
     root = Path(configured) if configured else Path.home() / ".local" / "state"
     return root / "atoll" / "trusted"

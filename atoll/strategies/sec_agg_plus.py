@@ -1,4 +1,4 @@
-"""SecAgg+ around a strategy: it gets the clients' mean, and nobody sees a client's update.
+"""SecAgg+ around a strategy: it gets the clients' mean, and the server sees no client's update.
 
 The protocol is Flower's ``SecAggPlusWorkflow``, run within ``configure_train``: keys, shares,
 masked vectors, and their sum unmasked. Clients have the mod "secure-aggregation".

@@ -42,7 +42,7 @@ class ArenaSettings(Section):
     seeds : list[int]
         Seeds of the federations, and of the attacks on them.
     knowledge : list
-        "naive": the attacker matches the update as if nobody defended it. "adaptive": it knows
+        "naive": the attacker matches the update as if it were undefended. "adaptive": it knows
         which defenses act, estimates their arguments from the update, and does the same to its own
         gradients.
     sums : list[str]

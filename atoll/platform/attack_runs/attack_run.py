@@ -181,7 +181,7 @@ def run_attack(
     device : str
         "cpu" or "cuda".
     lpips : Path or bool
-        LPIPS's weights; True fetches them, and goes on without if they cannot be had.
+        LPIPS's weights; True fetches them, and omits the metric if they are unavailable.
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/NAME[-n]``.
     progress : callable

@@ -45,7 +45,7 @@ class SweepProgress:
             self._progress.start()
 
     def on_end(self, end: TrialEnd) -> None:
-        """Say what came of a trial."""
+        """Print the result of a trial."""
         accuracy = end.metrics.get("server_accuracy")
         figure = "finished" if accuracy is None else f"accuracy {accuracy:.4f}"
         if end.is_stopped:

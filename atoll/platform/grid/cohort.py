@@ -63,7 +63,7 @@ class Cohort:
     ----------
     at_once : int or None
         If a chunk's clients did not fit into a GPU together: how many may train at once when the
-        exchange is begun anew, which it must be. All chunks are then cut alike, so what a run
+        exchange is restarted, which it must be. All chunks are then cut alike, so what a run
         comes to depends on what fits, not on which chunk was tried first.
     """
 
@@ -111,7 +111,7 @@ class Cohort:
 
     @property
     def finished(self) -> bool:
-        """Whether every client has come to an end, and the driver has the sum; or none will."""
+        """Whether every client has ended and the driver has the sum, or none will end."""
         is_done = self._ended == len(self._chunks) and self._sums.are_here
         return self.at_once is not None or is_done
 
@@ -293,7 +293,7 @@ class Cohort:
         self._end(chunk.index, [Outcome(position, node_id, failure)])
 
     def too_large(self, job: Job, shortage: Shortage) -> bool:
-        """Give the exchange up, to be begun anew with half as many clients at once."""
+        """Stop the exchange, to be restarted with half as many clients at once."""
         if shortage.at_once > 1:
             self.at_once = shortage.at_once // 2
         return shortage.at_once > 1

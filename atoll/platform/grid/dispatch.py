@@ -52,7 +52,7 @@ class Dispatch:
     outcomes : dict[int, Outcome]
         By position, those of the clients that have ended, where they are taken one by one.
     is_reported : bool
-        Whether the exchange has been told of.
+        Whether the exchange has been reported.
     """
 
     outgoing: Outgoing

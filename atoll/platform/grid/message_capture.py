@@ -1,4 +1,4 @@
-"""Recording what an onlooker at the server sees of chosen clients, in chosen rounds.
+"""Recorder of the messages that the server sees of chosen clients, in chosen rounds.
 
 What is recorded is the message to a client and its reply after the client's mods have acted, as
 :mod:`atoll.attacks.captures.capture_files` keeps them. The run's result does not change by a bit.

@@ -4,7 +4,7 @@ It holds no GPU and reads none: workers are names, memory is numbers, so every c
 
 A worker *holds* memory of its GPU from its first job to the end of its process (PyTorch keeps what
 it was given, and the CUDA context stays). So it is holders that are counted, at work or not, and a
-worker that is one too many is started anew and waits without a context.
+surplus worker is restarted and waits without a context.
 """
 
 from __future__ import annotations

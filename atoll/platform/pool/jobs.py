@@ -51,7 +51,7 @@ class JobSource(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether every job has come to an end."""
+        """Whether every job has ended."""
 
     @property
     def waiting(self) -> int:

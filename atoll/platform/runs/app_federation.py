@@ -44,7 +44,7 @@ class AppFederation:
     num_supernodes : int
         How many there are.
     cpus : float or None
-        CPUs that a client asks for; None if nobody has said so.
+        CPUs that a client asks for; None if unspecified.
     gpus : float or None
         The share of a GPU.
     """

@@ -33,7 +33,7 @@ class MemoryReading:
     reserved : int
         What it has reserved now.
     free, total : int
-        Of the GPU, whoever holds the rest.
+        Free memory of the GPU; the rest is held by any process.
     """
 
     peak: int

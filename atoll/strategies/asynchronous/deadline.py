@@ -26,7 +26,7 @@ class DeadlineFedAvg(AsynchronousStrategy):
         Clients that are given the model at the start of a round; those that are still at work from
         earlier rounds are among them.
     deadline : float, optional
-        Seconds from a round's start to its end; it is longer if nobody is done by then.
+        Seconds from a round's start to its end; it is longer if no client has replied by then.
     late : "keep" or "drop"
         Treatment of late replies: they count in the round in which they come, by their
         staleness (semi-synchronous), or they are stopped at the deadline and their work is lost.

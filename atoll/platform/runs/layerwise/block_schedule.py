@@ -40,7 +40,7 @@ class Evaluating(Protocol):
         """Whether there is nothing left to do."""
 
     def metrics(self) -> dict[str, Any]:
-        """Return what came of it."""
+        """Return the result."""
 
 
 @dataclass

@@ -140,7 +140,7 @@ class FedDGGA(AlignmentStrategy):
         return messages
 
     def _reset_zero_weights(self, nodes: Sequence[int]) -> None:
-        """Reset the weights of clients where all of them have come to 0.
+        """Reset the weights of clients if all of them are 0.
 
         Weights are clipped at 0, and a cohort of nothing else would have no mean, nor would its
         weights, which a round only moves among its clients, ever leave 0.
