@@ -94,7 +94,7 @@ def import_attribute(reference: str, key: str) -> Any:
     Raises
     ------
     UntrustedCodeError
-        If a file of somebody else's is worked on, and this is not to be imported for it.
+        If another person's file is worked on, and this is not to be imported for it.
     InvalidExperimentError
         If the module cannot be imported or has no such attribute.
     """

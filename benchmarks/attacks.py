@@ -1,4 +1,4 @@
-"""What attacks restore on Fashion-MNIST, what a step costs, and what many victims at once save.
+"""Attacks on Fashion-MNIST: reconstruction quality, cost of a step, and savings by batching.
 
 ``python -m benchmarks.attacks`` prints four tables, all in this process on one thread (CPU
 seconds), and a fifth with Ray (seconds by the clock: two cores must be free). Victims are real

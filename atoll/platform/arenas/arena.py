@@ -43,7 +43,7 @@ RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
 
 @dataclass(frozen=True)
 class ArenaResult:
-    """What an arena came to.
+    """Result of an arena.
 
     Attributes
     ----------

@@ -42,7 +42,7 @@ class ArenaSettings(Section):
     seeds : list[int]
         Seeds of the federations, and of the attacks on them.
     knowledge : list
-        "naive": the attacker matches the update as if nobody defended it. "adaptive": it knows
+        "naive": the attacker matches the update as if it were undefended. "adaptive": it knows
         which defenses act, estimates their arguments from the update, and does the same to its own
         gradients.
     sums : list[str]
@@ -61,7 +61,7 @@ class ArenaSettings(Section):
     pictures : bool
         Whether the clients' images and their reconstructions are kept, and shown in the report.
     cpus_per_job, gpus_per_job : float
-        What an attack takes of the cluster.
+        CPUs and GPUs of an attack.
     """
 
     attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -153,6 +153,32 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
     InvalidExperimentError
         If an attack or a defense is unknown or has wrong settings, a defense cannot act on a model,
         or a federation cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_arena
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "arena.toml"
+    ...     _ = path.write_text('''
+    ... [data]
+    ... dataset = "digits"
+    ... clients = 4
+    ... [model]
+    ... name = "mlp"
+    ... [capture]
+    ... nodes = [1]
+    ... rounds = [1]
+    ... [arena.attacks]
+    ... linear = { name = "linear-layer" }
+    ... [arena.defenses]
+    ... none = {}
+    ... noise = { client = { mods = [{ name = "gaussian-noise", std = 0.01 }] } }
+    ... ''')
+    ...     arena = load_arena(path)
+    >>> arena.baseline, [trial.method for trial in arena.federations.trials]
+    ('linear', ['none', 'noise'])
     """
     tables = with_overrides(read_tables(path), overrides)
     if ARENA not in tables:

@@ -49,7 +49,7 @@ FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
 
 @dataclass(frozen=True)
 class AttackRun:
-    """What came of an attack on a run's captures.
+    """Result of an attack on a run's captures.
 
     Attributes
     ----------
@@ -57,6 +57,18 @@ class AttackRun:
         Has ``rows.parquet``, ``pictures.png`` and ``attack.json``.
     attacked : list[Attacked]
         One a victim.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll import AttackRun
+    >>> from atoll.attacks import ATTACKS, attack_victims, example_victim, observe_victims
+    >>> attack, victims = ATTACKS.find("linear-layer", "attack")(), [example_victim()]
+    >>> observations = observe_victims(victims, attack)
+    >>> others = example_victim(examples=20, seed=1).truth.images
+    >>> attacked = attack_victims("mine", attack, victims, observations, candidates=others)
+    >>> AttackRun(Path("run/attacks/mine"), attacked).means()["identified"]
+    1.0
     """
 
     directory: Path
@@ -150,7 +162,7 @@ def run_attack(
     device : str
         "cpu" or "cuda".
     lpips : Path or bool
-        LPIPS's weights; True fetches them, and goes on without if they cannot be had.
+        LPIPS's weights; True fetches them, and omits the metric if they are unavailable.
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/NAME[-n]``.
     progress : callable

@@ -58,7 +58,7 @@ class _Note(BaseModel):
 class MLflowLog(Observer):
     """Writes parameters and a step a round to an MLflow server (an observer).
 
-    A run that is resumed goes on in the same MLflow run: its id is kept in the run directory.
+    A resumed run continues in the same MLflow run: its id is kept in the run directory.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a person sees of a run in the terminal."""
+"""Progress of a run in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep in the terminal."""
+"""Progress of a sweep in the terminal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SweepProgress:
             self._progress.start()
 
     def on_end(self, end: TrialEnd) -> None:
-        """Say what came of a trial."""
+        """Print the result of a trial."""
         accuracy = end.metrics.get(SERVER_ACCURACY)
         figure = "finished" if accuracy is None else f"accuracy {accuracy:.4f}"
         if end.is_stopped:

@@ -1,4 +1,4 @@
-"""Keys of an experiment that do not go together, although each by itself is in order."""
+"""Checks of combinations of an experiment's keys, each of which is valid by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's differential privacy is worth, said before it starts, with the reason.
+"""Warnings about void privacy guarantees, before a run starts.
 
 A guarantee of (epsilon, delta) lets an attacker's odds of telling two data sets apart change by a
 factor e^epsilon, and does not hold at all with probability delta. So an epsilon of 50 promises

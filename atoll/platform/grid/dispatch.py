@@ -15,7 +15,7 @@ from atoll.platform.messages.outcome import Outcome
 
 @dataclass(frozen=True)
 class ExchangeReport:
-    """What became of an exchange.
+    """Report of an exchange.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class DispatchedExchange:
     outcomes : dict[int, Outcome]
         By position, those of the clients that have ended, where they are taken one by one.
     is_reported : bool
-        Whether the exchange has been told of.
+        Whether the exchange has been reported.
     """
 
     instructions: Instructions

@@ -98,7 +98,7 @@ class ExchangeRunner:
         return before
 
     def stop_reports(self) -> None:
-        """Report to nobody from here on; a report under way is waited for.
+        """Stop reporting; a report under way is waited for.
 
         Messages that nobody waits for end in a thread of their own, also while a run is ending.
         """
@@ -289,11 +289,11 @@ class ExchangeRunner:
 
 
 def _ignore_report(report: ExchangeReport) -> None:
-    """Do nothing: nobody asked for reports."""
+    """Ignore a report: the default."""
 
 
 def _ignore_progress(kind: str, ended: int, of: int) -> None:
-    """Do nothing: nobody watches."""
+    """Ignore progress: the default."""
 
 
 def _ignore_outcomes(outcomes: Sequence[Outcome]) -> None:

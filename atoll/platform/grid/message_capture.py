@@ -1,4 +1,4 @@
-"""Recording what an honest-but-curious server sees of chosen clients, in chosen rounds.
+"""Recorder of the messages that an honest-but-curious server sees, of chosen clients and rounds.
 
 What is recorded is the message to a client and its reply after the client's mods have acted, as
 :mod:`atoll.attacks.captures.capture_files` keeps them. The run's result does not change by a bit.

@@ -1,4 +1,4 @@
-"""Messages that are answered one by one, whoever waits for the replies, or nobody.
+"""Messages that are answered one by one, whether or not a caller waits for the replies.
 
 Replies go to the mailbox as clients end, and a node's next message is sent when the one before it
 has ended. The thread that waits for replies drives the workers; where none waits, one in the
@@ -183,7 +183,7 @@ class Stream:
                 time.sleep(IDLE_SECONDS)
 
     def _leave(self, dispatch: DispatchedExchange | None) -> None:
-        """Let clients that nobody waits for come to their end: their replies can be pulled."""
+        """Let clients without a waiting caller finish: their replies can be pulled."""
         with self._lock:
             if dispatch is not None and len(dispatch.outcomes) < len(
                 dispatch.instructions.requests

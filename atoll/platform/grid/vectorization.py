@@ -1,4 +1,4 @@
-"""Whether a chunk's clients train sequentially or vectorised, and why."""
+"""Choice between training a chunk's clients sequentially and vectorised."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ ROLES = {"held out": "solid", "training": "dot", "probe": "dash"}
 
 @dataclass(frozen=True)
 class StatisticRow:
-    """What a statistic cost in a run.
+    """Cost of a statistic in a run.
 
     Attributes
     ----------

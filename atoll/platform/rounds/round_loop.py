@@ -55,8 +55,8 @@ def run_rounds(
 ) -> Result:
     """Run a strategy's rounds on a grid; the parameters are those of ``Strategy.start``.
 
-    If ``options.checkpoints`` holds a checkpoint, the run goes on from it, to the bits that it
-    would have come to without the interruption.
+    If ``options.checkpoints`` holds a checkpoint, the run continues from it. The
+    result has the bits of the uninterrupted run.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checkpoints: a round's end as files, from which a run goes on to the same bits.
+"""Checkpoints: the state after a round as files, from which a run resumes to the same bits.
 
 A checkpoint is a folder ``round-000010`` with the model (``arrays.safetensors``), the strategy's
 state, the clients' states, and a manifest of their hashes. It appears under its name only when it

@@ -1,6 +1,6 @@
 """The files of a run directory: what they are called, what is in them, and reading them.
 
-Whoever reads a run directory may have it from somebody else, or from a disk that forgot: every file
+A run directory may come from another person or from a damaged disk, so every file
 is verified against the manifest beside it (:mod:`atoll.files.manifests`) and looked at before it is
 shown or used. :mod:`~atoll.platform.run_directory.ledger` writes them.
 """

@@ -62,7 +62,7 @@ Callback = Callable[[RoundRecord], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a run.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class RunResult:
 
 
 class Start(Enum):
-    """How a run begins."""
+    """Beginning of a run."""
 
     NEW = "in a directory of its own"
     CONTINUED = "in the directory of an interrupted run of the experiment that is given"
@@ -97,7 +97,7 @@ class Start(Enum):
 
 @dataclass(frozen=True)
 class _Listeners:
-    """Who is told of a run beside its ledger."""
+    """Observers and callbacks of a run, beside its ledger."""
 
     observers: Observers
     callbacks: Sequence[Callback]
@@ -169,7 +169,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     ask: Ask = refuse,
 ) -> RunResult:
-    """Go on with an interrupted run, to the bits that it would have come to.
+    """Resume an interrupted run; the result has the bits of the uninterrupted run.
 
     Parameters
     ----------

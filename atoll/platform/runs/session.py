@@ -1,4 +1,4 @@
-"""One run and its directory: who is told of it, where it is kept, how it ends.
+"""One run and its directory: its observers, its files, and its end.
 
 Both ``atoll run`` and ``atoll flower`` are a session: the run directory is locked, the ledger and
 the terminal follow the rounds, and whatever ends the run leaves it resumable.
@@ -119,9 +119,9 @@ class Session:
     config : Mapping or None
         The resolved configuration, written as ``config.toml``; None keeps the one that is there.
     identity : RunIdentity
-        What the run is; one that goes on must be the one that began.
+        Identity of the run; a resumed run must have the same.
     is_new : bool
-        Whether the run begins; else it goes on.
+        Whether the run is new; otherwise it is resumed.
     keep_checkpoints : int
         How many checkpoints stay.
     observers : Callable

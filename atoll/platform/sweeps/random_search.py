@@ -28,7 +28,7 @@ Limit = Annotated[int | float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class Distribution(Protocol):
-    """What values are drawn from."""
+    """Distribution from which values are drawn."""
 
     def draw(self, generator: np.random.Generator) -> Any:
         """Return one value."""

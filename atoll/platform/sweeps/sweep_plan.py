@@ -60,11 +60,11 @@ class SweepSettings(Section):
         grid is run with each sample. A list is a choice of its values. A variant may have a
         ``random`` of its own.
     samples : int or None
-        How many samples are drawn.
+        Number of samples that are drawn.
     samples_seed : int
         Decides what is drawn.
     early_stopping : TrialStoppingSettings or None
-        Which trials are stopped before their last round.
+        Rule by which trials are stopped before their last round.
     parallel : int or "auto"
         Trials at once; "auto" is as many as the cluster has workers.
     """
@@ -169,6 +169,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     ------
     InvalidExperimentError
         If the file is not a sweep, or any of its trials cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_sweep
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "sweep.toml"
+    ...     _ = path.write_text('''data.dataset = "rotated-digits"
+    ... sweep.grid = { "data.held_out" = "each" }''')
+    ...     [trial.held_out for trial in load_sweep(path).trials][:3]
+    [('0',), ('15',), ('30',)]
     """
     tables = with_overrides(read_tables(path), overrides)
     if SWEEP not in tables:

@@ -2,7 +2,7 @@
 
 Ray Tune's scheduler (ASHA; Li et al., 2020, arXiv 1810.05934) holds the rungs and decides; a
 trial asks it after every round. A trial that is stopped is an interrupted run with a checkpoint:
-it goes on to the same end when the sweep no longer stops trials. Trials compete with those of the
+it continues to the same end when the sweep no longer stops trials. Trials compete with those of the
 same method and held-out domains only, as accuracies on different domains do not compare.
 
 The decisions depend on the order in which trials come to a rung, so with several trials at once a
@@ -183,7 +183,7 @@ class AskAfterRound:
         self._ask(record.server_round, record.num_rounds, value)
 
     def before_going_on(self, directory: Path, num_rounds: int) -> None:
-        """Ask after the round that an interrupted trial goes on from: it may not have been told.
+        """Ask after the round from which an interrupted trial resumes: the answer may be missing.
 
         Raises
         ------

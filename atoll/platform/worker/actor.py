@@ -34,7 +34,7 @@ torch = LazyModule("torch")
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs to start.
+    """Settings with which a worker starts.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ from atoll.randomness import derive_seed, seed_everything
 
 
 class Answer(NamedTuple):
-    """What the app returned, and the node's new state (None if it has never had one)."""
+    """Answer of the app, and the node's new state (None if it has never had one)."""
 
     value: object
     state: bytes | None

@@ -114,7 +114,7 @@ class ClientRunner:
 
     @cached_property
     def _obstacle(self) -> str | None:
-        """Why the app's clients cannot train vectorised, or None if they can."""
+        """Reason for which the app's clients cannot train vectorised; None if they can."""
         return self._batch_app.can_vectorize()
 
     def _can_vectorize(self, exchange: Exchange, chunk: Chunk) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker's process knows of its GPU's memory: the only readings of ``torch.cuda``.
+"""Readings of a GPU's memory in a worker's process: the only use of ``torch.cuda``.
 
 How many workers share a GPU follows from them in :mod:`atoll.platform.pool.gpu_sharing`, which
 needs no GPU.
@@ -24,7 +24,7 @@ SIGNS = (
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """What a worker's GPU holds at a job's end, in bytes.
+    """Memory of a worker's GPU at a job's end, in bytes.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class MemoryReading:
     reserved : int
         What it has reserved now.
     free, total : int
-        Of the GPU, whoever holds the rest.
+        Free memory of the GPU; the rest is held by any process.
     """
 
     peak: int
@@ -146,7 +146,7 @@ def read_memory() -> MemoryReading | None:
 
 
 def forget_peak() -> None:
-    """Give back what is not in use, and measure from here on: what is done is not repeated."""
+    """Release unused memory and reset the peak, which earlier work determined."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.statistics import rademacher
+from atoll.clients.moments.head_statistics import rademacher
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_method import FIXED_SEED

@@ -31,7 +31,7 @@ SHARED = "shared"
 
 
 class _About(BaseModel):
-    """What a file says beside its tensors."""
+    """Metadata of a file beside its tensors."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 

@@ -1,4 +1,4 @@
-"""A worker's job in layer-wise training: one epoch of one unit, from its own checkpoint."""
+"""Job of layer-wise training: one epoch of one unit, from its own checkpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from atoll.randomness import derive_seed, seed_everything
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What came of one epoch of one unit.
+    """Report of one epoch of one unit.
 
     Attributes
     ----------

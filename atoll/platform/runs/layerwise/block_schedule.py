@@ -1,4 +1,4 @@
-"""Which unit is trained next: the jobs of layer-wise training, for a pool of workers.
+"""Schedule of layer-wise training: its jobs, for a pool of workers.
 
 A unit is what is trained apart: a block of the network, its head, or a member of a baseline.
 
@@ -42,12 +42,12 @@ class Evaluating(Protocol):
         """Whether there is nothing left to do."""
 
     def metrics(self) -> dict[str, Any]:
-        """Return what came of it."""
+        """Return the result."""
 
 
 @dataclass
 class _Progress:
-    """How far a unit is."""
+    """Progress of a unit."""
 
     next_epoch: int
     running: bool = False

@@ -166,7 +166,7 @@ class LayerwiseTraining:
 
     @property
     def units(self) -> int:
-        """How many units there are, which can be trained in parallel."""
+        """Number of units, which can be trained in parallel."""
         baselines = sum(len(names) for names in self._baselines.values())
         return len(unit_names(self._design)) + baselines
 

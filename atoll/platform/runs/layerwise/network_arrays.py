@@ -30,6 +30,14 @@ def network_arrays(directory: Path) -> ArrayRecord:
     ------
     CorruptCheckpointError
         If a file cannot be read.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll import network_arrays
+    >>> arrays = network_arrays(Path("runs/noprop-mnist"))  # doctest: +SKIP
+    >>> sorted({key.split(".")[0] for key in arrays})  # doctest: +SKIP
+    ['blocks', 'shared']
     """
     checkpoint = CheckpointStore(directory / "checkpoints").latest()
     if checkpoint is None:
