@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from atoll.attacks.arena.arena_job import Conditions, Job
 from atoll.attacks.base.attack_building import can_adapt, find_attack
@@ -15,11 +15,11 @@ from atoll.attacks.captures.capture_files import find_captures
 from atoll.attacks.defenses.adaptive import defenses_of
 from atoll.clients.ranges import Count, Examples, Processors, Seed
 from atoll.clients.settings import Section
+from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
-from atoll.platform.arenas.arena_checks import check_attacks, check_labels, check_models, check_size
+from atoll.platform.arenas.arena_checks import check_federations, check_settings
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
-from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
@@ -42,18 +42,18 @@ class ArenaSettings(Section):
     seeds : list[int]
         Seeds of the federations, and of the attacks on them.
     knowledge : list
-        "naive": the attacker matches the update as if nobody defended it. "adaptive": it knows
+        "naive": the attacker matches the update as if it were undefended. "adaptive": it knows
         which defenses act, estimates their arguments from the update, and does the same to its own
         gradients.
     sums : list[str]
-        Defenses under which the onlooker sees only the sum over a round's captured clients
+        Defenses under which the server sees only the sum over a round's captured clients
         (secure aggregation).
     victims : int
         Captures of each round and federation that are attacked, of the lowest nodes.
     baseline : str or None
         The attack that others are compared with; by default the first.
-    gallery : int
-        Test images that a reconstruction is told from.
+    candidates : int
+        Test images among which a reconstruction is identified (once named ``gallery``).
     lpips : bool
         Whether the perceptual distance is measured.
     batch_norm : "train" or "eval"
@@ -61,7 +61,7 @@ class ArenaSettings(Section):
     pictures : bool
         Whether the clients' images and their reconstructions are kept, and shown in the report.
     cpus_per_job, gpus_per_job : float
-        What an attack takes of the cluster.
+        CPUs and GPUs of an attack.
     """
 
     attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -74,12 +74,19 @@ class ArenaSettings(Section):
     sums: Annotated[tuple[str, ...], Field(strict=False)] = ()
     victims: Count = 1
     baseline: str | None = None
-    gallery: Examples = 1000
+    candidates: Annotated[
+        Examples, Field(validation_alias=AliasChoices("candidates", "gallery"))
+    ] = 1000
     lpips: bool = False
     batch_norm: Literal["train", "eval"] = "train"
     pictures: bool = False
     cpus_per_job: Processors = 1.0
     gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0
+
+    def attack_of(self, label: str) -> tuple[str, dict[str, Any]]:
+        """Return the name and the settings of the attack with that label."""
+        table = self.attacks[label]
+        return str(table.get("name", label)), {k: v for k, v in table.items() if k != "name"}
 
 
 class _ArenaFile(Section):
@@ -111,7 +118,7 @@ class Arena:
         settings = self.settings
         return Conditions(
             dataset=dataset_of(self.federations.base).directory,
-            candidates=settings.gallery,
+            candidates=settings.candidates,
             lpips=settings.lpips,
             batch_norm=settings.batch_norm,
             device="cuda" if settings.gpus_per_job > 0 else "cpu",
@@ -146,6 +153,32 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
     InvalidExperimentError
         If an attack or a defense is unknown or has wrong settings, a defense cannot act on a model,
         or a federation cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_arena
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "arena.toml"
+    ...     _ = path.write_text('''
+    ... [data]
+    ... dataset = "digits"
+    ... clients = 4
+    ... [model]
+    ... name = "mlp"
+    ... [capture]
+    ... nodes = [1]
+    ... rounds = [1]
+    ... [arena.attacks]
+    ... linear = { name = "linear-layer" }
+    ... [arena.defenses]
+    ... none = {}
+    ... noise = { client = { mods = [{ name = "gaussian-noise", std = 0.01 }] } }
+    ... ''')
+    ...     arena = load_arena(path)
+    >>> arena.baseline, [trial.method for trial in arena.federations.trials]
+    ('linear', ['none', 'noise'])
     """
     tables = with_overrides(read_tables(path), overrides)
     if ARENA not in tables:
@@ -157,14 +190,12 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
         raise InvalidExperimentError(
             f"{path}: has no section [capture]; expected one with nodes and rounds"
         )
-    check_labels(settings)
-    check_attacks(settings)
+    check_settings(settings)
     sweep_settings = SweepSettings(
         grid={**settings.grid, SEED: list(settings.seeds)}, variants=settings.defenses
     )
     federations = plan_sweep(tables, sweep_settings)
-    check_size(settings, federations)
-    check_models(federations)
+    check_federations(settings, federations)
     return Arena(settings, federations)
 
 
@@ -244,9 +275,8 @@ def _attackers(
     defenses = defenses_of(with_references(trial.experiment.client))
     is_mimicked = any(defense.is_mimicked for defense in defenses)
     is_mimicked = is_mimicked and trial.method not in arena.settings.sums
-    for label, table in arena.settings.attacks.items():
-        name = str(table.get("name", label))
-        settings = {k: v for k, v in table.items() if k != "name"}
+    for label in arena.settings.attacks:
+        name, settings = arena.settings.attack_of(label)
         differs = is_mimicked and can_adapt(find_attack(name, "arena.attacks"))
         for knowledge in arena.settings.knowledge if differs else ("naive",):
             yield label, name, settings, knowledge

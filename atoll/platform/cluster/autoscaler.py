@@ -1,4 +1,4 @@
-"""What the cluster's autoscaler says: whether there is one, and what it can bring and does bring.
+"""Reports of the cluster's autoscaler: whether there is one, and what it can bring and brings.
 
 Nodes are not asked for here: workers that wait for a node are the autoscaler's demand. But no
 public call of Ray's tells whether a cluster has an autoscaler (without one, waiting is in vain), or
@@ -32,7 +32,7 @@ RPC_SECONDS = 10
 
 @dataclass(frozen=True)
 class AutoscalerReport:
-    """What the autoscaler said last.
+    """Last report of the autoscaler.
 
     Attributes
     ----------

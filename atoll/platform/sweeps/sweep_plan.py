@@ -21,9 +21,9 @@ from atoll.clients.data.partitioning.domains import check_held_out, training_dom
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.ranges import Count, Seed
 from atoll.clients.settings import Section
+from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
-from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.identity import relevant, sha256_of_tables
 from atoll.platform.sweeps.axes import (
     EACH,
@@ -33,8 +33,8 @@ from atoll.platform.sweeps.axes import (
     axes_of,
     distributions_of,
 )
-from atoll.platform.sweeps.preflight import Preflight
 from atoll.platform.sweeps.random_search import Distribution, draw_samples
+from atoll.platform.sweeps.trial_checks import SettingsChecks
 from atoll.platform.sweeps.trial_stopping import TrialStoppingSettings
 
 # Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
@@ -60,11 +60,11 @@ class SweepSettings(Section):
         grid is run with each sample. A list is a choice of its values. A variant may have a
         ``random`` of its own.
     samples : int or None
-        How many samples are drawn.
+        Number of samples that are drawn.
     samples_seed : int
         Decides what is drawn.
     early_stopping : TrialStoppingSettings or None
-        Which trials are stopped before their last round.
+        Rule by which trials are stopped before their last round.
     parallel : int or "auto"
         Trials at once; "auto" is as many as the cluster has workers.
     """
@@ -169,6 +169,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     ------
     InvalidExperimentError
         If the file is not a sweep, or any of its trials cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_sweep
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "sweep.toml"
+    ...     _ = path.write_text('''data.dataset = "rotated-digits"
+    ... sweep.grid = { "data.held_out" = "each" }''')
+    ...     [trial.held_out for trial in load_sweep(path).trials][:3]
+    [('0',), ('15',), ('30',)]
     """
     tables = with_overrides(read_tables(path), overrides)
     if SWEEP not in tables:
@@ -190,7 +202,7 @@ def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
     _check_settings(settings)
     base = Experiment.from_dict(tables)
     trials: dict[str, Trial] = {}
-    for trial in _trials(tables, settings, Preflight()):
+    for trial in _trials(tables, settings, SettingsChecks()):
         trials.setdefault(trial.name, trial)
     return Sweep(settings, base, tuple(trials.values()))
 
@@ -214,7 +226,7 @@ def _check_settings(settings: SweepSettings) -> None:
 
 
 def _trials(
-    tables: Mapping[str, Any], settings: SweepSettings, preflight: Preflight
+    tables: Mapping[str, Any], settings: SweepSettings, checks: SettingsChecks
 ) -> Iterator[Trial]:
     """Yield all trials, those that results are reported of before those for validation."""
     reported: list[Trial] = []
@@ -231,7 +243,7 @@ def _trials(
         for sample in draw_samples(random, samples, settings.samples_seed):
             for values in itertools.product(*grid.values()):
                 chosen = {**sample, **dict(zip(grid, values, strict=True))}
-                reported += _combination(method.name, method.tables, chosen, preflight)
+                reported += _combination(method.name, method.tables, chosen, checks)
     yield from reported
     if settings.leave_one_domain_out:
         for trial in reported:
@@ -283,7 +295,7 @@ def _combination(
     method: str | None,
     tables: Mapping[str, Any],
     values: Mapping[str, Any],
-    preflight: Preflight,
+    checks: SettingsChecks,
 ) -> Iterator[Trial]:
     """Yield the trial of one combination of values, or one for each domain to hold out."""
     own = copy.deepcopy(dict(tables))
@@ -291,7 +303,7 @@ def _combination(
         if not (key == HELD_OUT and value == EACH):
             _put(own, key, value)
     choices = tuple((k, v) for k, v in values.items() if k not in (SEED, HELD_OUT, STRATEGY))
-    experiment = _experiment(own, values, method, preflight)
+    experiment = _experiment(own, values, method, checks)
     trial = Trial(method or experiment.strategy.name, choices, experiment)
     if values.get(HELD_OUT) != EACH:
         yield trial
@@ -310,14 +322,13 @@ def _experiment(
     tables: Mapping[str, Any],
     values: Mapping[str, Any],
     method: str | None,
-    preflight: Preflight,
+    checks: SettingsChecks,
 ) -> Experiment:
     try:
         experiment = Experiment.from_dict(tables)
         # A dry run imports no code of the user's, and knows not what that would refuse.
         with suppress(UntrustedCodeError):
-            preflight.check_settings(experiment)
-        check_home_domains(experiment.data)
+            checks.check(experiment)
         if experiment.data.held_out:
             with suppress(UntrustedCodeError):
                 check_held_out(dataset_of(experiment), experiment.data.held_out)
