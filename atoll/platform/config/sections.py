@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
 from atoll.clients.settings import FilePath, Section
+from atoll.platform.config.label_selector import LabelSelector
 
 # A worker is a process: what is beyond this is a mistake.
 MAX_WORKERS = 10_000
@@ -130,6 +131,9 @@ class RaySettings(Section):
     nodes_timeout : float
         Seconds to wait, at the start, for nodes that the cluster's autoscaler brings, if those
         that are there hold no worker.
+    label_selector : dict[str, str] or None
+        Labels of the nodes that workers are placed on, in Ray's syntax: ``zone = "a"``,
+        ``zone = "!in(a, b)"``. By default they are placed on every node.
     """
 
     address: str | None = None
@@ -139,6 +143,7 @@ class RaySettings(Section):
     threads_per_worker: Annotated[int, Field(gt=0, le=1_024)] = 1
     chunk_size: Literal["auto"] | Count = "auto"
     nodes_timeout: Seconds = NODES_TIMEOUT
+    label_selector: LabelSelector | None = None
 
 
 class LayersSettings(Section):
