@@ -54,7 +54,6 @@ from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
 from atoll.strategies.alignment.methods.gradients import GradientStrategy
 from atoll.strategies.alignment.moments.domain_moments import Domains
-from atoll.strategies.alignment.moments.local_exchange import HERE, LocalExchange, domains_at_hand
 from atoll.strategies.alignment.training_terms import training_terms
 
 
@@ -124,7 +123,7 @@ class Centralised:
         examples = self.draw()
         outputs = self.model(examples.images, examples.labels, examples.positions)
         parts = {name: own.detached for name, own in examples.by_domain(outputs, slice(None))}
-        domains = Domains(LocalExchange(parts), {HERE: examples.counts}, strategy.domain_weights)
+        domains = Domains.of_outputs(parts, strategy.domain_weights)
         # What clients would be sent, in the strategy's own words.
         terms = training_terms(strategy, number, domains, {})
         objective = AlignmentObjective(self.model, examples, terms, Passes(self.model))
@@ -165,7 +164,7 @@ class Centralised:
             for name, indices in zip(self.sets.names, self.sets.indices, strict=True)
             if name in (*self.sets.main, *self.sets.validation)
         }
-        return measure_diagnostics(domains_at_hand(outputs), FIXED_SEED, self.sets.main)
+        return measure_diagnostics(Domains.of_outputs(outputs), FIXED_SEED, self.sets.main)
 
     def _outputs_on(self, indices: NDArray[np.int64], head: nn.Module) -> HeadOutputs:
         self.model.model.eval()

@@ -1,4 +1,4 @@
-"""What comes before the first round and after each, in federations and layer-wise training alike.
+"""Steps before the first round and after each round, shared by federations and layer-wise runs.
 
 There are two loops (:mod:`atoll.platform.rounds.round_loop` and
 :mod:`atoll.platform.runs.layerwise.block_schedule`). A federation's is sequential: a round is a

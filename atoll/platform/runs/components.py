@@ -1,4 +1,4 @@
-"""What an experiment is made of: data set, partition, model and strategy."""
+"""Components of an experiment: data set, partition, model and strategy."""
 
 from __future__ import annotations
 

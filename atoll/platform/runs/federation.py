@@ -29,7 +29,7 @@ MAX_HISTOGRAMS = 10_000
 
 @dataclass(frozen=True)
 class Federation:
-    """What an experiment determines of a run: data, clients and strategy, without the cluster."""
+    """Data, clients and strategy of a run, determined by the experiment, without the cluster."""
 
     dataset: ImageDataset
     partition: Partition
