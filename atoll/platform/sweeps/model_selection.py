@@ -12,7 +12,7 @@ is a criterion, a figure for every round of every run:
 
 Hyper-parameters are chosen once for all seeds, by the criterion's mean over the seeds at each
 one's best round, so that the spread over seeds is a method's own; then each run's round is chosen
-by its own criterion. DomainBed chooses hyper-parameters for each seed anew, which mixes the two.
+by its own criterion. DomainBed chooses hyper-parameters again for each seed, which mixes the two.
 Hyper-parameters of which a run was stopped early are chosen only where there are no others.
 """
 
