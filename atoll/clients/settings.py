@@ -96,14 +96,14 @@ class DataSettings(Section):
     """
 
     dataset: str = "mnist"
-    path: FilePath | None = None
-    options: dict[str, Any] = {}
-    held_out: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    path: Annotated[FilePath | None, Field(examples=["images"])] = None
+    options: Annotated[dict[str, Any], Field(examples=[{"image_size": 32}])] = {}
+    held_out: Annotated[tuple[str, ...], Field(strict=False, examples=[["dark"]])] = ()
     clients: Clients = 100
     partition: PartitionSettings = PartitionSettings()
-    train_examples: Examples | None = None
-    test_examples: Examples | None = None
-    examples_per_client: Examples | None = None
+    train_examples: Annotated[Examples | None, Field(examples=[10_000])] = None
+    test_examples: Annotated[Examples | None, Field(examples=[1_000])] = None
+    examples_per_client: Annotated[Examples | None, Field(examples=[50])] = None
     client_test_fraction: Decay = 0.0
 
 
@@ -212,11 +212,14 @@ class ClientSettings(Section):
     weight_decay: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
     schedule: ScheduleSettings = ScheduleSettings()
     batch_size: BatchSize = 20
-    epochs: Epochs | None = None
-    steps: Steps | None = None
+    epochs: Annotated[Epochs | None, Field(examples=[2])] = None
+    steps: Annotated[Steps | None, Field(examples=[10])] = None
     proximal_mu: Weight = 0.0
-    gradient_clip: Norm | None = None
+    gradient_clip: Annotated[Norm | None, Field(examples=[1.0])] = None
     vectorize: Literal["auto"] | bool = "auto"
-    timeout: Seconds | None = None
-    mods: Annotated[tuple[str | ModSettings, ...], Field(strict=False)] = ()
-    memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False)] = ()
+    timeout: Annotated[Seconds | None, Field(examples=[60.0])] = None
+    mods: Annotated[
+        tuple[str | ModSettings, ...],
+        Field(strict=False, examples=[[{"name": "gaussian-noise", "std": 0.001}]]),
+    ] = ()
+    memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False, examples=[[64.0, 256.0]])] = ()

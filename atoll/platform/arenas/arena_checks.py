@@ -21,7 +21,8 @@ from atoll.platform.config.validation import describe_problems
 from atoll.platform.sweeps.sweep_plan import Sweep, dataset_of
 
 if TYPE_CHECKING:
-    from atoll.platform.arenas.arena_plan import Arena, ArenaSettings
+    from atoll.platform.arenas.arena_plan import Arena
+    from atoll.platform.config.sweep_sections import ArenaSettings
 
 # Beyond this an arena is a mistake.
 MAX_JOBS = 1_000_000

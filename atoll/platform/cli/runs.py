@@ -1,4 +1,4 @@
-"""``atoll run``, ``resume``, ``watch``, ``report`` and ``list``."""
+"""``atoll run``, ``resume``, ``watch`` and ``report``."""
 
 from __future__ import annotations
 
@@ -105,21 +105,3 @@ def report(
             table.add_row(escape(name), escape(value))
         console.print(table)
         console.print(f"report: {path}", soft_wrap=True)
-
-
-def list_names(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            help="datasets, models, partitioners, strategies, mods, attacks or generators."
-        ),
-    ],
-) -> None:
-    """List the names that experiment files can use."""
-    with clear_errors():
-        from atoll.platform.cli.listing import describe
-
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for name, about in describe(kind):
-            table.add_row(name, about, style=None)
-        console.print(table)

@@ -36,9 +36,9 @@ class EarlyStoppingSettings(Section):
 
     metric: str = "server_accuracy"
     mode: Literal["max", "min"] = "max"
-    patience: Rounds | None = None
+    patience: Annotated[Rounds | None, Field(examples=[5])] = None
     min_delta: Weight = 0.0
-    target: Number | None = None
+    target: Annotated[Number | None, Field(examples=[0.95])] = None
 
 
 class RunSettings(Section):
@@ -71,7 +71,7 @@ class RunSettings(Section):
     )
     seed: Seed = 0
     rounds: Rounds = 10
-    round_timeout: Seconds | None = None
+    round_timeout: Annotated[Seconds | None, Field(examples=[600.0])] = None
     evaluate_every: Rounds = 1
     checkpoint_every: Rounds = 5
     keep_checkpoints: Rounds = 2
@@ -132,7 +132,7 @@ class RaySettings(Section):
         that are there hold no worker.
     """
 
-    address: str | None = None
+    address: Annotated[str | None, Field(examples=["10.0.0.1:6379"])] = None
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_WORKERS)] = "auto"
     cpus_per_worker: Processors = 1.0
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1_000.0)] = "auto"
@@ -157,7 +157,10 @@ class LayersSettings(Section):
         the next. All give the same bits.
     """
 
-    baselines: Annotated[tuple[Literal["chain", "cnn", "ensemble"], ...], Field(strict=False)] = ()
+    baselines: Annotated[
+        tuple[Literal["chain", "cnn", "ensemble"], ...],
+        Field(strict=False, examples=[["chain", "cnn"]]),
+    ] = ()
     inference: Literal["process", "features", "pipeline"] = "process"
 
 
@@ -194,5 +197,8 @@ class CaptureSettings(Section):
         Rounds, from 1.
     """
 
-    nodes: Literal["all"] | Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
-    rounds: Annotated[tuple[Rounds, ...], Field(strict=False, min_length=1)]
+    nodes: Annotated[
+        Literal["all"] | Annotated[tuple[Count, ...], Field(strict=False, min_length=1)],
+        Field(examples=[[1, 2]]),
+    ]
+    rounds: Annotated[tuple[Rounds, ...], Field(strict=False, min_length=1, examples=[[1, 5]])]
