@@ -54,7 +54,8 @@ class PartitionSettings(Section):
     Attributes
     ----------
     name : str
-        A registered partitioner.
+        A registered partitioner, or ``module:attribute``: a function, or a Partitioner class of
+        flwr-datasets.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -73,11 +74,13 @@ class DataSettings(Section):
     Attributes
     ----------
     dataset : str
-        A registered data set.
+        A registered data set, or ``module:callable`` that returns one.
     path : Path or None
-        A folder with the data set's files; nothing else is tried then.
+        A folder with the data set's files; nothing else is tried then. A callable is given it as
+        its argument ``path``.
     options : dict
-        The data set's own options (``preset``, ``protocol``, ``image_size``, ...).
+        The data set's own options (``preset``, ``protocol``, ``image_size``, ...), or a callable's
+        keyword arguments.
     held_out : tuple[str, ...]
         Domains that are given to no client.
     clients : int

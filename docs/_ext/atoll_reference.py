@@ -1,8 +1,8 @@
 """Directives that write the reference of experiment keys and of commands from the code.
 
 ``atoll-keys`` lists the keys of a section as ``atoll explain`` does, ``atoll-names`` the names of
-every kind as ``atoll list`` does, with the keys of each. ``atoll-commands`` lists every command with
-its arguments and options.
+every kind as ``atoll list`` does, with the keys of each. ``atoll-commands`` lists the commands with
+their arguments and options.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def _hints(make: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _key_of_field(name: str, field: FieldInfo, about: str) -> Key:
-    hint = field.annotation
+    hint: Any = field.annotation
     if field.metadata:
         hint = typing.Annotated[hint, *field.metadata]
     default = (

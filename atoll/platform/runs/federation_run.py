@@ -38,7 +38,6 @@ from atoll.platform.run_directory.run_files import (
     read_result,
 )
 from atoll.platform.run_directory.run_lock import RunLock
-from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
 from atoll.platform.runs.layerwise.layerwise_run import LayerRun, network_arrays, start_workers
 from atoll.platform.runs.session import (
@@ -48,6 +47,7 @@ from atoll.platform.runs.session import (
 )
 from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.randomness import derive_seed, seed_everything
+from atoll.source_identity import references_in, source_hashes
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.trust import Ask, admitted, note, refuse, uses_in
 
