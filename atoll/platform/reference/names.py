@@ -150,7 +150,7 @@ def _keys_of_strategy(name: str, kind: Any) -> list[Key]:
 
     from atoll.strategies.strategy_arguments import ARGUMENTS
 
-    if dataclasses.is_dataclass(kind):
+    if inspect.isclass(kind) and dataclasses.is_dataclass(kind):
         return keys_of_dataclass(kind)
     # Flower documents the arguments of adaptive clipping with one of its two strategies.
     twin = descriptions_of(DifferentialPrivacyClientSideAdaptiveClipping)

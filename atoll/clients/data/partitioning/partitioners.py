@@ -135,7 +135,7 @@ def own_function(name: str) -> Callable[..., Any] | None:
         raise InvalidExperimentError(
             f"{NAME} = {name!r}: is a {type(found).__name__}, expected a function or a Partitioner"
         )
-    return None if inspect.isclass(found) else found  # type: ignore[no-any-return]
+    return None if inspect.isclass(found) else found
 
 
 def make_partitioner(

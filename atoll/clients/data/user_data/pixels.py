@@ -68,8 +68,11 @@ def pixels_of_image(image: Any) -> NDArray[np.uint8]:
         image = _opened(image)
     if isinstance(image, Image.Image):
         kept = image if image.mode in (*GREY_MODES, "RGB") else image.convert("RGB")
-        return pixels_of_array(np.asarray(kept)[None])[0]
-    return pixels_of_array(np.asarray(image)[None], channels_first=is_tensor(image))[0]
+        image = np.asarray(kept)
+    pixels: NDArray[np.uint8] = pixels_of_array(
+        np.asarray(image)[None], channels_first=is_tensor(image)
+    )[0]
+    return pixels
 
 
 def is_tensor(value: Any) -> bool:
