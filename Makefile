@@ -9,10 +9,10 @@ FAST := ATOLL_FUZZ_EXAMPLES=5 $(PYTEST) -m "not ray and not slow" --hypothesis-p
 INSTALLED := $(VENV)/.installed
 PFL_INSTALLED := .venv-pfl/.installed
 
-.PHONY: help install demo test test-fast coverage lint format docs bench clean
+.PHONY: help install demo test conformance test-fast coverage lint format docs bench clean
 
 help: ## Show what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Make .venv with the pinned dependencies
 
@@ -28,10 +28,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## Run the quickstart: 100 clients, real images, a report at the end
 	$(BIN)/atoll run experiments/quickstart.toml
 
-test: $(INSTALLED) lint ## Check style, types and layers, and run all tests
-	$(PYTEST)
+test: $(INSTALLED) lint ## Check style, types and layers, and run the tests
+	$(PYTEST) -m "not conformance"
 
-test-fast: $(INSTALLED) ## Run the tests that need no Ray and take no more than seconds
+conformance: $(INSTALLED) ## Run the same apps on stock Flower and on Atoll, and compare
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/conformance
+
+test-fast: $(INSTALLED) ## Run the tests that need no Ray and take no more than two seconds each
 	$(FAST)
 
 coverage: $(INSTALLED) ## Run the fast tests, and show which branches of the code they take

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from atoll.platform.rounds.round_options import RoundOptions
     from atoll.platform.run_directory.checkpoint import parameters_sha256
     from atoll.platform.runs.federation_run import RunResult, resume, run
-    from atoll.platform.runs.layerwise.layerwise_run import network_arrays
+    from atoll.platform.runs.layerwise.network_arrays import network_arrays
     from atoll.platform.sweeps.sweep import SweepResult, run_sweep
     from atoll.platform.sweeps.sweep_plan import Sweep, load_sweep
     from atoll.trust import CodeUse
@@ -107,7 +107,7 @@ _MODULES = {
     "atoll.platform.rounds.round_options": ("RoundOptions",),
     "atoll.platform.run_directory.checkpoint": ("parameters_sha256",),
     "atoll.platform.runs.federation_run": ("RunResult", "run", "resume"),
-    "atoll.platform.runs.layerwise.layerwise_run": ("network_arrays",),
+    "atoll.platform.runs.layerwise.network_arrays": ("network_arrays",),
     "atoll.platform.sweeps.sweep": ("SweepResult", "run_sweep"),
     "atoll.platform.sweeps.sweep_plan": ("Sweep", "load_sweep"),
     "atoll.trust": ("CodeUse",),

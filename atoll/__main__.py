@@ -24,7 +24,7 @@ def main() -> None:
 def _search_here_last() -> None:
     """Take the current folder from the front of the search path, where ``python -m`` puts it.
 
-    It may be somebody else's, and nothing in it is to stand in for what is installed. A user's own
+    It may be another person's, and nothing in it is to stand in for what is installed. A user's own
     module is found all the same: the folder is searched last when an experiment names one.
     """
     here = os.getcwd()

@@ -6,13 +6,13 @@ object needs no registration: ``package.module:attribute`` is imported.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, UnknownNameError
 from atoll.trust import check_import, register
 
@@ -88,22 +88,13 @@ class Registry(Mapping[str, T], Generic[T]):
         return known
 
 
-def closest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """Return "did you mean 'x'?" for the known name nearest to ``name``, or the list of names."""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    if matches:
-        return f"did you mean {folded[matches[0]]!r}?"
-    return "expected one of " + ", ".join(sorted(folded.values()))
-
-
 def import_attribute(reference: str, key: str) -> Any:
     """Import ``module:attribute``; modules in the current directory are found too, last.
 
     Raises
     ------
     UntrustedCodeError
-        If a file of somebody else's is worked on, and this is not to be imported for it.
+        If another person's file is worked on, and this is not to be imported for it.
     InvalidExperimentError
         If the module cannot be imported or has no such attribute.
     """

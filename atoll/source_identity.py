@@ -33,7 +33,7 @@ def references_in(value: Any) -> Iterator[str]:
 
 
 def source_hashes(references: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of the source of each module that the references come to, by its name.
+    """Return the SHA-256 of the source of each module that the references resolve to, by its name.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 An experiment can name any callable as ``module:attribute``. In the file that a user gives on the
 command line that is the user's own choice. A capture, a run directory or what lies in a sweep's or
-an arena's may come from somebody else, and what it names could be anything (``os:system``): it is
+an arena's may come from another person, and what it names could be anything (``os:system``): it is
 imported only when the user has said so. docs/guides/trust.md says which command reads what.
 
 Two things keep to that. Whoever reads such a file asks with :func:`admitted` before anything is
@@ -27,13 +27,14 @@ from typing import Any
 
 from atoll.credentials import tables_without_credentials
 from atoll.errors import UntrustedCodeError
+from atoll.files.atomic import atomic_file
 
 logger = logging.getLogger("atoll")
 
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 # Of sections' keys that hold places, and no code.
 PLACES = {("data", "path"), ("run", "out"), ("run", "name")}
-# Where a run reaches out to: a Ray of somebody else's runs what it likes here.
+# Where a run reaches out to: a Ray of another person runs any code here.
 ADDRESSES = {("ray", "address"): ("auto", "local"), ("log", "mlflow"): ()}
 TO_DO = "expected --trust-code, if you trust who made it"
 
@@ -55,6 +56,12 @@ class CodeUse:
         ``module:attribute``, a Flower app's folder, or an address.
     table : str
         The table that it stands in, as JSON: the arguments.
+
+    Examples
+    --------
+    >>> from atoll import CodeUse
+    >>> print(CodeUse("model.name", "my_models:net", '{"width": 16}'))
+    model.name = 'my_models:net'
     """
 
     key: str
@@ -184,7 +191,7 @@ def note(uses: Iterable[CodeUse]) -> None:
     """Remember code as the user's own: it is that of an experiment that the user runs.
 
     What is remembered is the use with its arguments, and where its module lies; so a file of
-    somebody else's that names the same module beside another file of that name is not trusted.
+    another person's that names the same module beside another file of that name is not trusted.
     """
     folder = _notes()
     try:
@@ -192,7 +199,8 @@ def note(uses: Iterable[CodeUse]) -> None:
             path = folder / f"{_key(use)}.json"
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                path.write_text(json.dumps(vars(use), indent=1) + "\n", encoding="utf-8")
+                with atomic_file(path, sync=False) as partial:
+                    partial.write_text(json.dumps(vars(use), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         logger.warning(
             "%s: cannot be written to (%s): 'atoll resume' will ask for --trust-code",
@@ -207,7 +215,7 @@ def is_noted(use: CodeUse) -> bool:
 
 
 def _notes() -> Path:
-    """Return the folder of notes: nobody else writes to a user's state."""
+    """Return the folder of notes: only the user writes to a user's state."""
     configured = os.environ.get("XDG_STATE_HOME")
     root = Path(configured) if configured else Path.home() / ".local" / "state"
     return root / "atoll" / "trusted"

@@ -1,4 +1,4 @@
-"""What alignment costs: federated rounds against FedAvg's, and closed forms against the released.
+"""Cost of alignment: federated rounds against FedAvg's, and closed forms against the released.
 
 ``python -m benchmarks.alignment`` prints two tables. Every repeat runs all rows one after the
 other, and ratios are within a repeat. Rounds are on Ray's workers. Steps are centralised, in this
@@ -23,8 +23,8 @@ from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.head_statistics import HeadGradient, HessianDiagonal
 from atoll.clients.moments.statistic import DomainContext
-from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import run_rounds

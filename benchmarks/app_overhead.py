@@ -1,4 +1,4 @@
-"""What the engine and Flower add to a client of somebody's app, in one process and without Ray.
+"""Overhead of the engine and of Flower for a client of a user's app, in one process, without Ray.
 
 Chunks of the app of garments and the same clients in a plain loop are run in turn; what counts is
 the thread's processor time, so it can be measured on a machine that has other things to do.

@@ -1,4 +1,4 @@
-"""What attacks restore on Fashion-MNIST, what a step costs, and what many victims at once save.
+"""Attacks on Fashion-MNIST: reconstruction quality, cost of a step, and savings by batching.
 
 ``python -m benchmarks.attacks`` prints four tables, all in this process on one thread (CPU
 seconds), and a fifth with Ray (seconds by the clock: two cores must be free). Victims are real
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.arena.arena_job import Conditions, Job, prepare_process, run_job
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, stack
 from atoll.attacks.base.optimization_attack import OptimizationAttack
 from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
@@ -46,7 +47,6 @@ from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import batches, train
 from atoll.flower.arrays import array_record, to_array
-from atoll.platform.attack_runs.attack_run import build_attack
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.pool.task_map import TaskMap
 from atoll.strategies.layerwise.layer_assignment import deal_layers

@@ -60,7 +60,7 @@ from atoll.strategies.alignment.training_terms import training_terms
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a trial; kept as JSON.
+    """Result of a trial; kept as JSON.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How far two runs are apart, round by round: the same federation laid out in two ways, say.
+"""Difference of two runs, round by round: of one federation laid out in two ways, say.
 
 ``python -m benchmarks.compare_runs runs/colored-mnist-hgp runs/colored-mnist-50-clients``, after
 ``atoll run`` of both experiments, is the table in docs/results/alignment.md.

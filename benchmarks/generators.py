@@ -1,4 +1,4 @@
-"""How good a trained generator's samples are, by a small classifier that has never seen them.
+"""Quality of a trained generator's samples, by a classifier that has never seen them.
 
 The classifier is trained on the training split. It says how many samples it takes for their class,
 and gives the features of the Frechet distance (of these features, not Inception's) to unseen

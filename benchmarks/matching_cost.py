@@ -1,4 +1,4 @@
-"""What the matching cost of gradient inversion says about images whose distance is known.
+"""Matching cost of gradient inversion for images whose distance from the truth is known.
 
 An attack descends 1 - cosine of the updates. This prints it for the victims' true images with
 noise, moved or mirrored, and for the images of a generator that come nearest to them (found with

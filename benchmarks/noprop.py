@@ -1,4 +1,4 @@
-"""What training layers apart gives: time with one and two workers, memory, seconds a step.
+"""Cost of layer-wise training: time with one and two workers, memory, seconds a step.
 
     python -m benchmarks.noprop speed     # two layer workers against one, the same layers
     python -m benchmarks.noprop memory    # one layer's worker against the chained back-propagation

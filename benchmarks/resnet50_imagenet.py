@@ -1,4 +1,4 @@
-"""How many of 20 ImageNet photographs the pretrained ResNet-50 gets right.
+"""Accuracy of the pretrained ResNet-50 on 20 ImageNet photographs.
 
 The photographs come with foolbox 3.3.4 (its wheel is fetched by pip and not installed), each with
 its label in its file name. Run it: python -m benchmarks.resnet50_imagenet

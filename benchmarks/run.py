@@ -109,21 +109,21 @@ ROWS = {
     ),
     "app-1000x20": Row(
         "cnn-1000x20",
-        "somebody's app: CNN, 1000 clients x 20",
+        "Flower app, CNN, 1000 clients x 20",
         {"atoll": 6, "plain": 6, "pfl": 6, "flower": 3},
         {"plain": 1 / 0.9, "pfl": 1.0, "flower": 1 / 3},
         app="fashion",
     ),
     "app-100x60": Row(
         "cnn-100x60",
-        "somebody's app: CNN, 100 clients x 60",
+        "Flower app, CNN, 100 clients x 60",
         {"atoll": 12, "plain": 12, "pfl": 12, "flower": 5},
         {"plain": 1 / 0.9, "pfl": 1.0, "flower": 1 / 1.5},
         app="fashion",
     ),
     "app-short": Row(
         "quickstart",
-        "a newcomer's app: 2 nodes, 2 rounds, processor time of all processes",
+        "Flower's quickstart app, 2 nodes, 2 rounds, processor time of all processes",
         {"atoll": 2, "flower": 2},
         {"flower": 1.0},
         "processor_seconds",
@@ -138,10 +138,14 @@ ROWS = {
     ),
 }
 ROWS["app-1000x20-cpu"] = _same_runs(
-    "app-1000x20", "round_processor_seconds", "the same, processor time of all processes"
+    "app-1000x20",
+    "round_processor_seconds",
+    "Flower app, CNN, 1000 clients x 20, processor time of all processes",
 )
 ROWS["app-100x60-cpu"] = _same_runs(
-    "app-100x60", "round_processor_seconds", "the same, processor time of all processes"
+    "app-100x60",
+    "round_processor_seconds",
+    "Flower app, CNN, 100 clients x 60, processor time of all processes",
 )
 UNITS = {"round_processor_seconds": "s a round", "processor_seconds": "s"}
 UNITS |= {"round_seconds": "s a round", "driver_peak_mb": "MB", "first_round_seconds": "s"}

@@ -1,4 +1,4 @@
-"""How time and memory grow with clients a round, population, model size and workers.
+"""Growth of time and memory with clients a round, population, model size and workers.
 
 Run it: ``python -m benchmarks.scale``. Each point runs in a process of its own and is written to
 ``scale.json`` when it ends; a second start goes on with the points that are missing. Growth is
@@ -33,7 +33,7 @@ Results = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows, and what is measured as it does.
+    """Axis of growth, and the figures that are measured along it.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Fit:
-    """How a figure grows with size.
+    """Growth of a figure with size.
 
     Attributes
     ----------

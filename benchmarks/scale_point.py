@@ -47,7 +47,7 @@ SEED = 0
 
 
 class Point:
-    """What is measured of a point beside its rounds.
+    """Measurements of a point beside its rounds.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ SEED = 0
 
 @dataclass
 class Federation:
-    """What is trained: digits, dealt to clients by a Dirichlet distribution.
+    """Federation that is trained: digits, dealt to clients by a Dirichlet distribution.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Federation:
 
 @dataclass
 class Account:
-    """What became of the clients of a run, counted round by round.
+    """Outcomes of the clients of a run, counted round by round.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Nodes:
 
     @property
     def alive(self) -> int:
-        """How many nodes there are beside the head."""
+        """Number of nodes beside the head."""
         return len(self._nodes)
 
     def add(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Where the time of a workload's round goes in Atoll, or that of the start.
+"""Breakdown of the time of a workload's round in Atoll, or of the start.
 
 Run it: ``python -m benchmarks.where_time_goes NAME``, with a workload or "start".
 """

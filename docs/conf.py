@@ -37,7 +37,7 @@ html_theme = "furo"
 html_title = f"Atoll {release}"
 html_static_path = ["_static"]
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 # A guide that fails, or takes more than two minutes, fails the build.
 nb_execution_mode = "force"

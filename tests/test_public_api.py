@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("atoll", "atoll.clients", "atoll.strategies", "atoll.attacks")
+IMPORT = re.compile(r"^\s*(?:>>> )?(?:from|import)\s+(atoll[\w.]*)", re.MULTILINE)
 # Arguments that a whole family of functions shares are documented at their first.
 SEE_ALSO = re.compile(r"parameters are those of|As for :|as for :", re.IGNORECASE)
 
@@ -85,7 +86,57 @@ def test_examples_in_docstrings_run(package: str, name: str) -> None:
     report: list[str] = []
     for case in finder.find(value, name, module=False, globs={"__name__": "__main__"}):
         runner.run(case, out=report.append)
+        for example in case.examples:
+            used = re.match(IMPORT, f">>> {example.source}")
+            assert used is None or used.group(1) in PACKAGES, f"{name} imports {used.group(1)}"
     assert runner.failures == 0, "".join(report)
+
+
+# Their examples are shown and not run: they start Ray, or read a directory that a run has left.
+NEED_A_RUN = {
+    "RayGrid",
+    "network_arrays",
+    "resume",
+    "run",
+    "run_arena",
+    "run_attack",
+    "run_labels",
+    "run_rounds",
+    "run_sweep",
+}
+# Their examples are shown and not run: they fetch weights, or read what a run has recorded.
+NEED_FILES = {"LPIPS", "leaked_labels"}
+# Objects that Atoll makes and a user reads. What returns them has the example.
+RETURNED = {
+    "Arena": "load_arena",
+    "ArenaResult": "run_arena",
+    "Diagnosis": "diagnose",
+    "DomainGradients": "GradientStrategy",
+    "LabelsRun": "run_labels",
+    "Observation": "observe",
+    "PublicData": "references_of",
+    "RunResult": "run",
+    "Sweep": "load_sweep",
+    "SweepResult": "run_sweep",
+}
+
+
+@pytest.mark.parametrize(("package", "name"), PUBLIC)
+def test_a_public_class_or_function_has_an_example_that_runs(package: str, name: str) -> None:
+    value = getattr(importlib.import_module(package), name)
+    is_error = inspect.isclass(value) and issubclass(value, Exception)
+    if is_error or not (inspect.isclass(value) or inspect.isfunction(value)):
+        return
+    if name in RETURNED:
+        source = getattr(importlib.import_module(package), RETURNED[name])
+        assert ">>>" in (source.__doc__ or ""), f"{RETURNED[name]} has no example"
+        return
+    examples = doctest.DocTestParser().get_examples(vars(value).get("__doc__") or value.__doc__)
+    assert examples, f"{package}.{name} has no example"
+    shown = [e for e in examples if e.want or doctest.SKIP in e.options]
+    assert shown, f"the example of {package}.{name} shows no result"
+    skipped = any(doctest.SKIP in example.options for example in examples)
+    assert skipped == (name in NEED_A_RUN | NEED_FILES), f"{package}.{name}"
 
 
 def test_importing_atoll_loads_neither_torch_nor_ray_nor_flower() -> None:
@@ -113,7 +164,6 @@ DOCUMENTS = sorted(
         and not {"_ext", "_build", "generated", "jupyter_execute"} & set(path.parts)
     ]
 )
-IMPORT = re.compile(r"^\s*(?:>>> )?(?:from|import)\s+(atoll[\w.]*)", re.MULTILINE)
 REFERENCE = re.compile(r"[\"'](atoll[\w.]*):\w+[\"']")
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from atoll.attacks.defenses.pruning import TopK
     from atoll.attacks.defenses.quantization import NearestQuantization, Quantization, Sign
     from atoll.attacks.defenses.soteria import Soteria
+    from atoll.attacks.example_victims import example_victim
     from atoll.attacks.generators import GENERATORS
     from atoll.attacks.generators.staged_generator import Features, StagedGenerator
     from atoll.attacks.metrics.identification import identified
@@ -48,15 +49,10 @@ if TYPE_CHECKING:
     from atoll.attacks.optim.priors import total_variation
     from atoll.attacks.optim.step_rules import LBFGS, Adam, SignedAdam
     from atoll.attacks.threat.capabilities import Capability, ThreatModel
+    from atoll.attacks.threat.image_space import ImageSpace
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
     from atoll.attacks.threat.labels import infer_labels
-    from atoll.attacks.threat.observation import (
-        ImageSpace,
-        LocalTraining,
-        Observation,
-        PublicData,
-        observe,
-    )
+    from atoll.attacks.threat.observation import LocalTraining, Observation, PublicData, observe
     from atoll.attacks.victims import (
         Attacked,
         References,
@@ -122,6 +118,7 @@ __all__ = [
     "cosine",
     "diagnose",
     "diagnose_capture",
+    "example_victim",
     "find_captures",
     "identified",
     "infer_labels",
@@ -185,13 +182,14 @@ _MODULES = {
     "atoll.attacks.threat.capabilities": ("Capability", "ThreatModel"),
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),
+    "atoll.attacks.threat.image_space": ("ImageSpace",),
     "atoll.attacks.threat.observation": (
-        "ImageSpace",
         "LocalTraining",
         "Observation",
         "PublicData",
         "observe",
     ),
+    "atoll.attacks.example_victims": ("example_victim",),
     "atoll.attacks.victims": (
         "Attacked",
         "References",

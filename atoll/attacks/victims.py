@@ -36,9 +36,17 @@ class Victim:
     Attributes
     ----------
     capture : Capture
-        What the server saw.
+        Messages that the server saw.
     truth : Truth
         The examples that the update depends on.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Victim, example_victim
+    >>> victim = example_victim(examples=2)
+    >>> again = Victim(victim.capture, victim.truth)
+    >>> again.capture.examples, len(again.truth.labels)
+    (2, 2)
     """
 
     capture: Capture
@@ -52,10 +60,18 @@ class References:
     Attributes
     ----------
     public : PublicData
-        What an attacker with public data has.
+        Images of an attacker with public data.
     candidates : Tensor
-        What reconstructions are told from: float32, shape (n, channels, height, width), in [0, 1];
-        none of them is public.
+        Candidates of the identification rate, none of them public: float32, shape
+        (n, channels, height, width), in [0, 1].
+
+    Examples
+    --------
+    >>> from atoll.attacks import references_of
+    >>> from atoll.clients import load_dataset
+    >>> references = references_of(load_dataset("digits"), candidates=50)
+    >>> len(references.public.images), len(references.candidates)
+    (180, 50)
     """
 
     public: PublicData
@@ -70,7 +86,16 @@ def references_of(dataset: ImageDataset, candidates: int = CANDIDATES) -> Refere
     dataset : ImageDataset
         The data set.
     candidates : int
-        At most so many.
+        Largest number of candidates.
+
+    Examples
+    --------
+    >>> from atoll.attacks import references_of
+    >>> from atoll.clients import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> references = references_of(digits)
+    >>> len(digits.test), len(references.public.images), len(references.candidates)
+    (360, 180, 180)
     """
     split = dataset.test
     images = torch.from_numpy(split.images.copy()).permute(0, 3, 1, 2).float() / 255
@@ -85,6 +110,18 @@ def read_victims(captures: Sequence[Path]) -> list[Victim]:
     ------
     CaptureError
         If one cannot be read, holds no training message, or its truth does not go with it.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll.attacks import example_victim, read_victims, write_capture
+    >>> victim = example_victim(examples=2)
+    >>> with TemporaryDirectory() as folder:
+    ...     write_capture(victim.capture, victim.truth, Path(folder) / "mine")
+    ...     [read] = read_victims([Path(folder) / "mine"])
+    >>> read.capture.name, read.truth.labels.equal(victim.truth.labels)
+    ('node 1 in round 1', True)
     """
     victims = []
     for path in captures:
@@ -151,6 +188,14 @@ def observe_victims(
     ------
     AttackError, CaptureError
         If something that is granted is not there, or the attack cannot be run.
+
+    Examples
+    --------
+    >>> from atoll.attacks import ATTACKS, example_victim, observe_victims
+    >>> attack = ATTACKS.find("linear-layer", "attack")()
+    >>> [observation] = observe_victims([example_victim()], attack)
+    >>> print(observation.threat)
+    eavesdropper
     """
     observations = []
     for victim in victims:
@@ -177,13 +222,24 @@ class Attacked:
     Attributes
     ----------
     victim : Victim
-        Who.
+        Victim that was attacked.
     reconstruction : Reconstruction
         As the attack returned it.
     images : Tensor
         The reconstructions in the order of the truth's images (the Hungarian method's).
     rows : list[dict]
         One an image; see :func:`attack_victims`.
+
+    Examples
+    --------
+    >>> from atoll.attacks import ATTACKS, attack_victims, example_victim, observe_victims
+    >>> attack = ATTACKS.find("linear-layer", "attack")()
+    >>> victims = [example_victim()]
+    >>> observations = observe_victims(victims, attack)
+    >>> others = example_victim(examples=20, seed=1).truth.images
+    >>> [attacked] = attack_victims("mine", attack, victims, observations, candidates=others)
+    >>> attacked.images.shape, attacked.rows[0]["identified"]
+    (torch.Size([1, 1, 8, 8]), True)
     """
 
     victim: Victim
@@ -230,6 +286,17 @@ def attack_victims(
         cost, restart, seen (whether the attack's generator was trained on that very image; None if
         that is not known), oracle_psnr (of the best stage, where there are stages) and cpu_seconds
         (the attack's, over all victims).
+
+    Examples
+    --------
+    >>> from atoll.attacks import ATTACKS, attack_victims, example_victim, observe_victims
+    >>> attack = ATTACKS.find("linear-layer", "attack")()
+    >>> victims = [example_victim()]
+    >>> observations = observe_victims(victims, attack)
+    >>> others = example_victim(examples=20, seed=1).truth.images
+    >>> [attacked] = attack_victims("mine", attack, victims, observations, candidates=others)
+    >>> [row["psnr"] > 60 for row in attacked.rows]  # dB: the image is reconstructed
+    [True]
     """
     started = time.process_time()
     reconstructions = attack.run_checked(observations, seed=seed, progress=progress)

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from atoll.clients.models.head_outputs import HeadOutputs
     from atoll.clients.models.model_building import build_model
     from atoll.clients.mods import MODS
+    from atoll.clients.moments.head_statistics import (
+        HeadGradient,
+        HessianDiagonal,
+        HessianProbes,
+        HessianProduct,
+        ProbedDiagonal,
+        SquaredHeadGradient,
+    )
     from atoll.clients.moments.statistic import DomainContext, Statistic
     from atoll.clients.moments.statistic_names import STATISTICS
     from atoll.clients.moments.statistics import (
@@ -33,16 +41,10 @@ if TYPE_CHECKING:
         FeatureMean,
         FeatureProducts,
         Gradient,
-        HeadGradient,
-        HessianDiagonal,
-        HessianProbes,
-        HessianProduct,
         Loss,
-        ProbedDiagonal,
         ScaleGradient,
         ScaleGradientHalves,
         SquaredFeatures,
-        SquaredHeadGradient,
         SquaredLogits,
     )
     from atoll.clients.noprop.networks.inference import Inference, Noise
@@ -135,21 +137,23 @@ _MODULES = {
     "atoll.clients.mods": ("MODS",),
     "atoll.clients.moments.statistic": ("DomainContext", "Statistic"),
     "atoll.clients.moments.statistic_names": ("STATISTICS",),
+    "atoll.clients.moments.head_statistics": (
+        "HeadGradient",
+        "HessianDiagonal",
+        "HessianProbes",
+        "HessianProduct",
+        "ProbedDiagonal",
+        "SquaredHeadGradient",
+    ),
     "atoll.clients.moments.statistics": (
         "ExampleFeatures",
         "FeatureMean",
         "FeatureProducts",
         "Gradient",
-        "HeadGradient",
-        "HessianDiagonal",
-        "HessianProbes",
-        "HessianProduct",
         "Loss",
-        "ProbedDiagonal",
         "ScaleGradient",
         "ScaleGradientHalves",
         "SquaredFeatures",
-        "SquaredHeadGradient",
         "SquaredLogits",
     ),
     "atoll.clients.noprop.networks.inference": ("Inference", "Noise"),

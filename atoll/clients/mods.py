@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from flwr.clientapp import mod
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from atoll.clients.ranges import Delta, Epsilon, Norm, check_value, short
+from atoll.clients.ranges import Delta, Epsilon, Norm, check_value
 from atoll.clients.settings import ModSettings
+from atoll.error_messages import closest, findings
 from atoll.errors import InvalidExperimentError
-from atoll.registry import Registry, closest
+from atoll.registry import Registry
 
 KEY = "client.mods"
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 CLIENT_MODS: dict[str, Any] = {
     **{
         name: getattr(mod, name)
@@ -105,34 +107,26 @@ def _make(entry: ModSettings, known: Registry[Any]) -> Any:
                 f"{subject} with {name} = {value!r}: it is a function; expected no arguments"
             )
         return found
-    accepted = list(inspect.signature(found).parameters)
+    parameters = inspect.signature(found).parameters
+    accepted = list(parameters)
     for name, value in entry.arguments.items():
         if name not in accepted:
-            hint = closest(name, accepted) if accepted else "it takes no arguments"
+            hint = closest(name, accepted, none="it takes no arguments")
             raise InvalidExperimentError(
                 f"{subject} with {name} = {value!r}: no such argument; {hint}"
             )
         kind = FLOWER_ARGUMENTS.get(getattr(found, "__name__", ""), {}).get(name)
         if kind is not None:
             check_value(f"{subject} with {name}", value, kind)
+    for name, parameter in parameters.items():
+        is_required = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        if is_required and name not in entry.arguments:
+            raise InvalidExperimentError(f"{subject}: {name} is not set")
     try:
         return found(**entry.arguments)
     except ValidationError as error:
-        raise InvalidExperimentError(_refused(subject, error)) from None
+        model = found if issubclass(found, BaseModel) else BaseModel
+        lines = findings(error, model, prefix=f"{subject} with ")
+        raise InvalidExperimentError("\n".join(lines)) from None
     except Exception as error:
         raise InvalidExperimentError(f"{subject}: {error}") from error
-
-
-def _refused(subject: str, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "missing":
-            lines.append(f"{subject}: {key} is not set")
-            continue
-        message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        lines.append(
-            f"{subject} with {key} = {short(problem['input'])}: expected "
-            f"{message[:1].lower() + message[1:]}"
-        )
-    return "\n".join(lines)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from atoll.error_messages import expectation, short
 from atoll.errors import InvalidExperimentError
 
 # Counts.
@@ -78,13 +79,4 @@ def check_value(key: str, value: object, kind: Any) -> None:
     try:
         TypeAdapter(kind, config=CONFIG).validate_python(value)
     except ValidationError as error:
-        found = [problem["msg"] for problem in error.errors(include_url=False)]
-        expected = " or ".join(dict.fromkeys(t.removeprefix("Input should be ") for t in found))
-        expected = expected[:1].lower() + expected[1:]
-        raise InvalidExperimentError(f"{key} = {short(value)}: expected {expected}") from None
-
-
-def short(value: object) -> str:
-    """Return a value as an error shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise InvalidExperimentError(f"{key} = {short(value)}: {expectation(error)}") from None

@@ -56,6 +56,12 @@ class PartitionSettings(Section):
     name : str
         A registered partitioner, or ``module:attribute``: a function, or a Partitioner class of
         flwr-datasets.
+
+    Examples
+    --------
+    >>> from atoll.clients import PartitionSettings
+    >>> PartitionSettings(name="dirichlet", alpha=0.3).arguments
+    {'alpha': 0.3}
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -96,6 +102,18 @@ class DataSettings(Section):
         A client's examples, at most.
     client_test_fraction : float
         The share of a client's examples that it keeps for its own evaluation.
+
+    Examples
+    --------
+    >>> from pydantic import ValidationError
+    >>> from atoll.clients import DataSettings
+    >>> DataSettings(dataset="digits", clients=10).partition.name
+    'iid'
+    >>> try:
+    ...     DataSettings(clients=0)
+    ... except ValidationError as error:
+    ...     print(error.errors()[0]["msg"])
+    Input should be greater than 0
     """
 
     dataset: str = "mnist"
@@ -117,6 +135,12 @@ class ModelSettings(Section):
     ----------
     name : str
         A registered model or ``module:callable``.
+
+    Examples
+    --------
+    >>> from atoll.clients import ModelSettings
+    >>> ModelSettings(name="my_models:net", width=16).arguments
+    {'width': 16}
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -182,7 +206,7 @@ class ClientSettings(Section):
     learning_rate : float
         The learning rate of the first round; ``schedule`` changes it.
     momentum : float
-        Of SGD.
+        Momentum of SGD, in [0, 1).
     weight_decay : float
         The weight of the parameters' decay; decoupled from the gradient for "adamw".
     schedule : ScheduleSettings
@@ -198,15 +222,22 @@ class ClientSettings(Section):
     gradient_clip : float or None
         The largest norm of a step's gradient.
     vectorize : bool or "auto"
-        Whether the clients of a chunk train at once on stacked parameters; "auto" times both ways.
+        Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
         Seconds that a client may take.
     mods : tuple
         Flower mods around training, the outermost first: each a name or a table with a name and
         arguments.
     memory_mb : tuple[float, ...]
-        What clients declare to have for training, in units of 1e6 bytes: client ``i`` has entry
+        Memory that clients declare for training, in units of 1e6 bytes: client ``i`` has entry
         ``i`` of the list, which is repeated. Layer-wise strategies give each as many layers as fit.
+
+    Examples
+    --------
+    >>> from atoll.clients import ClientSettings
+    >>> settings = ClientSettings(optimizer="sgd", learning_rate=0.1, batch_size=20, epochs=2)
+    >>> settings.model_copy(update={"epochs": 5}).epochs, settings.vectorize
+    (5, 'auto')
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"

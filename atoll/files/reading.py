@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, StringConstraints, TypeAdapter, ValidationError
 
+from atoll.error_messages import first_finding, short
 from atoll.errors import AtollError, RunDirectoryError
 
 T = TypeVar("T")
@@ -28,7 +29,6 @@ MAX_JSON_BYTES = 256 << 20
 MAX_TOML_BYTES = 4 << 20
 # How deep objects and arrays may lie in each other.
 MAX_DEPTH = 100
-LONGEST_SHOWN = 60
 
 
 def _without_control_characters(text: str) -> str:
@@ -146,7 +146,7 @@ def fitted(
         found: T = _adapter(kind).validate_python(value)
         return found
     except ValidationError as problem:
-        raise error(f"{where}: cannot be read ({_first(problem)})") from None
+        raise error(f"{where}: cannot be read ({first_finding(problem)})") from None
 
 
 @lru_cache(maxsize=64)
@@ -222,20 +222,3 @@ def _check_depth(tables: dict[str, Any]) -> None:
 
 def _in_a_line(problem: Exception) -> str:
     return " ".join(str(problem).split())
-
-
-def _first(problem: ValidationError) -> str:
-    """Return the first problem, in words."""
-    found = problem.errors(include_url=False, include_context=False)[0]
-    key = short(".".join(map(str, found["loc"])) or "the whole", quoted=False)
-    if found["type"] == "missing":
-        return f"it has no {key!r}"
-    expected = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    expected = expected[:1].lower() + expected[1:]
-    return f"{key} = {short(found['input'])}; expected {_in_a_line(ValueError(expected))}"
-
-
-def short(value: object, *, quoted: bool = True) -> str:
-    """Return a value's text for an error: one line, not long."""
-    text = repr(value) if quoted else "".join(c if c.isprintable() else "?" for c in str(value))
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."

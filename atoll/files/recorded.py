@@ -8,7 +8,6 @@ from the manifest while it grows, and sealed when it no longer does.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atoll.files.atomic import replacing, write_text
+from atoll.files.atomic import atomic_file, replacing, write_text
 from atoll.files.manifests import MANIFEST, Manifest, sha256_of_file
 
 # What a folder without a manifest is given one of when something is written to it.
@@ -96,11 +95,9 @@ def _settle(path: Path, states: tuple[str | None, ...]) -> None:
     Nothing is lost if this does not outlast a loss of power: what was allowed before is, then.
     """
     manifest = path.with_name(MANIFEST)
-    partial = manifest.with_name(f".{MANIFEST}.{os.getpid()}")
-    partial.write_text(
-        _manifest_of(path.parent).with_states({path.name: states}).to_json(), encoding="utf-8"
-    )
-    partial.replace(manifest)
+    text = _manifest_of(path.parent).with_states({path.name: states}).to_json()
+    with atomic_file(manifest, sync=False) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _manifest_of(folder: Path) -> Manifest:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
 
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.lazy import attach
-from atoll.registry import Registry, closest
+from atoll.registry import Registry
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES

@@ -20,10 +20,16 @@ def uses_mean_only(aggregate_train: Method) -> Method:
     --------
     >>> from flwr.serverapp.strategy import FedAvg
     >>> from atoll.strategies import uses_mean_only
-    >>> class Damped(FedAvg):
+    >>> class Logged(FedAvg):
+    ...     '''Prints the round, and aggregates as FedAvg does.'''
+    ...
     ...     @uses_mean_only
     ...     def aggregate_train(self, server_round, replies):
+    ...         print("round", server_round)
     ...         return super().aggregate_train(server_round, replies)
+    >>> Logged().aggregate_train(1, [])
+    round 1
+    (None, None)
     """
     setattr(aggregate_train, _MARK, True)
     return aggregate_train

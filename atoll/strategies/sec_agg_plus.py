@@ -1,4 +1,4 @@
-"""SecAgg+ around a strategy: it gets the clients' mean, and nobody sees a client's update.
+"""SecAgg+ around a strategy: it gets the clients' mean, and the server sees no client's update.
 
 The protocol is Flower's ``SecAggPlusWorkflow``, run within ``configure_train``: keys, shares,
 masked vectors, and their sum unmasked. Clients have the mod "secure-aggregation".
@@ -60,6 +60,8 @@ class SecAggPlus(Strategy):
     >>> from flwr.serverapp.strategy import FedAvg
     >>> from atoll.strategies import SecAggPlus
     >>> strategy = SecAggPlus(FedAvg(fraction_evaluate=0.0), max_weight=100.0)
+    >>> type(strategy.strategy).__name__  # what gets the sum of the clients' updates
+    'FedAvg'
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A Flower app of somebody's, run as a program: by ``atoll flower`` or by Flower's simulation.
+"""A user's Flower app, run as a program: by ``atoll flower`` or by Flower's simulation.
 
 The app says by itself when a round has ended.
 """

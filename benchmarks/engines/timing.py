@@ -1,4 +1,4 @@
-"""What every engine reports."""
+"""Report of an engine."""
 
 from __future__ import annotations
 

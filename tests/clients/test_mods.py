@@ -41,7 +41,7 @@ def test_a_class_takes_the_other_keys_of_its_entry() -> None:
     [
         (ModSettings(name="message_size_mod", norm=1), "with norm = 1: it is a function"),
         (ModSettings(name="LocalDpMod", deltas=1), "deltas = 1: no such argument.*'delta'"),
-        (ModSettings(name="LocalDpMod"), "missing 4 required"),
+        (ModSettings(name="LocalDpMod"), "clipping_norm is not set"),
         (
             ModSettings(
                 name="LocalDpMod", clipping_norm=-1, sensitivity=1.0, epsilon=3.0, delta=1e-4

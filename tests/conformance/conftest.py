@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.support.conformance.two_engines import Shown, run_on_atoll, run_on_stock
@@ -21,10 +19,8 @@ def shown(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the suite on request: it starts stock Flower and Atoll many times, for minutes."""
-    if os.environ.get("ATOLL_CONFORMANCE"):
-        return
-    asked = pytest.mark.skip(reason="minutes on two engines; ATOLL_CONFORMANCE=1 runs it")
+    """Mark the suite: it starts stock Flower and Atoll many times, for minutes."""
     for item in items:
         if "tests/conformance" in str(item.path):
-            item.add_marker(asked)
+            item.add_marker(pytest.mark.conformance)
+            item.add_marker(pytest.mark.ray)

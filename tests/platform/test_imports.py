@@ -10,6 +10,7 @@ import pytest
 HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "plotly", "scipy", "sklearn", "opacus")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "unused"),
     [

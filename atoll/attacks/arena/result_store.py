@@ -14,8 +14,8 @@ from torch import Tensor
 
 from atoll.attacks.arena.arena_job import JobResult
 from atoll.attacks.captures.capture_files import MAX_BYTES, RAW_CLIENT_DATA
-from atoll.clients.data.cache import appearing
 from atoll.errors import RunDirectoryError
+from atoll.files.atomic import appearing
 from atoll.files.manifests import read_verified, seal, verify
 from atoll.files.reading import fitted
 

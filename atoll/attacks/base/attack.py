@@ -27,11 +27,20 @@ class Stage:
     Attributes
     ----------
     name : str
-        Which stage.
+        Name of the stage.
     images : Tensor
         Shape (n, channels, height, width), in [0, 1].
     cost : float
         The matching cost alone, without priors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Stage
+    >>> images = torch.zeros(1, 1, 8, 8)
+    >>> stages = [Stage("latent", images, 0.5), Stage("layer 1", images, 0.1)]
+    >>> min(stages, key=lambda stage: stage.cost).name
+    'layer 1'
     """
 
     name: str
@@ -46,11 +55,11 @@ class Reconstruction:
     Attributes
     ----------
     images : Tensor
-        float32, shape (n, channels, height, width), in [0, 1]; their order means nothing.
+        float32, shape (n, channels, height, width), in [0, 1]; in no particular order.
     labels : Tensor
         int64, shape (n,): the label that goes with each image; -1 where the attack has none.
     label_source : str
-        Where the labels come from: "given", "inferred" (from the update, before the attack),
+        Source of the labels: "given", "inferred" (from the update, before the attack),
         "optimised" (together with the images) or "none".
     cost : float
         The matching cost of the images, without priors; NaN for an attack without one. Restarts
@@ -58,13 +67,21 @@ class Reconstruction:
     cost_path : Tensor
         The matching cost over the steps of the chosen restart; empty where there are no steps.
     restart : int
-        Which restart was chosen.
+        Index of the chosen restart, from 0.
     stages : tuple[Stage, ...]
         For staged attacks: the chosen restart's best images at each stage, so that the oracle's
         choice can be reported beside the attack's own.
     found : Tensor or None
         bool, shape (n,): for attacks that recover some images and know which; the others are
         blank.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Reconstruction
+    >>> found = Reconstruction(torch.zeros(2, 1, 8, 8), torch.tensor([3, 7]), "inferred", cost=0.02)
+    >>> found.cost, found.restart, found.stages
+    (0.02, 0, ())
     """
 
     images: Tensor
@@ -86,6 +103,13 @@ class Attack(Section, ABC):
 
     Its fields are what ``--set`` can change. It is immutable, and one object can attack any number
     of observations.
+
+    Examples
+    --------
+    >>> from atoll.attacks import ATTACKS, Attack
+    >>> attack = ATTACKS.find("inverting-gradients", "attack")(steps=10)
+    >>> isinstance(attack, Attack), str(attack.threat)
+    (True, 'informed eavesdropper (training)')
     """
 
     # What the attack needs, whatever its settings.
@@ -187,16 +211,17 @@ class SeparateAttack(Attack):
     Examples
     --------
     >>> import torch
-    >>> from atoll.attacks import Observation, Reconstruction, SeparateAttack
+    >>> from atoll.attacks import Reconstruction, SeparateAttack, example_victim, observe
     >>> class Grey(SeparateAttack):
-    ...     '''Answers with grey images, whatever was sent.'''
+    ...     '''Grey images: a baseline that uses nothing of the update.'''
     ...
-    ...     def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
+    ...     def reconstruct(self, observation, seed):
     ...         images = torch.full((observation.num_images, *observation.space.shape), 0.5)
-    ...         labels = torch.full((observation.num_images,), -1)
-    ...         return Reconstruction(images, labels, "none")
-    >>> str(Grey().threat)
-    '...'
+    ...         return Reconstruction(images, torch.full((len(images),), -1), "none")
+    >>> attack = Grey()
+    >>> [found] = attack.run_checked([observe(example_victim().capture, attack.threat)])
+    >>> found.images.shape, str(attack.threat)
+    (torch.Size([1, 1, 8, 8]), 'eavesdropper')
     """
 
     def run(

@@ -7,7 +7,8 @@ from typing import Any
 
 from atoll.attacks.base.attack import Attack
 from atoll.attacks.base.attack_names import ATTACKS
-from atoll.errors import AttackError
+from atoll.error_messages import validated
+from atoll.errors import AtollError, AttackError
 
 
 def find_attack(name: str, key: str) -> type[Attack]:
@@ -33,7 +34,14 @@ def find_attack(name: str, key: str) -> type[Attack]:
     return kind
 
 
-def build_attack(name: str, settings: Mapping[str, Any], key: str) -> Attack:
+def build_attack(
+    name: str,
+    settings: Mapping[str, Any],
+    key: str = "--attack",
+    *,
+    prefix: str = "",
+    error: type[AtollError] = AttackError,
+) -> Attack:
     """Return an attack with its settings.
 
     Parameters
@@ -42,15 +50,20 @@ def build_attack(name: str, settings: Mapping[str, Any], key: str) -> Attack:
         As for :func:`find_attack`.
     settings : Mapping
         Values of the attack's fields; the others have their defaults.
+    prefix : str
+        What stands before the names of settings in errors ("arena.attacks.idlg.").
+    error : type[AtollError]
+        What is raised if a setting is refused.
 
     Raises
     ------
     UnknownNameError, AttackError
         As for :func:`find_attack`.
-    pydantic.ValidationError
-        If the attack has no such setting, or a value is out of range.
+    AtollError
+        Of the kind ``error``, with a line per setting that the attack does not have or that is out
+        of range.
     """
-    return find_attack(name, key).model_validate(dict(settings))
+    return validated(find_attack(name, key), settings, prefix=prefix, error=error)
 
 
 def can_adapt(kind: type[Attack]) -> bool:

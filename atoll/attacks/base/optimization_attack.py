@@ -49,11 +49,22 @@ class Group:
     labels : Tensor
         int64, shape (victims * restarts, n): of each candidate.
     label_source : str
-        Where they are from.
+        Source of the labels.
     seed : int
         The attack's.
     noise_source : "optimised", "drawn" or "given"
         How the clients' own random draws are treated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Group, ThreatModel, example_victim, observe
+    >>> victims = [example_victim(seed=seed) for seed in (0, 1)]
+    >>> observations = tuple(observe(victim.capture, ThreatModel()) for victim in victims)
+    >>> labels = torch.zeros(6, 1).long()
+    >>> group = Group(observations, restarts=3, labels=labels, label_source="given", seed=0)
+    >>> group.candidates, group.image_noise.shape
+    (6, torch.Size([6, 1, 1, 8, 8]))
     """
 
     observations: tuple[Observation, ...]
@@ -118,7 +129,7 @@ class OptimizationAttack(Attack):
     restarts : int
         Candidates a victim.
     labels, label_method : str
-        Where labels come from, and how they are inferred.
+        Source of the labels, and the method by which they are inferred.
     batch_order : str
         Whether it is known which images each local step used.
     noise : str
@@ -127,6 +138,24 @@ class OptimizationAttack(Attack):
         order of ``labels = "given"``. Other clients draw none.
     defense : str
         Whether the client's defense is known.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Adam, OptimizationAttack, best_restarts, cosine, minimize
+    >>> from atoll.attacks import example_victim, matching_objective, observe
+    >>> class Mine(OptimizationAttack):
+    ...     '''Adam on the cosine distance of the updates.'''
+    ...
+    ...     steps: int = 100
+    ...
+    ...     def attack_group(self, group, progress):
+    ...         objective = matching_objective(group, cosine, lambda values: values[0])
+    ...         minimum = minimize(objective, [group.image_noise], Adam(0.1), self.steps)
+    ...         return best_restarts(group, minimum, minimum.values[0])
+    >>> attack = Mine(restarts=2)
+    >>> [found] = attack.run_checked([observe(example_victim().capture, attack.threat)])
+    >>> found.cost < 0.01, found.label_source
+    (True, 'inferred')
     """
 
     restarts: Repetitions = 1
@@ -250,13 +279,27 @@ def matching_objective(
     priors : Sequence[tuple[float, Prior]]
         On the images, with their weights; those of weight 0 are left out.
     matching_weight : float
-        What the matching cost counts for beside the priors.
+        Weight of the matching cost beside the priors.
     targets_of : callable, optional
         From variables to labels' probabilities, (candidates, n, classes); by default the group's
         labels.
     client_noise : Tensor, optional
         A guess of what clients drew, (candidates, unknowns); by default the group's. It is kept,
         or where the noise is optimised, it is where the objective's nuisance variable starts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Capability, Group, ThreatModel, example_victim, observe
+    >>> from atoll.attacks import matching_objective, squared_l2
+    >>> victim = example_victim()
+    >>> observation = observe(victim.capture, ThreatModel.of(Capability.TRAINING))
+    >>> group = Group((observation,), 1, victim.truth.labels[None], "given", seed=0)
+    >>> objective = matching_objective(group, squared_l2, lambda values: values[0])
+    >>> truth = observation.space.normalize(victim.truth.images)[None]
+    >>> total, matching = objective([truth])  # the true image has the true update
+    >>> matching.item() < 1e-8
+    True
     """
     simulation = ClientSimulation.of(group.first)
     observed = group.targets
@@ -294,13 +337,25 @@ def best_restarts(
     group : Group
         The victims.
     minimum : Minimum
-        What :func:`minimize` found for all candidates.
+        Result of :func:`minimize` for all candidates.
     images : Tensor
         Normalised, (candidates, n, channels, height, width).
     labels : Tensor, optional
         int64, (candidates, n); by default the group's.
     label_source : str, optional
         By default the group's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Group, Minimum, ThreatModel, best_restarts
+    >>> from atoll.attacks import example_victim, observe
+    >>> observation = observe(example_victim().capture, ThreatModel())
+    >>> group = Group((observation,), 2, torch.zeros(2, 1).long(), "given", seed=0)  # two restarts
+    >>> costs, images = torch.tensor([0.3, 0.1]), group.image_noise
+    >>> [found] = best_restarts(group, Minimum([images], costs, costs, costs[:, None], 1), images)
+    >>> found.restart, round(found.cost, 4)
+    (1, 0.1)
     """
     labels = group.labels if labels is None else labels
     costs = minimum.matching.view(-1, group.restarts)

@@ -50,15 +50,15 @@ class Diagnosis:
     consistent : bool
         Whether the replayed update is the captured one.
     cosine : float
-        Of the two, over all trainable parameters.
+        Cosine of the two updates, over all trainable parameters.
     norm_ratio : float
         Norm of the captured update over that of the replayed one.
     cause : str or None
-        What explains the difference: "batch-norm mode", "loss reduction", "normalisation",
+        Cause of the difference: "batch-norm mode", "loss reduction", "normalisation",
         "missing buffers", "defense" or "unknown", or several of the first three, joined by " and ";
         None if there is none.
     advice : str
-        A sentence.
+        Finding and remedy, in one sentence.
     """
 
     consistent: bool
@@ -102,6 +102,17 @@ def diagnose_capture(directory: Path, ask: Ask = refuse) -> Diagnosis:
         If it cannot be read, or is not of plain local training.
     UntrustedCodeError
         If it names code that is not trusted.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll.attacks import diagnose_capture, example_victim, write_capture
+    >>> victim = example_victim(examples=2)
+    >>> with TemporaryDirectory() as folder:
+    ...     write_capture(victim.capture, victim.truth, Path(folder) / "mine")
+    ...     print(diagnose_capture(Path(folder) / "mine").consistent)
+    True
     """
     capture, truth = read_capture(directory), read_truth(directory)
     with admitted(uses_in(capture.federation.to_json()), directory / ABOUT, ask):
@@ -114,14 +125,25 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     Parameters
     ----------
     capture : Capture
-        Of a training message.
+        Capture of a training message.
     truth : Truth
-        Of the same client and round.
+        Truth of the same client and round.
 
     Raises
     ------
     CaptureError
         If the capture lacks arrays, or is not of plain local training.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from atoll.attacks import diagnose, example_victim
+    >>> victim = example_victim(examples=2)
+    >>> diagnose(victim.capture, victim.truth).advice
+    'the capture is consistent'
+    >>> wrong = replace(victim.truth, labels=victim.truth.labels.flip(0))
+    >>> diagnose(victim.capture, wrong).cause
+    'unknown'
     """
     with faults_of(capture):
         return _diagnose(capture, truth)

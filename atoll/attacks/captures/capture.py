@@ -41,6 +41,15 @@ class FederationInfo:
         Per channel, in units of [0, 1]: what a model's input is normalised by.
     num_rounds : int
         Rounds of the run, for learning-rate schedules.
+
+    Examples
+    --------
+    >>> from atoll.attacks import FederationInfo, example_victim
+    >>> info = example_victim().capture.federation
+    >>> info.dataset, info.model.name, info.image_shape, len(info.classes)
+    ('digits', 'mlp', (1, 8, 8), 10)
+    >>> FederationInfo.from_json(info.to_json()) == info
+    True
     """
 
     dataset: str
@@ -102,6 +111,14 @@ class Content:
         By the record's name and the array's key.
     values : dict[str, dict]
         Config and metrics, by the record's name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Content
+    >>> reply = Content({"arrays": {"weight": torch.zeros(2)}}, {"metrics": {"num-examples": 8}})
+    >>> reply.value("num-examples"), reply.value("loss")
+    (8, None)
     """
 
     arrays: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -119,16 +136,25 @@ class Capture:
     Attributes
     ----------
     server_round, node_id : int
-        Which round, and whose; nodes are 1 to the number of clients, and SUM is all of the
+        Round, from 1, and node; nodes are 1 to the number of clients, and SUM is all of the
         round's, seen as one client that has everybody's examples.
     message_type : str
         "train", or "query.moments".
     federation : FederationInfo
-        What is known of the federation.
+        Public facts of the federation.
     sent, reply : Content
         The message to the client, and its answer.
     directory : Path or None
         Its folder, if it has one.
+
+    Examples
+    --------
+    >>> from atoll.attacks import example_victim
+    >>> capture = example_victim(examples=3).capture
+    >>> capture.name, capture.examples, capture.learning_rate
+    ('node 1 in round 1', 3, 0.1)
+    >>> sorted(capture.broadcast) == sorted(capture.update)  # the sent model and the reply's
+    True
     """
 
     server_round: int
@@ -231,12 +257,21 @@ class Truth:
         Per local step the indices of its examples, among the n; empty where the client takes no
         step, or trains parts of the model apart.
     seed : int
-        Of the client's generators in that round.
+        Seed of the client's generators in that round.
     indices : Tensor
         int64, shape (n,): which examples of the data set's training split they are.
     part_seeds : Mapping[str, int]
         Where the client trains parts of the model apart (NoProp's blocks): by name, the seed from
         which a part's batches, noise and times derive.
+
+    Examples
+    --------
+    >>> from atoll.attacks import example_victim
+    >>> truth = example_victim(examples=3).truth
+    >>> truth.pixels.shape, truth.pixels.dtype, truth.images.shape, truth.images.dtype
+    (torch.Size([3, 8, 8, 1]), torch.uint8, torch.Size([3, 1, 8, 8]), torch.float32)
+    >>> [batch.tolist() for batch in truth.batches]  # one local step for each image
+    [[2], [0], [1]]
     """
 
     pixels: Tensor

@@ -24,8 +24,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
-from atoll.clients.data.cache import appearing
+from atoll.error_messages import first_finding
 from atoll.errors import CaptureError
+from atoll.files.atomic import appearing
 from atoll.files.manifests import MANIFEST, read_verified, seal
 from atoll.files.reading import parse_json
 
@@ -85,6 +86,17 @@ def write_capture(capture: Capture, truth: Truth | None, directory: Path) -> Non
     ------
     DataUnavailableError
         If it cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll.attacks import example_victim, write_capture
+    >>> victim = example_victim()
+    >>> with TemporaryDirectory() as folder:
+    ...     write_capture(victim.capture, victim.truth, Path(folder) / "mine")
+    ...     print(sorted(path.name for path in (Path(folder) / "mine").iterdir()))
+    ['capture.json', 'manifest.json', 'messages.safetensors', 'truth.json', 'truth.safetensors']
     """
     tensors = {
         f"{part}/{record}/{key}": tensor.contiguous()
@@ -145,6 +157,17 @@ def read_capture(directory: Path) -> Capture:
     ------
     CaptureError
         If the folder is not a capture, or one of a later format.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll.attacks import example_victim, read_capture, write_capture
+    >>> with TemporaryDirectory() as folder:
+    ...     write_capture(example_victim().capture, None, Path(folder) / "mine")
+    ...     capture = read_capture(Path(folder) / "mine")
+    >>> capture.name, capture.message_type, capture.directory.name
+    ('node 1 in round 1', 'train', 'mine')
     """
     about = _read_json(directory / ABOUT, _About, "a capture")
     tensors = _read_tensors(directory / MESSAGES)
@@ -180,6 +203,17 @@ def read_truth(directory: Path) -> Truth:
     ------
     CaptureError
         If it is not there or not whole.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll.attacks import example_victim, read_truth, write_capture
+    >>> victim = example_victim(examples=2)
+    >>> with TemporaryDirectory() as folder:
+    ...     write_capture(victim.capture, victim.truth, Path(folder) / "mine")
+    ...     read_truth(Path(folder) / "mine").labels.equal(victim.truth.labels)
+    True
     """
     about = _read_json(directory / TRUTH_ABOUT, _TruthAbout, "a capture with its truth")
     tensors = _read_tensors(directory / TRUTH)
@@ -224,6 +258,17 @@ def find_captures(run_directory: Path, message_type: str = "train") -> list[Path
     ------
     CaptureError
         If there are none.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll.attacks import example_victim, find_captures, write_capture
+    >>> with TemporaryDirectory() as run:
+    ...     place = Path(run) / "captures" / "round-000001-node-000001-train"
+    ...     write_capture(example_victim().capture, None, place)
+    ...     print([path.name for path in find_captures(Path(run))])
+    ['round-000001-node-000001-train']
     """
     root = run_directory / CAPTURES
     # A folder whose capture.json is missing is found by its manifest, and refused when it is read.
@@ -264,8 +309,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        problem = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        return first_finding(error)
     said = " ".join(str(error).split())
     return f"it has no {said}" if isinstance(error, KeyError) else said
 

@@ -48,6 +48,14 @@ class Task:
         From 1.
     step : LocalStep or None
         The step of local training, where the defense acts on steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Task
+    >>> task = Task([torch.zeros(3)], server_round=2)
+    >>> task.step is None, torch.rand(1, generator=task.generator).device.type
+    (True, 'cpu')
     """
 
     parameters: Sequence[Tensor]
@@ -78,6 +86,15 @@ class Estimate:
         For people.
     tensors : Sequence[Tensor]
         One a parameter, where the defense's ``mimic`` needs them (masks, scales).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.attacks import TopK
+    >>> estimate = TopK.estimate([torch.tensor([0.0, 2.0, 0.0, -1.0])], nn.Identity())
+    >>> estimate.figures, estimate.tensors
+    ({'pruned': 0.5}, [tensor([0., 1., 0., 1.])])
     """
 
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -95,12 +112,13 @@ class Defense(Section, ABC):
         Whether ``mimic`` changes what it is given, so that an adaptive attacker differs from a
         naive one.
     acts_on : "step" or "update"
-        Where it acts.
+        Place where it acts.
 
     Examples
     --------
     >>> from typing import ClassVar
-    >>> from atoll.attacks import Defense
+    >>> import torch
+    >>> from atoll.attacks import Defense, Task
     >>> class Halved(Defense):
     ...     '''Sends half of the update.'''
     ...
@@ -108,8 +126,9 @@ class Defense(Section, ABC):
     ...
     ...     def apply(self, task, compute):
     ...         return [gradient / 2 for gradient in compute(task)]
-    >>> Halved().acts_on
-    'update'
+    >>> update = [torch.tensor([4.0, -2.0])]
+    >>> Halved().apply(Task(update), lambda task: update), Halved().acts_on
+    ([tensor([ 2., -1.])], 'update')
     """
 
     name: ClassVar[str]
@@ -124,7 +143,7 @@ class Defense(Section, ABC):
         Parameters
         ----------
         task : Task
-            What is computed.
+            Task to compute.
         compute : Callable
             Computes it without this defense, from the task or a changed one.
 

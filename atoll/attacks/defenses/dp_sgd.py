@@ -32,7 +32,19 @@ class DPSGD(BoundedDefense):
     noise_multiplier : float
         The noise's deviation on the sum is noise_multiplier * clipping_norm.
     delta : float
-        At which epsilon is reported.
+        Delta at which epsilon is reported, in (0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.attacks import DPSGD
+    >>> defense = DPSGD(clipping_norm=1.0, noise_multiplier=1.1, delta=1e-5)
+    >>> try:
+    ...     defense.check_model(nn.BatchNorm2d(3))
+    ... except ValueError as error:
+    ...     print(type(error).__name__)
+    ValueError
     """
 
     name: ClassVar[str] = "dp-sgd"

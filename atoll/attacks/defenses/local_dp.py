@@ -34,6 +34,13 @@ class LocalDP(BoundedDefense):
     clipping_norm, sensitivity, epsilon, delta : float
         As of Flower's mod: the noise's deviation is sensitivity sqrt(2 ln(1.25 / delta)) /
         epsilon. ``sensitivity`` is 2 ``clipping_norm`` unless it is given.
+
+    Examples
+    --------
+    >>> from atoll.attacks import LocalDP
+    >>> defense = LocalDP(clipping_norm=1.0, epsilon=8.0, delta=1e-5)
+    >>> round(defense.std, 4)  # 2 sqrt(2 ln(1.25 / delta)) / epsilon
+    1.2112
     """
 
     name: ClassVar[str] = "local-dp"

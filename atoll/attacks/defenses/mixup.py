@@ -27,7 +27,13 @@ class MixUp(Defense):
     Attributes
     ----------
     alpha : float
-        Of the Beta(alpha, alpha) distribution that the batch's coefficient is drawn from.
+        Parameter of the Beta(alpha, alpha) distribution of the batch's coefficient.
+
+    Examples
+    --------
+    >>> from atoll.attacks import MixUp
+    >>> MixUp(alpha=1.0).acts_on  # Beta(1, 1) is uniform
+    'step'
     """
 
     name: ClassVar[str] = "mixup"

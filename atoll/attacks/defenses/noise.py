@@ -27,9 +27,12 @@ class GaussianNoise(Defense):
 
     Examples
     --------
-    >>> from atoll.attacks import GaussianNoise
-    >>> GaussianNoise(std=0.01, acts_on="step").std
-    0.01
+    >>> import torch
+    >>> from atoll.attacks import GaussianNoise, Task
+    >>> update = [torch.zeros(10_000)]
+    >>> [noisy] = GaussianNoise(std=0.01).apply(Task(update), lambda task: update)
+    >>> 0.009 < float(noisy.std()) < 0.011
+    True
     """
 
     name: ClassVar[str] = "gaussian-noise"

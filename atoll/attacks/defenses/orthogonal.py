@@ -33,6 +33,15 @@ class OrthogonalGradient(Defense):
         The length of the trial step.
     rounds : int or None
         It acts in so many first rounds (the paper: early gradients tell most); None for all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import OrthogonalGradient
+    >>> sent = [torch.tensor([0.0, 2.0])]
+    >>> estimate = OrthogonalGradient.estimate(sent, torch.nn.Identity())
+    >>> OrthogonalGradient.mimic([torch.tensor([3.0, 0.0])], estimate)  # orthogonal to it
+    [tensor([0., 2.])]
     """
 
     name: ClassVar[str] = "orthogonal"

@@ -34,6 +34,15 @@ class Outpost(MaskedDefense):
         The share of each tensor's values that is set to zero first, in (0, 1).
     decay : float
         In round t, it acts with probability 1 / (1 + decay * t).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Outpost, Task
+    >>> update = [torch.tensor([5.0, 1.0, 2.0, 3.0])]
+    >>> defense = Outpost(pruned=0.5, noise=0.0, decay=0.0)
+    >>> defense.apply(Task(update), lambda task: list(update))
+    [tensor([5., 0., 0., 3.])]
     """
 
     name: ClassVar[str] = "outpost"

@@ -23,6 +23,19 @@ class Precode(MaskedDefense):
     ----------
     beta : float
         The divergence's weight.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from atoll.attacks import Precode
+    >>> from atoll.clients import ModelSettings, build_model
+    >>> model = build_model(ModelSettings(name="precode", base="mlp"), (1, 8, 8), 10, seed=0)
+    >>> Precode(beta=0.001).check_model(model)  # has the bottleneck
+    >>> try:
+    ...     Precode().check_model(nn.Linear(2, 2))
+    ... except ValueError as error:
+    ...     print("refused")
+    refused
     """
 
     name: ClassVar[str] = "precode"

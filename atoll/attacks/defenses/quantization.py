@@ -20,6 +20,14 @@ class Sign(Defense):
     """Sign of each value, times the tensor's mean absolute value (scaled signSGD).
 
     Bernstein et al., 2018; with the scale of Karimireddy et al., 2019, so that updates add up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Sign, Task
+    >>> update = [torch.tensor([3.0, -1.0])]
+    >>> Sign().apply(Task(update), lambda task: update)
+    [tensor([ 2., -2.])]
     """
 
     name: ClassVar[str] = "sign"
@@ -59,7 +67,16 @@ class Quantization(Defense):
     Attributes
     ----------
     levels : int
-        How many levels there are above zero.
+        Number of levels above zero, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Quantization, Task
+    >>> update = [torch.tensor([0.6, 0.8])]  # of norm 1, so that levels are multiples of 1/4
+    >>> [sent] = Quantization(levels=4).apply(Task(update), lambda task: update)
+    >>> bool(((sent * 4).round() == sent * 4).all()), bool(((sent - update[0]).abs() <= 0.25).all())
+    (True, True)
     """
 
     name: ClassVar[str] = "quantization"
@@ -87,7 +104,16 @@ class Quantization(Defense):
 
 
 class NearestQuantization(Quantization):
-    """Rounding of each value to the nearest level: as :class:`Quantization`, but biased."""
+    """Rounding of each value to the nearest level: as :class:`Quantization`, but biased.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import NearestQuantization, Task
+    >>> update = [torch.tensor([0.6, 0.8])]  # of norm 1, so that levels are multiples of 1/4
+    >>> NearestQuantization(levels=4).apply(Task(update), lambda task: update)
+    [tensor([0.5000, 0.7500])]
+    """
 
     name: ClassVar[str] = "nearest-quantization"
     is_mimicked: ClassVar[bool] = True

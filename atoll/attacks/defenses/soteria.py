@@ -33,6 +33,15 @@ class Soteria(MaskedDefense):
     ----------
     pruned : float
         The share of features that is pruned, in (0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Soteria
+    >>> head = torch.nn.Linear(4, 2)
+    >>> pruned = [torch.tensor([[1.0, 0.0, 2.0, 0.0], [3.0, 0.0, 4.0, 0.0]]), torch.ones(2)]
+    >>> Soteria.estimate(pruned, head).figures  # what an attacker reads off the update
+    {'pruned': 0.5}
     """
 
     name: ClassVar[str] = "soteria"

@@ -11,8 +11,8 @@ from atoll.attacks.generators.resized import Resized
 from atoll.attacks.generators.staged_generator import StagedGenerator
 from atoll.attacks.generators.trained_generator import GeneratorSettings, load_trained
 from atoll.clients.data.catalog import DATASETS
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, UnknownNameError
-from atoll.registry import closest
 
 NEED_A_PATH = ("biggan-deep", "stylegan2")
 

@@ -24,9 +24,17 @@ class Features:
     Attributes
     ----------
     free : Mapping[str, Tensor]
-        What a stage optimises, by name, each of shape (n, ...).
+        Tensors that a stage optimises, by name, each of shape (n, ...).
     fixed : Mapping[str, Tensor]
-        What later parts need beside it (a class's embedding, the image so far), of shape (n, ...).
+        Tensors that later parts need (a class's embedding, the image so far), of shape (n, ...).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Features
+    >>> features = Features(free={"latent": torch.zeros(2, 16)}, fixed={"class": torch.zeros(2, 4)})
+    >>> features.free["latent"].shape
+    torch.Size([2, 16])
     """
 
     free: Mapping[str, Tensor]
@@ -41,16 +49,41 @@ class StagedGenerator(nn.Module, ABC):
     Attributes
     ----------
     stages : int
-        How many stages there are; stage 0 is the latent.
+        Number of stages; stage 0 is the latent.
     image_shape : tuple[int, int, int]
         Channels, height, width.
     classes : int or None
-        How many classes it can be asked for; None if labels make no difference to it.
+        Number of classes; None if labels make no difference.
     spherical : frozenset[str]
         The free tensors whose distribution has its mass near a sphere, as a normal one has: an
         attack may hold them there.
     bounded_from_start : frozenset[str]
         The free tensors of stage 0 that an attack with an l1 ball keeps in one at that stage too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.attacks import Features, StagedGenerator
+    >>> class Linear(StagedGenerator):
+    ...     '''One linear layer: a latent stage, and no other.'''
+    ...
+    ...     stages, image_shape = 1, (1, 4, 4)
+    ...
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer = nn.Linear(8, 16)
+    ...
+    ...     def init(self, labels, random):
+    ...         return Features({"latent": torch.randn(len(labels), 8, generator=random)})
+    ...
+    ...     def advance(self, stage, features):
+    ...         raise NotImplementedError("there is one stage")
+    ...
+    ...     def finish(self, features):
+    ...         return torch.sigmoid(self.layer(features.free["latent"])).view(-1, 1, 4, 4)
+    >>> Linear().sample(torch.zeros(3).long(), torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 1, 4, 4])
     """
 
     stages: int

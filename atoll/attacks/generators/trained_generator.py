@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
-from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.cache import cache_root
 from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
+from atoll.files.atomic import appearing, atomic_file
 from atoll.files.reading import read_json
 
 SplitName = Literal["test", "train"]
@@ -249,7 +249,5 @@ def _go_on(training: GeneratorTraining, partial: Path) -> None:
 
 
 def _save(training: GeneratorTraining, partial: Path) -> None:
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = partial.with_name(f"{partial.name}.{os.getpid()}")
-    save_file(training.state(), unfinished)
-    unfinished.replace(partial)
+    with atomic_file(partial, sync=False) as unfinished:
+        save_file(training.state(), unfinished)

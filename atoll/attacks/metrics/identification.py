@@ -27,8 +27,8 @@ def identified(images: Tensor, truth: Tensor, candidates: Tensor) -> Tensor:
     --------
     >>> import torch
     >>> from atoll.attacks import identified
-    >>> truth, gallery = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
-    >>> identified(truth + 0.1, truth, gallery)
+    >>> truth, candidates = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    >>> identified(truth + 0.1, truth, candidates)
     tensor([True])
     """
     own = (images.double() - truth.double()).square().flatten(1).mean(1)

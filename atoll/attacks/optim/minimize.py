@@ -27,9 +27,9 @@ class NuisanceObjective:
     Attributes
     ----------
     function : Objective
-        Of the variables, and after them the nuisance ones.
+        Function of the variables, followed by the nuisance variables.
     nuisance : tuple[Tensor, ...]
-        Where these start, each (candidates, ...); they move as the others do.
+        Initial values of these, each (candidates, ...); they are minimised as the others are.
     """
 
     function: Objective
@@ -53,9 +53,20 @@ class Minimum:
     path : Tensor
         Shape (candidates, points): the matching cost, evenly over the steps.
     steps : int
-        How many were taken.
+        Number of steps taken.
     nuisance : tuple[Tensor, ...]
         The objective's own variables at the same place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Adam, minimize
+    >>> def objective(values):
+    ...     costs = (values[0] - torch.tensor([[3.0], [-3.0]])).square().sum(1)
+    ...     return costs, costs
+    >>> found = minimize(objective, [torch.zeros(2, 1)], Adam(0.1), steps=200)
+    >>> found.values[0].round().tolist(), bool((found.costs < 1e-2).all()), found.steps
+    ([[3.0], [-3.0]], True, 200)
     """
 
     values: list[Tensor]
@@ -82,14 +93,14 @@ def minimize(
     Parameters
     ----------
     objective : Objective
-        Of all candidates; a candidate's cost may depend on others' values only as constants. A
-        :class:`NuisanceObjective` is minimised by its own variables too.
+        Objective of all candidates. A candidate's cost may depend on the values of others only as
+        constants. A :class:`NuisanceObjective` is minimised by its own variables too.
     start : Sequence[Tensor]
         The variables, each (candidates, ...); they are copied.
     rule : StepRule
         Moves the candidates.
     steps : int
-        At most so many; the values after the last are looked at too.
+        Largest number of steps; the values after the last step are evaluated too.
     schedule : Schedule
         Factors of the learning rate.
     project : Projection, optional

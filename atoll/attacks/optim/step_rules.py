@@ -30,14 +30,25 @@ class StepRule(Protocol):
         values : list[Tensor]
             Each (candidates, ...); changed in place.
         gradients : Sequence[Tensor]
-            Of the same shapes.
+            Gradients of the same shapes.
         factor : float
             The schedule's factor of the learning rate.
         """
 
 
 class Adam:
-    """Adam; elementwise, so candidates are independent."""
+    """Adam; elementwise, so candidates are independent.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import Adam
+    >>> values = [torch.zeros(2, 3)]  # two candidates
+    >>> Adam(0.1).step(values, [torch.tensor([[1.0, -2.0, 0.0], [5.0, 5.0, 5.0]])], factor=1.0)
+    >>> values[0].round(decimals=3)
+    tensor([[-0.1000,  0.1000,  0.0000],
+            [-0.1000, -0.1000, -0.1000]])
+    """
 
     def __init__(self, learning_rate: float) -> None:
         self._rate = learning_rate
@@ -50,7 +61,18 @@ class Adam:
 
 
 class SignedAdam(Adam):
-    """Adam on the sign of the gradient (Geiping et al., 2020, sec. 4)."""
+    """Adam on the sign of the gradient (Geiping et al., 2020, sec. 4).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import SignedAdam
+    >>> values, rule = [torch.zeros(1, 2)], SignedAdam(0.1)
+    >>> for size in (1.0, 100.0):
+    ...     rule.step(values, [torch.tensor([[size, -size]])], factor=1.0)
+    >>> values[0].round(decimals=3)  # the size of the gradient makes no difference
+    tensor([[-0.2000,  0.2000]])
+    """
 
     def step(self, values: list[Tensor], gradients: Sequence[Tensor], factor: float) -> None:
         """Take one step."""
@@ -106,6 +128,16 @@ class LBFGS:
         the inverse of the gradient's l1 norm.
     history : int
         Pairs of steps and gradient changes that are remembered.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import LBFGS, minimize
+    >>> def objective(values):
+    ...     costs = (torch.tensor([1.0, 50.0]) * (values[0] - 1).square()).sum(1)
+    ...     return costs, costs
+    >>> minimize(objective, [torch.zeros(1, 2)], LBFGS(), steps=20).values[0].round(decimals=3)
+    tensor([[1., 1.]])
     """
 
     def __init__(self, learning_rate: float = 1.0, history: int = 100) -> None:

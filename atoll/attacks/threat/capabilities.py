@@ -12,7 +12,16 @@ from enum import StrEnum
 
 
 class Capability(StrEnum):
-    """Capability of an attacker, beside seeing the model and the update."""
+    """Capability of an attacker, beside seeing the model and the update.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Capability
+    >>> [str(capability) for capability in Capability][:3]
+    ['training', 'labels', 'buffers']
+    >>> Capability("labels") is Capability.LABELS
+    True
+    """
 
     TRAINING = "training"
     """The client's learning rate, batch size, epochs or steps, and optimiser."""
@@ -52,8 +61,11 @@ class ThreatModel:
     Examples
     --------
     >>> from atoll.attacks import Capability, ThreatModel
-    >>> Capability.TRAINING in ThreatModel.of(Capability.TRAINING, Capability.PUBLIC_DATA)
-    True
+    >>> threat = ThreatModel.of(Capability.TRAINING, Capability.PUBLIC_DATA)
+    >>> Capability.LABELS in threat, threat.name
+    (False, 'data-enhanced eavesdropper')
+    >>> print(threat.with_([Capability.LABELS]))
+    data-enhanced eavesdropper with oracle (labels, public data, training)
     """
 
     capabilities: frozenset[Capability] = frozenset()

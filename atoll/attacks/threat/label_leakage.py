@@ -20,12 +20,12 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from atoll.attacks.captures.capture import Capture, Content
+from atoll.attacks.threat.image_space import ImageSpace
 from atoll.attacks.threat.labels import counts_of_head, whole_numbers
-from atoll.attacks.threat.observation import ImageSpace
 from atoll.clients.models.head import find_head
 from atoll.clients.models.model_building import build_model
+from atoll.clients.moments.head_statistics import HeadGradient, HessianDiagonal
 from atoll.clients.moments.moment_messages import ALIGNMENT, DOMAINS, MOMENTS, MomentsQuery
-from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal
 from atoll.errors import AttackError, CaptureError
 
 
@@ -36,14 +36,22 @@ class LeakedLabels:
     Attributes
     ----------
     domain : str
-        Which.
+        Name of the domain.
     examples : int
-        How many the client says that it has.
+        Number of examples that the client reports.
     counts : Tensor
         int64, shape (classes,): how often each label is estimated to occur.
     at_least : Tensor or None
         int64, shape (classes,): how often it surely occurs, where the query had the Hessian's
         diagonal too.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.attacks import LeakedLabels
+    >>> leaked = LeakedLabels("photo", 5, torch.tensor([2, 3]), torch.tensor([1, 3]))
+    >>> leaked.counts.sum().item(), leaked.at_least.sum().item()  # four labels are certain
+    (5, 4)
     """
 
     domain: str
@@ -68,7 +76,7 @@ def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[Leaked
     Parameters
     ----------
     capture : Capture
-        Of a ``query.moments`` message.
+        Capture of a ``query.moments`` message.
     public : Tensor, optional
         Public images, float32, shape (n, channels, height, width), in [0, 1].
 
@@ -79,6 +87,13 @@ def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[Leaked
         were asked for.
     CaptureError
         If the capture is of another message.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll.attacks import find_captures, leaked_labels, read_capture
+    >>> queries = find_captures(Path("runs/alignment-leakage"), "query.moments")  # doctest: +SKIP
+    >>> [leaked.counts for leaked in leaked_labels(read_capture(queries[0]))]  # doctest: +SKIP
     """
     if ALIGNMENT not in capture.sent.values or MOMENTS not in capture.reply.arrays:
         raise CaptureError(

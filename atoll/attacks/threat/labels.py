@@ -38,6 +38,14 @@ def infer_labels(observation: Observation, method: LabelMethod = "auto") -> Tens
     AttackError
         If the model does not end in a linear layer of an output a class, or the method does not
         fit the number of images.
+
+    Examples
+    --------
+    >>> from atoll.attacks import ThreatModel, example_victim, infer_labels, observe
+    >>> victim = example_victim(seed=1)
+    >>> observation = observe(victim.capture, ThreatModel())
+    >>> infer_labels(observation, "idlg").tolist() == victim.truth.labels.tolist()
+    True
     """
     weight, bias = head_gradient(observation)
     images = observation.num_images

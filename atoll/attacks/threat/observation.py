@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from atoll.attacks.captures.capture import Capture, Truth, check_update
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.image_space import ImageSpace
 from atoll.attacks.threat.victim_model import BatchNormMode, VictimModel, build_victim
 from atoll.attacks.threat.victim_units import WHOLE, VictimUnit
 from atoll.clients.noprop.block_training.block_objective import Draws
@@ -31,68 +31,6 @@ Mimic = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class ImageSpace:
-    """The images that a model takes.
-
-    Attributes
-    ----------
-    shape : tuple[int, int, int]
-        Channels, height, width.
-    mean, std : tuple[float, ...]
-        Per channel, in units of [0, 1].
-
-    Examples
-    --------
-    >>> import torch
-    >>> from atoll.attacks import ImageSpace
-    >>> space = ImageSpace(shape=(1, 2, 2), mean=(0.5,), std=(0.25,))
-    >>> space.normalize(torch.ones(1, 1, 2, 2)).unique()
-    tensor([2.])
-    """
-
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Normalise images (..., channels, height, width) in [0, 1] for the model."""
-        of = self._channels(images)
-        return (images - of.mean) / of.std
-
-    def denormalize(self, images: Tensor) -> Tensor:
-        """Turn the model's input (..., channels, height, width) to [0, 1], without clipping."""
-        of = self._channels(images)
-        return images * of.std + of.mean
-
-    def clip(self, images: Tensor) -> Tensor:
-        """Return the nearest model inputs that are images: of pixels in [0, 1]."""
-        of = self._channels(images)
-        return torch.clamp(images, of.low, of.high)
-
-    def _channels(self, images: Tensor) -> _Channels:
-        return _channels(self.mean, self.std, images.dtype, images.device)
-
-
-class _Channels(NamedTuple):
-    """Normalisation and bounds of images: (channels, 1, 1) each."""
-
-    mean: Tensor
-    std: Tensor
-    low: Tensor
-    high: Tensor
-
-
-@lru_cache(maxsize=32)
-def _channels(
-    mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, device: torch.device
-) -> _Channels:
-    """Make these once: every step of an attack needs them."""
-    means = torch.tensor(mean, dtype=dtype, device=device).view(-1, 1, 1)
-    deviations = torch.tensor(std, dtype=dtype, device=device).clamp_min(1e-6).view(-1, 1, 1)
-    return _Channels(means, deviations, -means / deviations, (1 - means) / deviations)
-
-
-@dataclass(frozen=True)
 class LocalTraining:
     """Local training of a client, as far as an attacker knows it.
 
@@ -101,11 +39,20 @@ class LocalTraining:
     settings : ClientSettings
         ``[client]``.
     learning_rate, proximal_mu : float
-        Of the round.
+        Learning rate and weight of the proximal term in the round.
     examples : int
-        How many the client has.
+        Number of the client's examples.
     replies_gradient : bool
         Whether it takes no step and replies with its gradient over all examples.
+
+    Examples
+    --------
+    >>> from atoll.attacks import LocalTraining
+    >>> from atoll.clients import ClientSettings
+    >>> settings = ClientSettings(batch_size=8, epochs=2)
+    >>> known = LocalTraining(settings, learning_rate=0.1, proximal_mu=0.0, examples=20)
+    >>> known.steps, known.images  # two passes of three batches, over all of the images
+    (6, 20)
     """
 
     settings: ClientSettings
@@ -152,9 +99,9 @@ class Observation:
     Attributes
     ----------
     server_round, node_id : int
-        Which client, and when.
+        Round, from 1, and node, from 1; 0 is the sum of the clients.
     threat : ThreatModel
-        What was granted.
+        Capabilities that were granted.
     model : VictimModel
         The architecture with the parameters that were broadcast.
     target : tuple[Tensor, ...]
@@ -164,9 +111,9 @@ class Observation:
     space : ImageSpace
         The images that the model takes.
     classes : int
-        How many labels there are.
+        Number of classes.
     num_images : int
-        How many images to reconstruct.
+        Number of images to reconstruct.
     training : LocalTraining or None
         With TRAINING.
     labels : Tensor or None
@@ -227,17 +174,17 @@ def observe(
     capture : Capture
         A training message and its reply.
     threat : ThreatModel
-        What is granted.
+        Capabilities to grant.
     truth : Truth, optional
-        Where oracle capabilities (LABELS, BATCH_ORDER, NOISE) come from; used for nothing else.
+        Source of the oracle capabilities (LABELS, BATCH_ORDER, NOISE); used for nothing else.
     mimic : Mimic, optional
-        What DEFENSE grants.
+        The defense's effect, which DEFENSE grants.
     public : PublicData, optional
-        What PUBLIC_DATA grants.
+        Images that PUBLIC_DATA grants.
     mode : "train" or "eval"
         How the attacker believes BatchNorm to run at the client.
     device : str
-        Where tensors go.
+        Device of the tensors.
 
     Raises
     ------
@@ -245,6 +192,17 @@ def observe(
         If the capture lacks what the threat model grants.
     AttackError
         If something is granted that was not given here.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Capability, ThreatModel, example_victim, observe
+    >>> victim = example_victim()
+    >>> observation = observe(victim.capture, ThreatModel.of(Capability.TRAINING))
+    >>> observation.training.steps, observation.labels is None  # the labels were not granted
+    (1, True)
+    >>> oracle = ThreatModel.of(Capability.TRAINING, Capability.LABELS)
+    >>> observe(victim.capture, oracle, truth=victim.truth).labels.tolist()
+    [7]
     """
     info = capture.federation
     model = build_victim(

@@ -19,6 +19,20 @@ class BatchClientApp(ClientApp):
     ----------
     summed_by : str
         The metric by which :meth:`train_and_sum` weighs clients.
+
+    Examples
+    --------
+    >>> from atoll.clients import BatchClientApp
+    >>> class Together(BatchClientApp):
+    ...     '''Answers several clients in one call.'''
+    ...
+    ...     def can_vectorize(self):
+    ...         return None
+    ...
+    ...     def train_together(self, messages, contexts):
+    ...         return [self(message, context) for message, context in zip(messages, contexts)]
+    >>> Together().can_vectorize(), BatchClientApp().can_vectorize()
+    (None, 'the app does not offer it')
     """
 
     summed_by = "num-examples"

@@ -109,21 +109,15 @@ def make_client_app(spec: ClientSpec) -> ClientApp:
 
     Examples
     --------
-    >>> from atoll.clients import (
-    ...     ClientSettings, ClientSpec, DataSettings, ModelSettings, load_dataset, make_client_app,
-    ...     partition_dataset,
-    ... )
+    >>> from flwr.clientapp import ClientApp
+    >>> from atoll.clients import ClientSettings, ClientSpec, DataSettings, ModelSettings
+    >>> from atoll.clients import load_dataset, make_client_app, partition_dataset
     >>> digits = load_dataset("digits")
     >>> partition = partition_dataset(digits, DataSettings(dataset="digits", clients=5), seed=0)
-    >>> spec = ClientSpec(
-    ...     dataset=digits.directory,
-    ...     partition=partition.directory,
-    ...     model=ModelSettings(name="linear"),
-    ...     client=ClientSettings(learning_rate=0.1),
-    ...     num_rounds=5,
-    ...     seed=0,
-    ... )
-    >>> app = make_client_app(spec)
+    >>> model, client = ModelSettings(name="linear"), ClientSettings(learning_rate=0.1)
+    >>> spec = ClientSpec(digits.directory, partition.directory, model, client, 5, seed=0)
+    >>> isinstance(make_client_app(spec), ClientApp)  # it runs on stock Flower too
+    True
     """
     if spec.device != "cpu" and not torch.cuda.is_available():
         raise EngineError(

@@ -50,7 +50,7 @@ class ClientResources:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The one model of the process, on the clients' device."""
+        """Model of the process, on the clients' device."""
         dataset = self.dataset
         model = build_model(self.spec.model, dataset.image_shape, len(dataset.classes), 0)
         return model.to(self.spec.device)
@@ -133,8 +133,8 @@ class ClientResources:
     def evaluate(self, message: Message, partition: int) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
         self.arrays.load(arrays_of(message))
-        train_part, test_part = self._split(partition)
-        chosen = test_part if len(test_part) else train_part
+        train_unit, test_part = self._split(partition)
+        chosen = test_part if len(test_part) else train_unit
         done = evaluate(self.model, self.dataset, self.dataset.train, chosen, self.spec.device)
         metrics = MetricRecord(
             {"num-examples": done.examples, "loss": done.loss, "accuracy": done.accuracy}

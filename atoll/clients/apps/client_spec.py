@@ -31,6 +31,19 @@ class ClientSpec:
         The share of a client's examples that it evaluates on.
     device : str
         "cpu" or "cuda".
+
+    Examples
+    --------
+    >>> from atoll.clients import ClientSettings, ClientSpec, DataSettings, ModelSettings
+    >>> from atoll.clients import load_dataset, partition_dataset
+    >>> digits = load_dataset("digits")
+    >>> partition = partition_dataset(digits, DataSettings(dataset="digits", clients=5), seed=0)
+    >>> spec = ClientSpec(
+    ...     dataset=digits.directory, partition=partition.directory, num_rounds=10, seed=0,
+    ...     model=ModelSettings(name="linear"), client=ClientSettings(learning_rate=0.1),
+    ... )
+    >>> spec.device, spec.client_test_fraction
+    ('cpu', 0.0)
     """
 
     dataset: Path

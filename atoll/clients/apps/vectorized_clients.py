@@ -43,7 +43,7 @@ class VectorizedClients:
 
     @cached_property
     def obstacle(self) -> str | None:
-        """The reason why clients cannot train together, or None if they can."""
+        """The reason why clients cannot train vectorised, or None if they can."""
         resources = self._resources
         mean = len(resources.dataset.train) // resources.count
         if float_bytes(resources.dataset, mean) > LARGE_BYTES:

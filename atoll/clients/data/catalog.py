@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atoll.clients.data.cache import appearing, cache_root, scratch_folder
+from atoll.clients.data.cache import cache_root, scratch_folder
 from atoll.clients.data.datasets.cifar10 import decode_cifar10
 from atoll.clients.data.datasets.cifar100 import decode_cifar100
 from atoll.clients.data.datasets.colored import ColoredOptions, colored
@@ -26,6 +26,7 @@ from atoll.clients.data.options import NoOptions, parse_options
 from atoll.clients.data.user_data.loading import check_user_options, load_user_dataset
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError
+from atoll.files.atomic import appearing
 from atoll.registry import Registry
 
 logger = logging.getLogger("atoll")

@@ -23,7 +23,7 @@ class Images(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where they are used."""
+        """Device on which they are used."""
 
     def __getitem__(self, chosen: Tensor) -> Tensor:
         """Return the images of these indices."""

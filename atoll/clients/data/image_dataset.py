@@ -46,6 +46,13 @@ class Split:
         split.
     aspects : NDArray[float32] or None
         Shape (n,): width by height of what the square images were made from, if not square.
+
+    Examples
+    --------
+    >>> from atoll.clients import load_dataset
+    >>> split = load_dataset("digits").train
+    >>> split.images.shape, split.images.dtype, split.labels[:5].tolist()
+    ((1437, 8, 8, 1), dtype('uint8'), [1, 2, 3, 4, 6])
     """
 
     images: NDArray[np.uint8]
@@ -134,6 +141,15 @@ class ImageDataset:
     ------
     DataUnavailableError
         If the folder is not a data set.
+
+    Examples
+    --------
+    >>> from atoll.clients import load_dataset
+    >>> dataset = load_dataset("rotated-digits")
+    >>> dataset.domains, len(dataset.classes), dataset.image_shape
+    (('0', '15', '30', '45', '60', '75'), 10, (1, 8, 8))
+    >>> len(dataset.train), len(dataset.test)
+    (1437, 360)
     """
 
     def __init__(self, directory: Path) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from atoll.clients.settings import Section
-from atoll.errors import InvalidExperimentError
-from atoll.registry import closest
+from atoll.error_messages import validated
 
 Preset = Literal["tiny", "small", "paper"]
 
@@ -42,19 +39,5 @@ def parse_options(
     values = dict(given)
     if "seed" in kind.model_fields and kind.model_fields["seed"].is_required():
         values.setdefault("seed", seed)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        lines = [_line(problem, kind, dataset) for problem in error.errors(include_url=False)]
-        raise InvalidExperimentError("\n".join(lines)) from None
-
-
-def _line(problem: Any, kind: type[Section], dataset: str) -> str:
-    key, value = ".".join(map(str, problem["loc"])), problem["input"]
-    subject = f"data.options.{key} = {value!r}"
-    if problem["type"] == "extra_forbidden":
-        known = list(kind.model_fields)
-        hint = closest(key, known) if known else "it takes none"
-        return f"{subject}: data.dataset = {dataset!r} has no such option; {hint}"
-    message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{subject}: expected {message[:1].lower()}{message[1:]}"
+    unknown = f"data.dataset = {dataset!r} has no such option"
+    return validated(kind, values, prefix="data.options.", unknown=unknown)

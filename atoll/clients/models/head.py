@@ -32,6 +32,15 @@ class ModelSizes:
         Parameters of the head, biases included.
     parameters : int
         All trainable parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import ModelSettings, SplitModel, build_model
+    >>> model = build_model(ModelSettings(name="linear"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> split = SplitModel(model)
+    >>> split.sizes(split(torch.zeros(1, 1, 8, 8), torch.zeros(1).long(), torch.zeros(1).long()))
+    ModelSizes(features=64, outputs=10, head=650, parameters=650)
     """
 
     features: int
@@ -48,6 +57,16 @@ class SplitModel:
     model : nn.Module
         The head is its child called ``head``, ``classifier`` or ``fc``; without one of those, the
         last ``nn.Linear``. It must take features of shape (n, d) and give the model's output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import ModelSettings, SplitModel, build_model
+    >>> model = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> split = SplitModel(model)
+    >>> outputs = split(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]), torch.arange(3))
+    >>> split.head, outputs.features.shape, outputs.logits.shape
+    (Linear(in_features=200, out_features=10, bias=True), torch.Size([3, 200]), torch.Size([3, 10]))
     """
 
     def __init__(self, model: nn.Module) -> None:

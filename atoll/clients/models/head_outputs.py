@@ -34,6 +34,17 @@ class HeadOutputs:
         The head.
     parameters : Sequence[Tensor]
         The model's trainable parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import SplitModel
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> outputs = SplitModel(model)(torch.eye(2), torch.tensor([0, 0]), torch.arange(2))
+    >>> outputs.losses.detach().round(decimals=3), outputs.residuals.detach().round(decimals=3)
+    (tensor([0.3130, 1.3130]), tensor([[-0.2690,  0.2690],
+            [-0.7310,  0.7310]]))
     """
 
     features: Tensor

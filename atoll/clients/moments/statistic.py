@@ -24,7 +24,16 @@ class DomainContext:
     vectors : Tensor or None
         Shape (k, h), of the head's parameters, for statistics that depend on vectors.
     examples : int
-        How many examples of the domain the client has in the round.
+        Number of the client's examples of the domain in the round.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import DomainContext, HessianProduct, ModelSizes
+    >>> sizes = ModelSizes(features=4, outputs=3, head=15, parameters=100)
+    >>> context = DomainContext("photo", vectors=torch.zeros(2, 15), examples=8)
+    >>> HessianProduct().shape(sizes, context)  # the shape of the given vectors
+    (2, 15)
     """
 
     domain: str
@@ -42,19 +51,22 @@ class Statistic(ABC):
     Examples
     --------
     >>> from dataclasses import dataclass
-    >>> from torch import Tensor
-    >>> from atoll.clients import DomainContext, HeadOutputs, ModelSizes, Statistic
+    >>> import torch
+    >>> from atoll.clients import Statistic
+    >>> from atoll.strategies import Domains
     >>> @dataclass(frozen=True)
     ... class CubedFeatures(Statistic):
     ...     '''The third powers of the features, a vector of shape (features,).'''
     ...
-    ...     def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
+    ...     def shape(self, sizes, context):
     ...         return (sizes.features,)
     ...
-    ...     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context) -> Tensor:
+    ...     def inner(self, outputs, cotangent, context):
     ...         return (outputs.features**3).sum(0) @ cotangent
-    >>> CubedFeatures().name
-    'CubedFeatures'
+    >>> images, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(torch.nn.Linear(2, 2), {"a": (images, labels)})
+    >>> domains.moment(CubedFeatures()).tolist()
+    [[14.0, 4.0]]
     """
 
     # In the ledger and in messages; a class that says none has its own name.

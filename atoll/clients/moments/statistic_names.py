@@ -6,6 +6,14 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from atoll.clients.moments.head_statistics import (
+    HeadGradient,
+    HessianDiagonal,
+    HessianProbes,
+    HessianProduct,
+    ProbedDiagonal,
+    SquaredHeadGradient,
+)
 from atoll.clients.moments.latent_statistics import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
@@ -14,16 +22,10 @@ from atoll.clients.moments.statistics import (
     FeatureMean,
     FeatureProducts,
     Gradient,
-    HeadGradient,
-    HessianDiagonal,
-    HessianProbes,
-    HessianProduct,
     Loss,
-    ProbedDiagonal,
     ScaleGradient,
     ScaleGradientHalves,
     SquaredFeatures,
-    SquaredHeadGradient,
     SquaredLogits,
 )
 from atoll.errors import EngineError

@@ -16,16 +16,24 @@ from torch import Tensor
 
 from atoll.clients.models.head import ModelSizes
 from atoll.clients.models.head_outputs import HeadOutputs
-from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
-from atoll.randomness import derive_seed
-
-# Probes evaluated at a time: (probes, examples, outputs) numbers are held at once.
-PROBE_BLOCK = 16
+from atoll.clients.moments.statistic import DomainContext, Statistic
 
 
 @dataclass(frozen=True)
 class Loss(Statistic):
-    """The cross-entropy."""
+    """The cross-entropy.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import Loss
+    >>> from atoll.strategies import Domains
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> domains = Domains.of_model(model, {"a": (torch.eye(2), torch.tensor([0, 1]))})
+    >>> domains.moment(Loss()).round(decimals=4).tolist()
+    [0.3133]
+    """
 
     name: ClassVar[str] = "loss"
 
@@ -39,127 +47,21 @@ class Loss(Statistic):
 
 
 @dataclass(frozen=True)
-class HeadGradient(Statistic):
-    """The gradient of the loss by the head's parameters, g."""
-
-    name: ClassVar[str] = "head-gradient"
-
-    def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return one number a parameter of the head."""
-        return (sizes.head,)
-
-    def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
-        """See :class:`Statistic`."""
-        return outputs.gradient_along(cotangent)
-
-
-@dataclass(frozen=True)
-class HessianProduct(Statistic):
-    """The head's Hessian times given vectors: H v_1, ..., H v_k."""
-
-    name: ClassVar[str] = "hessian-product"
-
-    def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return the vectors' own shape, (k, h)."""
-        return tuple(vectors_of(context).shape)
-
-    def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
-        """See :class:`Statistic`."""
-        return outputs.curvature_along(cotangent, vectors_of(context).to(cotangent))
-
-
-@dataclass(frozen=True)
-class HessianProbes(Statistic):
-    """The head's Hessian times seeded Rademacher probes, the same for every domain.
-
-    With zeta of independent signs, the mean of ||(H - K) zeta||^2 is ||H - K||_F^2.
-
-    Attributes
-    ----------
-    seed : int
-        Of the probes.
-    probes : int
-        How many.
-    """
-
-    seed: int
-    probes: int = 1
-    name: ClassVar[str] = "hessian-probes"
-
-    def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return one number a probe and parameter of the head."""
-        return (self.probes, sizes.head)
-
-    def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
-        """See :class:`Statistic`."""
-        probes = rademacher(self.seed, tuple(cotangent.shape)).to(cotangent)
-        return _curvature_in_blocks(outputs, cotangent, probes)
-
-
-@dataclass(frozen=True)
-class ProbedDiagonal(Statistic):
-    """Hutchinson's estimate of the head's Hessian diagonal: the mean of zeta * (H zeta).
-
-    Attributes
-    ----------
-    seed, probes : int
-        Of the Rademacher probes (Bekas et al., 2007).
-    of_domain : bool
-        Whether every domain has probes of its own.
-    """
-
-    seed: int
-    probes: int
-    of_domain: bool = True
-    name: ClassVar[str] = "probed-diagonal"
-
-    def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return one number a parameter of the head."""
-        return (sizes.head,)
-
-    def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
-        """See :class:`Statistic`."""
-        seed = derive_seed(self.seed, context.domain) if self.of_domain else self.seed
-        probes = rademacher(seed, (self.probes, len(cotangent))).to(cotangent)
-        return _curvature_in_blocks(outputs, cotangent * probes, probes) / self.probes
-
-
-@dataclass(frozen=True)
-class HessianDiagonal(Statistic):
-    """The diagonal of the head's Hessian: p(1 - p) (x) z^2."""
-
-    name: ClassVar[str] = "hessian-diagonal"
-    needs_linear_head: ClassVar[bool] = True
-
-    def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return one number a parameter of the head."""
-        return (sizes.head,)
-
-    def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
-        """See :class:`Statistic`."""
-        variances = outputs.probabilities * (1 - outputs.probabilities)
-        return _squares_along(outputs, variances, cotangent)
-
-
-@dataclass(frozen=True)
-class SquaredHeadGradient(Statistic):
-    """The squares of each example's head gradient: r^2 (x) z^2 (Fishr; Rame et al., 2022)."""
-
-    name: ClassVar[str] = "squared-head-gradient"
-    needs_linear_head: ClassVar[bool] = True
-
-    def shape(self, sizes: ModelSizes, context: DomainContext) -> tuple[int, ...]:
-        """Return one number a parameter of the head."""
-        return (sizes.head,)
-
-    def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
-        """See :class:`Statistic`."""
-        return _squares_along(outputs, outputs.residuals.square(), cotangent)
-
-
-@dataclass(frozen=True)
 class ScaleGradient(Statistic):
-    """The loss's derivative by a factor on the logits, at 1 (IRM; Arjovsky et al., 2019)."""
+    """The loss's derivative by a factor on the logits, at 1 (IRM; Arjovsky et al., 2019).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import ScaleGradient
+    >>> from atoll.strategies import Domains
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> domains.moment(ScaleGradient()).round(decimals=4).tolist()  # below 0: larger logits help
+    [-0.2689, 0.7311]
+    """
 
     name: ClassVar[str] = "scale-gradient"
 
@@ -178,6 +80,17 @@ class ScaleGradientHalves(Statistic):
 
     The moment is (even sum, odd sum, even examples, odd examples) / examples, so the halves' means
     are ratios of its parts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import ScaleGradientHalves
+    >>> from atoll.strategies import Domains
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> domains = Domains.of_model(model, {"a": (torch.eye(2), torch.tensor([0, 0]))})
+    >>> domains.moment(ScaleGradientHalves()).round(decimals=4).tolist()
+    [[-0.1345, 0.3655, 0.5, 0.5]]
     """
 
     name: ClassVar[str] = "scale-gradient-halves"
@@ -196,7 +109,18 @@ class ScaleGradientHalves(Statistic):
 
 @dataclass(frozen=True)
 class FeatureMean(Statistic):
-    """The features."""
+    """The features.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import FeatureMean
+    >>> from atoll.strategies import Domains
+    >>> images, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(torch.nn.Linear(2, 2), {"a": (images, labels)})
+    >>> domains.moment(FeatureMean()).tolist()
+    [[2.0, 1.0]]
+    """
 
     name: ClassVar[str] = "feature-mean"
 
@@ -211,7 +135,18 @@ class FeatureMean(Statistic):
 
 @dataclass(frozen=True)
 class FeatureProducts(Statistic):
-    """The products of features, z_i z_j for i <= j, row by row."""
+    """The products of features, z_i z_j for i <= j, row by row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import FeatureProducts
+    >>> from atoll.strategies import Domains
+    >>> images, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(torch.nn.Linear(2, 2), {"a": (images, labels)})
+    >>> domains.moment(FeatureProducts()).tolist()  # the means of z_0 z_0, z_0 z_1, z_1 z_1
+    [[5.0, 1.0, 2.0]]
+    """
 
     name: ClassVar[str] = "feature-products"
 
@@ -231,6 +166,16 @@ class ExampleFeatures(Statistic):
     """Each example's features, at its place among the client's of the domain.
 
     Whoever has them can evaluate any function of pairs of examples, as a kernel is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import ExampleFeatures
+    >>> from atoll.strategies import Domains
+    >>> images, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(torch.nn.Linear(2, 2), {"a": (images, labels)})
+    >>> [features.tolist() for features in domains.examples(ExampleFeatures())]
+    [[[1.0, 2.0], [3.0, 0.0]]]
     """
 
     name: ClassVar[str] = "example-features"
@@ -247,7 +192,19 @@ class ExampleFeatures(Statistic):
 
 @dataclass(frozen=True)
 class SquaredLogits(Statistic):
-    """The mean of the squared logits (spectral decoupling; Pezeshki et al., 2021)."""
+    """The mean of the squared logits (spectral decoupling; Pezeshki et al., 2021).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import SquaredLogits
+    >>> from atoll.strategies import Domains
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> domains = Domains.of_model(model, {"a": (2 * torch.eye(2), torch.tensor([0, 1]))})
+    >>> domains.moment(SquaredLogits()).tolist()  # the mean of 4 and 0
+    [2.0]
+    """
 
     name: ClassVar[str] = "squared-logits"
 
@@ -262,7 +219,18 @@ class SquaredLogits(Statistic):
 
 @dataclass(frozen=True)
 class SquaredFeatures(Statistic):
-    """The squared norm of the features (the L2R term of FedSR; Nguyen et al., 2022)."""
+    """The squared norm of the features (the L2R term of FedSR; Nguyen et al., 2022).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import SquaredFeatures
+    >>> from atoll.strategies import Domains
+    >>> images, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(torch.nn.Linear(2, 2), {"a": (images, labels)})
+    >>> domains.moment(SquaredFeatures()).tolist()  # the mean of 5 and 9
+    [7.0]
+    """
 
     name: ClassVar[str] = "squared-features"
 
@@ -277,7 +245,19 @@ class SquaredFeatures(Statistic):
 
 @dataclass(frozen=True)
 class Gradient(Statistic):
-    """The gradient of the loss by all trainable parameters, in the order of the model's."""
+    """The gradient of the loss by all trainable parameters, in the order of the model's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import Gradient, ModelSettings, build_model
+    >>> from atoll.strategies import Domains
+    >>> model = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> domains = Domains.of_model(model, {"a": (torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))})
+    >>> parameters = sum(parameter.numel() for parameter in model.parameters())
+    >>> domains.moment(Gradient()).shape == (1, parameters)
+    True
+    """
 
     name: ClassVar[str] = "gradient"
     needs_graph: ClassVar[bool] = True
@@ -300,22 +280,6 @@ class Gradient(Statistic):
     ) -> Tensor:
         """See :class:`Statistic`; without a graph, one backward pass."""
         return _gradient_of_loss(outputs, create_graph=create_graph)
-
-
-def rademacher(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Return independent signs: +1 or -1 with equal probability, the same on every machine."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1
-
-
-def _squares_along(outputs: HeadOutputs, weights: Tensor, cotangent: Tensor) -> Tensor:
-    """Return the sum over examples and outputs of weights * (z^2 K^T), K being the cotangent."""
-    return (weights * (outputs.inputs.square() @ outputs.as_matrices(cotangent).mT)).sum()
-
-
-def _curvature_in_blocks(outputs: HeadOutputs, left: Tensor, right: Tensor) -> Tensor:
-    blocks = zip(torch.split(left, PROBE_BLOCK), torch.split(right, PROBE_BLOCK), strict=True)
-    return torch.stack([outputs.curvature_along(a, b) for a, b in blocks]).sum()
 
 
 def _scale_gradients(outputs: HeadOutputs) -> Tensor:

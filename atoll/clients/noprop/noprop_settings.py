@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from atoll.clients.ranges import Decay, Depth, Positive, Repetitions, Weight, Width
 from atoll.clients.settings import ModelSettings, Section
+from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
-from atoll.registry import closest
 
 # Each is a pass of every test image through a block.
 InferenceSteps = Annotated[int, Field(gt=0, le=100_000)]
@@ -162,11 +162,8 @@ def parse_model(model: ModelSettings, classes: int | None = None) -> NoPropSetti
         With a line per problem: the key, the value, and what was expected.
     """
     kind = KINDS[VARIANTS[model.name.casefold()]]
-    try:
-        settings = kind.model_validate(model.arguments)
-    except ValidationError as error:
-        lines = [_line(problem, kind, model.name) for problem in error.errors(include_url=False)]
-        raise InvalidExperimentError("\n".join(lines)) from None
+    unknown = f"{model.name} has no such argument"
+    settings = validated(kind, model.arguments, prefix="model.", unknown=unknown)
     _check_dimension(settings, classes)
     _check_steps(settings)
     return settings
@@ -199,12 +196,3 @@ def _check_steps(settings: NoPropSettings) -> None:
             f"model.steps = {settings.steps}: inference would pass over some of model.blocks = "
             f"{settings.blocks}; expected at least as many"
         )
-
-
-def _line(problem: Any, kind: type[NoPropSettings], name: str) -> str:
-    key, value = ".".join(map(str, problem["loc"])), problem["input"]
-    subject = f"model.{key} = {value!r}"
-    if problem["type"] == "extra_forbidden":
-        return f"{subject}: {name} has no such argument; {closest(key, list(kind.model_fields))}"
-    message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{subject}: expected {message[:1].lower()}{message[1:]}"

@@ -40,6 +40,15 @@ class Evaluation:
     other_ways : dict[str, NDArray[int64]]
         Examples classified rightly by the model's other ways of inference, where it has any: a
         number a way, or one for each of several runs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from atoll.clients import Evaluation
+    >>> first = Evaluation(correct=np.array([3, 1]), counts=np.array([4, 2]), loss_sum=2.0)
+    >>> both = first + Evaluation(correct=np.array([0, 2]), counts=np.array([0, 2]), loss_sum=1.0)
+    >>> both.examples, both.accuracy, both.loss, both.per_class_accuracy
+    (8, 0.75, 0.375, [0.75, 0.75])
     """
 
     correct: NDArray[np.int64]
@@ -101,13 +110,13 @@ def evaluate(
     model : nn.Module
         The model; it is left in evaluation mode.
     dataset : ImageDataset
-        What images are normalised by.
+        Data set whose mean and deviation normalise the images.
     split : Split
         The examples, of which ``indices`` are evaluated.
     indices : NDArray[int64]
         Shape (n,).
     device : torch.device or str
-        Where the model is.
+        Device of the model.
 
     Returns
     -------
@@ -121,8 +130,8 @@ def evaluate(
     >>> digits = load_dataset("digits")
     >>> model = build_model(ModelSettings(name="linear"), digits.image_shape, 10, seed=0)
     >>> result = evaluate(model, digits, digits.test, np.arange(100))
-    >>> result.examples
-    100
+    >>> result.examples, 0.0 <= result.accuracy <= 1.0
+    (100, True)
     """
     model.eval()
     done = []

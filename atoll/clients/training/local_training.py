@@ -34,8 +34,21 @@ class TrainingResult:
     steps : int
         Optimiser steps taken.
     drift : float or None
-        Where a reference gradient was given: ||mean of the steps' gradients - reference|| /
+        If a reference gradient was given: ||mean of the steps' gradients - reference|| /
         ||reference||.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from atoll.clients import ClientSettings, train
+    >>> images, labels = torch.zeros(8, 1, 4, 4), torch.arange(8) % 2
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False))
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> settings = ClientSettings(batch_size=3)
+    >>> result = train(model, images, labels, settings, learning_rate=0.1, generator=generator)
+    >>> result.steps, result.examples, round(result.loss, 4)  # log 2: black images tell nothing
+    (3, 8, 0.6931)
     """
 
     loss: float

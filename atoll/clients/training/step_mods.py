@@ -28,10 +28,23 @@ class LocalStep:
     images, labels : Tensor
         The step's batch: shapes (n, channels, height, width) and (n,).
     examples : int
-        How many examples the client has in all.
+        Number of the client's examples.
     objective : Callable
         Computes the batch's loss to descend and its mean cross-entropy, scalars in the graph of
         the parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import LocalStep
+    >>> model = torch.nn.Linear(2, 2)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> def objective():
+    ...     loss = torch.nn.functional.cross_entropy(model(images), labels)
+    ...     return loss, loss.detach()
+    >>> step = LocalStep(model, list(model.parameters()), images, labels, 2, objective)
+    >>> len(step.parameters), step.objective()[0].shape
+    (2, torch.Size([]))
     """
 
     model: nn.Module

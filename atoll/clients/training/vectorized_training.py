@@ -31,7 +31,7 @@ CACHED_BYTES = 8 << 20
 
 
 def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
-    """Return why clients of ``model`` cannot train together, or None if they can.
+    """Return why clients of ``model`` cannot train vectorised, or None if they can.
 
     Parameters
     ----------

@@ -24,8 +24,9 @@ from atoll.files.recorded import (
     write_recorded_rows,
     write_recorded_text,
 )
-from atoll.platform.arenas.arena_checks import check_available
+from atoll.platform.arenas.arena_checks import check_before_run
 from atoll.platform.arenas.arena_plan import Arena, jobs_of
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.pool.task_map import TaskMap
@@ -33,7 +34,6 @@ from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_files import read_result
 from atoll.platform.run_directory.run_lock import RunLock, is_free
-from atoll.platform.sweeps.preflight import check_trials
 from atoll.platform.sweeps.sweep import OnEnd, run_sweep
 from atoll.platform.sweeps.trials import TRIALS
 
@@ -43,7 +43,7 @@ RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
 
 @dataclass(frozen=True)
 class ArenaResult:
-    """What an arena came to.
+    """Result of an arena.
 
     Attributes
     ----------
@@ -112,8 +112,7 @@ def run_arena(
     >>> result = run_arena(arena, Path("runs/arena"))  # doctest: +SKIP
     >>> result.report  # doctest: +SKIP
     """
-    check_available(arena)
-    check_trials(arena.federations.trials)
+    check_before_run(arena)
     lock = RunLock(directory)
     lock.acquire()
     try:
@@ -148,7 +147,7 @@ def jobs_of_federations(arena: Arena, federations: Path) -> tuple[list[Job], dic
         place = federations / TRIALS / trial.name
         result = read_result(place)
         if result is not None:
-            accuracy = result["metrics"].get("server_accuracy")
+            accuracy = result["metrics"].get(SERVER_ACCURACY)
             try:
                 jobs += jobs_of(arena, trial, place, accuracy)
             except CaptureError as error:

@@ -1,15 +1,20 @@
-"""What of an arena cannot be run, known before anything is."""
+"""Preflight checks of an arena, in the order in which they are made.
+
+1. :func:`check_settings`: labels and attacks.
+2. Each federation's settings, as a sweep's (:mod:`atoll.platform.runs.preflight`).
+3. :func:`check_federations`: the number of jobs; defenses on the models that they act on.
+4. :func:`check_before_run`: what attacks need beside a capture, whether they fit any federation,
+   and each federation's data, partition, model and strategy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from atoll.attacks.arena.applicability import check_fits
 from atoll.attacks.base.attack import Attack
-from atoll.attacks.base.attack_building import build_attack, find_attack
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import FederationInfo
 from atoll.clients.models.model_building import build_model
 from atoll.clients.mods import check_mods
@@ -17,8 +22,8 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import AtollError, InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.config.validation import describe_problems
 from atoll.platform.sweeps.sweep_plan import Sweep, dataset_of
+from atoll.platform.sweeps.trial_checks import check_trials
 
 if TYPE_CHECKING:
     from atoll.platform.arenas.arena_plan import Arena
@@ -28,7 +33,43 @@ if TYPE_CHECKING:
 MAX_JOBS = 1_000_000
 
 
-def check_labels(settings: ArenaSettings) -> None:
+def check_settings(settings: ArenaSettings) -> None:
+    """Refuse labels, attacks and attacks' settings that there are not.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the key, the value and what was expected.
+    """
+    _check_labels(settings)
+    _check_attacks(settings)
+
+
+def check_federations(settings: ArenaSettings, federations: Sweep) -> None:
+    """Refuse too many jobs, and defenses that cannot act on a federation's model.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the numbers, or the defense and what the model lacks.
+    """
+    _check_size(settings, federations)
+    _check_models(federations)
+
+
+def check_before_run(arena: Arena) -> None:
+    """Refuse attacks that lack something or fit no federation, and federations that cannot be run.
+
+    Raises
+    ------
+    InvalidExperimentError
+        Naming the attack or the trial, and what is missing.
+    """
+    _check_available(arena)
+    check_trials(arena.federations.trials)
+
+
+def _check_labels(settings: ArenaSettings) -> None:
     """Refuse names of defenses and attacks that the arena does not have."""
     for name in settings.sums:
         if name not in settings.defenses:
@@ -43,32 +84,28 @@ def check_labels(settings: ArenaSettings) -> None:
         )
 
 
-def check_attacks(settings: ArenaSettings) -> None:
+def _check_attacks(settings: ArenaSettings) -> None:
     """Refuse attacks that are unknown, and settings that they do not take."""
-    for label, table in settings.attacks.items():
-        key = f"arena.attacks.{label}"
-        name = table.get("name", label)
+    for label in settings.attacks:
         try:
-            kind = find_attack(str(name), f"{key}.name")
+            _attack_of(settings, label)
         except UntrustedCodeError:
             # A dry run imports no code of the user's, and knows not what that would refuse.
             continue
-        own = {k: v for k, v in table.items() if k != "name"}
-        if "defense" in own:
-            raise InvalidExperimentError(
-                f"{key}.defense = {own['defense']!r}: is set by arena.knowledge; expected it to be "
-                "left out"
-            )
-        try:
-            build_attack(str(name), own, f"{key}.name")
-        except ValidationError as error:
-            text = describe_problems(error, kind)
-            raise InvalidExperimentError(
-                "\n".join(f"{key}.{line}" for line in text.splitlines())
-            ) from None
 
 
-def check_size(settings: ArenaSettings, federations: Sweep) -> None:
+def _attack_of(settings: ArenaSettings, label: str) -> Attack:
+    key = f"arena.attacks.{label}"
+    name, own = settings.attack_of(label)
+    if "defense" in own:
+        raise InvalidExperimentError(
+            f"{key}.defense = {own['defense']!r}: is set by arena.knowledge; expected it to be "
+            "left out"
+        )
+    return build_attack(name, own, f"{key}.name", prefix=f"{key}.", error=InvalidExperimentError)
+
+
+def _check_size(settings: ArenaSettings, federations: Sweep) -> None:
     """Refuse more attacks than anybody waits for; each is a job of seconds to hours."""
     capture = federations.base.capture
     rounds = 1 if capture is None else len(capture.rounds)
@@ -83,7 +120,7 @@ def check_size(settings: ArenaSettings, federations: Sweep) -> None:
         )
 
 
-def check_models(federations: Sweep) -> None:
+def _check_models(federations: Sweep) -> None:
     """Refuse defenses that lack something in the models that they would act on."""
     seen: list[tuple[Any, Any]] = []
     for trial in federations.trials:
@@ -105,17 +142,10 @@ def check_models(federations: Sweep) -> None:
             continue
 
 
-def check_available(arena: Arena) -> None:
-    """Refuse attacks that need something which is not there, or that fit no federation.
-
-    Raises
-    ------
-    InvalidExperimentError
-        Naming the attack and what is missing.
-    """
-    for label, table in arena.settings.attacks.items():
-        own = {k: v for k, v in table.items() if k != "name"}
-        attack = build_attack(str(table.get("name", label)), own, f"arena.attacks.{label}.name")
+def _check_available(arena: Arena) -> None:
+    """Refuse attacks that need something which is not there, or that fit no federation."""
+    for label in arena.settings.attacks:
+        attack = _attack_of(arena.settings, label)
         try:
             attack.check_available()
             _check_fits_one(arena, attack)

@@ -12,12 +12,12 @@ from atoll.attacks.base.attack_building import can_adapt, find_attack
 from atoll.attacks.captures.capture_files import find_captures
 from atoll.attacks.defenses.adaptive import defenses_of
 from atoll.clients.settings import Section
+from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
-from atoll.platform.arenas.arena_checks import check_attacks, check_labels, check_models, check_size
+from atoll.platform.arenas.arena_checks import check_federations, check_settings
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.config.sweep_sections import ArenaSettings, SweepSettings
-from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
@@ -53,7 +53,7 @@ class Arena:
         settings = self.settings
         return Conditions(
             dataset=dataset_of(self.federations.base).directory,
-            candidates=settings.gallery,
+            candidates=settings.candidates,
             lpips=settings.lpips,
             batch_norm=settings.batch_norm,
             device="cuda" if settings.gpus_per_job > 0 else "cpu",
@@ -88,6 +88,32 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
     InvalidExperimentError
         If an attack or a defense is unknown or has wrong settings, a defense cannot act on a model,
         or a federation cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_arena
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "arena.toml"
+    ...     _ = path.write_text('''
+    ... [data]
+    ... dataset = "digits"
+    ... clients = 4
+    ... [model]
+    ... name = "mlp"
+    ... [capture]
+    ... nodes = [1]
+    ... rounds = [1]
+    ... [arena.attacks]
+    ... linear = { name = "linear-layer" }
+    ... [arena.defenses]
+    ... none = {}
+    ... noise = { client = { mods = [{ name = "gaussian-noise", std = 0.01 }] } }
+    ... ''')
+    ...     arena = load_arena(path)
+    >>> arena.baseline, [trial.method for trial in arena.federations.trials]
+    ('linear', ['none', 'noise'])
     """
     tables = with_overrides(read_tables(path), overrides)
     if ARENA not in tables:
@@ -99,14 +125,12 @@ def load_arena(path: Path, overrides: Sequence[str] = ()) -> Arena:
         raise InvalidExperimentError(
             f"{path}: has no section [capture]; expected one with nodes and rounds"
         )
-    check_labels(settings)
-    check_attacks(settings)
+    check_settings(settings)
     sweep_settings = SweepSettings(
         grid={**settings.grid, SEED: list(settings.seeds)}, variants=settings.defenses
     )
     federations = plan_sweep(tables, sweep_settings)
-    check_size(settings, federations)
-    check_models(federations)
+    check_federations(settings, federations)
     return Arena(settings, federations)
 
 
@@ -186,9 +210,8 @@ def _attackers(
     defenses = defenses_of(with_references(trial.experiment.client))
     is_mimicked = any(defense.is_mimicked for defense in defenses)
     is_mimicked = is_mimicked and trial.method not in arena.settings.sums
-    for label, table in arena.settings.attacks.items():
-        name = str(table.get("name", label))
-        settings = {k: v for k, v in table.items() if k != "name"}
+    for label in arena.settings.attacks:
+        name, settings = arena.settings.attack_of(label)
         differs = is_mimicked and can_adapt(find_attack(name, "arena.attacks"))
         for knowledge in arena.settings.knowledge if differs else ("naive",):
             yield label, name, settings, knowledge

@@ -12,10 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import ValidationError
 
-from atoll.attacks.base import attack_building
 from atoll.attacks.base.attack import Attack, Progress, ignore_progress
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
 from atoll.attacks.defenses.adaptive import mimic_of
@@ -36,7 +35,6 @@ from atoll.clients.data.image_dataset import ImageDataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.config.experiment import parse_value
-from atoll.platform.config.validation import describe_problems
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
 from atoll.platform.runs.session import new_run_directory
@@ -51,7 +49,7 @@ FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
 
 @dataclass(frozen=True)
 class AttackRun:
-    """What came of an attack on a run's captures.
+    """Result of an attack on a run's captures.
 
     Attributes
     ----------
@@ -59,6 +57,18 @@ class AttackRun:
         Has ``rows.parquet``, ``pictures.png`` and ``attack.json``.
     attacked : list[Attacked]
         One a victim.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll import AttackRun
+    >>> from atoll.attacks import ATTACKS, attack_victims, example_victim, observe_victims
+    >>> attack, victims = ATTACKS.find("linear-layer", "attack")(), [example_victim()]
+    >>> observations = observe_victims(victims, attack)
+    >>> others = example_victim(examples=20, seed=1).truth.images
+    >>> attacked = attack_victims("mine", attack, victims, observations, candidates=others)
+    >>> AttackRun(Path("run/attacks/mine"), attacked).means()["identified"]
+    1.0
     """
 
     directory: Path
@@ -72,23 +82,6 @@ class AttackRun:
     def means(self) -> dict[str, float | None]:
         """Return the mean of each figure over all images; None where it was not measured."""
         return {name: _mean([row[name] for row in self.rows]) for name in FIGURES}
-
-
-def build_attack(name: str, settings: Mapping[str, Any]) -> Attack:
-    """Return a registered attack, or ``module:Class``, with its settings checked.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such attack.
-    AttackError
-        With a line per setting that it does not have or that is out of range.
-    """
-    try:
-        return attack_building.build_attack(name, settings, "--attack")
-    except ValidationError as error:
-        kind = attack_building.find_attack(name, "--attack")
-        raise AttackError(describe_problems(error, kind)) from None
 
 
 def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
@@ -169,7 +162,7 @@ def run_attack(
     device : str
         "cpu" or "cuda".
     lpips : Path or bool
-        LPIPS's weights; True fetches them, and goes on without if they cannot be had.
+        LPIPS's weights; True fetches them, and omits the metric if they are unavailable.
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/NAME[-n]``.
     progress : callable

@@ -34,7 +34,7 @@ MESSAGES, ROWS = "query.moments", "labels.parquet"
 
 @dataclass(frozen=True)
 class LabelsRun:
-    """What a run's captured queries give away.
+    """Label counts that a run's captured queries reveal.
 
     Attributes
     ----------
@@ -102,6 +102,13 @@ def run_labels(
     ------
     AtollError
         If nothing was captured that holds head gradients, or the head does not give counts.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll import run_labels
+    >>> labels = run_labels(Path("runs/alignment-leakage"))  # doctest: +SKIP
+    >>> [row["recovered"] for row in labels.rows]  # doctest: +SKIP
     """
     # The session module loads Ray, which nothing else here needs.
 

@@ -1,1 +1,1 @@
-"""Callbacks: who is told of a run's rounds."""
+"""Callbacks: observers of a run's rounds."""

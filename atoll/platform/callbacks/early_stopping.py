@@ -25,7 +25,7 @@ class EarlyStopping:
 
     def should_stop(self, record: RoundRecord) -> str | None:
         """Return why to stop after this round, or None."""
-        value = metric_of(record, self._settings.metric)
+        value = record.metric(self._settings.metric)
         if value is None:
             return None
         settings, sign = self._settings, 1.0 if self._settings.mode == "max" else -1.0
@@ -45,17 +45,3 @@ class EarlyStopping:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self._best, self._best_round = state["best"], state["best_round"]
-
-
-def metric_of(record: RoundRecord, name: str) -> float | None:
-    """Return a round's metric, named as in ``rounds.parquet``; None if the round has none."""
-    group, _, rest = name.partition("_")
-    groups = {
-        "train": record.train_metrics,
-        "evaluate": record.evaluate_metrics,
-        "server": record.server_metrics,
-    }
-    for key, value in groups.get(group, {}).items():
-        if key.replace("-", "_") == rest.replace("-", "_") and isinstance(value, int | float):
-            return float(value)
-    return None

@@ -58,7 +58,7 @@ class _Note(BaseModel):
 class MLflowLog(Observer):
     """Writes parameters and a step a round to an MLflow server (an observer).
 
-    A run that is resumed goes on in the same MLflow run: its id is kept in the run directory.
+    A resumed run continues in the same MLflow run: its id is kept in the run directory.
 
     Parameters
     ----------
@@ -122,18 +122,10 @@ class MLflowLog(Observer):
 
     def on_round(self, record: RoundRecord) -> None:
         """Log a round's scalars, its number as their step."""
-        groups = {
-            "train": record.train_metrics,
-            "evaluate": record.evaluate_metrics,
-            "server": record.server_metrics,
-            "round": {"seconds": record.seconds, "errors": record.errors},
-        }
         now = int(time.time() * 1000)
         metrics = [
-            entities.Metric(f"{group}/{name}", float(value), now, record.server_round)
-            for group, some in groups.items()
-            for name, value in some.items()
-            if isinstance(value, int | float)
+            entities.Metric(name, float(value), now, record.server_round)
+            for name, value in record.scalars()
         ]
         with self._tolerated(f"round {record.server_round}"):
             self._client.log_batch(self._run_id, metrics=metrics)

@@ -1,18 +1,20 @@
-"""What is told of a run as it goes: the ledger, the terminal, TensorBoard, a user's callback."""
+"""Observers of a run: the ledger, the terminal, TensorBoard, a user's callback."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from atoll.platform.callbacks.metric_names import EVALUATE, ROUND, SERVER, TRAIN, group_of
 
 MetricValues = Mapping[str, "float | list[float]"]
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known when the rounds begin.
+    """Facts of a run that are known when its rounds begin.
 
     Attributes
     ----------
@@ -33,9 +35,20 @@ class RunInfo:
     strategy : str
         The strategy's class.
     notes : Sequence[str]
-        What the engine decided, a line each.
+        Decisions of the engine, one line each.
     members : str
-        What ``clients`` counts: "clients", or "layers".
+        Unit of ``clients``: "clients" or "layers".
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from atoll import RunInfo
+    >>> info = RunInfo(
+    ...     "first", Path("runs/first"), num_rounds=10, first_round=4, workers=2, clients=100,
+    ...     parameters=650, strategy="FedAvg",
+    ... )
+    >>> info.num_rounds - info.first_round + 1  # the rounds that a resumed run has left
+    7
     """
 
     name: str
@@ -57,9 +70,9 @@ class RoundRecord:
     Attributes
     ----------
     server_round, num_rounds : int
-        Which round of how many.
+        Round, from 1, and number of rounds.
     seconds : float
-        How long it took, evaluation included.
+        Seconds of the round, evaluation included.
     cohort : int
         Clients asked to train.
     replies : int
@@ -79,8 +92,15 @@ class RoundRecord:
         Columns with a row per client: round, phase, node_id, partition, domain, examples, loss,
         accuracy, seconds, bytes_down, bytes_up, layers, peak_memory, worker, status, reason.
     gpus : Sequence[Mapping]
-        What is known of each GPU by then: how many workers work on it, what one needs, and how
+        State of each GPU: the number of its workers, the memory that one needs, and how
         often they were made fewer.
+
+    Examples
+    --------
+    >>> from atoll import RoundRecord
+    >>> record = RoundRecord(3, 10, seconds=0.5, cohort=20, replies=19, errors=1, examples=1140)
+    >>> f"{record.replies} of {record.cohort} clients in {record.seconds} s"
+    '19 of 20 clients in 0.5 s'
     """
 
     server_round: int
@@ -100,9 +120,50 @@ class RoundRecord:
     clients: dict[str, list[Any]] = field(default_factory=dict)
     gpus: Sequence[Mapping[str, Any]] = ()
 
+    @property
+    def groups(self) -> dict[str, MetricValues]:
+        """The metrics by group."""
+        return {
+            TRAIN: self.train_metrics,
+            EVALUATE: self.evaluate_metrics,
+            SERVER: self.server_metrics,
+        }
+
+    def metric(self, column: str) -> float | None:
+        """Return a metric, named as in ``rounds.parquet``; None if the round has none."""
+        group, name = group_of(column.replace("-", "_"))
+        for key, value in self.groups.get(group, {}).items():
+            if key.replace("-", "_") == name and isinstance(value, int | float):
+                return float(value)
+        return None
+
+    def scalars(self) -> Iterator[tuple[str, float]]:
+        """Yield ``GROUP/NAME`` and value of each number, for logs."""
+        of_round = {"seconds": self.seconds, "errors": self.errors}
+        for group, metrics in {**self.groups, ROUND: of_round}.items():
+            for name, value in metrics.items():
+                if isinstance(value, int | float):
+                    yield f"{group}/{name}", value
+
 
 class Observer:
-    """Is told of a run; a subclass overrides what it wants to know of."""
+    """Observer of a run; a subclass overrides the events that it handles.
+
+    Examples
+    --------
+    >>> from atoll import Observer, RoundRecord
+    >>> class Failures(Observer):
+    ...     '''Counts the clients that failed.'''
+    ...
+    ...     errors = 0
+    ...
+    ...     def on_round(self, record):
+    ...         self.errors += record.errors
+    >>> observer = Failures()
+    >>> observer.on_round(RoundRecord(1, 10, 0.5, cohort=20, replies=18, errors=2, examples=1000))
+    >>> observer.errors
+    2
+    """
 
     def on_start(self, run: RunInfo) -> None:
         """Take note that the rounds begin."""
@@ -110,8 +171,8 @@ class Observer:
     def on_clients(self, kind: str, ended: int, of: int) -> None:
         """Take note that so many clients of an exchange have ended."""
 
-    def on_part(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Take note that a part of a layer-wise run has ended a round."""
+    def on_unit(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Take note that a unit of layer-wise training (a block, say) has ended an epoch."""
 
     def on_round(self, record: RoundRecord) -> None:
         """Take note of a round's end."""

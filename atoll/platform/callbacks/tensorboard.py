@@ -30,16 +30,8 @@ class TensorBoardLog(Observer):
 
     def on_round(self, record: RoundRecord) -> None:
         """Write a round's scalars."""
-        groups = {
-            "train": record.train_metrics,
-            "evaluate": record.evaluate_metrics,
-            "server": record.server_metrics,
-            "round": {"seconds": record.seconds, "errors": record.errors},
-        }
-        for group, metrics in groups.items():
-            for name, value in metrics.items():
-                if isinstance(value, int | float):
-                    self._writer.add_scalar(f"{group}/{name}", value, record.server_round)
+        for name, value in record.scalars():
+            self._writer.add_scalar(name, value, record.server_round)
         self._writer.flush()
 
     def on_end(self, result: Mapping[str, Any]) -> None:

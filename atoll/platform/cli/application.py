@@ -8,9 +8,9 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from atoll.error_messages import closest
 from atoll.platform.cli import apps, attacks, reference, runs, sweeps
 from atoll.platform.cli.terminal import console
-from atoll.registry import closest
 
 
 class CommandGroup(TyperGroup):

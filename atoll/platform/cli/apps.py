@@ -81,9 +81,7 @@ def flower(
         )
         config = {TABLE: {k: v for k, v in asdict(settings).items() if v is not None}}
         note(uses_in(config))
-        run_flower_app(
-            settings, out=out, observers=console_observers(True, directories, lines=False)
-        )
+        run_flower_app(settings, out=out, observers=console_observers(directories, lines=False))
 
 
 def data_get(

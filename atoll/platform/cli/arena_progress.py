@@ -1,10 +1,11 @@
-"""What a person sees of an arena in the terminal: a line a federation, and a line an attack."""
+"""Progress of an arena in the terminal: a line for each federation, and one for each attack."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
 from atoll.attacks.arena.arena_run import JobEnd
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.sweeps.sweep import TrialEnd
 
 
@@ -21,14 +22,14 @@ class ArenaProgress:
         self._console = console
 
     def on_federation(self, end: TrialEnd) -> None:
-        """Say what came of a federation."""
-        accuracy = end.metrics.get("server_accuracy")
+        """Print the result of a federation."""
+        accuracy = end.metrics.get(SERVER_ACCURACY)
         figure = "finished" if accuracy is None else f"accuracy {accuracy:.4f}"
         outcome = figure if end.error is None else f"failed: {end.error}"
         self._print(f"federation {end.done}/{end.of}: {end.trial}: {outcome}, {end.seconds:.1f} s")
 
     def on_job(self, end: JobEnd) -> None:
-        """Say what came of an attack."""
+        """Print the result of an attack."""
         labels = end.job.labels
         whose = f"{labels['attack_label']} ({end.job.knowledge}) on {labels['defense']}"
         if end.result is None:

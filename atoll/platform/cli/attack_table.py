@@ -1,4 +1,4 @@
-"""What ``atoll attack`` shows: progress, and a table of metrics."""
+"""Output of ``atoll attack``: progress, and a table of metrics."""
 
 from __future__ import annotations
 

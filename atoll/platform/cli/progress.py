@@ -1,4 +1,4 @@
-"""What a person sees of a run in the terminal."""
+"""Progress of a run in the terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from atoll.platform.callbacks.metric_names import MAIN, SHORT_LABELS, label_of
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
 # Without a terminal, at most one line in so many seconds.
@@ -74,8 +75,8 @@ class ConsoleProgress(Observer):
         if self._progress is not None:
             self._progress.update(self._task, figures=f"{kind}: {ended} of {of} clients")
 
-    def on_part(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Show how far a part is that goes at its own pace: a bar each, above the rounds'."""
+    def on_unit(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Show how far a unit of layer-wise training is: a bar each, above the rounds'."""
         if self._progress is None:
             return
         if name not in self._parts:
@@ -101,7 +102,7 @@ class ConsoleProgress(Observer):
         table.add_row("rounds", str(result["rounds"]))
         for key, value in result["metrics"].items():
             if isinstance(value, int | float):
-                table.add_row(escape(key.replace("_", " ")), f"{value:.4f}")
+                table.add_row(escape(label_of(key)), f"{value:.4f}")
         if "failed_layers" in result:
             table.add_row("failed layers", escape(", ".join(result["failed_layers"])) or "none")
         else:
@@ -122,15 +123,11 @@ class ConsoleProgress(Observer):
 
 def _figures(record: RoundRecord, members: str) -> str:
     shown = []
-    for group, metrics in (
-        ("server", record.server_metrics),
-        ("clients", record.evaluate_metrics),
-        ("train", record.train_metrics),
-    ):
-        for name in ("accuracy", "loss"):
-            value = next((v for k, v in metrics.items() if k.endswith(name)), None)
+    for group, label in SHORT_LABELS.items():
+        for name in MAIN:
+            value = next((v for k, v in record.groups[group].items() if k.endswith(name)), None)
             if isinstance(value, int | float):
-                shown.append(f"{group} {name} {value:.4f}")
+                shown.append(f"{label} {name} {value:.4f}")
     failed = f", {record.errors} failed" if record.errors else ""
     shown.append(f"{record.replies}/{record.cohort} {members}{failed}")
     shown.append(f"{record.seconds:.2f} s")

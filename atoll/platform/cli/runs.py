@@ -49,7 +49,7 @@ def run(
 
         log_to_terminal(experiment.log.level)
         quiet_flower()
-        observers = console_observers(experiment.log.progress, directories)
+        observers = console_observers(directories, progress=experiment.log.progress)
         run_experiment(experiment, out=out, resume=resume, observers=observers)
 
 
@@ -67,7 +67,7 @@ def resume(
 
         check_run_directory(run_directory)
         log_to_terminal("info")
-        observers, ask = console_observers(True, []), who_is_trusted(trust_code)
+        observers, ask = console_observers([]), who_is_trusted(trust_code)
         if is_app_run(run_directory):
             # All of a Flower app is somebody's code.
             with admitted(uses_in(read_config(run_directory)), run_directory / CONFIG, ask):

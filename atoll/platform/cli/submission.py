@@ -1,7 +1,7 @@
 """``atoll submit``: a run or a sweep as a Ray job, with the working directory sent along.
 
-The job's entry point is ``atoll run --resume`` (or ``atoll sweep``, which goes on by itself), so
-the same submission made again goes on where the job before it ended: after a lost head, a spot
+The job's entry point is ``atoll run --resume`` (or ``atoll sweep``, which resumes by itself), so
+the same submission made again continues where the job before it ended: after a lost head, a spot
 machine that was taken back, or ``backoffLimit`` of a KubeRay ``RayJob``. For that the run directory
 must be on storage that outlives the job.
 """
@@ -45,7 +45,7 @@ Write = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Submission:
-    """What is run where.
+    """Job to submit: the command, the cluster and the resources.
 
     Attributes
     ----------

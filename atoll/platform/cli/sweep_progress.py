@@ -1,4 +1,4 @@
-"""What a person sees of a sweep in the terminal."""
+"""Progress of a sweep in the terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY, label_of
 from atoll.platform.sweeps.sweep import TrialEnd
 
 
@@ -45,12 +46,12 @@ class SweepProgress:
             self._progress.start()
 
     def on_end(self, end: TrialEnd) -> None:
-        """Say what came of a trial."""
-        accuracy = end.metrics.get("server_accuracy")
+        """Print the result of a trial."""
+        accuracy = end.metrics.get(SERVER_ACCURACY)
         figure = "finished" if accuracy is None else f"accuracy {accuracy:.4f}"
         if end.is_stopped:
             [(metric, value)] = end.metrics.items()
-            figure = f"stopped early with {metric.replace('_', ' ')} {value:.4f}"
+            figure = f"stopped early with {label_of(metric)} {value:.4f}"
         outcome = f"{figure}, {end.seconds:.1f} s" if end.error is None else f"failed: {end.error}"
         line = f"[{end.done}/{end.of}] {end.trial}: {outcome}"
         self._console.print(line, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""What commands share: the terminal, options, errors as lines, progress."""
+"""Shared parts of commands: the terminal, options, errors as lines, progress."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TrustOption = Annotated[
 
 
 def who_is_trusted(trust_code: bool) -> Ask:
-    """Return what is asked before somebody else's code is imported: the option, or the person."""
+    """Return the question before another person's code is imported: the option, or a prompt."""
     if trust_code:
         return trust
     return _ask if sys.stdin.isatty() and errors.is_terminal else refuse
@@ -116,12 +116,14 @@ def settings_of(overrides: list[str] | None, workers: int | None) -> list[str]:
 
 
 def console_observers(
-    progress: bool, directories: list[Path], *, lines: bool = True
+    directories: list[Path], *, progress: bool = True, lines: bool = True
 ) -> Callable[[Path], list[Observer]]:
     """Return what makes a run's progress; the run's directory is added to ``directories``.
 
     Parameters
     ----------
+    directories : list[Path]
+        Is told of the run's directory.
     progress : bool
         Whether rounds are shown.
     lines : bool

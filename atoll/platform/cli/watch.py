@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.errors import RunDirectoryError
+from atoll.platform.callbacks.metric_names import EVALUATE, MAIN, SERVER, TRAIN, metrics_in
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cli.progress import ConsoleProgress
 from atoll.platform.run_directory.run_files import (
@@ -193,11 +194,6 @@ def read_rounds(directory: Path) -> list[RoundRecord]:
 
 
 def _record_of(row: Mapping[str, Any], num_rounds: int) -> RoundRecord:
-    def metrics(group: str) -> dict[str, Any]:
-        prefix = f"{group}_"
-        named = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-        return {key: value for key, value in named.items() if value is not None}
-
     return RoundRecord(
         server_round=row["round"],
         num_rounds=num_rounds,
@@ -206,9 +202,9 @@ def _record_of(row: Mapping[str, Any], num_rounds: int) -> RoundRecord:
         replies=row["replies"],
         errors=row["errors"],
         examples=row["examples"],
-        train_metrics=metrics("train"),
-        evaluate_metrics=metrics("evaluate"),
-        server_metrics=metrics("server"),
+        train_metrics=metrics_in(row, TRAIN),
+        evaluate_metrics=metrics_in(row, EVALUATE),
+        server_metrics=metrics_in(row, SERVER),
         bytes_down=row["bytes_down"],
         bytes_up=row["bytes_up"],
     )
@@ -287,9 +283,7 @@ def _standing(row: Mapping[str, Any], place: Path) -> tuple[str, str]:
         return WAITING, ""
     rounds = read_rounds(place)
     metrics = rounds[-1].server_metrics if rounds else {}
-    figures = [
-        f"{k} {v:.4f}" for k in ("accuracy", "loss") if isinstance(v := metrics.get(k), float)
-    ]
+    figures = [f"{k} {v:.4f}" for k in MAIN if isinstance(v := metrics.get(k), float)]
     if row["status"] == WAITING:
         return f"round {len(rounds)}/{row['of_rounds']}", ", ".join(figures)
     if row["rounds"] != row["of_rounds"]:

@@ -1,4 +1,4 @@
-"""What the cluster's autoscaler says: whether there is one, and which nodes are on their way.
+"""Reports of the cluster's autoscaler: whether there is one, and which nodes are starting.
 
 Ray has two autoscalers, and a monitor that reports like one where there is none. What they say lies
 in Ray's internal tables (``ray status`` prints it); this is the only module that reads them.
@@ -29,7 +29,7 @@ RPC_SECONDS = 10
 
 @dataclass(frozen=True)
 class AutoscalerReport:
-    """What the autoscaler said last.
+    """Last report of the autoscaler.
 
     Attributes
     ----------

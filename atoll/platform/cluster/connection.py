@@ -251,7 +251,7 @@ class _Fixed(list[str]):
 def _search_path() -> dict[str, Any]:
     """Return what keeps the current folder off the front of workers' search path.
 
-    Ray puts it there, before what is installed. While somebody else's run is gone on with it may be
+    Ray puts it there, before what is installed. While another person's run is resumed it may be
     theirs; workers get the driver's path anyway (worker_setup.py), with the folder last.
     """
     if not is_restricted() or Path.cwd() == Path(__file__).resolve().parents[3]:

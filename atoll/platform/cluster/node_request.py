@@ -1,4 +1,4 @@
-"""What a run asks the cluster's autoscaler for: nodes for the workers that it could use.
+"""Request of a run to the cluster's autoscaler: nodes for the workers that it could use.
 
 Ray keeps one request for a whole cluster: each call replaces the one before, and it stays when the
 driver that made it is killed. So runs do not call Ray themselves. They have leases with a keeper,
@@ -104,7 +104,7 @@ class Largest:
 
 
 class Leases:
-    """What runs want, each for a limited time."""
+    """Requests of runs, each for a limited time."""
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[float, list[Bundle]]] = {}

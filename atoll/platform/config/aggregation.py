@@ -1,4 +1,4 @@
-"""Whether a strategy's aggregation is exactly a weighted mean, decided by what the strategy is.
+"""Decision whether a strategy's aggregation is exactly a weighted mean.
 
 Where it is, workers add up replies and only sums travel. FedAvg's ``aggregate_train`` is that
 mean, and FedProx inherits it; FedAvgM, FedAdam, FedYogi and FedAdagrad call it first and then use
@@ -31,7 +31,7 @@ _MEAN_ONLY = tuple(
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How the replies to a strategy's training messages are handled.
+    """Handling of the replies to a strategy's training messages.
 
     Attributes
     ----------

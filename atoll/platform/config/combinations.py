@@ -1,9 +1,9 @@
-"""Alignment strategies under clients' mods: which pairs are what they say, and which are not.
+"""Alignment strategies under clients' mods: the effect of each mod on each strategy's guarantee.
 
-An alignment strategy promises that a round is a step of the centralised method. A mod changes what
-clients send, and it sees training messages only: what clients answer to a strategy's queries goes
-out as it is. :data:`TABLE` says what becomes of the promise, by what a strategy asks of clients and
-by where a mod acts; tests verify each entry on real clients.
+An alignment strategy guarantees that a round is a step of the centralised method. A mod changes
+what clients send. It sees training messages only: answers to queries are sent unchanged.
+:data:`TABLE` has the effect on the guarantee by the kind of messages that a strategy asks for and
+the place where a mod acts; tests verify each entry on real clients.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import (
 from atoll.attacks.defenses.defense import Defense
 from atoll.clients.mods import KEY
 from atoll.errors import InvalidExperimentError
+from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.gradients import GradientStrategy
 from atoll.strategies.alignment.methods.updates import FedDGGA
@@ -34,7 +35,7 @@ logger = logging.getLogger("atoll")
 
 
 class Traffic(Enum):
-    """What a strategy has clients send."""
+    """Messages that a strategy has clients send."""
 
     REPLIES = "models trained on a weighted loss"
     TERMS = "models trained on a loss with terms beside the examples' own"
@@ -45,7 +46,7 @@ class Traffic(Enum):
 
 
 class Kind(Enum):
-    """Where a mod acts."""
+    """Place where a mod acts."""
 
     OBSERVER = "looks only"
     STEP = "on each step's gradient"
@@ -61,7 +62,7 @@ class Kind(Enum):
 
 
 class Status(Enum):
-    """What becomes of a strategy's promise under a mod."""
+    """Effect of a mod on a strategy's guarantee."""
 
     EXACT = "exact"
     UNBIASED = "unbiased"
@@ -71,7 +72,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a strategy's promise under a mod, and why."""
+    """Effect of a mod on a strategy's guarantee, with the reason."""
 
     status: Status
     reason: str
@@ -221,7 +222,7 @@ def kind_of(name: str, mod: object) -> Kind | None:
 
 
 def verdict_of(strategy: AlignmentStrategy, name: str, mod: object) -> Verdict | None:
-    """Return what becomes of a strategy's promise under a mod; None of one of the user's own.
+    """Return the effect of a mod on a strategy's guarantee; None for a mod of the user's own.
 
     Parameters
     ----------
@@ -293,11 +294,10 @@ def _verdicts(
 def _aligned(strategy: Strategy) -> Iterator[tuple[Strategy | None, AlignmentStrategy]]:
     """Yield an alignment strategy, and what wraps it."""
     outer: Strategy | None = None
-    inner: object = strategy
-    while isinstance(inner, Strategy):
+    for inner in nested_strategies(strategy):
         if isinstance(inner, AlignmentStrategy):
             yield outer, inner
-        outer, inner = inner, getattr(inner, "strategy", None)
+        outer = inner
 
 
 def _check_wrapper(outer: Strategy, aligned: AlignmentStrategy) -> None:

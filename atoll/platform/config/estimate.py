@@ -1,4 +1,4 @@
-"""How long a run will take, said before its hours begin.
+"""Estimate of a run's duration, logged before a long run begins.
 
 Bounds keep out what is a mistake at any speed; 10,000 rounds of a thousand clients are none, and
 may be a day or a year. So where a run has a million local steps or more, one is timed here.

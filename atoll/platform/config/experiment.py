@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, Section
+from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.files import reading
 from atoll.platform.config.consistency import problems_of
@@ -21,7 +22,6 @@ from atoll.platform.config.sections import (
     RunSettings,
     StrategySettings,
 )
-from atoll.platform.config.validation import validated
 
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)

@@ -1,4 +1,4 @@
-"""What a run's differential privacy is worth, said before it starts, with the reason.
+"""Warnings about void privacy guarantees, before a run starts.
 
 A guarantee of (epsilon, delta) lets an attacker's odds of telling two data sets apart change by a
 factor e^epsilon, and does not hold at all with probability delta. So an epsilon of 50 promises
@@ -22,6 +22,7 @@ from atoll.attacks.defenses.local_dp import LocalDP
 from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
+from atoll.platform.config.strategy_wrappers import nested_strategies
 
 logger = logging.getLogger("atoll")
 
@@ -112,11 +113,9 @@ def _large(name: str, epsilon: float, what: str) -> str:
 
 def _of_strategies(strategy: Strategy) -> Iterator[str]:
     """Yield a line for each of Flower's strategies of central privacy that adds no noise."""
-    inner: object = strategy
-    while isinstance(inner, Strategy):
+    for inner in nested_strategies(strategy):
         if getattr(inner, "noise_multiplier", None) == 0:
             yield (
                 f"strategy.noise_multiplier = 0: {type(inner).__name__} then clips and adds no "
                 "noise; nothing is guaranteed"
             )
-        inner = getattr(inner, "strategy", None)

@@ -144,8 +144,8 @@ class RaySettings(Section):
 class LayersSettings(Section):
     """``[layers]``: train a NoProp network's blocks where the data are, each by itself.
 
-    Its presence makes the experiment a layer run: a round is an epoch of every part, and there is
-    no ``[strategy]``.
+    Its presence makes the experiment layer-wise training: a round is an epoch of every unit (a
+    block, the head, a baseline's member), and there is no ``[strategy]``.
 
     Attributes
     ----------

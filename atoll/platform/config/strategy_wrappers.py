@@ -5,6 +5,7 @@ Such a pair would run, and without noise enough, without clipping, or on the wro
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from flwr.serverapp.strategy import (
@@ -74,7 +75,7 @@ def check_wrapped(strategy: Strategy, mods: Sequence[str], *, is_mean: bool) -> 
 
 def _check_clipping_mods(strategy: Strategy, mods: Sequence[str]) -> None:
     """Refuse Flower's clipping mods where no strategy sends the norm: every client would fail."""
-    wrappers = {type(strategy), *(type(inner) for _, _, inner in _layers(strategy))}
+    wrappers = {type(kind) for kind in nested_strategies(strategy)}
     if any(kind.__module__.partition(".")[0] not in ("atoll", "flwr") for kind in wrappers):
         # One of the user's own may send it.
         return
@@ -86,10 +87,20 @@ def _check_clipping_mods(strategy: Strategy, mods: Sequence[str]) -> None:
             )
 
 
+def nested_strategies(strategy: Strategy) -> Iterator[Strategy]:
+    """Yield a strategy and those within it, the outermost first.
+
+    A wrapper is one of Flower's, ours or a user's that keeps another in its attribute ``strategy``.
+    """
+    inner: object = strategy
+    while isinstance(inner, Strategy):
+        yield inner
+        inner = getattr(inner, "strategy", None)
+
+
 def _layers(strategy: Strategy) -> Iterator[tuple[str, Strategy, Strategy]]:
     """Yield each wrapped strategy's key, its wrapper, and itself."""
-    key, inner = "strategy", getattr(strategy, "strategy", None)
-    while isinstance(inner, Strategy):
+    key = "strategy"
+    for outer, inner in itertools.pairwise(nested_strategies(strategy)):
         key = f"{key}.strategy"
-        yield key, strategy, inner
-        strategy, inner = inner, getattr(inner, "strategy", None)
+        yield key, outer, inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from atoll.clients.ranges import Count, Examples, Processors, Rounds, Seed
 from atoll.clients.settings import Section
@@ -52,11 +52,11 @@ class SweepSettings(Section):
         grid is run with each sample. A list is a choice of its values. A variant may have a
         ``random`` of its own.
     samples : int or None
-        How many samples are drawn.
+        Number of samples that are drawn.
     samples_seed : int
         Decides what is drawn.
     early_stopping : TrialStoppingSettings or None
-        Which trials are stopped before their last round.
+        Rule by which trials are stopped before their last round.
     parallel : int or "auto"
         Trials at once; "auto" is as many as the cluster has workers.
     """
@@ -94,18 +94,18 @@ class ArenaSettings(Section):
     seeds : list[int]
         Seeds of the federations, and of the attacks on them.
     knowledge : list
-        "naive": the attacker matches the update as if nobody defended it. "adaptive": it knows
+        "naive": the attacker matches the update as if it were undefended. "adaptive": it knows
         which defenses act, estimates their arguments from the update, and does the same to its own
         gradients.
     sums : list[str]
-        Defenses under which the onlooker sees only the sum over a round's captured clients
+        Defenses under which the server sees only the sum over a round's captured clients
         (secure aggregation).
     victims : int
         Captures of each round and federation that are attacked, of the lowest nodes.
     baseline : str or None
         The attack that others are compared with; by default the first.
-    gallery : int
-        Test images that a reconstruction is told from.
+    candidates : int
+        Test images among which a reconstruction is identified (once named ``gallery``).
     lpips : bool
         Whether the perceptual distance is measured.
     batch_norm : "train" or "eval"
@@ -113,7 +113,7 @@ class ArenaSettings(Section):
     pictures : bool
         Whether the clients' images and their reconstructions are kept, and shown in the report.
     cpus_per_job, gpus_per_job : float
-        What an attack takes of the cluster.
+        CPUs and GPUs of an attack.
     """
 
     attacks: Annotated[
@@ -133,9 +133,16 @@ class ArenaSettings(Section):
     sums: Annotated[tuple[str, ...], Field(strict=False, examples=[["secure-aggregation"]])] = ()
     victims: Count = 1
     baseline: Annotated[str | None, Field(examples=["inverting-gradients"])] = None
-    gallery: Examples = 1000
+    candidates: Annotated[
+        Examples, Field(validation_alias=AliasChoices("candidates", "gallery"))
+    ] = 1000
     lpips: bool = False
     batch_norm: Literal["train", "eval"] = "train"
     pictures: bool = False
     cpus_per_job: Processors = 1.0
     gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0
+
+    def attack_of(self, label: str) -> tuple[str, dict[str, Any]]:
+        """Return the name and the settings of the attack with that label."""
+        table = self.attacks[label]
+        return str(table.get("name", label)), {k: v for k, v in table.items() if k != "name"}

@@ -62,8 +62,8 @@ class Cohort:
     Attributes
     ----------
     at_once : int or None
-        If a chunk's clients did not fit into a GPU together: how many may train at once when the
-        exchange is begun anew, which it must be. All chunks are then cut alike, so what a run
+        If a chunk's vectorised clients did not fit into a GPU: how many may train so when the
+        exchange is restarted, which it must be. All chunks are then cut alike, so what a run
         comes to depends on what fits, not on which chunk was tried first.
     """
 
@@ -111,7 +111,7 @@ class Cohort:
 
     @property
     def finished(self) -> bool:
-        """Whether every client has come to an end, and the driver has the sum; or none will."""
+        """Whether every client has ended and the driver has the sum, or none will end."""
         is_done = self._ended == len(self._chunks) and self._sums.are_here
         return self.at_once is not None or is_done
 
@@ -136,7 +136,7 @@ class Cohort:
 
     @property
     def waiting(self) -> int:
-        """How many chunks have not been started, and may be given to workers ahead."""
+        """Number of chunks that have not been started and may be given to workers ahead."""
         if self._one_at_a_time or not self._queue or not self._is_plain(self._queue[0]):
             return 0
         return len(self._queue)
@@ -256,7 +256,7 @@ class Cohort:
         self._end(chunk.index, result.outcomes)
 
     def lost(self, job: Job, *, overdue: bool) -> None:
-        """Dispatch a lost job's chunks again, or isolate their clients."""
+        """DispatchedExchange a lost job's chunks again, or isolate their clients."""
         self._under_way -= 1
         chunks: list[Chunk] = job.payload
         if isinstance(job.payload, Merge):
@@ -293,7 +293,7 @@ class Cohort:
         self._end(chunk.index, [Outcome(position, node_id, failure)])
 
     def too_large(self, job: Job, shortage: Shortage) -> bool:
-        """Give the exchange up, to be begun anew with half as many clients at once."""
+        """Stop the exchange, to be restarted with half as many vectorised clients."""
         if shortage.at_once > 1:
             self.at_once = shortage.at_once // 2
         return shortage.at_once > 1

@@ -15,7 +15,7 @@ from atoll.platform.worker.sum_tree import TreeSum
 
 
 class Places(Protocol):
-    """Where workers are (a worker pool)."""
+    """Nodes of the workers (a worker pool)."""
 
     @property
     def here(self) -> str:

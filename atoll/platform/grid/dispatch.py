@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.platform.grid.cohort import Cohort
-from atoll.platform.grid.instructions import Outgoing
+from atoll.platform.grid.instructions import Instructions
 from atoll.platform.grid.node_sums import Traffic
 from atoll.platform.messages.exchange import Chunk, Exchange
 from atoll.platform.messages.outcome import Outcome
@@ -15,7 +15,7 @@ from atoll.platform.messages.outcome import Outcome
 
 @dataclass(frozen=True)
 class ExchangeReport:
-    """What became of an exchange.
+    """Report of an exchange.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class ExchangeReport:
 
 
 @dataclass
-class Dispatch:
+class DispatchedExchange:
     """An exchange with its messages, chunks and outcomes.
 
     Attributes
@@ -52,10 +52,10 @@ class Dispatch:
     outcomes : dict[int, Outcome]
         By position, those of the clients that have ended, where they are taken one by one.
     is_reported : bool
-        Whether the exchange has been told of.
+        Whether the exchange has been reported.
     """
 
-    outgoing: Outgoing
+    instructions: Instructions
     exchange: Exchange
     chunks: list[Chunk] = field(default_factory=list)
     contents: list[Any] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Dispatch:
 
     def share_contents(self) -> None:
         """Put contents that several chunks need into the object store."""
-        self.contents = self.outgoing.share(self.chunks)
+        self.contents = self.instructions.share(self.chunks)
 
     def in_order(self, missing: Callable[[int, int], Outcome] | None = None) -> list[Outcome]:
         """Return the outcomes in the messages' order.
@@ -77,5 +77,5 @@ class Dispatch:
         """
         if missing is None:
             return [self.outcomes[position] for position in sorted(self.outcomes)]
-        nodes = [request.metadata.dst_node_id for request in self.outgoing.requests]
+        nodes = [request.metadata.dst_node_id for request in self.instructions.requests]
         return [self.outcomes.get(p) or missing(p, node) for p, node in enumerate(nodes)]

@@ -1,4 +1,4 @@
-"""What a message's random state derives from: its round, and how often that has come before.
+"""Inputs of a message's random state: its round, and the number of earlier messages of that round.
 
 A client that gets two messages must not draw the same numbers twice.
 """

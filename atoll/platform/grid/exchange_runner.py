@@ -16,10 +16,10 @@ from atoll import flower
 from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.config.aggregation import Aggregation
 from atoll.platform.grid.cohort import Cohort
-from atoll.platform.grid.dispatch import Dispatch, ExchangeReport
+from atoll.platform.grid.dispatch import DispatchedExchange, ExchangeReport
 from atoll.platform.grid.draws import Draws
 from atoll.platform.grid.grid_config import GridConfig
-from atoll.platform.grid.instructions import Outgoing
+from atoll.platform.grid.instructions import Instructions
 from atoll.platform.grid.replies import replies_of, settle_mismatches
 from atoll.platform.grid.vectorization import VectorizationChoice, choose
 from atoll.platform.messages.exchange import Exchange
@@ -55,7 +55,7 @@ class ExchangeRunner:
     is_checked : bool
         Whether replies are validated.
     vectorization : VectorizationChoice
-        Whether a chunk's clients train at once.
+        Whether a chunk's clients train vectorised.
     states : dict[int, bytes]
         The nodes' serialised states.
     server_round : int or None
@@ -98,7 +98,7 @@ class ExchangeRunner:
         return before
 
     def stop_reports(self) -> None:
-        """Report to nobody from here on; a report under way is waited for.
+        """Stop reporting; a report under way is waited for.
 
         Messages that nobody waits for end in a thread of their own, also while a run is ending.
         """
@@ -144,21 +144,21 @@ class ExchangeRunner:
             Seconds after which clients that have not ended reply with an error.
         """
         dispatch = self._prepare(requests, sums=self.can_sum(requests))
-        outgoing, exchange = dispatch.outgoing, dispatch.exchange
+        instructions, exchange = dispatch.instructions, dispatch.exchange
         config = self._config
-        cut = partial(outgoing.chunks, config.chunk_size, config.sizes, self.states)
-        if outgoing.kind == "train":
+        cut = partial(instructions.chunks, config.chunk_size, config.sizes, self.states)
+        if instructions.kind == "train":
             if not self.vectorization.decided:
-                trial = cut(together=True)
-                self.vectorization = choose(self._pool, exchange, trial, outgoing.contents)
+                trial = cut(vectorized=True)
+                self.vectorization = choose(self._pool, exchange, trial, instructions.contents)
             exchange = self._as_chosen(exchange)
-        dispatch.chunks = cut(together=exchange.vectorize)
+        dispatch.chunks = cut(vectorized=exchange.vectorize)
         dispatch.exchange = exchange
         self._run_cohort(dispatch, timeout)
         return self._conclude(dispatch)
 
-    def _run_cohort(self, dispatch: Dispatch, timeout: float | None) -> None:
-        """Run the chunks: with fewer clients at once, from the beginning, if they do not fit."""
+    def _run_cohort(self, dispatch: DispatchedExchange, timeout: float | None) -> None:
+        """Run the chunks: with fewer vectorised clients, from the beginning, if they do not fit."""
         dispatch.share_contents()
         while True:
             cohort = self._cohort(dispatch)
@@ -172,14 +172,14 @@ class ExchangeRunner:
         choice = self.vectorization
         return replace(exchange, vectorize=choice.vectorized, at_once=choice.at_once)
 
-    def _conclude(self, dispatch: Dispatch) -> list[Message]:
+    def _conclude(self, dispatch: DispatchedExchange) -> list[Message]:
         exchange, cohort = dispatch.exchange, dispatch.cohort
         assert cohort is not None
         outcomes, total = cohort.outcomes(), cohort.total
         if exchange.checked:
             strict = self._config.check_replies is True
             outcomes = settle_mismatches(outcomes, exchange, total, strict=strict)
-        requests = dispatch.outgoing.requests
+        requests = dispatch.instructions.requests
         with self._lock:
             for outcome in outcomes:
                 self.keep_state(outcome)
@@ -196,65 +196,69 @@ class ExchangeRunner:
         self,
         requests: list[Message],
         chunk_size: int | Literal["auto"],
-        on_ended: Callable[[Dispatch, Sequence[Outcome]], None],
-    ) -> Dispatch:
+        on_ended: Callable[[DispatchedExchange, Sequence[Outcome]], None],
+    ) -> DispatchedExchange:
         """Send messages whose outcomes are taken as their chunks end, whoever drives the pool."""
         dispatch = self._prepare(requests, sums=False)
-        dispatch.chunks = dispatch.outgoing.chunks(chunk_size, self._config.sizes, self.states)
+        dispatch.chunks = dispatch.instructions.chunks(chunk_size, self._config.sizes, self.states)
         dispatch.share_contents()
         self._pool.add(self._cohort(dispatch, partial(on_ended, dispatch)))
         return dispatch
 
-    def _prepare(self, requests: list[Message], *, sums: bool) -> Dispatch:
+    def _prepare(self, requests: list[Message], *, sums: bool) -> DispatchedExchange:
         with self._lock:
             self._exchanges += 1
             delivered_at = datetime.now(UTC).isoformat()
-            outgoing = Outgoing(
+            instructions = Instructions(
                 requests,
                 self.server_round,
                 self._draws,
                 has_structure=self.is_checked or sums,
             )
             flower.set_delivered(requests, delivered_at)
-            return Dispatch(outgoing, self._exchange(outgoing, delivered_at, sums=sums))
+            return DispatchedExchange(
+                instructions, self._exchange(instructions, delivered_at, sums=sums)
+            )
 
-    def _exchange(self, outgoing: Outgoing, delivered_at: str, *, sums: bool) -> Exchange:
-        aggregation = self._aggregation if outgoing.is_training else None
+    def _exchange(self, instructions: Instructions, delivered_at: str, *, sums: bool) -> Exchange:
+        aggregation = self._aggregation if instructions.is_training else None
         is_weighted = aggregation is not None and (self.is_checked or sums)
-        kind, server_round = outgoing.kind, outgoing.server_round
+        kind, server_round = instructions.kind, instructions.server_round
         return Exchange(
             number=self._exchanges,
             seed=self._config.seed,
             server_round=server_round,
             num_partitions=self._num_nodes,
-            envelopes=tuple(outgoing.envelopes),
-            expected=tuple(outgoing.expected),
+            envelopes=tuple(instructions.envelopes),
+            expected=tuple(instructions.expected),
             weighted_by=aggregation.weighted_by if aggregation and is_weighted else None,
             sum_replies=sums,
             checked=self.is_checked,
-            check_finite=outgoing.is_training and self.is_checked,
+            check_finite=instructions.is_training and self.is_checked,
             client_timeout=self._config.client_timeout,
             captured=() if self._recorder is None else self._recorder.nodes(kind, server_round),
             delivered_at=delivered_at,
         )
 
     def _cohort(
-        self, dispatch: Dispatch, on_ended: Callable[[Sequence[Outcome]], None] | None = None
+        self,
+        dispatch: DispatchedExchange,
+        on_ended: Callable[[Sequence[Outcome]], None] | None = None,
     ) -> Cohort:
-        outgoing, chunks = dispatch.outgoing, dispatch.chunks
+        instructions, chunks = dispatch.instructions, dispatch.chunks
         # More workers than chunks would be idle.
         self._room.could_use = max(self._room.could_use, len(chunks))
-        clients = len(outgoing.requests)
+        clients = len(instructions.requests)
         dispatch.cohort = Cohort(
             dispatch.exchange,
             dispatch.contents,
             chunks,
             self._suspects,
-            self._chunk_seconds.get(outgoing.kind),
+            self._chunk_seconds.get(instructions.kind),
             workers=self._pool,
             places=self._places,
-            one_at_a_time=outgoing.is_large,
-            on_progress=lambda ended: self._on_progress(outgoing.kind, ended, clients),
+            one_at_a_time=instructions.is_large,
+            on_progress=lambda ended: self._on_progress(instructions.kind, ended, clients),
             on_ended=on_ended or _ignore_outcomes,
         )
         return dispatch.cohort
@@ -264,32 +268,32 @@ class ExchangeRunner:
         if outcome.state is not None:
             self.states[outcome.node_id] = outcome.state
 
-    def report(self, dispatch: Dispatch, outcomes: Sequence[Outcome]) -> None:
+    def report(self, dispatch: DispatchedExchange, outcomes: Sequence[Outcome]) -> None:
         """Report an exchange, once."""
-        outgoing, cohort = dispatch.outgoing, dispatch.cohort
+        instructions, cohort = dispatch.instructions, dispatch.cohort
         if dispatch.is_reported or cohort is None:
             return
         dispatch.is_reported = True
         self._places = cohort.places
         if cohort.chunk_seconds is not None:
-            self._chunk_seconds[outgoing.kind] = cohort.chunk_seconds
+            self._chunk_seconds[instructions.kind] = cohort.chunk_seconds
         self._on_exchange(
             ExchangeReport(
-                outgoing.kind,
+                instructions.kind,
                 dispatch.exchange.server_round,
                 [outcome.without_content() for outcome in outcomes],
-                outgoing.bytes_to,
+                instructions.bytes_to,
                 cohort.traffic,
             )
         )
 
 
 def _ignore_report(report: ExchangeReport) -> None:
-    """Do nothing: nobody asked for reports."""
+    """Ignore a report: the default."""
 
 
 def _ignore_progress(kind: str, ended: int, of: int) -> None:
-    """Do nothing: nobody watches."""
+    """Ignore progress: the default."""
 
 
 def _ignore_outcomes(outcomes: Sequence[Outcome]) -> None:

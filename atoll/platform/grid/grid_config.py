@@ -1,4 +1,4 @@
-"""How a grid works: what :class:`~atoll.platform.grid.ray_grid.RayGrid` takes beside an app."""
+"""Configuration of a :class:`~atoll.platform.grid.ray_grid.RayGrid`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from atoll.platform.config.sections import NODES_TIMEOUT
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """How the nodes of a federation are simulated.
+    """Configuration of a grid: how the nodes of a federation are simulated.
 
     Attributes
     ----------
     seed : int
         Clients' random states derive from (seed, round, kind of message, partition).
     workers : int or "auto"
-        How many worker processes; "auto" is as many as the cluster holds.
+        Number of worker processes; "auto" is as many as the cluster holds.
     cpus_per_worker : float
         The share of a node's CPUs that each takes.
     gpus_per_worker : float or "auto"
@@ -46,16 +46,23 @@ class GridConfig:
         strategy as the client made it, and one that is late is left to :meth:`pull_messages`;
         with them, a client that is not done in time replies with an error.
     vectorize : bool or "auto"
-        Whether a chunk's clients train at once, where the app offers it; "auto" times the first
+        Whether a chunk's clients train vectorised, where the app offers it; "auto" times the first
         chunk both ways.
     data : Sequence[Path]
         Folders that the app opens; they are brought to nodes that do not have them.
     name : str
-        What the workers are named by in Ray's dashboard.
+        Name of the workers in Ray's dashboard.
     nodes_timeout : float
         Seconds to wait for the nodes that an autoscaler brings, if none is there.
     address : str, optional
         The Ray cluster; by default the one at hand, or one started here.
+
+    Examples
+    --------
+    >>> from atoll import GridConfig
+    >>> config = GridConfig(seed=0, workers=2, chunk_size=8)
+    >>> config.check_replies, config.vectorize, config.gpus_per_worker
+    (False, False, 'auto')
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Messages on their way out: their contents packed once each, the cohort cut into chunks."""
+"""The instructions of one exchange: contents packed once each, the cohort cut into chunks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from atoll.platform.messages.packing import (
 )
 
 MAX_CHUNK = 16
-# Where a chunk's clients train at once, a larger one has less to send for each of them.
-MAX_CHUNK_TOGETHER = 64
+# Where a chunk's clients train vectorised, a larger one has less to send for each of them.
+MAX_VECTORIZED_CHUNK = 64
 # Chunks of so many clients may differ by one.
 UNEVEN = 8
 # From this size on, a chunk's sum costs more to move than uneven chunks cost in waiting.
@@ -34,7 +34,7 @@ LARGE_CONTENT = 4_000_000
 INLINE = 100_000
 
 
-class Outgoing:
+class Instructions:
     """The messages of one exchange.
 
     Parameters
@@ -123,7 +123,7 @@ class Outgoing:
         examples: Sequence[int] | NDArray[np.int64] | None,
         states: Mapping[int, bytes],
         *,
-        together: bool = False,
+        vectorized: bool = False,
     ) -> list[Chunk]:
         """Cut the cohort into chunks; messages to one node stay together.
 
@@ -135,12 +135,14 @@ class Outgoing:
             Examples per partition: chunks with most of them come first.
         states : Mapping[int, bytes]
             The nodes' serialised states.
-        together : bool
-            Whether a chunk's clients (may) train at once.
+        vectorized : bool
+            Whether a chunk's clients (may) train vectorised.
         """
         nodes = self._nodes
         cuts, start = [], 0
-        for end in self._ends(together) if size == "auto" else range(size, len(nodes) + size, size):
+        for end in (
+            self._ends(vectorized) if size == "auto" else range(size, len(nodes) + size, size)
+        ):
             stop = max(start, min(end, len(nodes)))
             while start < stop < len(nodes) and nodes[stop] == nodes[stop - 1]:
                 stop += 1
@@ -162,15 +164,15 @@ class Outgoing:
             for index, (start, stop) in enumerate(cuts)
         ]
 
-    def _ends(self, together: bool) -> list[int]:
+    def _ends(self, vectorized: bool) -> list[int]:
         """Return where chunks end: an even number of chunks, short ones equally long if they can.
 
         So few workers share them evenly. Small chunks balance best; a large model's sums are
-        worth fewer, larger ones, and so are clients that train at once.
+        worth fewer, larger ones, and so are clients that train vectorised.
         """
         clients = len(self._nodes)
-        fewest = 8 if self.is_large else 16 if together else 32
-        longest = MAX_CHUNK_TOGETHER if together else MAX_CHUNK
+        fewest = 8 if self.is_large else 16 if vectorized else 32
+        longest = MAX_VECTORIZED_CHUNK if vectorized else MAX_CHUNK
         fewest = max(fewest, 2 * -(-clients // (2 * longest)))
         count = fewest
         if clients < UNEVEN * fewest:

@@ -34,7 +34,7 @@ class _Sent:
 
 @dataclass(frozen=True)
 class Posted:
-    """What became of the messages of one push.
+    """Outcome of the messages of one push.
 
     Attributes
     ----------

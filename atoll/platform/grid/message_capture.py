@@ -1,9 +1,9 @@
-"""Recording what an onlooker at the server sees of chosen clients, in chosen rounds.
+"""Recorder of the messages that an honest-but-curious server sees, of chosen clients and rounds.
 
 What is recorded is the message to a client and its reply after the client's mods have acted, as
 :mod:`atoll.attacks.captures.capture_files` keeps them. The run's result does not change by a bit.
 Where clients' models are added up without replies, the recorded client is asked once more, by
-itself: its reply has the bits of its share in the sum (to rounding, where clients trained at once).
+itself: its reply has the bits of its share in the sum (to rounding, if clients trained vectorised).
 
 Under secure aggregation the server is told no client's update, so what is recorded is the sum.
 """

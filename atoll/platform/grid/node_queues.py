@@ -1,4 +1,4 @@
-"""Which message a node gets next: one at a time, in the order in which they were sent."""
+"""Queues of messages by node: one at a time, in the order in which they were sent."""
 
 from __future__ import annotations
 

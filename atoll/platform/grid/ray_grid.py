@@ -56,7 +56,7 @@ class RayGrid(Grid):
     config : GridConfig, optional
         How they are simulated.
     cluster : Cluster, optional
-        A connection that is there already; whoever made it closes it.
+        An existing connection; its creator closes it.
     run : Run, optional
         What :attr:`run` reports.
     **options
@@ -251,7 +251,7 @@ class RayGrid(Grid):
 
     @property
     def workers(self) -> int:
-        """How many workers the cluster allows; as many are there or wait for a node."""
+        """Number of workers that the cluster allows; as many are there or wait for a node."""
         return self.pool.size
 
     # --- what the round loop adds --------------------------------------------------------------
@@ -263,7 +263,7 @@ class RayGrid(Grid):
 
     @property
     def vectorization(self) -> VectorizationChoice:
-        """Whether a chunk's clients train at once, and why."""
+        """Whether a chunk's clients train vectorised, and why."""
         return self._runner.vectorization
 
     def restore(self, states: Mapping[int, bytes], vectorization: VectorizationChoice) -> None:
@@ -291,7 +291,7 @@ class RayGrid(Grid):
         self._runner.record_with(recorder)
 
     def stop_reports(self) -> None:
-        """Tell nobody of exchanges that end from here on; a report under way is waited for."""
+        """Stop reporting exchanges that end; a report under way is waited for."""
         self._runner.stop_reports()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Messages that are answered one by one, whoever waits for the replies, or nobody.
+"""Messages that are answered one by one, whether or not a caller waits for the replies.
 
 Replies go to the mailbox as clients end, and a node's next message is sent when the one before it
 has ended. The thread that waits for replies drives the workers; where none waits, one in the
@@ -16,7 +16,7 @@ from flwr.app import Message
 
 from atoll.errors import EngineError
 from atoll.platform.grid.cohort import late_outcome
-from atoll.platform.grid.dispatch import Dispatch
+from atoll.platform.grid.dispatch import DispatchedExchange
 from atoll.platform.grid.mailbox import Mailbox
 from atoll.platform.grid.node_queues import NodeQueues
 from atoll.platform.grid.replies import reply_of
@@ -34,8 +34,8 @@ class Start(Protocol):
         self,
         requests: list[Message],
         chunk_size: int | Literal["auto"],
-        on_ended: Callable[[Dispatch, Sequence[Outcome]], None],
-    ) -> Dispatch:
+        on_ended: Callable[[DispatchedExchange, Sequence[Outcome]], None],
+    ) -> DispatchedExchange:
         """Return the exchange; ``on_ended`` gets the outcomes of clients that have just ended."""
 
 
@@ -67,7 +67,7 @@ class Stream:
         *,
         start: Start,
         keep_state: Callable[[Outcome], None],
-        report: Callable[[Dispatch, Sequence[Outcome]], None],
+        report: Callable[[DispatchedExchange, Sequence[Outcome]], None],
     ) -> None:
         self._pool = pool
         self._mailbox = mailbox
@@ -76,7 +76,7 @@ class Stream:
         self._start = start
         self._keep_state = keep_state
         self._report = report
-        self._under_way: list[Dispatch] = []
+        self._under_way: list[DispatchedExchange] = []
         self._background: threading.Thread | None = None
         self._has_work = threading.Event()
         self._is_closed = False
@@ -84,7 +84,7 @@ class Stream:
 
     def send(
         self, requests: list[Message], chunk_size: int | Literal["auto"] = 1
-    ) -> Dispatch | None:
+    ) -> DispatchedExchange | None:
         """Send messages whose nodes are free; their replies go to the mailbox."""
         if not requests:
             return None
@@ -100,8 +100,8 @@ class Stream:
             following = [self._queues.ended(node) for node in nodes]
             self.send([message for message in following if message is not None])
 
-    def _ended(self, dispatch: Dispatch, outcomes: Sequence[Outcome]) -> None:
-        requests = dispatch.outgoing.requests
+    def _ended(self, dispatch: DispatchedExchange, outcomes: Sequence[Outcome]) -> None:
+        requests = dispatch.instructions.requests
         with self._lock:
             for outcome in outcomes:
                 self._keep_state(outcome)
@@ -120,7 +120,10 @@ class Stream:
             self.release(outcome.node_id for outcome in outcomes)
 
     def receive(
-        self, message_ids: Collection[str], dispatch: Dispatch | None, timeout: float | None
+        self,
+        message_ids: Collection[str],
+        dispatch: DispatchedExchange | None,
+        timeout: float | None,
     ) -> list[Message]:
         """Wait for the replies to these messages, and return those that have come in time.
 
@@ -128,7 +131,7 @@ class Stream:
         ----------
         message_ids : Collection[str]
             The messages.
-        dispatch : Dispatch or None
+        dispatch : DispatchedExchange or None
             The exchange that they are of, as far as they have been sent.
         timeout : float or None
             Seconds to wait, from when there is a worker; None waits for all.
@@ -179,14 +182,16 @@ class Stream:
             else:
                 time.sleep(IDLE_SECONDS)
 
-    def _leave(self, dispatch: Dispatch | None) -> None:
-        """Let clients that nobody waits for come to their end: their replies can be pulled."""
+    def _leave(self, dispatch: DispatchedExchange | None) -> None:
+        """Let clients without a waiting caller finish: their replies can be pulled."""
         with self._lock:
-            if dispatch is not None and len(dispatch.outcomes) < len(dispatch.outgoing.requests):
+            if dispatch is not None and len(dispatch.outcomes) < len(
+                dispatch.instructions.requests
+            ):
                 self._report(dispatch, dispatch.in_order(late_outcome))
             self.serve_in_background()
 
-    def _abandon(self, dispatch: Dispatch | None) -> None:
+    def _abandon(self, dispatch: DispatchedExchange | None) -> None:
         """Stop what workers do for an exchange that was interrupted."""
         if dispatch is None or dispatch.cohort is None:
             return
@@ -194,7 +199,7 @@ class Stream:
         with self._lock:
             if dispatch in self._under_way:
                 self._under_way.remove(dispatch)
-            for position, request in enumerate(dispatch.outgoing.requests):
+            for position, request in enumerate(dispatch.instructions.requests):
                 if position not in dispatch.outcomes:
                     self._queues.ended(request.metadata.dst_node_id)
 

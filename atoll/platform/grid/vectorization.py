@@ -1,4 +1,4 @@
-"""Whether a chunk's clients train one after another or at once, and why."""
+"""Choice between training a chunk's clients sequentially and vectorised."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from atoll.platform.worker.gpu_memory import Shortage
 
 logger = logging.getLogger("atoll")
 
-# How many times faster training at once must be; how far from that a race is clear; how often a
+# How many times faster vectorised training must be; how far from that a race is clear; how often a
 # race that is not clear is run.
 MARGIN, CLEAR, TRIES = 1.1, 1.25, 3
-NO_ROOM = "two clients at once do not fit into the GPU"
+NO_ROOM = "two vectorised clients do not fit into the GPU"
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class VectorizationChoice:
     Attributes
     ----------
     vectorized : bool
-        Whether chunks train at once.
+        Whether chunks train vectorised.
     decided : bool
         Whether the choice is made; "auto" is not until the first chunk was timed.
     reason : str
         Why, in a few words.
     at_once : int or None
-        The most clients that train at once, where a chunk's did not fit into a GPU together.
+        The most clients that train vectorised, where a chunk's did not fit into a GPU.
     """
 
     vectorized: bool
@@ -47,8 +47,10 @@ class VectorizationChoice:
     def requested(cls, vectorize: bool | str) -> VectorizationChoice:
         """Return the choice that ``client.vectorize`` asks for."""
         if vectorize == "auto":
-            return cls(False, False, "to be decided by timing the first chunk")
-        return cls(bool(vectorize), True, "as asked for")
+            return cls(
+                vectorized=False, decided=False, reason="to be decided by timing the first chunk"
+            )
+        return cls(vectorized=bool(vectorize), decided=True, reason="as asked for")
 
     def lowered_to(self, at_once: int) -> VectorizationChoice:
         """Return the choice when more than ``at_once`` clients do not fit into a GPU together."""
@@ -65,7 +67,7 @@ class _OneJob:
         self.finished = False
         self.result: Any = None
         self.waiting = 0
-        # How many clients may fit at once, if the job's did not.
+        # How many vectorised clients may fit, if the job's did not.
         self.fitting: int | None = None
 
     def next_job(self, workers: int, worker: str) -> Job | None:
@@ -95,13 +97,13 @@ def choose(
 ) -> VectorizationChoice:
     """Time the largest chunk both ways on one worker and choose the faster.
 
-    Training at once must win by a margin, and a close race is run again: the bits depend on the
+    Vectorised training must win by a margin, and a close race is run again: the bits depend on the
     choice, so chance should not make it. The replies are thrown away; the round starts
     afterwards, with the choice made.
     """
     chunk = max(chunks, key=len)
     if len(chunk) < 2:
-        return VectorizationChoice(False, True, "one client a chunk")
+        return _sequential("one client a chunk")
     indices = tuple(sorted({exchange.envelopes[e].content for e in chunk.envelopes}))
     needed = tuple(contents[index] for index in indices)
     sequential = vectorized = math.inf
@@ -115,18 +117,24 @@ def choose(
         if source.fitting is not None:
             at_once = source.fitting
             if at_once < 2:
-                return VectorizationChoice(False, True, NO_ROOM)
+                return _sequential(NO_ROOM)
             continue
         tries += 1
         timing: Timing = source.result
         if timing.obstacle is not None:
-            return VectorizationChoice(False, True, f"cannot be vectorised: {timing.obstacle}")
+            return _sequential(f"cannot be vectorised: {timing.obstacle}")
         sequential = min(sequential, timing.sequential)
         vectorized = min(vectorized, timing.vectorized)
         if not 1 / CLEAR < sequential / (MARGIN * vectorized) < CLEAR:
             break
     figures = (
-        f"{len(chunk)} clients one after another {sequential * 1e3:.1f} ms, "
-        f"{'' if at_once is None else f'{at_once} '}at once {vectorized * 1e3:.1f} ms"
+        f"{len(chunk)} clients sequential {sequential * 1e3:.1f} ms, "
+        f"{'' if at_once is None else f'{at_once} '}vectorised {vectorized * 1e3:.1f} ms"
     )
-    return VectorizationChoice(MARGIN * vectorized < sequential, True, figures, at_once)
+    return VectorizationChoice(
+        vectorized=MARGIN * vectorized < sequential, decided=True, reason=figures, at_once=at_once
+    )
+
+
+def _sequential(reason: str) -> VectorizationChoice:
+    return VectorizationChoice(vectorized=False, decided=True, reason=reason)

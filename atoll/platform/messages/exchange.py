@@ -1,4 +1,4 @@
-"""What the driver and its workers say to each other.
+"""Messages between the driver and its workers.
 
 An *exchange* is one ``send_and_receive``: messages out to a cohort, replies back. Its messages
 share few contents, so each goes out once; the cohort is cut into *chunks* of a fixed number of
@@ -16,7 +16,7 @@ from atoll.platform.messages.outcome import Outcome
 
 @dataclass(frozen=True)
 class Envelope:
-    """What messages of one kind share: everything but the node that they go to."""
+    """Shared part of messages of one kind: everything but the node that they go to."""
 
     content: int
     message_type: str
@@ -27,7 +27,7 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What every worker must know of an exchange.
+    """Description of an exchange, for every worker.
 
     Attributes
     ----------
@@ -49,9 +49,9 @@ class Exchange:
     client_timeout : float or None
         Seconds that one client may take.
     vectorize : bool
-        Whether a chunk's clients train at once, where the app can.
+        Whether a chunk's clients train vectorised, where the app can.
     at_once : int or None
-        The most clients that train at once; None for a whole chunk.
+        The most clients that train vectorised; None for a whole chunk.
     captured : Collection[int]
         Nodes whose replies are wanted as they are, beside whatever else is made of them.
     delivered_at : str

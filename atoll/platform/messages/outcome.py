@@ -1,7 +1,7 @@
-"""What became of one client's message: a reply, or a failure.
+"""Outcome of one client's message: a reply, or a failure.
 
 They are named tuples, because there is one for every client of every round: they are made, sent
-and read faster than dataclasses, and nobody can change one.
+and read faster than dataclasses, and immutable.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ClientReply(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why there is no reply that can be used.
+    """Failure: the kind and the reason for which a client has no usable reply.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Failure(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one client's message.
+    """Outcome of one client's message.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Outcome(NamedTuple):
     node_id : int
         The node that it went to.
     result : ClientReply or Failure
-        What came of it.
+        Outcome of the message.
     worker : str
         The worker that ran the client.
     seconds : float
@@ -122,7 +122,7 @@ class Outcome(NamedTuple):
 
     @property
     def reason(self) -> str | None:
-        """Why it failed, in one line."""
+        """Reason of the failure, in one line."""
         return self.result.reason if isinstance(self.result, Failure) else None
 
     @property
@@ -141,7 +141,7 @@ class Outcome(NamedTuple):
         return self._replace(result=failure, state=None)
 
     def without_content(self) -> Outcome:
-        """Return this without the reply's arrays, which nobody needs after aggregation."""
+        """Return this without the reply's arrays, which are not needed after aggregation."""
         reply = self.result
         if isinstance(reply, Failure) or (reply.records is None and reply.captured is None):
             return self

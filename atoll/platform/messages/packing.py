@@ -89,7 +89,7 @@ def fresh_copy(records: RecordDict) -> RecordDict:
 
 @dataclass(frozen=True)
 class Parts:
-    """The one ``ArrayRecord`` and the one ``MetricRecord`` of a content, with their names."""
+    """Single ``ArrayRecord`` and single ``MetricRecord`` of a content, with their names."""
 
     arrays: ArrayRecord | None = None
     metrics: MetricRecord | None = None

@@ -1,10 +1,10 @@
-"""How many workers share a GPU: from what they were seen to need, and fewer when they run out.
+"""Number of workers that share a GPU: from the memory that they need, and fewer when it runs out.
 
 It holds no GPU and reads none: workers are names, memory is numbers, so every case can be tested.
 
 A worker *holds* memory of its GPU from its first job to the end of its process (PyTorch keeps what
 it was given, and the CUDA context stays). So it is holders that are counted, at work or not, and a
-worker that is one too many is started anew and waits without a context.
+surplus worker is restarted and waits without a context.
 """
 
 from __future__ import annotations

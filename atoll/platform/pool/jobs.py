@@ -1,4 +1,4 @@
-"""What a worker pool does: jobs, and where they come from."""
+"""Jobs of a worker pool, and their sources."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Job:
 
 
 class JobSource(Protocol):
-    """Where jobs come from and where their results go."""
+    """Source of jobs, which also takes their results."""
 
     @property
     def finished(self) -> bool:
-        """Whether every job has come to an end."""
+        """Whether every job has ended."""
 
     @property
     def waiting(self) -> int:

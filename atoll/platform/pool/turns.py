@@ -1,4 +1,4 @@
-"""Which of several threads drives the pool, and the job sources that it is driven for."""
+"""Turns of several threads at driving the pool, and the job sources that it is driven for."""
 
 from __future__ import annotations
 

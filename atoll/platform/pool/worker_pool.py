@@ -355,7 +355,7 @@ class WorkerPool:
             raise does_not_fit(shortage, gpu)
 
     def _free_surplus(self) -> None:
-        """Start workers anew that wait and hold memory of a GPU where fewer should."""
+        """Restart waiting workers that hold memory of a GPU where fewer should."""
         for worker in list(self._idle):
             if self.sharing.is_surplus(worker.name):
                 self._idle.remove(worker)

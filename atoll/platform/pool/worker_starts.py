@@ -99,7 +99,7 @@ class WorkerStarts:
 
     @property
     def patience(self) -> float:
-        """How many seconds to wait for a worker at a time."""
+        """Seconds to wait for a worker at a time."""
         return min(PATIENCE_SECONDS, self._timeout)
 
     def note_news(self) -> None:

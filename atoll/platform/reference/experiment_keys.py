@@ -8,10 +8,10 @@ from functools import cache
 
 from pydantic import BaseModel
 
+from atoll.error_messages import closest
 from atoll.errors import UnknownNameError
 from atoll.platform.reference.docstrings import plain, summary_of
 from atoll.platform.reference.keys import Key, keys_of_settings, models_in
-from atoll.registry import closest
 
 # Sections of a file, in the order in which they are shown, to their settings.
 SECTIONS = {

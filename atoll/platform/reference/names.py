@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from atoll.error_messages import closest
 from atoll.errors import UnknownNameError
 from atoll.platform.reference.docstrings import descriptions_of, plain, summary_of
 from atoll.platform.reference.keys import (
@@ -18,7 +19,7 @@ from atoll.platform.reference.keys import (
     keys_of_dataclass,
     keys_of_settings,
 )
-from atoll.registry import Registry, closest
+from atoll.registry import Registry
 
 KeysOf = Callable[[str, Any], list[Key]]
 

@@ -60,7 +60,7 @@ def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Any:
 
 
 def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
-    """Return accuracy against leakage: each defense's strongest attacker, floors set aside.
+    """Return accuracy against leakage: each defense's strongest attacker, baselines set aside.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
         None where no accuracy is known, or the metric was not measured.
     """
     measured = [cell for cell in cells if cell.accuracy and metric in cell.metrics]
-    floors = [cell for cell in measured if cell.method in BASELINES]
-    attacks = [cell for cell in measured if cell.method not in BASELINES] or floors
+    baselines = [cell for cell in measured if cell.method in BASELINES]
+    attacks = [cell for cell in measured if cell.method not in BASELINES] or baselines
     if not attacks:
         return None
     rounds = sorted({cell.server_round for cell in attacks})
@@ -93,15 +93,15 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
         [literal(trace) for trace in traces], layout=_layout("accuracy of the federation", title)
     )
     drawn.update_layout(height=520, legend={"orientation": "v", "x": 1.02, "y": 0.94})
-    if floors and attacks is not floors:
-        highest = max(floors, key=lambda cell: cell.metrics[metric].mean)
+    if baselines and attacks is not baselines:
+        highest = max(baselines, key=lambda cell: cell.metrics[metric].mean)
         drawn.add_hline(
             highest.metrics[metric].mean,
             line_dash="dot",
             line_width=1.5,
             opacity=1.0,
             line_color=GREY,
-            annotation_text=f"highest floor: {html.escape(highest.attack, quote=False)}",
+            annotation_text=f"highest baseline: {html.escape(highest.attack, quote=False)}",
             annotation_position="top left",
             annotation_font_color=GREY,
         )

@@ -10,6 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from atoll.lazy import LazyModule
+from atoll.platform.callbacks.metric_names import (
+    SERVER,
+    SERVER_ACCURACY,
+    TRAIN,
+    column_of,
+    domain_accuracy,
+    label_of,
+)
 from atoll.platform.reports.figures import COLORS, column, figure
 
 go = LazyModule("plotly.graph_objects")
@@ -26,7 +34,7 @@ ROLES = {"held out": "solid", "training": "dot", "probe": "dash"}
 
 @dataclass(frozen=True)
 class StatisticRow:
-    """What a statistic cost in a run.
+    """Cost of a statistic in a run.
 
     Attributes
     ----------
@@ -71,7 +79,7 @@ def statistic_rows(rounds: pa.Table) -> list[StatisticRow]:
         if not all(flags):
             survives = "no: single clients' answers are used"
     return [
-        StatisticRow(name.replace("_", " "), ways.get("up", 0.0), ways.get("down", 0.0), survives)
+        StatisticRow(label_of(name), ways.get("up", 0.0), ways.get("down", 0.0), survives)
         for name, ways in sorted(found.items())
     ]
 
@@ -79,7 +87,7 @@ def statistic_rows(rounds: pa.Table) -> list[StatisticRow]:
 def _accuracies(rounds: pa.Table, partition: Mapping[str, Any]) -> Any:
     traces = []
     for place, (domain, role) in enumerate(_roles(partition).items()):
-        name = f"server_accuracy_{domain}".replace("-", "_")
+        name = domain_accuracy(domain)
         if name not in rounds.column_names:
             continue
         x, y = column(rounds, name)
@@ -107,12 +115,12 @@ def _roles(partition: Mapping[str, Any]) -> dict[str, str]:
 
 def _against(rounds: pa.Table, measure: str) -> Any:
     """Return a measure's mean over domains and the accuracy at the end of the same round."""
-    if "server_accuracy" not in rounds.column_names:
+    if SERVER_ACCURACY not in rounds.column_names:
         return None
-    accuracy = dict(zip(*column(rounds, "server_accuracy"), strict=True))
+    accuracy = dict(zip(*column(rounds, SERVER_ACCURACY), strict=True))
     traces = []
-    for group, label in (("server", "held-out domain"), ("train", "training domains, mean")):
-        values = _mean_of(rounds, f"{group}_{measure}_")
+    for group, label in ((SERVER, "held-out domain"), (TRAIN, "training domains, mean")):
+        values = _mean_of(rounds, column_of(group, f"{measure}_"))
         at = [number for number in values if number in accuracy]
         if at:
             points = go.Scatter(

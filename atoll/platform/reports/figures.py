@@ -10,6 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atoll.lazy import LazyModule
+from atoll.platform.callbacks.metric_names import (
+    CURVE_LABELS,
+    MAIN,
+    SERVER,
+    SERVER_ACCURACY,
+    column_of,
+    group_of,
+    label_of,
+)
 
 go = LazyModule("plotly.graph_objects")
 
@@ -82,14 +91,8 @@ def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
 
 
 def _curves(rounds: pa.Table, suffix: str, y_title: str) -> Any:
-    names = {
-        "server": "on the server's test data",
-        "server_validation": "on validation data",
-        "evaluate": "on clients' data, mean",
-        "train": "in training, mean",
-    }
     series: dict[str, tuple[list[Any], list[Any]]] = {}
-    for group, label in names.items():
+    for group, label in CURVE_LABELS.items():
         for name in rounds.column_names:
             is_scalar = pa.types.is_floating(rounds.schema.field(name).type)
             if name.startswith(f"{group}_") and name.endswith(suffix) and is_scalar:
@@ -108,23 +111,20 @@ def _ways_of_inference(rounds: pa.Table) -> Any:
     names = [
         name
         for name in rounds.column_names
-        if name.startswith("server_")
+        if group_of(name)[0] == SERVER
         and name.endswith(suffix)
-        and name != "server_validation_accuracy"
+        and name != column_of(SERVER, "validation_accuracy")
         and pa.types.is_floating(rounds.schema.field(name).type)
     ]
     if len(names) < 2:
         return None
-    labels = {
-        name: name.removeprefix("server_").removesuffix(suffix).replace("_", " ") or "noise-free"
-        for name in names
-    }
-    labels["server_accuracy"] = "noise-free"
+    labels = {name: label_of(group_of(name)[1].removesuffix(suffix)) for name in names}
+    labels[SERVER_ACCURACY] = "noise-free"
     return _lines({labels[name]: column(rounds, name) for name in names}, "accuracy")
 
 
 def _exits(rounds: pa.Table) -> Any:
-    name = "server_exits_accuracy"
+    name = column_of(SERVER, "exits_accuracy")
     found = [v for v in rounds.column(name).to_pylist() if v] if name in rounds.column_names else []
     if not found:
         return None
@@ -145,9 +145,10 @@ def _layer_losses(layers: pa.Table | None) -> Any:
 
 
 def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:
-    if "server_per_class_accuracy" not in rounds.column_names:
+    column_name = column_of(SERVER, "per_class_accuracy")
+    if column_name not in rounds.column_names:
         return None
-    evaluated = [v for v in rounds.column("server_per_class_accuracy").to_pylist() if v]
+    evaluated = [v for v in rounds.column(column_name).to_pylist() if v]
     if not evaluated:
         return None
     names = (partition or {}).get("classes") or [str(i) for i in range(len(evaluated[-1]))]
@@ -161,7 +162,7 @@ def _client_distribution(clients: pa.Table) -> Any:
     traces = []
     for phase in sorted(set(last.column("phase").to_pylist())):
         rows = last.filter(pc.field("phase") == phase)
-        for name in ("accuracy", "loss"):
+        for name in MAIN:
             values = [v for v in rows.column(name).to_pylist() if v is not None]
             if values:
                 traces.append(go.Box(x=values, name=f"{phase} {name}", boxpoints="outliers"))

@@ -15,6 +15,7 @@ import tomli_w
 from atoll.credentials import tables_without_credentials
 from atoll.files.atomic import write_text
 from atoll.lazy import LazyModule
+from atoll.platform.callbacks.metric_names import is_main, label_of
 from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
 from atoll.platform.reports.figures import all_figures
 from atoll.platform.run_directory.run_files import (
@@ -107,8 +108,8 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
     if len(rounds):
         last = rounds.slice(len(rounds) - 1).to_pylist()[0]
         for key, value in last.items():
-            if key.endswith(("accuracy", "loss")) and isinstance(value, float):
-                figures[key.replace("_", " ")] = f"{value:.4f}"
+            if is_main(key) and isinstance(value, float):
+                figures[label_of(key)] = f"{value:.4f}"
     figures |= _of_members(directory)
     if "wall_seconds" in result:
         figures["seconds"] = f"{result['wall_seconds']:.1f}"
@@ -118,7 +119,7 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
 
 
 def _of_members(directory: Path) -> dict[str, str]:
-    """Return how many clients there were and failed, or in a layer run which parts failed."""
+    """Return how many clients there were and failed; of layer-wise training, which units did."""
     layers = _table(directory / LAYERS, LAYER_SCHEMA)
     if len(layers):
         failed = [row["node_id"] for row in _failed_layers(layers)]

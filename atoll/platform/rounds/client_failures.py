@@ -1,4 +1,4 @@
-"""Why clients fail: said once for each kind of failure, and kept in the run directory.
+"""Reasons of clients' failures: logged once for each kind, and kept in the run directory.
 
 A traceback is of use where the error is seen first, and no more the thousandth time.
 """

@@ -11,6 +11,7 @@ from atoll.errors import CorruptCheckpointError
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.grid.vectorization import VectorizationChoice
 from atoll.platform.rounds.array_history import ArrayHistory
+from atoll.platform.rounds.round_boundaries import first_round
 from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import Checkpoint
 from atoll.platform.run_directory.state_tree import (
@@ -73,17 +74,17 @@ class RoundCheckpoints:
         if checkpoint is None:
             return initial_arrays, 1
         try:
-            is_stopped = self._restore(checkpoint)
+            self._restore(checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptCheckpointError(
                 f"the checkpoint of round {checkpoint.server_round} does not fit this strategy and "
                 f"this version of Atoll ({type(error).__name__}: {error})"
             ) from error
         logger.info("going on after round %d", checkpoint.server_round)
-        return checkpoint.arrays, num_rounds + 1 if is_stopped else checkpoint.server_round + 1
+        return checkpoint.arrays, first_round(checkpoint, num_rounds)
 
-    def _restore(self, checkpoint: Checkpoint) -> bool:
-        """Take over what a checkpoint holds; return whether the run was stopped early."""
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take over what a checkpoint holds."""
         tree, decoder = checkpoint.tree, StateDecoder(checkpoint.state_arrays)
         decoder.restore_attributes(self._strategy, tree["strategy"])
         restore_random_states(decoder.value(tree["random"]))
@@ -96,7 +97,6 @@ class RoundCheckpoints:
         for name, rounds in tree["metrics"].items():
             history = getattr(self._result, name)
             history.update({int(r): MetricRecord(values) for r, values in rounds.items()})
-        return tree["stopped"] is not None
 
     def capture(
         self, server_round: int, arrays: ArrayRecord, stopped: str | None

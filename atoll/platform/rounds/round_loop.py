@@ -3,7 +3,8 @@
 It calls the methods of any Flower strategy, and the grid, as often as ``Strategy.start`` does, in
 the same order and with the same arguments, and logs the same lines, so a strategy cannot tell the
 difference. Of the grid it needs Flower's interface alone; what more ours can do is asked of the
-engine beneath it.
+engine beneath it. Layer-wise training has a schedule in place of this loop; what is the same in
+both is in :mod:`~atoll.platform.rounds.round_boundaries`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -26,10 +28,11 @@ from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.config.aggregation import Aggregation, aggregation_of
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
+from atoll.platform.rounds.round_boundaries import announce, end_round, is_evaluated
 from atoll.platform.rounds.round_checkpoints import RoundCheckpoints
 from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.rounds.round_records import round_record
-from atoll.platform.run_directory.interrupts import interrupts_held
+from atoll.platform.run_directory.checkpoint import Checkpoint
 
 logger = logging.getLogger("atoll")
 logger_of_flower = logging.getLogger("flwr")
@@ -52,8 +55,8 @@ def run_rounds(
 ) -> Result:
     """Run a strategy's rounds on a grid; the parameters are those of ``Strategy.start``.
 
-    If ``options.checkpoints`` holds a checkpoint, the run goes on from it, to the bits that it
-    would have come to without the interruption.
+    If ``options.checkpoints`` holds a checkpoint, the run continues from it. The
+    result has the bits of the uninterrupted run.
 
     Parameters
     ----------
@@ -141,7 +144,7 @@ class _RoundLoop:
                 logger_of_flower.info("[ROUND %s/%s]", server_round, self._num_rounds)
                 arrays = self._train(server_round, arrays, train_config)
                 self._evaluate_on_clients(server_round, arrays, evaluate_config)
-                if evaluate_fn and self._is_due(server_round):
+                if evaluate_fn and is_evaluated(self._options, server_round, self._num_rounds):
                     self._evaluate_on_server(server_round, arrays, evaluate_fn)
                 record = self._record(server_round, time.perf_counter() - clock)
                 if self._end_round(record, arrays):
@@ -183,8 +186,7 @@ class _RoundLoop:
             strategy=type(self._strategy).__name__,
             notes=[f"aggregation: {self._aggregation.reason}", *options.notes],
         )
-        for observer in options.observers:
-            observer.on_start(info)
+        announce(options, info)
 
     # --- the parts of a round ------------------------------------------------------------------
 
@@ -239,29 +241,17 @@ class _RoundLoop:
         if metrics is not None:
             self._result.evaluate_metrics_serverapp[server_round] = metrics
 
-    def _is_due(self, server_round: int) -> bool:
-        return server_round % self._options.evaluate_every == 0 or server_round == self._num_rounds
-
     def _end_round(self, record: RoundRecord, arrays: ArrayRecord) -> bool:
         """Tell observers, keep the state, write a checkpoint if due; return whether to stop."""
-        reason = None
-        if self._options.stopping is not None:
-            reason = self._options.stopping.should_stop(record)
-        is_last = reason is not None or record.server_round == self._num_rounds
         every = self._options.checkpoint_every
-        captured = self._checkpoints.capture(record.server_round, arrays, reason)
-        with interrupts_held():
-            for observer in self._options.observers:
-                observer.on_round(record)
-            # Only now: what ends the loop writes this, which must not be ahead of the ledger.
-            self._checkpoints.keep(captured)
+
+        def save(state: Checkpoint | None, is_last: bool) -> None:
+            self._checkpoints.keep(state)
             if every is not None and (is_last or record.server_round % every == 0):
                 self._checkpoints.save()
-        for callback in self._options.callbacks:
-            callback(record)
-        if reason is not None:
-            logger.info("stopped early after round %d: %s", record.server_round, reason)
-        return is_last
+
+        capture = partial(self._checkpoints.capture, record.server_round, arrays)
+        return end_round(record, self._options, capture=capture, save=save)
 
     # --- the ledger's row ----------------------------------------------------------------------
 

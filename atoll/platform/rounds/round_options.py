@@ -1,4 +1,4 @@
-"""What the round loop does beside a strategy's rounds: checkpoints, observers, early stopping."""
+"""Options of the round loop: checkpoints, observers, early stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atoll.platform.run_directory.checkpoint import CheckpointStore
 
 
 class StoppingRule(Protocol):
-    """When to stop before the last round."""
+    """Rule for stopping before the last round."""
 
     def should_stop(self, record: RoundRecord) -> str | None:
         """Return why to stop after this round, or None."""
@@ -27,12 +27,12 @@ class StoppingRule(Protocol):
 
 @dataclass
 class RoundOptions:
-    """What the loop does beside the strategy's rounds.
+    """Options of the round loop beside the strategy's rounds.
 
     Attributes
     ----------
     checkpoints : CheckpointStore or None
-        Where checkpoints go; None writes none.
+        Store of the checkpoints; None writes none.
     checkpoint_every : int or None
         Rounds between checkpoints; the last round always has one. None writes none.
     evaluate_every : int
@@ -50,13 +50,21 @@ class RoundOptions:
     directory : Path or None
         The run directory, for observers.
     notes : Sequence[str]
-        What else observers show at the start.
+        Lines that observers show at the start.
     reduce : bool or "auto"
         See :func:`~atoll.platform.config.aggregation.aggregation_of`.
     domain_of : callable
         The domain of a partition, for the ledger.
     failures : ClientFailures or None
         Told of every exchange.
+
+    Examples
+    --------
+    >>> from atoll import RoundOptions
+    >>> records = []
+    >>> options = RoundOptions(callbacks=[records.append], evaluate_every=5)
+    >>> options.checkpoints is None, options.reduce
+    (True, 'auto')
     """
 
     checkpoints: CheckpointStore | None = None

@@ -1,4 +1,4 @@
-"""How far the held-out domains are from the training domains, on the server's test data."""
+"""Distances of the held-out domains to the training domains, on the server's test data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atoll.platform.pool.mapping import map_over_workers
 from atoll.platform.rounds.server_evaluation import loaded
 from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
+from atoll.strategies.alignment.moments.domain_moments import Domains
 
 # Test examples of a domain that are looked at: their features are held on the server.
 EXAMPLES = 2048
@@ -88,7 +88,7 @@ class ServerDiagnostics:
             name: self._head_outputs(head, own, indices)
             for name, own, indices in zip(self._names, done, self._indices, strict=True)
         }
-        return measure_diagnostics(domains_at_hand(outputs), FIXED_SEED, self._held_out)
+        return measure_diagnostics(Domains.of_outputs(outputs), FIXED_SEED, self._held_out)
 
     def _head_outputs(
         self, head: nn.Module, outputs: Outputs, indices: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Checkpoints: a round's end as files, from which a run goes on to the same bits.
+"""Checkpoints: the state after a round as files, from which a run resumes to the same bits.
 
 A checkpoint is a folder ``round-000010`` with the model (``arrays.safetensors``), the strategy's
 state, the clients' states, and a manifest of their hashes. It appears under its name only when it
@@ -25,7 +25,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from atoll.errors import CorruptCheckpointError, RunDirectoryError
-from atoll.files.atomic import sync_folder
+from atoll.files.atomic import atomic_file, atomic_folder, remove_partial_folders, sync_folder
 from atoll.files.reading import parse_json, read_json
 from atoll.flower.arrays import to_array, view
 
@@ -106,17 +106,11 @@ class CheckpointStore:
             If it cannot be written (a full disk, say); earlier checkpoints stay.
         """
         target = self._path(checkpoint.server_round)
-        partial = self._directory / f".partial-{checkpoint.server_round}-{os.getpid()}"
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            self._write_files(partial, checkpoint)
-            if target.exists():
-                shutil.rmtree(target)
-            partial.replace(target)
+            with atomic_folder(target, replaces=True) as partial:
+                self._write_files(partial, checkpoint)
             sync_folder(self._directory)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             kept = self.rounds()
             state = f"the checkpoint of round {kept[-1]} is kept" if kept else "there is none yet"
             raise RunDirectoryError(
@@ -131,11 +125,7 @@ class CheckpointStore:
 
     def remove_partials(self) -> None:
         """Remove what processes left that were killed as they wrote a checkpoint."""
-        for partial in self._directory.rglob(".partial-*"):
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                partial.unlink(missing_ok=True)
+        remove_partial_folders(self._directory)
 
     def _write_files(self, folder: Path, checkpoint: Checkpoint) -> None:
         model, heads = _model_tensors(checkpoint.arrays)
@@ -174,10 +164,8 @@ class CheckpointStore:
                 name = hashlib.sha256(data).hexdigest()
                 target = self._directory / SHARED / name
                 if not target.exists():
-                    target.parent.mkdir(exist_ok=True)
-                    partial = target.with_name(f".partial-{name}")
-                    _write(partial, data)
-                    partial.replace(target)
+                    with atomic_file(target) as partial:
+                        partial.write_bytes(data)
             hashed[id(array)], shared[path] = (array, name), name
         self._hashed = hashed
         return shared

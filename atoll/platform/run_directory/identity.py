@@ -1,4 +1,4 @@
-"""Which run a run directory is of: all that its results depend on, kept beside them.
+"""Identity of a run: all that its results depend on, kept beside them.
 
 A run goes on only as the run that it was. What it was is written when it begins, as
 ``identity.json``: the configuration without what changes no result, the data's hash and the
@@ -73,7 +73,7 @@ class _Schema(BaseModel):
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a run is.
+    """Identity of a run.
 
     Attributes
     ----------

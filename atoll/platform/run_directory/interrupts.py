@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class _Held:
-    """How deep the main thread is in :func:`interrupts_held`, and whether one came meanwhile."""
+    """Depth of the main thread in :func:`interrupts_held`, and whether an interrupt has come."""
 
     depth = 0
     came = False

@@ -26,6 +26,7 @@ from atoll.files.recorded import (
     write_recorded_json,
     write_recorded_text,
 )
+from atoll.platform.callbacks.metric_names import column_of, is_metric
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
@@ -33,7 +34,6 @@ from atoll.platform.run_directory.run_files import (
     CONFIG,
     ENGINE,
     LAYERS,
-    METRIC_GROUPS,
     RESULT,
     ROUND_ONLY,
     ROUND_SCHEMA,
@@ -204,7 +204,7 @@ class Ledger(Observer):
         if problem:
             raise RunDirectoryError(
                 f"{problem}, and the checkpoint is of round {last_round}; expected the ledger as "
-                "it was written (without it the run can only be begun anew, in another directory)"
+                "it was written (without it the run can only be restarted, in another directory)"
             )
 
     def on_start(self, run: RunInfo) -> None:
@@ -297,8 +297,7 @@ class Ledger(Observer):
         if not len(table):
             return 0, {}
         row = table.slice(len(table) - 1).to_pylist()[0]
-        prefixes = tuple(f"{group}_" for group in METRIC_GROUPS)
-        metrics = {k: v for k, v in row.items() if k.startswith(prefixes) and v is not None}
+        metrics = {k: v for k, v in row.items() if is_metric(k) and v is not None}
         return int(row["round"]), metrics
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -320,11 +319,6 @@ def _round_row(record: RoundRecord) -> dict[str, Any]:
         "sum_bytes_made": record.sum_bytes_made,
         "sum_bytes_moved": record.sum_bytes_moved,
     }
-    groups = {
-        "train": record.train_metrics,
-        "evaluate": record.evaluate_metrics,
-        "server": record.server_metrics,
-    }
-    for group, metrics in groups.items():
-        row.update({f"{group}_{key.replace('-', '_')}": v for key, v in metrics.items()})
+    for group, metrics in record.groups.items():
+        row.update({column_of(group, name): value for name, value in metrics.items()})
     return row

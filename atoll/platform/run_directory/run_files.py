@@ -1,6 +1,6 @@
 """The files of a run directory: what they are called, what is in them, and reading them.
 
-Whoever reads a run directory may have it from somebody else, or from a disk that forgot: every file
+A run directory may come from another person or from a damaged disk, so every file
 is verified against the manifest beside it (:mod:`atoll.files.manifests`) and looked at before it is
 shown or used. :mod:`~atoll.platform.run_directory.ledger` writes them.
 """
@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atoll.error_messages import short
 from atoll.errors import RunDirectoryError
 from atoll.files.manifests import MANIFEST, check_missing, read_verified, verify
-from atoll.files.reading import Line, Sha256, parse_json, parse_toml, short
+from atoll.files.reading import Line, Sha256, parse_json, parse_toml
+from atoll.platform.callbacks.metric_names import is_metric
 
 CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parquet", "result.json"
 LAYERS = "layers.parquet"
@@ -28,8 +30,6 @@ ENGINE, PARTITION = "engine.json", "partition.json"
 # Sections that a run writes whatever its experiment says, and the one of a Flower app's.
 SECTIONS = ("run", "data", "model", "client", "strategy", "ray")
 APP_TABLE = "flower"
-# A round's metrics are in columns with these before their names.
-METRIC_GROUPS = ("train", "evaluate", "server")
 
 # What every round has, beside its metrics.
 ROUND_SCHEMA = pa.schema(
@@ -159,9 +159,8 @@ def _check_column(path: Path, table: pa.Table, field: pa.Field, names: Sequence[
 def read_rounds_table(path: Path, needed: pa.Schema = ROUND_SCHEMA) -> pa.Table:
     """Read a run's ``rounds.parquet``; as :func:`read_table`, and metrics are numbers."""
     table = read_table(path, needed=needed)
-    prefixes = tuple(f"{group}_" for group in METRIC_GROUPS)
     for field in table.schema:
-        if field.name.startswith(prefixes) and not _is_metric(field.type):
+        if is_metric(field.name) and not _is_numeric(field.type):
             raise RunDirectoryError(
                 f"{path}: its column {short(field.name)} is of {field.type}; expected numbers"
             )
@@ -170,9 +169,9 @@ def read_rounds_table(path: Path, needed: pa.Schema = ROUND_SCHEMA) -> pa.Table:
     return table
 
 
-def _is_metric(kind: pa.DataType) -> bool:
+def _is_numeric(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind):
-        return _is_metric(kind.value_type)
+        return _is_numeric(kind.value_type)
     kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
     return any(is_kind(kind) for is_kind in kinds)
 

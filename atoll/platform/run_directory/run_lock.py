@@ -44,7 +44,7 @@ class RunLock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock; whoever has it already may take it again.
+        """Take the lock; its holder may take it again.
 
         Raises
         ------

@@ -3,7 +3,7 @@
 Numbers, strings, containers, arrays, tensors, Flower records and random generators are encoded as
 what they are, in a table of objects that refer to each other by number: what is shared or cyclic
 stays so, and no depth is too deep. Objects with ``state_dict`` and nested strategies are restored
-in place. The rest (callables aside) is reported, so that nobody believes it was saved.
+in place. The rest (callables aside) is reported as not saved.
 """
 
 from __future__ import annotations

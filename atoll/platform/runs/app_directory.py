@@ -22,6 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result, Strategy
 
 from atoll import flower
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.flower.app_files import flatten_dict, fuse_dicts, parse_config_args
 from atoll.platform.grid.dispatch import ExchangeReport
@@ -31,7 +32,7 @@ from atoll.platform.rounds.round_loop import EvaluateFunction, run_rounds
 from atoll.platform.rounds.round_records import round_record
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.runs.session import Session
-from atoll.registry import closest, import_attribute
+from atoll.registry import import_attribute
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How many nodes an app has and what each takes of the machine: as ``flwr run`` decides it.
+"""Number of an app's nodes and the resources of each, as ``flwr run`` decides them.
 
 From the strongest to the weakest: what the command line says; the app's own ``pyproject.toml``
 (older apps have a federation there); the simulation options of the default connection in Flower's
@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from atoll import flower
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.flower.app_files import flatten_dict, parse_config_args
-from atoll.registry import closest
 
 OPTIONS = {
     "num-supernodes": "num_supernodes",
@@ -44,7 +44,7 @@ class AppFederation:
     num_supernodes : int
         How many there are.
     cpus : float or None
-        CPUs that a client asks for; None if nobody has said so.
+        CPUs that a client asks for; None if unspecified.
     gpus : float or None
         The share of a GPU.
     """

@@ -30,7 +30,7 @@ KEEP_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class AppRun:
-    """How a Flower app is run; all that ``atoll resume`` needs.
+    """Settings of a Flower app's run; all that ``atoll resume`` needs.
 
     Attributes
     ----------

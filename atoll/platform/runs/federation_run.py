@@ -38,8 +38,10 @@ from atoll.platform.run_directory.run_files import (
     read_result,
 )
 from atoll.platform.run_directory.run_lock import RunLock
-from atoll.platform.runs.federation import Federation, check, domain_of, prepare, write_partition
-from atoll.platform.runs.layerwise.layerwise_run import LayerRun, network_arrays, start_workers
+from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
+from atoll.platform.runs.layerwise.layerwise_run import LayerwiseTraining, start_workers
+from atoll.platform.runs.layerwise.network_arrays import network_arrays
+from atoll.platform.runs.preflight import check_settings
 from atoll.platform.runs.session import (
     Session,
     claim_run_directory,
@@ -48,6 +50,7 @@ from atoll.platform.runs.session import (
 from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.randomness import derive_seed, seed_everything
 from atoll.source_identity import references_in, source_hashes
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.trust import Ask, admitted, note, refuse, uses_in
 
@@ -59,7 +62,7 @@ Callback = Callable[[RoundRecord], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a run.
 
     Attributes
     ----------
@@ -80,7 +83,7 @@ class RunResult:
 
 
 class Start(Enum):
-    """How a run begins."""
+    """Beginning of a run."""
 
     NEW = "in a directory of its own"
     CONTINUED = "in the directory of an interrupted run of the experiment that is given"
@@ -94,7 +97,7 @@ class Start(Enum):
 
 @dataclass(frozen=True)
 class _Listeners:
-    """Who is told of a run beside its ledger."""
+    """Observers and callbacks of a run, beside its ledger."""
 
     observers: Observers
     callbacks: Sequence[Callback]
@@ -147,7 +150,7 @@ def run(
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
-    check(experiment)
+    check_settings(experiment)
     note(uses_in(experiment.to_dict()))
     if resume and out is None:
         out = experiment.run.out / experiment.run.name
@@ -166,7 +169,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     ask: Ask = refuse,
 ) -> RunResult:
-    """Go on with an interrupted run, to the bits that it would have come to.
+    """Resume an interrupted run; the result has the bits of the uninterrupted run.
 
     Parameters
     ----------
@@ -280,8 +283,8 @@ def _run_layers(
             _session(experiment, federation, lock, start, listeners) as session,
         ):
             write_partition(lock.directory, federation, experiment.data.held_out)
-            layers = LayerRun(experiment, federation, session, listeners.callbacks)
-            pool = start_workers(connection, experiment.ray, federation, layers.parts)
+            layers = LayerwiseTraining(experiment, federation, session, listeners.callbacks)
+            pool = start_workers(connection, experiment.ray, federation, layers.units)
             try:
                 arrays = layers.run(pool)
             finally:
@@ -334,13 +337,9 @@ def _run_rounds(
     seed_everything(derive_seed(settings.seed, "server"))
     sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
     place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
-    diagnostics_every = getattr(strategy, "diagnostics_every", 0)
-    evaluation = ServerEvaluation(
-        *place,
-        ServerDiagnostics(*place, diagnostics_every)
-        if diagnostics_every and sets.validation
-        else None,
-    )
+    every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
+    diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
+    evaluation = ServerEvaluation(*place, diagnostics)
     options = session.options(
         name=settings.name,
         checkpoint_every=settings.checkpoint_every,

@@ -1,4 +1,4 @@
-"""One run and its directory: who is told of it, where it is kept, how it ends.
+"""One run and its directory: its observers, its files, and its end.
 
 Both ``atoll run`` and ``atoll flower`` are a session: the run directory is locked, the ledger and
 the terminal follow the rounds, and whatever ends the run leaves it resumable.
@@ -21,7 +21,7 @@ from atoll.credentials import tables_without_credentials
 from atoll.errors import EngineError, RunDirectoryError
 from atoll.files.manifests import MANIFEST
 from atoll.files.recorded import write_recorded_text
-from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.callbacks.observers import Observer, RoundRecord
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.rounds.round_options import RoundOptions
 from atoll.platform.run_directory.checkpoint import CheckpointStore, parameters_sha256
@@ -119,9 +119,9 @@ class Session:
     config : Mapping or None
         The resolved configuration, written as ``config.toml``; None keeps the one that is there.
     identity : RunIdentity
-        What the run is; one that goes on must be the one that began.
+        Identity of the run; a resumed run must have the same.
     is_new : bool
-        Whether the run begins; else it goes on.
+        Whether the run is new; otherwise it is resumed.
     keep_checkpoints : int
         How many checkpoints stay.
     observers : Callable
@@ -242,20 +242,15 @@ class Session:
     def _write_report(self, result: Mapping[str, Any] | None = None) -> str:
         return str(write_report(self.directory, result))
 
-    def start(self, run: RunInfo) -> None:
-        """Tell every observer that a run that is not of rounds begins."""
-        for observer in self._observers:
-            observer.on_start(run)
-
-    def part_ended(self, name: str, server_round: int, num_rounds: int) -> None:
-        """Tell every observer of a part's end of a round."""
-        for observer in self._observers:
-            observer.on_part(name, server_round, num_rounds)
-
     def record(self, record: RoundRecord) -> None:
-        """Tell every observer of a round that the round loop did not run."""
+        """Tell every observer of a round that an app ran without a round loop of ours."""
         for observer in self._observers:
             observer.on_round(record)
+
+    def unit_ended(self, name: str, server_round: int, num_rounds: int) -> None:
+        """Tell every observer of a unit's end of an epoch."""
+        for observer in self._observers:
+            observer.on_unit(name, server_round, num_rounds)
 
     def close(self) -> None:
         """Write what is buffered and let go of the directory."""

@@ -36,7 +36,7 @@ class StartedCluster:
 
     @property
     def device(self) -> str:
-        """Where the workers' models are: "cuda" if they have a share of a GPU, else "cpu"."""
+        """Device of the workers' models: "cuda" if they have a share of a GPU, else "cpu"."""
         settings = self._experiment.ray
         gpus = settings.gpus_per_worker
         if gpus == "auto":

@@ -1,4 +1,4 @@
-"""What varies in a sweep: lists of values, and distributions, by an experiment's keys."""
+"""Axes of a sweep: lists of values, and distributions, by an experiment's keys."""
 
 from __future__ import annotations
 

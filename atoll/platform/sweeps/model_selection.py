@@ -64,7 +64,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a rule chose, of one method and for one held-out domain.
+    """Choice of a rule, for one method and one held-out domain.
 
     Attributes
     ----------

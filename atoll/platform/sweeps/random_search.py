@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from atoll.clients.settings import Section
+from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
-from atoll.platform.config.validation import describe_problems
 from atoll.randomness import derive_seed
 
 KIND = "distribution"
@@ -28,7 +28,7 @@ Limit = Annotated[int | float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class Distribution(Protocol):
-    """What values are drawn from."""
+    """Distribution from which values are drawn."""
 
     def draw(self, generator: np.random.Generator) -> Any:
         """Return one value."""
@@ -121,11 +121,7 @@ def distribution_of(value: Any, key: str) -> Distribution:
             f"{key} = {value!r}: expected a list of values to choose from, or "
             "{ distribution = 'log-uniform', low = 0.001, high = 1.0 } say"
         )
-    try:
-        limits = Range.model_validate(dict(value))
-    except ValidationError as error:
-        lines = describe_problems(error, Range).splitlines()
-        raise InvalidExperimentError("\n".join(f"{key}: {line}" for line in lines)) from None
+    limits = validated(Range, value, prefix=f"{key}: ")
     problem = limits.problem()
     if problem is not None:
         raise InvalidExperimentError(f"{key} = {value!r}: expected {problem}")

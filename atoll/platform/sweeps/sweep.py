@@ -30,9 +30,9 @@ from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import Room
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_lock import RunLock, is_free
-from atoll.platform.sweeps.preflight import check_trials
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial
 from atoll.platform.sweeps.sweep_results import read_curve, write_results
+from atoll.platform.sweeps.trial_checks import check_trials
 from atoll.platform.sweeps.trial_process import run_trial
 from atoll.platform.sweeps.trial_stopping import (
     AskAfterRound,
@@ -56,7 +56,7 @@ INTERRUPT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """What came of a trial.
+    """Result of a trial.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class TrialEnd:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to.
+    """Result of a sweep.
 
     Attributes
     ----------
@@ -212,7 +212,7 @@ def _shares(sweep: Sweep, slots: int, missing: int) -> tuple[int, int]:
 
 
 def _start_halving(sweep: Sweep, directory: Path, here: Any) -> Any:
-    """Start the actor that stops trials early, knowing what trials have come to before."""
+    """Start the actor that stops trials early, with the results of earlier trials."""
     settings = sweep.settings.early_stopping
     if settings is None:
         return None

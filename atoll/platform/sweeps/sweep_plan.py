@@ -18,10 +18,10 @@ from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.domains import check_held_out, training_domains
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.settings import Section
+from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.config.sweep_sections import SweepSettings
-from atoll.platform.config.validation import validated
 from atoll.platform.run_directory.identity import relevant, sha256_of_tables
 from atoll.platform.sweeps.axes import (
     EACH,
@@ -31,8 +31,8 @@ from atoll.platform.sweeps.axes import (
     axes_of,
     distributions_of,
 )
-from atoll.platform.sweeps.preflight import Preflight
 from atoll.platform.sweeps.random_search import Distribution, draw_samples
+from atoll.platform.sweeps.trial_checks import SettingsChecks
 
 # Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
 MAX_TRIALS = 100_000
@@ -128,6 +128,18 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     ------
     InvalidExperimentError
         If the file is not a sweep, or any of its trials cannot be run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from atoll import load_sweep
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "sweep.toml"
+    ...     _ = path.write_text('''data.dataset = "rotated-digits"
+    ... sweep.grid = { "data.held_out" = "each" }''')
+    ...     [trial.held_out for trial in load_sweep(path).trials][:3]
+    [('0',), ('15',), ('30',)]
     """
     tables = with_overrides(read_tables(path), overrides)
     if SWEEP not in tables:
@@ -149,7 +161,7 @@ def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
     _check_settings(settings)
     base = Experiment.from_dict(tables)
     trials: dict[str, Trial] = {}
-    for trial in _trials(tables, settings, Preflight()):
+    for trial in _trials(tables, settings, SettingsChecks()):
         trials.setdefault(trial.name, trial)
     return Sweep(settings, base, tuple(trials.values()))
 
@@ -173,7 +185,7 @@ def _check_settings(settings: SweepSettings) -> None:
 
 
 def _trials(
-    tables: Mapping[str, Any], settings: SweepSettings, preflight: Preflight
+    tables: Mapping[str, Any], settings: SweepSettings, checks: SettingsChecks
 ) -> Iterator[Trial]:
     """Yield all trials, those that results are reported of before those for validation."""
     reported: list[Trial] = []
@@ -190,7 +202,7 @@ def _trials(
         for sample in draw_samples(random, samples, settings.samples_seed):
             for values in itertools.product(*grid.values()):
                 chosen = {**sample, **dict(zip(grid, values, strict=True))}
-                reported += _combination(method.name, method.tables, chosen, preflight)
+                reported += _combination(method.name, method.tables, chosen, checks)
     yield from reported
     if settings.leave_one_domain_out:
         for trial in reported:
@@ -242,7 +254,7 @@ def _combination(
     method: str | None,
     tables: Mapping[str, Any],
     values: Mapping[str, Any],
-    preflight: Preflight,
+    checks: SettingsChecks,
 ) -> Iterator[Trial]:
     """Yield the trial of one combination of values, or one for each domain to hold out."""
     own = copy.deepcopy(dict(tables))
@@ -250,7 +262,7 @@ def _combination(
         if not (key == HELD_OUT and value == EACH):
             _put(own, key, value)
     choices = tuple((k, v) for k, v in values.items() if k not in (SEED, HELD_OUT, STRATEGY))
-    experiment = _experiment(own, values, method, preflight)
+    experiment = _experiment(own, values, method, checks)
     trial = Trial(method or experiment.strategy.name, choices, experiment)
     if values.get(HELD_OUT) != EACH:
         yield trial
@@ -269,14 +281,13 @@ def _experiment(
     tables: Mapping[str, Any],
     values: Mapping[str, Any],
     method: str | None,
-    preflight: Preflight,
+    checks: SettingsChecks,
 ) -> Experiment:
     try:
         experiment = Experiment.from_dict(tables)
         # A dry run imports no code of the user's, and knows not what that would refuse.
         with suppress(UntrustedCodeError):
-            preflight.check_settings(experiment)
-        check_home_domains(experiment.data)
+            checks.check(experiment)
         if experiment.data.held_out:
             with suppress(UntrustedCodeError):
                 check_held_out(dataset_of(experiment), experiment.data.held_out)

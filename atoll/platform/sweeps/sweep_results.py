@@ -15,6 +15,7 @@ import pyarrow as pa
 from atoll.credentials import without_credentials
 from atoll.errors import RunDirectoryError
 from atoll.files.recorded import write_recorded_rows, write_recorded_text
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY, domain_accuracy
 from atoll.platform.run_directory.run_files import (
     PARTITION,
     ROUND_ONLY,
@@ -75,18 +76,18 @@ def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve
         If a file is missing or cannot be read.
     """
     table = read_rounds_table(directory / ROUNDS, ROUND_ONLY)
-    if "server_accuracy" not in table.column_names:
+    if SERVER_ACCURACY not in table.column_names:
         # Stopped before the first evaluation.
-        table = table.append_column("server_accuracy", pa.nulls(len(table), pa.float64()))
+        table = table.append_column(SERVER_ACCURACY, pa.nulls(len(table), pa.float64()))
     domains = read_partition(directory)
     if domains is None:
         raise RunDirectoryError(f"{directory}: has no {PARTITION}")
-    columns = {name: f"server_accuracy_{name}".replace("-", "_") for name in domains["domains"]}
+    columns = {name: domain_accuracy(name) for name in domains["domains"]}
     columns = {n: c for n, c in columns.items() if c in table.column_names}
     training = tuple(name for name in columns if name in domains["training_domains"])
     if not columns:
-        columns, training = {WHOLE: "server_accuracy"}, (WHOLE,)
-    is_evaluated = np.array(table.column("server_accuracy").is_valid().to_pylist())
+        columns, training = {WHOLE: SERVER_ACCURACY}, (WHOLE,)
+    is_evaluated = np.array(table.column(SERVER_ACCURACY).is_valid().to_pylist())
     return Curve(
         trial.method,
         without_credentials(trial.hyperparameters),

@@ -2,7 +2,7 @@
 
 Ray Tune's scheduler (ASHA; Li et al., 2020, arXiv 1810.05934) holds the rungs and decides; a
 trial asks it after every round. A trial that is stopped is an interrupted run with a checkpoint:
-it goes on to the same end when the sweep no longer stops trials. Trials compete with those of the
+it continues to the same end when the sweep no longer stops trials. Trials compete with those of the
 same method and held-out domains only, as accuracies on different domains do not compare.
 
 The decisions depend on the order in which trials come to a rung, so with several trials at once a
@@ -20,7 +20,6 @@ from typing import Any
 
 from atoll.errors import EngineError
 from atoll.lazy import LazyModule
-from atoll.platform.callbacks.early_stopping import metric_of
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.cluster.bounded_waits import answer
 from atoll.platform.config.sweep_sections import TrialStoppingSettings
@@ -149,7 +148,7 @@ class AskAfterRound:
 
     def __call__(self, record: RoundRecord) -> None:
         """Raise :class:`TrialStopped` if the trial is not to go on."""
-        value = metric_of(record, self.metric)
+        value = record.metric(self.metric)
         is_last = record.server_round == record.num_rounds
         if value is None:
             if is_last:
@@ -158,7 +157,7 @@ class AskAfterRound:
         self._ask(record.server_round, record.num_rounds, value)
 
     def before_going_on(self, directory: Path, num_rounds: int) -> None:
-        """Ask after the round that an interrupted trial goes on from: it may not have been told.
+        """Ask after the round from which an interrupted trial resumes: the answer may be missing.
 
         Raises
         ------

@@ -34,7 +34,7 @@ torch = LazyModule("torch")
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs to start.
+    """Settings with which a worker starts.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class Worker:
         indices: tuple[int, ...],
         *contents: PackedRecords,
     ) -> Timing | OnGpu:
-        """Return the seconds that ``chunk`` takes one client after another, and at once."""
+        """Return the seconds that ``chunk`` takes with its clients sequential and vectorised."""
         by_index = dict(zip(indices, contents, strict=True))
 
         def time() -> Timing:

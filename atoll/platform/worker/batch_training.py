@@ -1,4 +1,4 @@
-"""A chunk's clients trained in one call of the app: together, or for the sum of their models."""
+"""A chunk's clients trained in one call of the app: vectorised, or for the sum of their models."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class BatchTraining:
         self._calls = calls
         self._worker = worker
 
-    def together(
+    def vectorized(
         self, exchange: Exchange, chunk: Chunk, chunk_sum: ChunkSum | None
     ) -> list[Outcome] | None:
-        """Return the outcomes of clients that train at once; None if one of them fails."""
+        """Return the outcomes of clients that train vectorised; None if one of them fails."""
         messages = self._messages
         requests = [messages.request(exchange, chunk, place) for place in range(len(chunk))]
         contexts = [messages.context(exchange, chunk, place) for place in range(len(chunk))]
@@ -71,7 +71,7 @@ class BatchTraining:
         return outcomes
 
     def summed(
-        self, exchange: Exchange, chunk: Chunk, chunk_sum: ChunkSum, *, at_once: bool
+        self, exchange: Exchange, chunk: Chunk, chunk_sum: ChunkSum, *, vectorized: bool
     ) -> list[Outcome] | None:
         """Return the outcomes of clients whose models the app adds up itself.
 
@@ -80,10 +80,10 @@ class BatchTraining:
         if chunk.isolated:
             return None
         request = self._messages.request(exchange, chunk, 0)
-        if not self._can_sum(exchange, chunk, request, at_once=at_once):
+        if not self._can_sum(exchange, chunk, request, vectorized=vectorized):
             return None
         contexts = [self._messages.context(exchange, chunk, place) for place in range(len(chunk))]
-        parts = _parts(chunk, exchange) if at_once else [slice(0, len(chunk))]
+        parts = _parts(chunk, exchange) if vectorized else [slice(0, len(chunk))]
         part = slice(0)
         totals: list[WeightedSum] = []
         metrics: list[MetricRecord] = []
@@ -91,14 +91,14 @@ class BatchTraining:
         try:
             for part in parts:
                 total, records, times = self._app.train_and_sum(
-                    request, contexts[part], vectorized=at_once
+                    request, contexts[part], vectorized=vectorized
                 )
                 totals.append(total)
                 metrics += records
                 seconds += times
         except Exception as error:
             nodes = chunk.nodes[part]
-            self._calls.refuse_shortage(error, nodes, len(nodes) if at_once else 1)
+            self._calls.refuse_shortage(error, nodes, len(nodes) if vectorized else 1)
             return None
         expected = exchange.expected[chunk.envelopes[0]]
         if expected is not None and any(total.structure() != expected for total in totals):
@@ -127,13 +127,13 @@ class BatchTraining:
         return outcomes
 
     def _can_sum(
-        self, exchange: Exchange, chunk: Chunk, request: Message, *, at_once: bool
+        self, exchange: Exchange, chunk: Chunk, request: Message, *, vectorized: bool
     ) -> bool:
         if self._app.can_sum(request) is not None or chunk.states:
             return False
         is_one_message = len(set(chunk.envelopes)) == 1
         message_type = exchange.envelopes[chunk.envelopes[0]].message_type
-        is_watched = exchange.client_timeout is not None and not at_once
+        is_watched = exchange.client_timeout is not None and not vectorized
         return (
             is_one_message
             and message_type == MessageType.TRAIN
@@ -143,6 +143,6 @@ class BatchTraining:
 
 
 def _parts(chunk: Chunk, exchange: Exchange) -> list[slice]:
-    """Return which clients of a chunk train at once."""
+    """Return which clients of a chunk train vectorised."""
     size = exchange.at_once or len(chunk)
     return [slice(start, start + size) for start in range(0, len(chunk), size)]

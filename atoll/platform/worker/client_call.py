@@ -19,7 +19,7 @@ from atoll.randomness import derive_seed, seed_everything
 
 
 class Answer(NamedTuple):
-    """What the app returned, and the node's new state (None if it has never had one)."""
+    """Answer of the app, and the node's new state (None if it has never had one)."""
 
     value: object
     state: bytes | None
@@ -84,7 +84,7 @@ class ClientCalls:
         Raises
         ------
         OutOfGpuMemoryError
-            With the clients' nodes, and how many of them trained at once.
+            With the clients' nodes, and how many of them trained vectorised.
         """
         if self._has_gpu and is_out_of_memory(error):
             raise OutOfGpuMemoryError(nodes, at_once) from error

@@ -82,42 +82,42 @@ class ClientRunner:
     def _outcomes(
         self, exchange: Exchange, chunk: Chunk, chunk_sum: ChunkSum | None
     ) -> list[Outcome] | None:
-        """Return the outcomes of clients that the app takes together; None if it does not."""
-        at_once = self._can_run_together(exchange, chunk)
+        """Return the outcomes of clients that the app trains vectorised; None if it does not."""
+        can_vectorize = self._can_vectorize(exchange, chunk)
         if chunk_sum is not None:
-            summed = self._batches.summed(exchange, chunk, chunk_sum, at_once=at_once)
+            summed = self._batches.summed(exchange, chunk, chunk_sum, vectorized=can_vectorize)
             if summed is not None:
                 return summed
-        if not at_once:
+        if not can_vectorize:
             return None
-        together = self._batches.together(exchange, chunk, chunk_sum)
-        # Clients that failed together are not watched one after another either.
-        if together is not None:
-            return together
+        vectorized = self._batches.vectorized(exchange, chunk, chunk_sum)
+        # Clients that failed vectorised are not watched when they run sequentially either.
+        if vectorized is not None:
+            return vectorized
         return self._in_turn(exchange, chunk, chunk_sum, _Watch())
 
     def time_both_ways(
         self, exchange: Exchange, chunk: Chunk, contents: Mapping[int, PackedRecords]
     ) -> Timing:
-        """Time ``chunk`` one client after another and at once; its replies are thrown away.
+        """Time ``chunk`` sequentially and vectorised; its replies are thrown away.
 
         Each way is warmed up with two clients first.
         """
         if self._obstacle is not None:
             return Timing(obstacle=self._obstacle)
         seconds = []
-        for together in (False, True):
-            trial = replace(exchange, vectorize=together, captured=())
+        for is_vectorized in (False, True):
+            trial = replace(exchange, vectorize=is_vectorized, captured=())
             self.run_chunk(trial, chunk.part(0, 2), contents)
             seconds.append(self.run_chunk(trial, chunk, contents).seconds)
         return Timing(sequential=seconds[0], vectorized=seconds[1])
 
     @cached_property
     def _obstacle(self) -> str | None:
-        """Why the app's clients cannot train together, or None if they can."""
+        """Reason for which the app's clients cannot train vectorised; None if they can."""
         return self._batch_app.can_vectorize()
 
-    def _can_run_together(self, exchange: Exchange, chunk: Chunk) -> bool:
+    def _can_vectorize(self, exchange: Exchange, chunk: Chunk) -> bool:
         if not exchange.vectorize or len(chunk) == 1 or chunk.isolated:
             return False
         kinds = {exchange.envelopes[envelope].message_type for envelope in chunk.envelopes}
@@ -192,7 +192,7 @@ class ClientRunner:
 
 
 class _Watch:
-    """The outcomes of clients that run one after another, and since when the last one runs."""
+    """The outcomes of clients that run sequentially, and since when the last one runs."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []

@@ -1,4 +1,4 @@
-"""What a worker's process knows of its GPU's memory: the only readings of ``torch.cuda``.
+"""Readings of a GPU's memory in a worker's process: the only use of ``torch.cuda``.
 
 How many workers share a GPU follows from them in :mod:`atoll.platform.pool.gpu_sharing`, which
 needs no GPU.
@@ -24,7 +24,7 @@ SIGNS = (
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """What a worker's GPU holds at a job's end, in bytes.
+    """Memory of a worker's GPU at a job's end, in bytes.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class MemoryReading:
     reserved : int
         What it has reserved now.
     free, total : int
-        Of the GPU, whoever holds the rest.
+        Free memory of the GPU; the rest is held by any process.
     """
 
     peak: int
@@ -51,7 +51,7 @@ class Shortage:
     what : str
         What did not fit: "node 3", or a function's name.
     at_once : int
-        Clients that trained at once; 1 if one did.
+        Clients that trained vectorised; 1 if one did alone.
     text : str
         What PyTorch said, in one line.
     """
@@ -88,7 +88,7 @@ class OutOfGpuMemoryError(Exception):
     nodes : Sequence[int]
         Whose training it was; several where it is not known which.
     at_once : int
-        How many of them trained at once.
+        How many of them trained vectorised.
     """
 
     def __init__(self, nodes: Sequence[int], at_once: int) -> None:
@@ -146,7 +146,7 @@ def read_memory() -> MemoryReading | None:
 
 
 def forget_peak() -> None:
-    """Give back what is not in use, and measure anew: what was done so far will not be again."""
+    """Release unused memory and reset the peak, which earlier work determined."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -19,8 +19,8 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from atoll.clients.data.cache import appearing
 from atoll.errors import DataUnavailableError
+from atoll.files.atomic import appearing
 from atoll.platform.cluster.bounded_waits import answer
 
 # Bytes that are sent at a time: a node need not hold a data set in memory.

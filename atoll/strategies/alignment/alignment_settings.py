@@ -46,14 +46,14 @@ class AlignmentSettings(FedAvg):
     l2 : float
         The weight of the squared norm of all trainable parameters in the loss.
     client_update : "cotangent", "quadratic" or "gradient"
-        What clients do: train with fixed cotangents; train with the squared distance of their
+        Task of the clients: train with fixed cotangents; train with the squared distance of their
         moments to the target, evaluated at every step; or reply with the gradient alone, which
         makes a round one exact step of the centralised method.
     server_optimizer : "average", "sgd" or "adam"
-        What the server does with the mean of replies: takes it for the new model, or takes a step
+        Use of the mean of replies: the server takes it for the new model, or takes a step
         along the gradient (or along the clients' mean change).
     server_learning_rate, server_weight_decay : float
-        Of ``sgd`` and ``adam``.
+        Learning rate, above 0, and weight decay, at least 0, of ``sgd`` and ``adam``.
     examples_per_round : int, optional
         The number of examples that each client draws for a round; by default it uses all.
     stale_moments : bool

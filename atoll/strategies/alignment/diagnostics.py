@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.statistics import HeadGradient, HessianProbes
+from atoll.clients.moments.head_statistics import HeadGradient, HessianProbes
 from atoll.strategies.alignment.moments.domain_moments import Domains
 
 PROBES = 16

@@ -64,6 +64,25 @@ class AsynchronousStrategy(FedAvg):
     device_seconds, device_spread, device_jitter, availability, availability_period, device_seed
         The devices: see :class:`~atoll.strategies.asynchronous.devices.Devices`. Times are at most
         1e9 seconds, spreads at most 10.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> from atoll.strategies import AsynchronousStrategy
+    >>> @dataclass(kw_only=True, eq=False)
+    ... class OneReply(AsynchronousStrategy):
+    ...     '''An update of the model for each reply, with two clients at work.'''
+    ...
+    ...     def arrivals(self, nodes):
+    ...         for node in self.first_there(nodes, 2 - len(self.clock)):
+    ...             self.begin(node)
+    ...         return [self.clock.take()]
+    ...
+    ...     def shares(self, examples, factors):
+    ...         return factors
+    >>> strategy = OneReply(device_seconds=60.0, device_seed=1)
+    >>> [task.version for task in strategy.arrivals([1, 2, 3])], len(strategy.clock)
+    ([0], 1)
     """
 
     fraction_evaluate: Fraction = 1.0

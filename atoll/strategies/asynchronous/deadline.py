@@ -26,16 +26,18 @@ class DeadlineFedAvg(AsynchronousStrategy):
         Clients that are given the model at the start of a round; those that are still at work from
         earlier rounds are among them.
     deadline : float, optional
-        Seconds from a round's start to its end; it is longer if nobody is done by then.
+        Seconds from a round's start to its end; it is longer if no client has replied by then.
     late : "keep" or "drop"
-        What becomes of stragglers: their replies count in the round in which they come, by their
+        Treatment of late replies: they count in the round in which they come, by their
         staleness (semi-synchronous), or they are stopped at the deadline and their work is lost.
 
     Examples
     --------
     >>> from atoll.strategies import DeadlineFedAvg
-    >>> DeadlineFedAvg(cohort=20, deadline=30.0, late="drop").deadline
-    30.0
+    >>> strategy = DeadlineFedAvg(cohort=20, deadline=60.0, late="drop", device_seconds=60.0)
+    >>> arrived = strategy.arrivals(range(1, 101))
+    >>> len(arrived) < 20, strategy.clock.seconds
+    (True, 60.0)
     """
 
     cohort: Count = 20

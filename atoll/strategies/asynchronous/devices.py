@@ -16,7 +16,7 @@ MICROSECONDS = 1_000_000
 class Devices:
     """The devices of a federation; each one's speed and hours follow from the seed and its node id.
 
-    A device that goes away in the middle of its work goes on with it when it is back.
+    A device that becomes unavailable during its work continues it when it is available again.
 
     Attributes
     ----------

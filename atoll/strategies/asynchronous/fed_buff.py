@@ -29,8 +29,10 @@ class FedBuff(AsynchronousStrategy):
     Examples
     --------
     >>> from atoll.strategies import FedBuff
-    >>> FedBuff(concurrency=20, buffer_size=10, staleness_exponent=0.5).buffer_size
-    10
+    >>> strategy = FedBuff(concurrency=20, buffer_size=10, staleness_exponent=0.5)
+    >>> arrived = strategy.arrivals(range(1, 101))  # the nodes of the first update
+    >>> len(arrived), len(strategy.clock)  # so many replied, and so many are still at work
+    (10, 19)
     """
 
     concurrency: Count = 20

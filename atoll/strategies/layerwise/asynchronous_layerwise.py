@@ -48,6 +48,14 @@ class AsynchronousLayerwise(Layerwise):
         0 weighs all updates alike.
     **arguments
         Those of :class:`~atoll.strategies.layerwise.layerwise_strategy.Layerwise`.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAvg
+    >>> from atoll.strategies import AsynchronousLayerwise
+    >>> strategy = AsynchronousLayerwise(FedAvg(), layers_per_client=2, delays=[1, 2, 4])
+    >>> [round(strategy.staleness_weight(age), 3) for age in (0, 1, 3)]
+    [1.0, 0.707, 0.5]
     """
 
     def __init__(

@@ -85,7 +85,7 @@ class Layerwise(FedAvg):
     Parameters
     ----------
     strategy : FedAvg, optional
-        What aggregates a layer: FedAvg by default, or any strategy derived from it (FedProx,
+        Strategy that aggregates a layer: FedAvg by default, or one derived from it (FedProx,
         FedAdam, ...). Each layer has a copy with a state of its own.
     layers_per_client : int, optional
         The most layers that a client trains in a round, whatever its memory holds.
@@ -97,7 +97,9 @@ class Layerwise(FedAvg):
     --------
     >>> from flwr.serverapp.strategy import FedAdam
     >>> from atoll.strategies import Layerwise
-    >>> strategy = Layerwise(FedAdam(eta=0.01), layers_per_client=2)
+    >>> strategy = Layerwise(FedAdam(eta=0.01), layers_per_client=2, fraction_train=0.5)
+    >>> strategy.layers_per_client, strategy.fraction_evaluate
+    (2, 0.0)
     """
 
     def __init__(

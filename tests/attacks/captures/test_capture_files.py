@@ -75,6 +75,7 @@ def test_what_is_not_a_capture_is_refused(folder: Path, tmp_path: Path) -> None:
         read_truth(folder)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_in_a_capture_is_told(folder: Path) -> None:
     for name, read in (
         ("capture.json", read_capture),

@@ -151,6 +151,7 @@ def test_a_real_sized_checkpoint_makes_what_the_released_network_makes_from_ever
     check_stages(generator, features, expected)
 
 
+@pytest.mark.slow
 def test_other_checkpoints_are_refused_before_compute(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:

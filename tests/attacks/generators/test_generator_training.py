@@ -54,6 +54,7 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
     return float(difference @ difference + np.trace(sum(covariances) - 2 * root))
 
 
+@pytest.mark.slow
 def test_a_classifier_of_real_digits_recognises_what_it_draws(digits, generator) -> None:
     classifier = SVC().fit(flat(digits.train.images), digits.train.labels)
     images, labels = samples_of(generator)
@@ -61,6 +62,7 @@ def test_a_classifier_of_real_digits_recognises_what_it_draws(digits, generator)
     assert classifier.score(images, labels) > 0.95
 
 
+@pytest.mark.slow
 def test_what_it_draws_is_distributed_as_real_digits(digits, generator) -> None:
     real, unseen = flat(digits.train.images), flat(digits.test.images)
     features = PCA(20, random_state=0).fit(real).transform

@@ -1,4 +1,4 @@
-"""The floors that attacks must beat."""
+"""The baselines that attacks must beat."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.threat.observation import PublicData, observe
 from atoll.attacks.victims import references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError
-from atoll.platform.attack_runs.attack_run import build_attack
 from tests.support.attacks.attacking import attacked, figures
 from tests.support.attacks.real_updates import client_update
 

@@ -123,7 +123,7 @@ def test_a_model_that_an_attack_is_not_for_is_refused(
 
 
 def test_an_attack_is_only_run_on_what_it_declares() -> None:
-    from atoll.platform.attack_runs.attack_run import build_attack
+    from atoll.attacks.base.attack_building import build_attack
 
     capture, _ = client_update({"name": "mlp"}, {}, [0])
     attack: Any = build_attack("idlg", {})

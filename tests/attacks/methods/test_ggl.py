@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from atoll.attacks.methods.generator_sample import GeneratorSample
@@ -27,6 +28,7 @@ def ggl(**settings: object) -> GGL:
     return GGL.model_validate(given)
 
 
+@pytest.mark.slow
 def test_the_search_finds_latents_that_match_and_leaves_global_numbers_alone() -> None:
     victims = [victim([3], 1), victim([7], 2)]
     attack = ggl(kl=0.0)

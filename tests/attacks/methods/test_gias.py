@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from atoll.attacks.methods.gias import GIAS
@@ -12,6 +13,7 @@ from tests.support.attacks.digit_generator import (
 )
 
 
+@pytest.mark.slow
 def test_weights_find_what_the_latent_cannot_and_stay_each_victims_own() -> None:
     folder = digit_generator()
     victims = [victim([3], 1), victim([7], 2)]

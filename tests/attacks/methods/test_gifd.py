@@ -73,6 +73,7 @@ def test_it_does_better_than_inverting_gradients_at_as_many_steps(found, victims
         assert torch.equal(one.labels, truth.labels)
 
 
+@pytest.mark.slow
 def test_the_answer_is_the_stage_of_least_cost(found) -> None:
     for one in found:
         assert [stage.name for stage in one.stages] == [f"stage {k}" for k in range(4)]
@@ -83,6 +84,7 @@ def test_the_answer_is_the_stage_of_least_cost(found) -> None:
         assert costs[-1] < costs[0]
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result(folder, victims) -> None:
     attack = gifd(folder, steps=4)
     first, again, other = (
@@ -92,6 +94,7 @@ def test_one_seed_gives_one_result(folder, victims) -> None:
     assert not torch.equal(first[0].images, other[0].images)
 
 
+@pytest.mark.slow
 def test_the_images_of_the_best_restart_are_returned(folder, victims) -> None:
     attack = gifd(folder, restarts=3, steps=15, stages=2)
     [observation] = observed(attack, victims[:1])

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.threat.capabilities import Capability
 from atoll.errors import AttackError, UnknownNameError
-from atoll.platform.attack_runs.attack_run import build_attack
 from tests.support.attacks.attacking import attacked, figures
 
 SIGMOID = {"name": "lenet-sigmoid"}
 FLOOR = 12.0
 
 
+@pytest.mark.slow
 def test_idlg_restores_images_of_the_sigmoid_lenet() -> None:
     found = attacked("idlg", SIGMOID, [[1], [2], [3], [4]], steps=150)
     assert sum(psnr > 40 for psnr in figures(found, "psnr")) >= 3
@@ -24,6 +25,7 @@ def test_idlg_restores_images_of_the_sigmoid_lenet() -> None:
     assert set(figures(found, "label_source")) == {"inferred"}
 
 
+@pytest.mark.slow
 def test_dlg_finds_the_labels_with_the_images() -> None:
     found = attacked("dlg", SIGMOID, [[1], [2]], steps=150, restarts=2)
     assert min(figures(found, "psnr")) > 40
@@ -31,6 +33,7 @@ def test_dlg_finds_the_labels_with_the_images() -> None:
     assert set(figures(found, "label_source")) == {"optimised"}
 
 
+@pytest.mark.slow
 def test_inverting_gradients_beats_its_floors() -> None:
     settings = {"steps": 200, "tv": 1e-3}
     found = attacked("inverting-gradients", {"name": "lenet-relu"}, [[0], [1], [2]], **settings)

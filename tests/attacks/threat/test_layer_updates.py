@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atoll.attacks.base.attack import Attack
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.capture_validation.replay import diagnose
 from atoll.attacks.captures.capture import Capture, Truth
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
@@ -18,7 +19,6 @@ from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.errors import AttackError, CaptureError
-from atoll.platform.attack_runs.attack_run import build_attack
 from tests.support.attacks.digit_generator import digit_generator
 from tests.support.attacks.layer_updates import DT, layer_update
 from tests.support.attacks.real_updates import assert_simulates
@@ -63,6 +63,7 @@ def test_the_doctor_replays_it(model: dict[str, Any]) -> None:
         diagnose(capture, replace(truth, part_seeds={}))
 
 
+@pytest.mark.slow
 def test_other_seeds_of_the_layers_do_not_replay_it() -> None:
     # One small batch: that no normalisation explains the update either takes many replays.
     capture, truth = layer_update(DT, {"batch_size": 2, "learning_rate": 0.01}, [0, 1])

@@ -12,9 +12,10 @@ from atoll.attacks.captures.capture import Capture
 from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels, share_recovered
 from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.client_spec import ClientSpec
+from atoll.clients.moments.head_statistics import HeadGradient, HessianDiagonal
 from atoll.clients.moments.moment_messages import QUERY, MomentsQuery
 from atoll.clients.moments.statistic import Statistic
-from atoll.clients.moments.statistics import HeadGradient, HessianDiagonal, Loss
+from atoll.clients.moments.statistics import Loss
 from atoll.errors import AttackError, CaptureError
 from atoll.flower.arrays import array_record, to_array
 from tests.support.attacks.captured import a_spec, captured, content_of

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture, Content
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import ImageSpace, PublicData, observe, used_examples
 from atoll.errors import AttackError, CaptureError
-from atoll.platform.attack_runs.attack_run import build_attack
 from tests.support.attacks.real_updates import client_update
 
 MODEL = {"name": "resnet8", "norm": "batch"}

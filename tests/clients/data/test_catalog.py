@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atoll.clients.data.cache import appearing, cache_root, check_sha256
+from atoll.clients.data.cache import cache_root, check_sha256
 from atoll.clients.data.catalog import DATASETS, load_dataset
 from atoll.clients.data.datasets.cifar10 import decode_cifar10
 from atoll.clients.data.datasets.emoji import VENDORS
@@ -22,6 +22,7 @@ from atoll.clients.data.downloads import NpmPackage
 from atoll.clients.data.image_dataset import ImageDataset, fingerprint_of
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError
+from atoll.files.atomic import appearing
 
 
 def is_cached(name: str) -> bool:

@@ -116,6 +116,7 @@ def translated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.n
     return weights, root
 
 
+@pytest.mark.slow
 def test_keras_weights_compute_what_keras_computes(translated, monkeypatch) -> None:
     weights, root = translated
     monkeypatch.setenv("ATOLL_CACHE", str(root))
@@ -138,6 +139,7 @@ def test_another_number_of_classes_or_channels_keeps_the_rest(translated, monkey
     assert one.fc.weight.shape == (3, 2048)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_users_file_has_torchvisions_names(tmp_path: Path, suffix: str) -> None:
     donor = resnet50((3, 8, 8), 5)

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.clients.models.head import ModelSizes
-from atoll.clients.moments.moment_messages import DomainSums, MomentsQuery, Term, TrainingTerms
-from atoll.clients.moments.statistic import DomainContext
-from atoll.clients.moments.statistics import (
+from atoll.clients.moments.head_statistics import (
     HeadGradient,
     HessianProbes,
     HessianProduct,
-    Loss,
     ProbedDiagonal,
 )
+from atoll.clients.moments.moment_messages import DomainSums, MomentsQuery, Term, TrainingTerms
+from atoll.clients.moments.statistic import DomainContext
+from atoll.clients.moments.statistics import Loss
 from atoll.flower import dump_records, load_records
 
 names = st.lists(st.text(min_size=1, max_size=8), min_size=0, max_size=4, unique=True)

@@ -10,6 +10,15 @@ from torch import Tensor, nn
 from atoll.clients.models.gaussian_model import GaussianHead
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.moments.head_statistics import (
+    HeadGradient,
+    HessianDiagonal,
+    HessianProbes,
+    HessianProduct,
+    ProbedDiagonal,
+    SquaredHeadGradient,
+    rademacher,
+)
 from atoll.clients.moments.latent_statistics import ConditionalInformation, LatentNorm, LatentSquare
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistic_names import STATISTICS, statistic_from_json, to_json
@@ -17,18 +26,11 @@ from atoll.clients.moments.statistics import (
     FeatureMean,
     FeatureProducts,
     Gradient,
-    HeadGradient,
-    HessianDiagonal,
-    HessianProbes,
-    HessianProduct,
     Loss,
-    ProbedDiagonal,
     ScaleGradient,
     ScaleGradientHalves,
     SquaredFeatures,
-    SquaredHeadGradient,
     SquaredLogits,
-    rademacher,
 )
 from atoll.randomness import derive_seed
 

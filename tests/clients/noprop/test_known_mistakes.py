@@ -88,6 +88,7 @@ def test_a_block_that_saw_z_t_in_training_fails_in_stochastic_inference(
     assert right - wrong < right_stochastic - wrong_stochastic
 
 
+@pytest.mark.slow
 def test_no_label_reaches_inference() -> None:
     """Predictions are the same whatever the labels are; accuracy on shifted labels is not."""
     made = design(image_shape=(1, 8, 8), block="small", steps=3, mean_of=2)

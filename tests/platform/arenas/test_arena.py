@@ -51,7 +51,7 @@ def test_every_attack_meets_every_defense(
         )
     }
     assert found == expected
-    # The onlooker of sums sees all four clients' two images as one update.
+    # The server of sums sees all four clients' two images as one update.
     assert {r["images"] for r in rows if r["defense"] == "secagg"} == {8}
     assert {r["images"] for r in rows if r["defense"] != "secagg"} == {2}
     assert all(0.0 <= r["accuracy"] <= 1.0 for r in rows)

@@ -5,7 +5,7 @@ import pytest
 from atoll.errors import InvalidExperimentError
 from atoll.platform.arenas import arena_checks
 from atoll.platform.arenas.arena import run_arena
-from atoll.platform.arenas.arena_checks import check_available
+from atoll.platform.arenas.arena_checks import check_before_run
 from atoll.platform.arenas.arena_plan import load_arena
 from atoll.platform.config.experiment import load_experiment
 from tests.support.paths import ROOT
@@ -168,4 +168,10 @@ def test_an_attack_that_fits_no_federation_is_refused_before_anything_runs(
 
 def test_an_attack_that_fits_some_of_the_federations_is_accepted(file: Path) -> None:
     file.write_text(f"{ARENA}[arena.attacks.linear-layer]\n")
-    check_available(load_arena(file, ["arena.grid.model.name=['lenet-sigmoid', 'mlp']"]))
+    check_before_run(load_arena(file, ["arena.grid.model.name=['lenet-sigmoid', 'mlp']"]))
+
+
+def test_the_candidate_set_has_its_name_and_the_one_before(file: Path) -> None:
+    assert load_arena(file).settings.candidates == 50
+    file.write_text(file.read_text().replace("gallery = 50", "candidates = 40"))
+    assert load_arena(file).settings.candidates == 40

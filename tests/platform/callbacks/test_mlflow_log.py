@@ -14,7 +14,7 @@ from atoll.platform.callbacks import mlflow_log
 from atoll.platform.callbacks.mlflow_log import MLflowLog
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.federation import check
+from atoll.platform.runs.preflight import check_settings
 
 # A folder in place of a server, which MLflow wants to be asked for.
 pytestmark = pytest.mark.usefixtures("folder_store")
@@ -84,4 +84,4 @@ def test_without_mlflow_it_is_refused_before_anything_starts(
     monkeypatch.setattr(mlflow_log.importlib.util, "find_spec", lambda name: None)
     experiment = Experiment.from_dict({"log": {"mlflow": True}})
     with pytest.raises(InvalidExperimentError, match=r"pip install 'atoll\[mlflow\]'"):
-        check(experiment)
+        check_settings(experiment)

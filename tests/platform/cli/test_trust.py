@@ -103,6 +103,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_what_a_run_directory_names_is_not_imported(place: str, marker: Path) -> None:
     run = write_run(marker.parent / "run", **PLACES[place])

@@ -9,8 +9,9 @@ from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.client_mods import MODS, with_references
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.federation import check, prepare
+from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import run
+from atoll.platform.runs.preflight import check_settings
 
 
 def experiment(*mods: object, model: dict[str, object] | None = None) -> Experiment:
@@ -55,7 +56,7 @@ def test_entries_with_arguments_survive_toml() -> None:
 )
 def test_wrong_defenses_are_refused_without_data(mod: object, message: str) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
-        check(experiment(mod))
+        check_settings(experiment(mod))
 
 
 def test_a_defense_that_needs_what_the_model_lacks_is_refused_before_the_run() -> None:
@@ -78,15 +79,15 @@ def test_the_epsilon_that_clients_spent_is_in_the_ledger(tmp_path: Path, cluster
 
 def test_secure_aggregation_needs_both_its_parts() -> None:
     with pytest.raises(InvalidExperimentError, match="client.mods has 'secure-aggregation'"):
-        check(experiment("secure-aggregation"))
+        check_settings(experiment("secure-aggregation"))
     tables = experiment().to_dict()
     tables["strategy"] = {"name": "SecAggPlus"}
     with pytest.raises(InvalidExperimentError, match="client.mods lacks 'secure-aggregation'"):
-        check(Experiment.from_dict(tables))
+        check_settings(Experiment.from_dict(tables))
     tables["client"]["mods"] = ["secure-aggregation"]
     tables["capture"] = {"nodes": [2], "rounds": [1]}
     with pytest.raises(InvalidExperimentError, match=r"capture.nodes = \[2\].* expected 'all'"):
-        check(Experiment.from_dict(tables))
+        check_settings(Experiment.from_dict(tables))
 
 
 def private(where: str, **arguments: object) -> dict[str, object]:
@@ -132,7 +133,7 @@ def test_strategies_around_others_that_would_promise_too_much_are_refused(
 ) -> None:
     tables = {**experiment(*mods).to_dict(), "strategy": strategy}
     with pytest.raises(InvalidExperimentError, match=message):
-        check(Experiment.from_dict(tables))
+        check_settings(Experiment.from_dict(tables))
 
 
 def test_flowers_clipping_mods_need_the_strategy_that_sends_the_norm() -> None:
@@ -142,7 +143,7 @@ def test_flowers_clipping_mods_need_the_strategy_that_sends_the_norm() -> None:
         ("adaptiveclipping_mod", "DifferentialPrivacyClientSideAdaptiveClipping"),
     ):
         with pytest.raises(InvalidExperimentError, match=f"client.mods has '{mod}'.*'{name}'"):
-            check(experiment(mod))
+            check_settings(experiment(mod))
 
 
 def test_privacy_around_a_strategy_that_asks_for_moments_is_refused() -> None:
@@ -150,8 +151,8 @@ def test_privacy_around_a_strategy_that_asks_for_moments_is_refused() -> None:
     for where in ("ServerSideFixed", "ServerSideAdaptive"):
         tables = {**experiment().to_dict(), "strategy": private(where, strategy=hgp)}
         with pytest.raises(InvalidExperimentError, match="'HGP' within .* clients send moments"):
-            check(Experiment.from_dict(tables))
-    check(
+            check_settings(Experiment.from_dict(tables))
+    check_settings(
         Experiment.from_dict(
             {
                 **experiment().to_dict(),
@@ -164,7 +165,7 @@ def test_privacy_around_a_strategy_that_asks_for_moments_is_refused() -> None:
         "strategy": {"name": "SecAggPlus", "strategy": hgp},
     }
     with pytest.raises(InvalidExperimentError, match="'secure-aggregation' .*answer unmasked|HGP"):
-        check(Experiment.from_dict(tables))
+        check_settings(Experiment.from_dict(tables))
 
 
 @pytest.mark.parametrize(
@@ -182,4 +183,4 @@ def test_privacy_around_a_strategy_that_asks_for_moments_is_refused() -> None:
 def test_strategies_around_others_that_go_together_are_not(
     strategy: dict[str, object], mods: list[str]
 ) -> None:
-    check(Experiment.from_dict({**experiment(*mods).to_dict(), "strategy": strategy}))
+    check_settings(Experiment.from_dict({**experiment(*mods).to_dict(), "strategy": strategy}))

@@ -26,7 +26,7 @@ from atoll.clients.ranges import CONFIG
 from atoll.clients.settings import ModelSettings, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.federation import check
+from atoll.platform.runs.preflight import check_settings
 from atoll.strategies import STRATEGIES
 from atoll.strategies.strategy_arguments import ARGUMENTS
 
@@ -216,7 +216,7 @@ PLACES = [
 def test_it_is_one_line_that_names_the_key(section: str, key: str) -> None:
     for value in NONSENSE:
         with pytest.raises(InvalidExperimentError) as caught:
-            check(Experiment.from_dict({section: {key: value}}))
+            check_settings(Experiment.from_dict({section: {key: value}}))
         assert len(str(caught.value).splitlines()) == 1
         assert str(caught.value).startswith(f"{section}.{key} = ")
 
@@ -262,7 +262,7 @@ def test_it_is_one_line_that_names_the_key(section: str, key: str) -> None:
 )
 def test_what_was_taken_and_changed_nothing_is_refused(tables: dict[str, Any], line: str) -> None:
     with pytest.raises(InvalidExperimentError) as caught:
-        check(Experiment.from_dict(tables))
+        check_settings(Experiment.from_dict(tables))
     assert str(caught.value).startswith(line)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -22,7 +22,7 @@ from atoll.errors import (
 )
 from atoll.platform.arenas.arena_plan import load_arena
 from atoll.platform.config.experiment import Experiment, load_experiment
-from atoll.platform.runs.federation import check
+from atoll.platform.runs.preflight import check_settings
 from atoll.platform.sweeps.sweep_plan import load_sweep
 from tests.support.paths import ROOT
 
@@ -152,7 +152,7 @@ def test_what_is_checked_before_a_run_ends_with_nothing_but_an_error_of_ours(
     tables: dict[str, Any],
 ) -> None:
     try:
-        check(Experiment.from_dict(tables))
+        check_settings(Experiment.from_dict(tables))
     except AtollError as error:
         assert str(error).strip()
 

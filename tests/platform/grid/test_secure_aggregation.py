@@ -75,7 +75,7 @@ def one_step_of(experiment: Experiment, **capture: object) -> Experiment:
     return Experiment.from_dict(tables)
 
 
-def test_the_onlooker_of_a_run_records_sums_only(tmp_path: Path, cluster: None) -> None:
+def test_the_server_of_a_run_records_sums_only(tmp_path: Path, cluster: None) -> None:
     secure = run(one_step_of(experiment(secure=True)), out=tmp_path / "secure")
     [found] = find_captures(tmp_path / "secure")
     assert [path.name for path in (tmp_path / "secure" / CAPTURES).iterdir()] == [found.name]
@@ -108,7 +108,7 @@ def test_a_sum_that_no_client_could_have_sent_is_not_recorded(
         run(Experiment.from_dict(tables), out=tmp_path / "run")
 
 
-def test_what_a_client_sends_is_noise_to_the_onlooker(cluster: None) -> None:
+def test_what_a_client_sends_is_noise_to_the_server(cluster: None) -> None:
     federation = prepare(experiment(secure=True))
     app = partial(make_client_app, federation.spec)
     with Onlooker(app, 5, workers=1) as grid:

@@ -60,5 +60,5 @@ def test_clients_that_do_not_fit_at_once_train_in_halves(found: dict[str, Any]) 
     assert len(given) == 16
     assert None not in given
     assert choice["at_once"] == 8
-    assert "16 clients one after another" in choice["reason"]
-    assert ", 8 at once" in choice["reason"]
+    assert "16 clients sequential" in choice["reason"]
+    assert ", 8 vectorised" in choice["reason"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError, UnknownNameError
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.config.validation import validated
 from atoll.platform.reference.experiment_keys import (
     about_section,
     all_keys,

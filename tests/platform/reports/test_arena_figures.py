@@ -41,7 +41,7 @@ def test_a_frontier_shows_the_strongest_attack_and_holds_it_against_the_floor() 
     [line] = drawn.layout.shapes
     assert line.y0 == line.y1 == 20.0
     [note] = drawn.layout.annotations
-    assert note.text == "highest floor: class-mean"
+    assert note.text == "highest baseline: class-mean"
     assert drawn.layout.yaxis.title.text == "PSNR (dB)"
 
 

@@ -76,6 +76,7 @@ def a_round(number: int) -> RoundRecord:
     )
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_shows_names_with_markup_as_text(tmp_path: Path) -> None:
     directory = tmp_path / "run <img src=x onerror=document.title='RAN'>"
     config = f"[run]\nname = '''{ATTACKS['script']}'''\n"
@@ -128,6 +129,7 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_report_of_an_arena_shows_names_with_markup_as_text(tmp_path: Path) -> None:
     page = write_arena_report(tmp_path, rows(), ATTACKS["image"], {})
     check(page, {"image": 2, "ends": 2, "bold": 5, "script": 3, "link": 2, "attribute": 2})

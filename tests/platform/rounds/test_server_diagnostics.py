@@ -17,7 +17,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation_run import run
 from atoll.strategies.alignment.alignment_method import FIXED_SEED
 from atoll.strategies.alignment.diagnostics import measure_diagnostics
-from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
+from atoll.strategies.alignment.moments.domain_moments import Domains
 
 TABLES = {
     "run": {"rounds": 4, "seed": 3, "evaluate_every": 2},
@@ -55,7 +55,7 @@ def test_the_held_out_domain_is_measured_against_the_training_domains(
         outputs[name] = HeadOutputs(
             features.double(), logits.double(), labels, torch.arange(len(labels)), model[-1], ()
         )
-    expected = measure_diagnostics(domains_at_hand(outputs), FIXED_SEED, ("30",))
+    expected = measure_diagnostics(Domains.of_outputs(outputs), FIXED_SEED, ("30",))
     assert len(expected) == 4
     found = rows[-1].server_metrics
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-4)

@@ -100,6 +100,7 @@ def test_without_a_manifest_a_file_has_a_usable_shape_or_is_refused(
 SHOWN = ("config", "engine", "result", "partition", "rounds", "clients")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
 @given(data=st.data())
 @settings(FUZZ, max_examples=max(5, EXAMPLES // 5))

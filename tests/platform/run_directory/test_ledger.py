@@ -70,6 +70,7 @@ def test_rows_are_there_after_a_flush_and_cut_back_on_resume(tmp_path: Path) -> 
     assert len(read_table(tmp_path / "clients.parquet")) == 12
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     ledger = Ledger.create(tmp_path, "[run]\n")
     ledger.on_round(record(1))

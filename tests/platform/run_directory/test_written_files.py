@@ -25,6 +25,7 @@ from tests.support.paths import ROOT
 from tests.support.runs.foreign_files import RESULT, write_run
 
 
+@pytest.mark.slow
 def test_a_running_run_can_be_read_at_any_moment(tmp_path: Path) -> None:
     """A reader in another process never takes a file that is being replaced for a changed one."""
     directory = write_run(tmp_path / "run", finished=False)

@@ -92,6 +92,8 @@ def test_interrupted_as_the_ledger_takes_note_of_a_round(
     assert rounds(tmp_path / "run") == rounds(whole)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_an_interruption_waits_for_the_ledger_and_the_round_is_kept(tmp_path: Path) -> None:
     class Interrupting(Observer):
         def on_start(self, info: Any) -> None: ...

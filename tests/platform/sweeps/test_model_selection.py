@@ -78,6 +78,7 @@ def test_rules_that_lack_their_runs_are_left_out() -> None:
 ACCURACIES = st.integers(0, 100).map(lambda percent: percent / 100)
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
 @settings(max_examples=80)
 def test_selection_is_the_best_of_all(data, hypers: int, seeds: int, rounds: int) -> None:

@@ -15,7 +15,6 @@ from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.diagnostics import DELTA, measure_diagnostics
 from atoll.strategies.alignment.moments.domain_moments import Domains
-from atoll.strategies.alignment.moments.local_exchange import domains_at_hand
 from atoll.strategies.alignment.moments.moment_exchange import MomentExchange, Traffic
 from tests.support.strategies import centralised as c
 from tests.support.strategies.small_federation import LAYOUTS, make_federation
@@ -68,9 +67,9 @@ def test_the_same_whether_clients_answer_or_outputs_are_at_hand(model: str, tmp_
         for node, client in enumerate(SPLIT, 1)
     }
     asked = measure_diagnostics(Domains(exchange, counts), seed=5)
-    here = measure_diagnostics(domains_at_hand(outputs), seed=5)
+    here = measure_diagnostics(Domains.of_outputs(outputs), seed=5)
     assert asked == pytest.approx(here, rel=1e-8)
-    held_out = measure_diagnostics(domains_at_hand(outputs), 5, ("art",))
+    held_out = measure_diagnostics(Domains.of_outputs(outputs), 5, ("art",))
     assert {key.rpartition("_")[2] for key in held_out} == {"art"}
     # The mean of the three has a third of the domain itself in it.
     for measure in ("gradient_distance_art", "hessian_distance_art"):
@@ -88,7 +87,7 @@ def test_with_labels_reversed_the_transfer_measure_has_a_closed_form() -> None:
         "source": sigmoid_head(features, labels, head),
         "target": sigmoid_head(features, 1 - labels, head),
     }
-    found = measure_diagnostics(domains_at_hand(outputs), 0, ("target",))
+    found = measure_diagnostics(Domains.of_outputs(outputs), 0, ("target",))
     signs = 2.0 * labels - 1
     slope = (signs[:, None] * torch.cat([features, torch.ones(40, 1)], 1)).mean(0)
     expected = (signs * outputs["source"].logits[:, 0]).mean() + DELTA * slope.norm()
@@ -108,7 +107,7 @@ def test_on_two_parameters_it_is_what_a_grid_finds(seed: int) -> None:
         features = (torch.randn(30, 1, generator=generator) + shift).double()
         labels = torch.randint(0, 2, (30,), generator=generator)
         outputs[name] = sigmoid_head(features, labels, head)
-    found = measure_diagnostics(domains_at_hand(outputs), 0, ("target",))["transfer_target"]
+    found = measure_diagnostics(Domains.of_outputs(outputs), 0, ("target",))["transfer_target"]
 
     def risk(name: str, weight: Tensor, bias: Tensor) -> Tensor:
         own = outputs[name]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.statistics import rademacher
+from atoll.clients.moments.head_statistics import rademacher
 from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_method import FIXED_SEED
@@ -134,8 +134,10 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, Tensor], atol
         np.testing.assert_allclose(found[key], value.numpy(), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "examples"])
-@pytest.mark.parametrize("outputs", [3, 1], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("weighting", ["uniform", pytest.param("examples", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "outputs", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["softmax", "sigmoid"]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_federated_gradient_is_the_centralised_one(

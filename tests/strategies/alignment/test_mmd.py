@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.clients.moments.statistics import ExampleFeatures, HeadGradient
+from atoll.clients.moments.head_statistics import HeadGradient
+from atoll.clients.moments.statistics import ExampleFeatures
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from atoll.clients.moments.head_statistics import HessianProbes
 from atoll.clients.moments.statistic_names import statistic_from_json, to_json
-from atoll.clients.moments.statistics import HessianProbes
 from atoll.errors import EngineError
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy

@@ -110,6 +110,7 @@ def test_a_step_is_that_of_the_published_objective(
         np.testing.assert_allclose(moved, expected.numpy(), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_terms_act_and_without_them_it_is_fedavg(tmp_path: Path) -> None:
     layout = "domains split over unequal clients"
     federation = small(tmp_path, layout, ClientSettings(learning_rate=0.1, batch_size=8, epochs=2))

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from atoll.clients.moments.statistics import HeadGradient
+from atoll.clients.moments.head_statistics import HeadGradient
 from atoll.clients.settings import ClientSettings
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder

@@ -17,6 +17,7 @@ def time_there(devices: Devices, node: int, start: int, end: int) -> int:
     return sum(devices.is_available(node, moment) for moment in range(start, end))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     node=st.integers(1, 2**62),

@@ -48,6 +48,7 @@ def test_a_slow_clients_update_arrives_later_with_the_weight_of_its_age():
     assert second.metrics["mean_age"] == pytest.approx(1 / 4)
 
 
+@pytest.mark.slow
 def test_an_old_update_leaves_no_variance_below_zero():
     # In four epochs most variances shrink to a few hundredths of 1, where they begin: an update
     # that is a version old would take that from them once more.

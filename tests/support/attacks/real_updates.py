@@ -70,7 +70,7 @@ def client_update(
 def info_of(
     data: ImageDataset, model: ModelSettings, client: ClientSettings, *, num_rounds: int
 ) -> FederationInfo:
-    """What an onlooker is told of a federation on this data set."""
+    """What a server is told of a federation on this data set."""
     return FederationInfo(
         dataset=data.name,
         model=model,

@@ -36,7 +36,7 @@ from atoll.platform.run_directory.run_files import (
     read_rounds_table,
     read_table,
 )
-from atoll.platform.runs.layerwise.block_files import PartFiles, PartState
+from atoll.platform.runs.layerwise.block_files import UnitFiles, UnitState
 from atoll.platform.sweeps.trials import SCHEMA, read_trials, stopped_row
 from tests.support.runs.foreign_files import write_run
 
@@ -115,7 +115,7 @@ KINDS = {
     },
     "part": Kind(
         "parts/block-1/epoch-000001.safetensors",
-        lambda d: PartFiles(d / "parts").read("block-1", 1),
+        lambda d: UnitFiles(d / "parts").read("block-1", 1),
         has_manifest=False,
     ),
 }
@@ -152,8 +152,8 @@ def write_whole(folder: Path) -> Path:
         Checkpoint(1, arrays, tree, {"a": np.ones(3)}, {1: b"state"})
     )
     module = {"weight": torch.ones(2, 2)}
-    part = PartState(1, module, {"step": 3, "moments": [torch.ones(2)]}, [{"loss": 1.0}])
-    PartFiles(directory / "parts").write("block-1", part)
+    part = UnitState(1, module, {"step": 3, "moments": [torch.ones(2)]}, [{"loss": 1.0}])
+    UnitFiles(directory / "parts").write("block-1", part)
     return directory
 
 

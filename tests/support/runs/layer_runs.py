@@ -15,8 +15,9 @@ from atoll.platform.pool.gpu_sharing import GpuSharing
 from atoll.platform.pool.jobs import Job
 from atoll.platform.run_directory.identity import RunIdentity
 from atoll.platform.runs.federation import prepare
-from atoll.platform.runs.layerwise.block_files import PartFiles, sha256_of_module
-from atoll.platform.runs.layerwise.layerwise_run import PARTS, LayerRun
+from atoll.platform.runs.layerwise.block_files import UnitFiles, sha256_of_module
+from atoll.platform.runs.layerwise.layerwise_run import LayerwiseTraining
+from atoll.platform.runs.layerwise.network_arrays import UNITS_FOLDER
 from atoll.platform.runs.session import Session
 
 
@@ -79,7 +80,7 @@ def run_here(
         observers=lambda directory: [],
     )
     with session, as_many_threads_as_a_worker():
-        layers = LayerRun(asked, prepare(asked), session, callbacks)
+        layers = LayerwiseTraining(asked, prepare(asked), session, callbacks)
         arrays = layers.run(pool or InProcessPool())
         return session.finish(arrays, **layers.facts())
 
@@ -101,5 +102,5 @@ def spec_of(asked: Experiment) -> ClientSpec:
 
 def hashes(directory: Path, names: list[str], epoch: int) -> dict[str, str]:
     """Return the hash of each part's parameters and buffers after an epoch."""
-    files = PartFiles(directory / PARTS)
+    files = UnitFiles(directory / UNITS_FOLDER)
     return {name: sha256_of_module(files.read(name, epoch).module) for name in names}

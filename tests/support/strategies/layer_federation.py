@@ -9,7 +9,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from atoll.clients.apps.client_app import make_client_app
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.federation import check, prepare
+from atoll.platform.runs.federation import prepare
+from atoll.platform.runs.preflight import check_settings
 from tests.support.strategies.small_federation import LocalGrid
 
 CLIENTS = 4
@@ -40,7 +41,7 @@ class Round:
 
 class LayerFederation:
     def __init__(self, asked: Experiment) -> None:
-        check(asked)
+        check_settings(asked)
         self.parts = prepare(asked)
         self.strategy: Any = self.parts.strategy
         self.grid = LocalGrid(make_client_app(self.parts.spec), asked.data.clients)

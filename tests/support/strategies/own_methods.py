@@ -9,8 +9,8 @@ from torch import Tensor
 
 from atoll.clients.models.head import ModelSizes
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.moments.head_statistics import HeadGradient
 from atoll.clients.moments.statistic import DomainContext, Statistic
-from atoll.clients.moments.statistics import HeadGradient
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.moments.domain_moments import Domains
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
-from atoll.registry import closest
 
 logger = logging.getLogger("atoll")
 
@@ -63,7 +63,7 @@ def check_held_out(dataset: ImageDataset, held_out: Sequence[str]) -> None:
     """
     for domain in held_out:
         if domain not in dataset.domains:
-            hint = closest(domain, list(dataset.domains)) if dataset.domains else "it has none"
+            hint = closest(domain, dataset.domains, none="it has none")
             raise InvalidExperimentError(
                 f"data.held_out = {domain!r}: {dataset.name} has no such domain; {hint}"
             )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import appearing, cache_root
+from atoll.clients.data.cache import cache_root
 from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.clients.data.partitioning.domains import check_held_out, trainable
 from atoll.clients.data.partitioning.partitioners import (
@@ -32,6 +32,7 @@ from atoll.clients.data.partitioning.partitioners import (
 from atoll.clients.data.partitioning.user_partition import deal_by_function
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
+from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
 from atoll.source_identity import source_hashes
 
@@ -50,6 +51,15 @@ class Partition:
     ----------
     directory : Path
         The folder that :func:`partition_dataset` wrote.
+
+    Examples
+    --------
+    >>> from atoll.clients import DataSettings, load_dataset, partition_dataset
+    >>> settings = DataSettings(dataset="digits", clients=10)
+    >>> partition = partition_dataset(load_dataset("digits"), settings, seed=0)
+    >>> train, test = partition.split(client=0, test_fraction=0.25, seed=0)
+    >>> len(partition.indices(0)), len(train), len(test)
+    (144, 108, 36)
     """
 
     def __init__(self, directory: Path) -> None:
@@ -167,11 +177,16 @@ def class_histogram(
 
     Examples
     --------
-    >>> from atoll.clients import DataSettings, class_histogram, load_dataset, partition_dataset
+    >>> import numpy as np
+    >>> from atoll.clients import DataSettings, PartitionSettings
+    >>> from atoll.clients import class_histogram, load_dataset, partition_dataset
     >>> digits = load_dataset("digits")
-    >>> partition = partition_dataset(digits, DataSettings(dataset="digits", clients=5), seed=0)
-    >>> class_histogram(digits.train.labels, partition, classes=10).shape
-    (5, 10)
+    >>> skewed = PartitionSettings(name="dirichlet", alpha=0.1)
+    >>> settings = DataSettings(dataset="digits", clients=5, partition=skewed)
+    >>> partition = partition_dataset(digits, settings, seed=0)
+    >>> counts = class_histogram(digits.train.labels, partition, classes=10)
+    >>> counts.shape, bool((counts.sum(1) == partition.sizes).all())
+    ((5, 10), True)
     """
     chosen = range(len(partition))[:clients]
     return np.stack([np.bincount(labels[partition.indices(c)], minlength=classes) for c in chosen])

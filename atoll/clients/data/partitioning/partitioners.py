@@ -26,9 +26,10 @@ from atoll.clients.ranges import (
     check_value,
 )
 from atoll.clients.settings import DataSettings
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.randomness import derive_seed
-from atoll.registry import Registry, closest
+from atoll.registry import Registry
 
 FLWR_DATASETS = {
     "iid": "IidPartitioner",
@@ -165,10 +166,9 @@ def make_partitioner(
     for argument, value in given.arguments.items():
         if argument not in accepted or argument in GIVEN:
             known = [n for n in accepted if n not in GIVEN]
-            hint = closest(argument, known) if known else "it takes no arguments"
             raise InvalidExperimentError(
                 f"data.partition.{argument} = {value!r}: {kind.__name__} has no such argument; "
-                f"{hint}"
+                f"{closest(argument, known, none='it takes no arguments')}"
             )
     defaults = {
         "num_partitions": settings.clients,

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.settings import DataSettings
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
-from atoll.registry import closest
 from atoll.user_code import user_code
 
 EXPECTED = (
@@ -73,7 +73,7 @@ def _arguments(
     settable = [key for key in parameters if key not in given]
     for key, value in own.items():
         if key in given or (key not in settable and not takes_all):
-            hint = closest(key, settable) if settable else "it takes no arguments"
+            hint = closest(key, settable, none="it takes no arguments")
             raise InvalidExperimentError(
                 f"data.partition.{key} = {value!r}: {name} has no such argument; {hint}"
             )

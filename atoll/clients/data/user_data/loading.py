@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import appearing, cache_root, scratch_folder
+from atoll.clients.data.cache import cache_root, scratch_folder
 from atoll.clients.data.image_dataset import (
     Decoded,
     ImageDataset,
@@ -27,9 +27,11 @@ from atoll.clients.data.image_dataset import (
 )
 from atoll.clients.data.user_data.examples import EXPECTED, Columns, is_split, read_columns
 from atoll.clients.data.user_data.loaded_data import COLUMNS, LoadedData
+from atoll.error_messages import closest
 from atoll.errors import DataUnavailableError, InvalidExperimentError
+from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
-from atoll.registry import closest, import_attribute
+from atoll.registry import import_attribute
 from atoll.source_identity import source_hashes
 from atoll.user_code import user_code
 
@@ -132,7 +134,7 @@ def _arguments(
     for option, value in options.items():
         if option not in named and not takes_all:
             known = [name for name in named if name not in GIVEN]
-            hint = closest(option, known) if known else "it takes none"
+            hint = closest(option, known, none="it takes none")
             raise InvalidExperimentError(
                 f"data.options.{option} = {value!r}: {reference} has no such argument; {hint}"
             )

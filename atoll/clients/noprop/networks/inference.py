@@ -31,9 +31,18 @@ class Noise:
     seed : int
         The run's seed.
     repetition : int
-        Which of several stochastic runs.
+        Index of the stochastic run, from 0.
     first : int
         The place of the batch's first example.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import Noise
+    >>> z = Noise(seed=0).draw(step=0, shape=(4, 10))
+    >>> others = Noise(seed=0), Noise(seed=0, repetition=1)
+    >>> [torch.equal(z, other.draw(0, (4, 10))) for other in others]
+    [True, False]
     """
 
     seed: int
@@ -153,6 +162,14 @@ class Inference:
         By place, from 0; blocks that are missing are jumped over.
     steps : int, optional
         As for :func:`plan`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import noprop_dt
+    >>> inference = noprop_dt((1, 8, 8), 10, block="small", steps=3).inference()
+    >>> [(step.number, step.block) for step in inference.plan]
+    [(1, 0), (2, 1), (3, 2)]
     """
 
     def __init__(

@@ -16,6 +16,14 @@ class NoPropNetwork(nn.Module):
     """All blocks in one module, for a federation and for inference in one process.
 
     ``forward`` is noise-free inference from a fixed draw of z_0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import noprop_dt
+    >>> network = noprop_dt((1, 8, 8), 10, block="small", steps=3).eval()
+    >>> network(torch.zeros(2, 1, 8, 8)).shape  # logits after three denoising steps
+    torch.Size([2, 10])
     """
 
     def __init__(self, design: Design) -> None:
@@ -42,7 +50,7 @@ class NoPropNetwork(nn.Module):
         images : Tensor
             Shape (n, channels, height, width).
         place : int
-            Of the first image in the data set; it decides the noise.
+            Place of the first image in the data set; it decides the noise.
         """
         inference = self.inference()
         noise = noise_of_runs(self.design.settings.mean_of, 0, place)
@@ -71,8 +79,9 @@ def noprop_dt(image_shape: tuple[int, int, int], classes: int, **arguments: Any)
     Examples
     --------
     >>> from atoll.clients import noprop_dt
-    >>> len(noprop_dt((1, 8, 8), 10, block="small", steps=3).blocks)
-    3
+    >>> network = noprop_dt((1, 8, 8), 10, block="small", steps=3)
+    >>> len(network.blocks), len(network.inference().plan)  # a block for each step
+    (3, 3)
     """
     return _network("noprop-dt", image_shape, classes, arguments)
 
@@ -88,6 +97,13 @@ def noprop_ct(image_shape: tuple[int, int, int], classes: int, **arguments: Any)
         The number of classes.
     arguments
         Fields of the design: ``block``, ``steps``, ``embedding``, ...
+
+    Examples
+    --------
+    >>> from atoll.clients import noprop_ct
+    >>> network = noprop_ct((1, 8, 8), 10, block="small", steps=20)
+    >>> len(network.blocks), len(network.inference().plan)
+    (1, 20)
     """
     return _network("noprop-ct", image_shape, classes, arguments)
 
@@ -103,5 +119,12 @@ def noprop_fm(image_shape: tuple[int, int, int], classes: int, **arguments: Any)
         The number of classes.
     arguments
         Fields of the design: ``block``, ``steps``, ``embedding``, ...
+
+    Examples
+    --------
+    >>> from atoll.clients import noprop_fm
+    >>> network = noprop_fm((1, 8, 8), 10, block="small", steps=20)
+    >>> len(network.blocks), len(network.inference().plan)
+    (1, 20)
     """
     return _network("noprop-fm", image_shape, classes, arguments)

@@ -1,7 +1,7 @@
-"""The checkpoints of a layer run: a file a part and epoch, whole or not there, with its hash.
+"""The checkpoints of layer-wise training: a file a unit and epoch, atomic, with its hash.
 
-A file holds the part's parameters and buffers, its optimiser's state, and what was reported of
-every epoch. Random states are not in it: they derive from (seed, part, epoch).
+A file holds the unit's parameters and buffers, its optimiser's state, and what was reported of
+every epoch. Random states are not in it: they derive from (seed, unit, epoch).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHARED = "shared"
 
 
 class _About(BaseModel):
-    """What a file says beside its tensors."""
+    """Metadata of a file beside its tensors."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -41,8 +41,8 @@ class _About(BaseModel):
 
 
 @dataclass(frozen=True)
-class PartState:
-    """A part after an epoch.
+class UnitState:
+    """A unit after an epoch.
 
     Attributes
     ----------
@@ -62,20 +62,20 @@ class PartState:
     reports: list[dict[str, Any]] = field(default_factory=list)
 
 
-class PartFiles:
-    """The checkpoints of a layer run's parts.
+class UnitFiles:
+    """The checkpoints of layer-wise training's units.
 
     Parameters
     ----------
     directory : Path
-        Their folder; each part has one in it.
+        Their folder; each unit has one in it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def path(self, name: str, epoch: int) -> Path:
-        """Return where a part's state after an epoch is."""
+        """Return where a unit's state after an epoch is."""
         return self.directory / name / f"epoch-{epoch:06d}.safetensors"
 
     def epochs(self, name: str) -> list[int]:
@@ -83,8 +83,8 @@ class PartFiles:
         paths = (self.directory / name).glob("epoch-*.safetensors")
         return sorted(int(path.stem.removeprefix("epoch-")) for path in paths)
 
-    def write(self, name: str, state: PartState) -> str:
-        """Write a part's state, as a whole, and return its hash."""
+    def write(self, name: str, state: UnitState) -> str:
+        """Write a unit's state, as a whole, and return its hash."""
         scalars, tensors = _flattened(state)
         digest = _digest(tensors)
         about = json.dumps({"epoch": state.epoch, "optimizer": scalars, "reports": state.reports})
@@ -93,8 +93,8 @@ class PartFiles:
             save_file(tensors, partial, metadata)
         return digest
 
-    def read(self, name: str, epoch: int) -> PartState:
-        """Read and verify a part's state.
+    def read(self, name: str, epoch: int) -> UnitState:
+        """Read and verify a unit's state.
 
         Raises
         ------
@@ -123,8 +123,8 @@ class PartFiles:
         with safe_open(self.path(name, epoch), framework="pt") as file:
             return str((file.metadata() or {}).get("sha256"))
 
-    def latest(self, name: str) -> PartState | None:
-        """Return a part's newest whole state, if there is one."""
+    def latest(self, name: str) -> UnitState | None:
+        """Return a unit's newest whole state, if there is one."""
         for epoch in reversed(self.epochs(name)):
             try:
                 return self.read(name, epoch)
@@ -133,7 +133,7 @@ class PartFiles:
         return None
 
     def prune(self, name: str, keep_from: int) -> None:
-        """Delete a part's files of epochs before ``keep_from``, but for the newest two."""
+        """Delete a unit's files of epochs before ``keep_from``, but for the newest two."""
         for epoch in self.epochs(name)[:-2]:
             if epoch < keep_from:
                 self.path(name, epoch).unlink(missing_ok=True)
@@ -158,7 +158,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _flattened(state: PartState) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _flattened(state: UnitState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the optimiser's numbers, and all tensors by name."""
     tensors = {MODULE + key: _plain(value) for key, value in state.module.items()}
     scalars: dict[str, Any] = {}
@@ -176,7 +176,7 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def _restored(about: _About, tensors: Mapping[str, Tensor]) -> PartState:
+def _restored(about: _About, tensors: Mapping[str, Tensor]) -> UnitState:
     module = {k.removeprefix(MODULE): t for k, t in tensors.items() if k.startswith(MODULE)}
     optimizer = {
         key: [tensors[f"{OPTIMIZER}{key}.{i}"] for i in range(value["tensors"])]
@@ -184,4 +184,4 @@ def _restored(about: _About, tensors: Mapping[str, Tensor]) -> PartState:
         else value
         for key, value in about.optimizer.items()
     }
-    return PartState(about.epoch, module, optimizer or None, about.reports)
+    return UnitState(about.epoch, module, optimizer or None, about.reports)

@@ -1,4 +1,4 @@
-"""What a worker does for a layer run: one epoch of one part, from the part's own checkpoint."""
+"""Job of layer-wise training: one epoch of one unit, from its own checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from atoll.clients.noprop.block_training.training_units import (
 )
 from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.training.learning_rates import learning_rate_at
-from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
+from atoll.platform.runs.layerwise.block_files import SHARED, UnitFiles, UnitState
 from atoll.platform.runs.layerwise.job_messages import counted_messages
 from atoll.platform.runs.layerwise.process_memory import forget_peak, peak_memory
 from atoll.platform.worker.gpu_memory import is_out_of_memory
@@ -34,13 +34,13 @@ from atoll.randomness import derive_seed, seed_everything
 
 
 @dataclass(frozen=True)
-class PartReport:
-    """What came of one epoch of one part.
+class UnitReport:
+    """Report of one epoch of one unit.
 
     Attributes
     ----------
     name : str
-        The part.
+        The unit.
     epoch : int
         From 1.
     status : str
@@ -48,7 +48,7 @@ class PartReport:
     reason : str or None
         Why it is an error, in one line.
     loss : float or None
-        The mean of what the part reports.
+        The mean of what the unit reports.
     examples, steps : int
         Examples that steps were taken on, and steps.
     seconds : float
@@ -91,20 +91,20 @@ def shared_epoch_before(design: Design, epoch: int) -> int:
     return epoch - 1 if design.is_shared_part_trained_by_blocks else 0
 
 
-def train_part(
+def train_unit(
     spec: ClientSpec, directory: Path, name: str, epoch: int, keep_from: int
-) -> PartReport:
-    """Train a part up to the end of an epoch; what has been done already is not done again.
+) -> UnitReport:
+    """Train a unit up to the end of an epoch; what has been done already is not done again.
 
     Parameters
     ----------
     spec : ClientSpec
-        Data, model and training; small, and the same for all parts. It holds no handle of
+        Data, model and training; small, and the same for all units. It holds no handle of
         another worker.
     directory : Path
-        Of the parts' checkpoints.
+        Of the units' checkpoints.
     name : str
-        The part.
+        The unit.
     epoch : int
         From 1.
     keep_from : int
@@ -112,17 +112,17 @@ def train_part(
 
     Returns
     -------
-    PartReport
+    UnitReport
         Of that epoch. An exception of the training is an error in it, and no state is written;
-        only that of a GPU without room is raised, for the pool to run the part elsewhere.
+        only that of a GPU without room is raised, for the pool to run the unit elsewhere.
     """
-    files = PartFiles(directory)
+    files = UnitFiles(directory)
     try:
         state = files.latest(name)
         while state is None or state.epoch < epoch:
             state = _train_one_epoch(spec, files, name, state)
         files.prune(name, keep_from)
-        return PartReport(**state.reports[epoch - 1])
+        return UnitReport(**state.reports[epoch - 1])
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -130,26 +130,26 @@ def train_part(
             # A loss that diverged is no fault of the code, and the reason says it all.
             traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return PartReport(name, epoch, "error", reason, process=os.getpid())
+        return UnitReport(name, epoch, "error", reason, process=os.getpid())
 
 
 def _train_one_epoch(
-    spec: ClientSpec, files: PartFiles, name: str, state: PartState | None
-) -> PartState:
+    spec: ClientSpec, files: UnitFiles, name: str, state: UnitState | None
+) -> UnitState:
     began = time.perf_counter()
     forget_peak()
     dataset, design, indices = open_data(spec)
     epoch = 1 if state is None else state.epoch + 1
     shared = load_shared_part(design, files, shared_epoch_before(design, epoch)).to(spec.device)
-    part = make_unit(name, design, shared, spec.seed)
-    part.module.to(spec.device)
+    unit = make_unit(name, design, shared, spec.seed)
+    unit.module.to(spec.device)
     if state is not None:
-        _load_module(part, state, design)
+        _load_module(unit, state, design)
     with counted_messages() as count:
-        result = _train(spec, part, name, epoch, dataset, indices, state)
+        result = _train(spec, unit, name, epoch, dataset, indices, state)
     if not math.isfinite(result.loss):
         raise FloatingPointError(f"the loss of epoch {epoch} is {result.loss}")
-    report = PartReport(
+    report = UnitReport(
         name=name,
         epoch=epoch,
         loss=result.loss,
@@ -161,19 +161,19 @@ def _train_one_epoch(
         process=os.getpid(),
     )
     reports = [*([] if state is None else state.reports), asdict(report)]
-    after = PartState(epoch, dict(part.module.state_dict()), result.optimizer, reports)
+    after = UnitState(epoch, dict(unit.module.state_dict()), result.optimizer, reports)
     files.write(name, after)
     return after
 
 
 def _train(
     spec: ClientSpec,
-    part: TrainingUnit,
+    unit: TrainingUnit,
     name: str,
     epoch: int,
     dataset: ImageDataset,
     indices: NDArray[np.int64],
-    state: PartState | None,
+    state: UnitState | None,
 ) -> EpochResult:
     seed = derive_seed(spec.seed, "layer", name, epoch)
     # Dropout draws from the global generator.
@@ -182,7 +182,7 @@ def _train(
     if optimizer is not None:
         optimizer = {key: _moved(value, spec.device) for key, value in optimizer.items()}
     return train_epoch(
-        part,
+        unit,
         Examples(dataset, dataset.train, indices, spec.device),
         spec.client,
         learning_rate=learning_rate_at(spec.client, epoch, spec.num_rounds),
@@ -195,16 +195,16 @@ def _moved(value: object, device: str) -> object:
     return [tensor.to(device) for tensor in value] if isinstance(value, list) else value
 
 
-def _load_module(part: TrainingUnit, state: PartState, design: Design) -> None:
-    """Load a part's own tensors; what blocks agree on comes from the shared part's file."""
+def _load_module(unit: TrainingUnit, state: UnitState, design: Design) -> None:
+    """Load a unit's own tensors; what blocks agree on comes from the shared part's file."""
     own = state.module
-    if design.is_shared_part_trained_by_blocks and SHARED in dict(part.module.named_children()):
-        agreed = {k: v for k, v in part.module.state_dict().items() if k.startswith(f"{SHARED}.")}
+    if design.is_shared_part_trained_by_blocks and SHARED in dict(unit.module.named_children()):
+        agreed = {k: v for k, v in unit.module.state_dict().items() if k.startswith(f"{SHARED}.")}
         own = own | agreed
-    part.module.load_state_dict(own)
+    unit.module.load_state_dict(own)
 
 
-def load_shared_part(design: Design, files: PartFiles, epoch: int) -> SharedPart:
+def load_shared_part(design: Design, files: UnitFiles, epoch: int) -> SharedPart:
     """Return the shared part after an epoch; 0 is as it was made.
 
     Raises

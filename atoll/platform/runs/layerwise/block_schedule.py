@@ -1,7 +1,9 @@
-"""Which part is trained next: the jobs of a layer run, for a pool of workers.
+"""Schedule of layer-wise training: its jobs, for a pool of workers.
 
-The part with the fewest epochs comes first, and no part waits for another; only where blocks train
-what they share does an epoch begin when all have ended the one before. A part whose worker dies
+A unit is what is trained apart: a block of the network, its head, or a member of a baseline.
+
+The unit with the fewest epochs comes first, and no unit waits for another; only where blocks train
+what they share does an epoch begin when all have ended the one before. A unit whose worker dies
 goes on from its own checkpoint; one that fails for good is left out, and the run goes on.
 """
 
@@ -18,12 +20,12 @@ from typing import Any, Protocol
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.errors import EngineError
 from atoll.platform.pool.jobs import Job
-from atoll.platform.runs.layerwise.block_job import PartReport, train_part
+from atoll.platform.runs.layerwise.block_job import UnitReport, train_unit
 from atoll.platform.worker.gpu_memory import Shortage
 
 logger = logging.getLogger("atoll")
 
-# Workers that may die with the same epoch of the same part.
+# Workers that may die with the same epoch of the same unit.
 MAX_LOSSES = 3
 
 
@@ -40,12 +42,12 @@ class Evaluating(Protocol):
         """Whether there is nothing left to do."""
 
     def metrics(self) -> dict[str, Any]:
-        """Return what came of it."""
+        """Return the result."""
 
 
 @dataclass
 class _Progress:
-    """How far a part is."""
+    """Progress of a unit."""
 
     next_epoch: int
     running: bool = False
@@ -53,35 +55,35 @@ class _Progress:
     failed: str | None = None
 
 
-class LayerSchedule:
-    """A job source: epochs of parts, and evaluations.
+class UnitSchedule:
+    """A job source: epochs of units, and evaluations.
 
     Parameters
     ----------
     spec : ClientSpec
-        What every part is trained with.
+        What every unit is trained with.
     directory : Path
-        Of the parts' checkpoints.
+        Of the units' checkpoints.
     blocks, others : Sequence[str]
-        The network's blocks, and the other parts (head, baselines).
+        The network's blocks, and the other units (head, baselines).
     first_epoch, last_epoch : int
         The epochs to report, from 1.
     in_step : bool
         Whether an epoch begins only when all blocks have ended the one before.
-    on_report : Callable[[PartReport], None]
-        Called after every epoch of a part.
+    on_report : Callable[[UnitReport], None]
+        Called after every epoch of a unit.
     on_epoch : Callable[[int], Evaluating | None]
-        Called when all parts have ended an epoch, epoch after epoch; what it returns is run next.
+        Called when all units have ended an epoch, epoch after epoch; what it returns is run next.
     on_evaluated : Callable[[int, dict or None], bool]
         Called, epoch after epoch, with the metrics of its evaluation (None if it had none);
         returns whether to stop.
     failed : Mapping[str, str]
-        Parts that failed for good before the run was interrupted, with the reason.
+        Units that failed for good before the run was interrupted, with the reason.
 
     Attributes
     ----------
     restarts : dict[str, int]
-        How often each part went on from its checkpoint after its worker had died.
+        How often each unit went on from its checkpoint after its worker had died.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class LayerSchedule:
         last_epoch: int,
         *,
         in_step: bool,
-        on_report: Callable[[PartReport], None],
+        on_report: Callable[[UnitReport], None],
         on_epoch: Callable[[int], Evaluating | None],
         on_evaluated: Callable[[int, dict[str, Any] | None], bool],
         failed: Mapping[str, str] = MappingProxyType({}),
@@ -102,9 +104,9 @@ class LayerSchedule:
         self._spec = spec
         self._directory = directory
         self._blocks = list(blocks)
-        self._parts = {name: _Progress(first_epoch) for name in [*blocks, *others]}
+        self._units = {name: _Progress(first_epoch) for name in [*blocks, *others]}
         for name, reason in failed.items():
-            self._parts[name].failed = reason
+            self._units[name].failed = reason
         self._last = last_epoch
         self._in_step = in_step
         self._on_report, self._on_epoch = on_report, on_epoch
@@ -113,16 +115,16 @@ class LayerSchedule:
         self._evaluations: dict[int, Evaluating | None] = {}
         self._ready: deque[Job] = deque()
         self._stopped = first_epoch > last_epoch
-        self.restarts = dict.fromkeys(self._parts, 0)
+        self.restarts = dict.fromkeys(self._units, 0)
 
     @property
     def failed(self) -> dict[str, str]:
-        """The parts that failed for good, with the reason."""
-        return {name: p.failed for name, p in self._parts.items() if p.failed is not None}
+        """The units that failed for good, with the reason."""
+        return {name: p.failed for name, p in self._units.items() if p.failed is not None}
 
     def is_alive(self, name: str) -> bool:
-        """Tell whether a part has not failed."""
-        return self._parts[name].failed is None
+        """Tell whether a unit has not failed."""
+        return self._units[name].failed is None
 
     # --- a job source ---------------------------------------------------------------------------
 
@@ -133,35 +135,35 @@ class LayerSchedule:
 
     @property
     def waiting(self) -> int:
-        """No job is given ahead: which part is next is not known before a worker is free."""
+        """No job is given ahead: which unit is next is not known before a worker is free."""
         return 0
 
     def next_job(self, workers: int, worker: str) -> Job | None:
-        """Return an evaluation's job, or the next epoch of the part that is least far."""
+        """Return an evaluation's job, or the next epoch of the unit that is least far."""
         if self._ready:
             return self._ready.popleft()
         limit = self._closed + 1 if self._in_step else self._last
         able = [
             (progress.next_epoch, place, name)
-            for place, (name, progress) in enumerate(self._parts.items())
+            for place, (name, progress) in enumerate(self._units.items())
             if progress.failed is None and not progress.running and progress.next_epoch <= limit
         ]
         if not able:
             return None
         epoch, _, name = min(able)
-        self._parts[name].running = True
-        call = (train_part, self._spec, self._directory, name, epoch, self._recorded)
+        self._units[name].running = True
+        call = (train_unit, self._spec, self._directory, name, epoch, self._recorded)
         return Job("call", call, payload=name)
 
     def put_back(self, job: Job) -> None:
         """Take back a job that was not started."""
         if isinstance(job.payload, str):
-            self._parts[job.payload].running = False
+            self._units[job.payload].running = False
         else:
             self._ready.appendleft(job)
 
     def done(self, job: Job, result: Any) -> bool:
-        """Take a part's report, or a part of an evaluation."""
+        """Take a unit's report, or a part of an evaluation."""
         if isinstance(job.payload, str):
             self._take_report(result)
         else:
@@ -170,11 +172,11 @@ class LayerSchedule:
         return True
 
     def lost(self, job: Job, *, overdue: bool) -> None:
-        """Start a dead worker's job again; a part that keeps killing its workers has failed."""
+        """Start a dead worker's job again; a unit that keeps killing its workers has failed."""
         if not isinstance(job.payload, str):
             self._ready.append(job)
             return
-        progress = self._parts[job.payload]
+        progress = self._units[job.payload]
         progress.running = False
         progress.losses += 1
         if progress.losses < MAX_LOSSES:
@@ -182,21 +184,21 @@ class LayerSchedule:
             logger.warning("%s goes on from its own checkpoint", job.payload)
             return
         reason = f"{progress.losses} workers died in its epoch {progress.next_epoch}"
-        report = PartReport(job.payload, progress.next_epoch, "error", reason)
+        report = UnitReport(job.payload, progress.next_epoch, "error", reason)
         self._take_report(report)
 
     def too_large(self, job: Job, shortage: Shortage) -> bool:
-        """Leave it at that: a part's epoch has no smaller parts."""
+        """Leave it at that: a unit's epoch has no smaller parts."""
         return False
 
     def expired(self) -> None:
-        """Refuse a deadline: a layer run has none."""
+        """Refuse a deadline: layer-wise training has none."""
         raise EngineError("timed out")
 
     # --- epochs ---------------------------------------------------------------------------------
 
-    def _take_report(self, report: PartReport) -> None:
-        progress = self._parts[report.name]
+    def _take_report(self, report: UnitReport) -> None:
+        progress = self._units[report.name]
         progress.running = False
         if report.status == "error":
             progress.failed = report.reason
@@ -210,8 +212,8 @@ class LayerSchedule:
         self.close_epochs()
 
     def close_epochs(self) -> None:
-        """Close every epoch that all parts have ended."""
-        alive = [p.next_epoch for p in self._parts.values() if p.failed is None]
+        """Close every epoch that all units have ended."""
+        alive = [p.next_epoch for p in self._units.values() if p.failed is None]
         while self._closed < min(min(alive) - 1, self._last):
             self._closed += 1
             evaluation = self._on_epoch(self._closed)

@@ -1,4 +1,4 @@
-"""Counting what a job sends: a part that is trained must say nothing to any other worker."""
+"""Counting what a job sends: a unit that is trained must say nothing to any other worker."""
 
 from __future__ import annotations
 

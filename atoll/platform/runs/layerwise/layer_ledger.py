@@ -1,4 +1,4 @@
-"""``layers.parquet``: a row for every epoch of every part."""
+"""``layers.parquet``: a row for every epoch of every unit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from atoll.platform.run_directory.ledger import ParquetTable
 from atoll.platform.run_directory.run_files import LAYER_SCHEMA, LAYERS, read_table
-from atoll.platform.runs.layerwise.block_job import PartReport
+from atoll.platform.runs.layerwise.block_job import UnitReport
 
 
-class LayerTable:
-    """The table of a layer run.
+class UnitTable:
+    """The table of layer-wise training.
 
     Parameters
     ----------
@@ -22,10 +22,10 @@ class LayerTable:
     Attributes
     ----------
     messages : int
-        The sum of its column ``messages``: calls by which a part in training could have reached
+        The sum of its column ``messages``: calls by which a unit in training could have reached
         another worker.
     failed : dict[str, str]
-        The parts that have failed, with the reason.
+        The units that have failed, with the reason.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,7 +43,7 @@ class LayerTable:
             self.messages = sum(row["messages"] for row in rows)
             self.failed = {r["layer"]: r["reason"] for r in rows if r["status"] == "error"}
 
-    def add(self, report: PartReport) -> None:
+    def add(self, report: UnitReport) -> None:
         """Add a row."""
         row = {
             **{field.name: [getattr(report, field.name, None)] for field in LAYER_SCHEMA},

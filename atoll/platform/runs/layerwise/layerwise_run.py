@@ -1,10 +1,10 @@
-"""A layer run from its experiment to its result: files, workers, ledger, progress, report."""
+"""Layer-wise training, from experiment to result: files, workers, ledger, progress, report."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,14 +19,12 @@ from atoll.clients.noprop.block_training.training_units import (
     HEAD,
     baseline_names,
     block_names,
-    index_of,
     make_shared_part,
     unit_names,
 )
-from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
+from atoll.clients.noprop.layer_keys import shared_prefix
 from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.noprop.networks.embeddings import prototypes
-from atoll.files.atomic import write_json
 from atoll.flower.arrays import array_record, to_array
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
@@ -38,19 +36,27 @@ from atoll.platform.pool.gpu_sharing import GpuSharing
 from atoll.platform.pool.jobs import JobSource
 from atoll.platform.pool.pool_start import start_pool
 from atoll.platform.pool.worker_pool import WorkerPool
-from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
-from atoll.platform.run_directory.interrupts import interrupts_held
-from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
-from atoll.platform.runs.layerwise.block_job import PartReport
-from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
-from atoll.platform.runs.layerwise.layer_ledger import LayerTable
+from atoll.platform.rounds.round_boundaries import (
+    announce,
+    end_round,
+    first_round,
+    is_evaluated,
+)
+from atoll.platform.run_directory.checkpoint import Checkpoint
+from atoll.platform.runs.layerwise.block_files import SHARED, UnitFiles, UnitState
+from atoll.platform.runs.layerwise.block_job import UnitReport
+from atoll.platform.runs.layerwise.block_schedule import UnitSchedule
+from atoll.platform.runs.layerwise.layer_ledger import UnitTable
+from atoll.platform.runs.layerwise.network_arrays import (
+    UNITS_FOLDER,
+    network_arrays,
+    write_manifest,
+)
 from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.runs.session import Session
 
 if TYPE_CHECKING:
     from atoll.platform.runs.federation import Federation
-
-PARTS = "layers"
 
 
 class Pool(Protocol):
@@ -71,8 +77,8 @@ class Pool(Protocol):
         """Run the jobs of a source until it is finished."""
 
 
-class LayerRun:
-    """The driver of a layer run.
+class LayerwiseTraining:
+    """The driver of layer-wise training.
 
     Parameters
     ----------
@@ -99,12 +105,11 @@ class LayerRun:
         self._dataset, self._spec = federation.dataset, federation.spec
         self._trained_on = federation.partition.indices(0)
         self._session = session
-        self._callbacks = callbacks
         self._design = Design.of(
             experiment.model, self._dataset.image_shape, len(self._dataset.classes)
         )
-        self._files = PartFiles(session.directory / PARTS)
-        self._table = LayerTable(session.directory)
+        self._files = UnitFiles(session.directory / UNITS_FOLDER)
+        self._table = UnitTable(session.directory)
         self._blocks = block_names(self._design)
         self._baselines: dict[str, list[str]] = {
             name: baseline_names(name, self._design) for name in self._layers.baselines
@@ -112,12 +117,17 @@ class LayerRun:
         sets = test_sets(self._dataset, experiment.data.held_out, experiment.data.test_examples)
         self._test: NDArray[np.int64] = np.sort(np.concatenate(sets.indices))
         stopping = experiment.run.early_stopping
-        self._stopping = None if stopping is None else EarlyStopping(stopping)
-        self._reports: dict[int, list[PartReport]] = {}
+        self._options = session.options(
+            name=experiment.run.name,
+            evaluate_every=experiment.run.evaluate_every,
+            callbacks=callbacks,
+            stopping=None if stopping is None else EarlyStopping(stopping),
+        )
+        self._reports: dict[int, list[UnitReport]] = {}
         self._began = time.perf_counter()
 
     def run(self, pool: Pool) -> ArrayRecord:
-        """Train every part to the last epoch; return the network's arrays.
+        """Train every unit to the last epoch; return the network's arrays.
 
         Parameters
         ----------
@@ -130,9 +140,9 @@ class LayerRun:
             If every block fails.
         """
         first_epoch = self._begin()
-        parts = unit_names(self._design)
-        others = [name for name in parts if name not in self._blocks]
-        self._schedule = LayerSchedule(
+        units = unit_names(self._design)
+        others = [name for name in units if name not in self._blocks]
+        self._schedule = UnitSchedule(
             self._spec,
             self._files.directory,
             self._blocks,
@@ -155,8 +165,8 @@ class LayerRun:
         return network_arrays(self._session.directory)
 
     @property
-    def parts(self) -> int:
-        """How many parts there are, which can be trained at once."""
+    def units(self) -> int:
+        """Number of units, which can be trained in parallel."""
         baselines = sum(len(names) for names in self._baselines.values())
         return len(unit_names(self._design)) + baselines
 
@@ -173,17 +183,15 @@ class LayerRun:
     def _begin(self) -> int:
         """Make the shared part of a new run; return the first epoch that is not recorded."""
         checkpoint = self._session.checkpoints.latest()
-        recorded = 0 if checkpoint is None else checkpoint.server_round
-        if checkpoint is not None and self._stopping is not None:
-            self._stopping.load_state_dict(checkpoint.tree["stopping"])
-        is_stopped = checkpoint is not None and checkpoint.tree.get("stopped") is not None
-        self._table.reopen(recorded)
+        if checkpoint is not None and self._options.stopping is not None:
+            self._options.stopping.load_state_dict(checkpoint.tree["stopping"])
+        self._table.reopen(0 if checkpoint is None else checkpoint.server_round)
         if not self._files.path(SHARED, 0).exists():
             shared = make_shared_part(self._design, self._spec.seed)
             if self._design.settings.embedding == "prototype":
                 shared.set_embedding(self._prototypes())
-            self._files.write(SHARED, PartState(0, dict(shared.state_dict())))
-        return self._experiment.run.rounds + 1 if is_stopped else recorded + 1
+            self._files.write(SHARED, UnitState(0, dict(shared.state_dict())))
+        return first_round(checkpoint, self._experiment.run.rounds)
 
     def _prototypes(self) -> torch.Tensor:
         dataset, chosen = self._dataset, self._trained_on
@@ -198,7 +206,8 @@ class LayerRun:
             if network.is_shared_part_trained_by_blocks
             else "no block waits for another"
         )
-        self._session.start(
+        announce(
+            self._options,
             RunInfo(
                 name=self._experiment.run.name,
                 directory=self._session.directory,
@@ -215,27 +224,26 @@ class LayerRun:
                     f"mean of runs: of {network.settings.mean_of} with noise",
                     f"baselines: {', '.join(self._baselines) or '-'}",
                 ],
-            )
+            ),
         )
 
     # --- what the schedule tells ----------------------------------------------------------------
 
-    def _on_report(self, report: PartReport) -> None:
+    def _on_report(self, report: UnitReport) -> None:
         self._reports.setdefault(report.epoch, []).append(report)
         self._table.add(report)
-        self._session.part_ended(report.name, report.epoch, self._experiment.run.rounds)
+        self._session.unit_ended(report.name, report.epoch, self._experiment.run.rounds)
 
     def _on_epoch(self, epoch: int) -> SnapshotEvaluation | None:
         if self._design.is_shared_part_trained_by_blocks:
             self._agree(epoch)
-        run = self._experiment.run
-        if epoch % run.evaluate_every and epoch != run.rounds:
+        if not is_evaluated(self._options, epoch, self._experiment.run.rounds):
             return None
         alive = self._schedule.is_alive
         baselines = {
-            name: tuple((part, epoch) for part in parts)
-            for name, parts in self._baselines.items()
-            if all(alive(part) for part in parts)
+            name: tuple((unit, epoch) for unit in units)
+            for name, units in self._baselines.items()
+            if all(alive(unit) for unit in units)
         }
         return SnapshotEvaluation(
             self._snapshot(epoch), self._test, self._layers.inference, baselines
@@ -265,7 +273,7 @@ class LayerRun:
             key: torch.stack([copy[key].double() for copy in copies]).mean(0).to(value.dtype)
             for key, value in copies[0].items()
         }
-        self._files.write(SHARED, PartState(epoch, mean))
+        self._files.write(SHARED, UnitState(epoch, mean))
 
     def _on_evaluated(self, epoch: int, metrics: dict[str, Any] | None) -> bool:
         reports = self._reports.pop(epoch, [])
@@ -288,15 +296,8 @@ class LayerRun:
             gpus=self._sharing.facts(),
         )
         self._began = now
-        reason = None if self._stopping is None else self._stopping.should_stop(record)
-        with interrupts_held():
-            self._session.record(record)
-            self._table.flush()
-            self._session.ledger.flush()
-            self._keep(epoch, reason)
-        for callback in self._callbacks:
-            callback(record)
-        return reason is not None
+        save = partial(self._save, epoch)
+        return end_round(record, self._options, capture=self._state, save=save)
 
     def _with_distance(self, epoch: int, metrics: dict[str, Any]) -> dict[str, Any]:
         """Add how far the nearest two classes' embeddings are apart, where they are trained."""
@@ -311,79 +312,33 @@ class LayerRun:
         shared.load_state_dict({k.removeprefix(shared_prefix()): v for k, v in state.items()})
         return shared
 
-    def _keep(self, epoch: int, stopped: str | None) -> None:
+    def _state(self, stopped: str | None) -> dict[str, Any]:
+        stopping = self._options.stopping
+        return {
+            "stopping": None if stopping is None else stopping.state_dict(),
+            "stopped": stopped,
+            "failed": self._schedule.failed,
+        }
+
+    def _save(self, epoch: int, tree: dict[str, Any], is_last: bool) -> None:
         """Write the driver's own checkpoint: that the epoch is recorded."""
-        stopping = None if self._stopping is None else self._stopping.state_dict()
+        self._table.flush()
+        self._options.before_checkpoint()
         shared = self._shared_at(epoch).state_dict()
         arrays = {shared_prefix() + k: to_array(v.numpy()) for k, v in shared.items()}
-        tree = {"stopping": stopping, "stopped": stopped, "failed": self._schedule.failed}
         self._session.checkpoints.write(Checkpoint(epoch, array_record(arrays), tree))
 
 
-def network_arrays(directory: Path) -> ArrayRecord:
-    """Return the arrays of a layer run's network, under a network's keys.
-
-    Blocks that failed are not among them. The blocks are those of the last epoch recorded.
-
-    Parameters
-    ----------
-    directory : Path
-        The run directory.
-
-    Raises
-    ------
-    CorruptCheckpointError
-        If a file cannot be read.
-    """
-    checkpoint = CheckpointStore(directory / "checkpoints").latest()
-    if checkpoint is None:
-        return ArrayRecord()
-    files, failed = PartFiles(directory / PARTS), checkpoint.tree["failed"]
-    arrays = dict(checkpoint.arrays)
-    names = sorted(path.name for path in files.directory.glob("block-*"))
-    for name in (name for name in names if name not in failed):
-        module = files.read(name, checkpoint.server_round).module
-        own = {k.removeprefix("block."): v for k, v in module.items() if k.startswith("block.")}
-        prefix = block_prefix(index_of(name))
-        arrays |= {prefix + key: to_array(value.numpy()) for key, value in own.items()}
-    return array_record(arrays)
-
-
-def write_manifest(directory: Path) -> Path:
-    """Write which files a layer run's parts are in, with their hashes.
-
-    Parts that failed are not among them. The files are those of the last epoch recorded, or of
-    the shared part where it stays as it was made: parts can be ahead where a run stops early.
-    """
-    files, found = PartFiles(directory / PARTS), {}
-    checkpoint = CheckpointStore(directory / "checkpoints").latest()
-    recorded = 0 if checkpoint is None else checkpoint.server_round
-    failed = {} if checkpoint is None else checkpoint.tree["failed"]
-    for folder in sorted(path for path in files.directory.iterdir() if path.is_dir()):
-        epochs = [epoch for epoch in files.epochs(folder.name) if epoch <= recorded]
-        if folder.name in failed or not epochs:
-            continue
-        path = files.path(folder.name, epochs[-1])
-        found[folder.name] = {
-            "epoch": epochs[-1],
-            "file": str(path.relative_to(directory)),
-            "sha256": files.sha256(folder.name, epochs[-1]),
-        }
-    target = directory / PARTS / "manifest.json"
-    write_json(target, found)
-    return target
-
-
 def start_workers(
-    cluster: Cluster, settings: RaySettings, federation: Federation, parts: int
+    cluster: Cluster, settings: RaySettings, federation: Federation, units: int
 ) -> WorkerPool:
-    """Return the workers of a layer run; the federation's data are brought to their nodes.
+    """Return the workers of layer-wise training; the federation's data are brought to their nodes.
 
-    ``parts`` is how many can be trained at once. Nodes that were asked for are let go when the
+    ``units`` is how many can be trained in parallel. Nodes that were asked for are let go when the
     cluster is closed.
     """
     room = Room.of(cluster, settings)
-    room.could_use = parts
-    # A worker is started with an app; a layer run's jobs are calls, and there are no clients.
+    room.could_use = units
+    # A worker is started with an app; here jobs are calls, and there are no clients.
     data = (federation.spec.dataset, federation.spec.partition)
     return start_pool(ClientApp, room, threads=settings.threads_per_worker, data=data)

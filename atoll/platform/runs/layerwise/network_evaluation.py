@@ -1,4 +1,4 @@
-"""Evaluating a layer run: inference in one process, with features in parallel, or as a pipeline.
+"""Evaluation in layer-wise training: in one process, features in parallel, or as a pipeline.
 
 Whichever way it goes, the same functions see the same batches and the same noise, so the numbers
 have the same bits.
@@ -34,7 +34,7 @@ from atoll.clients.noprop.networks.inference import (
 )
 from atoll.clients.training.evaluation import BATCH, Evaluation, count
 from atoll.platform.pool.jobs import Job
-from atoll.platform.runs.layerwise.block_files import PartFiles
+from atoll.platform.runs.layerwise.block_files import UnitFiles
 from atoll.platform.runs.layerwise.block_job import load_shared_part
 
 # Test examples a job.
@@ -50,11 +50,11 @@ class Snapshot:
     spec : ClientSpec
         What it was trained with.
     directory : Path
-        Of the parts' checkpoints.
+        Of the units' checkpoints.
     blocks : tuple[tuple[str, int], ...]
         The blocks that are there, each with the epoch of its file.
     shared : str
-        The part in whose files the shared part is: "shared", or "head".
+        The unit in whose files the shared part is: "shared", or "head".
     shared_epoch : int
         The epoch of that file.
     """
@@ -72,7 +72,7 @@ class Opened:
     def __init__(self, snapshot: Snapshot) -> None:
         spec = snapshot.spec
         self._snapshot = snapshot
-        self._files = PartFiles(snapshot.directory)
+        self._files = UnitFiles(snapshot.directory)
         self.dataset = ImageDataset(spec.dataset)
         self.design = Design.of(spec.model, self.dataset.image_shape, len(self.dataset.classes))
         self.shared = self._shared_part().to(spec.device).eval()
@@ -227,7 +227,7 @@ def evaluate_baseline(
 def _baseline(snapshot: Snapshot, name: str, epoch: int) -> nn.Module:
     opened = _opened(snapshot)
     part = make_unit(name, opened.design, opened.shared, snapshot.spec.seed)
-    part.module.load_state_dict(PartFiles(snapshot.directory).read(name, epoch).module)
+    part.module.load_state_dict(UnitFiles(snapshot.directory).read(name, epoch).module)
     module = part.module["block"] if isinstance(part.module, nn.ModuleDict) else part.module
     return module.to(snapshot.spec.device).eval()
 
@@ -265,7 +265,7 @@ class SnapshotEvaluation:
     way : "process", "features" or "pipeline"
         How inference goes through the blocks.
     baselines : dict[str, tuple]
-        The parts of each baseline, with the epochs of their files.
+        The units of each baseline, with the epochs of their files.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How large this process has been."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STATUS = Path("/proc/self/status")
 
 
 def forget_peak() -> None:
-    """Let the kernel measure this process's largest size anew, where it can."""
+    """Reset the kernel's measurement of this process's peak memory, where it can."""
     try:
         CLEAR.write_text("5")
     except OSError:

@@ -85,7 +85,23 @@ class DomainGradients:
 
 @dataclass(kw_only=True, eq=False)
 class GradientStrategy(AlignmentStrategy):
-    """Strategy whose server steps along a method's function of the domains' gradients."""
+    """Strategy whose server steps along a method's function of the domains' gradients.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> from atoll.strategies import DomainGradients, GradientStrategy
+    >>> @dataclass(kw_only=True, eq=False)
+    ... class MedianGradient(GradientStrategy):
+    ...     '''A step along the entry-wise median of the domains' gradients.'''
+    ...
+    ...     def new_arrays(self, gradients: DomainGradients):
+    ...         found = gradients.at(gradients.exchange.arrays, gradients.names)
+    ...         return self.step(gradients, torch.stack(list(found.values())).median(0).values)
+    >>> MedianGradient(server_learning_rate=0.1, l2=1e-4).client_update
+    'gradient'
+    """
 
     client_update: Literal["gradient"] = "gradient"
     server_optimizer: Literal["sgd", "adam"] = "adam"
@@ -155,7 +171,15 @@ class ANDMask(GradientStrategy):
     Parameters
     ----------
     tau : float
-        The agreement ``|mean of signs|`` from which on a parameter moves.
+        Agreement ``|mean of signs|`` from which on a parameter moves, in [0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import ANDMask
+    >>> strategy = ANDMask(tau=1.0, server_learning_rate=0.1)
+    >>> strategy.mask(torch.tensor([[1.0, -2.0, 3.0], [0.5, 2.0, 1.0]]))  # two domains
+    tensor([1., 0., 1.], dtype=torch.float64)
     """
 
     tau: Fraction = 1.0
@@ -184,9 +208,18 @@ class SANDMask(ANDMask):
     Parameters
     ----------
     tau : float
-        The agreement from which on a parameter moves.
+        Agreement from which on a parameter moves, in [0, 1].
     sharpness : float
         k in ``max(0, tanh(k / variance * (|mean of signs| - tau)))``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import SANDMask
+    >>> strategy = SANDMask(tau=0.5, sharpness=1.0, server_learning_rate=0.1)
+    >>> gradients = torch.tensor([[1.0, -2.0, 3.0], [0.5, 2.0, 1.0]])  # two domains
+    >>> strategy.mask(gradients).round(decimals=3)
+    tensor([0.9990, 0.0000, 0.2450])
     """
 
     sharpness: Positive = 10.0
@@ -210,9 +243,16 @@ class MLDG(GradientStrategy):
     Parameters
     ----------
     beta : float
-        The weight of the meta-test gradients.
+        Weight of the meta-test gradients, at least 0.
     meta_test : int
-        Domains in the meta-test.
+        Number of domains in the meta-test, at least 1.
+
+    Examples
+    --------
+    >>> from atoll.strategies import MLDG
+    >>> strategy = MLDG(beta=1.0, meta_test=2, server_learning_rate=1e-3)
+    >>> strategy.client_update, strategy.server_optimizer  # clients take no steps of their own
+    ('gradient', 'adam')
     """
 
     beta: NonNegative = 1.0
@@ -248,7 +288,14 @@ class Fish(GradientStrategy):
     Parameters
     ----------
     epsilon : float
-        The part of the way.
+        Share of the way to the parameters after the steps, above 0.
+
+    Examples
+    --------
+    >>> from atoll.strategies import build_strategy
+    >>> strategy = build_strategy("Fish", {"epsilon": 0.5, "server_learning_rate": 1e-3})
+    >>> strategy.client_update, strategy.server_optimizer  # clients take no steps of their own
+    ('gradient', 'adam')
     """
 
     epsilon: Positive = 0.5

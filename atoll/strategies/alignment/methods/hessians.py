@@ -13,13 +13,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from atoll.clients.moments.statistic import Statistic
-from atoll.clients.moments.statistics import (
+from atoll.clients.moments.head_statistics import (
     HeadGradient,
     HessianDiagonal,
     HessianProbes,
     ProbedDiagonal,
 )
+from atoll.clients.moments.statistic import Statistic
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.moments.domain_moments import Domains
 from atoll.strategies.strategy_fields import Count, NonNegative
@@ -36,10 +36,23 @@ class HGP(AlignmentStrategy):
     alpha, beta : float
         The weights of the products' and of the gradients' spread.
     target : "detached", "mean" or "attached"
-        What products are drawn to: the mean Hessian times the mean gradient as a constant (the
+        Target of the products: the mean Hessian times the mean gradient as a constant (the
         released DomainBed port), the mean of the products (what the formula says), or the mean
         Hessian times the mean gradient, differentiated too (the released Colored MNIST script,
         with alpha = beta = 1, sum_over_domains and the weight in penalty_weight).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, HGP
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (2 * images, labels)})
+    >>> strategy = HGP(alpha=1.0, beta=0.0)  # the products alone
+    >>> same = Domains.of_model(model, {"a": (images, labels), "b": (images, labels)})
+    >>> [round(strategy.penalty(each).item(), 6) for each in (domains, same)]
+    [0.000561, 0.0]
     """
 
     alpha: NonNegative = 1e-4
@@ -82,6 +95,19 @@ class Hutchinson(AlignmentStrategy):
         Colored MNIST script) or constant (the DomainBed port).
     as_released : bool
         The same as ``estimator = "independent-probes"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, Hutchinson
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (2 * images, labels)})
+    >>> exact = Hutchinson(alpha=1.0, beta=0.0)
+    >>> probed = Hutchinson(alpha=1.0, beta=0.0, estimator="shared-probes", probes=4)
+    >>> round(exact.penalty(domains).item(), 4), probed.penalty(domains).item() > 0
+    (0.0125, True)
     """
 
     is_quadratic: ClassVar[bool] = True
@@ -139,6 +165,18 @@ class CMA(AlignmentStrategy):
         the number of classes.
     classes : int
         C.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import CMA, Domains
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> gradients, hessians = CMA(alpha=1.0, beta=0.0), CMA(alpha=0.0, beta=1.0)
+    >>> [round(each.penalty(domains).item(), 4) for each in (gradients, hessians)]
+    [0.125, 0.0]
     """
 
     is_quadratic: ClassVar[bool] = True

@@ -14,16 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from atoll.clients.moments.head_statistics import HeadGradient, SquaredHeadGradient
 from atoll.clients.moments.statistics import (
     ExampleFeatures,
     FeatureMean,
     FeatureProducts,
     Gradient,
-    HeadGradient,
     Loss,
     ScaleGradient,
     ScaleGradientHalves,
-    SquaredHeadGradient,
 )
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.kernels import kernel_mean
@@ -47,6 +46,17 @@ class IRM(AlignmentStrategy):
     as_released : bool
         DomainBed's estimate of the square: the product of the derivatives on the examples at even
         and at odd places, which can be negative.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, IRM
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> round(IRM().penalty(domains).item(), 4)
+    0.3034
     """
 
     min_domains: ClassVar[int] = 1
@@ -73,6 +83,17 @@ class VREx(AlignmentStrategy):
     over_pairs : bool
         Takes the mean over pairs of domains of (L_i - L_j)^2, as the Colored MNIST script: with n
         domains that count the same, 2 n / (n - 1) times the variance.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, VREx
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> round(VREx().penalty(domains).item(), 4)  # the losses are 0.3133 and 1.3133
+    0.25
     """
 
     is_quadratic: ClassVar[bool] = True
@@ -90,7 +111,19 @@ class VREx(AlignmentStrategy):
 
 @dataclass(kw_only=True, eq=False)
 class GradientAlignment(AlignmentStrategy):
-    """The spread of the head's gradients alone: the second term of HGP and Hutchinson."""
+    """The spread of the head's gradients alone: the second term of HGP and Hutchinson.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, GradientAlignment
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> round(GradientAlignment().penalty(domains).item(), 4)
+    0.25
+    """
 
     is_quadratic: ClassVar[bool] = True
     penalty_weight: NonNegative = 5e-3
@@ -107,6 +140,20 @@ class GradientNorm(AlignmentStrategy):
     The mean of the domains' squared norms is this plus the spread that
     :class:`GradientAlignment` is. What a method gains over ERM and this control gains too comes
     from smaller gradients of the head, not from domains that agree.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import HeadGradient
+    >>> from atoll.strategies import Domains, GradientAlignment, GradientNorm
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> parts = [each.penalty(domains) for each in (GradientNorm(), GradientAlignment())]
+    >>> mean_of_squares = domains.mean(domains.moment(HeadGradient()).square().sum(1))
+    >>> [round(value.item(), 4) for value in (*parts, mean_of_squares)]
+    [0.0534, 0.25, 0.3034]
     """
 
     min_domains: ClassVar[int] = 1
@@ -124,10 +171,22 @@ class FedIIR(AlignmentStrategy):
     Parameters
     ----------
     decay : float
-        Of the mean gradient's moving average.
+        Decay of the moving average of the mean gradient, in [0, 1).
     as_released : bool
         Leaves the average, which starts at 0, without correction of its bias, so that the first
         target is 0.05 of the mean gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, FedIIR
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> strategies = FedIIR(), FedIIR(as_released=True)  # in a first round
+    >>> [round(strategy.penalty(domains).item(), 4) for strategy in strategies]
+    [0.25, 0.2982]
     """
 
     is_quadratic: ClassVar[bool] = True
@@ -153,6 +212,18 @@ class IGA(AlignmentStrategy):
 
     The sum over domains of the squared distance of the gradient, by all parameters, to its mean.
     Uploads and cotangents are of the model's size.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, GradientAlignment, IGA
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> strategies = IGA(), GradientAlignment()  # a model that is all head
+    >>> [round(strategy.penalty(domains).item(), 4) for strategy in strategies]
+    [0.25, 0.25]
     """
 
     is_quadratic: ClassVar[bool] = True
@@ -171,10 +242,22 @@ class Fishr(AlignmentStrategy):
     Parameters
     ----------
     decay : float
-        Of the moving average of each domain's variances; 0 for none, as in the Colored MNIST
+        Decay of the moving average of each domain's variances, in [0, 1); 0 as in the Colored MNIST
         script.
     reduction : "mean" or "sum"
         Over the head's parameters: DomainBed's, or the Colored MNIST script's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, Fishr
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> strategies = Fishr(decay=0.0), Fishr(decay=0.0, reduction="sum")  # over four parameters
+    >>> [round(strategy.penalty(domains).item(), 5) for strategy in strategies]
+    [0.00334, 0.01335]
     """
 
     always_measures: ClassVar[bool] = True
@@ -213,6 +296,16 @@ class CORAL(AlignmentStrategy):
     """The distances of the domains' feature means and covariances (Sun and Saenko, 2016).
 
     As DomainBed: the mean over pairs of domains of mean((mu_i - mu_j)^2) + mean((C_i - C_j)^2).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import CORAL, Domains
+    >>> model, labels = torch.nn.Linear(2, 2), torch.tensor([0, 1])
+    >>> moved = {"a": (torch.eye(2), labels), "b": (torch.eye(2) + 1, labels)}
+    >>> scaled = {"a": (torch.eye(2), labels), "b": (2 * torch.eye(2), labels)}
+    >>> [CORAL().penalty(Domains.of_model(model, each)).item() for each in (moved, scaled)]
+    [1.0, 2.5]
     """
 
     def penalty(self, domains: Domains) -> Tensor:
@@ -245,7 +338,18 @@ class MMD(AlignmentStrategy):
     Parameters
     ----------
     gammas : Sequence[float]
-        The kernels exp(-gamma ||z - z'||^2).
+        Gammas of the kernels exp(-gamma ||z - z'||^2), each above 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, MMD
+    >>> model, labels = torch.nn.Linear(2, 2), torch.tensor([0, 1])
+    >>> images = torch.eye(2)
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images + 1, labels)})
+    >>> strategy = MMD(gammas=[1.0])
+    >>> round(strategy.penalty(domains).item(), 4), strategy.sums_suffice
+    (0.9817, False)
     """
 
     sums_suffice: ClassVar[bool] = False

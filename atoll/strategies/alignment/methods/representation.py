@@ -19,7 +19,13 @@ class FedL2R(AlignmentStrategy):
     Parameters
     ----------
     weight : float
-        Of the squared norm.
+        Weight of the squared norm of the features in each client's loss, at least 0.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedL2R
+    >>> [(statistic.name, weight) for statistic, weight in FedL2R(weight=0.01).local_terms()]
+    [('squared-features', 0.01)]
     """
 
     min_domains: ClassVar[int] = 1
@@ -47,10 +53,19 @@ class FedSR(AlignmentStrategy):
     Parameters
     ----------
     l2r_weight, cmi_weight : float
-        The weights of the two terms.
+        Weights of the two terms, at least 0.
     as_released : bool
         Takes the norm of a draw in the place of the expected squared norm in L2R. The draw is
         another one than that of the cross-entropy.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedSR
+    >>> strategy = FedSR(l2r_weight=0.01, cmi_weight=0.0005)
+    >>> [(statistic.name, weight) for statistic, weight in strategy.local_terms()]
+    [('latent-square', 0.01), ('conditional-information', 0.0005)]
+    >>> strategy.needs_gaussian_head
+    True
     """
 
     min_domains: ClassVar[int] = 1

@@ -23,7 +23,20 @@ RELEASED_BISECTIONS = 32
 
 @dataclass(kw_only=True, eq=False)
 class ERM(AlignmentStrategy):
-    """The mean of the domains' losses: FedAvg with domain weights (Vapnik, 1998)."""
+    """The mean of the domains' losses: FedAvg with domain weights (Vapnik, 1998).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import Loss
+    >>> from atoll.strategies import ERM, Domains
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> domains.moment(Loss()).round(decimals=4).tolist(), ERM().penalty(domains).item()
+    ([0.3133, 1.3133], 0.0)
+    """
 
     min_domains: ClassVar[int] = 1
     penalty_weight: NonNegative = 0.0
@@ -38,7 +51,20 @@ class GroupDRO(AlignmentStrategy):
     Parameters
     ----------
     eta : float
-        The step size of q.
+        Step size of q, at least 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, GroupDRO
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> strategy = GroupDRO(eta=1.0)
+    >>> _ = strategy.penalty(domains)  # the losses are 0.3133 and 1.3133
+    >>> {name: round(weight.item() / 2, 4) for name, weight in strategy.memory.items()}
+    {'a': 0.2689, 'b': 0.7311}
     """
 
     eta: NonNegative = 1e-2
@@ -66,7 +92,20 @@ class AFL(GroupDRO):
     Parameters
     ----------
     eta : float
-        The step size of the weights.
+        Step size of the weights, at least 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import AFL, Domains
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> strategy = AFL(eta=0.5)
+    >>> _ = strategy.penalty(domains)  # the losses are 0.3133 and 1.3133
+    >>> {name: round(weight.item() / 2, 4) for name, weight in strategy.memory.items()}
+    {'a': 0.25, 'b': 0.75}
     """
 
     def _updated(self, weights: Tensor, losses: Tensor) -> Tensor:
@@ -84,13 +123,23 @@ class EQRM(AlignmentStrategy):
     Parameters
     ----------
     quantile : float
-        Alpha.
+        Alpha, in [0, 1].
     quantile_learning_rate : float, optional
-        Of the server's optimiser from the end of the burn-in on, where it takes steps; None for
-        none of its own.
+        Learning rate of the server's optimiser after the burn-in; None keeps the server's own.
     as_released : bool
         Takes the released code's gradient: its sum over domains is 1 too, but it is not the
         quantile's own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.strategies import Domains, EQRM
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> images, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images, 1 - labels)})
+    >>> [round(EQRM(quantile=alpha).penalty(domains).item(), 3) for alpha in (0.25, 0.5, 0.75)]
+    [-0.58, 0.0, 0.58]
     """
 
     anneal_rounds: NonNegativeCount = 2500
@@ -119,7 +168,13 @@ class SD(AlignmentStrategy):
     Parameters
     ----------
     weight : float
-        Of the mean squared logit.
+        Weight of the mean squared logit in each client's loss, at least 0.
+
+    Examples
+    --------
+    >>> from atoll.strategies import SD
+    >>> [(statistic.name, weight) for statistic, weight in SD(weight=0.1).local_terms()]
+    [('squared-logits', 0.1)]
     """
 
     min_domains: ClassVar[int] = 1
@@ -140,7 +195,14 @@ class Mixup(AlignmentStrategy):
     Parameters
     ----------
     alpha : float
-        Of the Beta distribution that mixing coefficients come from.
+        Parameter of the Beta(alpha, alpha) distribution of the mixing coefficients, above 0.
+
+    Examples
+    --------
+    >>> from atoll.strategies import Mixup
+    >>> strategy = Mixup(alpha=0.2)
+    >>> strategy.mixup_alpha, strategy.has_penalty
+    (0.2, False)
     """
 
     min_domains: ClassVar[int] = 1

@@ -27,9 +27,16 @@ class FedGMA(AlignmentStrategy):
     Parameters
     ----------
     tau : float
-        The agreement from which on an entry is taken whole.
+        Agreement from which on an entry has the factor 1, in [0, 1].
     step_size : float
-        Of the server, on the masked mean update.
+        Factor of the server's step on the masked mean update, above 0.
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedGMA
+    >>> strategy = FedGMA(tau=0.4, step_size=1.0)
+    >>> strategy.sums_suffice  # secure aggregation would hide the signs
+    False
     """
 
     # The signs of each update are taken on the server.
@@ -82,6 +89,13 @@ class FedDGGA(AlignmentStrategy):
         The released code's steps: a third as long, and two rounds behind in ``decay_rounds``, so
         that the first is longer than ``step_size``. (It divides by zero where all gaps are the
         same; here they then change nothing.)
+
+    Examples
+    --------
+    >>> from atoll.strategies import FedDGGA
+    >>> strategy = FedDGGA(step_size=0.2, decay_rounds=100)
+    >>> strategy.reports_loss_after, strategy.sums_suffice
+    (True, False)
     """
 
     sums_suffice: ClassVar[bool] = False
@@ -126,7 +140,7 @@ class FedDGGA(AlignmentStrategy):
         return messages
 
     def _reset_zero_weights(self, nodes: Sequence[int]) -> None:
-        """Reset the weights of clients where all of them have come to 0.
+        """Reset the weights of clients if all of them are 0.
 
         Weights are clipped at 0, and a cohort of nothing else would have no mean, nor would its
         weights, which a round only moves among its clients, ever leave 0.

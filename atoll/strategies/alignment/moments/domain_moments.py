@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from atoll.clients.models.head import SplitModel
+from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.moments.head_statistics import HessianProduct
 from atoll.clients.moments.moment_messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
-from atoll.clients.moments.statistics import HessianProduct, Loss
+from atoll.clients.moments.statistics import Loss
 from atoll.strategies.alignment.moments.domain_weights import DomainWeights, Weighting
 from atoll.strategies.alignment.moments.example_rows import ExampleRows
+from atoll.strategies.alignment.moments.local_exchange import HERE, LocalExchange
 from atoll.strategies.alignment.moments.moment_exchange import Exchange
 
 
@@ -64,7 +68,18 @@ class Domains:
     counts : Tensor
         Examples, shape (n,).
     weights : Tensor
-        What each domain counts for, shape (n,); their sum is 1.
+        Weight of each domain, shape (n,); the sum is 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import FeatureMean
+    >>> from atoll.strategies import Domains
+    >>> model, images, labels = torch.nn.Linear(2, 2), torch.eye(2), torch.tensor([0, 1])
+    >>> domains = Domains.of_model(model, {"a": (images, labels), "b": (images + 1, labels)})
+    >>> means = domains.moment(FeatureMean())
+    >>> means.tolist(), domains.spread(means).item()  # a penalty: the means' squared distance
+    ([[0.5, 0.5], [1.5, 1.5]], 0.5)
     """
 
     def __init__(
@@ -93,6 +108,53 @@ class Domains:
         # This round's moments by place and statistic, then by domain.
         self._fresh: dict[str, dict[str, Tensor]] = {}
 
+    @classmethod
+    def of_outputs(
+        cls, outputs: Mapping[str, HeadOutputs], weighting: Weighting = "uniform"
+    ) -> Domains:
+        """Return the domains of examples whose outputs are at hand, without a federation.
+
+        Parameters
+        ----------
+        outputs : Mapping[str, HeadOutputs]
+            By domain; at least one domain, none without examples.
+        weighting : "uniform" or "examples"
+            Whether domains count the same or by their examples.
+        """
+        exchange = LocalExchange(outputs)
+        return cls(exchange, {HERE: exchange.counts}, weighting)
+
+    @classmethod
+    def of_model(
+        cls,
+        model: nn.Module,
+        examples: Mapping[str, tuple[Tensor, Tensor]],
+        weighting: Weighting = "uniform",
+    ) -> Domains:
+        """Return the domains of a model on examples at hand, to try a penalty on.
+
+        Parameters
+        ----------
+        model : nn.Module
+            A model with a head; see :class:`~atoll.clients.SplitModel`.
+        examples : Mapping[str, tuple[Tensor, Tensor]]
+            By domain, what the model takes and the labels: float, shape (n, ...), and int64,
+            shape (n,).
+        weighting : "uniform" or "examples"
+            Whether domains count the same or by their examples.
+
+        Raises
+        ------
+        ValueError
+            If the model has no head; see :class:`~atoll.clients.SplitModel`.
+        """
+        split = SplitModel(model)
+        outputs = {
+            name: split(images, labels, torch.arange(len(labels)))
+            for name, (images, labels) in examples.items()
+        }
+        return cls.of_outputs(outputs, weighting)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -100,8 +162,6 @@ class Domains:
     def dtype(self) -> torch.dtype:
         """The dtype of arrays in messages."""
         return self._exchange.dtype
-
-    # --- what penalties are written in ---------------------------------------------------------
 
     def moments(self, *statistics: Statistic) -> tuple[Tensor, ...]:
         """Ask for statistics, in one exchange; return each one's moments, shape (n, ...)."""
@@ -198,8 +258,6 @@ class Domains:
                 self._spreads.append((index, spread))
         return spread
 
-    # --- what clients get ----------------------------------------------------------------------
-
     def example_weights(self) -> dict[str, float]:
         """Return the weight of one example of each domain; 1 where domains count by examples.
 
@@ -224,7 +282,7 @@ class Domains:
         Returns
         -------
         tuple
-            What one example's loss counts for by domain, beyond :meth:`example_weights`; and the
+            Weight of one example's loss by domain, beyond :meth:`example_weights`; and the
             terms in the other statistics.
         """
         if penalty.grad_fn is None:
@@ -281,8 +339,6 @@ class Domains:
             if bool(gradient.any()):
                 (back,) = self._ask([measured.statistic], [gradient], store=False)
                 torch.autograd.backward(vectors, back, retain_graph=True)
-
-    # --- queries -------------------------------------------------------------------------------
 
     def _ask(
         self,

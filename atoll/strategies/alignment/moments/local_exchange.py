@@ -11,7 +11,6 @@ from atoll.clients.models.head import ModelSizes
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.moment_messages import DomainSums
 from atoll.clients.moments.statistic import DomainContext, Statistic
-from atoll.strategies.alignment.moments.domain_moments import Domains
 
 # The one node that there is.
 HERE = 0
@@ -33,12 +32,12 @@ class LocalExchange:
             features=first.features.shape[1],
             outputs=first.logits.shape[1],
             head=sum(parameter.numel() for parameter in first.head.parameters()),
-            parameters=0,
+            parameters=sum(parameter.numel() for parameter in first.parameters),
         )
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the outputs."""
+        """Dtype of the outputs."""
         return next(iter(self._outputs.values())).logits.dtype
 
     @property
@@ -62,9 +61,3 @@ class LocalExchange:
             for name, own in self._outputs.items()
         }
         return {HERE: DomainSums(self.counts, sums)}
-
-
-def domains_at_hand(outputs: Mapping[str, HeadOutputs]) -> Domains:
-    """Return the domains of given outputs, each counting the same."""
-    exchange = LocalExchange(outputs)
-    return Domains(exchange, {HERE: exchange.counts})

@@ -1,1 +1,1 @@
-"""The app that a newcomer to Flower starts with: few nodes, few rounds, evaluation on clients."""
+"""Flower's first app: few nodes, few rounds, evaluation on clients."""

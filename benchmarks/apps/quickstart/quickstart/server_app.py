@@ -1,4 +1,4 @@
-"""The server: FedAvg, as the first app of a newcomer has it."""
+"""The server of Flower's first app: FedAvg."""
 
 from __future__ import annotations
 

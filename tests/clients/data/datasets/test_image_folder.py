@@ -359,6 +359,7 @@ def test_what_the_disk_has_no_room_for_is_refused_first(
         load_dataset("folder", root, {"image_size": 4096})
 
 
+@pytest.mark.slow
 def test_two_processes_that_prepare_the_same_data_end_with_one(tmp_path: Path) -> None:
     root = fill(tmp_path / "data", {"a/x": 60, "a/y": 60, "b/x": 60, "b/y": 60})
     code = (

@@ -4,20 +4,20 @@ import pytest
 import torch
 
 from atoll.errors import CorruptCheckpointError
-from atoll.platform.runs.layerwise.block_files import PartFiles, PartState, sha256_of_module
+from atoll.platform.runs.layerwise.block_files import UnitFiles, UnitState, sha256_of_module
 
 
-def state(epoch: int = 3) -> PartState:
+def state(epoch: int = 3) -> UnitState:
     module = {
         "block.weight": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "block.count": torch.tensor(7),
     }
     optimizer = {"steps": 9, "first": [torch.randn(5)], "second": [torch.randn(5)]}
-    return PartState(epoch, module, optimizer, [{"epoch": 1, "loss": 0.25}])
+    return UnitState(epoch, module, optimizer, [{"epoch": 1, "loss": 0.25}])
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    files, written = PartFiles(tmp_path), state()
+    files, written = UnitFiles(tmp_path), state()
     digest = files.write("block-01", written)
     read = files.read("block-01", 3)
     assert read.epoch == 3
@@ -31,7 +31,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_is_found_and_the_state_before_is_used(tmp_path: Path) -> None:
-    files = PartFiles(tmp_path)
+    files = UnitFiles(tmp_path)
     for epoch in (1, 2):
         files.write("head", state(epoch))
     path = files.path("head", 2)
@@ -49,7 +49,7 @@ def test_a_flipped_bit_is_found_and_the_state_before_is_used(tmp_path: Path) -> 
 
 
 def test_pruning_keeps_what_is_needed_and_the_newest_two(tmp_path: Path) -> None:
-    files = PartFiles(tmp_path)
+    files = UnitFiles(tmp_path)
     for epoch in range(1, 7):
         files.write("cnn", state(epoch))
     files.prune("cnn", 3)

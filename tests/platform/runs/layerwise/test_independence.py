@@ -16,9 +16,9 @@ from atoll.clients.noprop.block_training.training_units import (
     make_shared_part,
     make_unit,
 )
-from atoll.platform.runs.layerwise.block_files import SHARED, PartFiles, PartState
-from atoll.platform.runs.layerwise.block_job import open_data, train_part
-from atoll.platform.runs.layerwise.layerwise_run import PARTS
+from atoll.platform.runs.layerwise.block_files import SHARED, UnitFiles, UnitState
+from atoll.platform.runs.layerwise.block_job import open_data, train_unit
+from atoll.platform.runs.layerwise.network_arrays import UNITS_FOLDER
 from tests.support.runs.layer_runs import (
     InProcessPool,
     as_many_threads_as_a_worker,
@@ -43,8 +43,8 @@ def begin(directory: Path, spec: ClientSpec) -> Path:
     """Make the shared part, as a run does before its first epoch."""
     _, design, _ = open_data(spec)
     shared = make_shared_part(design, spec.seed)
-    PartFiles(directory / PARTS).write(SHARED, PartState(0, dict(shared.state_dict())))
-    return directory / PARTS
+    UnitFiles(directory / UNITS_FOLDER).write(SHARED, UnitState(0, dict(shared.state_dict())))
+    return directory / UNITS_FOLDER
 
 
 def train_alone(directory: Path, names: list[str]) -> None:
@@ -53,10 +53,11 @@ def train_alone(directory: Path, names: list[str]) -> None:
     with as_many_threads_as_a_worker():
         for epoch in range(1, EPOCHS + 1):
             for name in names:
-                report = train_part(spec, parts, name, epoch, 0)
+                report = train_unit(spec, parts, name, epoch, 0)
                 assert report.status == "ok", report.reason
 
 
+@pytest.mark.slow
 def test_alone_in_reverse_order_and_together_give_the_same_bits(
     together: Path, tmp_path: Path
 ) -> None:
@@ -84,12 +85,12 @@ def test_resuming_without_the_optimisers_state_gives_other_bits(
 ) -> None:
     spec = spec_of(experiment())
     parts = begin(tmp_path, spec)
-    files = PartFiles(parts)
-    train_part(spec, parts, "block-01", 1, 0)
+    files = UnitFiles(parts)
+    train_unit(spec, parts, "block-01", 1, 0)
     state = files.read("block-01", 1)
     assert state.optimizer is not None
-    files.write("block-01", PartState(1, state.module, None, state.reports))
-    train_part(spec, parts, "block-01", 2, 0)
+    files.write("block-01", UnitState(1, state.module, None, state.reports))
+    train_unit(spec, parts, "block-01", 2, 0)
     first, second = (hashes(path, ["block-01"], 2) for path in (tmp_path, together))
     assert first != second
     assert hashes(tmp_path, ["block-01"], 1) == hashes(together, ["block-01"], 1)
@@ -97,16 +98,16 @@ def test_resuming_without_the_optimisers_state_gives_other_bits(
 
 def test_an_epoch_that_is_done_is_not_done_again(together: Path) -> None:
     spec = spec_of(experiment())
-    path = PartFiles(together / PARTS).path("block-01", EPOCHS)
+    path = UnitFiles(together / UNITS_FOLDER).path("block-01", EPOCHS)
     before = path.stat().st_mtime_ns
-    report = train_part(spec, together / PARTS, "block-01", 1, 0)
+    report = train_unit(spec, together / UNITS_FOLDER, "block-01", 1, 0)
     assert (report.epoch, report.status) == (1, "ok")
     assert path.stat().st_mtime_ns == before
 
 
 def test_a_corrupt_checkpoint_costs_its_epoch_and_no_bit(together: Path, tmp_path: Path) -> None:
     train_alone(tmp_path, ["block-01"])
-    path = PartFiles(tmp_path / PARTS).path("block-01", EPOCHS)
+    path = UnitFiles(tmp_path / UNITS_FOLDER).path("block-01", EPOCHS)
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
@@ -143,6 +144,7 @@ def test_blocks_agree_on_a_trained_embedding_at_points_that_make_order_irrelevan
     assert not torch.equal(*found)
 
 
+@pytest.mark.slow
 def test_with_a_trained_embedding_a_block_alone_differs_from_all_together(tmp_path: Path) -> None:
     learned = experiment(model={"embedding": "learned", "dimension": 20})
     run_here(tmp_path / "all", learned)

@@ -24,9 +24,10 @@ from atoll.platform.callbacks.observers import RunInfo
 from atoll.platform.cli.progress import ConsoleProgress
 from atoll.platform.config.experiment import read_tables
 from atoll.platform.reports.run_report import headline
-from atoll.platform.runs.federation import check, prepare
+from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.layerwise.job_messages import counted_messages
-from atoll.platform.runs.layerwise.layerwise_run import network_arrays, write_manifest
+from atoll.platform.runs.layerwise.network_arrays import network_arrays, write_manifest
+from atoll.platform.runs.preflight import check_settings
 from tests.support.paths import EXPERIMENTS
 from tests.support.runs.layer_runs import InProcessPool, experiment, hashes, run_here
 
@@ -37,6 +38,7 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_all_three_ways_of_inference_give_the_same_numbers(tmp_path: Path) -> None:
     found = []
     for way in ("process", "features", "pipeline"):
@@ -79,6 +81,7 @@ def test_messages_are_counted_where_there_are_any(cluster: None) -> None:
     assert count.messages == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedding", ["one-hot", "learned"])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, embedding: str) -> None:
     asked = experiment(run={"rounds": 3}, model={"embedding": embedding})
@@ -99,6 +102,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, embeddin
     assert layers.num_rows == 3 * (3 + (embedding == "one-hot"))
 
 
+@pytest.mark.slow
 def test_a_block_that_dies_once_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     expected = run_here(tmp_path / "calm", experiment())
     deaths = iter([True])
@@ -109,6 +113,7 @@ def test_a_block_that_dies_once_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     assert result["parameters_sha256"] == expected["parameters_sha256"]
 
 
+@pytest.mark.slow
 def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_path: Path) -> None:
     asked = experiment(run={"rounds": 4})
     whole = run_here(tmp_path / "whole", asked)
@@ -130,6 +135,7 @@ def test_a_block_that_fails_for_good_leaves_a_working_model_and_its_name(tmp_pat
     assert whole["parameters_sha256"] != degraded["parameters_sha256"]
 
 
+@pytest.mark.slow
 def test_a_trained_network_takes_fewer_steps_and_exits_early(tmp_path: Path) -> None:
     asked = experiment(run={"rounds": 4})
     metrics = run_here(tmp_path, asked)["metrics"]
@@ -151,6 +157,7 @@ def test_a_trained_network_takes_fewer_steps_and_exits_early(tmp_path: Path) -> 
     assert accuracies[2] > 0.5
 
 
+@pytest.mark.slow
 def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_path: Path) -> None:
     pool = InProcessPool(lambda job: job.payload == "block-02" and job.arguments[4] == 2)
     run_here(tmp_path, experiment(run={"rounds": 3}), pool=pool)
@@ -187,12 +194,14 @@ def test_a_run_of_which_every_block_fails_is_an_error(tmp_path: Path) -> None:
         run_here(tmp_path, experiment(), pool=pool)
 
 
+@pytest.mark.slow
 def test_a_head_that_fails_leaves_the_nearest_embedding(tmp_path: Path) -> None:
     pool = InProcessPool(lambda job: job.payload == "head")
     result = run_here(tmp_path, experiment(run={"rounds": 4}), pool=pool)
     assert result["metrics"]["server_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noprop-ct", "noprop-fm"])
 def test_continuous_variants_run_with_a_network_an_interval(tmp_path: Path, name: str) -> None:
     tables = experiment(run={"rounds": 8}).to_dict()
@@ -201,6 +210,7 @@ def test_continuous_variants_run_with_a_network_an_interval(tmp_path: Path, name
     assert result["metrics"]["server_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_trained_embedding_does_not_collapse(tmp_path: Path) -> None:
     for embedding in ("learned", "prototype"):
         asked = experiment(run={"rounds": 3}, model={"embedding": embedding})
@@ -227,6 +237,7 @@ def test_a_run_that_stopped_early_stays_stopped_though_killed_before_its_result(
     assert pq.read_table(tmp_path / "rounds.parquet").num_rows == 1
 
 
+@pytest.mark.slow
 def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Path) -> None:
     asked = experiment(run={"rounds": 3})
 
@@ -271,7 +282,7 @@ def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Pat
 )
 def test_bad_input_is_refused_with_its_key(sections, message: str) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
-        check(experiment(**sections))
+        check_settings(experiment(**sections))
 
 
 @pytest.mark.parametrize("name", ["noprop-ct", "noprop-fm"])
@@ -279,7 +290,7 @@ def test_fewer_steps_than_blocks_are_refused(name: str) -> None:
     tables = experiment().to_dict()
     tables["model"] = {"name": name, "steps": 2, "blocks": 5}
     with pytest.raises(InvalidExperimentError, match="model.steps = 2: inference would pass over"):
-        check(type(experiment()).from_dict(tables))
+        check_settings(type(experiment()).from_dict(tables))
 
 
 def test_an_unknown_model_with_baselines_is_one_problem() -> None:
@@ -299,7 +310,7 @@ def test_a_terminal_has_a_bar_for_each_layer(tmp_path: Path) -> None:
     progress = ConsoleProgress(Console(file=shown, force_terminal=True, width=120))
     run = RunInfo("small", tmp_path, 2, 1, 1, 3, 9, "noprop-dt", members="layers")
     progress.on_start(run)
-    progress.on_part("block-02", 1, 2)
+    progress.on_unit("block-02", 1, 2)
     progress.close()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
     assert "3 layers" in text
@@ -315,7 +326,7 @@ def test_the_experiment_files_can_be_run(path: Path) -> None:
     tables = read_tables(path)
     tables.pop("sweep", None)
     asked = type(experiment()).from_dict(tables)
-    check(asked)
+    check_settings(asked)
     assert asked.run.name == path.stem
 
 

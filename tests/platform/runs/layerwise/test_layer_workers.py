@@ -12,8 +12,8 @@ import pytest
 from atoll.flower.arrays import view
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from atoll.platform.runs import federation_run
-from atoll.platform.runs.layerwise.block_job import PartReport
-from atoll.platform.runs.layerwise.block_schedule import LayerSchedule
+from atoll.platform.runs.layerwise.block_job import UnitReport
+from atoll.platform.runs.layerwise.block_schedule import UnitSchedule
 from tests.support.runs.layer_runs import experiment, run_here
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -26,16 +26,16 @@ def test_a_killed_workers_layer_goes_on_from_its_checkpoint_while_the_others_tra
     asked = experiment(**sections)
     expected = run_here(tmp_path / "here", asked)
     killed: list[int] = []
-    take = LayerSchedule._take_report
+    take = UnitSchedule._take_report
 
-    def kill_once(self: LayerSchedule, report: PartReport) -> None:
+    def kill_once(self: UnitSchedule, report: UnitReport) -> None:
         # The worker that has just been heard of is given another part now: it dies with that.
         take(self, report)
         if not killed:
             killed.append(report.process)
             os.kill(report.process, signal.SIGKILL)
 
-    monkeypatch.setattr(LayerSchedule, "_take_report", kill_once)
+    monkeypatch.setattr(UnitSchedule, "_take_report", kill_once)
     result = federation_run.run(asked, out=tmp_path / "ray")
     assert len(killed) == 1
     assert result.summary["failed_layers"] == {}

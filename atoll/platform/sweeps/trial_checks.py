@@ -1,4 +1,4 @@
-"""What many experiments' settings are checked for before any of them starts: each setting once.
+"""Preflight checks of many trials (:mod:`atoll.platform.runs.preflight`): each setting once.
 
 The trials of a sweep differ in a few keys and in their seeds. What is wrong with one of them is
 known in a second, from one data set, partition and model of each kind; found by the trials
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.federation import Parts, check, prepare
+from atoll.platform.runs.components import ComponentCache, Components
+from atoll.platform.runs.preflight import check_components, check_settings
 
 if TYPE_CHECKING:
     from atoll.platform.sweeps.sweep_plan import Trial
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("atoll")
 
 
-class Preflight:
-    """Checks experiments that have most of their settings in common."""
+class SettingsChecks:
+    """Checks of experiments that have most of their settings in common, without data."""
 
     def __init__(self) -> None:
         self._settings: dict[str, str | None] = {}
 
-    def check_settings(self, experiment: Experiment) -> None:
-        """Refuse what can be refused without data: :func:`~atoll.platform.runs.federation.check`.
+    def check(self, experiment: Experiment) -> None:
+        """Refuse what :func:`~atoll.platform.runs.preflight.check_settings` refuses.
 
         Raises
         ------
@@ -39,7 +40,7 @@ class Preflight:
         """
         key = _key(experiment)
         if key not in self._settings:
-            self._settings[key] = _problem(check, experiment)
+            self._settings[key] = _problem(check_settings, experiment)
         problem = self._settings[key]
         if problem is not None:
             raise InvalidExperimentError(problem)
@@ -55,17 +56,21 @@ def check_trials(trials: Iterable[Trial]) -> None:
     InvalidExperimentError
         What is wrong with the first that cannot be run, and which it is.
     """
-    parts, seen = Parts(), set[str]()
+    cache, seen = ComponentCache(), set[str]()
     with _said_once():
         for trial in trials:
             key = _key(trial.experiment)
             if key in seen:
                 continue
             seen.add(key)
-            problem = _problem(prepare, trial.experiment, parts)
+            problem = _problem(_make_and_check, trial.experiment, cache)
             if problem is not None:
                 lines = [f"{line} (the trial {trial})" for line in problem.splitlines()]
                 raise InvalidExperimentError("\n".join(lines))
+
+
+def _make_and_check(experiment: Experiment, cache: ComponentCache) -> None:
+    check_components(Components.of(experiment, cache))
 
 
 def _problem(look: Callable[..., object], *arguments: Any) -> str | None:

@@ -10,8 +10,7 @@ import pytest
 import ray
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.sweeps import preflight
-from atoll.platform.sweeps.preflight import check_trials
+from atoll.platform.sweeps import trial_checks
 from atoll.platform.sweeps.sweep import run_sweep
 from atoll.platform.sweeps.sweep_plan import load_sweep
 
@@ -42,7 +41,7 @@ def sweep_file(folder: Path, data: str = "", model: str = "mlp", arguments: str 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Count how often experiments are looked at."""
-    counted = {"check": 0, "prepare": 0}
+    counted = {"check_settings": 0, "check_components": 0}
 
     def counting(name: str, function: Any) -> Any:
         def counted_call(*arguments: Any, **named: Any) -> Any:
@@ -51,16 +50,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return counted_call
 
-    monkeypatch.setattr(preflight, "check", counting("check", preflight.check))
-    monkeypatch.setattr(preflight, "prepare", counting("prepare", preflight.prepare))
+    for name in counted:
+        function = getattr(trial_checks, name)
+        monkeypatch.setattr(trial_checks, name, counting(name, function))
     return counted
 
 
 def test_each_distinct_setting_is_looked_at_once(tmp_path: Path, calls: dict[str, int]) -> None:
     sweep = load_sweep(sweep_file(tmp_path))
     assert len(sweep.trials) == 120
-    check_trials(sweep.trials)
-    assert calls == {"check": 12, "prepare": 12}
+    trial_checks.check_trials(sweep.trials)
+    assert calls == {"check_settings": 12, "check_components": 12}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,6 @@ def test_a_wrong_setting_is_one_line_before_anything_starts(
         run_sweep(load_sweep(sweep_file(tmp_path, **wrong)), tmp_path / "out")
     assert len(str(caught.value).splitlines()) == 1
     assert "(the trial " in str(caught.value)
-    assert calls["check"] <= 12
-    assert calls["prepare"] <= 1
+    assert calls["check_settings"] <= 12
+    assert calls["check_components"] <= 1
     assert started == []

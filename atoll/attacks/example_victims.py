@@ -1,0 +1,120 @@
+"""Example victims: captures of clients of the digits data set, made without a federation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atoll.attacks.captures.capture import MODEL_RECORD, Capture, Content, FederationInfo, Truth
+from atoll.attacks.threat.observation import used_examples
+from atoll.attacks.victims import Victim
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.models.model_building import build_model
+from atoll.clients.noprop.noprop_settings import is_noprop
+from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.training.local_training import batches, train
+from atoll.errors import AttackError
+
+MLP = ModelSettings(name="mlp")
+ONE_STEP = ClientSettings(batch_size=1, learning_rate=0.1)
+
+
+def example_victim(
+    model: ModelSettings = MLP,
+    client: ClientSettings = ONE_STEP,
+    *,
+    examples: int = 1,
+    seed: int = 0,
+) -> Victim:
+    """Train one client on digits in this process, and return what a server would see of it.
+
+    An attack or a defense can be tried on it without a run. The capture is that of a client's
+    first round, with the bits that the client would send.
+
+    Parameters
+    ----------
+    model : ModelSettings
+        ``[model]``; for images of shape (1, 8, 8) and ten classes.
+    client : ClientSettings
+        ``[client]``; mods do not act here.
+    examples : int
+        The client's images, 1 to 1437, drawn from the training split of ``digits``.
+    seed : int
+        Decides the images, the initial parameters and the client's shuffling.
+
+    Raises
+    ------
+    AttackError
+        If the settings have mods, there are not so many images, or the model is a NoProp network,
+        which clients train layer by layer.
+    InvalidExperimentError
+        If the model cannot be built.
+
+    Examples
+    --------
+    >>> from atoll.attacks import diagnose, example_victim
+    >>> victim = example_victim(seed=3)
+    >>> victim.truth.images.shape, victim.truth.labels.tolist()
+    (torch.Size([1, 1, 8, 8]), [3])
+    >>> diagnose(victim.capture, victim.truth).consistent
+    True
+    """
+    if client.mods:
+        raise AttackError(
+            f"client.mods = {client.mods}: do not act on an example victim; expected none"
+        )
+    if is_noprop(model):
+        raise AttackError(
+            f"model.name = {model.name!r}: is trained layer by layer; expected another model"
+        )
+    digits = load_dataset("digits")
+    if not 1 <= examples <= len(digits.train):
+        raise AttackError(f"examples = {examples}: expected 1 to {len(digits.train)}")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(digits.train))[:examples])
+    pixels = torch.from_numpy(digits.train.images[chosen].copy())
+    labels = torch.from_numpy(digits.train.labels[chosen].copy())
+    module = build_model(model, digits.image_shape, len(digits.classes), seed)
+    broadcast = _copied(module.state_dict())
+    with torch.random.fork_rng(devices=[]):
+        # Dropout draws from the global generator.
+        torch.manual_seed(seed)
+        train(
+            module,
+            to_tensor(pixels.numpy(), digits.mean, digits.std),
+            labels,
+            client,
+            learning_rate=client.learning_rate,
+            generator=torch.Generator().manual_seed(seed),
+        )
+    capture = Capture(
+        server_round=1,
+        node_id=1,
+        message_type="train",
+        federation=FederationInfo(
+            dataset=digits.name,
+            model=model,
+            client=client,
+            image_shape=digits.image_shape,
+            classes=digits.classes,
+            mean=digits.mean,
+            std=digits.std,
+            num_rounds=1,
+        ),
+        sent=Content(
+            {MODEL_RECORD: broadcast}, {"config": {"learning-rate": client.learning_rate}}
+        ),
+        reply=Content(
+            {MODEL_RECORD: _copied(module.state_dict())}, {"metrics": {"num-examples": examples}}
+        ),
+    )
+    steps = tuple(batches(examples, client, torch.Generator().manual_seed(seed)))
+    truth = Truth(pixels, labels, steps, seed, torch.from_numpy(chosen.astype(np.int64)))
+    return Victim(capture, used_examples(truth))
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.detach().clone() for name, values in state.items()}

@@ -1,0 +1,84 @@
+"""What an experiment is made of: data set, partition, model and strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.partitioning.partition import Partition, partition_dataset
+from atoll.clients.models.model_building import build_model
+from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.platform.config.experiment import Experiment
+from atoll.randomness import derive_seed
+from atoll.strategies import build_strategy
+
+# Components of other experiments that are kept: a model may be large.
+KEPT = 16
+
+
+class ComponentCache:
+    """The data sets, partitions and models that were made last, by their settings."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[object, ...], Any] = {}
+
+    def once(self, key: tuple[object, ...], make: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what is kept under ``key``, made from the arguments if nothing is."""
+        if key not in self._made:
+            if len(self._made) == KEPT:
+                del self._made[next(iter(self._made))]
+            self._made[key] = make(*arguments)
+        return self._made[key]
+
+
+@dataclass(frozen=True)
+class Components:
+    """An experiment and what it is made of, with the model on the CPU."""
+
+    experiment: Experiment
+    strategy: Strategy
+    dataset: ImageDataset
+    partition: Partition
+    model: nn.Module
+    _cache: ComponentCache = field(repr=False)
+
+    @classmethod
+    def of(cls, experiment: Experiment, cache: ComponentCache | None = None) -> Components:
+        """Make an experiment's strategy, data set, partition and model, in this order.
+
+        Parameters
+        ----------
+        experiment : Experiment
+            The experiment.
+        cache : ComponentCache, optional
+            What others like it were made of.
+
+        Raises
+        ------
+        AtollError
+            If the data cannot be had, or a name or an argument is wrong.
+        """
+        cache = cache or ComponentCache()
+        data, seed = experiment.data, experiment.run.seed
+        strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
+        source = (data.dataset, data.path, data.options)
+        dataset = cache.once(("data", repr(source), seed), load_dataset, *source, seed)
+        dealt = ("partition", repr(data), seed)
+        partition = cache.once(dealt, partition_dataset, dataset, data, seed)
+        arguments = (experiment.model, dataset.image_shape, len(dataset.classes))
+        initial = derive_seed(seed, "initial parameters")
+        model = cache.once(("model", repr(arguments), seed), build_model, *arguments, initial)
+        return cls(experiment, strategy, dataset, partition, model, cache)
+
+    def obstacle_to_vectorizing(self) -> str | None:
+        """Return why clients of the model cannot train vectorised, or None."""
+        shape = self.dataset.image_shape
+        key = ("obstacle", repr(self.experiment.model), shape)
+        found: str | None = self._cache.once(key, obstacle_to_vectorizing, self.model, shape)
+        return found

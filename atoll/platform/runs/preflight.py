@@ -1,0 +1,165 @@
+"""Checks of an experiment before anything starts, in the order in which they are made.
+
+1. Each key by itself: types and ranges, when an
+   :class:`~atoll.platform.config.experiment.Experiment` is made.
+2. Keys together: ``CHECKS`` of :mod:`atoll.platform.config.consistency`, also then.
+3. :data:`SETTINGS`: names and arguments, in a second, without data (:func:`check_settings`).
+4. :data:`COMPONENTS`: data set, partition, model and strategy together (:func:`check_components`).
+
+A run makes them all. A sweep makes the first three of each trial when it is planned, and the fourth
+of each kind of trial before it starts; an arena does the same for its federations, and has further
+checks (:mod:`atoll.platform.arenas.arena_checks`). What cannot be run is refused with an
+:class:`~atoll.errors.InvalidExperimentError` that names the key, the value and what was expected;
+what can be run and is probably not meant is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.serverapp.strategy import FedXgbBagging
+
+from atoll.clients.data.catalog import check_options
+from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
+from atoll.clients.data.partitioning.partition import check_home_domains
+from atoll.clients.data.partitioning.partitioners import check_partition
+from atoll.clients.models.model_arguments import check_arguments
+from atoll.clients.models.model_building import warn_of_other_normalization
+from atoll.clients.mods import check_mods
+from atoll.errors import InvalidExperimentError
+from atoll.platform.callbacks.mlflow_log import check_installed
+from atoll.platform.config.client_mods import check_mods_of, named_mods, with_references
+from atoll.platform.config.combinations import warn_of_combinations
+from atoll.platform.config.estimate import warn_of_a_long_run
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.privacy import warn_of_privacy
+from atoll.platform.runs.components import Components
+from atoll.strategies import build_strategy
+from atoll.strategies.alignment.alignment_checks import check_federation
+from atoll.strategies.layerwise.layerwise_checks import check_layerwise
+
+
+def check_settings(experiment: Experiment) -> None:
+    """Refuse, in a second, what can be refused without data or a cluster.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the key, the value and what was expected.
+    """
+    for check in SETTINGS:
+        check(experiment)
+
+
+def check_components(components: Components) -> None:
+    """Refuse what cannot be run with an experiment's data, partition, model and strategy.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the key, the value and what was expected.
+    """
+    for check in COMPONENTS:
+        check(components)
+
+
+def _check_tracking(experiment: Experiment) -> None:
+    if experiment.log.mlflow is not False:
+        check_installed()
+
+
+def _check_strategy_and_mods(experiment: Experiment) -> None:
+    strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
+    if isinstance(strategy, FedXgbBagging):
+        raise InvalidExperimentError(
+            f"strategy.name = {experiment.strategy.name!r}: joins boosted trees, and an "
+            "experiment's models are networks; expected another (run an XGBoost app with "
+            "'atoll flower')"
+        )
+    check_mods_of(experiment, strategy)
+
+
+def _check_model(experiment: Experiment) -> None:
+    check_arguments(experiment.model)
+
+
+def _check_data(experiment: Experiment) -> None:
+    data = experiment.data
+    check_partition(data)
+    check_home_domains(data)
+    check_options(data.dataset, data.options)
+    if data.path is not None and not data.path.exists():
+        raise InvalidExperimentError(
+            f"data.path = {str(data.path)!r}: no such folder; expected the data set's files"
+        )
+
+
+def _warn_of_domains(made: Components) -> None:
+    warn_of_unequal_classes(made.dataset, made.experiment.data.held_out)
+
+
+def _check_vectorized(made: Components) -> None:
+    if made.experiment.client.vectorize is not True:
+        return
+    obstacle = made.obstacle_to_vectorizing()
+    if obstacle is not None:
+        raise InvalidExperimentError(
+            f"client.vectorize = True: model.name = {made.experiment.model.name!r}: {obstacle}; "
+            "expected 'auto' or false"
+        )
+
+
+def _warn_of_normalization(made: Components) -> None:
+    warn_of_other_normalization(made.model, made.dataset)
+
+
+def _warn_of_duration(made: Components) -> None:
+    warn_of_a_long_run(made.experiment, made.model, made.dataset.image_shape, made.partition.sizes)
+
+
+def _check_alignment(made: Components) -> None:
+    check_federation(made.strategy, made.model, made.dataset, made.partition)
+
+
+def _check_mods_on_model(made: Components) -> None:
+    check_mods(with_references(made.experiment.client).mods, made.model)
+
+
+def _warn_of_mods(made: Components) -> None:
+    warn_of_combinations(made.strategy, named_mods(made.experiment.client))
+
+
+def _warn_of_guarantees(made: Components) -> None:
+    client, rounds = with_references(made.experiment.client), made.experiment.run.rounds
+    warn_of_privacy(client, made.strategy, made.partition.sizes, rounds)
+
+
+def _check_blocks(made: Components) -> None:
+    experiment = made.experiment
+    if experiment.layers is None:
+        check_layerwise(
+            made.strategy,
+            experiment.model,
+            experiment.client,
+            made.model,
+            experiment.data.clients,
+        )
+
+
+SETTINGS: tuple[Callable[[Experiment], None], ...] = (
+    _check_tracking,
+    _check_data,
+    _check_model,
+    _check_strategy_and_mods,
+)
+COMPONENTS: tuple[Callable[[Components], None], ...] = (
+    _warn_of_domains,
+    _check_vectorized,
+    _warn_of_normalization,
+    _warn_of_duration,
+    _check_alignment,
+    _check_mods_on_model,
+    _warn_of_mods,
+    _warn_of_guarantees,
+    _check_blocks,
+)
