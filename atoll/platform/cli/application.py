@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from atoll.error_messages import closest
-from atoll.platform.cli import apps, attacks, reference, runs, sweeps
+from atoll.platform.cli import apps, attacks, reference, runs, starters, sweeps
 from atoll.platform.cli.terminal import console
 
 
@@ -38,6 +38,7 @@ data_commands = typer.Typer(cls=CommandGroup, help="Data sets.", no_args_is_help
 application.add_typer(data_commands, name="data")
 
 for command in (
+    starters.init,
     runs.run,
     sweeps.sweep,
     sweeps.submit,

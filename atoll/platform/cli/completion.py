@@ -19,6 +19,13 @@ def complete_name(ctx: click.Context, incomplete: str) -> Choices:
     return _names(str(ctx.params.get("kind")), incomplete)
 
 
+def complete_starter(incomplete: str) -> Choices:
+    """Complete a kind of ``atoll init``."""
+    from atoll.platform.starters.starter import STARTERS
+
+    return _beginning([(name, starter.about) for name, starter in STARTERS.items()], incomplete)
+
+
 def complete_attack(incomplete: str) -> Choices:
     """Complete an attack's name."""
     return _names("attacks", incomplete)

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from atoll.platform.cli.plan import show_plan
 from atoll.platform.cli.terminal import (
     OutOption,
     SetOption,
@@ -37,6 +38,10 @@ def run(
             "run directory is run.out/run.name then.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check all and show what would run; start nothing."),
+    ] = False,
 ) -> None:
     """Run an experiment."""
     directories: list[Path] = []
@@ -45,6 +50,11 @@ def run(
 
         # Before PyTorch is loaded: a file with an error in it is refused at once.
         experiment = load_experiment(file, settings_of(overrides, workers))
+        if dry_run:
+            log_to_terminal(experiment.log.level)
+            quiet_flower()
+            show_plan(experiment)
+            return
         from atoll.platform.runs.federation_run import run as run_experiment
 
         log_to_terminal(experiment.log.level)
