@@ -58,7 +58,10 @@ STARTERS = {
     "flower-app": Starter(
         "a Flower app, for Atoll and for Flower itself",
         {name: name for name in ("pyproject.toml", "client_app.py", "server_app.py", "task.py")},
-        ("atoll flower . --num-supernodes 10", "flwr run . --stream"),
+        (
+            "atoll flower . --num-supernodes 10",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 flwr run . --stream",
+        ),
     ),
 }
 

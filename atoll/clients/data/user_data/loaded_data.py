@@ -50,6 +50,8 @@ class LoadedData:
     >>> from atoll.clients import LoadedData
     >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.array([0, 1, 2] * 2)
     >>> data = LoadedData(train=(images, labels), classes=["cat", "dog", "owl"])
+    >>> data.classes
+    ['cat', 'dog', 'owl']
     """
 
     train: Any
