@@ -39,6 +39,10 @@ def _at_home(path: Path) -> Path:
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
 
 
+# ``module:callable``.
+UserFunction = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+
+
 class Section(BaseModel):
     """A section of an experiment file: frozen, and strict about keys."""
 
@@ -221,6 +225,8 @@ class ClientSettings(Section):
         The weight of FedProx's proximal term.
     gradient_clip : float or None
         The largest norm of a step's gradient.
+    loss : str or None
+        The loss of each example, ``module:callable``; by default the cross-entropy.
     vectorize : bool or "auto"
         Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
@@ -250,6 +256,7 @@ class ClientSettings(Section):
     steps: Annotated[Steps | None, Field(examples=[10])] = None
     proximal_mu: Weight = 0.0
     gradient_clip: Annotated[Norm | None, Field(examples=[1.0])] = None
+    loss: Annotated[UserFunction | None, Field(examples=["my_losses:focal"])] = None
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[Seconds | None, Field(examples=[60.0])] = None
     mods: Annotated[

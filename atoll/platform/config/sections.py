@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
-from atoll.clients.settings import FilePath, Section
+from atoll.clients.settings import FilePath, Section, UserFunction
 
 # A worker is a process: what is beyond this is a mistake.
 MAX_WORKERS = 10_000
@@ -62,6 +62,8 @@ class RunSettings(Section):
         How many checkpoints are kept.
     out : Path
         The folder of run directories.
+    metrics : tuple[str, ...] or None
+        Metrics beside accuracy and loss in the server's evaluation, each ``module:callable``.
     early_stopping : EarlyStoppingSettings or None
         When to stop before the last round.
     """
@@ -76,6 +78,10 @@ class RunSettings(Section):
     checkpoint_every: Rounds = 5
     keep_checkpoints: Rounds = 2
     out: FilePath = Path("runs")
+    metrics: Annotated[
+        tuple[UserFunction, ...] | None,
+        Field(strict=False, examples=[["my_metrics:top3"]]),
+    ] = None
     early_stopping: EarlyStoppingSettings | None = None
 
 
