@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
+from packaging import version
 from typer.testing import CliRunner
 
 from atoll.platform.cli import reference
@@ -107,6 +110,27 @@ def test_h_is_help(command: tuple[str, ...]) -> None:
     assert atoll(*command, "-h") == atoll(*command, "--help")
 
 
+@pytest.mark.skipif(
+    version.parse(metadata.version("click")) >= version.parse("8.5"),
+    reason="typer below 0.21 loses the help of arguments with click 8.5",
+)
+@pytest.mark.parametrize("command", [("run",), ("list",), ("explain",), ("init",), ("data", "get")])
+def test_arguments_have_their_help(command: tuple[str, ...]) -> None:
+    found = typer.main.get_command(application)
+    for name in command:
+        found = found.commands[name]  # type: ignore[attr-defined]
+    for parameter in found.params:
+        assert getattr(parameter, "help", None), f"{command} {parameter.name}"
+
+
+def test_a_data_set_takes_options_and_a_module_says_where_it_is_looked_for() -> None:
+    assert "colored-digits: " in atoll("data", "get", "colored-digits", "--option", "seed=3")
+    assert "did you mean" in atoll("data", "get", "colored-digits", "--option", "seeed=3", code=2)
+    assert "expected KEY=VALUE" in atoll("data", "get", "digits", "--option", "seed", code=2)
+    missing = atoll("data", "get", "no_such_module_of_mine:load", code=2)
+    assert f"looked for in {Path.cwd()}" in missing.replace("\n", "")
+
+
 def completed(line: str) -> list[str]:
     """What bash would offer for the last word of a line."""
     words = line.split(" ")
@@ -128,6 +152,8 @@ def completed(line: str) -> list[str]:
     [
         ("atoll re", {"resume", "report"}),
         ("atoll list mo", {"models", "mods"}),
+        ("atoll data get cif", {"cifar10", "cifar100"}),
+        ("atoll init --kind no", {"noprop"}),
         ("atoll list models resnet", {"resnet8", "resnet18", "resnet50"}),
         ("atoll explain client.gradient", {"client.gradient_clip"}),
         ("atoll run x.toml --set client.gradient", {"client.gradient_clip="}),
