@@ -154,6 +154,26 @@ def quickly_decoded(array: Array) -> NDArray[Any] | None:
     return values
 
 
+def quickly_recorded(state_dict: Mapping[str, Any]) -> ArrayRecord:
+    """Return ``ArrayRecord.from_torch_state_dict(state_dict)``: PyTorch tensors by key.
+
+    Raises
+    ------
+    TypeError
+        As Flower does: if a key is no string, or NumPy has no such dtype.
+    """
+    record = ArrayRecord()
+    for key in state_dict:
+        if not isinstance(key, str):
+            raise TypeError(f"Key must be of type `str` but `{type(key)}` was passed.")
+    # Assigning arrays one by one would check the types of keys and values again.
+    record.__dict__["_data"] = {
+        key: Array.from_numpy_ndarray(tensor.detach().cpu().numpy())
+        for key, tensor in state_dict.items()
+    }
+    return record
+
+
 @lru_cache(maxsize=4096)
 def _plain_header(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int] | None:
     """Return dtype, shape and bytes of values if this stands before plain numbers in C's order."""
@@ -190,6 +210,7 @@ def is_finite(values: NDArray[Any]) -> bool:
 
 _STOCK_NUMPY = Array.numpy
 _STOCK_FROM_NUMPY: Callable[..., Array] = vars(Array)["from_numpy_ndarray"].__func__
+_STOCK_FROM_TORCH: Callable[..., ArrayRecord] = vars(ArrayRecord)["from_torch_state_dict"].__func__
 
 
 def convert_arrays_quickly() -> None:
@@ -205,6 +226,8 @@ def convert_arrays_quickly() -> None:
     }
     for name, method in quick.items():
         setattr(Array, name, method)
+    record_method: Any = classmethod(_from_torch_state_dict)
+    setattr(ArrayRecord, "from_torch_state_dict", record_method)  # noqa: B010
 
 
 def _numpy(array: Array) -> NDArray[Any]:
@@ -215,3 +238,11 @@ def _numpy(array: Array) -> NDArray[Any]:
 def _from_numpy_ndarray(cls: type[Array], ndarray: NDArray[Any]) -> Array:
     array = quickly_encoded(ndarray)
     return _STOCK_FROM_NUMPY(cls, ndarray) if array is None else array
+
+
+def _from_torch_state_dict(
+    cls: type[ArrayRecord], state_dict: dict[str, Any], *, keep_input: bool = True
+) -> ArrayRecord:
+    if cls is not ArrayRecord or not keep_input:
+        return _STOCK_FROM_TORCH(cls, state_dict, keep_input=keep_input)
+    return quickly_recorded(state_dict)

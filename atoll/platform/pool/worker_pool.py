@@ -33,8 +33,8 @@ logger = logging.getLogger("atoll")
 
 # Jobs lost with their nodes for each worker, and none done meanwhile, after which jobs are blamed.
 MAX_LOST_WITH_NODES = 4
-# How long the thread that drives the pool waits at a time where others may bring it more to do.
-SHARED_SECONDS = 0.02
+# How long the driving thread waits where others may bring jobs: beside an idle worker, or none.
+IDLE_SECONDS, BUSY_SECONDS = 0.02, 0.25
 
 
 class WorkerPool:
@@ -269,9 +269,9 @@ class WorkerPool:
             return
         moments = [r.overdue_at for r in self._running.values() if r.overdue_at is not None]
         moments += [] if deadline is None else [deadline]
-        seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
         if self._running and self.is_shared:
-            seconds = SHARED_SECONDS if seconds is None else min(seconds, SHARED_SECONDS)
+            moments.append(time.monotonic() + (IDLE_SECONDS if self._idle else BUSY_SECONDS))
+        seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
         if seconds is None and not self._running:
             seconds = self._starts.patience
         ready = wait_for_one(references, seconds)

@@ -7,13 +7,15 @@ import io
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from flwr.app import Array
+import torch
+from flwr.app import Array, ArrayRecord
 from hypothesis import given
 
 from atoll.flower.arrays import (
     problem_of,
     quickly_decoded,
     quickly_encoded,
+    quickly_recorded,
     to_array,
     view,
 )
@@ -142,3 +144,29 @@ def test_what_was_decoded_may_be_changed() -> None:
     assert first is not None
     first += 1
     np.testing.assert_array_equal(quickly_decoded(array), np.zeros(3))
+
+
+def test_a_state_dict_is_recorded_as_flower_records_it() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    state = model.half().state_dict(keep_vars=True) | {
+        "turned": torch.arange(6.0).reshape(2, 3).T,
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2, dtype=torch.int8),
+    }
+    theirs, ours = ArrayRecord.from_torch_state_dict(state), quickly_recorded(state)
+    assert ours == theirs
+    assert list(ours) == list(theirs)
+    ours["another"] = theirs["scalar"]
+    assert len(theirs) == len(ours) - 1
+
+
+@pytest.mark.parametrize(
+    "state", [{1: torch.zeros(2)}, {"half": torch.zeros(2, dtype=torch.bfloat16)}], ids=str
+)
+def test_a_state_dict_that_flower_refuses_is_refused(state: dict[str, torch.Tensor]) -> None:
+    errors = []
+    for record in (ArrayRecord.from_torch_state_dict, quickly_recorded):
+        with pytest.raises(TypeError) as raised:
+            record(state)
+        errors.append(str(raised.value))
+    assert errors[0] == errors[1]
