@@ -71,17 +71,23 @@ def explain(
 
 def _found(key: str) -> str | list[str]:
     """Return the full name of a section or key; of an argument of what is named, its lines."""
+    from atoll.error_messages import closest
     from atoll.errors import UnknownNameError
-    from atoll.platform.reference.experiment_keys import OPEN, find
-    from atoll.platform.reference.names import names_with
+    from atoll.platform.reference.experiment_keys import OPEN, find, own_keys
+    from atoll.platform.reference.names import keys_of_kind, names_with
 
     try:
         return find(key)
     except UnknownNameError:
         section, _, argument = key.rpartition(".")
-        taking = names_with(OPEN[section], argument) if section in OPEN else {}
-        if not taking:
+        if section not in OPEN:
             raise
+        taking = names_with(OPEN[section], argument)
+        if not taking:
+            hint = closest(argument, {*keys_of_kind(OPEN[section]), *own_keys(section)})
+            if "did you mean" not in hint:
+                hint = f"'atoll list {OPEN[section]} NAME' shows a name's keys"
+            raise UnknownNameError(f"{key!r}: no such key; {hint}") from None
         return list(_lines_of_argument(section, taking))
 
 

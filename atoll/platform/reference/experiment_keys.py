@@ -67,6 +67,11 @@ def keys_in(section: str) -> tuple[Key, ...]:
     return tuple(keys_of_settings(sections()[section]))
 
 
+def own_keys(section: str) -> list[str]:
+    """Return the names of a section's keys; none of a table that has only others' keys."""
+    return [key.name for key in keys_in(section)] if section in sections() else []
+
+
 @cache
 def all_keys() -> dict[str, Key]:
     """Return every key by its full name."""

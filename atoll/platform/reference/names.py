@@ -259,6 +259,14 @@ def describe_name(kind: str, name: str) -> Named:
     )
 
 
+def keys_of_kind(kind: str) -> set[str]:
+    """Return the names of all keys that the names of a kind take."""
+    found = KINDS_OF_NAMES[_kind(kind)]
+    return {
+        key.name for name, entry in found.entries().items() for key in found.keys_of(name, entry)
+    }
+
+
 def names_with(kind: str, key: str) -> dict[str, Key]:
     """Return the names of a kind that take a key, each with that key."""
     found = KINDS_OF_NAMES[_kind(kind)]

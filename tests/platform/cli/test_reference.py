@@ -92,7 +92,8 @@ def test_explain_shows_sections_and_what_names_add() -> None:
         (("list", "modles"), "did you mean 'models'?"),
         (("list", "models", "resnt8"), "did you mean 'resnet8'?"),
         (("explain", "client.gradient_clp"), "did you mean 'client.gradient_clip'?"),
-        (("explain", "strategy.fraction_trian"), "no such key"),
+        (("explain", "strategy.fraction_trian"), "did you mean 'fraction_train'?"),
+        (("explain", "data.options.image_siz"), "did you mean 'image_size'?"),
         (("run", "x.toml", "--worker", "3"), "--workers"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -115,17 +116,19 @@ def test_the_flower_app_learns_on_both_engines(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wheel_has_the_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "atoll", source / "atoll", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    program = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *("--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)),
-        ],
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=source,
         capture_output=True,
         text=True,
         timeout=280,
     )
-    if "BackendUnavailable" in done.stderr or "No module named 'setuptools'" in done.stderr:
-        pytest.skip("setuptools is not installed")
     assert done.returncode == 0, done.stderr
     [wheel] = tmp_path.glob("*.whl")
     names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
