@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from atoll.platform.cli.plan import show_plan
 from atoll.platform.cli.terminal import (
     OutOption,
     SetOption,
@@ -51,6 +50,8 @@ def run(
         # Before PyTorch is loaded: a file with an error in it is refused at once.
         experiment = load_experiment(file, settings_of(overrides, workers))
         if dry_run:
+            from atoll.platform.cli.plan import show_plan
+
             log_to_terminal(experiment.log.level)
             quiet_flower()
             show_plan(experiment)

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from atoll import Experiment, run
 from atoll.errors import InvalidExperimentError
 from atoll.platform.cli.application import application
-from atoll.platform.runs.plan import plan_lines, plan_run
+from atoll.platform.cli.plan import plan_lines
+from atoll.platform.runs.plan import plan_run
 
 TABLES: dict[str, dict[str, Any]] = {
     "run": {"rounds": 1, "name": "planned"},
