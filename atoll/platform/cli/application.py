@@ -8,7 +8,6 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from atoll.error_messages import closest
 from atoll.platform.cli import apps, attacks, reference, runs, starters, sweeps
 from atoll.platform.cli.terminal import console
 
@@ -22,6 +21,8 @@ class CommandGroup(TyperGroup):
         """Return the command that the arguments begin with."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
+            from atoll.error_messages import closest
+
             ctx.fail(f"{ctx.command_path} {name}: no such command; {closest(name, self.commands)}")
         return super().resolve_command(ctx, args)
 
