@@ -160,8 +160,10 @@ def _files(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     for value in arguments.values():
         if isinstance(value, str | Path) and str(value):
             place = Path(value).expanduser()
-            found = sorted(place.rglob("*")) if place.is_dir() else [place]
-            for file in found:
+            # "/" or "." may be a separator; no folder around the current one is somebody's data.
+            is_around = isinstance(value, str) and Path.cwd().is_relative_to(place.resolve())
+            is_folder = place.is_dir() and not is_around
+            for file in sorted(place.rglob("*")) if is_folder else [place]:
                 if file.is_file():
                     stat = file.stat()
                     yield str(file), stat.st_size, stat.st_mtime_ns

@@ -277,6 +277,16 @@ def test_the_cache_notices_code_options_files_and_seed(tag: str) -> None:
     Path("extra.csv").write_text("23")
     load_dataset(name, options=options)
     assert calls() == 4
+    # A text that names a folder is a place, one that names a folder around this one is not.
+    Path("shards").mkdir()
+    for separator in ("/", ".", "..", "shards"):
+        load_dataset(name, options={"size": 20, "file": separator})
+    Path("shards/one.csv").write_text("1")
+    Path("elsewhere.csv").write_text("1")
+    for separator in ("/", ".", "..", "shards"):
+        load_dataset(name, options={"size": 20, "file": separator})
+    assert calls() == 9
+    Path("calls.txt").write_text("0 " * 4)
     path = Path(f"mine_{tag}.py")
     path.write_text(path.read_text() + "\n# edited\n")
     forget(tag)
