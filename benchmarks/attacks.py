@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from atoll.attacks.arena.arena_job import Conditions, Job, prepare_process, run_job
@@ -47,8 +48,11 @@ from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.local_training import batches, train
 from atoll.flower.arrays import array_record, to_array
+from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
-from atoll.platform.pool.task_map import TaskMap
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
+from atoll.platform.pool.mapping import map_as_they_end
+from atoll.platform.pool.pool_start import start_pool
 from atoll.strategies.layerwise.layer_assignment import deal_layers
 
 # The gradient is read off float32 weights: a large step loses least to rounding.
@@ -319,7 +323,8 @@ def workers(dataset: ImageDataset, repeats: int, steps: int) -> None:
             settings = {"steps": steps}
             jobs = [Job("", (p,), "inverting-gradients", settings, "naive", 0) for p in paths]
             run = partial(run_job, Conditions(dataset.directory))
-            spread = TaskMap(1.0, 0.0, 2, prepare_process)
+            allocator = WorkerAllocator(cluster, WorkerRequest(2, 1.0, 0.0))
+            spread = partial(map_as_they_end, start_pool(_prepared_app, allocator))
             # Both workers are there, and have the data set, before the clock starts.
             _all_of(spread(run, jobs[:4]))
             run(jobs[0])
@@ -332,6 +337,11 @@ def workers(dataset: ImageDataset, repeats: int, steps: int) -> None:
     ratio = median(b / a for a, b in zip(turns, at_once, strict=True))
     seconds = f"{median(turns):.2f} | {median(at_once):.2f}"
     print(f"| inverting-gradients, {steps} steps, resnet8 | {seconds} | {ratio:.2f} |", flush=True)
+
+
+def _prepared_app() -> ClientApp:
+    prepare_process()
+    return ClientApp()
 
 
 def _all_of(results: Iterator[tuple[int, Any]]) -> None:

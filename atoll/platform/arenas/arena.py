@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tomli_w
@@ -27,9 +28,10 @@ from atoll.files.recorded import (
 from atoll.platform.arenas.arena_checks import check_before_run
 from atoll.platform.arenas.arena_plan import Arena, jobs_of
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
+from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
-from atoll.platform.cluster.worker_allocation import Room
-from atoll.platform.pool.task_map import TaskMap
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
+from atoll.platform.pool.mapping import map_over_cluster
 from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_files import read_result
@@ -164,13 +166,14 @@ def _attack(
     on_job: Callable[[JobEnd], None],
 ) -> dict[str, str]:
     settings = arena.settings
-    timeout = arena.federations.base.ray.nodes_timeout
-    room = Room(cluster, "auto", settings.cpus_per_job, settings.gpus_per_job, timeout)
-    slots = room.first().workers
-    tasks = TaskMap(settings.cpus_per_job, settings.gpus_per_job, slots, prepare_process)
+    ray_settings = arena.federations.base.ray
+    labels = ray_settings.label_selector or {}
+    request = WorkerRequest("auto", settings.cpus_per_job, settings.gpus_per_job, labels)
+    allocator = WorkerAllocator(cluster, request, ray_settings.nodes_timeout)
+    map_over = partial(map_over_cluster, allocator, prepare_process)
     with terminated_as_interrupt():
         return run_jobs(
-            jobs, conditions, store, tasks, keep_images=settings.pictures, on_end=on_job
+            jobs, conditions, store, map_over, keep_images=settings.pictures, on_end=on_job
         )
 
 

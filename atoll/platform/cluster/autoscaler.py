@@ -1,7 +1,10 @@
-"""Reports of the cluster's autoscaler: whether there is one, and which nodes are starting.
+"""Reports of the cluster's autoscaler: whether there is one, and what it can bring and brings.
 
-Ray has two autoscalers, and a monitor that reports like one where there is none. What they say lies
-in Ray's internal tables (``ray status`` prints it); this is the only module that reads them.
+Nodes are not asked for here: workers that wait for a node are the autoscaler's demand. But no
+public call of Ray's tells whether a cluster has an autoscaler (without one, waiting is in vain), or
+what is on its way. That lies in Ray's internal tables, which ``ray status`` prints; this is the
+only module that reads them. Ray has two autoscalers, and a monitor that reports like one where
+there is none.
 """
 
 from __future__ import annotations
@@ -37,16 +40,19 @@ class AutoscalerReport:
         Nodes that are being started, by their type.
     failures : tuple[str, ...]
         Why nodes could not be started lately.
-    refuses : bool
-        Whether it cannot bring all that it was asked for, and therefore brings nothing (v2).
-    version : int
-        Of the cluster's state that it looked at; grows with each look (v2).
+    impossible : tuple[tuple[dict[str, float], frozenset[str]], ...]
+        The resources, and the labels that a selector names, of what waits for a node and fits on
+        none that it could bring (v2).
     """
 
     coming: Mapping[str, int] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
-    refuses: bool = False
-    version: int = 0
+    impossible: tuple[tuple[Mapping[str, float], frozenset[str]], ...] = ()
+
+    def __str__(self) -> str:
+        coming = ", ".join(f"{count} {kind}" for kind, count in sorted(self.coming.items()))
+        said = f"on their way: {coming}" if coming else "none on its way"
+        return "; ".join([said, *self.failures])
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ class NoAutoscaler:
 def read_report() -> AutoscalerReport | NoAutoscaler | None:
     """Return what the autoscaler said last, or None if nothing has been said yet.
 
-    A v2 monitor without an autoscaler cannot be told from one by what it says, except that it
-    refuses all that it is asked for.
+    A v2 monitor without an autoscaler cannot be told from one by what it says, except that all
+    that is waited for is impossible.
     """
     if not ray.is_initialized() or not _internal_kv_initialized():
         return None
@@ -90,7 +96,7 @@ def report_of_v1(said: Mapping[str, Any]) -> AutoscalerReport | NoAutoscaler | N
         for one in availability
         if (reason := one["unavailable_node_information"])
     ]
-    return AutoscalerReport(coming, tuple(failures))
+    return AutoscalerReport(_positive(coming), tuple(failures))
 
 
 def _report_of_v2(state: Any) -> AutoscalerReport | None:
@@ -101,9 +107,15 @@ def _report_of_v2(state: Any) -> AutoscalerReport | None:
         coming[request.ray_node_type_name] += request.count
     coming.update(instance.ray_node_type_name for instance in state.pending_instances)
     failures = [f"{one.ray_node_type_name}: {one.reason}" for one in state.failed_instance_requests]
-    return AutoscalerReport(
-        coming,
-        tuple(failures),
-        bool(state.infeasible_cluster_resource_constraints),
-        state.last_seen_cluster_resource_state_version,
+    impossible = tuple(
+        (
+            dict(one.resources_bundle),
+            frozenset(c.label_key for s in one.label_selectors for c in s.label_constraints),
+        )
+        for one in state.infeasible_resource_requests
     )
+    return AutoscalerReport(_positive(coming), tuple(failures), impossible)
+
+
+def _positive(counts: Counter[str]) -> dict[str, int]:
+    return {kind: count for kind, count in counts.items() if count > 0}

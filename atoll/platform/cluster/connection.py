@@ -1,4 +1,4 @@
-"""The Ray cluster that a run uses: found or started, and how many workers fit on it."""
+"""The connection to the Ray cluster that a run uses, which is found or started."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray._private import ray_constants, services
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
-from atoll.errors import EngineError, InvalidExperimentError
+from atoll.errors import EngineError
 from atoll.platform.cluster.authentication import agreed_with, own_token
 from atoll.platform.cluster.first_driver import let_one_go_first
-from atoll.platform.cluster.node_request import NodeRequest
 from atoll.trust import is_restricted
-
-logger = logging.getLogger("atoll")
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0
@@ -32,10 +28,6 @@ START_SECONDS = 90.0
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": True}
 # What Ray waits at the end of a process, so that the workers' last lines are printed.
 LAST_LINES_SECONDS = 0.5
-# Ray counts CPUs and GPUs in ten-thousandths.
-SMALLEST_UNIT = 1e-4
-# Beyond this many processes a GPU changes contexts more than it computes.
-MOST_ON_A_GPU = 16
 # A chunk's sum of a small model is some hundred kilobytes: sent along with the reply it spares the
 # object store's bookkeeping, which costs more than the clients' own overhead.
 SYSTEM_CONFIG = {
@@ -49,26 +41,6 @@ SYSTEM_CONFIG = {
 }
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """The workers that the cluster allows.
-
-    Attributes
-    ----------
-    workers : int
-        How many.
-    cpus, gpus : float
-        What each takes of its node, in Ray's books.
-    nodes : frozenset[str]
-        The Ray ids of the nodes that there are.
-    """
-
-    workers: int
-    cpus: float
-    gpus: float
-    nodes: frozenset[str] = frozenset()
-
-
 class Cluster:
     """A connection to Ray; only a Ray that it started is shut down.
 
@@ -76,8 +48,6 @@ class Cluster:
     ----------
     started : bool
         Whether Ray was started here.
-    request : NodeRequest
-        What its autoscaler is asked for, if it has one.
 
     Parameters
     ----------
@@ -94,11 +64,8 @@ class Cluster:
         If no Ray answers at ``address``, it does not let this process in, or none can be started.
     """
 
-    _share_told: float | None = None
-
     def __init__(self, address: str | None = None, cpus: float | None = None) -> None:
         self.started = False
-        self.request = NodeRequest()
         self._undo = ExitStack()
         if ray.is_initialized():
             return
@@ -129,80 +96,8 @@ class Cluster:
             self._undo = undo.pop_all()
         self.started = True
 
-    def has_gpus(self) -> bool:
-        """Tell whether a node of the cluster has a GPU."""
-        return any(node["Resources"].get("GPU", 0.0) for node in _alive())
-
-    def allocate(
-        self, workers: int | Literal["auto"], cpus: float, gpus: float | Literal["auto"]
-    ) -> Allocation:
-        """Return the workers that fit.
-
-        Parameters
-        ----------
-        workers : int or "auto"
-            How many are wanted; "auto" is as many as the cluster's nodes hold.
-        cpus : float
-            The share of a node's CPUs that each takes. If more workers are asked for than there
-            are CPUs, each takes less of a CPU (a CPU share is bookkeeping), down to Ray's
-            smallest unit.
-        gpus : float or "auto"
-            The share of a GPU that each takes. "auto" lets as many workers on a GPU as the CPUs
-            beside it allow (or ``workers`` asks for), and is 0 without GPUs.
-
-        Raises
-        ------
-        InvalidExperimentError
-            If GPUs are asked for that the cluster does not have, no worker fits, or so many share
-            the CPUs that Ray cannot count what each has.
-        """
-        if 0 < cpus < SMALLEST_UNIT:
-            raise InvalidExperimentError(
-                f"ray.cpus_per_worker = {cpus:g}: Ray counts CPUs in units of {SMALLEST_UNIT:g}; "
-                "expected 0 or at least one unit"
-            )
-        alive = _alive()
-        ids = frozenset(node["NodeID"] for node in alive)
-        nodes = [node["Resources"] for node in alive]
-        if gpus == "auto":
-            gpus = _gpu_share(nodes, workers, cpus)
-        total_gpus = sum(node.get("GPU", 0.0) for node in nodes)
-        if gpus > 0 and total_gpus == 0:
-            raise InvalidExperimentError(
-                f"ray.gpus_per_worker = {gpus:g}: there is no GPU in this Ray cluster; expected 0"
-            )
-        slots = sum(_slots(node, cpus, gpus) for node in nodes)
-        has_cpus = any(node.get("CPU", 0.0) for node in nodes)
-        if not has_cpus or (workers == "auto" and slots == 0):
-            raise InvalidExperimentError(
-                f"ray.cpus_per_worker = {cpus:g}, ray.gpus_per_worker = {gpus:g}: no node of "
-                f"this Ray cluster has as much ({_describe(nodes)})"
-            )
-        if workers == "auto":
-            return Allocation(slots, cpus, gpus, ids)
-        if workers <= slots:
-            return Allocation(workers, cpus, gpus, ids)
-        if gpus > 0 and sum(_slots(node, 0.0, gpus) for node in nodes) < workers:
-            raise InvalidExperimentError(
-                f"ray.workers = {workers}: at {gpus:g} GPU a worker this Ray cluster holds fewer "
-                f"({_describe(nodes)}); expected fewer workers or a smaller ray.gpus_per_worker"
-            )
-        share = cpus
-        while sum(_slots(node, share, gpus) for node in nodes) < workers:
-            share = _in_units(share / 2)
-            if share < SMALLEST_UNIT:
-                raise InvalidExperimentError(
-                    f"ray.workers = {workers}: they would have less than {SMALLEST_UNIT:g} CPU "
-                    f"each, Ray's smallest unit ({_describe(nodes)}); expected fewer workers"
-                )
-        if share != self._share_told:
-            logger.info("%d workers share the CPUs: %g of one each", workers, share)
-            self._share_told = share
-        return Allocation(workers, share, gpus, ids)
-
     def close(self) -> None:
-        """Let the nodes go that were asked for; shut Ray down if it was started here."""
-        self.request.withdraw()
+        """Shut Ray down if it was started here."""
         if self.started and ray.is_initialized():
             time.sleep(LAST_LINES_SECONDS)
             ray.shutdown()
@@ -315,41 +210,3 @@ def _running_here() -> str | None:
     except (OSError, ValueError):
         return None
     return address
-
-
-def _alive() -> list[dict[str, Any]]:
-    """Return the living nodes, as Ray describes them."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _gpu_share(nodes: list[dict[str, float]], workers: int | Literal["auto"], cpus: float) -> float:
-    gpus = [(int(node.get("GPU", 0.0)), _slots(node, cpus, 0.0)) for node in nodes]
-    gpus = [(count, slots) for count, slots in gpus if count]
-    if not gpus:
-        return 0.0
-    if workers == "auto":
-        on_a_gpu = min(MOST_ON_A_GPU, max(slots // count for count, slots in gpus))
-    else:
-        on_a_gpu = -(-workers // sum(count for count, _ in gpus))
-    return 1.0 if on_a_gpu <= 1 else _in_units(1 / on_a_gpu)
-
-
-def _in_units(share: float) -> float:
-    """Return a share as Ray counts it, rounded down: so many workers must fit."""
-    return int(share / SMALLEST_UNIT + 1e-9) / round(1 / SMALLEST_UNIT)
-
-
-def _slots(node: dict[str, float], cpus: float, gpus: float) -> int:
-    limits = []
-    if cpus > 0:
-        limits.append(int(node.get("CPU", 0.0) / cpus + 1e-9))
-    if gpus > 0:
-        share_per_gpu = int(1 / gpus + 1e-9) if gpus < 1 else 0
-        count = node.get("GPU", 0.0)
-        limits.append(int(count) * share_per_gpu if gpus < 1 else int(count / gpus + 1e-9))
-    return min(limits) if limits else 1
-
-
-def _describe(nodes: list[dict[str, float]]) -> str:
-    found = [f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes]
-    return "; ".join(sorted(found))

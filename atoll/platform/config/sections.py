@@ -11,7 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
+<<<<<<< HEAD
 from atoll.clients.settings import FilePath, Section, UserFunction
+=======
+from atoll.clients.settings import FilePath, Section
+from atoll.platform.config.label_selector import LabelSelector
+>>>>>>> main
 
 # A worker is a process: what is beyond this is a mistake.
 MAX_WORKERS = 10_000
@@ -136,6 +141,9 @@ class RaySettings(Section):
     nodes_timeout : float
         Seconds to wait, at the start, for nodes that the cluster's autoscaler brings, if those
         that are there hold no worker.
+    label_selector : dict[str, str] or None
+        Labels of the nodes that workers are placed on, in Ray's syntax: ``zone = "a"``,
+        ``zone = "!in(a, b)"``. By default they are placed on every node.
     """
 
     address: Annotated[str | None, Field(examples=["10.0.0.1:6379"])] = None
@@ -145,6 +153,7 @@ class RaySettings(Section):
     threads_per_worker: Annotated[int, Field(gt=0, le=1_024)] = 1
     chunk_size: Literal["auto"] | Count = "auto"
     nodes_timeout: Seconds = NODES_TIMEOUT
+    label_selector: LabelSelector | None = None
 
 
 class LayersSettings(Section):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from flwr.app import Message
 
 from atoll import flower
-from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.aggregation import Aggregation
 from atoll.platform.grid.cohort import Cohort
 from atoll.platform.grid.dispatch import DispatchedExchange, ExchangeReport
@@ -45,7 +45,7 @@ class ExchangeRunner:
         How many nodes there are.
     pool : WorkerPool
         The workers.
-    room : Room
+    allocator : WorkerAllocator
         Told how many workers would have work.
     lock : RLock
         Held while what threads share is changed.
@@ -67,13 +67,13 @@ class ExchangeRunner:
         config: GridConfig,
         num_nodes: int,
         pool: WorkerPool,
-        room: Room,
+        allocator: WorkerAllocator,
         lock: threading.RLock,
     ) -> None:
         self._config = config
         self._num_nodes = num_nodes
         self._pool = pool
-        self._room = room
+        self._allocator = allocator
         self._lock = lock
         self.is_checked = config.check_replies is not False
         self.vectorization = VectorizationChoice.requested(config.vectorize)
@@ -247,7 +247,7 @@ class ExchangeRunner:
     ) -> Cohort:
         instructions, chunks = dispatch.instructions, dispatch.chunks
         # More workers than chunks would be idle.
-        self._room.could_use = max(self._room.could_use, len(chunks))
+        self._allocator.could_use = max(self._allocator.could_use, len(chunks))
         clients = len(instructions.requests)
         dispatch.cohort = Cohort(
             dispatch.exchange,

@@ -54,6 +54,8 @@ class GridConfig:
         Name of the workers in Ray's dashboard.
     nodes_timeout : float
         Seconds to wait for the nodes that an autoscaler brings, if none is there.
+    label_selector : dict[str, str], optional
+        Labels of the nodes that workers are placed on, in Ray's syntax: ``{"zone": "!in(a, b)"}``.
     address : str, optional
         The Ray cluster; by default the one at hand, or one started here.
 
@@ -79,4 +81,5 @@ class GridConfig:
     data: Sequence[Path] = ()
     name: str = "federation"
     nodes_timeout: float = NODES_TIMEOUT
+    label_selector: dict[str, str] | None = None
     address: str | None = None

@@ -20,8 +20,9 @@ from flwr.serverapp import Grid
 from atoll import flower
 from atoll.errors import InvalidExperimentError
 from atoll.flower import Run
+from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
-from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.aggregation import Aggregation
 from atoll.platform.grid.exchange_runner import ExchangeRunner, OnExchange, OnProgress
 from atoll.platform.grid.grid_config import GridConfig
@@ -104,21 +105,20 @@ class RayGrid(Grid):
         cluster = cluster or self._own_cluster
         assert cluster is not None
         try:
-            self._room = _room_of(config, cluster, num_nodes)
+            allocator = _allocator_of(config, cluster, num_nodes)
             self.pool = start_pool(
                 client_app,
-                self._room,
+                allocator,
                 run_config=config.run_config,
                 threads=config.threads_per_worker,
                 data=config.data,
                 label=config.name,
             )
         except BaseException:
-            cluster.request.withdraw()
             if self._own_cluster is not None:
                 self._own_cluster.close()
             raise
-        self._runner = ExchangeRunner(config, num_nodes, self.pool, self._room, self._lock)
+        self._runner = ExchangeRunner(config, num_nodes, self.pool, allocator, self._lock)
         self.pool.is_shared = not self._runner.is_checked
         self._stream = Stream(
             self.pool,
@@ -295,10 +295,9 @@ class RayGrid(Grid):
         self._runner.stop_reports()
 
     def close(self) -> None:
-        """Stop the workers, let nodes go, and stop Ray if it was started here."""
+        """Stop the workers, and Ray if it was started here."""
         self._stream.close()
         self.pool.close()
-        self._room.close()
         if self._own_cluster is not None:
             self._own_cluster.close()
 
@@ -328,16 +327,15 @@ class RayGrid(Grid):
             self._stream.release([request.metadata.dst_node_id for request in requests])
 
 
-def _room_of(config: GridConfig, cluster: Cluster, num_nodes: int) -> Room:
-    """Return the workers that the cluster may give to the grid."""
-    return Room(
-        cluster,
+def _allocator_of(config: GridConfig, cluster: Cluster, num_nodes: int) -> WorkerAllocator:
+    """Return what allocates the grid's workers; more than there are nodes have no work."""
+    request = WorkerRequest(
         config.workers,
         config.cpus_per_worker,
         config.gpus_per_worker,
-        config.nodes_timeout,
-        num_nodes,
+        config.label_selector or {},
     )
+    return WorkerAllocator(cluster, request, config.nodes_timeout, num_nodes)
 
 
 def _source(reply: Message) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.cluster.connection import Allocation
+from atoll.platform.cluster.capacity import Allocation
 
 # Seconds between looks at which nodes the cluster has.
 LOOK_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""The start of a worker pool in the room that a run has on the cluster."""
+"""The start of a worker pool, with the workers that are allocated to a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from flwr.clientapp import ClientApp
 
-from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.pool.worker_pool import WorkerPool
 from atoll.platform.worker.worker_setup import worker_setup
 
 
 def start_pool(
     app: ClientApp | Callable[[], ClientApp],
-    room: Room,
+    allocator: WorkerAllocator,
     *,
     run_config: dict[str, Any] | None = None,
     threads: int = 1,
@@ -28,7 +28,7 @@ def start_pool(
     ----------
     app : ClientApp or callable
         The app that each worker holds, or a picklable callable that makes it there.
-    room : Room
+    allocator : WorkerAllocator
         Which workers the run may have.
     run_config : dict, optional
         The run configuration of the clients' ``Context``.
@@ -46,15 +46,13 @@ def start_pool(
     EngineError
         If its autoscaler does not bring nodes in time, or the app cannot be pickled.
     """
-    allocation = room.first()
+    allocation = allocator.wait()
     setup = worker_setup(app, run_config or {}, threads, gpu=allocation.gpus > 0, data=data)
     return WorkerPool(
         setup,
-        allocation.workers,
-        allocation.cpus,
-        allocation.gpus,
+        allocation,
         label,
-        measure_gpus=room.measures_gpus,
-        look=room.look if room.can_change else None,
-        start_timeout=room.timeout,
+        measure_gpus=allocator.measures_gpus,
+        look=allocator.allocate if allocator.can_change else None,
+        start_timeout=allocator.timeout,
     )

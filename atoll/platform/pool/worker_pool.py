@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from atoll.errors import EngineError
 from atoll.platform.cluster.bounded_waits import get, wait_for_one
-from atoll.platform.cluster.connection import Allocation
+from atoll.platform.cluster.capacity import Allocation
 from atoll.platform.config.sections import NODES_TIMEOUT
 from atoll.platform.pool.cluster_watch import ClusterWatch
 from atoll.platform.pool.gpu_sharing import GpuSharing, does_not_fit
@@ -47,10 +47,8 @@ class WorkerPool:
     ----------
     setup : WorkerSetup
         What each worker starts with.
-    size : int
-        The number of workers.
-    cpus, gpus : float
-        The share of a node's CPUs and GPUs that a worker takes.
+    allocation : Allocation
+        How many workers, and what each takes of its node.
     label : str
         What the workers work for, for Ray's dashboard: they are named ``label/worker-0``, ....
     measure_gpus : bool
@@ -75,28 +73,29 @@ class WorkerPool:
     def __init__(
         self,
         setup: WorkerSetup,
-        size: int,
-        cpus: float,
-        gpus: float,
+        allocation: Allocation,
         label: str = "federation",
         *,
         measure_gpus: bool = False,
         look: Callable[[], Allocation] | None = None,
         start_timeout: float = NODES_TIMEOUT,
     ) -> None:
-        self.size = size
-        self.sharing = GpuSharing(gpus, is_measured=measure_gpus)
+        self._allocation = allocation
+        self.sharing = GpuSharing(allocation.gpus, is_measured=measure_gpus)
         self._watch = ClusterWatch(look)
-        self._starts = WorkerStarts(setup, cpus, gpus, label, start_timeout)
+        self._starts = WorkerStarts(setup, allocation, label, start_timeout)
         self._idle: list[WorkerHandle] = []
         self._running: dict[Any, RunningJob] = {}
         self._node_of: dict[str, str] = {}
         self.bytes_brought: Counter[str] = Counter()
         self._lost_with_nodes = self.deaths = 0
-        self._turns = Turns()
-        self.is_shared = False
-        for _ in range(size):
-            self._starts.start()
+        self._turns, self.is_shared = Turns(), False
+        self._start_missing()
+
+    @property
+    def size(self) -> int:
+        """How many workers the cluster's nodes hold."""
+        return self._allocation.workers
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that have started, in order of their start."""
@@ -122,17 +121,16 @@ class WorkerPool:
     def _fit(self) -> None:
         """Follow the cluster: use nodes that have joined, forget those that have left.
 
-        Workers that a cluster of fewer nodes had to share the CPUs are started again where there
-        is room for them. Where there is less room than there was, those that do not fit wait for
-        a node, or are given up if the number of workers follows the cluster.
+        Workers that shared the CPUs are started again once nodes have a share for each. Those
+        without a node wait for one, or are given up if their number follows the cluster.
         """
         allowed = self._watch.allowed()
         if allowed is None:
             return
         gone = [worker for worker in self._idle if worker.node not in allowed.nodes]
-        if allowed.cpus > self._starts.cpus and not self._running:
+        if allowed.cpus > self._starts.allocation.cpus and not self._running:
             logger.info("nodes have joined: %d workers are spread anew", allowed.workers)
-            gone, self._starts.cpus = list(self._idle), allowed.cpus
+            gone, self._starts.allocation = list(self._idle), allowed
             self._starts.give_up(len(self._starts.pending))
         for worker in gone:
             self._idle.remove(worker)
@@ -140,13 +138,18 @@ class WorkerPool:
             ray.kill(worker.actor)
         if allowed.workers != self.size:
             logger.info("the cluster has changed: %d workers, from %d", allowed.workers, self.size)
-            self.size = allowed.workers
-        self._starts.give_up(self._count() - self.size)
-        for _ in range(self.size - self._count()):
-            self._starts.start()
+        self._allocation = allowed
+        self._starts.give_up(-self._missing())
+        self._start_missing()
 
-    def _count(self) -> int:
-        return len(self._idle) + len(self._starts.pending) + len(self._busy())
+    def _missing(self) -> int:
+        """Return how many workers are to be started; those that no node holds yet wait for one."""
+        there = len(self._idle) + len(self._starts.pending) + len(self._busy())
+        return self.size + self._allocation.awaiting_nodes - there
+
+    def _start_missing(self) -> None:
+        for _ in range(self._missing()):
+            self._starts.start()
 
     def run(self, source: JobSource, timeout: float | None = None) -> None:
         """Run the jobs of ``source`` until it is finished.
@@ -221,8 +224,7 @@ class WorkerPool:
         with self._turns.driving():
             try:
                 # What ended a run before (a user who went on after Ctrl-C) took its workers.
-                for _ in range(self.size - self._count()):
-                    self._starts.start()
+                self._start_missing()
                 self._fit()
                 sources = self._turns.unfinished()
                 self._assign(sources)
@@ -371,8 +373,7 @@ class WorkerPool:
     def _replace(self, worker: WorkerHandle, *, has_died: bool = True) -> None:
         """Start another worker in place of this one; the jobs ahead of it go back."""
         self._drop(worker, has_died=has_died)
-        if self._count() < self.size:
-            self._starts.start()
+        self._start_missing()
 
     def _drop(self, worker: WorkerHandle, *, has_died: bool) -> None:
         self.deaths += has_died
@@ -386,10 +387,9 @@ class WorkerPool:
         """Stop the workers that are at work for ``source``."""
         own = [w for w in self._busy() if self._running[w.jobs[0]].source is source]
         for worker in own:
-            if replace:
-                self._replace(worker)
-            else:
-                self._drop(worker, has_died=False)
+            self._drop(worker, has_died=replace)
+        if replace:
+            self._start_missing()
 
     def close(self) -> None:
         """Stop all workers."""

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from atoll.errors import EngineError
 from atoll.platform.cluster.bounded_waits import get
+from atoll.platform.cluster.capacity import Allocation
 from atoll.platform.pool.worker_handle import WorkerHandle, cause_in_constructor, is_lost_node
 from atoll.platform.worker.actor import Worker, WorkerSetup
 
@@ -30,8 +31,8 @@ class WorkerStarts:
     ----------
     setup : WorkerSetup
         What each worker starts with.
-    cpus, gpus : float
-        The share of a node's CPUs and GPUs that a worker takes.
+    allocation : Allocation
+        What each worker takes of its node.
     label : str
         What the workers work for, for Ray's dashboard.
     timeout : float
@@ -39,15 +40,17 @@ class WorkerStarts:
 
     Attributes
     ----------
+    allocation : Allocation
+        What workers that are started from now on take of their nodes.
     pending : dict
         The workers that have not started yet, by the reference that is ready once they have.
     """
 
     def __init__(
-        self, setup: WorkerSetup, cpus: float, gpus: float, label: str, timeout: float
+        self, setup: WorkerSetup, allocation: Allocation, label: str, timeout: float
     ) -> None:
         self._setup = setup
-        self.cpus, self._gpus = cpus, gpus
+        self.allocation = allocation
         # Names are unique in a cluster's namespace; a label need not be.
         self._label = f"{label}-{os.urandom(3).hex()}"
         self._timeout = timeout
@@ -62,7 +65,7 @@ class WorkerStarts:
         name = f"worker-{self._started}"
         self._started += 1
         actor_class = self._actor_class.options(
-            name=f"{self._label}/{name}", num_cpus=self.cpus, num_gpus=self._gpus
+            name=f"{self._label}/{name}", **self.allocation.options()
         )
         handle = WorkerHandle(name, actor_class.remote(name, self._setup))
         self.pending[handle.actor.where.remote()] = handle

@@ -30,7 +30,7 @@ IDENTITY = "identity.json"
 # What may differ without a run becoming another: none of it changes a run's results.
 IRRELEVANT: Mapping[str, Sequence[str]] = {
     "run": ("name", "out", "checkpoint_every", "keep_checkpoints"),
-    "ray": ("address", "workers", "cpus_per_worker", "nodes_timeout"),
+    "ray": ("address", "workers", "cpus_per_worker", "nodes_timeout", "label_selector"),
 }
 MISSING = "not set"
 TO_DO = (

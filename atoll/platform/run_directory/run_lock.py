@@ -1,10 +1,18 @@
-"""One process a directory: who runs in it, runs in it alone."""
+"""Locks of run directories: one process runs in a directory at a time.
+
+A lock is the kernel's (``flock``): it ends with its process, however that ends. The library
+``filelock`` locks in the same way, but releases before August 2026 let a process that does not get
+a lock erase what its holder has written into it (issues 591 and 607), and none removes the lock's
+file, so that the folder of a start that came to nothing would stay.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import socket
 from collections.abc import Collection
 from pathlib import Path
 
@@ -51,15 +59,20 @@ class RunLock:
         DirectoryInUseError
             If another process has it.
         RunDirectoryError
-            If the folder cannot be written to.
+            If the folder cannot be written to, or its file system has no locks.
         """
         while self._file is None:
             file = self._open()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "?"
+                holder = os.pread(file, 256, 0).decode(errors="replace").strip() or "?"
                 os.close(file)
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise RunDirectoryError(
+                        f"{self.directory}: cannot be locked ({error.strerror}); expected a file "
+                        "system that has locks"
+                    ) from error
                 raise DirectoryInUseError(
                     f"{self.directory}: another process ({holder}) is running in it"
                 ) from error
@@ -71,7 +84,7 @@ class RunLock:
         # Who it is is a courtesy, for which a full disk may have no room.
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, str(os.getpid()).encode(), 0)
+            os.pwrite(self._file, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
 
     def _open(self) -> int:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from atoll.clients.apps.client_app import make_client_app
 from atoll.platform.cluster.connection import Cluster
-from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.runs.federation import Federation
@@ -41,9 +41,8 @@ class StartedCluster:
         gpus = settings.gpus_per_worker
         if gpus == "auto":
             # Nodes that are still to come may have GPUs.
-            Room.of(self.connection, settings).first()
-        is_used = self.connection.has_gpus() if gpus == "auto" else gpus > 0
-        return "cuda" if is_used else "cpu"
+            gpus = WorkerAllocator.of(self.connection, settings).wait().gpus
+        return "cuda" if gpus > 0 else "cpu"
 
     def grid(self, federation: Federation, name: str) -> RayGrid:
         """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
@@ -63,6 +62,7 @@ class StartedCluster:
             check_replies=experiment.strategy.check_replies,
             vectorize=experiment.client.vectorize,
             nodes_timeout=ray_settings.nodes_timeout,
+            label_selector=ray_settings.label_selector,
             data=(federation.spec.dataset, federation.spec.partition),
             name=name,
             cluster=self.connection,

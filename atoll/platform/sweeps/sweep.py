@@ -27,7 +27,7 @@ from atoll.errors import RunDirectoryError
 from atoll.files.recorded import write_recorded_text
 from atoll.platform.cluster.bounded_waits import answer, get, wait_for_one
 from atoll.platform.cluster.connection import Cluster
-from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_lock import RunLock, is_free
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial
@@ -188,10 +188,8 @@ def _run_missing(
     settings = sweep.base.ray.model_copy(update={"workers": "auto"})
     cluster = Cluster(settings.address)
     try:
-        # One node is waited for; trials ask for those that they could use.
-        room = Room.of(cluster, settings)
-        whole = room.first()
-        room.close()
+        # One node is waited for; trials' workers wait for those that they could use.
+        whole = WorkerAllocator.of(cluster, settings).wait()
         parallel, workers = _shares(sweep, whole.workers, len(missing))
         on_start(len(sweep.trials), finished, parallel)
         running = _Running(sweep, directory, table, workers, parallel, whole.gpus)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -270,7 +271,8 @@ def test_a_second_process_is_kept_out(
         wait_for(directory / "engine.json")
         second = atoll_here("resume", directory)
         assert second.returncode == 1
-        assert f"another process ({process.pid}) is running in it" in second.stderr
+        holder = f"{process.pid} on {socket.gethostname()}"
+        assert f"another process ({holder}) is running in it" in second.stderr
         report = atoll_here("report", directory)
         assert report.returncode == 0, report.stderr
         assert "Not finished" in (directory / "report.html").read_text()

@@ -13,7 +13,7 @@ from ray._private import services
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.cluster import connection as cluster
-from atoll.platform.cluster.connection import Allocation, Cluster
+from atoll.platform.cluster.capacity import Allocation, WorkerRequest, allocate
 from tests.support.clusters.probing import environment_without_ray, found_by
 from tests.support.paths import CLUSTERS, ROOT
 
@@ -52,9 +52,9 @@ def test_a_head_without_cpus_that_no_worker_has_joined_is_refused(
     monkeypatch: pytest.MonkeyPatch, workers: Any
 ) -> None:
     head = {"Alive": True, "NodeID": "head", "Resources": {"CPU": 0.0, "memory": 1e9}}
-    monkeypatch.setattr("atoll.platform.cluster.connection.ray.nodes", lambda: [head])
+    monkeypatch.setattr("atoll.platform.cluster.capacity.ray.nodes", lambda: [head])
     with pytest.raises(InvalidExperimentError, match=r"no node .* has as much \(0 CPU, 0 GPU\)"):
-        Cluster.__new__(Cluster).allocate(workers, 1.0, 0.0)
+        allocate(WorkerRequest(workers, 1.0, 0.0))
 
 
 def test_a_ray_that_cannot_start_is_an_error_in_one_line(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_the_share_of_a_gpu_lets_a_worker_have_each_cpu_beside_it(
         {"Alive": True, "NodeID": str(index), "Resources": {"CPU": float(c), "GPU": float(g)}}
         for index, (c, g) in enumerate(nodes)
     ]
-    monkeypatch.setattr("atoll.platform.cluster.connection.ray.nodes", lambda: found)
-    allocation = Cluster.__new__(Cluster).allocate(workers, 1.0, "auto")
+    monkeypatch.setattr("atoll.platform.cluster.capacity.ray.nodes", lambda: found)
+    allocation = allocate(WorkerRequest(workers, 1.0, "auto"))
     assert allocation == replace(expected, nodes=frozenset(map(str, range(len(nodes)))))
 
 
@@ -132,10 +132,9 @@ def test_a_share_that_ray_cannot_count_is_refused(
     monkeypatch: pytest.MonkeyPatch, workers: Any, cpus: float, message: str
 ) -> None:
     node = {"Alive": True, "NodeID": "0", "Resources": {"CPU": 2.0}}
-    monkeypatch.setattr("atoll.platform.cluster.connection.ray.nodes", lambda: [node])
-    found = Cluster.__new__(Cluster)
+    monkeypatch.setattr("atoll.platform.cluster.capacity.ray.nodes", lambda: [node])
     with pytest.raises(InvalidExperimentError, match=message):
-        found.allocate(workers, cpus, 0.0)
+        allocate(WorkerRequest(workers, cpus, 0.0))
     # As many as there are units, and shares are whole units.
-    assert found.allocate(20_000, 1.0, 0.0).cpus == 1e-4
-    assert found.allocate(1_000, 1.0, 0.0).cpus == 0.0019
+    assert allocate(WorkerRequest(20_000, 1.0, 0.0)).cpus == 1e-4
+    assert allocate(WorkerRequest(1_000, 1.0, 0.0)).cpus == 0.0019

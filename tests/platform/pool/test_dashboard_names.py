@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from atoll.platform.cluster.connection import Allocation
-from atoll.platform.cluster.node_request import KEEPER, NodeRequest, Wish
+from atoll.platform.cluster.capacity import Allocation
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.pool.mapping import map_over_workers
 from atoll.platform.pool.worker_pool import WorkerPool
@@ -37,18 +35,6 @@ def app_that_says_its_name() -> ClientApp:
 
 def name_of_call(argument: int) -> str:
     return str(ray.get_runtime_context().get_task_name())
-
-
-def test_where_there_is_no_autoscaler_nothing_is_asked_for() -> None:
-    request = NodeRequest()
-    deadline = time.monotonic() + 60
-    while request.has_autoscaler is None and time.monotonic() < deadline:
-        request.ask(Wish(3, 1.0, 0.0))
-        time.sleep(0.1)
-    request.ask(Wish(4, 1.0, 0.0))
-    assert request.has_autoscaler is False
-    with pytest.raises(ValueError, match="Failed to look up actor"):
-        ray.get_actor(**KEEPER)
 
 
 def test_workers_and_their_tasks_are_named_by_their_work() -> None:
@@ -81,7 +67,7 @@ def test_workers_that_shared_the_cpus_are_spread_anew_when_there_is_room(
     allowed = [Allocation(1, 0.5, 0.0, nodes)]
     setup = worker_setup(ClientApp, {}, 1, gpu=False)
     pool = WorkerPool(
-        setup, 1, 0.5, 0.0, look=lambda: allowed.pop(0) if len(allowed) > 1 else allowed[0]
+        setup, allowed[0], look=lambda: allowed.pop(0) if len(allowed) > 1 else allowed[0]
     )
     try:
         before = set(map_over_workers(pool, os.getpid, [()]))

@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 
 from atoll.errors import EngineError
 from atoll.platform.cluster.bounded_waits import answer
+from atoll.platform.cluster.capacity import Allocation
 from atoll.platform.pool.mapping import map_over_workers
 from atoll.platform.pool.worker_pool import WorkerPool
 from atoll.platform.runs.federation_run import run
@@ -126,7 +127,7 @@ def taken(cluster: None) -> Iterator[None]:
 
 def test_workers_that_find_no_room_are_an_error_in_time(taken: None) -> None:
     setup = worker_setup(ClientApp, {}, 1, gpu=False)
-    pool = WorkerPool(setup, 1, 1.0, 0.0, start_timeout=3.0)
+    pool = WorkerPool(setup, Allocation(1, 1.0, 0.0), start_timeout=3.0)
     try:
         with pytest.raises(
             EngineError, match=r"no worker has started within ray.nodes_timeout = 3 s"

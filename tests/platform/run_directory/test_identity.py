@@ -44,7 +44,12 @@ def test_what_changes_no_result_may_differ(tmp_path: Path) -> None:
     identity().write(tmp_path)
     identity(
         run={"name": "other", "out": "there", "checkpoint_every": 1, "rounds": 99},
-        ray={"workers": 3, "cpus_per_worker": 0.5, "gpus_per_worker": 0.25},
+        ray={
+            "workers": 3,
+            "cpus_per_worker": 0.5,
+            "gpus_per_worker": 0.25,
+            "label_selector": {"zone": "a"},
+        },
         log={"progress": False},
     ).check_same(tmp_path)
 

@@ -19,7 +19,6 @@ from atoll.platform.config.sections import EarlyStoppingSettings
 from atoll.platform.reports.run_report import headline, write_report
 from atoll.platform.run_directory.ledger import Ledger, ParquetTable
 from atoll.platform.run_directory.run_files import read_result, read_table
-from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.runs.session import claim_run_directory
 
 
@@ -170,16 +169,6 @@ def test_two_that_begin_at_once_get_directories_of_their_own(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="is a file; expected a new directory"):
         claim_run_directory(tmp_path / "file", tmp_path, "run")
-
-
-def test_one_process_a_run_directory(tmp_path: Path) -> None:
-    first, second = RunLock(tmp_path), RunLock(tmp_path)
-    first.acquire()
-    with pytest.raises(RunDirectoryError, match="another process"):
-        second.acquire()
-    first.release()
-    second.acquire()
-    second.release()
 
 
 def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from atoll.errors import AtollError
+from atoll.platform.cluster.capacity import Allocation
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.pool.mapping import map_over_workers
 from atoll.platform.pool.worker_pool import WorkerPool
@@ -23,7 +24,7 @@ def connects(address: str | None) -> str:
         cluster = Cluster(address, cpus=1)
     except AtollError as error:
         return str(error)
-    pool = WorkerPool(worker_setup(ClientApp, {}, 1, gpu=False), 1, 1.0, 0.0)
+    pool = WorkerPool(worker_setup(ClientApp, {}, 1, gpu=False), Allocation(1, 1.0, 0.0))
     # The argument is in the driver: its worker must be let in there, too.
     [found] = map_over_workers(pool, len, [(b"0" * 2_000_000,)])
     pool.close()

@@ -91,33 +91,53 @@ def undisturbed(version: str) -> dict[str, Any]:
     return found
 
 
-def killed() -> dict[str, Any]:
+def given() -> dict[str, int]:
+    """Ask for more workers than the autoscaler has nodes for."""
+    with RayGrid(app, 20, workers=5, chunk_size=1) as grid:
+        wait_until(lambda: len(ask_everyone(grid)) == NODES, "nodes")
+        found = {"workers": grid.workers, "nodes": int(cpus())}
+    wait_until(lambda: cpus() == 0, "nodes to be let go")
+    return found
+
+
+def labelled() -> list[str]:
+    """Return the zones of the nodes on which clients ran that are to be in one."""
+    with RayGrid(app, 5, workers=1, label_selector={"zone": "b"}) as grid:
+        used = ask_everyone(grid)
+    zones = {node["NodeID"]: node["Labels"].get("zone", "none") for node in ray.nodes()}
+    return sorted(zones[node] for node in used)
+
+
+def killed() -> bool:
     """Kill a driver that holds nodes."""
     driver = subprocess.Popen([sys.executable, __file__, "hold"], env={**os.environ})
     wait_until(lambda: cpus() == NODES, "nodes")
     driver.kill()
     driver.wait()
     wait_until(lambda: cpus() == 0, "nodes to be let go")
-    return {"let_go": True}
+    return True
 
 
 def main() -> None:
-    what = sys.argv[1]
-    if what == "hold":
+    version = sys.argv[1]
+    if version == "hold":
         ray.init(address="auto", logging_level="ERROR", log_to_driver=False)
-        RayGrid(app, 5, workers=NODES)
-        time.sleep(1000)
-    version = "v1" if what == "v1" else "v2"
+        with RayGrid(app, 5, workers=NODES):
+            time.sleep(1000)
     cluster = AutoscalingCluster(
         {"CPU": 0},
-        {"small": NODE},
+        {"small": NODE, "labelled": NODE | {"labels": {"zone": "b"}, "max_workers": 1}},
         autoscaler_v2=version == "v2",
         idle_timeout_minutes=0.02,
         max_workers=NODES,
     )
     cluster.start()
     ray.init(address="auto", logging_level="ERROR", log_to_driver=False)
-    found = killed() if what == "killed" else undisturbed(version)
+    found = undisturbed(version)
+    found["given"] = given()
+    found["labelled"] = labelled() if version == "v2" else None
+    wait_until(lambda: cpus() == 0, "nodes to be let go")
+    found["let_go_when_killed"] = killed()
     print("FOUND " + json.dumps(found), flush=True)
     # The namespace ends with this process, and all that is in it.
     os._exit(0)

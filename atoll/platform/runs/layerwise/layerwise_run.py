@@ -29,7 +29,7 @@ from atoll.flower.arrays import array_record, to_array
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cluster.connection import Cluster
-from atoll.platform.cluster.worker_allocation import Room
+from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.sections import LayersSettings, RaySettings
 from atoll.platform.pool.gpu_sharing import GpuSharing
@@ -64,14 +64,15 @@ class Pool(Protocol):
 
     Attributes
     ----------
-    size : int
-        How many jobs it runs at a time.
     sharing : GpuSharing
         How workers share GPUs.
     """
 
-    size: int
     sharing: GpuSharing
+
+    @property
+    def size(self) -> int:
+        """How many jobs it runs at a time."""
 
     def run(self, source: JobSource) -> None:
         """Run the jobs of a source until it is finished."""
@@ -334,11 +335,10 @@ def start_workers(
 ) -> WorkerPool:
     """Return the workers of layer-wise training; the federation's data are brought to their nodes.
 
-    ``units`` is how many can be trained in parallel. Nodes that were asked for are let go when the
-    cluster is closed.
+    ``units`` is how many can be trained in parallel.
     """
-    room = Room.of(cluster, settings)
-    room.could_use = units
+    allocator = WorkerAllocator.of(cluster, settings)
+    allocator.could_use = units
     # A worker is started with an app; here jobs are calls, and there are no clients.
     data = (federation.spec.dataset, federation.spec.partition)
-    return start_pool(ClientApp, room, threads=settings.threads_per_worker, data=data)
+    return start_pool(ClientApp, allocator, threads=settings.threads_per_worker, data=data)
