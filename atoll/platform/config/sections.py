@@ -11,12 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
-<<<<<<< HEAD
 from atoll.clients.settings import FilePath, Section, UserFunction
-=======
-from atoll.clients.settings import FilePath, Section
 from atoll.platform.config.label_selector import LabelSelector
->>>>>>> main
 
 # A worker is a process: what is beyond this is a mistake.
 MAX_WORKERS = 10_000
