@@ -149,7 +149,7 @@ class RaySettings(Section):
     threads_per_worker: Annotated[int, Field(gt=0, le=1_024)] = 1
     chunk_size: Literal["auto"] | Count = "auto"
     nodes_timeout: Seconds = NODES_TIMEOUT
-    label_selector: LabelSelector | None = None
+    label_selector: Annotated[LabelSelector | None, Field(examples=[{"zone": "a"}])] = None
 
 
 class LayersSettings(Section):
