@@ -106,9 +106,11 @@ def import_attribute(reference: str, key: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
+        where = f"; it is looked for in {here} and among what is installed" if is_missing else ""
         raise InvalidExperimentError(
             f"{key} = {reference!r}: module {module_name!r} cannot be imported "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {error}){where}"
         ) from error
     for part in attribute.split("."):
         try:

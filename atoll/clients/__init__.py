@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         partition_dataset,
     )
     from atoll.clients.data.partitioning.partitioners import PARTITIONERS
+    from atoll.clients.data.user_data.loaded_data import LoadedData
     from atoll.clients.models import MODELS
     from atoll.clients.models.head import ModelSizes, SplitModel
     from atoll.clients.models.head_outputs import HeadOutputs
@@ -81,6 +82,7 @@ __all__ = [
     "HessianProduct",
     "ImageDataset",
     "Inference",
+    "LoadedData",
     "LocalStep",
     "Loss",
     "ModelArrays",
@@ -127,6 +129,7 @@ _MODULES = {
     "atoll.clients.data.partitioning.partitioners": ("PARTITIONERS",),
     "atoll.clients.data.image_dataset": ("ImageDataset", "Split"),
     "atoll.clients.data.image_tensors": ("to_tensor",),
+    "atoll.clients.data.user_data.loaded_data": ("LoadedData",),
     "atoll.clients.models": ("MODELS",),
     "atoll.clients.models.model_building": ("build_model",),
     "atoll.clients.models.head": ("ModelSizes", "SplitModel"),

@@ -39,6 +39,10 @@ def _at_home(path: Path) -> Path:
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
 
 
+# ``module:callable``.
+UserFunction = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+
+
 class Section(BaseModel):
     """A section of an experiment file: frozen, and strict about keys."""
 
@@ -54,7 +58,8 @@ class PartitionSettings(Section):
     Attributes
     ----------
     name : str
-        A registered partitioner.
+        A registered partitioner, or ``module:attribute``: a function, or a Partitioner class of
+        flwr-datasets.
 
     Examples
     --------
@@ -79,11 +84,13 @@ class DataSettings(Section):
     Attributes
     ----------
     dataset : str
-        A registered data set.
+        A registered data set, or ``module:callable`` that returns one.
     path : Path or None
-        A folder with the data set's files; nothing else is tried then.
+        A folder with the data set's files; nothing else is tried then. A callable is given it as
+        its argument ``path``.
     options : dict
-        The data set's own options (``preset``, ``protocol``, ``image_size``, ...).
+        The data set's own options (``preset``, ``protocol``, ``image_size``, ...), or a callable's
+        keyword arguments.
     held_out : tuple[str, ...]
         Domains that are given to no client.
     clients : int
@@ -114,14 +121,14 @@ class DataSettings(Section):
     """
 
     dataset: str = "mnist"
-    path: FilePath | None = None
-    options: dict[str, Any] = {}
-    held_out: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    path: Annotated[FilePath | None, Field(examples=["images"])] = None
+    options: Annotated[dict[str, Any], Field(examples=[{"image_size": 32}])] = {}
+    held_out: Annotated[tuple[str, ...], Field(strict=False, examples=[["dark"]])] = ()
     clients: Clients = 100
     partition: PartitionSettings = PartitionSettings()
-    train_examples: Examples | None = None
-    test_examples: Examples | None = None
-    examples_per_client: Examples | None = None
+    train_examples: Annotated[Examples | None, Field(examples=[10_000])] = None
+    test_examples: Annotated[Examples | None, Field(examples=[1_000])] = None
+    examples_per_client: Annotated[Examples | None, Field(examples=[50])] = None
     client_test_fraction: Decay = 0.0
 
 
@@ -218,6 +225,8 @@ class ClientSettings(Section):
         The weight of FedProx's proximal term.
     gradient_clip : float or None
         The largest norm of a step's gradient.
+    loss : str or None
+        The loss of each example, ``module:callable``; by default the cross-entropy.
     vectorize : bool or "auto"
         Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
@@ -243,11 +252,15 @@ class ClientSettings(Section):
     weight_decay: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
     schedule: ScheduleSettings = ScheduleSettings()
     batch_size: BatchSize = 20
-    epochs: Epochs | None = None
-    steps: Steps | None = None
+    epochs: Annotated[Epochs | None, Field(examples=[2])] = None
+    steps: Annotated[Steps | None, Field(examples=[10])] = None
     proximal_mu: Weight = 0.0
-    gradient_clip: Norm | None = None
+    gradient_clip: Annotated[Norm | None, Field(examples=[1.0])] = None
+    loss: Annotated[UserFunction | None, Field(examples=["my_losses:focal"])] = None
     vectorize: Literal["auto"] | bool = "auto"
-    timeout: Seconds | None = None
-    mods: Annotated[tuple[str | ModSettings, ...], Field(strict=False)] = ()
-    memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False)] = ()
+    timeout: Annotated[Seconds | None, Field(examples=[60.0])] = None
+    mods: Annotated[
+        tuple[str | ModSettings, ...],
+        Field(strict=False, examples=[[{"name": "gaussian-noise", "std": 0.001}]]),
+    ] = ()
+    memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False, examples=[[64.0, 256.0]])] = ()

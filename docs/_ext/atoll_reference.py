@@ -1,7 +1,8 @@
 """Directives that write the reference of experiment keys and of commands from the code.
 
-``atoll-keys`` lists the keys of a settings class: name, type, default, range, and the description
-in the class's docstring. ``atoll-commands`` lists every command with its arguments and options.
+``atoll-keys`` lists the keys of a section as ``atoll explain`` does, ``atoll-names`` the names of
+every kind as ``atoll list`` does, with the keys of each. ``atoll-commands`` lists the commands with
+their arguments and options.
 """
 
 from __future__ import annotations
@@ -9,145 +10,71 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import types
-import typing
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 import typer
 from docutils import nodes
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+from atoll.platform.reference.experiment_keys import description_of_section, keys_in, sections
+from atoll.platform.reference.keys import REQUIRED, SECTION, UNSET, Key
+from atoll.platform.reference.names import describe_name, kinds, names_of
+
+# Defaults that are said in words.
+WORDS = (UNSET, REQUIRED, SECTION)
 
 
 class KeysDirective(SphinxDirective):
-    """The keys of a settings class, given as ``module:Class``, and those of its sub-tables."""
+    """The keys of a section of experiment files, and of the tables within it."""
 
-    required_arguments = 2  # the class, and the section's name
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Write a table a section."""
-        module, _, name = self.arguments[0].partition(":")
-        kind = getattr(importlib.import_module(module), name)
+        own = self.arguments[0]
         lines: list[str] = []
-        for section, settings in _sections(self.arguments[1], kind):
-            lines += _table(section, settings)
+        for section in sections():
+            if section == own or section.startswith(f"{own}."):
+                lines += _table(section)
         return self.parse_text_to_nodes("\n".join(lines))
 
 
-def _sections(name: str, kind: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    yield name, kind
-    for key, field in kind.model_fields.items():
-        for inner in _models_in(field.annotation):
-            yield f"{name}.{key}", inner
+class NamesDirective(SphinxDirective):
+    """The names of every kind, each with its keys."""
+
+    def run(self) -> list[nodes.Node]:
+        """Write a section a kind."""
+        lines: list[str] = []
+        for kind, about in kinds():
+            lines += [kind, "-" * len(kind), "", _escaped(about), ""]
+            for name, line in names_of(kind):
+                lines += [f"``{name}``", f"   {_escaped(line)}", ""]
+                keys = describe_name(kind, name).keys
+                lines += [f"   {text}" for text in _key_rows(keys)]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    # Entries of a list, as those of client.mods, are shown where the list is described.
-    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        for part in typing.get_args(annotation):
-            yield from _models_in(part)
+def _table(section: str) -> list[str]:
+    title = [f".. rubric:: [{section}]", "", _escaped(description_of_section(section)), ""]
+    return [*title, *_key_rows(keys_in(section))]
 
 
-def _table(section: str, kind: type[BaseModel]) -> list[str]:
-    summary, described = _docstring(kind)
-    lines = [f".. rubric:: [{section}]", "", summary, "", ".. list-table::", "   :header-rows: 1"]
-    lines += [
-        "   :widths: 20 22 14 44",
-        "",
-        "   * - key",
-        "     - type",
-        "     - default",
-        "     - ",
-    ]
-    for key, field in kind.model_fields.items():
-        value = "a table" if list(_models_in(field.annotation)) else _type(field)
-        cells = (f"``{key}``", value, _default(field), described.get(key, ""))
+def _key_rows(keys: Sequence[Key]) -> list[str]:
+    if not keys:
+        return []
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 18 26 16 40", ""]
+    lines += ["   * - key", "     - type and range", "     - default", "     - meaning"]
+    for key in keys:
+        default = key.default if key.default in WORDS else f"``{key.default}``"
+        meaning = _escaped(key.about)
+        if key.example and key.example != key.default:
+            meaning += f" Example: ``{key.name} = {key.example}``"
+        cells = (f"``{key.name}``", _escaped(key.values), default, meaning)
         lines += [f"   {'*' if place == 0 else ' '} - {cell}" for place, cell in enumerate(cells)]
     return [*lines, ""]
-
-
-def _docstring(kind: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """Return a settings class's text, and its attributes' descriptions."""
-    text, _, attributes = (inspect.getdoc(kind) or "").partition("\nAttributes\n----------\n")
-    described: dict[str, str] = {}
-    names: list[str] = []
-    for line in attributes.splitlines():
-        if line and not line.startswith(" "):
-            names = [name.strip() for name in line.partition(" : ")[0].split(",")]
-        else:
-            for name in names:
-                described[name] = f"{described.get(name, '')} {line.strip()}".strip()
-    return text.strip(), described
-
-
-def _type(field: FieldInfo) -> str:
-    shown = _type_name(field.annotation)
-    bounds = [*_bounds(field.metadata), *_inner_bounds(field.annotation)]
-    return shown + (f", {', '.join(bounds)}" if bounds else "")
-
-
-def _type_name(annotation: Any) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _type_name(arguments[0])
-    if origin in (typing.Union, types.UnionType):
-        kinds = [_type_name(kind) for kind in arguments if kind is not type(None)]
-        return " or ".join(kinds)
-    if origin is typing.Literal:
-        return ", ".join(f"``{value!r}``".replace("'", '"') for value in arguments)
-    if origin in (tuple, list):
-        return f"list of {_type_name(arguments[0])}"
-    if origin is dict or annotation is dict:
-        return "table"
-    plain = {Path: "path", str: "string", bool: "boolean", int: "integer", float: "number"}
-    return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))
-
-
-def _inner_bounds(annotation: Any) -> list[str]:
-    found = []
-    for part in typing.get_args(annotation):
-        if typing.get_origin(part) is typing.Annotated:
-            found += _bounds(typing.get_args(part)[1:])
-        found += _inner_bounds(part) if typing.get_origin(part) is not typing.Literal else []
-    return found
-
-
-def _bounds(metadata: Any) -> list[str]:
-    found = []
-    for item in metadata:
-        items = item.metadata if isinstance(item, FieldInfo) else [item]
-        for constraint in items:
-            for name, sign in BOUNDS.items():
-                bound = getattr(constraint, name, None)
-                if bound is not None:
-                    found.append(f"{sign} {bound:,}")
-    return found
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
-    if value is None:
-        return "unset"
-    if isinstance(value, BaseModel):
-        return ""
-    if isinstance(value, bool):
-        return f"``{str(value).lower()}``"
-    if isinstance(value, tuple):
-        return f"``{list(value)}``".replace("'", '"')
-    return (
-        f"``{str(value)!r}``".replace("'", '"') if isinstance(value, str | Path) else f"``{value}``"
-    )
 
 
 class CommandsDirective(SphinxDirective):
@@ -200,5 +127,6 @@ def _escaped(text: str) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("atoll-keys", KeysDirective)
+    app.add_directive("atoll-names", NamesDirective)
     app.add_directive("atoll-commands", CommandsDirective)
     return {"parallel_read_safe": True}

@@ -26,7 +26,15 @@ class RandomImage(SeparateAttack):
 
 
 class ClassMean(SeparateAttack):
-    """The mean public image of each label, the labels inferred from the update or given."""
+    """The mean public image of each label, the labels inferred from the update or given.
+
+    Attributes
+    ----------
+    labels : "inferred" or "given"
+        Where the labels come from.
+    label_method : str
+        How they are inferred.
+    """
 
     labels: Literal["inferred", "given"] = "inferred"
     label_method: LabelMethod = "auto"

@@ -35,6 +35,8 @@ class InvertingGradients(OptimizationAttack):
         What the total variation counts for.
     rule : str
         "signed-adam" (the paper's) or "adam".
+    schedule : str
+        How the learning rate falls; the paper's is "step".
     cost : str
         A name in :data:`~atoll.attacks.optim.matching.COSTS`.
     """

@@ -42,6 +42,8 @@ class ROG(OptimizationAttack):
         128 pixels.
     steps : int
         The learning rate falls along a cosine to a tenth.
+    learning_rate : float
+        Of Adam, in the first step.
     enhancement : str
         "super-resolution" needs public images; "none" leaves the enlarged image.
     enhancement_steps : int

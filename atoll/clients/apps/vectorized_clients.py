@@ -45,6 +45,8 @@ class VectorizedClients:
     def obstacle(self) -> str | None:
         """The reason why clients cannot train vectorised, or None if they can."""
         resources = self._resources
+        if resources.spec.client.loss is not None:
+            return "client.loss is of one client at a time"
         mean = len(resources.dataset.train) // resources.count
         if float_bytes(resources.dataset, mean) > LARGE_BYTES:
             return "clients' images are too many to be in memory at once"

@@ -23,6 +23,7 @@ from atoll.clients.data.datasets.rotated import RotatedOptions, rotated
 from atoll.clients.data.downloads import DebianPackage, Download, NpmPackage, Source
 from atoll.clients.data.image_dataset import Decoded, ImageDataset, fingerprint_of, write_dataset
 from atoll.clients.data.options import NoOptions, parse_options
+from atoll.clients.data.user_data.loading import check_user_options, load_user_dataset
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.files.atomic import appearing
@@ -162,7 +163,10 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
     InvalidExperimentError
         With a line per problem.
     """
-    parse_options(DATASETS.find(name, "data.dataset").options, given, name, 0)
+    if ":" in name:
+        check_user_options(name, given)
+    else:
+        parse_options(DATASETS.find(name, "data.dataset").options, given, name, 0)
 
 
 def load_dataset(
@@ -176,12 +180,13 @@ def load_dataset(
     Parameters
     ----------
     name : str
-        A name in :data:`DATASETS`.
+        A name in :data:`DATASETS`, or ``module:callable`` that returns the examples
+        (:class:`LoadedData`).
     path : Path, optional
         A folder with the data set's files (for a derived data set, its base's); nothing else is
-        tried then.
+        tried then. A callable is given it as ``path``.
     options : Mapping, optional
-        ``[data.options]``.
+        ``[data.options]``; a callable's keyword arguments.
     seed : int
         Seeds data sets that are derived from others (colours, say), unless an option does.
 
@@ -201,6 +206,8 @@ def load_dataset(
     >>> digits.image_shape, len(digits.classes), digits.train.images.dtype
     ((1, 8, 8), 10, dtype('uint8'))
     """
+    if ":" in name:
+        return load_user_dataset(name, path, options or {}, seed)
     entry = DATASETS.find(name, "data.dataset")
     key = name.casefold()
     chosen = parse_options(entry.options, options or {}, name, seed)

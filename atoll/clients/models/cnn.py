@@ -141,6 +141,11 @@ def benchmark_cnn(
 
     Two 3x3 convolutions without padding (32 and 64 channels), 2x2 max pooling, dropout, a layer
     of 128 units, dropout, and the classes; Glorot-uniform weights, PyTorch's own biases.
+
+    Parameters
+    ----------
+    dropout : tuple[float, float]
+        The share of values that the first and the second dropout set to zero.
     """
     channels, height, width = image_shape
     model = nn.Sequential(

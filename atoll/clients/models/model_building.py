@@ -71,6 +71,16 @@ def build_model(
     return model
 
 
+def zero_logits(model: nn.Module, image_shape: tuple[int, int, int]) -> torch.Tensor:
+    """Return the outputs for two images of zeros; the model stays as it is."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits: torch.Tensor = model(torch.zeros(2, *image_shape))
+    model.train(was_training)
+    return logits
+
+
 def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None:
     """Say so if pretrained weights expect images normalised otherwise than the data set's are."""
     wanted = getattr(model, "normalization", None)
@@ -99,11 +109,7 @@ def _check_dtypes(model: nn.Module) -> None:
 
 
 def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: int) -> None:
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        logits = model(torch.zeros(2, *image_shape))
-    model.train(was_training)
+    logits = zero_logits(model, image_shape)
     if logits.shape != (2, classes) and not (classes == 2 and logits.shape == (2, 1)):
         raise ValueError(
             f"it gives outputs of shape {tuple(logits.shape)}, expected (2, {classes})"

@@ -92,12 +92,28 @@ def _initialize(model: nn.Module, init: Init) -> None:
 def resnet8(
     image_shape: tuple[int, int, int], classes: int, norm: Norm = "group", init: Init = "default"
 ) -> nn.Module:
-    """Return a ResNet-8: three stages of one block, 16 to 64 channels."""
+    """Return a ResNet-8: three stages of one block, 16 to 64 channels.
+
+    Parameters
+    ----------
+    norm : "group", "batch" or "frozen"
+        How activations are normalised; "frozen" is BatchNorm with mean 0 and variance 1.
+    init : "default" or "he"
+        PyTorch's own initialisation, or that of He et al. (2015), which "frozen" wants.
+    """
     return _resnet(image_shape, classes, (16, 32, 64), 1, norm, init)
 
 
 def resnet18(
     image_shape: tuple[int, int, int], classes: int, norm: Norm = "group", init: Init = "default"
 ) -> nn.Module:
-    """Return a ResNet-18 for small images: no max pooling, first convolution 3x3 (11.2 M)."""
+    """Return a ResNet-18 for small images: no max pooling, first convolution 3x3 (11.2 M).
+
+    Parameters
+    ----------
+    norm : "group", "batch" or "frozen"
+        How activations are normalised; "frozen" is BatchNorm with mean 0 and variance 1.
+    init : "default" or "he"
+        PyTorch's own initialisation, or that of He et al. (2015), which "frozen" wants.
+    """
     return _resnet(image_shape, classes, (64, 128, 256, 512), 2, norm, init)

@@ -17,6 +17,7 @@ from atoll.clients.data.image_dataset import ImageDataset, Split
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.tasks.losses import losses_of, predictions_of
+from atoll.clients.tasks.user_functions import METRICS, name_of, values_of
 
 # Examples at once, and fewer of images with more values than those of 64x64 in colour: a deep
 # network's activations of 512 photographs would not fit into memory.
@@ -40,6 +41,8 @@ class Evaluation:
     other_ways : dict[str, NDArray[int64]]
         Examples classified rightly by the model's other ways of inference, where it has any: a
         number a way, or one for each of several runs.
+    value_sums : dict[str, float]
+        Sums over the examples of metrics of the user's own, by name.
 
     Examples
     --------
@@ -55,6 +58,7 @@ class Evaluation:
     counts: NDArray[np.int64]
     loss_sum: float
     other_ways: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    value_sums: dict[str, float] = field(default_factory=dict)
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(
@@ -62,6 +66,7 @@ class Evaluation:
             self.counts + other.counts,
             self.loss_sum + other.loss_sum,
             {name: right + other.other_ways[name] for name, right in self.other_ways.items()},
+            {name: value + other.value_sums[name] for name, value in self.value_sums.items()},
         )
 
     @property
@@ -85,6 +90,10 @@ class Evaluation:
         shares = self.correct / np.maximum(1, self.counts)
         return [float(share) for share in shares]
 
+    def own_metrics(self) -> dict[str, float]:
+        """Return the means of metrics of the user's own."""
+        return {name: total / max(1, self.examples) for name, total in self.value_sums.items()}
+
     def metrics_of_other_ways(self) -> Metrics:
         """Return ``NAME_accuracy`` of other ways of inference, a list where there are several."""
         shares = {name: right / max(1, self.examples) for name, right in self.other_ways.items()}
@@ -102,6 +111,7 @@ def evaluate(
     split: Split,
     indices: NDArray[np.int64],
     device: torch.device | str = "cpu",
+    metrics: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate ``model`` on the examples ``indices`` of ``split``.
 
@@ -117,6 +127,8 @@ def evaluate(
         Shape (n,).
     device : torch.device or str
         Device of the model.
+    metrics : Sequence[str]
+        Metrics of the user's own, ``module:callable``.
 
     Returns
     -------
@@ -145,12 +157,18 @@ def evaluate(
                 ways = {MAIN: model(images)}
             else:
                 ways = inferences(images, int(chosen[0]))
-            done.append(count(ways, split.labels[chosen], len(dataset.classes)))
+            done.append(count(ways, split.labels[chosen], len(dataset.classes), metrics))
     nothing = np.zeros(len(dataset.classes), np.int64)
-    return reduce(add, done) if done else Evaluation(nothing, nothing, 0.0)
+    empty = Evaluation(nothing, nothing, 0.0, value_sums={name_of(one): 0.0 for one in metrics})
+    return reduce(add, done) if done else empty
 
 
-def count(ways: Mapping[str, Tensor], labels: NDArray[np.int64], classes: int) -> Evaluation:
+def count(
+    ways: Mapping[str, Tensor],
+    labels: NDArray[np.int64],
+    classes: int,
+    metrics: Sequence[str] = (),
+) -> Evaluation:
     """Return how many examples are classified rightly.
 
     Parameters
@@ -162,6 +180,8 @@ def count(ways: Mapping[str, Tensor], labels: NDArray[np.int64], classes: int) -
         Shape (n,).
     classes : int
         How many classes there are.
+    metrics : Sequence[str]
+        Metrics of the user's own, of the main way's logits.
     """
     wanted, logits = torch.from_numpy(labels), ways[MAIN].cpu()
     is_right = (predictions_of(logits) == wanted).numpy()
@@ -173,6 +193,10 @@ def count(ways: Mapping[str, Tensor], labels: NDArray[np.int64], classes: int) -
             name: np.asarray((predictions_of(other.cpu()) == wanted).sum(-1).numpy())
             for name, other in ways.items()
             if name != MAIN
+        },
+        value_sums={
+            name_of(metric): float(values_of(metric, METRICS, logits, wanted).double().sum())
+            for metric in metrics
         },
     )
 
@@ -202,6 +226,7 @@ def metrics_by_domain(sets: TestSets, evaluations: Sequence[Evaluation]) -> Metr
         "loss": total.loss,
         "per_class_accuracy": total.per_class_accuracy,
         **total.metrics_of_other_ways(),
+        **total.own_metrics(),
     }
     if sets.validation:
         own = [by_name[name] for name in sets.validation]
@@ -210,4 +235,7 @@ def metrics_by_domain(sets: TestSets, evaluations: Sequence[Evaluation]) -> Metr
     for name in filter(None, sets.names):
         metrics[f"accuracy_{name}"] = by_name[name].accuracy
         metrics[f"loss_{name}"] = by_name[name].loss
+        metrics.update(
+            {f"{own}_{name}": value for own, value in by_name[name].own_metrics().items()}
+        )
     return metrics

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from atoll.clients.data.client_images import Images
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.tasks.user_functions import LOSS, find_function, values_of
 from atoll.clients.training.optimizers import local_optimizer
 from atoll.clients.training.step_mods import LocalStep, StepGradient, StepMod, active_step_mods
 
@@ -116,7 +117,7 @@ def train(
         The weight of FedProx's term mu/2 ||w - w_global||^2 (Li et al., 2020); by default that
         of the settings.
     objective : Objective, optional
-        The loss of a batch; by default the mean cross-entropy.
+        The loss of a batch; by default that of the settings, else the mean cross-entropy.
     reference : Sequence[Tensor], optional
         The objective's gradient at the global parameters, to measure how far the steps left it.
 
@@ -136,6 +137,8 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     update = UpdateRule(parameters, settings, learning_rate, proximal_mu)
     total = torch.zeros((), device=images.device)
+    if objective is None and settings.loss is not None:
+        objective = own_objective(settings.loss, model, images, labels)
     objective = objective or cross_entropy_objective(model, images, labels)
     mean_gradient = [torch.zeros_like(gradient) for gradient in reference or ()]
     mods = active_step_mods()
@@ -188,6 +191,17 @@ def cross_entropy_objective(model: nn.Module, images: Images, labels: Tensor) ->
     def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
         loss = mean_loss(model(images[chosen]), labels[chosen])
         return loss, loss
+
+    return objective
+
+
+def own_objective(loss: str, model: nn.Module, images: Images, labels: Tensor) -> Objective:
+    """Return the mean of a user's own loss as an objective."""
+    function = find_function(loss, LOSS)
+
+    def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        mean = values_of(loss, LOSS, model(images[chosen]), labels[chosen], function).mean()
+        return mean, mean
 
     return objective
 

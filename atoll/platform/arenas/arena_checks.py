@@ -26,7 +26,8 @@ from atoll.platform.sweeps.sweep_plan import Sweep, dataset_of
 from atoll.platform.sweeps.trial_checks import check_trials
 
 if TYPE_CHECKING:
-    from atoll.platform.arenas.arena_plan import Arena, ArenaSettings
+    from atoll.platform.arenas.arena_plan import Arena
+    from atoll.platform.config.sweep_sections import ArenaSettings
 
 # Beyond this an arena is a mistake.
 MAX_JOBS = 1_000_000

@@ -5,88 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AliasChoices, Field
+from typing import Any, Literal
 
 from atoll.attacks.arena.arena_job import Conditions, Job
 from atoll.attacks.base.attack_building import can_adapt, find_attack
 from atoll.attacks.captures.capture_files import find_captures
 from atoll.attacks.defenses.adaptive import defenses_of
-from atoll.clients.ranges import Count, Examples, Processors, Seed
 from atoll.clients.settings import Section
 from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
 from atoll.platform.arenas.arena_checks import check_federations, check_settings
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
+from atoll.platform.config.sweep_sections import ArenaSettings, SweepSettings
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
 from atoll.platform.sweeps.axes import SEED
-from atoll.platform.sweeps.sweep_plan import Sweep, SweepSettings, Trial, dataset_of, plan_sweep
+from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
 from atoll.trust import CodeUse, uses_in
-
-
-class ArenaSettings(Section):
-    """``[arena]``: which attacks meet which defenses, on whose captures.
-
-    Attributes
-    ----------
-    attacks : dict
-        Attacks by a label: each a table with its ``name`` and settings.
-    defenses : dict
-        Defenses by a label: each the tables of an experiment (``client.mods``, ``model``) that are
-        put over the file's own. ``none`` is the file as it is.
-    grid : dict
-        Lists of values by experiment key ("model.name", "client.batch_size"): every combination
-        is a setting.
-    seeds : list[int]
-        Seeds of the federations, and of the attacks on them.
-    knowledge : list
-        "naive": the attacker matches the update as if it were undefended. "adaptive": it knows
-        which defenses act, estimates their arguments from the update, and does the same to its own
-        gradients.
-    sums : list[str]
-        Defenses under which the server sees only the sum over a round's captured clients
-        (secure aggregation).
-    victims : int
-        Captures of each round and federation that are attacked, of the lowest nodes.
-    baseline : str or None
-        The attack that others are compared with; by default the first.
-    candidates : int
-        Test images among which a reconstruction is identified (once named ``gallery``).
-    lpips : bool
-        Whether the perceptual distance is measured.
-    batch_norm : "train" or "eval"
-        How attackers believe BatchNorm to run at the client.
-    pictures : bool
-        Whether the clients' images and their reconstructions are kept, and shown in the report.
-    cpus_per_job, gpus_per_job : float
-        CPUs and GPUs of an attack.
-    """
-
-    attacks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    defenses: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    grid: dict[str, Any] = Field(default_factory=dict)
-    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = (0,)
-    knowledge: Annotated[
-        tuple[Literal["naive", "adaptive"], ...], Field(strict=False, min_length=1)
-    ] = ("naive", "adaptive")
-    sums: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    victims: Count = 1
-    baseline: str | None = None
-    candidates: Annotated[
-        Examples, Field(validation_alias=AliasChoices("candidates", "gallery"))
-    ] = 1000
-    lpips: bool = False
-    batch_norm: Literal["train", "eval"] = "train"
-    pictures: bool = False
-    cpus_per_job: Processors = 1.0
-    gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0
-
-    def attack_of(self, label: str) -> tuple[str, dict[str, Any]]:
-        """Return the name and the settings of the attack with that label."""
-        table = self.attacks[label]
-        return str(table.get("name", label)), {k: v for k, v in table.items() if k != "name"}
 
 
 class _ArenaFile(Section):

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperGroup
 
-from atoll.platform.cli import apps, attacks, runs, sweeps
+from atoll.platform.cli import apps, attacks, reference, runs, starters, sweeps
 from atoll.platform.cli.terminal import console
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands that answers a mistyped one with the nearest."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments begin with."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            from atoll.error_messages import closest
+
+            ctx.fail(f"{ctx.command_path} {name}: no such command; {closest(name, self.commands)}")
+        return super().resolve_command(ctx, args)
+
 
 application = typer.Typer(
     name="atoll",
+    cls=CommandGroup,
     help="Federated learning on Ray and Flower: run, resume and report federations.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_commands = typer.Typer(help="Data sets.", no_args_is_help=True)
+data_commands = typer.Typer(cls=CommandGroup, help="Data sets.", no_args_is_help=True)
 application.add_typer(data_commands, name="data")
 
 for command in (
+    starters.init,
     runs.run,
     sweeps.sweep,
     sweeps.submit,
@@ -31,9 +51,10 @@ for command in (
     sweeps.arena,
     attacks.doctor,
     apps.flower,
+    reference.explain,
 ):
     application.command()(command)
-application.command("list")(runs.list_names)
+application.command("list")(reference.list_names)
 application.command("train-generator")(attacks.train_generator)
 data_commands.command("get")(apps.data_get)
 

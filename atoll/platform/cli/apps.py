@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from atoll.platform.cli.completion import complete_dataset
 from atoll.platform.cli.terminal import (
     OutOption,
     WorkersOption,
@@ -85,9 +86,19 @@ def flower(
 
 
 def data_get(
-    name: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A data set ('atoll list datasets'), or module:callable.",
+            autocompletion=complete_dataset,
+        ),
+    ],
     path: Annotated[
         Path | None, typer.Option(help="A folder with its files, in place of a download.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Of [data.options]; repeatable."),
     ] = None,
 ) -> None:
     """Fetch a data set into the cache and verify it."""
@@ -95,10 +106,21 @@ def data_get(
         from atoll.clients.data.catalog import load_dataset
 
         log_to_terminal("info")
-        dataset = load_dataset(name, path)
+        dataset = load_dataset(name, path, _options(options or []))
         domains = f", domains {', '.join(dataset.domains)}" if dataset.domains else ""
         console.print(
             f"{dataset.name}: {len(dataset.train):,} + {len(dataset.test):,} images of "
             f"{'x'.join(map(str, dataset.image_shape))}, {len(dataset.classes)} classes{domains}"
         )
         console.print(f"in {dataset.directory}")
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    from atoll.errors import InvalidExperimentError
+    from atoll.platform.config.experiment import parse_value
+
+    pairs = [option.partition("=") for option in given]
+    for key, separator, _ in pairs:
+        if not (key and separator):
+            raise InvalidExperimentError(f"--option {key!r}: expected KEY=VALUE, preset=tiny say")
+    return {key.strip(): parse_value(value.strip()) for key, _, value in pairs}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from atoll.errors import InvalidExperimentError
+from atoll.platform.cli.completion import complete_attack
 from atoll.platform.cli.terminal import (
     TrustOption,
     clear_errors,
@@ -21,7 +22,12 @@ def attack(
     run_directory: Annotated[
         Path, typer.Argument(help="The directory of a run whose experiment has [capture].")
     ],
-    name: Annotated[str, typer.Option("--attack", help="An attack ('atoll list attacks').")],
+    name: Annotated[
+        str,
+        typer.Option(
+            "--attack", help="An attack ('atoll list attacks').", autocompletion=complete_attack
+        ),
+    ],
     victims: Annotated[
         list[str] | None,
         typer.Option("--victim", metavar="ROUND:NODE", help="Whom; by default all captured."),

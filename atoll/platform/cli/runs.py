@@ -1,4 +1,4 @@
-"""``atoll run``, ``resume``, ``watch``, ``report`` and ``list``."""
+"""``atoll run``, ``resume``, ``watch`` and ``report``."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def run(
             "run directory is run.out/run.name then.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check all and show what would run; start nothing."),
+    ] = False,
 ) -> None:
     """Run an experiment."""
     directories: list[Path] = []
@@ -45,6 +49,13 @@ def run(
 
         # Before PyTorch is loaded: a file with an error in it is refused at once.
         experiment = load_experiment(file, settings_of(overrides, workers))
+        if dry_run:
+            from atoll.platform.cli.plan import show_plan
+
+            log_to_terminal(experiment.log.level)
+            quiet_flower()
+            show_plan(experiment)
+            return
         from atoll.platform.runs.federation_run import run as run_experiment
 
         log_to_terminal(experiment.log.level)
@@ -105,21 +116,3 @@ def report(
             table.add_row(escape(name), escape(value))
         console.print(table)
         console.print(f"report: {path}", soft_wrap=True)
-
-
-def list_names(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            help="datasets, models, partitioners, strategies, mods, attacks or generators."
-        ),
-    ],
-) -> None:
-    """List the names that experiment files can use."""
-    with clear_errors():
-        from atoll.platform.cli.listing import describe
-
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for name, about in describe(kind):
-            table.add_row(name, about, style=None)
-        console.print(table)

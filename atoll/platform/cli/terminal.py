@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 
 from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
+from atoll.platform.cli.completion import complete_setting
 from atoll.trust import Ask, CodeUse, refuse, trust
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override section.key=value; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override section.key=value; may be repeated.",
+        autocompletion=complete_setting,
+    ),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Worker processes; by default what the cluster holds.")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Ray counts shares in ten-thousandths, and several GPUs as whole ones.
 SMALLEST_SHARE = 0.01
+# Metrics of the server that every run has.
+TAKEN = ("accuracy", "loss", "per_class_accuracy", "validation_accuracy", "validation_loss")
 
 
 def problems_of(experiment: Experiment) -> list[str]:
@@ -31,6 +33,11 @@ def _local_training(experiment: Experiment) -> Iterator[str]:
         yield (
             "client.vectorize = True: client.mods see one client at a time; expected 'auto' or "
             "false"
+        )
+    if client.vectorize is True and client.loss is not None:
+        yield (
+            f"client.vectorize = True: client.loss = {client.loss!r} is of one client at a time; "
+            "expected 'auto' or false"
         )
 
 
@@ -136,8 +143,40 @@ def _layers(experiment: Experiment) -> Iterator[str]:
 
 
 # In the order in which their lines are shown.
+def _own_functions(experiment: Experiment) -> Iterator[str]:
+    """Yield what a loss and metrics of the user's own cannot go with."""
+    loss, metrics = experiment.client.loss, experiment.run.metrics or ()
+    if loss is not None and is_noprop(experiment.model):
+        yield (
+            f"client.loss = {loss!r}: model.name = {experiment.model.name!r} has a loss of its "
+            "own; expected one without the other"
+        )
+    mods = [mod if isinstance(mod, str) else mod.name for mod in experiment.client.mods]
+    if loss is not None and "mixup" in mods:
+        yield (
+            f"client.loss = {loss!r}: client.mods has 'mixup', which has a loss of its own; "
+            "expected one without the other"
+        )
+    if loss is not None and experiment.capture is not None:
+        yield (
+            f"client.loss = {loss!r}: attacks on captures know the cross-entropy; expected no "
+            "client.loss with [capture]"
+        )
+    if metrics and experiment.layers is not None:
+        yield f"run.metrics = {list(metrics)}: are of a federation; expected none with [layers]"
+    names = [metric.rpartition(":")[2].rpartition(".")[2] for metric in metrics]
+    for name in names:
+        if name in TAKEN or names.count(name) > 1:
+            yield (
+                f"run.metrics = {list(metrics)}: {name!r} is the name of another metric; expected "
+                "functions of different names"
+            )
+            return
+
+
 CHECKS: tuple[Callable[[Experiment], Iterable[str]], ...] = (
     _local_training,
+    _own_functions,
     _cohort,
     _gpu_share,
     _no_training,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.clientapp.mod import LocalDpMod
@@ -58,34 +59,65 @@ def privacy_notes(
     A client is taken to be in every round.
     """
     lines = list(_of_strategies(strategy))
-    if not client.mods:
-        return lines
-    held = [int(size) for size in sizes if size]
-    for mod in find_mods(client.mods):
-        if isinstance(mod, DPSGD) and held:
-            lines += _of_dp_sgd(mod, client, held, rounds)
-        elif isinstance(mod, LocalDP):
-            multiplier = mod.std / (2 * mod.clipping_norm)
-            lines += _of_delta("local-dp", mod.delta, len(held), "clients")
-            lines += _of_epsilon("local-dp", multiplier, rounds, mod.delta, f"{rounds} rounds")
-        elif isinstance(mod, LocalDpMod):
-            lines += _of_delta("LocalDpMod", mod.delta, len(held), "clients")
-            spent = mod.epsilon * rounds
-            if spent > LARGE_EPSILON:
-                lines.append(_large("LocalDpMod", spent, f"{rounds} rounds of {mod.epsilon:g}"))
+    for spent in guarantees(client, sizes, rounds):
+        lines += _of_delta(spent.name, spent.delta, spent.records, spent.protects)
+        if spent.epsilon > LARGE_EPSILON:
+            lines.append(_large(spent.name, spent.epsilon, spent.uses))
     return lines
 
 
-def _of_dp_sgd(
-    mod: DPSGD, client: ClientSettings, held: Sequence[int], rounds: int
-) -> Iterator[str]:
-    yield from _of_delta("dp-sgd", mod.delta, max(held), "examples of a client")
+@dataclass(frozen=True)
+class Guarantee:
+    """What a mod's differential privacy has spent at a run's end.
+
+    Attributes
+    ----------
+    name : str
+        The mod's.
+    epsilon, delta : float
+        Of a client that is in every round.
+    uses : str
+        What spends it.
+    records : int
+        How many records there are, of which one is protected; ``protects`` says what they are.
+    protects : str
+        "clients", or "examples of a client".
+    """
+
+    name: str
+    epsilon: float
+    delta: float
+    uses: str
+    records: int
+    protects: str
+
+
+def guarantees(
+    client: ClientSettings, sizes: NDArray[np.int64], rounds: int
+) -> Iterator[Guarantee]:
+    """Yield what each mod of differential privacy spends; parameters as :func:`warn_of_privacy`."""
+    held = [int(size) for size in sizes if size]
+    for mod in find_mods(client.mods) if client.mods else []:
+        if isinstance(mod, DPSGD) and held:
+            yield _of_dp_sgd(mod, client, held, rounds)
+        elif isinstance(mod, LocalDP):
+            epsilon = gaussian_epsilon(mod.std / (2 * mod.clipping_norm), rounds, mod.delta)
+            uses = f"{rounds} rounds"
+            yield Guarantee("local-dp", epsilon, mod.delta, uses, len(held), "clients")
+        elif isinstance(mod, LocalDpMod):
+            uses = f"{rounds} rounds of {mod.epsilon:g}"
+            spent = mod.epsilon * rounds
+            yield Guarantee("LocalDpMod", spent, mod.delta, uses, len(held), "clients")
+
+
+def _of_dp_sgd(mod: DPSGD, client: ClientSettings, held: Sequence[int], rounds: int) -> Guarantee:
     smallest = min(held)
     passes = client.epochs or 1
     if client.steps is not None:
         passes = math.ceil(client.steps * min(client.batch_size, smallest) / smallest)
     uses = f"{rounds} rounds of {passes} pass{'es' if passes > 1 else ''} over the examples"
-    yield from _of_epsilon("dp-sgd", mod.noise_multiplier, rounds * passes, mod.delta, uses)
+    epsilon = gaussian_epsilon(mod.noise_multiplier, rounds * passes, mod.delta)
+    return Guarantee("dp-sgd", epsilon, mod.delta, uses, max(held), "examples of a client")
 
 
 def _of_delta(name: str, delta: float, records: int, what: str) -> Iterator[str]:
@@ -95,12 +127,6 @@ def _of_delta(name: str, delta: float, records: int, what: str) -> Iterator[str]
             f"one of them as it is has delta = 1/{records}; the guarantee means something well "
             f"below that ({1 / records**2:.0e}, say)"
         )
-
-
-def _of_epsilon(name: str, multiplier: float, uses: int, delta: float, what: str) -> Iterator[str]:
-    epsilon = gaussian_epsilon(multiplier, uses, delta)
-    if epsilon > LARGE_EPSILON:
-        yield _large(name, epsilon, what)
 
 
 def _large(name: str, epsilon: float, what: str) -> str:

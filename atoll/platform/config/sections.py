@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
-from atoll.clients.settings import FilePath, Section
+from atoll.clients.settings import FilePath, Section, UserFunction
 from atoll.platform.config.label_selector import LabelSelector
 
 # A worker is a process: what is beyond this is a mistake.
@@ -37,9 +37,9 @@ class EarlyStoppingSettings(Section):
 
     metric: str = "server_accuracy"
     mode: Literal["max", "min"] = "max"
-    patience: Rounds | None = None
+    patience: Annotated[Rounds | None, Field(examples=[5])] = None
     min_delta: Weight = 0.0
-    target: Number | None = None
+    target: Annotated[Number | None, Field(examples=[0.95])] = None
 
 
 class RunSettings(Section):
@@ -63,6 +63,8 @@ class RunSettings(Section):
         How many checkpoints are kept.
     out : Path
         The folder of run directories.
+    metrics : tuple[str, ...] or None
+        Metrics beside accuracy and loss in the server's evaluation, each ``module:callable``.
     early_stopping : EarlyStoppingSettings or None
         When to stop before the last round.
     """
@@ -72,11 +74,15 @@ class RunSettings(Section):
     )
     seed: Seed = 0
     rounds: Rounds = 10
-    round_timeout: Seconds | None = None
+    round_timeout: Annotated[Seconds | None, Field(examples=[600.0])] = None
     evaluate_every: Rounds = 1
     checkpoint_every: Rounds = 5
     keep_checkpoints: Rounds = 2
     out: FilePath = Path("runs")
+    metrics: Annotated[
+        tuple[UserFunction, ...] | None,
+        Field(strict=False, examples=[["my_metrics:top3"]]),
+    ] = None
     early_stopping: EarlyStoppingSettings | None = None
 
 
@@ -136,14 +142,14 @@ class RaySettings(Section):
         ``zone = "!in(a, b)"``. By default they are placed on every node.
     """
 
-    address: str | None = None
+    address: Annotated[str | None, Field(examples=["10.0.0.1:6379"])] = None
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_WORKERS)] = "auto"
     cpus_per_worker: Processors = 1.0
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1_000.0)] = "auto"
     threads_per_worker: Annotated[int, Field(gt=0, le=1_024)] = 1
     chunk_size: Literal["auto"] | Count = "auto"
     nodes_timeout: Seconds = NODES_TIMEOUT
-    label_selector: LabelSelector | None = None
+    label_selector: Annotated[LabelSelector | None, Field(examples=[{"zone": "a"}])] = None
 
 
 class LayersSettings(Section):
@@ -162,7 +168,10 @@ class LayersSettings(Section):
         the next. All give the same bits.
     """
 
-    baselines: Annotated[tuple[Literal["chain", "cnn", "ensemble"], ...], Field(strict=False)] = ()
+    baselines: Annotated[
+        tuple[Literal["chain", "cnn", "ensemble"], ...],
+        Field(strict=False, examples=[["chain", "cnn"]]),
+    ] = ()
     inference: Literal["process", "features", "pipeline"] = "process"
 
 
@@ -199,5 +208,8 @@ class CaptureSettings(Section):
         Rounds, from 1.
     """
 
-    nodes: Literal["all"] | Annotated[tuple[Count, ...], Field(strict=False, min_length=1)]
-    rounds: Annotated[tuple[Rounds, ...], Field(strict=False, min_length=1)]
+    nodes: Annotated[
+        Literal["all"] | Annotated[tuple[Count, ...], Field(strict=False, min_length=1)],
+        Field(examples=[[1, 2]]),
+    ]
+    rounds: Annotated[tuple[Rounds, ...], Field(strict=False, min_length=1, examples=[[1, 5]])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import add
 from pathlib import Path
@@ -46,6 +46,8 @@ class ServerEvaluation:
         Where the workers' models are.
     diagnostics : callable, optional
         Returns more figures of a round.
+    metrics : Sequence[str]
+        Metrics of the user's own, ``module:callable``.
     """
 
     def __init__(
@@ -56,17 +58,21 @@ class ServerEvaluation:
         sets: TestSets,
         device: str,
         diagnostics: Diagnostics | None = None,
+        metrics: Sequence[str] = (),
     ) -> None:
         self._grid = grid
         self._diagnostics = diagnostics
         self._place = (dataset.directory, model, device)
+        self._metrics = tuple(metrics)
         self._sets = sets
         self._parts = [_cut(indices) for indices in sets.indices]
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Evaluate the model of a round."""
         content = ray.put(pack(RecordDict({"arrays": arrays})))
-        calls = [(content, *self._place, part) for parts in self._parts for part in parts]
+        calls = [
+            (content, *self._place, part, self._metrics) for parts in self._parts for part in parts
+        ]
         done: list[Evaluation] = map_over_workers(self._grid.pool, evaluate_part, calls)
         ends = np.cumsum([len(parts) for parts in self._parts]).tolist()
         evaluations = [
@@ -107,7 +113,8 @@ def evaluate_part(
     model: ModelSettings,
     device: str,
     indices: NDArray[np.int64],
+    metrics: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate some test examples in a worker."""
     dataset, network = loaded(content, directory, model, device)
-    return evaluate(network, dataset, dataset.test, indices, device)
+    return evaluate(network, dataset, dataset.test, indices, device, metrics)

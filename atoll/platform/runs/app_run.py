@@ -18,11 +18,11 @@ from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.run_directory.identity import RunIdentity
 from atoll.platform.run_directory.run_files import CONFIG, read_config
 from atoll.platform.run_directory.run_lock import RunLock
-from atoll.platform.run_directory.source_identity import source_hashes
 from atoll.platform.runs.app_directory import FlowerApp, on_path, read_app, run_app
 from atoll.platform.runs.app_federation import AppFederation, app_federation
 from atoll.platform.runs.session import Session, claim_run_directory, versions
 from atoll.randomness import derive_seed, seed_everything
+from atoll.source_identity import source_hashes
 
 TABLE = "flower"
 KEEP_CHECKPOINTS = 2

@@ -38,7 +38,6 @@ from atoll.platform.run_directory.run_files import (
     read_result,
 )
 from atoll.platform.run_directory.run_lock import RunLock
-from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
 from atoll.platform.runs.layerwise.layerwise_run import LayerwiseTraining, start_workers
 from atoll.platform.runs.layerwise.network_arrays import network_arrays
@@ -50,6 +49,7 @@ from atoll.platform.runs.session import (
 )
 from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.randomness import derive_seed, seed_everything
+from atoll.source_identity import references_in, source_hashes
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.trust import Ask, admitted, note, refuse, uses_in
@@ -339,7 +339,7 @@ def _run_rounds(
     place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
     every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
     diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
-    evaluation = ServerEvaluation(*place, diagnostics)
+    evaluation = ServerEvaluation(*place, diagnostics, settings.metrics or ())
     options = session.options(
         name=settings.name,
         checkpoint_every=settings.checkpoint_every,

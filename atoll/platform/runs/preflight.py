@@ -24,8 +24,15 @@ from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.data.partitioning.partitioners import check_partition
 from atoll.clients.models.model_arguments import check_arguments
-from atoll.clients.models.model_building import warn_of_other_normalization
+from atoll.clients.models.model_building import warn_of_other_normalization, zero_logits
 from atoll.clients.mods import check_mods
+from atoll.clients.tasks.user_functions import (
+    LOSS,
+    METRICS,
+    check_loss,
+    check_metrics,
+    find_function,
+)
 from atoll.errors import InvalidExperimentError
 from atoll.platform.callbacks.mlflow_log import check_installed
 from atoll.platform.config.client_mods import check_mods_of, named_mods, with_references
@@ -33,9 +40,11 @@ from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.privacy import warn_of_privacy
+from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation
+from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.layerwise.layerwise_checks import check_layerwise
 
 
@@ -81,6 +90,29 @@ def _check_strategy_and_mods(experiment: Experiment) -> None:
 
 def _check_model(experiment: Experiment) -> None:
     check_arguments(experiment.model)
+
+
+def _check_functions(experiment: Experiment) -> None:
+    for metric in experiment.run.metrics or ():
+        find_function(metric, METRICS)
+    if experiment.client.loss is not None:
+        find_function(experiment.client.loss, LOSS)
+
+
+def _check_loss_and_metrics(made: Components) -> None:
+    loss, metrics = made.experiment.client.loss, made.experiment.run.metrics or ()
+    if loss is None and not metrics:
+        return
+    aligned = [s for s in nested_strategies(made.strategy) if isinstance(s, AlignmentStrategy)]
+    if loss is not None and aligned:
+        raise InvalidExperimentError(
+            f"client.loss = {loss!r}: strategy.name = {type(aligned[0]).__name__!r} aligns "
+            "moments of the cross-entropy; expected one without the other"
+        )
+    logits = zero_logits(made.model, made.dataset.image_shape)
+    check_metrics(metrics, logits)
+    if loss is not None:
+        check_loss(loss, logits)
 
 
 def _check_data(experiment: Experiment) -> None:
@@ -150,11 +182,13 @@ SETTINGS: tuple[Callable[[Experiment], None], ...] = (
     _check_tracking,
     _check_data,
     _check_model,
+    _check_functions,
     _check_strategy_and_mods,
 )
 COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _warn_of_domains,
     _check_vectorized,
+    _check_loss_and_metrics,
     _warn_of_normalization,
     _warn_of_duration,
     _check_alignment,

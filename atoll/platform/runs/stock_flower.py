@@ -99,11 +99,15 @@ class _Evaluation:
             experiment.model, dataset.image_shape, len(dataset.classes), experiment.run.seed
         )
         self._arrays = ModelArrays(self._model)
+        self._metrics = experiment.run.metrics or ()
         data = experiment.data
         self._sets = test_sets(dataset, data.held_out, data.test_examples)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         self._arrays.load(arrays)
         dataset = self._dataset
-        done = [evaluate(self._model, dataset, dataset.test, own) for own in self._sets.indices]
+        done = [
+            evaluate(self._model, dataset, dataset.test, own, metrics=self._metrics)
+            for own in self._sets.indices
+        ]
         return MetricRecord(metrics_by_domain(self._sets, done))

@@ -11,19 +11,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_dataset import ImageDataset
 from atoll.clients.data.partitioning.domains import check_held_out, training_domains
 from atoll.clients.data.partitioning.partition import check_home_domains
-from atoll.clients.ranges import Count, Seed
 from atoll.clients.settings import Section
 from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
+from atoll.platform.config.sweep_sections import SweepSettings
 from atoll.platform.run_directory.identity import relevant, sha256_of_tables
 from atoll.platform.sweeps.axes import (
     EACH,
@@ -35,48 +33,9 @@ from atoll.platform.sweeps.axes import (
 )
 from atoll.platform.sweeps.random_search import Distribution, draw_samples
 from atoll.platform.sweeps.trial_checks import SettingsChecks
-from atoll.platform.sweeps.trial_stopping import TrialStoppingSettings
 
 # Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
 MAX_TRIALS = 100_000
-
-
-class SweepSettings(Section):
-    """``[sweep]``: which experiments to run.
-
-    Attributes
-    ----------
-    grid : dict
-        Lists of values by experiment key ("strategy.name", "run.seed", ...): every combination is
-        run. ``"data.held_out" = "each"`` holds out each domain in turn.
-    variants : dict
-        Methods by name: tables of an experiment, put over the file's own. A variant may have a
-        ``grid`` of its own, for its hyper-parameters.
-    leave_one_domain_out : bool
-        Whether to add the trials that leave-one-domain-out validation needs: each with one more
-        domain held out.
-    random : dict
-        Distributions by experiment key: values are drawn from them, and every combination of the
-        grid is run with each sample. A list is a choice of its values. A variant may have a
-        ``random`` of its own.
-    samples : int or None
-        Number of samples that are drawn.
-    samples_seed : int
-        Decides what is drawn.
-    early_stopping : TrialStoppingSettings or None
-        Rule by which trials are stopped before their last round.
-    parallel : int or "auto"
-        Trials at once; "auto" is as many as the cluster has workers.
-    """
-
-    grid: dict[str, Any] = Field(default_factory=dict)
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    leave_one_domain_out: bool = False
-    random: dict[str, Any] = Field(default_factory=dict)
-    samples: Count | None = None
-    samples_seed: Seed = 0
-    early_stopping: TrialStoppingSettings | None = None
-    parallel: Literal["auto"] | Annotated[int, Field(gt=0, le=10_000)] = "auto"
 
 
 class _SweepFile(Section):

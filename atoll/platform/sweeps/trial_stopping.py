@@ -16,16 +16,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from atoll.clients.ranges import Rounds
-from atoll.clients.settings import Section
 from atoll.errors import EngineError
 from atoll.lazy import LazyModule
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.cluster.bounded_waits import answer
+from atoll.platform.config.sweep_sections import TrialStoppingSettings
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.run_directory.run_files import ROUND_ONLY, ROUNDS, has_table, read_rounds_table
 
@@ -34,29 +31,6 @@ logger = logging.getLogger("atoll")
 schedulers = LazyModule("ray.tune.schedulers")
 
 STOPPED = "stopped.json"
-
-
-class TrialStoppingSettings(Section):
-    """``[sweep.early_stopping]``: which trials are not worth their remaining rounds.
-
-    Attributes
-    ----------
-    metric : str
-        As in ``rounds.parquet``. With held-out domains "server_accuracy" is theirs, which no
-        selection may look at: name a training domain's, "server_accuracy_e0.1" say.
-    mode : "max" or "min"
-        Whether more is better.
-    grace_rounds : int
-        Rounds that every trial is given: the first rung.
-    reduction_factor : float
-        Each rung comes so many times later than the one before, and the best of one in so many
-        trials go past it.
-    """
-
-    metric: str = "server_accuracy"
-    mode: Literal["max", "min"] = "max"
-    grace_rounds: Rounds = 1
-    reduction_factor: Annotated[float, Field(gt=1.0, le=1e6)] = 3.0
 
 
 class TrialStopped(Exception):  # noqa: N818 - it is no error

@@ -18,9 +18,9 @@ from atoll.files.reading import parse_json
 from atoll.files.recorded import write_recorded_rows
 from atoll.platform.run_directory.identity import RunIdentity
 from atoll.platform.run_directory.run_files import read_result, read_table
-from atoll.platform.run_directory.source_identity import references_in, source_hashes
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of
 from atoll.platform.sweeps.trial_stopping import STOPPED
+from atoll.source_identity import references_in, source_hashes
 
 logger = logging.getLogger("atoll")
 

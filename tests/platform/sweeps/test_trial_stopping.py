@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atoll.platform.config.sweep_sections import TrialStoppingSettings
 from atoll.platform.run_directory.run_files import RESULT
 from atoll.platform.runs.federation_run import run
 from atoll.platform.sweeps.sweep import TrialEnd, run_sweep
 from atoll.platform.sweeps.sweep_plan import load_sweep
-from atoll.platform.sweeps.trial_stopping import STOPPED, Halving, TrialStoppingSettings
+from atoll.platform.sweeps.trial_stopping import STOPPED, Halving
 
 SWEEP = """
 [run]

@@ -27,11 +27,14 @@ from atoll.clients.data.partitioning.partitioners import (
     check_partitioner,
     load_all,
     make_partitioner,
+    own_function,
 )
+from atoll.clients.data.partitioning.user_partition import deal_by_function
 from atoll.clients.settings import DataSettings
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
+from atoll.source_identity import source_hashes
 
 logger = logging.getLogger("atoll")
 
@@ -141,9 +144,15 @@ def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) 
             f"data.clients = {settings.clients}: there are only {available} training examples in "
             f"{dataset.name}; expected at most as many clients"
         )
-    target = cache_root() / "partitions" / _key(dataset, settings, seed)
+    key = _key(dataset, settings, seed)
+    dealt = None
+    if ":" in settings.partition.name and not source_hashes([settings.partition.name]):
+        # Code without a file cannot be told from other code: what it deals is the key.
+        dealt = deal(dataset, examples, settings, seed)
+        key = hashlib.sha256(key.encode() + dealt[0].tobytes() + dealt[1].tobytes()).hexdigest()
+    target = cache_root() / "partitions" / key
     if not (target / "indices.npy").exists():
-        sizes, indices = deal(dataset, examples, settings, seed)
+        sizes, indices = dealt or deal(dataset, examples, settings, seed)
         with appearing(target) as folder:
             np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
             np.save(folder / "indices.npy", indices.astype(np.int64))
@@ -194,6 +203,8 @@ def _key(dataset: ImageDataset, settings: DataSettings, seed: int) -> str:
         "train_examples": settings.train_examples,
         "examples_per_client": settings.examples_per_client,
     }
+    if ":" in settings.partition.name:
+        described["source"] = source_hashes([settings.partition.name])
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -231,6 +242,11 @@ def deal(
         columns["domain"] = split.domains[chosen]
     if split.groups is not None:
         columns["group"] = split.groups[chosen]
+    function = own_function(settings.partition.name)
+    if function is not None:
+        dealt = derive_seed(seed, "partition") % 2**32
+        owned = deal_by_function(function, columns, settings, dealt)
+        return _joined(_limit([chosen[part] for part in owned], settings, seed))
     partitioner = make_partitioner(settings, seed, list(columns), dataset.domains)
     if type(partitioner) is PARTITIONERS.find("iid", NAME):
         sizes = _even_sizes(len(chosen), partitioner.num_partitions)
@@ -240,7 +256,10 @@ def deal(
         parts = np.split(chosen, np.cumsum(sizes)[:-1])
     else:
         parts = load_all(partitioner, columns, settings)
-    parts = _limit(parts, settings, seed)
+    return _joined(_limit(parts, settings, seed))
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     sizes = np.fromiter(map(len, parts), np.int64, len(parts))
     return sizes, np.concatenate(parts)
 

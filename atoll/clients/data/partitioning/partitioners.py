@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -119,6 +119,24 @@ def check_partition(settings: DataSettings) -> str:
         if ":" not in name and argument in ARGUMENTS:
             check_value(f"data.partition.{argument}", value, ARGUMENTS[argument])
     return name
+
+
+def own_function(name: str) -> Callable[..., Any] | None:
+    """Return a user's own function that deals examples; None of a class, and of names.
+
+    Raises
+    ------
+    InvalidExperimentError
+        If ``module:attribute`` is neither.
+    """
+    if ":" not in name:
+        return None
+    found = PARTITIONERS.find(name, NAME)
+    if not callable(found):
+        raise InvalidExperimentError(
+            f"{NAME} = {name!r}: is a {type(found).__name__}, expected a function or a Partitioner"
+        )
+    return None if inspect.isclass(found) else found
 
 
 def make_partitioner(

@@ -1,0 +1,1 @@
+"""Reference of experiment keys and of names, for ``atoll explain``, ``atoll list`` and docs."""

@@ -1,0 +1,1 @@
+"""Starters: commented experiments and a Flower app, which ``atoll init`` writes."""
