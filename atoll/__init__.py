@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment, load_experiment
     from atoll.platform.grid.grid_config import GridConfig
     from atoll.platform.grid.ray_grid import RayGrid
+    from atoll.platform.results.pixel_model import InputFormat, PixelModel, Predictions
+    from atoll.platform.results.recorded_run import RecordedRun, open_run
     from atoll.platform.rounds.round_loop import run_rounds
     from atoll.platform.rounds.round_options import RoundOptions
     from atoll.platform.run_directory.checkpoint import parameters_sha256
@@ -54,10 +56,14 @@ __all__ = [
     "EngineError",
     "Experiment",
     "GridConfig",
+    "InputFormat",
     "InvalidExperimentError",
     "LabelsRun",
     "Observer",
+    "PixelModel",
+    "Predictions",
     "RayGrid",
+    "RecordedRun",
     "RoundOptions",
     "RoundRecord",
     "RunDirectoryError",
@@ -72,6 +78,7 @@ __all__ = [
     "load_experiment",
     "load_sweep",
     "network_arrays",
+    "open_run",
     "parameters_sha256",
     "resume",
     "run",
@@ -105,6 +112,8 @@ _MODULES = {
     "atoll.platform.grid.ray_grid": ("RayGrid",),
     "atoll.platform.rounds.round_loop": ("run_rounds",),
     "atoll.platform.rounds.round_options": ("RoundOptions",),
+    "atoll.platform.results.pixel_model": ("InputFormat", "PixelModel", "Predictions"),
+    "atoll.platform.results.recorded_run": ("RecordedRun", "open_run"),
     "atoll.platform.run_directory.checkpoint": ("parameters_sha256",),
     "atoll.platform.runs.federation_run": ("RunResult", "run", "resume"),
     "atoll.platform.runs.layerwise.network_arrays": ("network_arrays",),

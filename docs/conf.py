@@ -11,6 +11,8 @@ sys.path.insert(0, str(HERE / "_ext"))
 sys.path.insert(0, str(HERE.parent))
 # Guides are executed in kernels of their own, which import this checkout.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+# So is their command line.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Each guide has a Ray of its own, whatever else runs on the machine.
@@ -31,7 +33,7 @@ extensions = [
     "myst_nb",
     "atoll_reference",
 ]
-exclude_patterns = ["_build", "_ext", "_templates", "results/plot_*.py"]
+exclude_patterns = ["_build", "_ext", "_templates"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"Atoll {release}"

@@ -96,6 +96,7 @@ def test_examples_in_docstrings_run(package: str, name: str) -> None:
 NEED_A_RUN = {
     "RayGrid",
     "network_arrays",
+    "open_run",
     "resume",
     "run",
     "run_arena",
@@ -114,7 +115,9 @@ RETURNED = {
     "DomainGradients": "GradientStrategy",
     "LabelsRun": "run_labels",
     "Observation": "observe",
+    "Predictions": "open_run",
     "PublicData": "references_of",
+    "RecordedRun": "open_run",
     "RunResult": "run",
     "Sweep": "load_sweep",
     "SweepResult": "run_sweep",

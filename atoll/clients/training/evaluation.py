@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.clients.data.image_dataset import Split
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.tasks.losses import losses_of, predictions_of
@@ -26,6 +26,26 @@ BATCH, BATCH_VALUES = 512, 512 * 3 * 64 * 64
 MAIN = "mean"
 
 Metrics = dict[str, int | float | list[int] | list[float]]
+
+
+class ModelInputs(Protocol):
+    """What a model is given and tells apart; a data set has these attributes."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, in units of [0, 1]: what is subtracted."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel: what is divided by."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +120,14 @@ class Evaluation:
         return {f"{name}_accuracy": share.tolist() for name, share in shares.items()}
 
 
-def batch_of(dataset: ImageDataset) -> int:
+def batch_of(dataset: ModelInputs) -> int:
     """Return how many of a data set's images are evaluated at once."""
     return max(1, min(BATCH, BATCH_VALUES // int(np.prod(dataset.image_shape))))
 
 
 def evaluate(
     model: nn.Module,
-    dataset: ImageDataset,
+    dataset: ModelInputs,
     split: Split,
     indices: NDArray[np.int64],
     device: torch.device | str = "cpu",
@@ -119,8 +139,8 @@ def evaluate(
     ----------
     model : nn.Module
         The model; it is left in evaluation mode.
-    dataset : ImageDataset
-        Data set whose mean and deviation normalise the images.
+    dataset : ImageDataset or ModelInputs
+        Data set, or what else has the mean and deviation that normalise the images.
     split : Split
         The examples, of which ``indices`` are evaluated.
     indices : NDArray[int64]

@@ -25,6 +25,7 @@ from atoll.attacks.victims import references_of
 from atoll.errors import CaptureError
 from atoll.files.atomic import replacing
 from atoll.platform.attack_runs.attack_run import ATTACKS_FOLDER, dataset_of, uses_of
+from atoll.platform.reports import tables as reports
 from atoll.platform.run_directory.run_files import check_run_directory
 from atoll.platform.runs.session import new_run_directory
 from atoll.trust import Ask, admitted, refuse
@@ -51,6 +52,22 @@ class LabelsRun:
     directory: Path
     threat: ThreatModel
     rows: list[dict[str, Any]]
+
+    def plain_table(self) -> reports.Table:
+        """Return the rows for LaTeX and CSV."""
+        return reports.Table(
+            f"labels of {len(self.rows)} answers",
+            ["round", "node", "statistics", "examples", "recovered", "certain", "counts"],
+            [
+                [
+                    *(row["round"], row["node_id"], ", ".join(row["statistics"])),
+                    *(row["examples"], row["recovered"], row["certain"]),
+                    " ".join(map(str, row["counts"])),
+                ]
+                for row in self.rows
+            ],
+            str(self.threat),
+        )
 
     def table(self) -> Table:
         """Return the rows for a terminal."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Annotated
 
 import click
 import typer
 from typer.core import TyperGroup
 
-from atoll.platform.cli import apps, attacks, reference, runs, starters, sweeps
+from atoll.platform.cli import apps, attacks, finished_runs, reference, runs, starters, sweeps
 from atoll.platform.cli.terminal import console
 
 
@@ -38,6 +40,13 @@ application = typer.Typer(
 data_commands = typer.Typer(cls=CommandGroup, help="Data sets.", no_args_is_help=True)
 application.add_typer(data_commands, name="data")
 
+
+def help_of(command: Callable[..., None]) -> str:
+    """Return a command's docstring, each paragraph one line: the terminal wraps them."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(p if "\b" in p else " ".join(p.split()) for p in paragraphs)
+
+
 for command in (
     starters.init,
     runs.run,
@@ -46,6 +55,10 @@ for command in (
     runs.resume,
     runs.watch,
     runs.report,
+    finished_runs.runs,
+    finished_runs.compare,
+    finished_runs.plot,
+    finished_runs.export,
     attacks.attack,
     attacks.labels,
     sweeps.arena,
@@ -53,7 +66,7 @@ for command in (
     apps.flower,
     reference.explain,
 ):
-    application.command()(command)
+    application.command(help=help_of(command))(command)
 application.command("list")(reference.list_names)
 application.command("train-generator")(attacks.train_generator)
 data_commands.command("get")(apps.data_get)

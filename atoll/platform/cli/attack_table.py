@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from atoll.platform.attack_runs.attack_run import FIGURES, AttackRun
+from atoll.platform.reports import tables as reports
 
 TITLES = {
     "psnr": "PSNR, dB",
@@ -69,6 +70,22 @@ def table_of(result: AttackRun) -> Table:
         if values:
             table.add_row(TITLES[name], *map(_short, (result.means()[name], *_ends(values))))
     return table
+
+
+def plain_table_of(result: AttackRun) -> reports.Table:
+    """Return the same for LaTeX and CSV."""
+    first = result.rows[0]
+    rows: list[list[reports.Cell]] = []
+    for name in FIGURES:
+        values = [row[name] for row in result.rows if row[name] is not None]
+        if values:
+            rows.append([TITLES[name], result.means()[name], *_ends(values)])
+    return reports.Table(
+        f"{first['attack']} on {len(result.rows)} images of {len(result.attacked)} updates",
+        ["metric", "mean", "least", "most"],
+        rows,
+        f"{first['threat']}; labels {first['label_source']}",
+    )
 
 
 def _ends(values: Sequence[Any]) -> tuple[float, float]:

@@ -9,10 +9,12 @@ import typer
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.cli.completion import complete_attack
+from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     TrustOption,
     clear_errors,
     console,
+    errors,
     log_to_terminal,
     who_is_trusted,
 )
@@ -49,14 +51,18 @@ def attack(
         Path | None, typer.Option(help="Where rows and pictures go; by default in RUN_DIR/attacks.")
     ] = None,
     trust_code: TrustOption = False,
+    latex: LatexOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Reconstruct clients' images from a run's captures, and show how well it worked."""
     with clear_errors():
         from atoll.platform.attack_runs.attack_run import parse_settings, run_attack
-        from atoll.platform.cli.attack_table import AttackProgress, table_of
+        from atoll.platform.cli.attack_table import AttackProgress, plain_table_of, table_of
 
+        form = form_of(latex=latex, csv=csv)
+        told = console if form == "text" else errors
         log_to_terminal("info")
-        with AttackProgress(console) as progress:
+        with AttackProgress(told) as progress:
             result = run_attack(
                 run_directory,
                 name,
@@ -70,8 +76,11 @@ def attack(
                 progress=progress,
                 ask=who_is_trusted(trust_code),
             )
-        console.print(table_of(result))
-        console.print(f"rows and pictures: {result.directory}", soft_wrap=True)
+        if form == "text":
+            console.print(table_of(result))
+        else:
+            print_tables([plain_table_of(result)], form)
+        told.print(f"rows and pictures: {result.directory}", soft_wrap=True)
 
 
 def doctor(
@@ -104,15 +113,22 @@ def labels(
         Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
     ] = None,
     trust_code: TrustOption = False,
+    latex: LatexOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Count clients' labels from the head gradients that an alignment strategy asked for."""
     with clear_errors():
         from atoll.platform.attack_runs.label_counts import run_labels
 
+        form = form_of(latex=latex, csv=csv)
         log_to_terminal("info")
         result = run_labels(run_directory, public=public, out=out, ask=who_is_trusted(trust_code))
-        console.print(result.table())
-        console.print(f"rows: {result.directory}", soft_wrap=True)
+        if form == "text":
+            console.print(result.table())
+        else:
+            print_tables([result.plain_table()], form)
+        told = console if form == "text" else errors
+        told.print(f"rows: {result.directory}", soft_wrap=True)
 
 
 def train_generator(

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     OutOption,
     SetOption,
@@ -104,13 +105,23 @@ def watch(
 
 def report(
     run_directory: Annotated[Path, typer.Argument(help="A run directory, finished or not.")],
+    latex: LatexOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Write a run's report again and show its main figures."""
     with clear_errors():
+        from atoll.platform.reports import tables
         from atoll.platform.reports.run_report import headline, write_report
 
+        form = form_of(latex=latex, csv=csv)
         log_to_terminal("info")
         path = write_report(run_directory)
+        if form != "text":
+            figures: list[list[tables.Cell]] = [
+                [name, value] for name, value in headline(run_directory).items()
+            ]
+            print_tables([tables.Table(str(run_directory), ["figure", "value"], figures)], form)
+            return
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in headline(run_directory).items():
             table.add_row(escape(name), escape(value))

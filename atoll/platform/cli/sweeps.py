@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     INTERRUPTED,
     SetOption,
@@ -39,12 +40,15 @@ def sweep(
         bool, typer.Option("--dry-run", help="List the trials only; no code is imported.")
     ] = False,
     trust_code: TrustOption = False,
+    latex: LatexOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Run a grid of experiments, or what is missing of it, and show the table of results."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None, "sweep.toml"):
         from atoll.platform.sweeps.sweep_plan import load_sweep
 
+        form = form_of(latex=latex, csv=csv)
         settings = settings_of(overrides, workers)
         log_to_terminal("info")
         quiet_flower()
@@ -60,12 +64,17 @@ def sweep(
         from atoll.platform.sweeps.sweep import run_sweep, sweep_directory
 
         directories.append(sweep_directory(planned, out))
-        with SweepProgress(console, directories[0]) as progress:
+        # What is written to a file or a pipe are the tables alone.
+        told = console if form == "text" else errors
+        with SweepProgress(told, directories[0]) as progress:
             result = run_sweep(
                 planned, directories[0], on_start=progress.on_start, on_end=progress.on_end
             )
-        console.print(result.tables, soft_wrap=True)
-        console.print(f"tables: {result.directory / 'results.md'}", soft_wrap=True)
+        if form == "text":
+            console.print(result.tables, soft_wrap=True)
+        else:
+            print_tables(result.printed, form)
+        told.print(f"tables: {result.directory / 'results.md'}", soft_wrap=True)
         if result.failed:
             errors.print(
                 f"{len(result.failed)} trials failed; 'atoll sweep' again tries them again"
@@ -86,12 +95,15 @@ def arena(
         typer.Option("--dry-run", help="List the federations only; no code is imported."),
     ] = False,
     trust_code: TrustOption = False,
+    latex: LatexOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Run attacks on defended federations, or what is missing of it, and write the report."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None, "arena.toml"):
         from atoll.platform.arenas.arena_plan import load_arena
 
+        form = form_of(latex=latex, csv=csv)
         log_to_terminal("info")
         quiet_flower()
         with importing(dry_run=dry_run and not trust_code):
@@ -103,9 +115,11 @@ def arena(
             return
         from atoll.platform.arenas.arena import arena_directory, run_arena
         from atoll.platform.cli.arena_progress import ArenaProgress
+        from atoll.platform.results.pictures import arena_tables
 
         directories.append(arena_directory(planned, out))
-        progress = ArenaProgress(console)
+        told = console if form == "text" else errors
+        progress = ArenaProgress(told)
         result = run_arena(
             planned,
             directories[0],
@@ -113,7 +127,9 @@ def arena(
             on_job=progress.on_job,
             trust_code=trust_code,
         )
-        console.print(f"report: {result.report}", soft_wrap=True)
+        if form != "text":
+            print_tables(arena_tables(result.directory), form)
+        told.print(f"report: {result.report}", soft_wrap=True)
         if result.failed:
             for part, reason in result.failed.items():
                 errors.print(f"failed: {part}: {reason}", soft_wrap=True)

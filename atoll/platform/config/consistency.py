@@ -86,6 +86,15 @@ def _early_stopping(experiment: Experiment) -> Iterator[str]:
         yield "run.early_stopping: expected patience or target to be set"
 
 
+def _kept_round(experiment: Experiment) -> Iterator[str]:
+    keep, rounds = experiment.run.keep, experiment.run.rounds
+    if isinstance(keep, int) and keep > rounds:
+        yield (
+            f"run.keep = {keep}: there is no such round (with run.rounds = {rounds}); expected "
+            "'last', 'best' or one of them"
+        )
+
+
 def _capture(experiment: Experiment) -> Iterator[str]:
     capture = experiment.capture
     if capture is None:
@@ -133,6 +142,11 @@ def _layers(experiment: Experiment) -> Iterator[str]:
         if value:
             shown = list(value) if isinstance(value, tuple) else value
             yield (f"client.{key} = {shown}: is of a federation; expected none with [layers]")
+    if experiment.run.keep != "last":
+        yield (
+            f"run.keep = {experiment.run.keep!r}: with [layers] the last epoch's blocks alone are "
+            "kept; expected 'last'"
+        )
     if experiment.capture is not None:
         yield ("capture: with [layers] no client sends anything; expected one of the two sections")
     if is_noprop(model) and "ensemble" in layers.baselines and model.name.casefold() != "noprop-dt":
@@ -182,6 +196,7 @@ CHECKS: tuple[Callable[[Experiment], Iterable[str]], ...] = (
     _no_training,
     _layers,
     _early_stopping,
+    _kept_round,
     _capture,
     _data_folder,
 )

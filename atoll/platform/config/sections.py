@@ -18,6 +18,10 @@ from atoll.platform.config.label_selector import LabelSelector
 MAX_WORKERS = 10_000
 
 
+# Tags are cells of tables and words of command lines.
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=/-]*$", max_length=100)]
+
+
 class EarlyStoppingSettings(Section):
     """``[run.early_stopping]``: stop when a metric no longer improves, or is good enough.
 
@@ -60,7 +64,16 @@ class RunSettings(Section):
     checkpoint_every : int
         Rounds between checkpoints; the last round has one.
     keep_checkpoints : int
-        How many checkpoints are kept.
+        How many of the newest checkpoints are kept.
+    keep : "last", "best" or int
+        Whose checkpoint stays beside the newest: "last" is that of no other round, "best" that of
+        the round with the best ``keep_metric``, a number that of this round.
+    keep_metric : str
+        The metric that "best" is by, as in ``rounds.parquet``.
+    keep_mode : "max" or "min"
+        Whether larger or smaller values of ``keep_metric`` are better.
+    tags : tuple[str, ...]
+        Words by which ``atoll runs`` finds the run; they change nothing else.
     out : Path
         The folder of run directories.
     metrics : tuple[str, ...] or None
@@ -78,6 +91,10 @@ class RunSettings(Section):
     evaluate_every: Rounds = 1
     checkpoint_every: Rounds = 5
     keep_checkpoints: Rounds = 2
+    keep: Literal["last", "best"] | Rounds = "last"
+    keep_metric: str = "server_accuracy"
+    keep_mode: Literal["max", "min"] = "max"
+    tags: Annotated[tuple[Tag, ...], Field(strict=False)] = ()
     out: FilePath = Path("runs")
     metrics: Annotated[
         tuple[UserFunction, ...] | None,

@@ -94,6 +94,8 @@ class RoundCheckpoints:
         self._result.arrays = checkpoint.arrays
         if self._options.stopping is not None:
             self._options.stopping.load_state_dict(tree["stopping"])
+        # Checkpoints of earlier versions have none.
+        self._options.keep.load_state_dict(tree.get("kept", {}))
         for name, rounds in tree["metrics"].items():
             history = getattr(self._result, name)
             history.update({int(r): MetricRecord(values) for r, values in rounds.items()})
@@ -119,6 +121,7 @@ class RoundCheckpoints:
             "vectorization": vars(choice),
             "stopping": None if stopping is None else stopping.state_dict(),
             "stopped": stopped,
+            "kept": self._options.keep.state_dict(),
             "metrics": {
                 name: {r: dict(values) for r, values in getattr(result, name).items()}
                 for name in HISTORIES
@@ -142,5 +145,5 @@ class RoundCheckpoints:
         """Write the checkpoint that is kept, if it is not written yet."""
         if self._options.checkpoints is not None and self._pending is not None:
             self._options.before_checkpoint()
-            self._options.checkpoints.write(self._pending)
+            self._options.checkpoints.write(self._pending, self._options.keep.rounds)
             self._pending = None

@@ -244,10 +244,11 @@ class _RoundLoop:
     def _end_round(self, record: RoundRecord, arrays: ArrayRecord) -> bool:
         """Tell observers, keep the state, write a checkpoint if due; return whether to stop."""
         every = self._options.checkpoint_every
+        is_kept = self._options.keep.note(record)
 
         def save(state: Checkpoint | None, is_last: bool) -> None:
             self._checkpoints.keep(state)
-            if every is not None and (is_last or record.server_round % every == 0):
+            if every is not None and (is_last or is_kept or record.server_round % every == 0):
                 self._checkpoints.save()
 
         capture = partial(self._checkpoints.capture, record.server_round, arrays)

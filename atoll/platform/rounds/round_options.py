@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from atoll.platform.callbacks.observers import Observer, RoundRecord
 from atoll.platform.rounds.client_failures import ClientFailures
+from atoll.platform.rounds.kept_round import KeptRound
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 
 
@@ -43,6 +44,8 @@ class RoundOptions:
         Called after every round.
     stopping : StoppingRule or None
         Early stopping.
+    keep : KeptRound
+        Whose checkpoint stays beside the newest.
     before_checkpoint : Callable[[], None]
         Called before a checkpoint is written: what belongs to its rounds must be on disk by then.
     name : str
@@ -73,6 +76,7 @@ class RoundOptions:
     observers: Sequence[Observer] = ()
     callbacks: Sequence[Callable[[RoundRecord], None]] = ()
     stopping: StoppingRule | None = None
+    keep: KeptRound = field(default_factory=KeptRound)
     before_checkpoint: Callable[[], None] = lambda: None
     name: str = "federation"
     directory: Path | None = None

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,15 @@ class CheckpointStore:
         names = self._directory.glob("round-*") if self._directory.is_dir() else ()
         return sorted(int(p.name[6:]) for p in names if p.name[6:].isdecimal() and p.is_dir())
 
-    def write(self, checkpoint: Checkpoint) -> None:
+    def write(self, checkpoint: Checkpoint, also: Collection[int] = ()) -> None:
         """Write a checkpoint; it is there as a whole or not at all.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+            The checkpoint.
+        also : Collection[int]
+            Rounds whose checkpoints stay beside the newest.
 
         Raises
         ------
@@ -118,7 +126,8 @@ class CheckpointStore:
             ) from error
         rounds = self.rounds()
         # Those of later rounds are not whole, or this round would not have been run again.
-        kept = [r for r in rounds if r <= checkpoint.server_round][-self._keep :]
+        earlier = [r for r in rounds if r <= checkpoint.server_round]
+        kept = [r for r in earlier if r in earlier[-self._keep :] or r in also]
         for server_round in set(rounds).difference(kept):
             shutil.rmtree(self._path(server_round), ignore_errors=True)
         self._remove_unused(kept)

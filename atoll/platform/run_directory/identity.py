@@ -29,7 +29,10 @@ logger = logging.getLogger("atoll")
 IDENTITY = "identity.json"
 # What may differ without a run becoming another: none of it changes a run's results.
 IRRELEVANT: Mapping[str, Sequence[str]] = {
-    "run": ("name", "out", "checkpoint_every", "keep_checkpoints"),
+    "run": (
+        *("name", "out", "tags", "checkpoint_every"),
+        *("keep_checkpoints", "keep", "keep_metric", "keep_mode"),
+    ),
     "ray": ("address", "workers", "cpus_per_worker", "nodes_timeout", "label_selector"),
 }
 MISSING = "not set"

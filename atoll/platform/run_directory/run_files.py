@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atoll.clients.ranges import Pixels
 from atoll.error_messages import short
 from atoll.errors import RunDirectoryError
 from atoll.files.manifests import MANIFEST, check_missing, read_verified, verify
@@ -228,6 +229,22 @@ def read_engine(directory: Path) -> Engine | None:
     return _read_if_there(directory / ENGINE, Engine)
 
 
+class _Input(BaseModel):
+    """What models are given: images normalised by channel."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    image_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)]
+    mean: list[float]
+    std: list[float]
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Input:
+        if not len(self.mean) == len(self.std) == self.image_shape[0]:
+            raise ValueError("a mean and a deviation for each channel")
+        return self
+
+
 class _Partition(BaseModel):
     """``partition.json``; earlier versions wrote less."""
 
@@ -239,6 +256,7 @@ class _Partition(BaseModel):
     training_domains: list[str] = []
     held_out: list[str] = []
     histogram: list[list[int]] = []
+    input: _Input | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> _Partition:

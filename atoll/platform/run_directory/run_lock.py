@@ -119,3 +119,18 @@ class RunLock:
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+
+def is_in_use(directory: Path) -> bool:
+    """Tell whether a process of this machine is running in a directory.
+
+    It is looked up, not tried: a lock taken to find out would turn away a run that starts then.
+    """
+    try:
+        found = os.stat(directory / LOCK)
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return False
+    # "12: FLOCK  ADVISORY  WRITE 4711 fd:01:393217 0 EOF": the devices are hexadecimal.
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    return any(device in line.split() for line in lines)

@@ -89,7 +89,7 @@ def domain_of(federation: Federation) -> Callable[[int], str | None]:
 
 
 def write_partition(directory: Path, federation: Federation, held_out: Sequence[str]) -> None:
-    """Keep clients' class histograms and the domains, for reports.
+    """Keep clients' class histograms, the domains, and how images are normalised, for readers.
 
     Of a large federation the histograms of the first clients only: no figure shows a million.
     """
@@ -106,5 +106,10 @@ def write_partition(directory: Path, federation: Federation, held_out: Sequence[
             "training_domains": training_domains(dataset, held_out),
             "held_out": sorted(held_out),
             "histogram": histogram.tolist(),
+            "input": {
+                "image_shape": list(dataset.image_shape),
+                "mean": list(dataset.mean),
+                "std": list(dataset.std),
+            },
         },
     )

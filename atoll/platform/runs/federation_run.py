@@ -24,6 +24,7 @@ from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.reports.run_report import REPORT, write_report
 from atoll.platform.rounds.client_failures import ClientFailures
+from atoll.platform.rounds.kept_round import KeptRound
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
 from atoll.platform.rounds.server_evaluation import ServerEvaluation
@@ -343,6 +344,7 @@ def _run_rounds(
     options = session.options(
         name=settings.name,
         checkpoint_every=settings.checkpoint_every,
+        keep=KeptRound(settings.keep, settings.keep_metric, settings.keep_mode),
         evaluate_every=settings.evaluate_every,
         callbacks=callbacks,
         stopping=None if stopping is None else EarlyStopping(stopping),
@@ -366,6 +368,11 @@ def _run_rounds(
             arrays = strategy.start(**named).arrays
     else:
         arrays = loop(strategy, **named).arrays
+    if settings.keep == "best" and not options.keep.rounds:
+        logger.warning(
+            "run.keep_metric = %r: no round had such a metric, so no round is the best",
+            settings.keep_metric,
+        )
     # As with Flower, a result has no arrays where no round had an update.
     arrays = arrays or federation.initial_arrays
     if recorder is not None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from atoll.files.recorded import write_recorded_text
 from atoll.platform.cluster.bounded_waits import answer, get, wait_for_one
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
+from atoll.platform.reports.tables import Table
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_lock import RunLock, is_free
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial
-from atoll.platform.sweeps.sweep_results import read_curve, write_results
+from atoll.platform.sweeps.sweep_results import figures_of, read_curve, tables_of, write_results
 from atoll.platform.sweeps.trial_checks import check_trials
 from atoll.platform.sweeps.trial_process import run_trial
 from atoll.platform.sweeps.trial_stopping import (
@@ -93,6 +94,8 @@ class SweepResult:
         The sweep directory.
     tables : str
         The tables of results, as text.
+    printed : list[Table]
+        The same as tables, for other forms.
     failed : dict[str, str]
         Why trials failed, by their description.
     """
@@ -100,6 +103,7 @@ class SweepResult:
     directory: Path
     tables: str
     failed: dict[str, str]
+    printed: list[Table] = field(default_factory=list)
 
 
 OnEnd = Callable[[TrialEnd], None]
@@ -326,5 +330,6 @@ def _finish(
         except RunDirectoryError as error:
             failed[trial.name] = f"{error}; without {place} it is run again"
     text = write_results(directory, ended, curves)
+    printed = tables_of(figures_of(ended, curves))
     described = {str(trial): failed[trial.name] for trial in sweep.trials if trial.name in failed}
-    return SweepResult(directory, text, described)
+    return SweepResult(directory, text, described, printed)

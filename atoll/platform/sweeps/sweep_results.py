@@ -16,6 +16,7 @@ from atoll.credentials import without_credentials
 from atoll.errors import RunDirectoryError
 from atoll.files.recorded import write_recorded_rows, write_recorded_text
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY, domain_accuracy
+from atoll.platform.reports.tables import Cell, Estimate, Table, as_markdown, as_text
 from atoll.platform.run_directory.run_files import (
     PARTITION,
     ROUND_ONLY,
@@ -29,6 +30,7 @@ from atoll.platform.sweeps.sweep_plan import Trial
 RESULTS, CURVES = "results.parquet", "curves.parquet"
 # The name under which data sets without domains are reported.
 WHOLE = "test"
+UNIT = "accuracy in %, mean ± standard error over seeds"
 
 
 @dataclass(frozen=True)
@@ -192,25 +194,6 @@ def _chosen(figures: Sequence[Figure]) -> str:
     return "\nchosen hyper-parameters:\n" + "\n".join(dict.fromkeys(lines)) + "\n" if lines else ""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table to print: one rule's figures, methods by domains.
-
-    Attributes
-    ----------
-    title : str
-        The rule.
-    header : list[str]
-        The columns.
-    rows : list[list[str]]
-        The cells: mean and standard error in per cent.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-
 def tables_of(figures: Sequence[Figure]) -> list[Table]:
     """Return a table a rule.
 
@@ -227,49 +210,27 @@ def tables_of(figures: Sequence[Figure]) -> list[Table]:
         columns.sort(key=lambda column: targets.index(column[0]))
         with_mean = len(columns) > 1 and len(targets) > 1
         header = ["method", *(f"{domain} ({role})" for _, domain, role in columns)]
-        rows = []
+        rows: list[list[Cell]] = []
         for method in dict.fromkeys(figure.method for figure in own):
             by_column = {(f.target, f.domain, f.role): f for f in shown if f.method == method}
-            cells = [_cell(by_column.get(column)) for column in columns]
+            cells: list[Cell] = [_cell(by_column.get(column)) for column in columns]
             if with_mean:
                 cells.append(_mean_cell([by_column.get(column) for column in columns]))
             rows.append([method, *cells])
-        tables.append(Table(rule, [*header, *(["mean"] if with_mean else [])], rows))
+        tables.append(Table(rule, [*header, *(["mean"] if with_mean else [])], rows, UNIT))
     return tables
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: Figure | None) -> Estimate | None:
     if figure is None:
-        return "-"
-    if math.isnan(figure.standard_error):
-        return f"{100 * figure.mean:.1f} (1 seed)"
-    return f"{100 * figure.mean:.1f} ± {100 * figure.standard_error:.1f} ({figure.seeds} seeds)"
+        return None
+    return Estimate(
+        figure.mean, figure.seeds, figure.standard_error, digits=1, scale=100.0, of="seed"
+    )
 
 
-def _mean_cell(figures: Sequence[Figure | None]) -> str:
+def _mean_cell(figures: Sequence[Figure | None]) -> Estimate | None:
     known = [figure.mean for figure in figures if figure is not None]
-    return f"{100 * sum(known) / len(known):.1f}" if len(known) == len(figures) else "-"
-
-
-def as_markdown(table: Table) -> str:
-    """Return a table as Markdown, its title in a line before."""
-    lines = [
-        f"**{table.title}** (accuracy in %, mean ± standard error over seeds)",
-        "",
-        f"| {' | '.join(table.header)} |",
-        f"|{'---|' * len(table.header)}",
-        *(f"| {' | '.join(row)} |" for row in table.rows),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def as_text(table: Table) -> str:
-    """Return a table as aligned text, its title in a line before."""
-    rows = [table.header, *table.rows]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(table.header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    title = f"{table.title} (accuracy in %, mean ± standard error over seeds)"
-    return "\n".join([title, *lines]) + "\n"
+    if len(known) < len(figures):
+        return None
+    return Estimate(sum(known) / len(known), len(known), digits=1, scale=100.0)

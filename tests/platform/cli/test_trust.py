@@ -100,6 +100,10 @@ COMMANDS = {
     "resume": lambda run: (run,),
     "report": lambda run: (run,),
     "watch": lambda run: (run, "--once"),
+    "runs": lambda run: (run,),
+    "compare": lambda run: (run, "--out", run / "comparison.html"),
+    "plot": lambda run: (run, "--out", run / "plot.svg"),
+    "export": lambda run: (run, "--to", "safetensors", "--out", run / "x.safetensors"),
 }
 
 

@@ -11,15 +11,14 @@ import pytest
 from atoll.errors import RunDirectoryError
 from atoll.files.atomic import write_json
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.reports.tables import Table, as_markdown, as_text
 from atoll.platform.sweeps.model_selection import Curve
 from atoll.platform.sweeps.sweep_plan import Trial
-from atoll.platform.sweeps.sweep_results import (
-    as_markdown,
-    as_text,
-    figures_of,
-    read_curve,
-    tables_of,
-)
+from atoll.platform.sweeps.sweep_results import figures_of, read_curve, tables_of
+
+
+def shown(table: Table) -> list[list[str]]:
+    return [["-" if cell is None else str(cell) for cell in row] for row in table.rows]
 
 
 def trial(seed: int, held_out: str, method: str = "erm") -> Trial:
@@ -55,7 +54,7 @@ def test_with_one_target_all_domains_are_columns() -> None:
     validation, _, best = tables_of(figures)
     assert validation.title == "training-domain validation"
     assert best.header == ["method", "a (held out)", "grey (probe)", "b (training)"]
-    assert best.rows == [
+    assert shown(best) == [
         ["erm", "50.5 ± 0.5 (2 seeds)", "70.5 ± 0.5 (2 seeds)", "60.5 ± 0.5 (2 seeds)"]
     ]
 
@@ -65,7 +64,7 @@ def test_with_several_targets_each_is_its_own_column_and_gaps_show() -> None:
     curves = [curve(0, "a"), curve(0, "b"), curve(0, "a", "hgp", 0.1)]
     table = tables_of(figures_of(trials, curves))[-1]
     assert table.header == ["method", "a (held out)", "b (held out)", "mean"]
-    assert table.rows == [
+    assert shown(table) == [
         ["erm", "50.0 (1 seed)", "60.0 (1 seed)", "55.0"],
         ["hgp", "60.0 (1 seed)", "-", "-"],
     ]

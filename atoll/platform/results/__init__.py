@@ -1,0 +1,1 @@
+"""What is done with runs that are there: opening, exporting, listing, comparing, plotting."""

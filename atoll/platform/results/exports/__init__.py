@@ -1,0 +1,1 @@
+"""Export of models: formats, what they say of themselves, and the model card."""
