@@ -94,7 +94,7 @@ class RunSettings(Section):
     keep: Literal["last", "best"] | Rounds = "last"
     keep_metric: str = "server_accuracy"
     keep_mode: Literal["max", "min"] = "max"
-    tags: Annotated[tuple[Tag, ...], Field(strict=False)] = ()
+    tags: Annotated[tuple[Tag, ...], Field(strict=False, examples=[["paper"]])] = ()
     out: FilePath = Path("runs")
     metrics: Annotated[
         tuple[UserFunction, ...] | None,

@@ -30,6 +30,8 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.sweeps.trials import EARLY, FINISHED, TABLE, TRIALS, read_trials
 
 SWEEP_FILE, ARENA_FILE = "sweep.toml", "arena.toml"
+# A folder with a file of such a name may be the user's own, with the experiment in it.
+INSIDE = {ARENA_FILE: "federations", SWEEP_FILE: "trials"}
 Kind = Literal["run", "sweep", "arena"]
 
 
@@ -107,9 +109,13 @@ def kind_of(directory: Path) -> Kind | None:
     """Return what a directory is of; None if it is of nothing that Atoll knows."""
     if (directory / CONFIG).is_file():
         return "run"
-    if (directory / ARENA_FILE).is_file():
+    if _has(directory, ARENA_FILE):
         return "arena"
-    return "sweep" if any((directory / n).is_file() for n in (TABLE, SWEEP_FILE)) else None
+    return "sweep" if (directory / TABLE).is_file() or _has(directory, SWEEP_FILE) else None
+
+
+def _has(directory: Path, name: str) -> bool:
+    return (directory / name).is_file() and (directory / INSIDE[name]).is_dir()
 
 
 def read_recorded(directories: Sequence[Path]) -> list[Recorded]:

@@ -7,7 +7,6 @@ messages of its first round on a grid that sends nothing.
 from __future__ import annotations
 
 import copy
-import math
 import os
 import random
 from collections.abc import Callable, Iterable
@@ -66,7 +65,7 @@ class RunPlan:
     parameters, trained : int
         Of the model: all, and those that training changes.
     model_bytes : int
-        Of the arrays that travel.
+        Of the arrays that travel, with their headers.
     training, evaluation : Exchange or None
         The first round's; None where the strategy does not say before it runs.
     activations : int or None
@@ -189,11 +188,9 @@ def _exchange(strategy: Strategy, kind: str, arrays: ArrayRecord, clients: int) 
 
 
 def _array_bytes(content: RecordDict) -> int:
-    """Return the bytes of the arrays of a message, as the ledger counts them."""
+    """Return the bytes of the arrays of a message, as the ledger counts them: with headers."""
     return sum(
-        math.prod(array.shape) * np.dtype(array.dtype).itemsize
-        for record in content.array_records.values()
-        for array in record.values()
+        len(array.data) for record in content.array_records.values() for array in record.values()
     )
 
 

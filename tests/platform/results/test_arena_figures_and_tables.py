@@ -24,7 +24,7 @@ def psnr(attack: str, defense: str, seed: int) -> float:
 @pytest.fixture
 def arena(tmp_path: Path) -> Path:
     directory = tmp_path / "arena"
-    directory.mkdir()
+    (directory / "federations").mkdir(parents=True)
     write_recorded_text(
         directory / "arena.toml",
         "[run]\ntags = ['privacy']\n[data]\ndataset = 'digits'\nclients = 4\n"

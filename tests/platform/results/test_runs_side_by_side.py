@@ -97,6 +97,15 @@ def test_a_broken_run_is_a_line_and_one_that_runs_says_so(runs: Path, tmp_path: 
         assert {e["state"] for e in listed(tmp_path, "--name", "killed")} == {"running"}
 
 
+def test_a_folder_with_the_file_of_a_sweep_or_an_arena_is_neither(
+    runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "few", tmp_path / "few")
+    for name in ("sweep.toml", "arena.toml"):
+        (tmp_path / name).write_text("run.rounds = 1")
+        assert [(e["name"], e["kind"]) for e in listed(tmp_path)] == [("few", "run")]
+
+
 def test_what_runs_refuses_is_one_line(runs: Path, tmp_path: Path) -> None:
     assert "no such folder; expected a folder" in refused("runs", tmp_path / "none")
     assert "--sort size: expected date, name" in refused("runs", runs, "--sort", "size")

@@ -39,7 +39,8 @@ def experiment(**sections: dict[str, Any]) -> Experiment:
 def test_a_plan_counts_clients_parameters_and_bytes() -> None:
     plan = plan_run(experiment())
     assert plan.parameters == plan.trained == PARAMETERS
-    assert plan.model_bytes == 4 * PARAMETERS
+    # Each of the four arrays has a header of 128 bytes.
+    assert plan.model_bytes == 4 * PARAMETERS + 4 * 128
     assert plan.training is not None
     assert plan.evaluation is not None
     assert (plan.training.clients, plan.evaluation.clients) == (4, 2)
