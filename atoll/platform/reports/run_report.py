@@ -23,15 +23,12 @@ from atoll.platform.run_directory.run_files import (
     CLIENTS,
     LAYER_SCHEMA,
     LAYERS,
-    ROUND_SCHEMA,
-    ROUNDS,
     check_run_directory,
-    has_table,
     read_config,
     read_partition,
     read_result,
-    read_rounds_table,
-    read_table,
+    read_rounds,
+    read_rows,
 )
 
 plotly_offline = LazyModule("plotly.offline")
@@ -65,9 +62,9 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
     check_run_directory(directory)
     config = tables_without_credentials(read_config(directory))
     result = read_result(directory) if result is None else result
-    rounds = _rounds(directory)
-    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
-    layers = _table(directory / LAYERS, LAYER_SCHEMA)
+    rounds = read_rounds(directory)
+    clients = read_rows(directory / CLIENTS, CLIENT_SCHEMA)
+    layers = read_rows(directory / LAYERS, LAYER_SCHEMA)
     partition = read_partition(directory)
     figures = [
         (
@@ -101,7 +98,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
 
 def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return a run's main figures, named, as a person reads them; as :func:`write_report`."""
-    rounds = _rounds(directory)
+    rounds = read_rounds(directory)
     if result is None:
         result = read_result(directory) or {}
     figures: dict[str, str] = {"rounds": str(len(rounds))}
@@ -120,25 +117,16 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
 
 def _of_members(directory: Path) -> dict[str, str]:
     """Return how many clients there were and failed; of layer-wise training, which units did."""
-    layers = _table(directory / LAYERS, LAYER_SCHEMA)
+    layers = read_rows(directory / LAYERS, LAYER_SCHEMA)
     if len(layers):
         failed = [row["node_id"] for row in _failed_layers(layers)]
         return {"failed layers": ", ".join(failed) or "none"}
-    clients = _table(directory / CLIENTS, CLIENT_SCHEMA)
+    clients = read_rows(directory / CLIENTS, CLIENT_SCHEMA)
     errors = pc.sum(pc.equal(clients.column("status"), "error")).as_py() or 0
     return {
         "clients seen": str(len(set(clients.column("node_id").to_pylist()))),
         "client errors": str(errors),
     }
-
-
-def _rounds(directory: Path) -> pa.Table:
-    path = directory / ROUNDS
-    return read_rounds_table(path) if has_table(path) else ROUND_SCHEMA.empty_table()
-
-
-def _table(path: Path, schema: pa.Schema) -> pa.Table:
-    return read_table(path, needed=schema) if has_table(path) else schema.empty_table()
 
 
 def _faults(clients: pa.Table) -> list[dict[str, Any]]:

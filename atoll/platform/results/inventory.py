@@ -17,24 +17,28 @@ from atoll.files.reading import parse_toml
 from atoll.platform.config.experiment import parse_value
 from atoll.platform.reports.tables import Cell, Table
 from atoll.platform.results.labels import flattened
-from atoll.platform.results.recorded import ARENA_FILE, SWEEP_FILE, kind_of
+from atoll.platform.results.recorded import (
+    ARENA_FILE,
+    RESULTS_OF_AN_ARENA,
+    SWEEP_FILE,
+    kind_of,
+)
 from atoll.platform.run_directory.run_files import (
     APP_TABLE,
     CONFIG,
     RESULT,
     ROUND_ONLY,
     ROUNDS,
-    has_table,
     read_config,
     read_result,
-    read_rounds_table,
+    read_rounds,
 )
 from atoll.platform.run_directory.run_lock import is_in_use
-from atoll.platform.sweeps.trials import FAILED, TABLE, WAITING, read_trials
+from atoll.platform.sweeps.trials import FAILED, TABLE, TRIALS, WAITING, read_trials
 
 # How deep folders are looked into.
 DEPTH = 4
-RESULTS_OF_AN_ARENA, FAILURES = "results.parquet", "failed.json"
+FAILURES = "failed.json"
 FINISHED, RUNNING, INTERRUPTED, UNREADABLE = "finished", "running", "interrupted", "unreadable"
 STATES = (FINISHED, RUNNING, INTERRUPTED, FAILED, UNREADABLE)
 DEFAULT_METRIC = "server_accuracy"
@@ -147,16 +151,15 @@ def _date(place: Path) -> str:
 
 def _run(place: Path, metric: str) -> dict[str, Any]:
     tables = read_config(place)
-    result, path = read_result(place), place / ROUNDS
-    rounds = read_rounds_table(path, ROUND_ONLY) if has_table(path) else None
+    result, rounds = read_result(place), read_rounds(place, ROUND_ONLY)
     values: list[Any] = []
-    if rounds is not None and metric in rounds.column_names:
+    if metric in rounds.column_names:
         values = [v for v in rounds.column(metric).to_pylist() if isinstance(v, int | float)]
     is_over = result is not None
     about = {
         **_about(tables),
         "state": FINISHED if is_over else RUNNING if is_in_use(place) else INTERRUPTED,
-        "done": 0 if rounds is None else len(rounds),
+        "done": len(rounds),
         "of": _table(tables, "run").get("rounds"),
         "value": values[-1] if values else None,
     }
@@ -173,7 +176,7 @@ def _sweep(place: Path, metric: str) -> dict[str, Any]:
     ended = [row for row in rows if row["status"] not in (WAITING, FAILED)]
     values = []
     for row in ended:
-        inner = place / "trials" / Path(row["directory"]).name
+        inner = place / TRIALS / Path(row["directory"]).name
         values += [v for v in [_run(inner, metric)["value"]] if v is not None]
     best = min if smaller_is_better(metric) else max
     is_over = bool(rows) and len(ended) == len(rows)

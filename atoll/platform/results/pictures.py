@@ -21,10 +21,14 @@ from atoll.platform.results.plots import (
     draw_arena,
     draw_panels,
 )
-from atoll.platform.results.recorded import Recorded, kind_of, read_recorded
+from atoll.platform.results.recorded import (
+    RESULTS_OF_AN_ARENA,
+    Recorded,
+    kind_of,
+    read_recorded,
+)
 from atoll.platform.run_directory.run_files import read_partition, read_table
 
-RESULTS_OF_AN_ARENA = "results.parquet"
 CURVES_METRIC, ARENA_METRIC = "server_accuracy", "psnr"
 
 

@@ -19,19 +19,17 @@ from atoll.platform.run_directory.run_files import (
     APP_TABLE,
     CONFIG,
     ROUND_ONLY,
-    ROUND_SCHEMA,
-    ROUNDS,
     check_run_directory,
-    has_table,
     read_config,
     read_result,
-    read_rounds_table,
+    read_rounds,
 )
 from atoll.platform.sweeps.trials import EARLY, FINISHED, TABLE, TRIALS, read_trials
 
 SWEEP_FILE, ARENA_FILE = "sweep.toml", "arena.toml"
+RESULTS_OF_AN_ARENA = "results.parquet"
 # A folder with a file of such a name may be the user's own, with the experiment in it.
-INSIDE = {ARENA_FILE: "federations", SWEEP_FILE: "trials"}
+INSIDE = {ARENA_FILE: "federations", SWEEP_FILE: TRIALS}
 Kind = Literal["run", "sweep", "arena"]
 
 
@@ -149,8 +147,7 @@ def read_one(directory: Path, **more: Any) -> Recorded:
     written = read_config(directory)
     tables = {k: v for k, v in written.items() if k not in ADDED_TABLES}
     versions = {k: v for k, v in written.items() if k in ADDED_TABLES}
-    path = directory / ROUNDS
-    rounds = read_rounds_table(path, ROUND_ONLY) if has_table(path) else ROUND_SCHEMA.empty_table()
+    rounds = read_rounds(directory, ROUND_ONLY)
     seed, config = _seed_and_config(tables)
     known = {"is_finished": read_result(directory) is not None, **more}
     return Recorded(

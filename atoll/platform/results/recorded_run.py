@@ -30,15 +30,12 @@ from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
     CONFIG,
-    ROUND_SCHEMA,
-    ROUNDS,
     check_run_directory,
-    has_table,
     read_config,
     read_partition,
     read_result,
-    read_rounds_table,
-    read_table,
+    read_rounds,
+    read_rows,
 )
 from atoll.platform.runs.layerwise.network_arrays import network_arrays
 from atoll.trust import admitted, refuse, trust, uses_in
@@ -119,16 +116,12 @@ class RecordedRun:
     @property
     def rounds(self) -> pa.Table:
         """``rounds.parquet``: a row a round, as it is now."""
-        path = self.directory / ROUNDS
-        return read_rounds_table(path) if has_table(path) else ROUND_SCHEMA.empty_table()
+        return read_rounds(self.directory)
 
     @property
     def clients(self) -> pa.Table:
         """``clients.parquet``: a row for each client and round, as it is now."""
-        path = self.directory / CLIENTS
-        if not has_table(path):
-            return CLIENT_SCHEMA.empty_table()
-        return read_table(path, needed=CLIENT_SCHEMA)
+        return read_rows(self.directory / CLIENTS, CLIENT_SCHEMA)
 
     @property
     def result(self) -> dict[str, Any] | None:

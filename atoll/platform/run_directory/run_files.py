@@ -170,6 +170,17 @@ def read_rounds_table(path: Path, needed: pa.Schema = ROUND_SCHEMA) -> pa.Table:
     return table
 
 
+def read_rounds(directory: Path, needed: pa.Schema = ROUND_SCHEMA) -> pa.Table:
+    """Read a run directory's ``rounds.parquet``; it is empty if no round has ended."""
+    path = directory / ROUNDS
+    return read_rounds_table(path, needed) if has_table(path) else ROUND_SCHEMA.empty_table()
+
+
+def read_rows(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a table of a run directory; it is empty if nothing has been written to it."""
+    return read_table(path, needed=schema) if has_table(path) else schema.empty_table()
+
+
 def _is_numeric(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind):
         return _is_numeric(kind.value_type)
