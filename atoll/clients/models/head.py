@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.models.head_outputs import HeadOutputs
 
 # A child of one of these names is the head, whatever it is made of.
@@ -37,7 +38,7 @@ class ModelSizes:
     --------
     >>> import torch
     >>> from atoll.clients import ModelSettings, SplitModel, build_model
-    >>> model = build_model(ModelSettings(name="linear"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> model = build_model(ModelSettings(name="linear"), (1, 8, 8), 10, seed=0)
     >>> split = SplitModel(model)
     >>> split.sizes(split(torch.zeros(1, 1, 8, 8), torch.zeros(1).long(), torch.zeros(1).long()))
     ModelSizes(features=64, outputs=10, head=650, parameters=650)
@@ -62,7 +63,7 @@ class SplitModel:
     --------
     >>> import torch
     >>> from atoll.clients import ModelSettings, SplitModel, build_model
-    >>> model = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> model = build_model(ModelSettings(name="mlp"), (1, 8, 8), 10, seed=0)
     >>> split = SplitModel(model)
     >>> outputs = split(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]), torch.arange(3))
     >>> split.head, outputs.features.shape, outputs.logits.shape
@@ -153,8 +154,8 @@ def find_head(model: nn.Module) -> nn.Module:
     return linear[-1]
 
 
-def try_head(model: nn.Module, image_shape: tuple[int, int, int]) -> SplitModel:
-    """Return ``model`` split, after a trial on two black images.
+def try_head(model: nn.Module, inputs: Inputs) -> SplitModel:
+    """Return ``model`` split, after a trial on two inputs of zeros.
 
     Raises
     ------
@@ -164,6 +165,6 @@ def try_head(model: nn.Module, image_shape: tuple[int, int, int]) -> SplitModel:
     split, was_training = SplitModel(model), model.training
     model.eval()
     with torch.no_grad():
-        split(torch.zeros(2, *image_shape), torch.zeros(2).long(), torch.arange(2))
+        split(inputs.blank(2), torch.zeros(2).long(), torch.arange(2))
     model.train(was_training)
     return split

@@ -14,7 +14,7 @@ from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 
 # What a model is made for, which is no setting.
-GIVEN = ("image_shape", "classes")
+GIVEN = ("inputs", "outputs", "task", "image_shape", "classes")
 # Models that take a NoProp-DT network's arguments.
 AS_NOPROP = ("chained-blocks", "equal-cnn")
 # The argument by which a model names another that takes what it does not know itself.

@@ -21,9 +21,9 @@ from atoll.clients.training.local_training import (
     BatchLoss,
     Objective,
     TrainingResult,
-    cross_entropy_objective,
     full_gradient,
     losses_in_batches,
+    mean_objective,
     train,
 )
 from atoll.clients.training.mixup_objective import mixup_objective
@@ -159,7 +159,7 @@ class AlignedClient:
 
     def _objective(self, examples: DomainExamples, terms: TrainingTerms, seed: int) -> Objective:
         if terms.is_plain:
-            return cross_entropy_objective(self._model.model, examples.images, examples.labels)
+            return mean_objective(self._model.model, examples.images, examples.labels)
         if terms.mixup is None:
             return AlignmentObjective(self._model, examples, terms, self._passes)
         return mixup_objective(

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from atoll.clients.tasks.directions import direction_of
 from atoll.error_messages import short
 from atoll.errors import AtollError, InvalidExperimentError, RunDirectoryError
 from atoll.files.manifests import read_verified
@@ -98,7 +99,10 @@ class Entry:
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Tell whether a metric is an error, by its name."""
+    """Tell whether a metric is better when smaller: a task's, or by what its name says."""
+    known = direction_of(metric)
+    if known is not None:
+        return known == "lower"
     return any(word in metric for word in ("loss", "error", "penalty", "mse", "lpips", "seconds"))
 
 

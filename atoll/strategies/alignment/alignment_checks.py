@@ -8,7 +8,7 @@ import numpy as np
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.models.gaussian_model import GaussianHead
 from atoll.clients.models.head import try_head
@@ -20,7 +20,7 @@ logger = logging.getLogger("atoll")
 
 
 def check_federation(
-    strategy: Strategy, model: nn.Module, dataset: ImageDataset, partition: Partition
+    strategy: Strategy, model: nn.Module, dataset: Dataset, partition: Partition
 ) -> None:
     """Refuse a federation that an alignment strategy cannot do anything with.
 
@@ -50,7 +50,7 @@ def check_federation(
     _warn_of_layers(strategy, model)
 
 
-def domains_held(dataset: ImageDataset, partition: Partition) -> list[str]:
+def domains_held(dataset: Dataset, partition: Partition) -> list[str]:
     """Return the domains of which some client has examples; without any, each client is one."""
     clients = [client for client in range(len(partition)) if partition.sizes[client]]
     domains = dataset.train.domains
@@ -70,10 +70,10 @@ def _check_domains(strategy: AlignmentStrategy, held: list[str]) -> None:
         )
 
 
-def _check_head(strategy: AlignmentStrategy, model: nn.Module, dataset: ImageDataset) -> None:
+def _check_head(strategy: AlignmentStrategy, model: nn.Module, dataset: Dataset) -> None:
     name = type(strategy).__name__
     try:
-        split = try_head(model, dataset.image_shape)
+        split = try_head(model, dataset.inputs)
     except ValueError as error:
         raise InvalidExperimentError(
             f"strategy.name = {name!r} with this model: {error}; expected a model that ends in "

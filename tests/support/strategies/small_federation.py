@@ -20,7 +20,7 @@ from atoll import flower
 from atoll.clients.apps.client_app import ClientSpec, FederatedClientApp, make_client_app
 from atoll.clients.apps.local_clients import LocalClients, clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split, write_dataset
+from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.models.model_building import build_model
@@ -180,7 +180,7 @@ def make_federation(
         num_rounds=10,
         seed=3,
     )
-    dataset = ImageDataset(spec.dataset)
+    dataset = Dataset(spec.dataset)
     assert len(Partition(spec.partition)) == len(layout)
     own = build_model(settings, dataset.image_shape, len(dataset.classes), seed=4)
     images = to_tensor(dataset.train.images.copy(), dataset.mean, dataset.std)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from atoll.clients.data.image_dataset import Decoded, Split
+from atoll.clients.data.dataset import Decoded, Split
 from atoll.registry import Registry
 
 # Imported when the digits are not in the cache yet: scikit-learn takes a second to import.
