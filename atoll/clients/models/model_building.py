@@ -37,8 +37,8 @@ def build_model(
     """Build a model; the same seed gives the same parameters.
 
     What makes the model is called with those of these arguments that its signature has:
-    ``inputs``, ``outputs`` (their number) and ``task``; and for images and their classes
-    ``image_shape`` and ``classes``.
+    ``inputs``, ``outputs`` (their number) and ``task``, unless ``[model]`` sets them; and for
+    images and their classes ``image_shape`` and ``classes``.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def build_model(
         # torch.manual_seed would seed the GPUs too, which fork_rng does not give back.
         torch.default_generator.manual_seed(seed)
         try:
-            model = make(**_what_it_takes(make, given, wanted), **settings.arguments)
+            model = make(**(_what_it_takes(make, given, wanted) | settings.arguments))
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
             _check_dtypes(model)
