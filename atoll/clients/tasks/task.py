@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from atoll.clients.tasks.output_loss import OutputLoss
+
 Metrics = dict[str, int | float | list[int] | list[float]]
 
 
@@ -95,6 +97,11 @@ class Task(BaseModel, ABC):
     def predicted(self, measured: Measured, examples: int) -> int:
         """Return how many predictions were measured; by default one an example."""
         return examples
+
+    @property
+    def output_loss(self) -> OutputLoss | None:
+        """The loss with its derivatives by the outputs; None where there is no closed form."""
+        return None
 
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
