@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
+        LabelNoise,
         ModelSettings,
         PartitionSettings,
     )
@@ -95,6 +96,7 @@ __all__ = [
     "ImageInputs",
     "Inference",
     "Inputs",
+    "LabelNoise",
     "LoadedData",
     "LocalStep",
     "Loss",
@@ -191,6 +193,7 @@ _MODULES = {
     ),
     "atoll.clients.settings": (
         "DataSettings",
+        "LabelNoise",
         "PartitionSettings",
         "ModelSettings",
         "ClientSettings",
