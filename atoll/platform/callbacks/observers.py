@@ -179,3 +179,6 @@ class Observer:
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Take note of the run's end."""
+
+    def close(self) -> None:
+        """Let go of what is held; called last, whatever ended the run."""
