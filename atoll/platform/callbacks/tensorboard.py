@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atoll.lazy import LazyModule
+from atoll.extras import OptionalModule
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
-tensorboard = LazyModule("tensorboardX")
+tensorboard = OptionalModule("tensorboardX", "log.tensorboard")
 
 
 class TensorBoardLog(Observer):
