@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atoll.lazy import LazyModule
+from atoll.extras import OptionalModule
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
-tensorboard = LazyModule("tensorboardX")
+tensorboard = OptionalModule("tensorboardX", "log.tensorboard")
 
 
 class TensorBoardLog(Observer):

@@ -173,7 +173,7 @@ def plot(
 
     The y axis is for the rounds after the first quarter, where curves begin far away from where
     they end; --ylim sets it. Trials of a sweep with other domains held out are never pooled: each
-    set of held-out domains has a panel. Needs Matplotlib: pip install 'atoll[plot]'.
+    set of held-out domains has a panel. Needs Matplotlib: pip install "atoll[plot]".
 
     Example: atoll plot runs/sweep --metric server_accuracy --band interval --out accuracy.pdf
     """
@@ -218,7 +218,7 @@ def export(
     """Export a run's model, with its preprocessing, class names and where it is from.
 
     torch: a program of torch.export (.pt2), which needs nothing of Atoll. safetensors: the
-    tensors. onnx: needs pip install 'atoll[export]'. huggingface: config.json, model.safetensors,
+    tensors. onnx: needs pip install "atoll[export]". huggingface: config.json, model.safetensors,
     preprocessor_config.json and a model card. Models take pixels in [0, 1].
 
     Example: atoll export runs/quickstart --to onnx --out lenet.onnx --round best

@@ -124,8 +124,7 @@ def asha_scheduler() -> Any:
         return schedulers.ASHAScheduler
     except ImportError as error:
         raise EngineError(
-            f"sweep.early_stopping: Ray Tune is not installed ({error}); expected pip install "
-            "'atoll[cluster]'"
+            f'sweep.early_stopping needs Ray Tune ({error}): pip install "atoll[cluster]"'
         ) from error
 
 
