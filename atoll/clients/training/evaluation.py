@@ -22,6 +22,8 @@ from atoll.clients.tasks.user_functions import METRICS, name_of, values_of
 # Examples at once, and fewer of images with more values than those of 64x64 in colour: a deep
 # network's activations of 512 photographs would not fit into memory.
 BATCH, BATCH_VALUES = 512, 512 * 3 * 64 * 64
+# With more classes nobody reads a matrix of them, and it would be large.
+MOST_CONFUSED = 100
 # The way of inference that the metrics "accuracy" and "loss" are of.
 MAIN = "mean"
 
@@ -63,6 +65,9 @@ class Evaluation:
         number a way, or one for each of several runs.
     value_sums : dict[str, float]
         Sums over the examples of metrics of the user's own, by name.
+    confusion : NDArray[int64] or None
+        Examples by class (rows) and predicted class (columns); None of more than 100 classes, and
+        where a model predicts other classes than those.
 
     Examples
     --------
@@ -79,6 +84,7 @@ class Evaluation:
     loss_sum: float
     other_ways: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     value_sums: dict[str, float] = field(default_factory=dict)
+    confusion: NDArray[np.int64] | None = None
 
     def __add__(self, other: Evaluation) -> Evaluation:
         return Evaluation(
@@ -87,6 +93,7 @@ class Evaluation:
             self.loss_sum + other.loss_sum,
             {name: right + other.other_ways[name] for name, right in self.other_ways.items()},
             {name: value + other.value_sums[name] for name, value in self.value_sums.items()},
+            _both(self.confusion, other.confusion),
         )
 
     @property
@@ -118,6 +125,12 @@ class Evaluation:
         """Return ``NAME_accuracy`` of other ways of inference, a list where there are several."""
         shares = {name: right / max(1, self.examples) for name, right in self.other_ways.items()}
         return {f"{name}_accuracy": share.tolist() for name, share in shares.items()}
+
+
+def _both(
+    one: NDArray[np.int64] | None, other: NDArray[np.int64] | None
+) -> NDArray[np.int64] | None:
+    return None if one is None or other is None else one + other
 
 
 def batch_of(dataset: ModelInputs) -> int:
@@ -204,7 +217,8 @@ def count(
         Metrics of the user's own, of the main way's logits.
     """
     wanted, logits = torch.from_numpy(labels), ways[MAIN].cpu()
-    is_right = (predictions_of(logits) == wanted).numpy()
+    predicted = predictions_of(logits).numpy()
+    is_right = predicted == labels
     return Evaluation(
         correct=np.bincount(labels[is_right], minlength=classes),
         counts=np.bincount(labels, minlength=classes),
@@ -218,7 +232,18 @@ def count(
             name_of(metric): float(values_of(metric, METRICS, logits, wanted).double().sum())
             for metric in metrics
         },
+        confusion=confusion_of(labels, predicted, classes),
     )
+
+
+def confusion_of(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> NDArray[np.int64] | None:
+    """Return examples by class and predicted class; None as in :class:`Evaluation`."""
+    if classes > MOST_CONFUSED or (len(predicted) and int(predicted.max()) >= classes):
+        return None
+    pairs = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return pairs.reshape(classes, classes)
 
 
 def metrics_by_domain(sets: TestSets, evaluations: Sequence[Evaluation]) -> Metrics:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix
 
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.image_dataset import ImageDataset
@@ -13,7 +14,7 @@ from atoll.clients.data.partitioning.domains import (
 )
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
-from atoll.clients.training.evaluation import evaluate, metrics_by_domain
+from atoll.clients.training.evaluation import confusion_of, evaluate, metrics_by_domain
 
 
 @pytest.fixture
@@ -39,6 +40,20 @@ def test_evaluation_equals_one_pass_over_all_examples(digits: ImageDataset) -> N
     assert done.per_class_accuracy == pytest.approx(
         [float(right[labels == c].double().mean()) for c in range(10)], abs=0.02
     )
+
+
+def test_confusion_is_that_of_scikit_learn_and_adds_up(digits: ImageDataset) -> None:
+    model = build_model(ModelSettings(name="linear"), digits.image_shape, 10, seed=0)
+    parts = [
+        evaluate(model, digits, digits.test, part) for part in (np.arange(9), np.arange(9, 300))
+    ]
+    pixels = torch.from_numpy(digits.test.images[:300].copy()).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        predicted = model((pixels - digits.mean[0]) / digits.std[0]).argmax(1).numpy()
+    expected = confusion_matrix(digits.test.labels[:300], predicted, labels=range(10))
+    assert np.array_equal((parts[0] + parts[1]).confusion, expected)
+    assert confusion_of(np.array([0, 1]), np.array([1, 2]), classes=2) is None
+    assert confusion_of(np.array([0]), np.array([0]), classes=101) is None
 
 
 def test_a_sigmoid_head_is_evaluated_as_two_classes(tmp_path, monkeypatch) -> None:
