@@ -43,7 +43,8 @@ class Measured:
 
     def __add__(self, other: Measured) -> Measured:
         return Measured(
-            {name: value + other.sums[name] for name, value in self.sums.items()},
+            # What cannot be said of some examples cannot be said of all.
+            {n: value + other.sums[n] for n, value in self.sums.items() if n in other.sums},
             {
                 name: np.concatenate([value, other.samples[name]])
                 for name, value in self.samples.items()

@@ -340,7 +340,8 @@ def _run_rounds(
     place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
     every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
     diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
-    evaluation = ServerEvaluation(*place, diagnostics, settings.metrics or ())
+    told = session.ledger.on_confusion
+    evaluation = ServerEvaluation(*place, diagnostics, settings.metrics or (), told)
     options = session.options(
         name=settings.name,
         checkpoint_every=settings.checkpoint_every,
