@@ -98,7 +98,7 @@ class LabelNoise(Section):
     """
 
     kind: Literal["symmetric", "pair-flip", "instance"] = "symmetric"
-    rate: Annotated[float, Field(ge=0.0, le=1.0)]
+    rate: Annotated[float, Field(ge=0.0, le=1.0, examples=[0.2])]
 
 
 class DataSettings(Section):
