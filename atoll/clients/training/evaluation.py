@@ -96,8 +96,9 @@ class Evaluation:
         return self.measured.sums.get("confusion")
 
     def task_metrics(self) -> Metrics:
-        """Return the task's metrics."""
-        return self.task.summarise(self.measured)
+        """Return the task's metrics, the main one first."""
+        found = self.task.summarise(self.measured)
+        return {name: found[name] for name in self.task.metrics} | found
 
     def own_metrics(self) -> dict[str, float]:
         """Return the means of metrics of the user's own."""

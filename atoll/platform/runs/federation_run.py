@@ -372,7 +372,7 @@ def _run_rounds(
     if settings.keep == "best" and not options.keep.rounds:
         logger.warning(
             "run.keep_metric = %r: no round had such a metric, so no round is the best",
-            settings.keep_metric,
+            settings.keep_metric or "the task's main metric",
         )
     # As with Flower, a result has no arrays where no round had an update.
     arrays = arrays or federation.initial_arrays
