@@ -31,6 +31,8 @@ from atoll.files.reading import read_json
 SPLITS = ("train", "test")
 # Labels beside a split's file, in place of those in it.
 LABELS = "{}.labels.arrow"
+# The tokenizer of a data set of texts.
+TOKENIZER = "tokenizer.json"
 # Pixel values counted at once: NumPy makes eight bytes of each.
 STATISTICS_VALUES = 2**22
 
@@ -106,6 +108,8 @@ class Decoded:
         [0, 1], are enough; None takes those of the training images.
     augmentation : str
         A name in :data:`~atoll.clients.data.augmentation.AUGMENTATIONS`.
+    tokenizer : str or None
+        The file of the tokenizer that made the tokens of texts.
     """
 
     task: AnyTask | tuple[str, ...]
@@ -114,6 +118,7 @@ class Decoded:
     domains: tuple[str, ...] = ()
     inputs: AnyInputs | Normalization | None = None
     augmentation: str = "none"
+    tokenizer: str | None = None
 
 
 class _About(BaseModel):
@@ -264,6 +269,8 @@ def write_dataset(name: str, decoded: Decoded, folder: Path) -> None:
         inputs=_inputs_of(decoded),
         task=_task_of(decoded),
     )
+    if decoded.tokenizer is not None:
+        (folder / TOKENIZER).write_text(decoded.tokenizer, "utf-8")
     (folder / "dataset.json").write_text(about.model_dump_json(indent=1))
 
 
@@ -337,7 +344,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 
 def fingerprint_of(decoded: Decoded) -> str:
     """Return the SHA-256 of a data set's decoded contents, the same for any source."""
-    parts = decoded.train.sha256() + decoded.test.sha256()
+    parts = decoded.train.sha256() + decoded.test.sha256() + (decoded.tokenizer or "")
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
