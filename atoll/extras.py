@@ -21,8 +21,11 @@ EXTRAS = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "opacus": "dp",
+    "peft": "transformers",
     "scipy": "attacks",
     "tensorboardX": "tensorboard",
+    "tokenizers": "transformers",
+    "transformers": "transformers",
     "yaml": "cluster",
 }
 
