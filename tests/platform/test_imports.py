@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "plotly", "scipy", "sklearn", "opacus")
+HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "scipy", "sklearn", "opacus")
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "plotly", "scipy", "sklearn",
         ("atoll.platform.worker.actor", HEAVY),
         (
             "atoll.platform.runs.app_run",
-            ("torch", "pandas", "plotly", "scipy", "sklearn", "opacus"),
+            ("torch", "pandas", "scipy", "sklearn", "opacus"),
         ),
         ("atoll.platform.runs.app_run", ("ray.autoscaler.sdk", "prometheus_client")),
     ],

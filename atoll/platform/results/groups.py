@@ -21,8 +21,6 @@ from atoll.platform.results.student import t_factor
 
 CONFIDENCE = 0.95
 Band = Literal["interval", "range", "none"]
-# What is compared where nothing is named, those that there are.
-MAIN_METRICS = ("server_accuracy", "server_loss")
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[Path
     return folder / "two", stdout
 
 
+@pytest.mark.long
 def test_a_sweeps_table_as_csv_is_all_that_it_prints(sweep: tuple[Path, str]) -> None:
     directory, stdout = sweep
     rows = list(csv.DictReader(io.StringIO(stdout)))

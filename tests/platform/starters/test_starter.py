@@ -83,7 +83,10 @@ def test_a_kind_that_is_none_is_answered_with_the_nearest(tmp_path: Path) -> Non
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "images" else pytest.mark.long) for kind in KINDS],
+)
 def test_what_it_says_to_do_next_runs(kind: str, tmp_path: Path) -> None:
     write_starter(STARTERS[kind], tmp_path)
     for command in STARTERS[kind].commands:
@@ -99,6 +102,7 @@ def accuracies(output: str) -> list[float]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_flower_app_learns_on_both_engines(tmp_path: Path) -> None:
     app = tmp_path / "app"
     write_starter(STARTERS["flower-app"], app)

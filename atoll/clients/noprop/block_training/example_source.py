@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.clients.data.dataset import Dataset, Split
 from atoll.clients.data.image_tensors import to_tensor
 
 
@@ -59,7 +59,7 @@ class Examples:
 
     Parameters
     ----------
-    dataset : ImageDataset
+    dataset : Dataset
         Says how images are normalised.
     split : Split
         One of its splits.
@@ -70,7 +70,7 @@ class Examples:
     """
 
     def __init__(
-        self, dataset: ImageDataset, split: Split, indices: NDArray[np.int64], device: str = "cpu"
+        self, dataset: Dataset, split: Split, indices: NDArray[np.int64], device: str = "cpu"
     ) -> None:
         self._dataset = dataset
         self._split = split
