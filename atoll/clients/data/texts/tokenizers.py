@@ -90,6 +90,11 @@ def read_file(path: Path) -> str:
 def tokenizer_of(dataset: Dataset) -> Tokenizer:
     """Return the tokenizer that a data set of texts was made with.
 
+    Parameters
+    ----------
+    dataset : Dataset
+        The data set.
+
     Raises
     ------
     DataUnavailableError
