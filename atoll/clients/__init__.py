@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
+        LabelNoise,
         ModelSettings,
         PartitionSettings,
     )
@@ -96,6 +97,7 @@ __all__ = [
     "ImageInputs",
     "Inference",
     "Inputs",
+    "LabelNoise",
     "LoadedData",
     "LocalStep",
     "Loss",
@@ -194,6 +196,7 @@ _MODULES = {
     ),
     "atoll.clients.settings": (
         "DataSettings",
+        "LabelNoise",
         "PartitionSettings",
         "ModelSettings",
         "ClientSettings",

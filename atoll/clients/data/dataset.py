@@ -31,6 +31,8 @@ from atoll.files.reading import read_json
 SPLITS = ("train", "test")
 # The tokenizer of a data set of texts.
 TOKENIZER = "tokenizer.json"
+# Labels beside a split's file, in place of those in it.
+LABELS = "{}.labels.arrow"
 # Pixel values counted at once: NumPy makes eight bytes of each.
 STATISTICS_VALUES = 2**22
 
@@ -185,7 +187,8 @@ class Dataset:
     train, test : Split
         The examples.
     fingerprint : str
-        A SHA-256 of the contents.
+        A SHA-256 of the contents as they were loaded: before noise, before what clients' sums
+        standardise.
 
     Raises
     ------
@@ -271,14 +274,24 @@ def write_dataset(name: str, decoded: Decoded, folder: Path) -> None:
     (folder / "dataset.json").write_text(about.model_dump_json(indent=1))
 
 
+def write_labels(folder: Path, split: str, labels: NDArray[Any]) -> None:
+    """Write other labels beside a split's examples: they are read in place of its own."""
+    batch = pa.record_batch({"label": _rows(labels)})
+    path = folder / LABELS.format(split)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
 def write_about(dataset: Dataset, inputs: AnyInputs, task: AnyTask, folder: Path) -> None:
-    """Write ``dataset.json`` of a data set with other inputs and another task."""
-    described = inputs.model_dump_json() + task.model_dump_json() + dataset.fingerprint
+    """Write ``dataset.json`` of what is derived from a data set by an experiment's settings.
+
+    The fingerprint stays that of the data set: settings are recorded by themselves.
+    """
     about = _About(
         name=dataset.name,
         domains=list(dataset.domains),
         augmentation=dataset.augmentation,
-        fingerprint=hashlib.sha256(described.encode()).hexdigest(),
+        fingerprint=dataset.fingerprint,
         inputs=inputs,
         task=task,
     )
@@ -361,11 +374,16 @@ def _rows(values: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), size)
 
 
-def _map_split(path: Path, inputs: AnyInputs, task: AnyTask) -> Split:
+def _map_batch(path: Path) -> pa.RecordBatch:
     try:
-        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     except (OSError, pa.ArrowException) as error:
         raise DataUnavailableError(f"{path}: cannot be read ({error})") from error
+
+
+def _map_split(path: Path, inputs: AnyInputs, task: AnyTask) -> Split:
+    batch, others = _map_batch(path), path.parent / LABELS.format(path.stem)
+    labels = (_map_batch(others) if others.exists() else batch).column("label")
     names = batch.schema.names
     # Images were once the only inputs.
     stored = batch.column("input" if "input" in names else "image")
@@ -376,7 +394,7 @@ def _map_split(path: Path, inputs: AnyInputs, task: AnyTask) -> Split:
 
     return Split(
         inputs=_numbers(stored, inputs.stored_dtype, inputs.stored_shape),
-        labels=_numbers(batch.column("label"), targets.dtype.type, targets.shape[1:]),
+        labels=_numbers(labels, targets.dtype.type, targets.shape[1:]),
         domains=optional("domain", np.int64),
         groups=optional("group", np.int64),
         aspects=optional("aspect", np.float32),

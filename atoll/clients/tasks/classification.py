@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from atoll.clients.tasks.losses import losses_of, mean_loss, predictions_of, probabilities_of
+from atoll.clients.tasks.output_loss import CROSS_ENTROPY, OutputLoss
 from atoll.clients.tasks.ranking import area_under_roc, average_precision
 from atoll.clients.tasks.task import Measured, Metrics, Task
 
@@ -64,6 +65,11 @@ class Classification(Task):
     def means(self) -> tuple[str, ...]:
         """Loss and accuracy."""
         return ("loss", "accuracy")
+
+    @property
+    def output_loss(self) -> OutputLoss:
+        """The cross-entropy."""
+        return CROSS_ENTROPY
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each example's cross-entropy, in nats."""

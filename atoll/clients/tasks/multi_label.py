@@ -10,8 +10,27 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from atoll.clients.tasks.output_loss import OutputLoss
 from atoll.clients.tasks.ranking import area_under_roc, average_precision
 from atoll.clients.tasks.task import Measured, Metrics, Task
+
+
+class _LabelsLoss(OutputLoss):
+    """Mean binary cross-entropy over an example's labels."""
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        wanted = targets.to(outputs)
+        return F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(-1)
+
+    def residuals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.sigmoid() - targets.to(outputs)) / outputs.shape[-1]
+
+    def curvatures(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        p = outputs.sigmoid()
+        return p * (1 - p) / outputs.shape[-1]
+
+
+_LABELS = _LabelsLoss()
 
 
 class MultiLabel(Task):
@@ -53,9 +72,14 @@ class MultiLabel(Task):
         """All that are counts: no AUROC, no F1."""
         return ("loss", "accuracy", "exact_match")
 
+    @property
+    def output_loss(self) -> OutputLoss:
+        """The mean of the labels' cross-entropies."""
+        return _LABELS
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each example's mean binary cross-entropy, in nats."""
-        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(-1)
+        return _LABELS.losses(outputs, targets)
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return 1 for each label that is more probable than not: int64, shape (n, labels)."""

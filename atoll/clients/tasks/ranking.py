@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 
 def area_under_roc(scores: NDArray[np.float64], is_positive: NDArray[np.bool_]) -> float:
@@ -19,7 +18,9 @@ def area_under_roc(scores: NDArray[np.float64], is_positive: NDArray[np.bool_]) 
     negative = len(scores) - positive
     if not positive or not negative:
         return 0.5
-    ranks = rankdata(scores)[is_positive].sum()
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # Examples with the same score share the mean of their ranks.
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places][is_positive].sum()
     return float((ranks - positive * (positive + 1) / 2) / (positive * negative))
 
 

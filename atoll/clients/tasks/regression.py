@@ -10,9 +10,40 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from atoll.clients.tasks.output_loss import OutputLoss
 from atoll.clients.tasks.task import Measured, Metrics, Task
 
 RegressionLoss = Literal["squared", "absolute", "huber", "poisson"]
+
+
+class _NumberLoss(OutputLoss):
+    """Loss of a regression, by its one output."""
+
+    def __init__(self, task: Regression) -> None:
+        self._task = task
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._task.losses(outputs, targets)
+
+    def residuals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self._task.loss == "poisson":
+            return outputs.exp() - targets.to(outputs).unsqueeze(-1)
+        errors = self._errors(outputs, targets)
+        if self._task.loss == "squared":
+            return errors
+        return errors.sign() if self._task.loss == "absolute" else errors.clamp(-1, 1)
+
+    def curvatures(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self._task.loss == "poisson":
+            return outputs.exp()
+        if self._task.loss == "squared":
+            return torch.ones_like(outputs)
+        if self._task.loss == "absolute":
+            return torch.zeros_like(outputs)
+        return (self._errors(outputs, targets).abs() < 1).to(outputs)
+
+    def _errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs - self._task.standardised(targets.to(outputs)).unsqueeze(-1)
 
 
 class Regression(Task):
@@ -66,17 +97,26 @@ class Regression(Task):
         """The loss, the absolute error and, of counts, the deviance."""
         return ("loss", "mae", "deviance") if self.loss == "poisson" else ("loss", "mae")
 
+    @property
+    def output_loss(self) -> OutputLoss:
+        """The loss of one number."""
+        return _NumberLoss(self)
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each example's loss, in standardised units."""
         found = outputs.squeeze(-1)
         if self.loss == "poisson":
-            return F.poisson_nll_loss(found, targets, reduction="none")
-        wanted = (targets - self.center) / self.scale
+            return F.poisson_nll_loss(found, targets.to(found), reduction="none")
+        wanted = self.standardised(targets.to(found))
         if self.loss == "squared":
             return 0.5 * (found - wanted).square()
         if self.loss == "absolute":
             return (found - wanted).abs()
         return F.huber_loss(found, wanted, reduction="none")
+
+    def standardised(self, targets: Tensor) -> Tensor:
+        """Return targets in units of ``scale`` around ``center``."""
+        return (targets - self.center) / self.scale
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return the expected numbers, in the units of the targets: shape (n,)."""

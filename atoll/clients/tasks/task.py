@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from atoll.clients.tasks.output_loss import OutputLoss
+
 Metrics = dict[str, int | float | list[int] | list[float]]
 
 
@@ -41,7 +43,8 @@ class Measured:
 
     def __add__(self, other: Measured) -> Measured:
         return Measured(
-            {name: value + other.sums[name] for name, value in self.sums.items()},
+            # What cannot be said of some examples cannot be said of all.
+            {n: value + other.sums[n] for n, value in self.sums.items() if n in other.sums},
             {
                 name: np.concatenate([value, other.samples[name]])
                 for name, value in self.samples.items()
@@ -95,6 +98,11 @@ class Task(BaseModel, ABC):
     def predicted(self, measured: Measured, examples: int) -> int:
         """Return how many predictions were measured; by default one an example."""
         return examples
+
+    @property
+    def output_loss(self) -> OutputLoss | None:
+        """The loss with its derivatives by the outputs; None where there is no closed form."""
+        return None
 
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:

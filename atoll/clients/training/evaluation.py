@@ -86,9 +86,19 @@ class Evaluation:
         """Return one of the metrics."""
         return self.metrics()[metric]
 
+    @property
+    def confusion(self) -> NDArray[np.int64] | None:
+        """Examples by class (rows) and predicted class (columns).
+
+        None where no class is predicted, of more than 100 classes, and where a model predicts
+        other classes than there are.
+        """
+        return self.measured.sums.get("confusion")
+
     def task_metrics(self) -> Metrics:
-        """Return the task's metrics."""
-        return self.task.summarise(self.measured)
+        """Return the task's metrics, the main one first."""
+        found = self.task.summarise(self.measured)
+        return {name: found[name] for name in self.task.metrics} | found
 
     def own_metrics(self) -> dict[str, float]:
         """Return the means of metrics of the user's own."""

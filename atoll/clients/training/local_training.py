@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from atoll.clients.data.client_inputs import ClientInputs
 from atoll.clients.settings import ClientSettings
-from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.tasks.task import Task
 from atoll.clients.tasks.user_functions import LOSS, find_function, values_of
 from atoll.clients.training.optimizers import local_optimizer
@@ -154,7 +154,13 @@ def train(
         if mods:
             loss_of_batch = partial(objective, chosen)
             step = LocalStep(
-                model, parameters, inputs[chosen], labels[chosen], len(labels), loss_of_batch
+                model,
+                parameters,
+                inputs[chosen],
+                labels[chosen],
+                len(labels),
+                loss_of_batch,
+                losses_of if task is None else task.losses,
             )
             gradients, cross_entropy = _gradient_through(mods, step)
         else:

@@ -182,14 +182,13 @@ def run_attack(
     >>> attacked = run_attack(Path("runs/capture"), "idlg", settings={"steps": 9})  # doctest: +SKIP
     >>> attacked.means()["psnr"]  # doctest: +SKIP
     """
-    # The session module loads Ray, which nothing else here needs.
-
     check_run_directory(run_directory)
     if device != "cpu" and not torch.cuda.is_available():
         raise AttackError(f"--device {device}: there is no GPU that PyTorch can use; expected cpu")
     # Sums are rounded in an order that depends on the number of threads.
     torch.set_num_threads(1)
     attack = build_attack(name, settings or {})
+    attack.check_available()
     directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, name.replace(":", "-"))
     known = read_victims(choose_captures(run_directory, victims))
     uses = uses_of(run_directory, [victim.capture for victim in known])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import time
@@ -14,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from atoll.credentials import tables_without_credentials, without_credentials
-from atoll.errors import AtollError, EngineError, InvalidExperimentError
+from atoll.errors import AtollError, EngineError
 from atoll.files.manifests import read_verified
 from atoll.files.reading import Line, parse_json
 from atoll.files.recorded import write_recorded_json
@@ -31,20 +30,6 @@ PARAMETERS_A_CALL, LONGEST_VALUE = 100, 500
 tracking = LazyModule("mlflow.tracking")
 exceptions = LazyModule("mlflow.exceptions")
 entities = LazyModule("mlflow.entities")
-
-
-def check_installed() -> None:
-    """Refuse ``log.mlflow`` where there is no MLflow.
-
-    Raises
-    ------
-    InvalidExperimentError
-        With the command that installs it.
-    """
-    if importlib.util.find_spec("mlflow") is None:
-        raise InvalidExperimentError(
-            "log.mlflow: MLflow is not installed; expected pip install 'atoll[mlflow]'"
-        )
 
 
 class _Note(BaseModel):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from atoll.lazy import LazyModule
+from atoll.extras import OptionalModule
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 
-tensorboard = LazyModule("tensorboardX")
+tensorboard = OptionalModule("tensorboardX", "log.tensorboard")
 
 
 class TensorBoardLog(Observer):
@@ -34,6 +32,6 @@ class TensorBoardLog(Observer):
             self._writer.add_scalar(name, value, record.server_round)
         self._writer.flush()
 
-    def on_end(self, result: Mapping[str, Any]) -> None:
+    def close(self) -> None:
         """Close the file."""
         self._writer.close()

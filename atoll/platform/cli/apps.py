@@ -16,6 +16,7 @@ from atoll.platform.cli.terminal import (
     console,
     console_observers,
     log_to_terminal,
+    say_loading,
 )
 
 
@@ -63,6 +64,7 @@ def flower(
     """Run any Flower app on this engine, unmodified."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
+        say_loading(app_dir.resolve().name)
         from atoll.platform.runs.app_run import TABLE, AppRun, run_flower_app
         from atoll.trust import note, uses_in
 

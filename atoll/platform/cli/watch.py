@@ -32,6 +32,7 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.sweeps.trials import FAILED, TABLE, TRIALS, WAITING, read_trials
 
 EVERY_SECONDS = 2.0
+PAGE = 40
 # A run that has been silent for so many times its usual round, and so long, may be dead.
 SILENT_ROUNDS, SILENT_SECONDS = 10.0, 60.0
 
@@ -126,7 +127,9 @@ class RunWatch:
         new = [record for record in rounds if record.server_round > self._shown]
         if rounds and rounds[-1].server_round < self._shown:
             self._console.print(f"the run went back to round {rounds[-1].server_round}")
-        for record in new[-1:]:
+        # A terminal's table has a line a round; of those before the first look, a page at most.
+        lines = PAGE if self._console.is_terminal else 1
+        for record in new[-lines:]:
             self._progress.on_round(record)
         self._shown = rounds[-1].server_round if rounds else 0
         if result is not None:

@@ -20,6 +20,7 @@ from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
+from atoll.clients.tasks.output_loss import CROSS_ENTROPY
 from atoll.clients.training.evaluation import batch_of
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.messages.packing import PackedRecords, pack
@@ -94,7 +95,8 @@ class ServerDiagnostics:
     ) -> HeadOutputs:
         features, logits = (torch.from_numpy(values.astype(np.float64)) for values in outputs)
         labels = torch.from_numpy(self._dataset.test.labels[indices])
-        return HeadOutputs(features, logits, labels, torch.arange(len(labels)), head, ())
+        loss = self._dataset.task.output_loss or CROSS_ENTROPY
+        return HeadOutputs(features, logits, labels, torch.arange(len(labels)), head, (), loss)
 
 
 def outputs_of(

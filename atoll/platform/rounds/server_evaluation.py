@@ -27,6 +27,8 @@ from atoll.platform.pool.mapping import map_over_workers
 PART = 1024
 
 Diagnostics = Callable[[int, ArrayRecord], Mapping[str, float]]
+# Told of a round's examples by class and predicted class.
+OnConfusion = Callable[[int, NDArray[np.int64]], None]
 
 
 class ServerEvaluation:
@@ -48,6 +50,8 @@ class ServerEvaluation:
         Returns more figures of a round.
     metrics : Sequence[str]
         Metrics of the user's own, ``module:callable``.
+    on_confusion : callable, optional
+        Told of each round's confusion matrix, over the examples that ``accuracy`` is of.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class ServerEvaluation:
         device: str,
         diagnostics: Diagnostics | None = None,
         metrics: Sequence[str] = (),
+        on_confusion: OnConfusion | None = None,
     ) -> None:
         self._grid = grid
+        self._on_confusion = on_confusion
         self._diagnostics = diagnostics
         self._place = (dataset.directory, model, device)
         self._metrics = tuple(metrics)
@@ -80,9 +86,16 @@ class ServerEvaluation:
             for end, parts in zip(ends, self._parts, strict=True)
         ]
         metrics = metrics_by_domain(self._sets, evaluations)
+        self._tell_of_confusion(server_round, evaluations)
         if self._diagnostics is not None:
             metrics.update(self._diagnostics(server_round, arrays))
         return MetricRecord(metrics)
+
+    def _tell_of_confusion(self, server_round: int, evaluations: Sequence[Evaluation]) -> None:
+        by_name = dict(zip(self._sets.names, evaluations, strict=True))
+        confusion = reduce(add, [by_name[name] for name in self._sets.main]).confusion
+        if self._on_confusion is not None and confusion is not None:
+            self._on_confusion(server_round, confusion)
 
 
 def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -26,7 +26,7 @@ CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parq
 LAYERS = "layers.parquet"
 # What grows with a run: its manifest has them when they no longer do.
 TABLES = (ROUNDS, CLIENTS, LAYERS)
-ENGINE, PARTITION = "engine.json", "partition.json"
+ENGINE, PARTITION, CONFUSION = "engine.json", "partition.json", "confusion.json"
 
 # Sections that a run writes whatever its experiment says, and the one of a Flower app's.
 SECTIONS = ("run", "data", "model", "client", "strategy", "ray")
@@ -238,6 +238,32 @@ def read_engine(directory: Path) -> Engine | None:
         If it cannot be read, or is not what was written.
     """
     return _read_if_there(directory / ENGINE, Engine)
+
+
+class Confusion(BaseModel):
+    """``confusion.json``: examples by class and predicted class, of the last evaluation."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    round: Annotated[int, Field(ge=0)]
+    counts: list[list[Annotated[int, Field(ge=0)]]]
+
+    @model_validator(mode="after")
+    def _is_square(self) -> Confusion:
+        if any(len(row) != len(self.counts) for row in self.counts):
+            raise ValueError("a count for each predicted class in every row")
+        return self
+
+
+def read_confusion(directory: Path) -> Confusion | None:
+    """Return ``confusion.json`` of a run directory, or None if it has none.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it cannot be read, or is not what was written.
+    """
+    return _read_if_there(directory / CONFUSION, Confusion)
 
 
 class _Images(BaseModel):

@@ -11,6 +11,7 @@ from torch import nn
 
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.label_noise import with_label_noise
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
@@ -70,7 +71,11 @@ class Components:
         source = (data.dataset, data.path, data.options)
         dataset = cache.once(("data", repr(source), seed), load_dataset, *source, seed)
         dealt = ("partition", repr(data), seed)
+        # Examples are dealt by their true labels.
         partition = cache.once(dealt, partition_dataset, dataset, data, seed)
+        if data.label_noise is not None:
+            noise = ("noise", repr(source), repr(data.label_noise), seed)
+            dataset = cache.once(noise, with_label_noise, dataset, data.label_noise, seed)
         arguments = (experiment.model, dataset.inputs, dataset.task)
         initial = derive_seed(seed, "initial parameters")
         model = cache.once(("model", repr(arguments), seed), build_model, *arguments, initial)

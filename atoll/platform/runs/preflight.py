@@ -34,7 +34,7 @@ from atoll.clients.tasks.user_functions import (
     find_function,
 )
 from atoll.errors import InvalidExperimentError
-from atoll.platform.callbacks.mlflow_log import check_installed
+from atoll.extras import require
 from atoll.platform.config.client_mods import check_mods_of, named_mods, with_references
 from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
@@ -73,8 +73,10 @@ def check_components(components: Components) -> None:
 
 
 def _check_tracking(experiment: Experiment) -> None:
+    if experiment.log.tensorboard:
+        require("tensorboardX", what="log.tensorboard")
     if experiment.log.mlflow is not False:
-        check_installed()
+        require("mlflow", what="log.mlflow")
 
 
 def _check_strategy_and_mods(experiment: Experiment) -> None:

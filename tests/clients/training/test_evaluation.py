@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix
 
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
@@ -13,6 +14,7 @@ from atoll.clients.data.partitioning.domains import (
 )
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
+from atoll.clients.tasks.classification import Classification
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 
 
@@ -39,6 +41,25 @@ def test_evaluation_equals_one_pass_over_all_examples(digits: Dataset) -> None:
     assert done["per_class_accuracy"] == pytest.approx(
         [float(right[labels == c].double().mean()) for c in range(10)], abs=0.02
     )
+
+
+def test_confusion_is_that_of_scikit_learn_and_adds_up(digits: Dataset) -> None:
+    model = build_model(ModelSettings(name="linear"), digits.image_shape, 10, seed=0)
+    parts = [
+        evaluate(model, digits, digits.test, part) for part in (np.arange(9), np.arange(9, 300))
+    ]
+    pixels = torch.from_numpy(digits.test.images[:300].copy()).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        predicted = model((pixels - digits.mean[0]) / digits.std[0]).argmax(1).numpy()
+    expected = confusion_matrix(digits.test.labels[:300], predicted, labels=range(10))
+    assert np.array_equal((parts[0] + parts[1]).confusion, expected)
+    two = Classification(classes=("a", "b"))
+    known = two.measure(torch.eye(3)[:2], torch.tensor([0, 1]))
+    unknown = two.measure(torch.eye(3)[2:], torch.tensor([1]))
+    assert "confusion" in known.sums
+    assert "confusion" not in (known + unknown).sums
+    many = Classification(classes=tuple(map(str, range(101))))
+    assert "confusion" not in many.measure(torch.zeros(1, 101), torch.tensor([0])).sums
 
 
 def test_a_sigmoid_head_is_evaluated_as_two_classes(tmp_path, monkeypatch) -> None:

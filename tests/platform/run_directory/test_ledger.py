@@ -209,6 +209,7 @@ def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
     for server_round in (1, 2):
         log.on_round(record(server_round, accuracy=server_round / 4))
     log.on_end({})
+    log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     scalars = events.Scalars("server/accuracy")
