@@ -289,7 +289,7 @@ def _session(
         keep_checkpoints=experiment.run.keep_checkpoints,
         observers=lambda directory: [
             *listeners.observers(directory),
-            *observers_of(experiment, directory),
+            *observers_of(experiment, federation.dataset.classes, directory),
         ],
         lock=lock,
     )

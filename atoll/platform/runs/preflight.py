@@ -34,7 +34,7 @@ from atoll.clients.tasks.user_functions import (
     find_function,
 )
 from atoll.errors import InvalidExperimentError
-from atoll.platform.callbacks.mlflow_log import check_installed
+from atoll.platform.callbacks.metrics_log import check_installed
 from atoll.platform.config.client_mods import check_mods_of, named_mods, with_references
 from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
@@ -74,7 +74,9 @@ def check_components(components: Components) -> None:
 
 def _check_tracking(experiment: Experiment) -> None:
     if experiment.log.mlflow is not False:
-        check_installed()
+        check_installed("log.mlflow", "mlflow", "MLflow")
+    if experiment.log.wandb:
+        check_installed("log.wandb", "wandb", "W&B")
 
 
 def _check_strategy_and_mods(experiment: Experiment) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from atoll.errors import AtollError, InvalidExperimentError
-from atoll.platform.callbacks import mlflow_log
+from atoll.platform.callbacks import metrics_log
 from atoll.platform.callbacks.mlflow_log import MLflowLog
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.config.experiment import Experiment
@@ -81,7 +81,7 @@ def test_a_server_that_refuses_is_a_clear_line_and_one_that_goes_away_ends_no_ru
 def test_without_mlflow_it_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mlflow_log.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics_log.importlib.util, "find_spec", lambda name: None)
     experiment = Experiment.from_dict({"log": {"mlflow": True}})
     with pytest.raises(InvalidExperimentError, match=r"pip install 'atoll\[mlflow\]'"):
         check_settings(experiment)
