@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atoll.platform.callbacks.metric_names import MAIN, SHORT_LABELS
+from atoll.platform.callbacks.metric_names import LOSS, MAIN, SHORT_LABELS
 from atoll.platform.callbacks.observers import RoundRecord
 
 # A group's short label ("server") and a metric of it ("accuracy").
@@ -13,13 +13,17 @@ COLUMNS: tuple[Column, ...] = tuple(
 
 
 def figures_of(record: RoundRecord) -> dict[Column, str]:
-    """Return a round's accuracies and losses, in the order in which they are shown."""
-    figures = {}
+    """Return each group's main metric and its loss, in the order in which they are shown."""
+    figures: dict[Column, str] = {}
     for group, label in SHORT_LABELS.items():
+        has_main = False
         for name in MAIN:
+            if has_main and name != LOSS:
+                continue
             value = next((v for k, v in record.groups[group].items() if k.endswith(name)), None)
             if isinstance(value, int | float):
                 figures[label, name] = f"{value:.4f}"
+                has_main = True
     return figures
 
 
