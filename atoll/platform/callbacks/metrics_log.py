@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from atoll.credentials import tables_without_credentials
-from atoll.errors import InvalidExperimentError
 from atoll.platform.callbacks.observers import Observer, RoundRecord
 
 # Columns of a round's clients whose distributions are of interest.
@@ -21,28 +19,6 @@ OF_DOMAINS = ("loss", "accuracy")
 CLIENTS, PRIVACY = "clients", "privacy/epsilon"
 # What takes no histograms gets these of each.
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
-
-
-def check_installed(key: str, package: str, title: str) -> None:
-    """Refuse a log whose package is not there.
-
-    Parameters
-    ----------
-    key : str
-        The experiment key that asks for it, whose last part is the extra's name.
-    package, title : str
-        The package, and what it is called.
-
-    Raises
-    ------
-    InvalidExperimentError
-        With the command that installs it.
-    """
-    if importlib.util.find_spec(package) is None:
-        extra = key.rpartition(".")[2]
-        raise InvalidExperimentError(
-            f"{key}: {title} is not installed; expected pip install 'atoll[{extra}]'"
-        )
 
 
 def flattened(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

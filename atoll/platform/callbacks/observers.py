@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.callbacks.metric_names import EVALUATE, ROUND, SERVER, TRAIN, group_of
+from atoll.platform.callbacks.metric_names import (
+    EVALUATE,
+    ROUND,
+    SERVER,
+    TRAIN,
+    column_of,
+    group_of,
+    main_metric,
+)
 
 MetricValues = Mapping[str, "float | list[float]"]
 
@@ -128,6 +136,12 @@ class RoundRecord:
             EVALUATE: self.evaluate_metrics,
             SERVER: self.server_metrics,
         }
+
+    @property
+    def main_metric(self) -> str | None:
+        """The column of the server's main metric; None if the server did not evaluate."""
+        columns = [column_of(SERVER, name) for name in self.server_metrics]
+        return main_metric(columns, (SERVER,))
 
     def metric(self, column: str) -> float | None:
         """Return a metric, named as in ``rounds.parquet``; None if the round has none."""

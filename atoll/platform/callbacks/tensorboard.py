@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from atoll.lazy import LazyModule
+from atoll.extras import OptionalModule
 from atoll.platform.callbacks.metrics_log import MetricsLog
 from atoll.platform.callbacks.observers import RunInfo
 
-tensorboard = LazyModule("tensorboardX")
-summary = LazyModule("tensorboardX.summary")
+tensorboard = OptionalModule("tensorboardX", "log.tensorboard")
+summary = OptionalModule("tensorboardX.summary", "log.tensorboard")
 
 
 class TensorBoardLog(MetricsLog):

@@ -106,13 +106,14 @@ def data_get(
     """Fetch a data set into the cache and verify it."""
     with clear_errors():
         from atoll.clients.data.catalog import load_dataset
+        from atoll.platform.cli.plan import predicted
 
         log_to_terminal("info")
         dataset = load_dataset(name, path, _options(options or []))
         domains = f", domains {', '.join(dataset.domains)}" if dataset.domains else ""
         console.print(
-            f"{dataset.name}: {len(dataset.train):,} + {len(dataset.test):,} images of "
-            f"{'x'.join(map(str, dataset.image_shape))}, {len(dataset.classes)} classes{domains}"
+            f"{dataset.name}: {len(dataset.train):,} + {len(dataset.test):,} "
+            f"{dataset.inputs.described}, {predicted(dataset)}{domains}"
         )
         console.print(f"in {dataset.directory}")
 

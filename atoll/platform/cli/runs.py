@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
@@ -129,6 +127,9 @@ def report(
 ) -> None:
     """Write a run's report again and show its main figures."""
     with clear_errors():
+        from rich.markup import escape
+        from rich.table import Table
+
         from atoll.platform.reports import tables
         from atoll.platform.reports.run_report import headline, write_report
 

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from atoll.attacks.arena.arena_summary import Cell
 from atoll.attacks.base.attack_names import BASELINES
-from atoll.lazy import LazyModule
-from atoll.platform.reports.figures import COLORS, literal
-
-go = LazyModule("plotly.graph_objects")
-
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
-GREY = "#868e96"
-DEFENSE_COLORS = (
-    *COLORS,
-    *("#12303a", "#f08c00", "#9c36b5", "#74b816", "#1971c2", "#a61e4d", "#ffa8a8", "#6741d9"),
-    *("#e03131", "#66a80f", "#99e9f2"),
-)
+from atoll.platform.reports.drawing import Cells, Curve, Curves, Level
 
 
 def attacker_of(cell: Cell) -> str:
@@ -29,7 +15,7 @@ def attacker_of(cell: Cell) -> str:
     return cell.attack if cell.knowledge == "naive" else f"{cell.attack} ({cell.knowledge})"
 
 
-def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Any:
+def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Cells:
     """Return attackers by defenses, in colours of the mean of a metric.
 
     Parameters
@@ -46,20 +32,10 @@ def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Any:
         [None if (i := found.get((a, d))) is None else i.mean for d in defenses] for a in attackers
     ]
     texts = [["-" if value is None else f"{value:.1f}" for value in row] for row in means]
-    heat = go.Heatmap(
-        z=means,
-        x=defenses,
-        y=attackers,
-        text=texts,
-        texttemplate="%{text}",
-        colorscale="YlOrRd",
-        colorbar={"title": "dB"},
-    )
-    layout = _layout("", "") | {"height": 140 + 36 * len(attackers)}
-    return go.Figure([literal(heat)], layout=layout)
+    return Cells(means, attackers, defenses, "dB", "attack", "defense", texts=texts)
 
 
-def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
+def frontier(cells: Sequence[Cell], metric: str, title: str) -> Curves | None:
     """Return accuracy against leakage: each defense's strongest attacker, baselines set aside.
 
     Parameters
@@ -73,7 +49,7 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
 
     Returns
     -------
-    Figure or None
+    Curves or None
         None where no accuracy is known, or the metric was not measured.
     """
     measured = [cell for cell in cells if cell.accuracy and metric in cell.metrics]
@@ -82,33 +58,22 @@ def frontier(cells: Sequence[Cell], metric: str, title: str) -> Any:
     if not attacks:
         return None
     rounds = sorted({cell.server_round for cell in attacks})
-    symbols = {r: SYMBOLS[place % len(SYMBOLS)] for place, r in enumerate(rounds)}
+    symbols = {server_round: place for place, server_round in enumerate(rounds)}
     defenses = list(dict.fromkeys(cell.defense for cell in attacks))
-    traces = [
-        _defense_points(_strongest(attacks, defense, metric), metric, color, symbols)
-        for defense, color in zip(defenses, itertools.cycle(DEFENSE_COLORS), strict=False)
+    curves = [
+        _defense_points(strongest(attacks, defense, metric), metric, place, symbols)
+        for place, defense in enumerate(defenses)
     ]
-    traces += [_round_key(server_round, symbol) for server_round, symbol in symbols.items()]
-    drawn = go.Figure(
-        [literal(trace) for trace in traces], layout=_layout("accuracy of the federation", title)
-    )
-    drawn.update_layout(height=520, legend={"orientation": "v", "x": 1.02, "y": 0.94})
+    if len(rounds) > 1:
+        curves += [_round_key(server_round, symbol) for server_round, symbol in symbols.items()]
+    level = None
     if baselines and attacks is not baselines:
         highest = max(baselines, key=lambda cell: cell.metrics[metric].mean)
-        drawn.add_hline(
-            highest.metrics[metric].mean,
-            line_dash="dot",
-            line_width=1.5,
-            opacity=1.0,
-            line_color=GREY,
-            annotation_text=f"highest baseline: {html.escape(highest.attack, quote=False)}",
-            annotation_position="top left",
-            annotation_font_color=GREY,
-        )
-    return drawn
+        level = Level(f"highest baseline, {highest.attack}", highest.metrics[metric].mean)
+    return Curves(curves, title, "accuracy of the federation", level=level, height=320, whole=False)
 
 
-def _strongest(cells: Sequence[Cell], defense: str, metric: str) -> list[Cell]:
+def strongest(cells: Sequence[Cell], defense: str, metric: str) -> list[Cell]:
     """Return a defense's cell of the largest mean in each round."""
     best: dict[int, Cell] = {}
     for cell in cells:
@@ -121,54 +86,30 @@ def _strongest(cells: Sequence[Cell], defense: str, metric: str) -> list[Cell]:
 
 
 def _defense_points(
-    points: Sequence[Cell], metric: str, color: str, symbols: Mapping[int, str]
-) -> Any:
+    points: Sequence[Cell], metric: str, color: int, symbols: Mapping[int, int]
+) -> Curve:
     intervals = [cell.metrics[metric] for cell in points]
-    return go.Scatter(
-        x=[cell.accuracy.mean for cell in points if cell.accuracy],
-        y=[interval.mean for interval in intervals],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [_or_nothing(i.high - i.mean) for i in intervals],
-            "arrayminus": [_or_nothing(i.mean - i.low) for i in intervals],
-            "thickness": 1,
-        },
-        hovertext=[f"{c.defense}, round {c.server_round}: {attacker_of(c)}" for c in points],
-        mode="lines+markers",
-        line={"width": 1, "color": color},
-        name=points[0].defense,
-        marker={
-            "size": 10,
-            "color": color,
-            "symbol": [symbols[cell.server_round] for cell in points],
-        },
+    return Curve(
+        points[0].defense,
+        [cell.accuracy.mean for cell in points if cell.accuracy],
+        [interval.mean for interval in intervals],
+        mark="both" if len(points) > 1 else "points",
+        width=1.0,
+        color=color,
+        low=[_or_none(i.low) for i in intervals],
+        high=[_or_none(i.high) for i in intervals],
+        error=True,
+        symbol=symbols[points[0].server_round],
+        symbols=[symbols[cell.server_round] for cell in points],
+        texts=[f"{c.defense}, round {c.server_round}: {attacker_of(c)}" for c in points],
+        named=True,
     )
 
 
-def _round_key(server_round: int, symbol: str) -> Any:
+def _round_key(server_round: int, symbol: int) -> Curve:
     """Return a line of the legend: which symbol a round has."""
-    return go.Scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        name=f"round {server_round}",
-        marker={"size": 10, "color": GREY, "symbol": symbol},
-    )
+    return Curve(f"round {server_round}", [], [], mark="points", color=-1, symbol=symbol)
 
 
-def _or_nothing(width: float) -> float:
-    return 0.0 if math.isnan(width) else width
-
-
-def _layout(x_title: str, y_title: str) -> dict[str, Any]:
-    return {
-        "template": "simple_white",
-        "height": 420,
-        "margin": {"l": 56, "r": 16, "t": 16, "b": 44},
-        "xaxis": {"title": x_title},
-        "yaxis": {"title": y_title, "automargin": True},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": 1.1},
-    }
+def _or_none(end: float) -> float | None:
+    return None if math.isnan(end) else end

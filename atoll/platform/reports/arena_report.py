@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from torch import Tensor
 
@@ -20,10 +19,9 @@ from atoll.attacks.arena.arena_summary import Cell, Pair, cells_of, pairs_of
 from atoll.attacks.arena.paired_tests import Interval
 from atoll.attacks.metrics.picture import save_picture
 from atoll.files.atomic import write_text
-from atoll.lazy import LazyModule
 from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
-
-plotly_offline = LazyModule("plotly.offline")
+from atoll.platform.reports.drawing import Figure
+from atoll.platform.reports.page import render
 
 REPORT, PAGE, PICTURES = "report", "index.html", "pictures"
 
@@ -55,32 +53,25 @@ def write_arena_report(
         The page.
     """
     cells = cells_of(rows)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("atoll.platform.reports"), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("arena.html.jinja").render(
+    page = render(
+        "arena.html.jinja",
+        kind="Atoll arena",
+        figures=_figures(cells),
         title=directory.resolve().name,
         victims=len(
             {(r["setting"], r["defense"], r["seed"], r["round"], r["node_id"]) for r in rows}
         ),
         images=len({(r["key"], r["image"]) for r in rows}),
-        figures=[(title, _html(figure)) for title, figure in _figures(cells)],
-        cells=[_cell_row(cell) for cell in cells],
-        pairs=[_pair_row(pair) for pair in pairs_of(rows, baseline)],
+        cells=[list(_cell_row(cell).values()) for cell in cells],
+        pairs=[list(_pair_row(pair).values()) for pair in pairs_of(rows, baseline)],
         pictures=_draw_pictures(directory / REPORT / PICTURES, rows, images),
-        plotly=plotly_offline.get_plotlyjs(),
     )
     write_text(directory / REPORT / PAGE, page)
     return directory / REPORT / PAGE
 
 
-def _html(figure: Any) -> str:
-    text: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
-    return text
-
-
-def _figures(cells: Sequence[Cell]) -> list[tuple[str, Any]]:
-    figures = []
+def _figures(cells: Sequence[Cell]) -> list[tuple[str, Figure]]:
+    figures: list[tuple[str, Figure]] = []
     for setting in dict.fromkeys(cell.setting for cell in cells):
         own = [cell for cell in cells if cell.setting == setting]
         for metric, title in LEAKAGE.items():
@@ -115,10 +106,10 @@ def _cell_row(cell: Cell) -> dict[str, str]:
         "defense": cell.defense,
         **metrics,
         **shares,
-        "victims": str(cell.metrics["psnr"].count),
-        "images": str(cell.images),
         "labels": cell.label_source,
         "threat": cell.threat,
+        "victims": str(cell.metrics["psnr"].count),
+        "images": str(cell.images),
         "accuracy": "-" if cell.accuracy is None else f"{cell.accuracy.mean:.4f}",
     }
 

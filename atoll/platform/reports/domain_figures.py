@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from atoll.lazy import LazyModule
 from atoll.platform.callbacks.metric_names import (
     SERVER,
     SERVER_ACCURACY,
@@ -18,9 +17,8 @@ from atoll.platform.callbacks.metric_names import (
     domain_accuracy,
     label_of,
 )
-from atoll.platform.reports.figures import COLORS, column, figure
-
-go = LazyModule("plotly.graph_objects")
+from atoll.platform.reports.drawing import Curve, Curves, Dash, Figure, bars, late_range
+from atoll.platform.reports.figures import column
 
 # What is measured of domains, with the measure's name in the ledger.
 MEASURES = {
@@ -29,7 +27,7 @@ MEASURES = {
     "hessian_spectral_distance": "Distance of head Hessians, spectral",
     "transfer": "Transfer measure",
 }
-ROLES = {"held out": "solid", "training": "dot", "probe": "dash"}
+ROLES: dict[str, Dash] = {"held out": "solid", "training": "dot", "probe": "dash"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,12 @@ class StatisticRow:
     survives: str
 
 
-def domain_figures(rounds: pa.Table, partition: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+def domain_figures(
+    rounds: pa.Table, partition: Mapping[str, Any] | None
+) -> list[tuple[str, Figure]]:
     """Return the figures with their titles, those that there are data for."""
     about = partition or {}
-    made = [("Accuracy by domain", _accuracies(rounds, about))]
+    made: list[tuple[str, Figure | None]] = [("Accuracy by domain", _accuracies(rounds, about))]
     if about.get("held_out"):
         for measure, title in MEASURES.items():
             made.append((f"{title}, against unseen-domain accuracy", _against(rounds, measure)))
@@ -84,24 +84,19 @@ def statistic_rows(rounds: pa.Table) -> list[StatisticRow]:
     ]
 
 
-def _accuracies(rounds: pa.Table, partition: Mapping[str, Any]) -> Any:
-    traces = []
+def _accuracies(rounds: pa.Table, partition: Mapping[str, Any]) -> Curves | None:
+    curves = []
     for place, (domain, role) in enumerate(_roles(partition).items()):
         name = domain_accuracy(domain)
         if name not in rounds.column_names:
             continue
         x, y = column(rounds, name)
-        line = {
-            "dash": ROLES[role],
-            "width": 3 if role == "held out" else 1.5,
-            "color": COLORS[place % len(COLORS)],
-        }
-        traces.append(go.Scatter(x=x, y=y, name=f"{domain} ({role})", mode="lines", line=line))
-    if not traces:
+        width = 3.0 if role == "held out" else 1.5
+        label = f"{domain} ({role})"
+        curves.append(Curve(label, x, y, dash=ROLES[role], width=width, color=place, named=True))
+    if not curves:
         return None
-    drawn = figure(traces, "accuracy")
-    # Domains can be many: their names go beside the plot.
-    return drawn.update_layout(legend={"orientation": "v", "x": 1.02, "y": 1.0})
+    return Curves(curves, "accuracy", range=late_range([(c.x, c.y, c.y) for c in curves]))
 
 
 def _roles(partition: Mapping[str, Any]) -> dict[str, str]:
@@ -113,27 +108,30 @@ def _roles(partition: Mapping[str, Any]) -> dict[str, str]:
     return roles
 
 
-def _against(rounds: pa.Table, measure: str) -> Any:
+def _against(rounds: pa.Table, measure: str) -> Curves | None:
     """Return a measure's mean over domains and the accuracy at the end of the same round."""
     if SERVER_ACCURACY not in rounds.column_names:
         return None
     accuracy = dict(zip(*column(rounds, SERVER_ACCURACY), strict=True))
-    traces = []
+    curves: list[Curve] = []
     for group, label in ((SERVER, "held-out domain"), (TRAIN, "training domains, mean")):
         values = _mean_of(rounds, column_of(group, f"{measure}_"))
         at = [number for number in values if number in accuracy]
         if at:
-            points = go.Scatter(
-                x=[values[number] for number in at],
-                y=[accuracy[number] for number in at],
-                name=label,
-                mode="lines+markers",
-                line={"width": 0.7},
-                text=[f"round {number}" for number in at],
+            points = Curve(
+                label,
+                [values[number] for number in at],
+                [accuracy[number] for number in at],
+                mark="both",
+                width=0.7,
+                color=len(curves),
+                texts=[f"{label}, round {number}" for number in at],
+                named=True,
             )
-            traces.append(points)
+            curves.append(points)
     title = MEASURES[measure]
-    return figure(traces, "accuracy", title[0].lower() + title[1:]) if traces else None
+    x_title = title[0].lower() + title[1:]
+    return Curves(curves, "accuracy", x_title, whole=False) if curves else None
 
 
 def _mean_of(rounds: pa.Table, prefix: str) -> dict[int, float]:
@@ -146,11 +144,8 @@ def _mean_of(rounds: pa.Table, prefix: str) -> dict[int, float]:
     return {number: sum(values) / len(values) for number, values in sorted(found.items())}
 
 
-def _bytes(rows: Sequence[StatisticRow]) -> Any:
+def _bytes(rows: Sequence[StatisticRow]) -> Curves | None:
     if not rows:
         return None
-    names = [row.name for row in rows]
-    bars = [
-        go.Bar(x=names, y=[getattr(row, way) for row in rows], name=way) for way in ("up", "down")
-    ]
-    return figure(bars, "bytes", "statistic")
+    values = {way: [getattr(row, way) for row in rows] for way in ("up", "down")}
+    return bars([row.name for row in rows], values, "bytes")

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from atoll.lazy import LazyModule
 from atoll.platform.callbacks.metric_names import (
     CURVE_LABELS,
-    MAIN,
     SERVER,
     SERVER_ACCURACY,
+    TRAIN,
     column_of,
     group_of,
     label_of,
 )
-
-go = LazyModule("plotly.graph_objects")
+from atoll.platform.reports.drawing import Cells, Curve, Curves, Figure, bars, late_range, lines
+from atoll.platform.run_directory.run_files import Confusion
 
 MAX_CLIENTS_SHOWN = 200
-COLORS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c")
+PENALTY = "penalty"
 
 
 def all_figures(
@@ -31,53 +28,25 @@ def all_figures(
     clients: pa.Table,
     partition: Mapping[str, Any] | None,
     layers: pa.Table | None = None,
-) -> list[tuple[str, Any]]:
+    confusion: Confusion | None = None,
+) -> list[tuple[str, Figure]]:
     """Return the report's figures with their titles, those that there are data for."""
-    makers: list[tuple[str, Callable[[], Any]]] = [
-        ("Accuracy", lambda: _curves(rounds, "accuracy", "accuracy")),
-        ("Loss", lambda: _curves(rounds, "loss", "loss")),
+    makers: list[tuple[str, Callable[[], Figure | None]]] = [
+        ("Accuracy", lambda: _curves(rounds, "accuracy")),
+        ("Loss", lambda: _curves(rounds, "loss")),
         ("Accuracy by inference, and of baselines", lambda: _ways_of_inference(rounds)),
         ("Accuracy with an exit after each layer", lambda: _exits(rounds)),
         ("Loss of each layer", lambda: _layer_losses(layers)),
+        ("Alignment penalty", lambda: _penalty(rounds, PENALTY)),
+        ("Weight of the alignment penalty", lambda: _penalty(rounds, f"{PENALTY}_weight")),
+        (_confusion_title(confusion), lambda: _confusion(confusion, partition)),
         ("Accuracy per class, last evaluation", lambda: _per_class(rounds, partition)),
-        ("Clients in the last round", lambda: _client_distribution(clients)),
-        ("Seconds a round", lambda: _lines({"seconds": column(rounds, "seconds")}, "s")),
+        ("Seconds a round", lambda: _alone(rounds, "seconds")),
         ("Seconds of work per worker", lambda: _worker_load(clients)),
-        ("Examples of each class, per client", lambda: _histogram(partition)),
+        ("Examples of each class, per client", lambda: _histogram(clients, partition)),
     ]
     made = ((title, maker()) for title, maker in makers)
     return [(title, drawn) for title, drawn in made if drawn is not None]
-
-
-def figure(traces: Sequence[Any], y_title: str, x_title: str = "round") -> Any:
-    """Return a figure in the report's style."""
-    return go.Figure(
-        data=[literal(trace) for trace in traces],
-        layout={
-            "template": "simple_white",
-            "colorway": COLORS,
-            "height": 320,
-            "margin": {"l": 56, "r": 16, "t": 16, "b": 44},
-            "xaxis": {"title": x_title},
-            "yaxis": {"title": y_title},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "legend": {"orientation": "h", "y": 1.12},
-        },
-    )
-
-
-def literal(trace: Any) -> Any:
-    """Return a trace whose names show as they are: Plotly takes tags in them for its own."""
-    for key in ("name", "x", "y", "text", "hovertext"):
-        value = getattr(trace, key, None)
-        if isinstance(value, str):
-            trace[key] = html.escape(value, quote=False)
-        elif isinstance(value, list | tuple):
-            trace[key] = [
-                html.escape(each, quote=False) if isinstance(each, str) else each for each in value
-            ]
-    return trace
 
 
 def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
@@ -90,22 +59,17 @@ def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
     return [r for r, _ in pairs], [v for _, v in pairs]
 
 
-def _curves(rounds: pa.Table, suffix: str, y_title: str) -> Any:
+def _curves(rounds: pa.Table, suffix: str) -> Curves | None:
     series: dict[str, tuple[list[Any], list[Any]]] = {}
     for group, label in CURVE_LABELS.items():
         for name in rounds.column_names:
             is_scalar = pa.types.is_floating(rounds.schema.field(name).type)
             if name.startswith(f"{group}_") and name.endswith(suffix) and is_scalar:
                 series.setdefault(label, column(rounds, name))
-    return _lines(series, y_title) if series else None
+    return lines(series, suffix) if series else None
 
 
-def _lines(series: Mapping[str, tuple[list[Any], list[Any]]], y_title: str) -> Any:
-    traces = [go.Scatter(x=x, y=y, name=name, mode="lines") for name, (x, y) in series.items()]
-    return figure(traces, y_title)
-
-
-def _ways_of_inference(rounds: pa.Table) -> Any:
+def _ways_of_inference(rounds: pa.Table) -> Curves | None:
     """Return the curves of several accuracies on the server, where there are several."""
     suffix = "_accuracy"
     names = [
@@ -120,19 +84,19 @@ def _ways_of_inference(rounds: pa.Table) -> Any:
         return None
     labels = {name: label_of(group_of(name)[1].removesuffix(suffix)) for name in names}
     labels[SERVER_ACCURACY] = "noise-free"
-    return _lines({labels[name]: column(rounds, name) for name in names}, "accuracy")
+    return lines({labels[name]: column(rounds, name) for name in names}, "accuracy")
 
 
-def _exits(rounds: pa.Table) -> Any:
+def _exits(rounds: pa.Table) -> Curves | None:
     name = column_of(SERVER, "exits_accuracy")
     found = [v for v in rounds.column(name).to_pylist() if v] if name in rounds.column_names else []
     if not found:
         return None
-    places = list(range(1, len(found[-1]) + 1))
-    return figure([go.Bar(x=places, y=found[-1])], "accuracy", "layers used")
+    curve = Curve("accuracy", range(1, len(found[-1]) + 1), found[-1], mark="both")
+    return Curves([curve], "accuracy", "layers used")
 
 
-def _layer_losses(layers: pa.Table | None) -> Any:
+def _layer_losses(layers: pa.Table | None) -> Curves | None:
     if layers is None or not len(layers):
         return None
     series: dict[str, tuple[list[Any], list[Any]]] = {}
@@ -141,35 +105,80 @@ def _layer_losses(layers: pa.Table | None) -> Any:
             rounds, losses = series.setdefault(row["layer"], ([], []))
             rounds.append(row["round"])
             losses.append(row["loss"])
-    return _lines(dict(sorted(series.items())), "squared error") if series else None
+    return lines(dict(sorted(series.items())), "squared error") if series else None
 
 
-def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Any:
+def _penalty(rounds: pa.Table, name: str) -> Curves | None:
+    """Return a method's penalty over domains as the rounds went; a weight only if it changes."""
+    found = column_of(TRAIN, name)
+    if found not in rounds.column_names:
+        return None
+    _, values = column(rounds, found)
+    if not values or (name != PENALTY and len(set(values)) == 1):
+        return None
+    return _alone(rounds, found, label_of(name))
+
+
+def _alone(rounds: pa.Table, name: str, label: str = "") -> Curves:
+    """Return the figure of one column, which needs no legend."""
+    x, y = column(rounds, name)
+    return Curves([Curve(label or name, x, y)], label or name, range=late_range([(x, y, y)]))
+
+
+def _confusion_title(confusion: Confusion | None) -> str:
+    return f"Confusion matrix, round {confusion.round}" if confusion else ""
+
+
+def _confusion(confusion: Confusion | None, partition: Mapping[str, Any] | None) -> Cells | None:
+    """Return how often each class is taken for which, coloured by the share of its examples."""
+    if confusion is None or not any(map(sum, confusion.counts)):
+        return None
+    counts = confusion.counts
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    names = _class_names(len(counts), partition)
+    texts = [
+        [str(count) if count else "" for count in row] if len(counts) <= MAX_CELLS_WITH_TEXT else []
+        for row in counts
+    ]
+    return Cells(
+        shares,
+        names,
+        names,
+        "examples" if texts[0] else "share",
+        "class",
+        "predicted",
+        texts=texts if texts[0] else None,
+        range=(0.0, 1.0),
+    )
+
+
+MAX_CELLS_WITH_TEXT = 30
+
+
+def _class_names(count: int, partition: Mapping[str, Any] | None) -> list[str]:
+    names = list((partition or {}).get("classes") or ())
+    return names if len(names) == count else [str(place) for place in range(count)]
+
+
+def _per_class(rounds: pa.Table, partition: Mapping[str, Any] | None) -> Curves | None:
     column_name = column_of(SERVER, "per_class_accuracy")
     if column_name not in rounds.column_names:
         return None
     evaluated = [v for v in rounds.column(column_name).to_pylist() if v]
     if not evaluated:
         return None
-    names = (partition or {}).get("classes") or [str(i) for i in range(len(evaluated[-1]))]
-    return figure([go.Bar(x=names, y=evaluated[-1])], "accuracy", "class")
+    last = evaluated[-1]
+    names = _class_names(len(last), partition)
+    # Points, not bars: an axis that shows the differences does not begin at 0.
+    return Curves(
+        [Curve("accuracy", range(len(last)), last, mark="points")],
+        "accuracy",
+        "class",
+        categories=names,
+    )
 
 
-def _client_distribution(clients: pa.Table) -> Any:
-    if not len(clients):
-        return None
-    last = clients.filter(pc.field("round") == pc.max(clients.column("round")))
-    traces = []
-    for phase in sorted(set(last.column("phase").to_pylist())):
-        rows = last.filter(pc.field("phase") == phase)
-        for name in MAIN:
-            values = [v for v in rows.column(name).to_pylist() if v is not None]
-            if values:
-                traces.append(go.Box(x=values, name=f"{phase} {name}", boxpoints="outliers"))
-    return figure(traces, "", "value") if traces else None
-
-
-def _worker_load(clients: pa.Table) -> Any:
+def _worker_load(clients: pa.Table) -> Curves | None:
     if not len(clients):
         return None
     load: dict[str, float] = {}
@@ -179,18 +188,30 @@ def _worker_load(clients: pa.Table) -> Any:
         if worker is not None and seconds is not None:
             load[worker] = load.get(worker, 0.0) + seconds
     names = sorted(load)
-    return figure([go.Bar(x=names, y=[load[n] for n in names])], "s", "worker") if load else None
+    return bars(names, {"seconds": [load[n] for n in names]}, "s") if load else None
 
 
-def _histogram(partition: Mapping[str, Any] | None) -> Any:
-    if partition is None:
+def _histogram(clients: pa.Table, partition: Mapping[str, Any] | None) -> Cells | None:
+    if partition is None or not partition["histogram"]:
         return None
     counts = partition["histogram"][:MAX_CLIENTS_SHOWN]
-    heat = go.Heatmap(
-        z=[list(row) for row in zip(*counts, strict=True)],
-        x=partition["clients"][:MAX_CLIENTS_SHOWN],
-        y=partition["classes"],
-        colorscale="Teal",
-        colorbar={"title": "examples"},
+    shown: Sequence[int] = partition["clients"][:MAX_CLIENTS_SHOWN]
+    nodes = _nodes_by_partition(clients)
+    return Cells(
+        [list(row) for row in zip(*counts, strict=True)],
+        partition["classes"],
+        list(map(str, shown)),
+        "examples",
+        "class",
+        "client (partition)",
+        ids=[str(nodes.get(number, "")) for number in shown],
     )
-    return figure([heat], "class", "client (partition)")
+
+
+def _nodes_by_partition(clients: pa.Table) -> dict[int, int]:
+    if not {"partition", "node_id"} <= set(clients.column_names):
+        return {}
+    pairs = zip(
+        clients.column("partition").to_pylist(), clients.column("node_id").to_pylist(), strict=True
+    )
+    return {number: node for number, node in pairs if number is not None}

@@ -7,17 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 import tomli_w
 
 from atoll.credentials import tables_without_credentials
 from atoll.files.atomic import write_text
-from atoll.lazy import LazyModule
 from atoll.platform.callbacks.metric_names import is_main, label_of
+from atoll.platform.reports.client_figures import (
+    clients_curves,
+    curve_figures,
+    last_round_figures,
+    privacy_figures,
+)
 from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
+from atoll.platform.reports.drawing import Figure
 from atoll.platform.reports.figures import all_figures
+from atoll.platform.reports.page import render
+from atoll.platform.reports.run_head import facts
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
@@ -25,18 +32,16 @@ from atoll.platform.run_directory.run_files import (
     LAYERS,
     check_run_directory,
     read_config,
+    read_confusion,
+    read_engine,
     read_partition,
     read_result,
     read_rounds,
     read_rows,
 )
 
-plotly_offline = LazyModule("plotly.offline")
-
 REPORT = "report.html"
 MAX_FAULTS = 200
-# Its row of buttons would lie over the legend.
-PLOTLY = {"responsive": True, "displayModeBar": False}
 
 
 def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Path:
@@ -66,31 +71,35 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
     clients = read_rows(directory / CLIENTS, CLIENT_SCHEMA)
     layers = read_rows(directory / LAYERS, LAYER_SCHEMA)
     partition = read_partition(directory)
-    figures = [
-        (
-            title,
-            figure.to_html(full_html=False, include_plotlyjs=False, config=PLOTLY),
-        )
-        for title, figure in [
-            *domain_figures(rounds, partition),
-            *all_figures(rounds, clients, partition, layers),
-        ]
+    main: list[tuple[str, Figure]] = [
+        *domain_figures(rounds, partition),
+        *all_figures(rounds, clients, partition, layers, read_confusion(directory)),
+        *privacy_figures(clients),
+        *last_round_figures(clients),
     ]
+    of_clients = curve_figures(clients)
     faults = _failed_layers(layers) if len(layers) else _faults(clients)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("atoll.platform.reports"), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(
+    page = render(
+        "report.html.jinja",
+        kind="Atoll",
+        figures=[*main, *of_clients],
+        clients=clients_curves(clients),
         title=directory.resolve().name,
         headline=headline(directory, result or {}),
+        facts=facts(config, read_engine(directory), clients),
         finished=result is not None,
-        figures=figures,
-        statistics=statistic_rows(rounds),
+        main_figures=range(len(main)),
+        client_figures=range(len(main), len(main) + len(of_clients)),
+        statistics=[
+            [row.name, f"{row.up:,.0f}", f"{row.down:,.0f}", row.survives]
+            for row in statistic_rows(rounds)
+        ],
         members="layer" if len(layers) else "client",
-        faults=faults,
-        reasons=Counter(row["reason"] for row in faults).most_common(),
+        faults=[list(row.values()) for row in faults],
+        reasons=[
+            [count, reason] for reason, count in Counter(r["reason"] for r in faults).most_common()
+        ],
         config=tomli_w.dumps(config),
-        plotly=plotly_offline.get_plotlyjs(),
     )
     write_text(directory / REPORT, page)
     return directory / REPORT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ import numpy as np
 from atoll.attacks.arena.arena_summary import METRICS, Cell
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, RunDirectoryError
+from atoll.extras import require
 from atoll.files.atomic import replacing
 from atoll.lazy import LazyModule
 from atoll.platform.reports.arena_figures import attacker_of
+from atoll.platform.reports.drawing import axis_range
 from atoll.platform.results.groups import Band, Group, Series, series_of
 
 matplotlib = LazyModule("matplotlib")
@@ -35,10 +36,6 @@ LINES = ("-", "--", ":", "-.")
 WIDTH, RATIO = 3.4, 0.72
 # The share of the range that is left free above and below the curves.
 MARGIN = 0.06
-# The share of the rounds that the axis need not be for, where the others take half of it or less.
-EARLY = 0.25
-# A run of fewer rounds is short enough to see all of.
-SHORT = 10
 STYLE = {
     "font.size": 8,
     "axes.linewidth": 0.6,
@@ -113,10 +110,7 @@ def check_picture(out: Path) -> None:
     InvalidExperimentError
         If Matplotlib is missing, or the suffix is of no picture.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidExperimentError(
-            "atoll plot: Matplotlib is not installed; expected pip install 'atoll[plot]'"
-        )
+    require("matplotlib", what="atoll plot")
     if out.suffix.lower() not in SUFFIXES:
         raise InvalidExperimentError(
             f"--out = {str(out)!r}: expected a name that ends in {', '.join(SUFFIXES)}"
@@ -341,24 +335,7 @@ def _limit(place: Any, series: Sequence[Series], look: Look) -> None:
 
 
 def y_range(series: Sequence[Series]) -> tuple[float, float]:
-    """Return the values that an axis is for: those of all rounds, or of all but the early ones.
-
-    Curves that begin far from where they end would leave nothing to see of their differences. So
-    where the rounds after the first quarter take half of the range or less, the axis is for these,
-    and as much again on the side that the curves come from.
-    """
-    first = min(int(one.rounds[0]) for one in series)
-    last = max(int(one.rounds[-1]) for one in series)
-    low, high = _ends(series, first)
-    late_low, late_high = _ends(series, first + EARLY * (last - first))
-    spread = late_high - late_low
-    if last - first < SHORT or spread <= 0.0 or 2 * spread > high - low:
-        return low, high
-    return max(low, late_low - spread), min(high, late_high + spread)
-
-
-def _ends(series: Sequence[Series], first: float) -> tuple[float, float]:
-    """Return the least and the largest value of the rounds from ``first`` on."""
-    lows = [one.low[one.rounds >= first] for one in series]
-    highs = [one.high[one.rounds >= first] for one in series]
-    return float(np.concatenate(lows).min()), float(np.concatenate(highs).max())
+    """Return the values that an axis is for, as in pages (:func:`axis_range`)."""
+    return axis_range(
+        [(one.rounds.tolist(), one.low.tolist(), one.high.tolist()) for one in series]
+    )

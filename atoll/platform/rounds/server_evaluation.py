@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
@@ -27,6 +27,8 @@ from atoll.platform.pool.mapping import map_over_workers
 PART = 1024
 
 Diagnostics = Callable[[int, ArrayRecord], Mapping[str, float]]
+# Told of a round's examples by class and predicted class.
+OnConfusion = Callable[[int, NDArray[np.int64]], None]
 
 
 class ServerEvaluation:
@@ -36,7 +38,7 @@ class ServerEvaluation:
     ----------
     grid : RayGrid
         Its workers evaluate.
-    dataset : ImageDataset
+    dataset : Dataset
         Its test split is used.
     model : ModelSettings
         ``[model]``.
@@ -48,19 +50,23 @@ class ServerEvaluation:
         Returns more figures of a round.
     metrics : Sequence[str]
         Metrics of the user's own, ``module:callable``.
+    on_confusion : callable, optional
+        Told of each round's confusion matrix, over the examples that ``accuracy`` is of.
     """
 
     def __init__(
         self,
         grid: RayGrid,
-        dataset: ImageDataset,
+        dataset: Dataset,
         model: ModelSettings,
         sets: TestSets,
         device: str,
         diagnostics: Diagnostics | None = None,
         metrics: Sequence[str] = (),
+        on_confusion: OnConfusion | None = None,
     ) -> None:
         self._grid = grid
+        self._on_confusion = on_confusion
         self._diagnostics = diagnostics
         self._place = (dataset.directory, model, device)
         self._metrics = tuple(metrics)
@@ -80,9 +86,16 @@ class ServerEvaluation:
             for end, parts in zip(ends, self._parts, strict=True)
         ]
         metrics = metrics_by_domain(self._sets, evaluations)
+        self._tell_of_confusion(server_round, evaluations)
         if self._diagnostics is not None:
             metrics.update(self._diagnostics(server_round, arrays))
         return MetricRecord(metrics)
+
+    def _tell_of_confusion(self, server_round: int, evaluations: Sequence[Evaluation]) -> None:
+        by_name = dict(zip(self._sets.names, evaluations, strict=True))
+        confusion = reduce(add, [by_name[name] for name in self._sets.main]).confusion
+        if self._on_confusion is not None and confusion is not None:
+            self._on_confusion(server_round, confusion)
 
 
 def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -90,17 +103,17 @@ def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 @lru_cache(maxsize=4)
-def _opened(directory: Path, model: str, device: str) -> tuple[ImageDataset, Any, ModelArrays]:
+def _opened(directory: Path, model: str, device: str) -> tuple[Dataset, Any, ModelArrays]:
     """Return a worker's data set and model, and the model's arrays; made once a process."""
-    dataset = ImageDataset(directory)
+    dataset = Dataset(directory)
     settings = ModelSettings.model_validate_json(model)
-    network = build_model(settings, dataset.image_shape, len(dataset.classes), 0).to(device)
+    network = build_model(settings, dataset.inputs, dataset.task, 0).to(device)
     return dataset, network, ModelArrays(network)
 
 
 def loaded(
     content: PackedRecords, directory: Path, model: ModelSettings, device: str
-) -> tuple[ImageDataset, Any]:
+) -> tuple[Dataset, Any]:
     """Return a worker's data set, and its model with the parameters of a message."""
     dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
     arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from atoll.errors import EngineError, RunDirectoryError
 from atoll.files.atomic import remove_partials, replacing
@@ -32,6 +34,7 @@ from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
     CONFIG,
+    CONFUSION,
     ENGINE,
     LAYERS,
     RESULT,
@@ -160,6 +163,9 @@ class Ledger(Observer):
         self._rounds = ParquetTable(directory / ROUNDS)
         self._clients = ParquetTable(directory / CLIENTS)
         self._notes: dict[str, Any] = {}
+        # The newest confusion matrix, while it is not on disk; and when one was written last.
+        self._confusion: dict[str, Any] | None = None
+        self._confusion_written = 0.0
 
     @classmethod
     def create(cls, directory: Path, config_toml: str) -> Ledger:
@@ -234,14 +240,26 @@ class Ledger(Observer):
             self._clients.append(pa.table(columns, schema=CLIENT_SCHEMA))
         self._rounds.append(pa.table({key: [v] for key, v in _round_row(record).items()}))
 
+    def on_confusion(self, server_round: int, counts: NDArray[np.int64]) -> None:
+        """Keep the examples by class and predicted class of the newest evaluation."""
+        self._confusion = {"round": server_round, "counts": counts.tolist()}
+        if time.monotonic() - self._confusion_written >= FLUSH_SECONDS:
+            self._write_confusion()
+
+    def _write_confusion(self) -> None:
+        if self._confusion is not None:
+            write_recorded_json(self.directory / CONFUSION, self._confusion)
+            self._confusion, self._confusion_written = None, time.monotonic()
+
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Write what is left."""
         self.flush()
 
     def flush(self) -> None:
-        """Write all rows that are not in the files yet."""
+        """Write all that is not in the files yet."""
         self._rounds.flush()
         self._clients.flush()
+        self._write_confusion()
 
     def close(self) -> None:
         """Write what is left, and seal the tables: they grow no longer."""

@@ -26,7 +26,7 @@ CONFIG, ROUNDS, CLIENTS, RESULT = "config.toml", "rounds.parquet", "clients.parq
 LAYERS = "layers.parquet"
 # What grows with a run: its manifest has them when they no longer do.
 TABLES = (ROUNDS, CLIENTS, LAYERS)
-ENGINE, PARTITION = "engine.json", "partition.json"
+ENGINE, PARTITION, CONFUSION = "engine.json", "partition.json", "confusion.json"
 
 # Sections that a run writes whatever its experiment says, and the one of a Flower app's.
 SECTIONS = ("run", "data", "model", "client", "strategy", "ray")
@@ -240,8 +240,34 @@ def read_engine(directory: Path) -> Engine | None:
     return _read_if_there(directory / ENGINE, Engine)
 
 
-class _Input(BaseModel):
-    """What models are given: images normalised by channel."""
+class Confusion(BaseModel):
+    """``confusion.json``: examples by class and predicted class, of the last evaluation."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    round: Annotated[int, Field(ge=0)]
+    counts: list[list[Annotated[int, Field(ge=0)]]]
+
+    @model_validator(mode="after")
+    def _is_square(self) -> Confusion:
+        if any(len(row) != len(self.counts) for row in self.counts):
+            raise ValueError("a count for each predicted class in every row")
+        return self
+
+
+def read_confusion(directory: Path) -> Confusion | None:
+    """Return ``confusion.json`` of a run directory, or None if it has none.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it cannot be read, or is not what was written.
+    """
+    return _read_if_there(directory / CONFUSION, Confusion)
+
+
+class _Images(BaseModel):
+    """What models were given in earlier versions: images normalised by channel."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -250,7 +276,7 @@ class _Input(BaseModel):
     std: list[float]
 
     @model_validator(mode="after")
-    def _fits(self) -> _Input:
+    def _fits(self) -> _Images:
         if not len(self.mean) == len(self.std) == self.image_shape[0]:
             raise ValueError("a mean and a deviation for each channel")
         return self
@@ -267,7 +293,22 @@ class _Partition(BaseModel):
     training_domains: list[str] = []
     held_out: list[str] = []
     histogram: list[list[int]] = []
-    input: _Input | None = None
+    # Read as what they are where a model is built: that takes PyTorch.
+    inputs: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
+    input: _Images | None = None
+
+    @model_validator(mode="after")
+    def _of_images(self) -> _Partition:
+        if self.input is not None:
+            self.inputs = {
+                "kind": "images",
+                "image_shape": self.input.image_shape,
+                "mean": self.input.mean,
+                "std": self.input.std,
+            }
+            self.task = {"kind": "classification", "classes": self.classes}
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> _Partition:

@@ -309,7 +309,8 @@ def _run_rounds(
     place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
     every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
     diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
-    evaluation = ServerEvaluation(*place, diagnostics, settings.metrics or ())
+    told = session.ledger.on_confusion
+    evaluation = ServerEvaluation(*place, diagnostics, settings.metrics or (), told)
     options = session.options(
         name=settings.name,
         checkpoint_every=settings.checkpoint_every,
@@ -340,7 +341,7 @@ def _run_rounds(
     if settings.keep == "best" and not options.keep.rounds:
         logger.warning(
             "run.keep_metric = %r: no round had such a metric, so no round is the best",
-            settings.keep_metric,
+            settings.keep_metric or "the task's main metric",
         )
     # As with Flower, a result has no arrays where no round had an update.
     arrays = arrays or federation.initial_arrays

@@ -227,7 +227,9 @@ def _start_halving(sweep: Sweep, directory: Path, here: Any) -> Any:
     reports = [
         halving.report.remote(trial.group, trial.name, server_round, value)
         for trial in sweep.trials
-        for server_round, value in recorded_metric(place_of(directory, trial), settings.metric)
+        for server_round, value in recorded_metric(
+            place_of(directory, trial), settings.metric, settings.mode
+        )
     ]
     answer(reports, "the actor that stops trials early")
     return halving
@@ -288,7 +290,9 @@ class _Running:
         place = place_of(self._directory, trial)
         ask, stopping = None, self._sweep.settings.early_stopping
         if self._halving is not None and stopping is not None:
-            ask = AskAfterRound(self._halving, stopping.metric, trial.group, trial.name)
+            ask = AskAfterRound(
+                self._halving, stopping.metric, trial.group, trial.name, stopping.mode
+            )
         tables = trial.experiment.to_dict()
         # Trials share the GPUs that there are: one that took what fits would leave none.
         tables["ray"]["gpus_per_worker"] = self._gpu_share

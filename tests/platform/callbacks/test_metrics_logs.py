@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from atoll import extras
 from atoll.errors import EngineError, InvalidExperimentError
-from atoll.platform.callbacks import metrics_log
 from atoll.platform.callbacks.metrics_log import MetricsLog
 from atoll.platform.callbacks.mlflow_log import MLflowLog
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
@@ -204,7 +204,7 @@ def test_a_wandb_without_a_key_is_a_clear_line(
 def test_without_wandb_it_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics_log.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     experiment = Experiment.from_dict({"log": {"wandb": True}})
-    with pytest.raises(InvalidExperimentError, match=r"pip install 'atoll\[wandb\]'"):
+    with pytest.raises(InvalidExperimentError, match=r'pip install "atoll\[wandb\]"'):
         check_settings(experiment)

@@ -188,6 +188,7 @@ def test_a_killed_driver_resumes_to_the_same_bits(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.long
 def test_an_interrupted_run_says_how_to_go_on(
     experiment: Path, tmp_path: Path, atoll_here: AtollHere, number: signal.Signals
 ) -> None:
@@ -262,6 +263,7 @@ def test_sigterm_ends_every_kind_of_run_as_ctrl_c_does(tmp_path: Path, what: str
     assert b"SIGTERM received" not in errors
 
 
+@pytest.mark.long
 def test_a_second_process_is_kept_out(
     experiment: Path, tmp_path: Path, atoll_here: AtollHere
 ) -> None:

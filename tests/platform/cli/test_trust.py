@@ -343,6 +343,7 @@ def test_nothing_in_the_current_folder_shadows_what_is_installed(
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_the_workers_of_a_resumed_run_are_not_shadowed_either(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", finished=False)
     shutil.rmtree(run / "captures")

@@ -2,6 +2,7 @@
 
 from atoll.attacks.arena.arena_summary import cells_of
 from atoll.platform.reports.arena_figures import frontier
+from atoll.platform.reports.drawing import Level
 
 
 def row(attack: str, defense: str, psnr: float, accuracy: float | None, **more: object):
@@ -36,20 +37,17 @@ def test_a_frontier_shows_the_strongest_attack_and_holds_it_against_the_floor() 
         row("idlg", "top-k", 9.0, 0.8),
     ]
     drawn = frontier(cells_of(rows), "psnr", "PSNR (dB)")
-    points = {t.name: (list(t.x), list(t.y)) for t in drawn.data if t.y[0] is not None}
+    points = {curve.name: (curve.x, curve.y) for curve in drawn.series if curve.y}
     assert points == {"none": ([0.9, 0.9], [15.0, 17.0]), "top-k": ([0.8], [9.0])}
-    [line] = drawn.layout.shapes
-    assert line.y0 == line.y1 == 20.0
-    [note] = drawn.layout.annotations
-    assert note.text == "highest baseline: class-mean"
-    assert drawn.layout.yaxis.title.text == "PSNR (dB)"
+    assert drawn.level == Level("highest baseline, class-mean", 20.0)
+    assert drawn.y_title == "PSNR (dB)"
 
 
 def test_a_frontier_of_floors_alone_shows_them() -> None:
     rows = [row("class-mean", "none", 20.0, 0.9), row("random-image", "none", 6.0, 0.9)]
     drawn = frontier(cells_of(rows), "psnr", "PSNR (dB)")
-    assert list(drawn.data[0].y) == [20.0]
-    assert not drawn.layout.shapes
+    assert list(drawn.series[0].y) == [20.0]
+    assert drawn.level is None
 
 
 def test_there_is_no_frontier_without_accuracy_or_without_the_metric() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from atoll.files.recorded import write_recorded_json
@@ -13,7 +12,7 @@ from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
 from atoll.platform.reports.figures import all_figures
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.ledger import Ledger
-from atoll.platform.run_directory.run_files import read_table
+from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, read_table
 
 PARTITION = {
     "clients": [0],
@@ -68,17 +67,17 @@ def test_accuracies_are_drawn_by_domain_and_measures_against_the_unseen_domain(
     write_run(tmp_path)
     figures = dict(domain_figures(read_table(tmp_path / "rounds.parquet"), PARTITION))
     lines = {
-        line.name: (line.x, line.y, line.line.dash) for line in figures["Accuracy by domain"].data
+        line.name: (line.x, line.y, line.dash) for line in figures["Accuracy by domain"].series
     }
     assert lines == {
-        "real-photo (held out)": ((2, 4), (0.2, 0.4), "solid"),
-        "art (training)": ((2, 4), (0.9, 0.9), "dot"),
-        "grey (probe)": ((2, 4), (0.5, 0.5), "dash"),
+        "real-photo (held out)": ([2, 4], [0.2, 0.4], "solid"),
+        "art (training)": ([2, 4], [0.9, 0.9], "dot"),
+        "grey (probe)": ([2, 4], [0.5, 0.5], "dash"),
     }
-    points = figures["Transfer measure, against unseen-domain accuracy"].data
-    assert [(trace.name, trace.x, trace.y) for trace in points] == [
-        ("held-out domain", (9.0, 11.0), (0.2, 0.4)),
-        ("training domains, mean", (pytest.approx(0.6), pytest.approx(1.2)), (0.2, 0.4)),
+    points = figures["Transfer measure, against unseen-domain accuracy"].series
+    assert [(curve.name, curve.x, curve.y) for curve in points] == [
+        ("held-out domain", [9.0, 11.0], [0.2, 0.4]),
+        ("training domains, mean", pytest.approx([0.6, 1.2]), [0.2, 0.4]),
     ]
     assert set(figures) == {
         "Accuracy by domain",
@@ -128,7 +127,7 @@ def test_validation_is_drawn_beside_the_test_and_is_no_way_of_inference(tmp_path
     ledger.on_round(record)
     ledger.flush()
     rounds = read_table(tmp_path / "rounds.parquet")
-    drawn = dict(all_figures(rounds, pa.table({}), None))
+    drawn = dict(all_figures(rounds, CLIENT_SCHEMA.empty_table(), None))
     assert not any("inference" in title for title in drawn)
-    curves = {trace.name: list(trace.y) for trace in drawn["Accuracy"].data}
+    curves = {curve.name: list(curve.y) for curve in drawn["Accuracy"].series}
     assert curves == {"on the server's test data": [0.5], "on validation data": [0.75]}

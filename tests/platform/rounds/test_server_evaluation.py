@@ -14,6 +14,7 @@ from atoll.clients.models.model_building import build_model
 from atoll.clients.training.evaluation import evaluate
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.run_directory.run_files import read_confusion
 from atoll.platform.runs.federation_run import run
 
 TABLES = {
@@ -45,12 +46,17 @@ def test_every_domain_is_evaluated_and_the_held_out_one_is_the_headline(
     }
     metrics = result.metrics
     for name, own in expected.items():
-        assert metrics[f"server_accuracy_{name}"] == own.accuracy
-        assert metrics[f"server_loss_{name}"] == pytest.approx(own.loss, rel=1e-6)
-    assert metrics["server_accuracy"] == expected["30"].accuracy
+        assert metrics[f"server_accuracy_{name}"] == own["accuracy"]
+        assert metrics[f"server_loss_{name}"] == pytest.approx(own["loss"], rel=1e-6)
+    assert metrics["server_accuracy"] == expected["30"]["accuracy"]
     assert metrics["server_validation_accuracy"] == pytest.approx(
-        (expected["0"].accuracy + expected["60"].accuracy) / 2
+        (expected["0"]["accuracy"] + expected["60"]["accuracy"]) / 2
     )
+    confusion = read_confusion(tmp_path / "run")
+    assert confusion is not None
+    assert confusion.round == 2
+    assert np.array_equal(confusion.counts, expected["30"].confusion)
+    assert np.trace(confusion.counts) / np.sum(confusion.counts) == metrics["server_accuracy"]
     clients = pq.read_table(tmp_path / "run" / "clients.parquet").to_pydict()
     assert set(zip(clients["partition"], clients["domain"], strict=True)) == {(0, "0"), (1, "60")}
     examples = dict(zip(clients["partition"], clients["examples"], strict=True))

@@ -30,6 +30,7 @@ from atoll.platform.run_directory.identity import RunIdentity
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     read_config,
+    read_confusion,
     read_engine,
     read_partition,
     read_result,
@@ -83,6 +84,7 @@ KINDS = {
     "engine": Kind("engine.json", lambda d: read_engine(d)),
     "result": Kind("result.json", lambda d: read_result(d)),
     "partition": Kind("partition.json", lambda d: read_partition(d)),
+    "confusion": Kind("confusion.json", lambda d: read_confusion(d)),
     "identity": Kind("identity.json", lambda d: RunIdentity.read(d)),
     "rounds": Kind("rounds.parquet", lambda d: read_rounds_table(d / "rounds.parquet")),
     "clients": Kind(
@@ -125,6 +127,7 @@ def write_whole(folder: Path) -> Path:
     """Write a run directory with a file of every kind."""
     directory = write_run(folder / "run")
     RunIdentity({"run": {"rounds": 1}}, {"digits": "ab"}, {"python": "3"}).write(directory)
+    write_recorded_json(directory / "confusion.json", {"round": 1, "counts": [[3, 0], [1, 4]]})
     row = {field.name: None for field in SCHEMA} | {
         "key": "k",
         "trial": "t",

@@ -108,9 +108,7 @@ class LayerwiseTraining:
         self._dataset, self._spec = federation.dataset, federation.spec
         self._trained_on = federation.partition.indices(0)
         self._session = session
-        self._design = Design.of(
-            experiment.model, self._dataset.image_shape, len(self._dataset.classes)
-        )
+        self._design = Design.of(experiment.model, self._dataset.inputs, len(self._dataset.classes))
         self._files = UnitFiles(session.directory / UNITS_FOLDER)
         self._table = UnitTable(session.directory)
         self._blocks = block_names(self._design)
