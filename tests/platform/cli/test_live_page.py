@@ -120,7 +120,10 @@ def test_a_sweep_is_a_table_of_trials_that_leads_to_their_reports(
 ) -> None:
     (tmp_path / "sweep.toml").write_text(EXPERIMENT.replace("120", "150") + SWEEP)
     row = "document.querySelectorAll('#parts tbody tr')"
-    with LiveBrowser() as browser, running("sweep sweep.toml --out out", tmp_path, joining):
+    with (
+        LiveBrowser() as browser,
+        running(f"sweep sweep.toml --out {tmp_path}/out", tmp_path, joining),
+    ):
         with watched(tmp_path / "out", joining) as url:
             browser.open(url)
             browser.wait_until(f"/round \\d+\\/150/.test({row}[0]?.innerText)")
@@ -140,7 +143,10 @@ def test_an_arena_is_its_federations_and_the_attacks_so_far(
     tmp_path: Path, joining: dict[str, str]
 ) -> None:
     (tmp_path / "arena.toml").write_text(ARENA)
-    with LiveBrowser() as browser, running("arena arena.toml --out out", tmp_path, joining):
+    with (
+        LiveBrowser() as browser,
+        running(f"arena arena.toml --out {tmp_path}/out", tmp_path, joining),
+    ):
         with watched(tmp_path / "out", joining) as url:
             browser.open(url)
             browser.wait_until("/\\d of 3 federations ended/.test(document.title)")
