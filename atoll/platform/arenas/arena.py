@@ -26,7 +26,7 @@ from atoll.files.recorded import (
     write_recorded_text,
 )
 from atoll.platform.arenas.arena_checks import check_before_run
-from atoll.platform.arenas.arena_plan import Arena, jobs_of
+from atoll.platform.arenas.arena_plan import Arena, facts_of, jobs_of
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
@@ -120,10 +120,7 @@ def run_arena(
     lock = RunLock(directory)
     lock.acquire()
     try:
-        tables = {
-            "arena": arena.settings.model_dump(mode="json", exclude_none=True),
-            **arena.federations.base.to_dict(),
-        }
+        tables = arena.tables()
         (directory / FEDERATIONS).mkdir(exist_ok=True)
         text = tomli_w.dumps(tables_without_credentials(tables))
         write_recorded_text(directory / ARENA_CONFIG, text)
@@ -201,5 +198,6 @@ def _finish(
     write_recorded_rows(directory / COSTS, costs)
     write_recorded_json(directory / FAILED, failed)
     images = {key: store.images(key) for key in keys} if arena.settings.pictures else {}
-    report = write_arena_report(directory, rows, arena.baseline, images)
+    facts = facts_of(arena, directory / FEDERATIONS, failed)
+    report = write_arena_report(directory, rows, arena.baseline, images, facts)
     return ArenaResult(directory, report, failed)
