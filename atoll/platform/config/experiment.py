@@ -95,7 +95,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Parameters
     ----------
     path : Path
-        A TOML file; a relative ``data.path`` in it is relative to the file.
+        A TOML file; a relative ``data.path`` (or ``data.options.test_path``) in it is relative to
+        the file.
     overrides : Sequence[str]
         ``section.key=value``, the value as in TOML or a bare word; they win over the file.
 
@@ -127,13 +128,15 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """Return an experiment file's tables, a relative ``data.path`` resolved."""
+    """Return an experiment file's tables, relative paths of data resolved."""
     tables = read_toml(path)
     for name in ADDED_TABLES:
         tables.pop(name, None)
     data = tables.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
+    options = data.get("options") if isinstance(data, dict) else None
+    for table, key in ((data, "path"), (options, "test_path")):
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str((path.parent / Path(table[key]).expanduser()).resolve())
     return tables
 
 

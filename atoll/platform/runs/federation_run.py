@@ -40,6 +40,7 @@ from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
 from atoll.platform.runs.layerwise.layerwise_run import LayerwiseTraining, start_workers
 from atoll.platform.runs.layerwise.network_arrays import network_arrays
+from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.platform.runs.preflight import check_settings
 from atoll.platform.runs.run_observers import observers_of
 from atoll.platform.runs.run_result import RunResult
@@ -126,6 +127,7 @@ def run(
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
     check_settings(experiment)
+    experiment = with_natural_clients(experiment)
     note(uses_in(experiment.to_dict()))
     if resume and out is None:
         out = experiment.run.out / experiment.run.name
