@@ -9,7 +9,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from atoll.platform.callbacks.metric_names import label_of
+from atoll.platform.callbacks.round_figures import final_figures
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,9 +48,7 @@ class RunResult:
     def _facts(self) -> dict[str, str]:
         """Return what a person asks of a run first, by its name; nothing of it is long."""
         facts = {"rounds": str(self.summary.get("rounds", "?"))}
-        for name, value in self.metrics.items():
-            if isinstance(value, int | float):
-                facts[label_of(name)] = f"{value:.4f}"
+        facts |= final_figures(self.metrics)
         facts["client errors"] = str(self.summary.get("errors", 0))
         if "wall_seconds" in self.summary:
             facts["seconds"] = f"{self.summary['wall_seconds']:.1f}"
