@@ -9,7 +9,7 @@ FAST := ATOLL_FUZZ_EXAMPLES=5 $(PYTEST) -m "not ray and not slow" --hypothesis-p
 INSTALLED := $(VENV)/.installed
 PFL_INSTALLED := .venv-pfl/.installed
 
-.PHONY: help install demo test conformance test-fast coverage lint format docs bench clean
+.PHONY: help install demo test test-all conformance test-fast coverage lint format docs bench clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,7 +28,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED) ## Run the quickstart: 100 clients, real images, a report at the end
 	$(BIN)/atoll run experiments/quickstart.toml
 
-test: $(INSTALLED) lint ## Check style, types and layers, and run the tests
+test: $(INSTALLED) lint ## Check style, types and layers, and run the tests; under 15 minutes
+	$(PYTEST) -m "not conformance and not long"
+
+test-all: $(INSTALLED) lint ## The same with the long tests: several clusters, Ray's own time-outs
 	$(PYTEST) -m "not conformance"
 
 conformance: $(INSTALLED) ## Run the same apps on stock Flower and on Atoll, and compare

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,26 @@ def attach(
     return get, names
 
 
-class LazyModule:
+class LazyObject:
+    """An object's stand-in, which makes it when an attribute is first asked for.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the object.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._made = functools.cache(make)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            # What copies, pickles or inspects the stand-in asks for these; none is the object's.
+            raise AttributeError(attribute)
+        return getattr(self._made(), attribute)
+
+
+class LazyModule(LazyObject):
     """A module's stand-in, which imports it when an attribute is first asked for.
 
     Parameters
@@ -52,10 +72,4 @@ class LazyModule:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):
-            # What copies, pickles or inspects the stand-in asks for these; none is the module's.
-            raise AttributeError(attribute)
-        return getattr(importlib.import_module(self._name), attribute)
+        super().__init__(functools.partial(importlib.import_module, name))

@@ -32,7 +32,7 @@ from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.threat.observation import Observation, used_examples
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.imprint_block import ImprintBlock, aim
 from atoll.clients.models.model_building import build_model
@@ -60,7 +60,7 @@ RATE = 1.0
 
 
 def victims_of(
-    dataset: ImageDataset, model: Mapping[str, Any], groups: Sequence[Sequence[int]], seed: int
+    dataset: Dataset, model: Mapping[str, Any], groups: Sequence[Sequence[int]], seed: int
 ) -> list[Victim]:
     """Return a client for each group of training examples, after one step on all of them."""
     settings = ModelSettings.model_validate(model)
@@ -92,7 +92,7 @@ def victims_of(
     return victims
 
 
-def restored(dataset: ImageDataset, wanted: Sequence[str]) -> None:
+def restored(dataset: Dataset, wanted: Sequence[str]) -> None:
     """Print what each attack (or those that are wanted) restores."""
     ones = [[index] for index in range(10)]
     rows: list[tuple[str, dict[str, Any], list[Any], dict[str, Any]]] = [
@@ -130,7 +130,7 @@ def restored(dataset: ImageDataset, wanted: Sequence[str]) -> None:
         )
 
 
-def step(dataset: ImageDataset, repeats: int, steps: int, generator: Mapping[str, Any]) -> None:
+def step(dataset: Dataset, repeats: int, steps: int, generator: Mapping[str, Any]) -> None:
     """Print an inversion step's cost over the passes that it must do.
 
     These are the forward pass, the backward pass by the parameters, and the backward pass through
@@ -201,7 +201,7 @@ def _seconds_of_passes(observation: Observation, images_of: Images, steps: int) 
     return seconds / steps
 
 
-def layers(dataset: ImageDataset, victims: int, steps: int) -> None:
+def layers(dataset: Dataset, victims: int, steps: int) -> None:
     """Print what comes back from layers trained apart, and from the same blocks in a chain."""
     blocks = {"block": "small", "steps": 10, "norm": "group"}
     groups = [[index] for index in range(victims)]
@@ -232,7 +232,7 @@ def layers(dataset: ImageDataset, victims: int, steps: int) -> None:
 
 
 def layer_victims_of(
-    dataset: ImageDataset, model: Mapping[str, Any], groups: Sequence[Sequence[int]], count: int
+    dataset: Dataset, model: Mapping[str, Any], groups: Sequence[Sequence[int]], count: int
 ) -> list[Victim]:
     """Return NoProp clients that train some blocks of one network, each client its own."""
     settings = ModelSettings.model_validate({"name": "noprop-dt", **model})
@@ -266,7 +266,7 @@ def layer_victims_of(
     return victims
 
 
-def _info(dataset: ImageDataset, model: ModelSettings, client: ClientSettings) -> FederationInfo:
+def _info(dataset: Dataset, model: ModelSettings, client: ClientSettings) -> FederationInfo:
     return FederationInfo(
         dataset.name,
         model,
@@ -279,7 +279,7 @@ def _info(dataset: ImageDataset, model: ModelSettings, client: ClientSettings) -
     )
 
 
-def batched(dataset: ImageDataset, repeats: int, steps: int) -> None:
+def batched(dataset: Dataset, repeats: int, steps: int) -> None:
     """Print 20 victims at once over 20 one after another."""
     print("\n| attack | model | 20 in turn, s | at once, s | ratio |\n|---|---|---|---|---|")
     rows: list[tuple[str, dict[str, Any]]] = [
@@ -308,7 +308,7 @@ def batched(dataset: ImageDataset, repeats: int, steps: int) -> None:
         print(f"| {name} | {model['name']} | {seconds} | {ratio:.2f} |", flush=True)
 
 
-def workers(dataset: ImageDataset, repeats: int, steps: int) -> None:
+def workers(dataset: Dataset, repeats: int, steps: int) -> None:
     """Print an arena's jobs on 20 victims, on two workers over one after another, by the clock."""
     victims = victims_of(
         dataset, {"name": "resnet8", "norm": "frozen"}, [[index] for index in range(20)], seed=7

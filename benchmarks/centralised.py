@@ -152,7 +152,7 @@ class Centralised:
     def accuracies(self) -> dict[str, float]:
         """Return the accuracy on each domain's test examples."""
         return {
-            name: evaluate(self.model.model, self.dataset, self.dataset.test, indices).accuracy
+            name: evaluate(self.model.model, self.dataset, self.dataset.test, indices)["accuracy"]
             for name, indices in zip(self.sets.names, self.sets.indices, strict=True)
         }
 

@@ -25,8 +25,8 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data import ImageDataset, partition_dataset
-from atoll.clients.data.image_dataset import Decoded, Split, write_dataset
+from atoll.clients.data import Dataset, partition_dataset
+from atoll.clients.data.dataset import Decoded, Split, write_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings
 from atoll.platform.cluster.connection import Cluster
@@ -143,7 +143,7 @@ def population(size: int, point: Point) -> None:
     maker = multiprocessing.get_context("spawn").Process(target=write_pixels, args=(size, place))
     maker.start()
     maker.join()
-    dataset = ImageDataset(place)
+    dataset = Dataset(place)
     with point.step("partition"):
         partition = partition_dataset(dataset, DataSettings(clients=size), SEED)
         assert len(partition.sizes) == size

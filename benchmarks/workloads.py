@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.clients.apps.client_app import ClientSpec
-from atoll.clients.data import ImageDataset, Partition, load_dataset, partition_dataset
+from atoll.clients.data import Dataset, Partition, load_dataset, partition_dataset
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, PartitionSettings
 
 
@@ -49,7 +49,7 @@ WORKLOADS = {
 SEED = 0
 
 
-def data_of(workload: Workload) -> tuple[ImageDataset, Partition]:
+def data_of(workload: Workload) -> tuple[Dataset, Partition]:
     """Return the workload's data, dealt IID."""
     dataset = load_dataset(workload.dataset)
     settings = DataSettings(

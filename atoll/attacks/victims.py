@@ -22,7 +22,7 @@ from atoll.attacks.metrics.pixels import mse, psnr
 from atoll.attacks.metrics.ssim import ssim
 from atoll.attacks.threat.observation import Mimic, Observation, PublicData, observe, used_examples
 from atoll.attacks.threat.victim_model import BatchNormMode
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.errors import CaptureError
 
 # Images that a reconstruction is told from, for the identification rate.
@@ -78,12 +78,12 @@ class References:
     candidates: Tensor
 
 
-def references_of(dataset: ImageDataset, candidates: int = CANDIDATES) -> References:
+def references_of(dataset: Dataset, candidates: int = CANDIDATES) -> References:
     """Deal a data set's test images: every other one is public, of the rest some are candidates.
 
     Parameters
     ----------
-    dataset : ImageDataset
+    dataset : Dataset
         The data set.
     candidates : int
         Largest number of candidates.

@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     from atoll.clients.apps.client_spec import ClientSpec
     from atoll.clients.arrays.model_arrays import ModelArrays
     from atoll.clients.data.catalog import DATASETS, load_dataset
-    from atoll.clients.data.image_dataset import ImageDataset, Split
+    from atoll.clients.data.dataset import Dataset, Split
     from atoll.clients.data.image_tensors import to_tensor
+    from atoll.clients.data.inputs.base import Inputs
+    from atoll.clients.data.inputs.images import ImageInputs
+    from atoll.clients.data.inputs.table import CategoryColumn, NumberColumn, TableInputs
+    from atoll.clients.data.inputs.tokens import TokenInputs
     from atoll.clients.data.partitioning.partition import (
         Partition,
         class_histogram,
         partition_dataset,
     )
     from atoll.clients.data.partitioning.partitioners import PARTITIONERS
+    from atoll.clients.data.texts.tokenizers import tokenizer_of
     from atoll.clients.data.user_data.loaded_data import LoadedData
     from atoll.clients.models import MODELS
     from atoll.clients.models.head import ModelSizes, SplitModel
@@ -52,10 +57,16 @@ if TYPE_CHECKING:
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
+        LabelNoise,
         ModelSettings,
         PartitionSettings,
     )
-    from atoll.clients.training.evaluation import Evaluation, evaluate
+    from atoll.clients.tasks.classification import Classification
+    from atoll.clients.tasks.multi_label import MultiLabel
+    from atoll.clients.tasks.next_token import NextToken
+    from atoll.clients.tasks.regression import Regression
+    from atoll.clients.tasks.task import Measured, Task
+    from atoll.clients.training.evaluation import Evaluation, evaluate, measure
     from atoll.clients.training.local_training import TrainingResult, train
     from atoll.clients.training.step_mods import LocalStep
 
@@ -66,9 +77,12 @@ __all__ = [
     "PARTITIONERS",
     "STATISTICS",
     "BatchClientApp",
+    "CategoryColumn",
+    "Classification",
     "ClientSettings",
     "ClientSpec",
     "DataSettings",
+    "Dataset",
     "DomainContext",
     "Evaluation",
     "ExampleFeatures",
@@ -80,19 +94,26 @@ __all__ = [
     "HessianDiagonal",
     "HessianProbes",
     "HessianProduct",
-    "ImageDataset",
+    "ImageInputs",
     "Inference",
+    "Inputs",
+    "LabelNoise",
     "LoadedData",
     "LocalStep",
     "Loss",
+    "Measured",
     "ModelArrays",
     "ModelSettings",
     "ModelSizes",
+    "MultiLabel",
+    "NextToken",
     "NoPropNetwork",
     "Noise",
+    "NumberColumn",
     "Partition",
     "PartitionSettings",
     "ProbedDiagonal",
+    "Regression",
     "ScaleGradient",
     "ScaleGradientHalves",
     "Split",
@@ -101,17 +122,22 @@ __all__ = [
     "SquaredHeadGradient",
     "SquaredLogits",
     "Statistic",
+    "TableInputs",
+    "Task",
+    "TokenInputs",
     "TrainingResult",
     "build_model",
     "class_histogram",
     "evaluate",
     "load_dataset",
     "make_client_app",
+    "measure",
     "noprop_ct",
     "noprop_dt",
     "noprop_fm",
     "partition_dataset",
     "to_tensor",
+    "tokenizer_of",
     "train",
 ]
 
@@ -127,8 +153,13 @@ _MODULES = {
         "partition_dataset",
     ),
     "atoll.clients.data.partitioning.partitioners": ("PARTITIONERS",),
-    "atoll.clients.data.image_dataset": ("ImageDataset", "Split"),
+    "atoll.clients.data.dataset": ("Dataset", "Split"),
     "atoll.clients.data.image_tensors": ("to_tensor",),
+    "atoll.clients.data.inputs.base": ("Inputs",),
+    "atoll.clients.data.inputs.images": ("ImageInputs",),
+    "atoll.clients.data.inputs.table": ("CategoryColumn", "NumberColumn", "TableInputs"),
+    "atoll.clients.data.inputs.tokens": ("TokenInputs",),
+    "atoll.clients.data.texts.tokenizers": ("tokenizer_of",),
     "atoll.clients.data.user_data.loaded_data": ("LoadedData",),
     "atoll.clients.models": ("MODELS",),
     "atoll.clients.models.model_building": ("build_model",),
@@ -165,11 +196,17 @@ _MODULES = {
     ),
     "atoll.clients.settings": (
         "DataSettings",
+        "LabelNoise",
         "PartitionSettings",
         "ModelSettings",
         "ClientSettings",
     ),
-    "atoll.clients.training.evaluation": ("Evaluation", "evaluate"),
+    "atoll.clients.tasks.classification": ("Classification",),
+    "atoll.clients.tasks.multi_label": ("MultiLabel",),
+    "atoll.clients.tasks.next_token": ("NextToken",),
+    "atoll.clients.tasks.regression": ("Regression",),
+    "atoll.clients.tasks.task": ("Measured", "Task"),
+    "atoll.clients.training.evaluation": ("Evaluation", "evaluate", "measure"),
     "atoll.clients.training.local_training": ("TrainingResult", "train"),
     "atoll.clients.training.step_mods": ("LocalStep",),
 }

@@ -78,6 +78,29 @@ class PartitionSettings(Section):
         return dict(self.model_extra or {})
 
 
+class LabelNoise(Section):
+    """``[data.label_noise]``: training labels that are wrong; test labels stay as they are.
+
+    Attributes
+    ----------
+    kind : str
+        "symmetric": any other class, each as likely. "pair-flip": the class after it.
+        "instance": another class by what the example looks like (Xia et al., 2020, "Part-dependent
+        Label Noise").
+    rate : float
+        The share of labels that are replaced.
+
+    Examples
+    --------
+    >>> from atoll.clients import LabelNoise
+    >>> LabelNoise(rate=0.4).kind
+    'symmetric'
+    """
+
+    kind: Literal["symmetric", "pair-flip", "instance"] = "symmetric"
+    rate: Annotated[float, Field(ge=0.0, le=1.0, examples=[0.2])]
+
+
 class DataSettings(Section):
     """``[data]``: which data set, and how it is spread over clients.
 
@@ -106,6 +129,8 @@ class DataSettings(Section):
         A client's examples, at most.
     client_test_fraction : float
         The share of a client's examples that it keeps for its own evaluation.
+    label_noise : LabelNoise or None
+        Noise of the training labels, those that clients test on included.
 
     Examples
     --------
@@ -130,6 +155,7 @@ class DataSettings(Section):
     test_examples: Annotated[Examples | None, Field(examples=[1_000])] = None
     examples_per_client: Annotated[Examples | None, Field(examples=[50])] = None
     client_test_fraction: Decay = 0.0
+    label_noise: Annotated[LabelNoise | None, Field(examples=[{"rate": 0.2}])] = None
 
 
 class ModelSettings(Section):

@@ -27,8 +27,10 @@ from atoll.clients.apps.client_app import FederatedClientApp, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings, ModSettings
+from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import gradients_of, train
@@ -39,6 +41,8 @@ from atoll.flower import assume_identity
 from tests.support.attacks.attacking import attacked
 from tests.support.attacks.captured import CLIENTS, a_spec, captured
 from tests.support.attacks.real_updates import assert_simulates, client_update
+
+TASK = Classification(classes=tuple("0123456789"))
 
 SHAPE = (1, 8, 8)
 KINDS = ("plain", "unused", "tied", "scalar", "half", "frozen")
@@ -178,7 +182,7 @@ def test_sums_in_the_app_and_clients_at_once_are_those_of_replies(kind: str) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_steps_at_once_are_those_in_turn(kind: str, settings: dict[str, Any]) -> None:
     model = a_model(kind)
-    if obstacle_to_vectorizing(model, SHAPE) is not None:
+    if obstacle_to_vectorizing(model, images_of(SHAPE)) is not None:
         assert kind == "tied"
         return
     client = ClientSettings(learning_rate=0.1, batch_size=4, **settings)
@@ -187,7 +191,7 @@ def test_several_steps_at_once_are_those_in_turn(kind: str, settings: dict[str, 
     images = torch.randn(sum(counts), *SHAPE, generator=generator)
     labels = torch.randint(10, (sum(counts),), generator=generator)
     generators = [torch.Generator().manual_seed(i) for i in range(len(counts))]
-    trainer = VectorizedTrainer(model, client)
+    trainer = VectorizedTrainer(model, client, TASK)
     found = trainer.train(ClientBatch(images, labels, counts, 0.1, generators))
     generators = [torch.Generator().manual_seed(i) for i in range(len(counts))]
     summed = trainer.train_and_sum(ClientBatch(images, labels, counts, 0.1, generators))

@@ -112,6 +112,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_run_whose_time_is_up_is_requeued_and_goes_on(
     slurm: dict[str, str], cluster: None
 ) -> None:

@@ -26,3 +26,17 @@ def test_an_import_brings_nothing_that_is_not_used(module: str, unused: tuple[st
     code = f"import sys, {module}; print([n for n in {unused!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_loads_what_it_prints_with(arguments: list[str]) -> None:
+    # Typer's help of a command loads Rich where an option has a default or a range.
+    unused = ("pydantic", "pyarrow", "numpy", "torch", "ray", "flwr")
+    unused += ("rich",) if arguments == ["--help"] else ()
+    code = (
+        "import sys\nfrom atoll.platform.cli.application import application\n"
+        f"application({arguments!r}, standalone_mode=False)\n"
+        f"print([n for n in {unused!r} if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -26,7 +26,7 @@ from atoll.attacks.victims import (
     read_victims,
     references_of,
 )
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.trust import CodeUse, admitted, references_in, uses_in
 
 # Part of every key: another number where the same job would give other rows.
@@ -188,7 +188,7 @@ def _sum_of(victims: list[Victim]) -> Victim:
 
 @lru_cache(maxsize=1)
 def _references(dataset: Path, candidates: int) -> References:
-    return references_of(ImageDataset(dataset), candidates)
+    return references_of(Dataset(dataset), candidates)
 
 
 @lru_cache(maxsize=1)

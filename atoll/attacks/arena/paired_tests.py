@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+
+from atoll.extras import OptionalModule
+
+statistics = OptionalModule("scipy.stats", "the comparison of an arena's conditions")
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -86,5 +89,5 @@ def compare(first: Sequence[float], second: Sequence[float], seed: int = 0) -> C
     differences: NDArray[np.float64] = np.subtract(first, second, dtype=np.float64)
     p_value = math.nan
     if len(differences) > 1 and np.any(differences != 0.0):
-        p_value = float(wilcoxon(differences).pvalue)
+        p_value = float(statistics.wilcoxon(differences).pvalue)
     return Comparison(bootstrap(differences.tolist(), seed), p_value)

@@ -14,6 +14,7 @@ from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.settings import Section
 from atoll.errors import AttackError
+from atoll.extras import require
 
 LabelSource = Literal["inferred", "given", "optimised", "none"]
 # Told how many steps of how many are done.
@@ -121,13 +122,14 @@ class Attack(Section, ABC):
         return ThreatModel(self.needs)
 
     def check_available(self) -> None:
-        """Refuse settings that name something which is not there, a generator say.
+        """Refuse an attack that lacks a package, or what its settings name, a generator say.
 
         Raises
         ------
         AtollError
             Saying what is missing.
         """
+        require("scipy", what="an attack")
 
     def check(self, observation: Observation) -> None:
         """Refuse an observation that the attack cannot be run on, before anything is computed.

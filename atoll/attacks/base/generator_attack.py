@@ -46,6 +46,7 @@ class GeneratorAttack(OptimizationAttack):
 
     def check_available(self) -> None:
         """Refuse a generator that is not there."""
+        super().check_available()
         load_generator(self.generator, self.generator_path, wanted=self.generator_settings)
 
     def check(self, observation: Observation) -> None:

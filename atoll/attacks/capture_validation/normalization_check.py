@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from atoll.clients.data.datasets.folder import NORMALIZATIONS
+from atoll.extras import OptionalModule
+
+optimize = OptionalModule("scipy.optimize", "atoll doctor")
 
 # Means and deviations that are tried as they are: pixels in [0, 1], [-1, 1] and 0 .. 255, and
 # those of weights that many use.
@@ -155,4 +157,6 @@ class _Search:
             "xatol": 1e-9,
             "fatol": 0.0,
         }
-        minimize(distance, first, method="Nelder-Mead", callback=stop_if_found, options=options)
+        optimize.minimize(
+            distance, first, method="Nelder-Mead", callback=stop_if_found, options=options
+        )

@@ -31,6 +31,7 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.training.local_training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError
+from atoll.extras import require
 from atoll.flower.arrays import array_record, to_array, view
 from atoll.randomness import seed_everything
 from atoll.trust import Ask, admitted, refuse, uses_in
@@ -114,6 +115,7 @@ def diagnose_capture(directory: Path, ask: Ask = refuse) -> Diagnosis:
     ...     print(diagnose_capture(Path(folder) / "mine").consistent)
     True
     """
+    require("scipy", what="atoll doctor")
     capture, truth = read_capture(directory), read_truth(directory)
     with admitted(uses_in(capture.federation.to_json()), directory / ABOUT, ask):
         return diagnose(capture, truth)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from flwr.app import Context
@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy_accounting import OPACUS, count_uses, gaussian_epsilon
+from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
 from atoll.clients.training.step_mods import LocalStep
+from atoll.extras import OptionalModule, require
+
+opacus = OptionalModule("opacus", "dp-sgd")
+optimizers = OptionalModule("opacus.optimizers", "dp-sgd")
+validators = OptionalModule("opacus.validators", "dp-sgd")
 
 
 class DPSGD(BoundedDefense):
@@ -54,9 +59,13 @@ class DPSGD(BoundedDefense):
     noise_multiplier: NoiseMultiplier = 1.0
     delta: Delta = 1e-5
 
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse to go without Opacus."""
+        require("opacus", what=self.name)
+
     def check_model(self, model: nn.Module) -> None:
         """Refuse layers that mix examples (BatchNorm) or have no per-sample gradients."""
-        problems = OPACUS["ModuleValidator"].validate(model, strict=False)
+        problems = validators.ModuleValidator.validate(model, strict=False)
         if problems:
             raise ValueError(f"{problems[0]}; expected a model without such layers")
 
@@ -67,14 +76,14 @@ class DPSGD(BoundedDefense):
         parameters = list(step.parameters)
         # Opacus's own rule for convolutions reads inputs as if they were laid out channels first,
         # and the weights of some of our networks make them channels last.
-        hooked = OPACUS["GradSampleModule"](step.model, strict=False, force_functorch=True)
+        hooked = opacus.GradSampleModule(step.model, strict=False, force_functorch=True)
         try:
             with warnings.catch_warnings():
                 # The hook of the first layer, whose input is the image, has nothing to wait for.
                 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
                 gradient = compute(task)
             _give_unused_zeros(parameters, gradient, len(step.labels))
-            optimizer = OPACUS["DPOptimizer"](
+            optimizer = optimizers.DPOptimizer(
                 torch.optim.SGD(parameters),
                 noise_multiplier=self.noise_multiplier,
                 max_grad_norm=self.clipping_norm,

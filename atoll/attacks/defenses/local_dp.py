@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from atoll.attacks.defenses.observed import BoundedDefense
 from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, Epsilon, Norm
 from atoll.clients.training.step_mods import LocalStep
+from atoll.extras import require
 from atoll.flower.arrays import array_record, to_array, view
 
 
@@ -50,6 +51,10 @@ class LocalDP(BoundedDefense):
     sensitivity: Norm | None = None
     epsilon: Epsilon = 8.0
     delta: Delta = 1e-5
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse to go without Opacus, which says what is spent."""
+        require("opacus", what=self.name)
 
     @property
     def std(self) -> float:

@@ -47,6 +47,8 @@ class MixUp(Defense):
         assert step is not None
         seed = int(torch.randint(2**62, (), generator=task.generator))
         ones = torch.ones(len(step.labels), device=step.images.device)
-        mixed = mixup_objective(step.model, step.images, step.labels, self.alpha, seed, ones)
+        mixed = mixup_objective(
+            step.model, step.images, step.labels, self.alpha, seed, ones, step.losses_of
+        )
         objective = partial(mixed, torch.arange(len(step.labels)))
         return compute(replace(task, step=replace(step, objective=objective)))

@@ -10,22 +10,12 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from typing import Any
 
 from flwr.app import ConfigRecord, Context
 
-from atoll.registry import Registry
+from atoll.extras import OptionalModule
 
-# Imported when one is used: checks before a run import the defenses, and Opacus takes seconds.
-OPACUS: Registry[Any] = Registry(
-    "class of Opacus",
-    {
-        "DPOptimizer": "opacus.optimizers:DPOptimizer",
-        "GradSampleModule": "opacus:GradSampleModule",
-        "ModuleValidator": "opacus.validators:ModuleValidator",
-        "RDPAccountant": "opacus.accountants:RDPAccountant",
-    },
-)
+accountants = OptionalModule("opacus.accountants", "privacy accounting")
 
 
 @lru_cache(maxsize=1024)
@@ -43,7 +33,7 @@ def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
     """
     if uses == 0:
         return 0.0
-    accountant = OPACUS["RDPAccountant"]()
+    accountant = accountants.RDPAccountant()
     accountant.history = [(noise_multiplier, 1.0, uses)]
     with warnings.catch_warnings():
         # A bound at the end of the accountant's orders is one all the same.

@@ -24,7 +24,7 @@ from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.cache import cache_root
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
 from atoll.files.atomic import appearing, atomic_file
@@ -83,7 +83,7 @@ def image_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
 
 
-def generator_folder(dataset: ImageDataset, settings: TrainingSettings, split: SplitName) -> Path:
+def generator_folder(dataset: Dataset, settings: TrainingSettings, split: SplitName) -> Path:
     """Return where the generator of these is kept, whether it is there or not."""
     described = {
         "format": FORMAT,
@@ -96,7 +96,7 @@ def generator_folder(dataset: ImageDataset, settings: TrainingSettings, split: S
 
 
 def train_generator(
-    dataset: ImageDataset,
+    dataset: Dataset,
     settings: TrainingSettings,
     split: SplitName = "test",
     *,
@@ -106,7 +106,7 @@ def train_generator(
 
     Parameters
     ----------
-    dataset : ImageDataset
+    dataset : Dataset
         The data set.
     settings : TrainingSettings
         Steps and sizes.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import cma
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,8 +23,10 @@ from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import PATH_POINTS, Minimum
 from atoll.clients.ranges import Deviation, Iterations, Weight
+from atoll.extras import OptionalModule, require
 from atoll.randomness import derive_seed
 
+cma = OptionalModule("cma", "the attack ggl")
 # A full covariance matrix of more dimensions costs more than the evaluations.
 FULL_COVARIANCE = 512
 Evaluate = Callable[[NDArray[np.float64]], tuple[Tensor, Tensor]]
@@ -57,6 +58,11 @@ class GGL(GeneratorAttack):
     kl: Weight = 0.1
     noise: Literal["drawn", "given"] = "drawn"
     cost: Literal["mean-l2", "l2", "cosine", "layerwise-cosine"] = "mean-l2"
+
+    def check_available(self) -> None:
+        """Refuse to go without CMA-ES."""
+        require("cma", what="the attack ggl")
+        super().check_available()
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from atoll.extras import OptionalModule
+
+optimize = OptionalModule("scipy.optimize", "the assignment of reconstructions to images")
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
@@ -47,5 +50,5 @@ def assign(reconstructions: Tensor, truth: Tensor) -> Tensor:
         raise ValueError(f"{len(reconstructions)} reconstructions of {len(truth)} images")
     costs = squared_distances(truth, reconstructions)
     # A reconstruction that is not a number is worse than any other.
-    _, columns = linear_sum_assignment(costs.nan_to_num(nan=1e12).numpy())
+    _, columns = optimize.linear_sum_assignment(costs.nan_to_num(nan=1e12).numpy())
     return torch.from_numpy(columns)

@@ -16,6 +16,7 @@ from atoll.clients.models.head import SplitModel
 from atoll.clients.moments.aligned_client import AlignedClient
 from atoll.clients.moments.domain_examples import DomainExamples
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
+from atoll.clients.tasks.output_loss import CROSS_ENTROPY
 from atoll.randomness import seed_everything
 
 # What a process keeps of the examples of clients that are measured before they train, at most.
@@ -37,7 +38,9 @@ class AlignedClients:
 
     @cached_property
     def _client(self) -> AlignedClient:
-        return AlignedClient(SplitModel(self._resources.model), self._resources.spec.client)
+        resources = self._resources
+        loss = resources.dataset.task.output_loss or CROSS_ENTROPY
+        return AlignedClient(SplitModel(resources.model, loss), resources.spec.client)
 
     def train(self, message: Message, partition: int, terms: TrainingTerms) -> Message:
         """Answer a training message that has terms for the client's loss."""

@@ -6,6 +6,7 @@ The data set, the partition and the model are made once a process and reused for
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,8 @@ from torch import Tensor, nn
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.apps.training_messages import arrays_of, round_of
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.client_images import VariedImages
-from atoll.clients.data.image_dataset import ImageDataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.client_inputs import StoredInputs
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.models.model_building import build_model
 from atoll.clients.training.evaluation import evaluate
@@ -39,9 +39,9 @@ class ClientResources:
         self.spec = spec
 
     @cached_property
-    def dataset(self) -> ImageDataset:
+    def dataset(self) -> Dataset:
         """The mapped data set."""
-        return ImageDataset(self.spec.dataset)
+        return Dataset(self.spec.dataset)
 
     @cached_property
     def partition(self) -> Partition:
@@ -52,7 +52,7 @@ class ClientResources:
     def model(self) -> nn.Module:
         """Model of the process, on the clients' device."""
         dataset = self.dataset
-        model = build_model(self.spec.model, dataset.image_shape, len(dataset.classes), 0)
+        model = build_model(self.spec.model, dataset.inputs, dataset.task, 0)
         return model.to(self.spec.device)
 
     @cached_property
@@ -99,25 +99,25 @@ class ClientResources:
         Returns
         -------
         tuple[Tensor, Tensor]
-            Normalised images, shape (n, channels, height, width), and labels, shape (n,), on the
+            Inputs as the model is given them, shape (n, ...), and labels, shape (n, ...), on the
             clients' device.
         """
         dataset, device = self.dataset, self.spec.device
-        images = to_tensor(self.pixels(partitions, parts, config), dataset.mean, dataset.std)
+        inputs = dataset.inputs.to_tensor(self.stored_inputs(partitions, parts, config))
         labels = torch.from_numpy(dataset.train.labels[np.concatenate(parts)])
-        return images.to(device), labels.to(device)
+        return inputs.to(device), labels.to(device)
 
-    def pixels(
+    def stored_inputs(
         self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord
-    ) -> NDArray[np.uint8]:
-        """Return the same examples' pixels, shape (n, height, width, channels)."""
+    ) -> NDArray[Any]:
+        """Return the same examples as they are stored, shape (n, *stored_shape)."""
         if self.dataset.augmentation == "none":
-            return self.dataset.train.images[np.concatenate(parts)]
+            return self.dataset.train.inputs[np.concatenate(parts)]
         varied = [
-            VariedImages(self.dataset, part, self.seed(config, "augmentation", partition))
+            StoredInputs(self.dataset, part, self.seed(config, "augmentation", partition))
             for partition, part in zip(partitions, parts, strict=True)
         ]
-        return np.concatenate([images.pixels() for images in varied])
+        return np.concatenate([stored.read() for stored in varied])
 
     def seed(self, config: ConfigRecord, phase: str, partition: int) -> int:
         """Return the seed of a client's generators in a phase of a round."""
@@ -136,7 +136,7 @@ class ClientResources:
         train_unit, test_part = self._split(partition)
         chosen = test_part if len(test_part) else train_unit
         done = evaluate(self.model, self.dataset, self.dataset.train, chosen, self.spec.device)
-        metrics = MetricRecord(
-            {"num-examples": done.examples, "loss": done.loss, "accuracy": done.accuracy}
-        )
+        own, task = done.task_metrics(), done.task
+        weight = task.predicted(done.measured, done.examples)
+        metrics = MetricRecord({"num-examples": weight, **{name: own[name] for name in task.means}})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,10 +63,12 @@ class RoundExamples:
 
     Attributes
     ----------
-    pixels : NDArray[uint8]
-        Shape (n, height, width, channels), varied as in that round.
-    labels, indices : NDArray[int64]
-        Shape (n,): the labels, and which examples of the training split they are.
+    inputs : NDArray
+        As they are stored, shape (n, *stored_shape); images are varied as in that round.
+    labels : NDArray
+        Shape (n, ...).
+    indices : NDArray[int64]
+        Shape (n,): which examples of the training split they are.
     batches : tuple[Tensor, ...]
         Per local step the indices of its examples, among the n.
     seed : int
@@ -75,8 +78,8 @@ class RoundExamples:
         each, by name.
     """
 
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    inputs: NDArray[Any]
+    labels: NDArray[Any]
     indices: NDArray[np.int64]
     batches: tuple[Tensor, ...]
     seed: int

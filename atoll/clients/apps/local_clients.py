@@ -21,7 +21,7 @@ from atoll.clients.apps.training_messages import (
 )
 from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.data.client_images import client_images
+from atoll.clients.data.client_inputs import client_inputs
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
 from atoll.clients.training.local_training import TrainingResult, batches, train
 from atoll.clients.training.summed_training import SummedTraining
@@ -122,11 +122,12 @@ class LocalClients:
         labels = torch.from_numpy(resources.dataset.train.labels[part])
         return train(
             resources.model,
-            client_images(resources.dataset, part, varied, spec.device),
+            client_inputs(resources.dataset, part, varied, spec.device),
             labels.to(spec.device),
             spec.client,
             learning_rate=resources.learning_rate(config),
             generator=torch.Generator().manual_seed(seed),
+            task=resources.dataset.task,
             proximal_mu=proximal_mu_of(config),
         )
 
@@ -151,7 +152,7 @@ class LocalClients:
         chosen = resources.round_part(partition, config, limit)
         generator = torch.Generator().manual_seed(seed)
         return RoundExamples(
-            pixels=resources.pixels([partition], [chosen], config),
+            inputs=resources.stored_inputs([partition], [chosen], config),
             labels=resources.dataset.train.labels[chosen],
             indices=chosen,
             batches=()

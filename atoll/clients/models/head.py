@@ -12,7 +12,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.tasks.output_loss import CROSS_ENTROPY, OutputLoss
+from atoll.clients.tasks.task import Task
 
 # A child of one of these names is the head, whatever it is made of.
 HEAD_NAMES = ("head", "classifier", "fc")
@@ -37,7 +40,7 @@ class ModelSizes:
     --------
     >>> import torch
     >>> from atoll.clients import ModelSettings, SplitModel, build_model
-    >>> model = build_model(ModelSettings(name="linear"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> model = build_model(ModelSettings(name="linear"), (1, 8, 8), 10, seed=0)
     >>> split = SplitModel(model)
     >>> split.sizes(split(torch.zeros(1, 1, 8, 8), torch.zeros(1).long(), torch.zeros(1).long()))
     ModelSizes(features=64, outputs=10, head=650, parameters=650)
@@ -57,20 +60,23 @@ class SplitModel:
     model : nn.Module
         The head is its child called ``head``, ``classifier`` or ``fc``; without one of those, the
         last ``nn.Linear``. It must take features of shape (n, d) and give the model's output.
+    loss : OutputLoss
+        What is minimised, as a function of the outputs; by default the cross-entropy.
 
     Examples
     --------
     >>> import torch
     >>> from atoll.clients import ModelSettings, SplitModel, build_model
-    >>> model = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> model = build_model(ModelSettings(name="mlp"), (1, 8, 8), 10, seed=0)
     >>> split = SplitModel(model)
     >>> outputs = split(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]), torch.arange(3))
     >>> split.head, outputs.features.shape, outputs.logits.shape
     (Linear(in_features=200, out_features=10, bias=True), torch.Size([3, 200]), torch.Size([3, 10]))
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: OutputLoss = CROSS_ENTROPY) -> None:
         self.model = model
+        self.loss = loss
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameter_names, self.parameters = list(trained), list(trained.values())
 
@@ -80,7 +86,7 @@ class SplitModel:
         Parameters
         ----------
         images, labels : Tensor
-            A batch: shapes (n, channels, height, width) and (n,).
+            A batch: shapes (n, ...).
         positions : Tensor
             int64, shape (n,): each example's place among the client's examples of its domain.
 
@@ -107,7 +113,9 @@ class SplitModel:
             raise ValueError(
                 f"the model's head has inputs of shape {tuple(features.shape)}, expected (n, d)"
             )
-        return HeadOutputs(features, logits, labels, positions, self.head, self.parameters)
+        return HeadOutputs(
+            features, logits, labels, positions, self.head, self.parameters, self.loss
+        )
 
     @cached_property
     def head(self) -> nn.Module:
@@ -153,8 +161,8 @@ def find_head(model: nn.Module) -> nn.Module:
     return linear[-1]
 
 
-def try_head(model: nn.Module, image_shape: tuple[int, int, int]) -> SplitModel:
-    """Return ``model`` split, after a trial on two black images.
+def try_head(model: nn.Module, inputs: Inputs, task: Task) -> SplitModel:
+    """Return ``model`` split, after a trial on two inputs of zeros.
 
     Raises
     ------
@@ -162,8 +170,9 @@ def try_head(model: nn.Module, image_shape: tuple[int, int, int]) -> SplitModel:
         If the model cannot be split.
     """
     split, was_training = SplitModel(model), model.training
+    targets = task.blank_targets(2)
     model.eval()
     with torch.no_grad():
-        split(torch.zeros(2, *image_shape), torch.zeros(2).long(), torch.arange(2))
+        split(inputs.blank(2), targets, torch.arange(2))
     model.train(was_training)
     return split

@@ -1,21 +1,21 @@
 """Inputs and outputs of a head on some examples, and its gradient and Hessian from them.
 
 Notation (Hemati et al., "Understanding Hessian Alignment for Domain Generalization", ICCV 2023,
-for a linear head with softmax or sigmoid cross-entropy): z is an example's features with a 1 for
-the bias, p its probabilities, r = p - y. The gradient is r (x) z; the Hessian is A (x) z z^T with
-A = diag(p) - p p^T (softmax) or p(1 - p) (sigmoid), and does not depend on y.
+for a linear head): z is an example's features with a 1 for the bias, r and A are the gradient and
+the Hessian of its loss by the outputs (:mod:`~atoll.clients.tasks.output_loss`). The gradient by
+the head is r (x) z; the Hessian is A (x) z z^T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.tasks.losses import is_sigmoid, losses_of, probabilities_of, targets_of
+from atoll.clients.tasks.output_loss import CROSS_ENTROPY, OutputLoss
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,14 @@ class HeadOutputs:
     logits : Tensor
         Shape (n, outputs).
     labels, positions : Tensor
-        int64, shape (n,); a position is an example's place among the client's of its domain.
+        Shape (n, ...) and int64, shape (n,); a position is an example's place among the client's
+        of its domain.
     head : nn.Module
         The head.
     parameters : Sequence[Tensor]
         The model's trainable parameters.
+    loss : OutputLoss
+        What is minimised, as a function of the logits.
 
     Examples
     --------
@@ -53,19 +56,19 @@ class HeadOutputs:
     positions: Tensor
     head: nn.Module
     parameters: Sequence[Tensor]
+    loss: OutputLoss = CROSS_ENTROPY
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, chosen: Tensor) -> HeadOutputs:
         """Return the outputs of some of the examples, by their indices."""
-        return HeadOutputs(
-            self.features[chosen],
-            self.logits[chosen],
-            self.labels[chosen],
-            self.positions[chosen],
-            self.head,
-            self.parameters,
+        return replace(
+            self,
+            features=self.features[chosen],
+            logits=self.logits[chosen],
+            labels=self.labels[chosen],
+            positions=self.positions[chosen],
         )
 
     @cached_property
@@ -73,29 +76,22 @@ class HeadOutputs:
         """The same outputs, outside of any graph."""
         if not self.logits.requires_grad and not self.features.requires_grad:
             return self
-        return HeadOutputs(
-            self.features.detach(),
-            self.logits.detach(),
-            self.labels,
-            self.positions,
-            self.head,
-            self.parameters,
-        )
+        return replace(self, features=self.features.detach(), logits=self.logits.detach())
 
     @cached_property
     def losses(self) -> Tensor:
-        """Each example's cross-entropy, shape (n,)."""
-        return losses_of(self.logits, self.labels)
-
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """Shape (n, outputs)."""
-        return probabilities_of(self.logits)
+        """Each example's loss, shape (n,)."""
+        return self.loss.losses(self.logits, self.labels)
 
     @cached_property
     def residuals(self) -> Tensor:
-        """Return r = p - y, the loss's gradient by the logits: shape (n, outputs)."""
-        return self.probabilities - targets_of(self.logits, self.labels)
+        """Return r, the loss's gradient by the logits: shape (n, outputs)."""
+        return self.loss.residuals(self.logits, self.labels)
+
+    @cached_property
+    def curvatures(self) -> Tensor:
+        """Return the diagonal of A, the loss's Hessian by the logits: shape (n, outputs)."""
+        return self.loss.curvatures(self.logits, self.labels)
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -139,7 +135,9 @@ class HeadOutputs:
             Shape (k, h), laid out as in :meth:`gradient_along`.
         """
         if self.has_linear_head:
-            return self._linear_curvature(self.project(left), self.project(right))
+            return self.loss.curvature_along(
+                self.logits, self.labels, self.project(left), self.project(right)
+            )
         gradient = self._differentiable_gradient()
         return torch.stack(
             [
@@ -148,17 +146,9 @@ class HeadOutputs:
             ]
         ).sum()
 
-    def _linear_curvature(self, left: Tensor, right: Tensor) -> Tensor:
-        p = self.probabilities
-        if is_sigmoid(self.logits):
-            return (p * (1 - p) * left * right).sum()
-        p_right = p * right
-        covariance = (p * left).sum(-1) * p_right.sum(-1)
-        return (left * p_right).sum() - covariance.sum()
-
     def _differentiable_gradient(self) -> Tensor:
         with torch.enable_grad():
-            loss = losses_of(self.head(self.features), self.labels).sum()
+            loss = self.loss.losses(self.head(self.features), self.labels).sum()
             return _flat_gradient(loss, self.head, create_graph=True)
 
 

@@ -15,6 +15,8 @@ from atoll.errors import InvalidExperimentError
 
 # What a model is made for, which is no setting.
 GIVEN = ("image_shape", "classes")
+# The same in newer words, unless a model has a setting of that name.
+GIVEN_UNLESS_SET = ("inputs", "outputs", "task")
 # Models that take a NoProp-DT network's arguments.
 AS_NOPROP = ("chained-blocks", "equal-cnn")
 # The argument by which a model names another that takes what it does not know itself.
@@ -46,7 +48,8 @@ def _check(name: str, key: str, arguments: Mapping[str, Any]) -> None:
         accepted = inspect.signature(make).parameters
     except (TypeError, ValueError):
         return
-    own = {argument for argument in accepted if argument not in GIVEN}
+    given = {*GIVEN, *(name for name in GIVEN_UNLESS_SET if name not in arguments)}
+    own = {argument for argument in accepted if argument not in given}
     rest = {argument: value for argument, value in arguments.items() if argument not in own}
     hints = {} if ":" in name else get_type_hints(make, include_extras=True)
     for argument, value in arguments.items():

@@ -2,90 +2,141 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.datasets.folder import NORMALIZATIONS
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.inputs.base import Inputs
+from atoll.clients.data.inputs.images import ImageInputs, images_of
 from atoll.clients.models import MODELS
 from atoll.clients.models.model_arguments import check_arguments
 from atoll.clients.settings import ModelSettings
+from atoll.clients.tasks.classification import Classification
+from atoll.clients.tasks.task import Task
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 
 logger = logging.getLogger("atoll")
 
+# What models of images take.
+OF_IMAGES = ("image_shape", "classes")
+
 
 def build_model(
-    settings: ModelSettings, image_shape: tuple[int, int, int], classes: int, seed: int
+    settings: ModelSettings,
+    inputs: Inputs | tuple[int, int, int],
+    task: Task | int,
+    seed: int,
 ) -> nn.Module:
     """Build a model; the same seed gives the same parameters.
+
+    What makes the model is called with those of these arguments that its signature has:
+    ``inputs``, ``outputs`` (their number) and ``task``, unless ``[model]`` sets them; and for
+    images and their classes ``image_shape`` and ``classes``.
 
     Parameters
     ----------
     settings : ModelSettings
         ``[model]``: a name in :data:`MODELS` or ``module:callable``, and its arguments.
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
-    classes : int
-        The number of logits; a model may give one logit for two classes (a sigmoid head).
+    inputs : Inputs or tuple[int, int, int]
+        What the model is given; channels, height and width stand for images of that shape.
+    task : Task or int
+        What it predicts; a number stands for the classification into so many classes.
     seed : int
         Seeds the initialisation; the global generator is left as it was.
 
     Raises
     ------
     InvalidExperimentError
-        If the model does not take an argument, refuses a value, or does not fit the images.
+        If the model does not take an argument, refuses a value, or does not fit inputs or task.
 
     Examples
     --------
     >>> import torch
     >>> from atoll.clients import ModelSettings, build_model
-    >>> model = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> model = build_model(ModelSettings(name="mlp"), (1, 8, 8), 10, seed=0)
     >>> model(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
-    >>> again = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> again = build_model(ModelSettings(name="mlp"), (1, 8, 8), 10, seed=0)
     >>> all(map(torch.equal, model.parameters(), again.parameters()))
     True
     """
     check_arguments(settings)
     make = MODELS.find(settings.name, "model.name")
+    given, wanted = _as_inputs(inputs), _as_task(task)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the GPUs too, which fork_rng does not give back.
         torch.default_generator.manual_seed(seed)
         try:
-            model = make(image_shape=image_shape, classes=classes, **settings.arguments)
+            model = make(**(_what_it_takes(make, given, wanted) | settings.arguments))
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
             _check_dtypes(model)
-            _check_logits(model, image_shape, classes)
+            wanted.check_outputs(blank_outputs(model, given))
         except UntrustedCodeError:
             raise
         except Exception as error:
             raise InvalidExperimentError(
-                f"model.name = {settings.name!r} on images of {image_shape}: "
+                f"model.name = {settings.name!r} on {given.described}: "
                 f"{str(error) or type(error).__name__}"
             ) from error
     return model
 
 
-def zero_logits(model: nn.Module, image_shape: tuple[int, int, int]) -> torch.Tensor:
-    """Return the outputs for two images of zeros; the model stays as it is."""
+def _as_inputs(inputs: Inputs | tuple[int, int, int]) -> Inputs:
+    return inputs if isinstance(inputs, Inputs) else images_of(inputs)
+
+
+def _as_task(task: Task | int) -> Task:
+    return task if isinstance(task, Task) else Classification(classes=tuple(map(str, range(task))))
+
+
+def _what_it_takes(make: Callable[..., Any], inputs: Inputs, task: Task) -> dict[str, Any]:
+    """Return the arguments that say what a model is made for, by its signature."""
+    given: dict[str, Any] = {"inputs": inputs, "outputs": task.outputs, "task": task}
+    if isinstance(inputs, ImageInputs):
+        given["image_shape"] = inputs.image_shape
+    if isinstance(task, Classification):
+        given["classes"] = task.outputs
+    try:
+        parameters = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return {name: given[name] for name in OF_IMAGES if name in given}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    needed = [name for name in OF_IMAGES if name in parameters]
+    for name in needed:
+        if name not in given:
+            of = "images" if name == "image_shape" else "a classification"
+            raise ValueError(f"it takes {name!r}, which is of {of} only; expected another model")
+    names = [name for name in given if name in parameters]
+    if takes_all and not names:
+        names = list(OF_IMAGES) if all(name in given for name in OF_IMAGES) else list(given)
+    return {name: given[name] for name in names}
+
+
+def blank_outputs(model: nn.Module, inputs: Inputs) -> torch.Tensor:
+    """Return the outputs for two inputs of zeros; the model stays as it is."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logits: torch.Tensor = model(torch.zeros(2, *image_shape))
+        outputs: torch.Tensor = model(inputs.blank(2))
     model.train(was_training)
-    return logits
+    return outputs
 
 
-def warn_of_other_normalization(model: nn.Module, dataset: ImageDataset) -> None:
+def warn_of_other_normalization(model: nn.Module, dataset: Dataset) -> None:
     """Say so if pretrained weights expect images normalised otherwise than the data set's are."""
     wanted = getattr(model, "normalization", None)
     expected = None if wanted is None else NORMALIZATIONS[wanted]
-    if expected is not None and not np.allclose(expected, [dataset.mean, dataset.std]):
+    if expected is None or not isinstance(dataset.inputs, ImageInputs):
+        return
+    if not np.allclose(expected, [dataset.mean, dataset.std]):
         logger.warning(
             "the model's weights expect images normalised as %r, and those of %s are not: its "
             "features are worth less (data.options.normalization = %r mends it for folders)",
@@ -106,11 +157,3 @@ def _check_dtypes(model: nn.Module) -> None:
                 "arrays do not hold; expected float32 or float16 (arithmetic within the model may "
                 "be of any kind)"
             ) from None
-
-
-def _check_logits(model: nn.Module, image_shape: tuple[int, int, int], classes: int) -> None:
-    logits = zero_logits(model, image_shape)
-    if logits.shape != (2, classes) and not (classes == 2 and logits.shape == (2, 1)):
-        raise ValueError(
-            f"it gives outputs of shape {tuple(logits.shape)}, expected (2, {classes})"
-        )

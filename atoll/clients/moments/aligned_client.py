@@ -16,14 +16,13 @@ from atoll.clients.moments.example_passes import BATCH, Passes
 from atoll.clients.moments.measure import measure
 from atoll.clients.moments.moment_messages import DomainSums, MomentsQuery, TrainingTerms
 from atoll.clients.settings import ClientSettings
-from atoll.clients.tasks.losses import losses_of
 from atoll.clients.training.local_training import (
     BatchLoss,
     Objective,
     TrainingResult,
-    cross_entropy_objective,
     full_gradient,
     losses_in_batches,
+    mean_objective,
     train,
 )
 from atoll.clients.training.mixup_objective import mixup_objective
@@ -148,7 +147,7 @@ class AlignedClient:
     def _mean_loss(self, examples: DomainExamples) -> float:
         with torch.no_grad():
             losses = [
-                losses_of(self._model.model(images), labels).sum()
+                self._model.loss.losses(self._model.model(images), labels).sum()
                 for images, labels in zip(
                     torch.split(examples.images, self._settings.batch_size),
                     torch.split(examples.labels, self._settings.batch_size),
@@ -159,7 +158,10 @@ class AlignedClient:
 
     def _objective(self, examples: DomainExamples, terms: TrainingTerms, seed: int) -> Objective:
         if terms.is_plain:
-            return cross_entropy_objective(self._model.model, examples.images, examples.labels)
+            model = self._model
+            return mean_objective(
+                model.model, examples.images, examples.labels, model.loss.mean_loss
+            )
         if terms.mixup is None:
             return AlignmentObjective(self._model, examples, terms, self._passes)
         return mixup_objective(
@@ -169,6 +171,7 @@ class AlignedClient:
             terms.mixup,
             derive_seed(seed, "mixup"),
             self._example_factors(examples, terms),
+            self._model.loss.losses,
         )
 
     def _example_factors(self, examples: DomainExamples, terms: TrainingTerms) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objective of a client in alignment: weighted cross-entropy plus <cotangent, moment> terms."""
+"""Objective of a client in alignment: weighted loss plus <cotangent, moment> terms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from atoll.clients.moments.example_passes import Passes
 from atoll.clients.moments.measure import check_head, sums_of
 from atoll.clients.moments.moment_messages import Term, TrainingTerms
 from atoll.clients.moments.statistic import DomainContext
-from atoll.clients.tasks.losses import losses_of
 from atoll.user_code import user_code
 
 
@@ -22,7 +21,7 @@ def reply_weight(terms: TrainingTerms, examples: DomainExamples) -> float:
 
 
 class AlignmentObjective:
-    """The mean over a batch of weight * cross-entropy + <cotangent, phi>, by each one's domain.
+    """The mean over a batch of weight * loss + <cotangent, phi>, by each one's domain.
 
     The weighted mean of the clients' objectives is the centralised objective (to first order in
     the moments, at the broadcast parameters), however domains lie on clients.
@@ -77,23 +76,26 @@ class AlignmentObjective:
         return {(index, name): total / counts[name] for (index, name), total in sums.items()}
 
     def __call__(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch, and its mean cross-entropy."""
+        """Return the loss of a batch, and its plain mean."""
         examples = self._examples
         if self.needs_outputs:
             return self.of_outputs(chosen, examples.outputs(self._model, chosen))
         # Without terms the model need not have a head.
         return self._of_losses(
-            chosen, losses_of(self._model.model(examples.images[chosen]), examples.labels[chosen])
+            chosen,
+            self._model.loss.losses(
+                self._model.model(examples.images[chosen]), examples.labels[chosen]
+            ),
         )
 
     def of_outputs(self, chosen: Tensor | slice, outputs: HeadOutputs) -> tuple[Tensor, Tensor]:
         """Return the same for a batch whose outputs are there already."""
-        loss, cross_entropy = self._of_losses(chosen, outputs.losses)
+        loss, plain = self._of_losses(chosen, outputs.losses)
         if not self.needs_outputs:
-            return loss, cross_entropy
+            return loss, plain
         for name, part in self._examples.by_domain(outputs, chosen):
             loss = loss + self._of_domain(name, part) * (self._factor / len(outputs))
-        return loss, cross_entropy
+        return loss, plain
 
     def _of_losses(self, chosen: Tensor | slice, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weighted mean of the examples' losses and the norm, and the plain mean."""

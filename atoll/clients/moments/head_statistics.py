@@ -155,7 +155,7 @@ class ProbedDiagonal(Statistic):
 
 @dataclass(frozen=True)
 class HessianDiagonal(Statistic):
-    """The diagonal of the head's Hessian: p(1 - p) (x) z^2.
+    """The diagonal of the head's Hessian: diag(A) (x) z^2; A is p(1 - p) of cross-entropy.
 
     Examples
     --------
@@ -178,8 +178,7 @@ class HessianDiagonal(Statistic):
 
     def inner(self, outputs: HeadOutputs, cotangent: Tensor, context: DomainContext) -> Tensor:
         """See :class:`Statistic`."""
-        variances = outputs.probabilities * (1 - outputs.probabilities)
-        return _squares_along(outputs, variances, cotangent)
+        return _squares_along(outputs, outputs.curvatures, cotangent)
 
 
 @dataclass(frozen=True)

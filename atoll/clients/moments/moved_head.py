@@ -11,12 +11,11 @@ from torch import Tensor
 from atoll.clients.models.head import ModelSizes
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.statistic import DomainContext, Statistic, vectors_of
-from atoll.clients.tasks.losses import losses_of
 
 
 @dataclass(frozen=True)
 class MovedHeadRisk(Statistic):
-    """The cross-entropy with the head moved by v_1, ..., v_k, and its gradient by the head there.
+    """The loss with the head moved by v_1, ..., v_k, and its gradient by the head there.
 
     The moment has k rows: the loss, and then one number a parameter of the head.
     """
@@ -48,7 +47,10 @@ class MovedHeadRisk(Statistic):
         with torch.enable_grad():
             moves = vectors_of(context).to(outputs.logits).detach().requires_grad_()
             losses = torch.stack(
-                [losses_of(_logits_at(outputs, move), outputs.labels).sum() for move in moves]
+                [
+                    outputs.loss.losses(_logits_at(outputs, move), outputs.labels).sum()
+                    for move in moves
+                ]
             )
             (gradients,) = torch.autograd.grad(losses.sum(), moves, create_graph=True)
             return torch.cat([losses[:, None], gradients], 1)

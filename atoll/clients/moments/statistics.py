@@ -252,7 +252,7 @@ class Gradient(Statistic):
     >>> import torch
     >>> from atoll.clients import Gradient, ModelSettings, build_model
     >>> from atoll.strategies import Domains
-    >>> model = build_model(ModelSettings(name="mlp"), image_shape=(1, 8, 8), classes=10, seed=0)
+    >>> model = build_model(ModelSettings(name="mlp"), (1, 8, 8), 10, seed=0)
     >>> domains = Domains.of_model(model, {"a": (torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))})
     >>> parameters = sum(parameter.numel() for parameter in model.parameters())
     >>> domains.moment(Gradient()).shape == (1, parameters)

@@ -13,7 +13,7 @@ from atoll.registry import import_attribute
 from atoll.user_code import user_code
 
 LOSS, METRICS = "client.loss", "run.metrics"
-# Takes the outputs, shape (n, classes) or (n, 1), and the labels, shape (n,): returns n values.
+# Takes a model's outputs, shape (n, ...), and the labels, shape (n, ...): returns n values.
 ExampleFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -43,7 +43,7 @@ def find_function(reference: str, key: str) -> ExampleFunction:
 def values_of(
     reference: str,
     key: str,
-    logits: Tensor,
+    outputs: Tensor,
     labels: Tensor,
     function: ExampleFunction | None = None,
 ) -> Tensor:
@@ -53,8 +53,8 @@ def values_of(
     ----------
     reference, key
         As for :func:`find_function`.
-    logits, labels : Tensor
-        The outputs, shape (n, classes) or (n, 1), and the labels, shape (n,).
+    outputs, labels : Tensor
+        A model's outputs, shape (n, ...), and the labels, shape (n, ...).
     function : callable, optional
         What is found there, where it is called often.
 
@@ -67,30 +67,29 @@ def values_of(
     """
     function = function or find_function(reference, key)
     with user_code(f"{key} = {reference!r}"):
-        values: Any = function(logits, labels)
-    if isinstance(values, Tensor) and values.shape == labels.shape:
+        values: Any = function(outputs, labels)
+    if isinstance(values, Tensor) and values.shape == labels.shape[:1]:
         return values
     shown = f"a {type(values).__name__}"
     if isinstance(values, Tensor):
         shown = f"a tensor of shape {tuple(values.shape)}"
     raise InvalidExperimentError(
         f"{key} = {reference!r}: returned {shown}; expected a tensor with a value for each "
-        f"example, of shape {tuple(labels.shape)}"
+        f"example, of shape {tuple(labels.shape[:1])}"
     )
 
 
-def check_loss(reference: str, logits: Tensor) -> None:
+def check_loss(reference: str, outputs: Tensor, labels: Tensor) -> None:
     """Refuse a loss that has no gradient, or not a value for each example.
 
     Parameters
     ----------
     reference : str
         ``module:callable``.
-    logits : Tensor
-        Outputs for some examples; not changed.
+    outputs, labels : Tensor
+        For some examples; not changed.
     """
-    outputs = logits.detach().requires_grad_()
-    values = values_of(reference, LOSS, outputs, torch.zeros(len(logits), dtype=torch.int64))
+    values = values_of(reference, LOSS, outputs.detach().requires_grad_(), labels)
     if not values.requires_grad:
         raise InvalidExperimentError(
             f"{LOSS} = {reference!r}: its values do not depend on the outputs by autograd; "
@@ -98,12 +97,11 @@ def check_loss(reference: str, logits: Tensor) -> None:
         )
 
 
-def check_metrics(references: Sequence[str], logits: Tensor) -> None:
+def check_metrics(references: Sequence[str], outputs: Tensor, labels: Tensor) -> None:
     """Refuse metrics that have not a value for each example; the parameters are those of losses."""
-    labels = torch.zeros(len(logits), dtype=torch.int64)
     for reference in references:
         with torch.no_grad():
-            values_of(reference, METRICS, logits, labels)
+            values_of(reference, METRICS, outputs, labels)
 
 
 def name_of(reference: str) -> str:

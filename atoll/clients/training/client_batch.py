@@ -19,10 +19,10 @@ class ClientBatch:
 
     Attributes
     ----------
-    images : Tensor
-        float32, shape (n, channels, height, width).
+    inputs : Tensor
+        Of all clients, shape (n, ...).
     labels : Tensor
-        int64, shape (n,).
+        What is to be predicted, shape (n, ...).
     counts : Sequence[int]
         The number of examples of each client; may differ, and may be 0.
     learning_rate : float
@@ -33,7 +33,7 @@ class ClientBatch:
         The weight of FedProx's term; None for that of the settings.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     counts: Sequence[int]
     learning_rate: float

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.settings import ClientSettings
-from atoll.clients.tasks.losses import losses_of
+from atoll.clients.tasks.task import Task
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import TrainingResult, gradients_of
 from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
@@ -33,6 +33,7 @@ def is_linear(settings: ClientSettings) -> bool:
 def one_step_sum(
     model: nn.Module,
     settings: ClientSettings,
+    task: Task,
     batch: ClientBatch,
     plans: Sequence[Sequence[Tensor]],
 ) -> SummedTraining:
@@ -45,19 +46,22 @@ def one_step_sum(
         example.
     settings : ClientSettings
         ``[client]``; must be linear (:func:`is_linear`).
+    task : Task
+        Whose loss is descended.
     batch : ClientBatch
         The clients; a client's number of examples is its weight.
     plans : Sequence[Sequence[Tensor]]
         Per client the indices of its one batch, or nothing.
     """
-    images, labels, counts = batch.images, batch.labels, batch.counts
-    steps = [plan[0] if plan else labels.new_empty(0) for plan in plans]
+    inputs, labels, counts = batch.inputs, batch.labels, batch.counts
+    nothing = torch.empty(0, dtype=torch.int64)
+    steps = [plan[0] if plan else nothing for plan in plans]
     lengths = torch.tensor([len(step) for step in steps])
     chosen = torch.cat(steps)
     shares = torch.tensor(counts, dtype=torch.float32) / lengths.clamp_min(1)
-    weights = shares.repeat_interleave(lengths).to(images.device)
+    weights = shares.repeat_interleave(lengths).to(inputs.device)
     parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
-    gradients, losses = _weighted_gradient(model, parameters, images, labels, chosen, weights)
+    gradients, losses = _weighted_gradient(model, task, parameters, inputs, labels, chosen, weights)
     total = zero_sum(model)
     add_stacked(total, model, {}, counts)
     for key, gradient in gradients.items():
@@ -78,8 +82,9 @@ def one_step_sum(
 
 def _weighted_gradient(
     model: nn.Module,
+    task: Task,
     parameters: dict[str, nn.Parameter],
-    images: Tensor,
+    inputs: Tensor,
     labels: Tensor,
     chosen: Tensor,
     weights: Tensor,
@@ -89,9 +94,9 @@ def _weighted_gradient(
     losses = []
     for start in range(0, len(chosen), EXAMPLES_A_PASS):
         part = chosen[start : start + EXAMPLES_A_PASS]
-        each = losses_of(model(images[part]), labels[part])
+        each = task.losses(model(inputs[part]), labels[part])
         loss = each @ weights[start : start + EXAMPLES_A_PASS]
         found = gradients_of(loss, list(parameters.values()))
         torch._foreach_add_(list(gradients.values()), list(found))
         losses.append(each.detach())
-    return gradients, torch.cat(losses) if losses else images.new_empty(0)
+    return gradients, torch.cat(losses) if losses else weights.new_empty(0)

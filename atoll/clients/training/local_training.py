@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.data.client_images import Images
+from atoll.clients.data.client_inputs import ClientInputs
 from atoll.clients.settings import ClientSettings
-from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.tasks.losses import losses_of, mean_loss
+from atoll.clients.tasks.task import Task
 from atoll.clients.tasks.user_functions import LOSS, find_function, values_of
 from atoll.clients.training.optimizers import local_optimizer
 from atoll.clients.training.step_mods import LocalStep, StepGradient, StepMod, active_step_mods
@@ -58,7 +59,7 @@ class TrainingResult:
     drift: float | None = None
 
 
-# Takes the indices of a batch's examples; returns the loss to descend and the mean cross-entropy.
+# Takes the indices of a batch's examples; returns the loss to descend and the task's mean loss.
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 # The same two of a batch, and its number of examples.
 BatchLoss = tuple[Tensor, Tensor, int]
@@ -86,12 +87,13 @@ def batches(count: int, settings: ClientSettings, generator: torch.Generator) ->
 
 def train(
     model: nn.Module,
-    images: Images,
+    inputs: ClientInputs,
     labels: Tensor,
     settings: ClientSettings,
     *,
     learning_rate: float,
     generator: torch.Generator,
+    task: Task | None = None,
     proximal_mu: float | None = None,
     objective: Objective | None = None,
     reference: Sequence[Tensor] | None = None,
@@ -102,22 +104,24 @@ def train(
     ----------
     model : nn.Module
         Holds the global parameters; holds the client's afterwards.
-    images : Images
-        float32, shape (n, channels, height, width), n >= 0; a client without examples takes
-        no step. A tensor, or what reads them batch by batch.
+    inputs : ClientInputs
+        Shape (n, ...), n >= 0; a client without examples takes no step. A tensor, or what reads
+        them batch by batch.
     labels : Tensor
-        int64, shape (n,).
+        What is to be predicted, shape (n, ...).
     settings : ClientSettings
         ``[client]``.
     learning_rate : float
         The round's learning rate.
     generator : torch.Generator
         Shuffles the examples.
+    task : Task, optional
+        Whose loss is descended; by default a classification's cross-entropy.
     proximal_mu : float, optional
         The weight of FedProx's term mu/2 ||w - w_global||^2 (Li et al., 2020); by default that
         of the settings.
     objective : Objective, optional
-        The loss of a batch; by default that of the settings, else the mean cross-entropy.
+        The loss of a batch; by default that of the settings, else the task's mean loss.
     reference : Sequence[Tensor], optional
         The objective's gradient at the global parameters, to measure how far the steps left it.
 
@@ -136,10 +140,12 @@ def train(
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     update = UpdateRule(parameters, settings, learning_rate, proximal_mu)
-    total = torch.zeros((), device=images.device)
+    total = torch.zeros((), device=inputs.device)
     if objective is None and settings.loss is not None:
-        objective = own_objective(settings.loss, model, images, labels)
-    objective = objective or cross_entropy_objective(model, images, labels)
+        objective = own_objective(settings.loss, model, inputs, labels)
+    objective = objective or mean_objective(
+        model, inputs, labels, mean_loss if task is None else task.mean_loss
+    )
     mean_gradient = [torch.zeros_like(gradient) for gradient in reference or ()]
     mods = active_step_mods()
     gradients: list[Tensor] | tuple[Tensor, ...]
@@ -148,7 +154,13 @@ def train(
         if mods:
             loss_of_batch = partial(objective, chosen)
             step = LocalStep(
-                model, parameters, images[chosen], labels[chosen], len(labels), loss_of_batch
+                model,
+                parameters,
+                inputs[chosen],
+                labels[chosen],
+                len(labels),
+                loss_of_batch,
+                losses_of if task is None else task.losses,
             )
             gradients, cross_entropy = _gradient_through(mods, step)
         else:
@@ -185,22 +197,27 @@ def _through(mod: StepMod, compute: StepGradient, step: LocalStep) -> list[Tenso
     return mod(step, compute)
 
 
-def cross_entropy_objective(model: nn.Module, images: Images, labels: Tensor) -> Objective:
-    """Return the mean cross-entropy as an objective."""
+def mean_objective(
+    model: nn.Module,
+    inputs: ClientInputs,
+    labels: Tensor,
+    mean_loss: Callable[[Tensor, Tensor], Tensor] = mean_loss,
+) -> Objective:
+    """Return a mean loss as an objective: of outputs and labels, by default the cross-entropy."""
 
     def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        loss = mean_loss(model(images[chosen]), labels[chosen])
+        loss = mean_loss(model(inputs[chosen]), labels[chosen])
         return loss, loss
 
     return objective
 
 
-def own_objective(loss: str, model: nn.Module, images: Images, labels: Tensor) -> Objective:
+def own_objective(loss: str, model: nn.Module, inputs: ClientInputs, labels: Tensor) -> Objective:
     """Return the mean of a user's own loss as an objective."""
     function = find_function(loss, LOSS)
 
     def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        mean = values_of(loss, LOSS, model(images[chosen]), labels[chosen], function).mean()
+        mean = values_of(loss, LOSS, model(inputs[chosen]), labels[chosen], function).mean()
         return mean, mean
 
     return objective

@@ -6,11 +6,12 @@ federation this is not the centralised method: it is Mixup within each client.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.tasks.losses import losses_of
 from atoll.clients.training.local_training import Objective
 
 
@@ -21,8 +22,9 @@ def mixup_objective(
     alpha: float,
     seed: int,
     factors: Tensor,
+    losses_of: Callable[[Tensor, Tensor], Tensor],
 ) -> Objective:
-    """Return the cross-entropy of mixed examples as an objective.
+    """Return the loss of mixed examples as an objective.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ def mixup_objective(
         Of the coefficients and of the partners.
     factors : Tensor
         Shape (n,): what each example's loss counts for.
+    losses_of : callable
+        Each example's loss, of a model's outputs and labels.
     """
     generator = np.random.default_rng(seed)
 

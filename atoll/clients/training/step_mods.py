@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from atoll.clients.tasks.losses import losses_of
+
 
 @dataclass(frozen=True)
 class LocalStep:
@@ -26,12 +28,14 @@ class LocalStep:
     parameters : Sequence[Tensor]
         The trainable ones, in the order of ``model.parameters()``.
     images, labels : Tensor
-        The step's batch: shapes (n, channels, height, width) and (n,).
+        The step's batch: what the model is given, shape (n, ...), and the labels, shape (n, ...).
     examples : int
         Number of the client's examples.
     objective : Callable
         Computes the batch's loss to descend and its mean cross-entropy, scalars in the graph of
         the parameters.
+    losses_of : Callable
+        Each example's loss, shape (n,), of a model's outputs and labels.
 
     Examples
     --------
@@ -53,6 +57,7 @@ class LocalStep:
     labels: Tensor
     examples: int
     objective: Callable[[], tuple[Tensor, Tensor]]
+    losses_of: Callable[[Tensor, Tensor], Tensor] = losses_of
 
 
 StepGradient = Callable[[LocalStep], list[Tensor]]

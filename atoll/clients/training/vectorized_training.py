@@ -17,8 +17,9 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.settings import ClientSettings
-from atoll.clients.tasks.losses import losses_of
+from atoll.clients.tasks.task import Task
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.fed_sgd import is_linear, one_step_sum
 from atoll.clients.training.local_training import TrainingResult, UpdateRule, gradients_of
@@ -30,15 +31,15 @@ from atoll.flower.arrays import array_record, to_array
 CACHED_BYTES = 8 << 20
 
 
-def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
+def obstacle_to_vectorizing(model: nn.Module, inputs: Inputs) -> str | None:
     """Return why clients of ``model`` cannot train vectorised, or None if they can.
 
     Parameters
     ----------
     model : nn.Module
         The model; neither its buffers nor the global generators change.
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
+    inputs : Inputs
+        What the model is given.
     """
     for name, module in model.named_modules():
         if getattr(module, "running_mean", None) is not None:
@@ -48,7 +49,7 @@ def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int])
         return "it has one parameter under two names"
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        obstacle = _obstacle_on_trial(model, image_shape)
+        obstacle = _obstacle_on_trial(model, inputs)
         changed = [name for name, b in model.named_buffers() if not torch.equal(b, buffers[name])]
         return f"its buffer {changed[0]} changes in training" if changed else obstacle
     except Exception as error:
@@ -58,24 +59,38 @@ def obstacle_to_vectorizing(model: nn.Module, image_shape: tuple[int, int, int])
             buffer.copy_(buffers[name])
 
 
-def _obstacle_on_trial(model: nn.Module, image_shape: tuple[int, int, int]) -> str | None:
+def _obstacle_on_trial(model: nn.Module, inputs: Inputs) -> str | None:
     parameters = {key: p.detach() for key, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         return "it has no parameters to train"
     stacked = {key: torch.stack([p, p]).requires_grad_() for key, p in parameters.items()}
-    images = torch.rand(2, 2, *image_shape, generator=torch.Generator().manual_seed(0))
-    images = images.to(next(iter(parameters.values())).device).requires_grad_()
+    device = next(iter(parameters.values())).device
+    given = inputs.varied(2, 2, generator=torch.Generator().manual_seed(0)).to(device)
+    # Tokens have no gradient.
+    leaves = [given.requires_grad_()] if given.is_floating_point() else []
     model.train()
     with torch.random.fork_rng():
-        logits = _stacked_forward(model)(stacked, images)
-    gradients = torch.autograd.grad(
-        logits[:, 0].sum(), [*stacked.values(), images], allow_unused=True
-    )
+        outputs = _stacked_forward(model)(stacked, given)
+        gradients = torch.autograd.grad(
+            outputs[:, 0].sum(), [*stacked.values(), *leaves], allow_unused=True
+        )
     # Short batches are padded, so an example must not depend on its neighbours.
-    of_images = gradients[-1]
-    if of_images is not None and bool(of_images[:, 1].any()):
-        return "the examples of a batch depend on each other"
-    return None
+    if leaves:
+        of_inputs = gradients[-1]
+        depends = of_inputs is not None and bool(of_inputs[:, 1].any())
+    else:
+        depends = _depends_on_neighbours(model, parameters, given[0])
+    return "the examples of a batch depend on each other" if depends else None
+
+
+def _depends_on_neighbours(model: nn.Module, parameters: dict[str, Tensor], pair: Tensor) -> bool:
+    """Tell whether a pair's first output changes with the second example."""
+    outputs = []
+    for second in (pair[1:], pair[:1]):
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            outputs.append(functional_call(model, parameters, (torch.cat([pair[:1], second]),))[0])
+    return not torch.equal(*outputs)
 
 
 @dataclass
@@ -96,10 +111,13 @@ class VectorizedTrainer:
         Its parameters are the global ones whenever :meth:`train` is called; they do not change.
     settings : ClientSettings
         ``[client]``.
+    task : Task
+        Whose loss is descended.
     """
 
-    def __init__(self, model: nn.Module, settings: ClientSettings) -> None:
+    def __init__(self, model: nn.Module, settings: ClientSettings, task: Task) -> None:
         self._model = model
+        self._task = task
         self._settings = settings
         self._forward = _stacked_forward(model)
         self._global = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
@@ -134,7 +152,7 @@ class VectorizedTrainer:
         plans, counts = batch.plans(self._settings), batch.counts
         if is_linear(self._settings) and all(len(plan) <= 1 for plan in plans):
             self._model.train()
-            return one_step_sum(self._model, self._settings, batch, plans)
+            return one_step_sum(self._model, self._settings, self._task, batch, plans)
         total = zero_sum(self._model)
         results: dict[int, TrainingResult] = {}
         for group in self._trained(batch, plans):
@@ -158,7 +176,7 @@ class VectorizedTrainer:
                 per_client=True,
             )
             own_plans = [plans[client] for client in group]
-            totals = self._run(update, batch.images, batch.labels, own_plans).tolist()
+            totals = self._run(update, batch.inputs, batch.labels, own_plans).tolist()
             results = [
                 TrainingResult(total / max(1, sum(map(len, plan))), batch.counts[client], len(plan))
                 for client, plan, total in zip(group, own_plans, totals, strict=True)
@@ -183,10 +201,10 @@ class VectorizedTrainer:
         return stacked
 
     def _run(
-        self, update: UpdateRule, images: Tensor, labels: Tensor, plans: list[list[Tensor]]
+        self, update: UpdateRule, inputs: Tensor, labels: Tensor, plans: list[list[Tensor]]
     ) -> Tensor:
         """Take all steps of a group; return each client's summed loss."""
-        totals = torch.zeros(len(plans), device=images.device)
+        totals = torch.zeros(len(plans), device=inputs.device)
         leaves: list[Tensor] = []
         for step in range(len(plans[0])):
             active = [plan[step] for plan in plans if len(plan) > step]
@@ -195,9 +213,9 @@ class VectorizedTrainer:
                 leaves = [p.detach().requires_grad_() for p in update.parameters]
             chosen, lengths = _pad(active)
             wanted = labels[chosen]
-            logits = self._forward(dict(zip(self._global, leaves, strict=True)), images[chosen])
-            losses = losses_of(logits.flatten(0, 1), wanted.flatten())
-            sums = _sum_of_first(losses.view_as(wanted), lengths)
+            outputs = self._forward(dict(zip(self._global, leaves, strict=True)), inputs[chosen])
+            losses = self._task.losses(outputs.flatten(0, 1), wanted.flatten(0, 1))
+            sums = _sum_of_first(losses.view(chosen.shape), lengths)
             sizes = lengths.to(sums.device)
             gradients = gradients_of((sums / sizes).sum(), leaves)
             with torch.no_grad():
@@ -222,7 +240,7 @@ class VectorizedTrainer:
 
 
 def _stacked_forward(model: nn.Module) -> Forward:
-    """Return a function of parameters and images, both stacked, to the stacked logits."""
+    """Return a function of parameters and inputs, both stacked, to the stacked outputs."""
     batched = vmap(partial(functional_call, model), in_dims=(0, 0), randomness="different")
     return stacked_linear_layers(model) or batched
 

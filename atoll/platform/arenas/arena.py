@@ -8,7 +8,7 @@ was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ from atoll.platform.sweeps.trials import TRIALS
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
+# Which attacks there will be, for whoever watches.
+LABELS = "jobs.json"
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def run_arena(
             jobs, without = jobs_of_federations(arena, directory / FEDERATIONS)
             store = JobStore(directory / JOBS)
             conditions = arena.conditions(trust_code=trust_code)
+            _write_labels(directory, jobs, conditions)
             failed = {**done.failed, **without}
             failed |= _attack(arena, jobs, conditions, store, cluster, on_job)
         finally:
@@ -152,6 +155,12 @@ def jobs_of_federations(arena: Arena, federations: Path) -> tuple[list[Job], dic
             except CaptureError as error:
                 failed[str(trial)] = str(error)
     return jobs, failed
+
+
+def _write_labels(directory: Path, jobs: Sequence[Job], conditions: Conditions) -> None:
+    """Write what whoever watches cannot know of the jobs: their keys, and columns of the table."""
+    told = [{"key": job.key(conditions), "labels": dict(job.labels)} for job in jobs]
+    write_recorded_json(directory / LABELS, {"jobs": told})
 
 
 def _attack(

@@ -131,7 +131,7 @@ def _check_models(federations: Sweep) -> None:
         seen.append(parts)
         dataset = dataset_of(experiment)
         try:
-            model = build_model(experiment.model, dataset.image_shape, len(dataset.classes), 0)
+            model = build_model(experiment.model, dataset.inputs, dataset.task, 0)
         except UntrustedCodeError:
             continue
         try:

@@ -31,7 +31,7 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.config.experiment import parse_value
@@ -207,14 +207,13 @@ def run_attack(
     >>> attacked = run_attack(Path("runs/capture"), "idlg", settings={"steps": 9})  # doctest: +SKIP
     >>> attacked.means()["psnr"]  # doctest: +SKIP
     """
-    # The session module loads Ray, which nothing else here needs.
-
     check_run_directory(run_directory)
     if device != "cpu" and not torch.cuda.is_available():
         raise AttackError(f"--device {device}: there is no GPU that PyTorch can use; expected cpu")
     # Sums are rounded in an order that depends on the number of threads.
     torch.set_num_threads(1)
     attack = build_attack(name, settings or {})
+    attack.check_available()
     directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, name.replace(":", "-"))
     known = read_victims(choose_captures(run_directory, victims))
     uses = uses_of(run_directory, [victim.capture for victim in known])
@@ -245,7 +244,7 @@ def run_attack(
     return result
 
 
-def dataset_of(run_directory: Path) -> ImageDataset:
+def dataset_of(run_directory: Path) -> Dataset:
     """Return the data set of a run."""
     experiment = load_run_config(run_directory)
     data = experiment.data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from atoll.platform.callbacks.metric_names import mode_of
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.config.sections import EarlyStoppingSettings
 
@@ -25,17 +26,19 @@ class EarlyStopping:
 
     def should_stop(self, record: RoundRecord) -> str | None:
         """Return why to stop after this round, or None."""
-        value = record.metric(self._settings.metric)
-        if value is None:
+        settings = self._settings
+        metric = settings.metric or record.main_metric
+        value = None if metric is None else record.metric(metric)
+        if metric is None or value is None:
             return None
-        settings, sign = self._settings, 1.0 if self._settings.mode == "max" else -1.0
+        sign = 1.0 if mode_of(metric, settings.mode) == "max" else -1.0
         if settings.target is not None and sign * value >= sign * settings.target:
-            return f"{settings.metric} is {value:.4g}, the target {settings.target:g}"
+            return f"{metric} is {value:.4g}, the target {settings.target:g}"
         if self._best is None or sign * (value - self._best) > settings.min_delta:
             self._best, self._best_round = value, record.server_round
         waited = record.server_round - self._best_round
         if settings.patience is not None and waited >= settings.patience:
-            return f"{settings.metric} has not improved for {waited} rounds"
+            return f"{metric} has not improved for {waited} rounds"
         return None
 
     def state_dict(self) -> dict[str, Any]:

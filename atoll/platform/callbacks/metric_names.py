@@ -3,20 +3,24 @@
 A metric is of a group (clients' training, clients' evaluation, the server's evaluation) and has a
 name of its own: ``accuracy``, ``loss``, ``accuracy_DOMAIN``. Its column is ``GROUP_NAME`` with
 underscores for hyphens; so it is named in settings, too (``run.early_stopping.metric``). Whether
-more of it is better is the setting beside it: ``mode``.
+more of it is better is the setting beside it, ``mode``; by default what tasks say of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+from atoll.clients.tasks.directions import direction_of
+
+Mode = Literal["max", "min"]
 TRAIN, EVALUATE, SERVER = "train", "evaluate", "server"
 GROUPS = (TRAIN, EVALUATE, SERVER)
 # Of a round as a whole, in logs.
 ROUND = "round"
-# The metrics that a person is shown.
-MAIN = ("accuracy", "loss")
+# The metrics that a person is shown: of a group the first of these that it has, and the loss.
+LOSS = "loss"
+MAIN = ("accuracy", "auroc", "rmse", "mae", "deviance", "perplexity", LOSS)
 # On the terminal, in this order.
 SHORT_LABELS = {SERVER: "server", EVALUATE: "clients", TRAIN: "train"}
 # In figures, by the start of a column, in this order.
@@ -27,6 +31,8 @@ CURVE_LABELS = {
     TRAIN: "in training, mean",
 }
 SERVER_ACCURACY = f"{SERVER}_accuracy"
+# Not the main one, whatever comes first.
+SECONDARY = ("validation_", "per_class_")
 
 
 def column_of(group: str, name: str) -> str:
@@ -51,9 +57,29 @@ def metrics_in(row: Mapping[str, Any], group: str) -> dict[str, Any]:
     return {name: value for (found, name), value in split.items() if found == group}
 
 
-def domain_accuracy(domain: str) -> str:
-    """Return the column of the server's accuracy on a domain."""
-    return column_of(SERVER, f"accuracy_{domain}")
+def main_metric(columns: Iterable[str], groups: Sequence[str] = GROUPS[::-1]) -> str | None:
+    """Return the column by which a run is judged: the first of the server's metrics.
+
+    A task's main metric comes first in a round's row. Without metrics of the server it is the
+    first of the clients' evaluation, else of their training; None without any. Of a single round,
+    which may be without an evaluation, ask for the server's group alone.
+    """
+    found = [group_of(column) for column in columns]
+    for group in groups:
+        for of, name in found:
+            if of == group and not name.startswith(SECONDARY):
+                return column_of(group, name)
+    return None
+
+
+def mode_of(metric: str, mode: Mode | None = None) -> Mode:
+    """Return whether larger or smaller values of a metric are better, unless that is given."""
+    return mode or ("min" if direction_of(metric) == "lower" else "max")
+
+
+def domain_metric(main: str, domain: str) -> str:
+    """Return the column of a metric on a domain, given its column on all of them."""
+    return f"{main}_{domain}".replace("-", "_")
 
 
 def is_main(name: str) -> bool:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.callbacks.metric_names import EVALUATE, ROUND, SERVER, TRAIN, group_of
+from atoll.platform.callbacks.metric_names import (
+    EVALUATE,
+    ROUND,
+    SERVER,
+    TRAIN,
+    column_of,
+    group_of,
+    main_metric,
+)
 
 MetricValues = Mapping[str, "float | list[float]"]
 
@@ -129,6 +137,12 @@ class RoundRecord:
             SERVER: self.server_metrics,
         }
 
+    @property
+    def main_metric(self) -> str | None:
+        """The column of the server's main metric; None if the server did not evaluate."""
+        columns = [column_of(SERVER, name) for name in self.server_metrics]
+        return main_metric(columns, (SERVER,))
+
     def metric(self, column: str) -> float | None:
         """Return a metric, named as in ``rounds.parquet``; None if the round has none."""
         group, name = group_of(column.replace("-", "_"))
@@ -179,3 +193,6 @@ class Observer:
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Take note of the run's end."""
+
+    def close(self) -> None:
+        """Let go of what is held; called last, whatever ended the run."""

@@ -16,6 +16,7 @@ from atoll.platform.cli.terminal import (
     console,
     console_observers,
     log_to_terminal,
+    say_loading,
 )
 
 
@@ -63,6 +64,7 @@ def flower(
     """Run any Flower app on this engine, unmodified."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
+        say_loading(app_dir.resolve().name)
         from atoll.platform.runs.app_run import TABLE, AppRun, run_flower_app
         from atoll.trust import note, uses_in
 
@@ -104,13 +106,14 @@ def data_get(
     """Fetch a data set into the cache and verify it."""
     with clear_errors():
         from atoll.clients.data.catalog import load_dataset
+        from atoll.platform.cli.plan import predicted
 
         log_to_terminal("info")
         dataset = load_dataset(name, path, _options(options or []))
         domains = f", domains {', '.join(dataset.domains)}" if dataset.domains else ""
         console.print(
-            f"{dataset.name}: {len(dataset.train):,} + {len(dataset.test):,} images of "
-            f"{'x'.join(map(str, dataset.image_shape))}, {len(dataset.classes)} classes{domains}"
+            f"{dataset.name}: {len(dataset.train):,} + {len(dataset.test):,} "
+            f"{dataset.inputs.described}, {predicted(dataset)}{domains}"
         )
         console.print(f"in {dataset.directory}")
 

@@ -45,8 +45,11 @@ def runs(
         typer.Option(metavar="KEY=VALUE", help="A key of its configuration; repeatable."),
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="The metric of the last column, as in rounds.parquet.")
-    ] = "server_accuracy",
+        str | None,
+        typer.Option(
+            help="The metric of the last column, as in rounds.parquet. Default: the main one."
+        ),
+    ] = None,
     sort: Annotated[
         str, typer.Option(help="date (newest first), name, metric (best first), method, data, ...")
     ] = "date",
@@ -78,7 +81,7 @@ def runs(
         if as_json:
             console.out(json.dumps([e.to_json() for e in entries], indent=1), highlight=False)
             return
-        print_tables([inventory.table_of_entries(entries, folder, metric)], form)
+        print_tables([inventory.table_of_entries(entries, folder)], form)
         for entry in entries:
             if entry.problem:
                 errors.print(f"unreadable: {entry.problem}", markup=False, soft_wrap=True)
@@ -173,7 +176,7 @@ def plot(
 
     The y axis is for the rounds after the first quarter, where curves begin far away from where
     they end; --ylim sets it. Trials of a sweep with other domains held out are never pooled: each
-    set of held-out domains has a panel. Needs Matplotlib: pip install 'atoll[plot]'.
+    set of held-out domains has a panel. Needs Matplotlib: pip install "atoll[plot]".
 
     Example: atoll plot runs/sweep --metric server_accuracy --band interval --out accuracy.pdf
     """
@@ -218,7 +221,7 @@ def export(
     """Export a run's model, with its preprocessing, class names and where it is from.
 
     torch: a program of torch.export (.pt2), which needs nothing of Atoll. safetensors: the
-    tensors. onnx: needs pip install 'atoll[export]'. huggingface: config.json, model.safetensors,
+    tensors. onnx: needs pip install "atoll[export]". huggingface: config.json, model.safetensors,
     preprocessor_config.json and a model card. Models take pixels in [0, 1].
 
     Example: atoll export runs/quickstart --to onnx --out lenet.onnx --round best

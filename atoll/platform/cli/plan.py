@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.settings import ClientSettings
 from atoll.platform.cli.columns import name_lines
 from atoll.platform.cli.terminal import console
@@ -34,11 +35,11 @@ def plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "clients", _clients(plan)
     if data.held_out:
         yield "held out", ", ".join(sorted(data.held_out))
-    shape = "x".join(map(str, federation.dataset.image_shape))
     frozen = plan.parameters - plan.trained
+    described = federation.dataset.inputs.described
     yield (
         "model",
-        f"{experiment.model.name}: {plan.parameters:,} parameters on {shape}"
+        f"{experiment.model.name}: {plan.parameters:,} parameters on {described}"
         + (f", {frozen:,} of them frozen" if frozen else "")
         + f"; {_size(plan.model_bytes)} a message",
     )
@@ -67,8 +68,15 @@ def _data(federation: Federation) -> str:
     domains = f", domains {', '.join(dataset.domains)}" if dataset.domains else ""
     return (
         f"{dataset.name}: {len(dataset.train):,} + {len(dataset.test):,} examples, "
-        f"{len(dataset.classes)} classes{domains}"
+        f"{predicted(dataset)}{domains}"
     )
+
+
+def predicted(dataset: Dataset) -> str:
+    """Return what a data set's task is, in a word or two."""
+    if dataset.classes:
+        return f"{len(dataset.classes)} classes"
+    return dataset.task.kind
 
 
 def _clients(plan: RunPlan) -> str:

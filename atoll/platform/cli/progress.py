@@ -9,17 +9,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from atoll.platform.callbacks.metric_names import MAIN, SHORT_LABELS, label_of
+from atoll.platform.callbacks.metric_names import label_of
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.callbacks.round_figures import line_of
+from atoll.platform.cli.round_table import RoundTable
 
 # Without a terminal, at most one line in so many seconds.
 LINE_SECONDS = 1.0
 
 
 class ConsoleProgress(Observer):
-    """A live bar on a terminal, plain lines elsewhere; a table at the end (an observer).
+    """A table of rounds above a bar on a terminal, plain lines elsewhere (an observer).
 
     Parameters
     ----------
@@ -41,6 +43,7 @@ class ConsoleProgress(Observer):
         self._task: Any = None
         self._last_line = float("-inf")
         self._parts: dict[str, Any] = {}
+        self._table: RoundTable | None = None
         self._members = "clients"
 
     def on_start(self, run: RunInfo) -> None:
@@ -52,15 +55,19 @@ class ConsoleProgress(Observer):
             f"{run.clients:,} {run.members}, {run.parameters:,} parameters, "
             f"{run.num_rounds} rounds{going_on}, "
             f"{run.workers} {'worker' if run.workers == 1 else 'workers'} -> "
-            f"{escape(str(run.directory))}"
+            f"{escape(str(run.directory))}",
+            soft_wrap=not self._console.is_terminal,
         )
         for note in run.notes:
-            self._console.print(f"  {escape(note)}", style="dim")
+            self._console.print(
+                f"  {escape(note)}", style="dim", soft_wrap=not self._console.is_terminal
+            )
         if self._live and self._console.is_terminal and run.first_round <= run.num_rounds:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 MofNCompleteColumn(),
-                BarColumn(bar_width=24),
+                # Its width is what the others leave: of them nothing may be cut.
+                BarColumn(bar_width=None, table_column=Column(max_width=24)),
                 TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(),
                 console=self._console,
@@ -85,15 +92,24 @@ class ConsoleProgress(Observer):
 
     def on_round(self, record: RoundRecord) -> None:
         """Show a round."""
-        figures = _figures(record, self._members)
-        if self._progress is not None:
-            self._progress.update(self._task, completed=record.server_round, figures=figures)
+        if self._console.is_terminal and self._live:
+            self._add_to_table(record)
             return
         is_last = record.server_round == record.num_rounds
         if self._lines and (is_last or time.monotonic() - self._last_line >= LINE_SECONDS):
             self._last_line = time.monotonic()
-            line = f"round {record.server_round}/{record.num_rounds}  {figures}"
+            line = line_of(record, self._members)
             self._console.print(line, soft_wrap=True, markup=False)
+
+    def _add_to_table(self, record: RoundRecord) -> None:
+        """Print a round's line; a bar that is there stays beneath."""
+        if self._table is None:
+            self._table = RoundTable(record.num_rounds)
+        for line in self._table.headings(record):
+            self._console.print(line, style="dim", soft_wrap=True, markup=False)
+        self._console.print(self._table.row(record), soft_wrap=True, markup=False)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=record.server_round, figures="")
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Show the final figures and where the report is."""
@@ -119,16 +135,3 @@ class ConsoleProgress(Observer):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-
-def _figures(record: RoundRecord, members: str) -> str:
-    shown = []
-    for group, label in SHORT_LABELS.items():
-        for name in MAIN:
-            value = next((v for k, v in record.groups[group].items() if k.endswith(name)), None)
-            if isinstance(value, int | float):
-                shown.append(f"{label} {name} {value:.4f}")
-    failed = f", {record.errors} failed" if record.errors else ""
-    shown.append(f"{record.replies}/{record.cohort} {members}{failed}")
-    shown.append(f"{record.seconds:.2f} s")
-    return "  ".join(shown)

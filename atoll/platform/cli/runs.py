@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
@@ -20,6 +18,7 @@ from atoll.platform.cli.terminal import (
     console_observers,
     log_to_terminal,
     quiet_flower,
+    say_loading,
     settings_of,
     who_is_trusted,
 )
@@ -57,6 +56,7 @@ def run(
             quiet_flower()
             show_plan(experiment)
             return
+        say_loading(experiment.run.name)
         from atoll.platform.runs.federation_run import run as run_experiment
 
         log_to_terminal(experiment.log.level)
@@ -73,11 +73,13 @@ def resume(
     """Go on with an interrupted run, to the same end."""
     with clear_errors(lambda: run_directory):
         from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
+
+        check_run_directory(run_directory)
+        say_loading(run_directory.resolve().name)
         from atoll.platform.runs.app_run import is_app_run, resume_app
         from atoll.platform.runs.federation_run import resume as resume_run
         from atoll.trust import admitted, uses_in
 
-        check_run_directory(run_directory)
         log_to_terminal("info")
         observers, ask = console_observers([]), who_is_trusted(trust_code)
         if is_app_run(run_directory):
@@ -91,12 +93,27 @@ def resume(
 
 
 def watch(
-    run_directory: Annotated[Path, typer.Argument(help="A run's or a sweep's directory.")],
+    run_directory: Annotated[
+        Path, typer.Argument(help="A run's or a sweep's directory; with --web, an arena's too.")
+    ],
     once: Annotated[bool, typer.Option("--once", help="Show how it stands, and return.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    web: Annotated[
+        bool,
+        typer.Option("--web", help="Show the report, live, in a browser on this machine."),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port for --web; 0 is any that is free.")
+    ] = 0,
 ) -> None:
     """Show the progress of a run or a sweep, wherever it runs, until it ends."""
     with clear_errors():
+        if web:
+            from atoll.platform.cli.live_page.serving import serve
+
+            log_to_terminal("info")
+            serve(run_directory, console, port=port, every=every)
+            return
         from atoll.platform.cli.watch import watch as watch_directory
 
         log_to_terminal("info")
@@ -110,6 +127,9 @@ def report(
 ) -> None:
     """Write a run's report again and show its main figures."""
     with clear_errors():
+        from rich.markup import escape
+        from rich.table import Table
+
         from atoll.platform.reports import tables
         from atoll.platform.reports.run_report import headline, write_report
 

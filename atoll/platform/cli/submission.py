@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray.exceptions import AuthenticationError, RayError
 
 from atoll.credentials import without_credentials
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.extras import OptionalModule
 from atoll.platform.cluster import authentication
 from atoll.platform.config.experiment import SWEEP, Experiment, load_experiment, read_tables
 
+yaml = OptionalModule("yaml", "atoll submit --runtime-env")
 logger = logging.getLogger("atoll")
 
 # Never sent along, whatever the runtime environment excludes; Ray leaves out what git ignores, too.
@@ -209,13 +210,12 @@ class RayJobs:
             self._client = _client(address)
         except ImportError as error:
             raise EngineError(
-                f"Ray's job client is not installed ({error}); expected pip install "
-                "'atoll[cluster]'"
+                f'atoll submit needs Ray\'s job client ({error}): pip install "atoll[cluster]"'
             ) from error
         except RuntimeError as error:
             if "ray[default]" in str(error):
                 raise EngineError(
-                    "Ray's job client is not installed; expected pip install 'atoll[cluster]'"
+                    'atoll submit needs Ray\'s job client: pip install "atoll[cluster]"'
                 ) from error
             raise EngineError(f"--address = {address!r}: {_first_line(error)}") from error
         except (ConnectionError, ValueError, OSError) as error:

@@ -20,6 +20,7 @@ from atoll.platform.cli.terminal import (
     errors,
     log_to_terminal,
     quiet_flower,
+    say_loading,
     settings_of,
 )
 from atoll.trust import importing_only, uses_in
@@ -46,9 +47,13 @@ def sweep(
     """Run a grid of experiments, or what is missing of it, and show the table of results."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None, "sweep.toml"):
+        form = form_of(latex=latex, csv=csv)
+        # What is written to a file or a pipe are the tables alone.
+        told = console if form == "text" else errors
+        if not dry_run:
+            say_loading(file.name, told)
         from atoll.platform.sweeps.sweep_plan import load_sweep
 
-        form = form_of(latex=latex, csv=csv)
         settings = settings_of(overrides, workers)
         log_to_terminal("info")
         quiet_flower()
@@ -64,8 +69,6 @@ def sweep(
         from atoll.platform.sweeps.sweep import run_sweep, sweep_directory
 
         directories.append(sweep_directory(planned, out))
-        # What is written to a file or a pipe are the tables alone.
-        told = console if form == "text" else errors
         with SweepProgress(told, directories[0]) as progress:
             result = run_sweep(
                 planned, directories[0], on_start=progress.on_start, on_end=progress.on_end
@@ -101,9 +104,12 @@ def arena(
     """Run attacks on defended federations, or what is missing of it, and write the report."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None, "arena.toml"):
+        form = form_of(latex=latex, csv=csv)
+        told = console if form == "text" else errors
+        if not dry_run:
+            say_loading(file.name, told)
         from atoll.platform.arenas.arena_plan import load_arena
 
-        form = form_of(latex=latex, csv=csv)
         log_to_terminal("info")
         quiet_flower()
         with importing(dry_run=dry_run and not trust_code):
@@ -118,7 +124,6 @@ def arena(
         from atoll.platform.results.pictures import arena_tables
 
         directories.append(arena_directory(planned, out))
-        told = console if form == "text" else errors
         progress = ArenaProgress(told)
         result = run_arena(
             planned,

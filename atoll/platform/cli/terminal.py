@@ -7,23 +7,52 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
 from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
+from atoll.lazy import LazyObject
 from atoll.platform.cli.completion import complete_setting
 from atoll.trust import Ask, CodeUse, refuse, trust
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from atoll.platform.callbacks.observers import Observer
 
 INTERRUPTED = 130
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class LazyConsole(LazyObject):
+    """A console that is made at its first use.
+
+    Help and completion print without Rich, which takes as long to load as all else of theirs.
+
+    Parameters
+    ----------
+    **settings : Any
+        Of ``rich.console.Console``.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        def make() -> Console:
+            from rich.console import Console
+
+            return Console(**settings)
+
+        super().__init__(make)
+
+    def __enter__(self) -> Any:
+        return self._made().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._made().__exit__(*error)
+
+
+console = cast("Console", LazyConsole(highlight=False))
+errors = cast("Console", LazyConsole(stderr=True, highlight=False, soft_wrap=True))
 
 SetOption = Annotated[
     list[str] | None,
@@ -99,9 +128,21 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+def say_loading(name: str, told: Console = console) -> None:
+    """Say that a run begins, before what it needs is imported: that takes seconds."""
+    line = f"{name}: loading PyTorch, Flower and Ray"
+    told.print(line, style="dim", soft_wrap=True, markup=False)
+
+
 def log_to_terminal(level: str) -> None:
     """Send Atoll's log to the terminal, from a level ("debug", "info", ...) on."""
-    handler = RichHandler(console=errors, show_path=False, show_time=False, markup=False)
+    from rich.logging import RichHandler
+
+    # On a terminal the log and the bar are one console's, which prints the one above the other.
+    is_shared = console.is_terminal and errors.is_terminal
+    handler = RichHandler(
+        console=console if is_shared else errors, show_path=False, show_time=False, markup=False
+    )
     handler.setFormatter(HidingFormatter("%(message)s"))
     logger = logging.getLogger("atoll")
     logger.handlers[:] = [handler]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from atoll.clients.noprop.noprop_settings import is_noprop
+from atoll.clients.tasks.directions import DIRECTIONS
 from atoll.platform.config.sections import StrategySettings
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 # Ray counts shares in ten-thousandths, and several GPUs as whole ones.
 SMALLEST_SHARE = 0.01
 # Metrics of the server that every run has.
-TAKEN = ("accuracy", "loss", "per_class_accuracy", "validation_accuracy", "validation_loss")
+TAKEN = {*DIRECTIONS, *(f"validation_{name}" for name in DIRECTIONS), "per_class_accuracy"}
 
 
 def problems_of(experiment: Experiment) -> list[str]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ClientSettings
-from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.training.evaluation import ModelData
 
 if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment
@@ -35,7 +35,7 @@ TIMED_EXAMPLES = 256
 def warn_of_a_long_run(
     experiment: Experiment,
     model: nn.Module,
-    image_shape: tuple[int, int, int],
+    data: ModelData,
     sizes: NDArray[np.int64],
 ) -> None:
     """Say what a run takes of one core, if that is more than an hour.
@@ -46,8 +46,8 @@ def warn_of_a_long_run(
         The experiment.
     model : nn.Module
         Its model; it does not change, nor does the global generator.
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
+    data : ModelData
+        What it is given and predicts.
     sizes : NDArray[np.int64]
         The clients' examples.
     """
@@ -56,7 +56,7 @@ def warn_of_a_long_run(
     steps = local_steps(experiment, sizes)
     if steps < MANY_STEPS:
         return
-    each = seconds_a_step(model, image_shape, experiment.client.batch_size)
+    each = seconds_a_step(model, data, experiment.client.batch_size)
     if steps * each > SECONDS_SAID:
         logger.warning(
             "the run has about %.2g local steps (run.rounds = %d, %s); at %.3g ms each on this "
@@ -85,7 +85,7 @@ def local_steps(experiment: Experiment, sizes: NDArray[np.int64]) -> float:
     return experiment.run.rounds * max(1.0, cohort) * of_each
 
 
-def seconds_a_step(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> float:
+def seconds_a_step(model: nn.Module, data: ModelData, batch_size: int) -> float:
     """Return the time of one step's gradient, the faster of two."""
     count = min(batch_size, TIMED_EXAMPLES)
     own = copy.deepcopy(model).train()
@@ -94,7 +94,8 @@ def seconds_a_step(model: nn.Module, image_shape: tuple[int, int, int], batch_si
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             began = time.perf_counter()
-            loss = mean_loss(own(torch.zeros(count, *image_shape)), torch.zeros(count).long())
+            outputs = own(data.inputs.blank(count))
+            loss = data.task.mean_loss(outputs, data.task.blank_targets(count))
             torch.autograd.grad(loss, parameters, allow_unused=True)
             taken.append(time.perf_counter() - began)
     return min(taken) * batch_size / count

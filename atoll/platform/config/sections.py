@@ -27,10 +27,10 @@ class EarlyStoppingSettings(Section):
 
     Attributes
     ----------
-    metric : str
-        A metric of the server, as in ``rounds.parquet``.
-    mode : "max" or "min"
-        Whether larger or smaller values are better.
+    metric : str or None
+        A metric as in ``rounds.parquet``; by default the main one of the task, on the server.
+    mode : "max", "min" or None
+        Whether larger or smaller values are better; by default as the metric is known to be.
     patience : int or None
         Evaluated rounds without an improvement after which the run stops.
     min_delta : float
@@ -39,8 +39,8 @@ class EarlyStoppingSettings(Section):
         A value at which the run stops.
     """
 
-    metric: str = "server_accuracy"
-    mode: Literal["max", "min"] = "max"
+    metric: Annotated[str | None, Field(examples=["server_loss"])] = None
+    mode: Annotated[Literal["max", "min"] | None, Field(examples=["min"])] = None
     patience: Annotated[Rounds | None, Field(examples=[5])] = None
     min_delta: Weight = 0.0
     target: Annotated[Number | None, Field(examples=[0.95])] = None
@@ -68,10 +68,12 @@ class RunSettings(Section):
     keep : "last", "best" or int
         Whose checkpoint stays beside the newest: "last" is that of no other round, "best" that of
         the round with the best ``keep_metric``, a number that of this round.
-    keep_metric : str
-        The metric that "best" is by, as in ``rounds.parquet``.
-    keep_mode : "max" or "min"
-        Whether larger or smaller values of ``keep_metric`` are better.
+    keep_metric : str or None
+        The metric that "best" is by, as in ``rounds.parquet``; by default the main one of the task,
+        on the server.
+    keep_mode : "max", "min" or None
+        Whether larger or smaller values of ``keep_metric`` are better; by default as the metric is
+        known to be.
     tags : tuple[str, ...]
         Words by which ``atoll runs`` finds the run; they change nothing else.
     out : Path
@@ -92,8 +94,8 @@ class RunSettings(Section):
     checkpoint_every: Rounds = 5
     keep_checkpoints: Rounds = 2
     keep: Literal["last", "best"] | Rounds = "last"
-    keep_metric: str = "server_accuracy"
-    keep_mode: Literal["max", "min"] = "max"
+    keep_metric: Annotated[str | None, Field(examples=["server_loss"])] = None
+    keep_mode: Annotated[Literal["max", "min"] | None, Field(examples=["min"])] = None
     tags: Annotated[tuple[Tag, ...], Field(strict=False, examples=[["paper"]])] = ()
     out: FilePath = Path("runs")
     metrics: Annotated[
@@ -206,12 +208,16 @@ class LogSettings(Section):
     mlflow : bool or str
         Whether metrics go to MLflow: true is the server that ``MLFLOW_TRACKING_URI`` names, a text
         is a tracking URI.
+    wandb : bool
+        Whether metrics go to Weights & Biases, as its own settings say (``WANDB_MODE``,
+        ``WANDB_PROJECT``, ``WANDB_API_KEY``).
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     progress: bool = True
     tensorboard: bool = False
     mlflow: bool | str = False
+    wandb: bool = False
 
 
 class CaptureSettings(Section):

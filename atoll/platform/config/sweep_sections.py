@@ -15,11 +15,12 @@ class TrialStoppingSettings(Section):
 
     Attributes
     ----------
-    metric : str
-        As in ``rounds.parquet``. With held-out domains "server_accuracy" is theirs, which no
-        selection may look at: name a training domain's, "server_accuracy_e0.1" say.
-    mode : "max" or "min"
-        Whether more is better.
+    metric : str or None
+        As in ``rounds.parquet``; by default the task's main one, on the server. With held-out
+        domains "server_accuracy" is theirs, which no selection may look at: name a training
+        domain's, "server_accuracy_e0.1" say.
+    mode : "max", "min" or None
+        Whether more is better; by default as the metric is known to be.
     grace_rounds : int
         Rounds that every trial is given: the first rung.
     reduction_factor : float
@@ -27,8 +28,8 @@ class TrialStoppingSettings(Section):
         trials go past it.
     """
 
-    metric: str = "server_accuracy"
-    mode: Literal["max", "min"] = "max"
+    metric: Annotated[str | None, Field(examples=["server_loss"])] = None
+    mode: Annotated[Literal["max", "min"] | None, Field(examples=["min"])] = None
     grace_rounds: Rounds = 1
     reduction_factor: Annotated[float, Field(gt=1.0, le=1e6)] = 3.0
 

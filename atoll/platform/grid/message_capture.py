@@ -31,7 +31,7 @@ from atoll.attacks.captures.capture import (
 )
 from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
 from atoll.clients.apps.client_app import ClientSpec, examples_of
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.moments.moment_messages import QUERY
 from atoll.errors import InvalidExperimentError
 from atoll.flower.arrays import view
@@ -53,7 +53,7 @@ class CaptureRecorder:
         ``[capture]``.
     spec : ClientSpec
         The federation, for the truth.
-    dataset : ImageDataset
+    dataset : Dataset
         Its data set.
     """
 
@@ -62,7 +62,7 @@ class CaptureRecorder:
         directory: Path,
         settings: CaptureSettings,
         spec: ClientSpec,
-        dataset: ImageDataset,
+        dataset: Dataset,
     ) -> None:
         self._directory = directory / CAPTURES
         self._settings = settings
@@ -128,7 +128,7 @@ class CaptureRecorder:
     def _truth(self, request: Message, node_id: int) -> Truth:
         examples = self._clients.round_examples(request, node_id - 1)
         return Truth(
-            pixels=torch.from_numpy(np.array(examples.pixels)),
+            pixels=torch.from_numpy(np.array(examples.inputs)),
             labels=torch.from_numpy(np.array(examples.labels)),
             batches=examples.batches,
             seed=examples.seed,
@@ -172,7 +172,7 @@ class SumRecorder(CaptureRecorder):
         directory: Path,
         settings: CaptureSettings,
         spec: ClientSpec,
-        dataset: ImageDataset,
+        dataset: Dataset,
     ) -> None:
         super().__init__(directory, settings, spec, dataset)
         most = max(map(self._clients.num_examples, range(self._clients.count)))

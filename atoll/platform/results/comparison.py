@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.errors import InvalidExperimentError
+from atoll.platform.callbacks.metric_names import SERVER, column_of, main_metric
 from atoll.platform.reports.tables import Cell, Table
 from atoll.platform.results.groups import (
-    MAIN_METRICS,
     Group,
     by_data,
     check_metric,
@@ -83,7 +83,7 @@ def compare(
     directories : Sequence[Path]
         Run directories, or sweep directories.
     metrics : Sequence[str]
-        Columns of ``rounds.parquet``; by default the server's accuracy and loss.
+        Columns of ``rounds.parquet``; by default the main one and the server's loss.
     anyway : bool
         Whether to compare runs whose figures are of different data.
 
@@ -120,8 +120,10 @@ def _metrics(runs: Sequence[Recorded], asked: Sequence[str]) -> list[str]:
     if asked:
         return list(dict.fromkeys(asked))
     known = metrics_in(runs)
-    main = [name for name in MAIN_METRICS if name in known]
-    return main or [name for name in known if name.endswith(("accuracy", "loss"))][:2]
+    main = main_metric(known)
+    loss = [name for name in known if name == column_of(SERVER, "loss")]
+    chosen = list(dict.fromkeys([*([main] if main else []), *loss]))
+    return chosen or [name for name in known if name.endswith(("accuracy", "loss"))][:2]
 
 
 def check_same_data(runs: Sequence[Recorded], *, anyway: bool = False) -> str | None:

@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
-from atoll.lazy import LazyModule
 from atoll.platform.reports.tables import Estimate
 from atoll.platform.results.labels import differing, distinct, value_of
 from atoll.platform.results.recorded import DataKey, Recorded
-
-statistics = LazyModule("scipy.stats")
+from atoll.platform.results.student import t_factor
 
 CONFIDENCE = 0.95
 Band = Literal["interval", "range", "none"]
-# What is compared where nothing is named, those that there are.
-MAIN_METRICS = ("server_accuracy", "server_loss")
 
 
 @dataclass(frozen=True)
@@ -211,4 +207,4 @@ def final_estimate(group: Group, metric: str, digits: int = 4) -> Estimate | Non
 
 def _half_width(deviation: Any, count: int) -> Any:
     """Return half of Student's interval of a mean over ``count`` values."""
-    return statistics.t.ppf((1 + CONFIDENCE) / 2, count - 1) * deviation / math.sqrt(count)
+    return t_factor(CONFIDENCE, count - 1) * deviation / math.sqrt(count)

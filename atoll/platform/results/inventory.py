@@ -10,10 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from atoll.clients.tasks.directions import direction_of
 from atoll.error_messages import short
 from atoll.errors import AtollError, InvalidExperimentError, RunDirectoryError
 from atoll.files.manifests import read_verified
 from atoll.files.reading import parse_toml
+from atoll.platform.callbacks.metric_names import main_metric
 from atoll.platform.config.experiment import parse_value
 from atoll.platform.reports.tables import Cell, Table
 from atoll.platform.results.labels import flattened
@@ -41,7 +43,6 @@ DEPTH = 4
 FAILURES = "failed.json"
 FINISHED, RUNNING, INTERRUPTED, UNREADABLE = "finished", "running", "interrupted", "unreadable"
 STATES = (FINISHED, RUNNING, INTERRUPTED, FAILED, UNREADABLE)
-DEFAULT_METRIC = "server_accuracy"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Entry:
         The strategy, or the methods of a sweep; the data set and the number of clients.
     done, of : int or None
         Rounds; of a sweep, trials.
-    metric : str
-        What ``value`` is of.
+    metric : str or None
+        What ``value`` is of; None where there is none.
     value : float or None
         The last value of the metric; of a sweep the best of its trials' last ones.
     problem : str
@@ -83,7 +84,7 @@ class Entry:
     data: str = ""
     done: int | None = None
     of: int | None = None
-    metric: str = DEFAULT_METRIC
+    metric: str | None = None
     value: float | None = None
     problem: str = ""
     config: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -98,12 +99,17 @@ class Entry:
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Tell whether a metric is an error, by its name."""
+    """Tell whether a metric is better when smaller: a task's, or by what its name says."""
+    known = direction_of(metric)
+    if known is not None:
+        return known == "lower"
     return any(word in metric for word in ("loss", "error", "penalty", "mse", "lpips", "seconds"))
 
 
-def list_entries(folder: Path, metric: str = DEFAULT_METRIC) -> list[Entry]:
+def list_entries(folder: Path, metric: str | None = None) -> list[Entry]:
     """Return what is in a folder, by name; what cannot be read is listed as such.
+
+    Of each it has the last value of the metric, by default of each one's main metric.
 
     Raises
     ------
@@ -129,7 +135,7 @@ def _places(folder: Path, depth: int) -> Iterator[Path]:
                 yield from _places(path, depth - 1)
 
 
-def _entry(place: Path, folder: Path, metric: str) -> Entry:
+def _entry(place: Path, folder: Path, metric: str | None) -> Entry:
     kind = kind_of(place) or "run"
     inside = place.relative_to(folder)
     name = str(inside) if inside.parts else place.resolve().name
@@ -149,10 +155,11 @@ def _date(place: Path) -> str:
     )
 
 
-def _run(place: Path, metric: str) -> dict[str, Any]:
+def _run(place: Path, metric: str | None) -> dict[str, Any]:
     tables = read_config(place)
     result, rounds = read_result(place), read_rounds(place, ROUND_ONLY)
     values: list[Any] = []
+    metric = metric or main_metric(rounds.column_names)
     if metric in rounds.column_names:
         values = [v for v in rounds.column(metric).to_pylist() if isinstance(v, int | float)]
     is_over = result is not None
@@ -161,6 +168,7 @@ def _run(place: Path, metric: str) -> dict[str, Any]:
         "state": FINISHED if is_over else RUNNING if is_in_use(place) else INTERRUPTED,
         "done": len(rounds),
         "of": _table(tables, "run").get("rounds"),
+        "metric": metric,
         "value": values[-1] if values else None,
     }
     if APP_TABLE in tables:
@@ -170,15 +178,17 @@ def _run(place: Path, metric: str) -> dict[str, Any]:
     return about
 
 
-def _sweep(place: Path, metric: str) -> dict[str, Any]:
+def _sweep(place: Path, metric: str | None) -> dict[str, Any]:
     tables = _tables(place / SWEEP_FILE)
     rows = read_trials(place) if (place / TABLE).is_file() else []
     ended = [row for row in rows if row["status"] not in (WAITING, FAILED)]
     values = []
     for row in ended:
         inner = place / TRIALS / Path(row["directory"]).name
-        values += [v for v in [_run(inner, metric)["value"]] if v is not None]
-    best = min if smaller_is_better(metric) else max
+        trial = _run(inner, metric)
+        metric = trial["metric"]
+        values += [v for v in [trial["value"]] if v is not None]
+    best = min if metric is not None and smaller_is_better(metric) else max
     is_over = bool(rows) and len(ended) == len(rows)
     state = FINISHED if is_over else RUNNING if is_in_use(place) else INTERRUPTED
     if state == INTERRUPTED and any(row["status"] == FAILED for row in rows):
@@ -190,11 +200,12 @@ def _sweep(place: Path, metric: str) -> dict[str, Any]:
         "method": ", ".join(methods),
         "done": len(ended),
         "of": len(rows),
+        "metric": metric,
         "value": best(values) if values else None,
     }
 
 
-def _arena(place: Path, metric: str) -> dict[str, Any]:
+def _arena(place: Path, metric: str | None) -> dict[str, Any]:
     tables = _tables(place / ARENA_FILE)
     settings = _table(tables, "arena")
     is_over = (place / RESULTS_OF_AN_ARENA).is_file()
@@ -278,7 +289,7 @@ def _holds(config: Mapping[str, Any], condition: str) -> bool:
 
 def _by_metric(entry: Entry) -> tuple[bool, float]:
     """Return what puts the best first, and what has no value last."""
-    if entry.value is None or math.isnan(entry.value):
+    if entry.value is None or entry.metric is None or math.isnan(entry.value):
         return True, 0.0
     return False, entry.value if smaller_is_better(entry.metric) else -entry.value
 
@@ -307,13 +318,20 @@ def order_of(name: str) -> Callable[[Entry], Any]:
     return ORDERS[name]
 
 
-def table_of_entries(entries: Sequence[Entry], folder: Path, metric: str) -> Table:
-    """Return entries as a table."""
-    header = ["name", "kind", "tags", "date", "state", "method", "data", "rounds", metric]
-    return Table(str(folder), header, [_row(entry) for entry in entries])
+def table_of_entries(entries: Sequence[Entry], folder: Path) -> Table:
+    """Return entries as a table; the last column is of the metric that all have, or of each one's.
+
+    A metric that not all have is named beside its value.
+    """
+    metrics = {entry.metric for entry in entries if entry.value is not None}
+    last = metrics.pop() if len(metrics) == 1 else None
+    header = ["name", "kind", "tags", "date", "state", "method", "data", "rounds"]
+    header += [str(last)] if last is not None else ["metric", "value"]
+    rows = [_row(entry, with_metric=last is None) for entry in entries]
+    return Table(str(folder), header, rows)
 
 
-def _row(entry: Entry) -> list[Cell]:
+def _row(entry: Entry, *, with_metric: bool) -> list[Cell]:
     done = "-" if entry.done is None else str(entry.done)
     rounds = done if entry.of in (None, entry.done) else f"{done}/{entry.of}"
     unit = " trials" if entry.kind == "sweep" else ""
@@ -329,5 +347,6 @@ def _row(entry: Entry) -> list[Cell]:
         short(entry.method, quoted=False),
         entry.data,
         f"{rounds}{unit}",
+        *([entry.metric or "-"] if with_metric else []),
         value,
     ]

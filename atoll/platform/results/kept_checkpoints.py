@@ -9,6 +9,7 @@ from typing import Literal
 import pyarrow as pa
 
 from atoll.errors import InvalidExperimentError, RunDirectoryError
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY, main_metric, mode_of
 from atoll.platform.config.sections import RunSettings
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.run_directory.run_files import ROUND_ONLY, ROUNDS, read_rounds_table
@@ -65,10 +66,9 @@ def choose_round(directory: Path, settings: RunSettings, which: WhichRound) -> i
     if which == "last":
         return kept[-1]
     if which == "best":
-        metric = settings.keep_metric
-        found = best_round(
-            read_rounds_table(directory / ROUNDS, ROUND_ONLY), metric, settings.keep_mode
-        )
+        rounds = read_rounds_table(directory / ROUNDS, ROUND_ONLY)
+        metric = settings.keep_metric or main_metric(rounds.column_names) or SERVER_ACCURACY
+        found = best_round(rounds, metric, mode_of(metric, settings.keep_mode))
         if found is None:
             raise RunDirectoryError(
                 f"{directory / ROUNDS}: has no values of run.keep_metric = {metric!r}, which the "

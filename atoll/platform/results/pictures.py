@@ -7,10 +7,18 @@ from pathlib import Path
 
 from atoll.attacks.arena.arena_summary import Cell, cells_of
 from atoll.errors import InvalidExperimentError, RunDirectoryError
+from atoll.platform.callbacks.metric_names import SERVER_ACCURACY, main_metric
 from atoll.platform.reports.arena_table import table_of_cells
 from atoll.platform.reports.tables import Table
 from atoll.platform.results.comparison import check_same_data
-from atoll.platform.results.groups import Band, Group, by_data, check_metric, grouped
+from atoll.platform.results.groups import (
+    Band,
+    Group,
+    by_data,
+    check_metric,
+    grouped,
+    metrics_in,
+)
 from atoll.platform.results.plots import (
     PARTITION,
     Look,
@@ -29,7 +37,7 @@ from atoll.platform.results.recorded import (
 )
 from atoll.platform.run_directory.run_files import read_partition, read_table
 
-CURVES_METRIC, ARENA_METRIC = "server_accuracy", "psnr"
+ARENA_METRIC = "psnr"
 
 
 def plot(
@@ -52,7 +60,7 @@ def plot(
         The picture: .pdf, .svg or .png.
     metrics : Sequence[str]
         A panel each: columns of ``rounds.parquet``, or "partition" of a run; of an arena one of
-        its metrics. By default the server's accuracy, and PSNR.
+        its metrics. By default the main one, and PSNR.
     band : "interval", "range" or "none"
         What is drawn around the mean over seeds.
     held_out : str, optional
@@ -81,7 +89,7 @@ def plot(
         return
     panels: list[Panel] = []
     runs = read_recorded(directories)
-    for metric in metrics or (CURVES_METRIC,):
+    for metric in metrics or (main_metric(metrics_in(runs)) or SERVER_ACCURACY,):
         if metric == PARTITION:
             panels.append(_partition(runs))
             continue

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.data.image_dataset import Split
+from atoll.clients.data.dataset import Split
+from atoll.clients.data.inputs.images import ImageInputs
+from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.losses import is_sigmoid, predictions_of, probabilities_of
 from atoll.clients.training.evaluation import batch_of
 from atoll.errors import DataUnavailableError
@@ -46,6 +48,16 @@ class InputFormat:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def inputs(self) -> ImageInputs:
+        """The same as a model's inputs."""
+        return ImageInputs(image_shape=self.image_shape, mean=self.mean, std=self.std)
+
+    @property
+    def task(self) -> Classification:
+        """The classification into the classes."""
+        return Classification(classes=self.classes)
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class PixelModel(nn.Module):
         """Return the classes of examples; what they may be is said by :func:`pixels_of`."""
         pixels = pixels_of(examples, self.inputs)
         with torch.no_grad():
-            batches = torch.split(pixels, batch_of(self.inputs))
+            batches = torch.split(pixels, batch_of(self.inputs.inputs))
             parts = [self(batch.to(self.scale.device)).cpu() for batch in batches if len(batch)]
         logits = torch.cat(parts) if parts else torch.zeros(0, len(self.inputs.classes))
         probabilities = probabilities_of(logits.float())

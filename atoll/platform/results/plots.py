@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 from atoll.attacks.arena.arena_summary import METRICS, Cell
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, RunDirectoryError
+from atoll.extras import require
 from atoll.files.atomic import replacing
 from atoll.lazy import LazyModule
 from atoll.platform.reports.arena_figures import attacker_of
@@ -110,10 +110,7 @@ def check_picture(out: Path) -> None:
     InvalidExperimentError
         If Matplotlib is missing, or the suffix is of no picture.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidExperimentError(
-            "atoll plot: Matplotlib is not installed; expected pip install 'atoll[plot]'"
-        )
+    require("matplotlib", what="atoll plot")
     if out.suffix.lower() not in SUFFIXES:
         raise InvalidExperimentError(
             f"--out = {str(out)!r}: expected a name that ends in {', '.join(SUFFIXES)}"

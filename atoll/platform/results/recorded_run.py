@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,15 +12,20 @@ from typing import Any
 import pyarrow as pa
 import torch
 from flwr.app import ArrayRecord
+from pydantic import BaseModel
 from torch import nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.inputs.images import ImageInputs
+from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.partitioning.domains import TestSets, test_sets
 from atoll.clients.models.model_building import build_model
-from atoll.clients.training.evaluation import Evaluation, Metrics, evaluate, metrics_by_domain
+from atoll.clients.tasks.task import Metrics
+from atoll.clients.training.evaluation import Evaluation, evaluate, metrics_by_domain
 from atoll.errors import DataUnavailableError, RunDirectoryError
+from atoll.files.reading import parse_json
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.results.kept_checkpoints import WhichRound, checkpoints_of, choose_round
 from atoll.platform.results.pixel_model import InputFormat, PixelModel, Predictions
@@ -30,6 +36,7 @@ from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
     CONFIG,
+    PARTITION,
     check_run_directory,
     read_config,
     read_partition,
@@ -140,7 +147,7 @@ class RecordedRun:
 
     # --- its data and model --------------------------------------------------------------------
 
-    def dataset(self) -> ImageDataset:
+    def dataset(self) -> Dataset:
         """Return the run's data set.
 
         Raises
@@ -164,18 +171,13 @@ class RecordedRun:
     def inputs(self) -> InputFormat:
         """What its model is given: shape, normalisation and names of classes."""
         partition = read_partition(self.directory)
-        recorded = None if partition is None else partition["input"]
-        if partition is None or recorded is None:
+        inputs = None if partition is None else partition["inputs"]
+        if partition is None or inputs is None:
             # Runs of earlier versions did not note it.
-            dataset = self.dataset()
-            return InputFormat(dataset.image_shape, dataset.classes, dataset.mean, dataset.std)
-        channels, height, width = recorded["image_shape"]
-        return InputFormat(
-            (channels, height, width),
-            tuple(partition["classes"]),
-            tuple(recorded["mean"]),
-            tuple(recorded["std"]),
-        )
+            images, classes = self.dataset().images, self.dataset().classes
+        else:
+            images, classes = _images_of(inputs, self.directory), tuple(partition["classes"])
+        return InputFormat(images.image_shape, classes, images.mean, images.std)
 
     def round_of(self, round: WhichRound) -> int:
         """Return the number of the "best" or "last" round, or of one whose model is there.
@@ -237,7 +239,7 @@ class RecordedRun:
         arrays, inputs = self.arrays(round), self.inputs
         settings = self.config.model
         with self._trusted():
-            network = build_model(settings, inputs.image_shape, len(inputs.classes), 0)
+            network = build_model(settings, inputs.inputs, inputs.task, 0)
         try:
             ModelArrays(network).load(arrays)
         except ValueError as error:
@@ -275,7 +277,7 @@ class RecordedRun:
 
     def evaluate(
         self,
-        data: ImageDataset | Split | str = "test",
+        data: Dataset | Split | str = "test",
         round: WhichRound = "last",
         *,
         device: str | torch.device = "cpu",
@@ -284,7 +286,7 @@ class RecordedRun:
 
         Parameters
         ----------
-        data : "test", ImageDataset or Split
+        data : "test", Dataset or Split
             "test" is what the server evaluated on in the run; of another data set its test
             split. Images are normalised as in training, whatever their own statistics.
         round, device
@@ -304,14 +306,14 @@ class RecordedRun:
         if isinstance(data, str):
             if data != "test":
                 raise DataUnavailableError(
-                    f"data = {data!r}: expected 'test', an ImageDataset (atoll.clients."
+                    f"data = {data!r}: expected 'test', an Dataset (atoll.clients."
                     "load_dataset) or a Split"
                 )
             settings, dataset = self.config.data, self.dataset()
             return _evaluated(
                 model, dataset.test, test_sets(dataset, settings.held_out, settings.test_examples)
             )
-        if isinstance(data, ImageDataset):
+        if isinstance(data, Dataset):
             if len(data.classes) != len(self.inputs.classes):
                 raise DataUnavailableError(
                     f"{data.directory}: has {len(data.classes)} classes; expected the "
@@ -327,6 +329,25 @@ class RecordedRun:
         path = self.directory / CONFIG
         with admitted(uses_in(read_config(self.directory)), path, self._ask):
             yield
+
+
+class _RecordedInputs(BaseModel):
+    inputs: AnyInputs
+
+
+def _images_of(recorded: dict[str, Any], directory: Path) -> ImageInputs:
+    """Return the recorded inputs of a run on images.
+
+    Raises
+    ------
+    RunDirectoryError
+        If they are no images, or not what a run writes.
+    """
+    whole = json.dumps({"inputs": recorded}).encode()
+    inputs = parse_json(whole, str(directory / PARTITION), _RecordedInputs).inputs
+    if isinstance(inputs, ImageInputs):
+        return inputs
+    raise RunDirectoryError(f"{directory}: is a run on {inputs.described}; expected one on images")
 
 
 def _evaluated(model: PixelModel, split: Split, sets: TestSets) -> Metrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+from atoll.platform.callbacks.metric_names import Mode, mode_of
 from atoll.platform.callbacks.observers import RoundRecord
 
 
@@ -15,21 +16,22 @@ class KeptRound:
     ----------
     keep : "last", "best" or int
         ``run.keep``.
-    metric : str
-        What "best" is by, as in ``rounds.parquet``.
-    mode : "max" or "min"
-        Whether larger or smaller values are better; the first of equal ones is the best.
+    metric : str or None
+        What "best" is by, as in ``rounds.parquet``; by default the task's main metric.
+    mode : "max", "min" or None
+        Whether larger or smaller values are better, by default as the metric is known to be; the
+        first of equal ones is the best.
     """
 
     def __init__(
         self,
         keep: Literal["last", "best"] | int = "last",
-        metric: str = "server_accuracy",
-        mode: Literal["max", "min"] = "max",
+        metric: str | None = None,
+        mode: Mode | None = None,
     ) -> None:
         self._keep = keep
         self._metric = metric
-        self._sign = 1.0 if mode == "max" else -1.0
+        self._mode = mode
         self._best: float | None = None
         self._best_round: int | None = None
 
@@ -44,10 +46,12 @@ class KeptRound:
         """Take note of a round's end; return whether its checkpoint is to stay."""
         if isinstance(self._keep, int):
             return record.server_round == self._keep
-        value = record.metric(self._metric) if self._keep == "best" else None
-        if value is None or math.isnan(value):
+        metric = self._metric or record.main_metric
+        value = record.metric(metric) if metric is not None and self._keep == "best" else None
+        if metric is None or value is None or math.isnan(value):
             return False
-        if self._best is not None and self._sign * (value - self._best) <= 0:
+        sign = 1.0 if mode_of(metric, self._mode) == "max" else -1.0
+        if self._best is not None and sign * (value - self._best) <= 0:
             return False
         self._best, self._best_round = value, record.server_round
         return True
@@ -58,5 +62,5 @@ class KeptRound:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; what was the best by another metric is forgotten."""
-        if self._keep == "best" and state.get("metric") == self._metric:
+        if self._keep == "best" and state and state["metric"] == self._metric:
             self._best, self._best_round = state["best"], state["round"]

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_dataset import ImageDataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
+from atoll.clients.tasks.output_loss import CROSS_ENTROPY
 from atoll.clients.training.evaluation import batch_of
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.messages.packing import PackedRecords, pack
@@ -43,7 +43,7 @@ class ServerDiagnostics:
     ----------
     grid : RayGrid
         Its workers run the model.
-    dataset : ImageDataset
+    dataset : Dataset
         Its test split is used, the first 2,048 examples of each domain.
     model : ModelSettings
         ``[model]``.
@@ -58,7 +58,7 @@ class ServerDiagnostics:
     def __init__(
         self,
         grid: RayGrid,
-        dataset: ImageDataset,
+        dataset: Dataset,
         model: ModelSettings,
         sets: TestSets,
         device: str,
@@ -72,7 +72,7 @@ class ServerDiagnostics:
         self._names = (*sets.main, *sets.validation)
         indices = dict(zip(sets.names, sets.indices, strict=True))
         self._indices = [indices[name][:EXAMPLES] for name in self._names]
-        self._model = build_model(model, dataset.image_shape, len(dataset.classes), 0).eval()
+        self._model = build_model(model, dataset.inputs, dataset.task, 0).eval()
         self._arrays = ModelArrays(self._model)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> Mapping[str, float]:
@@ -95,7 +95,8 @@ class ServerDiagnostics:
     ) -> HeadOutputs:
         features, logits = (torch.from_numpy(values.astype(np.float64)) for values in outputs)
         labels = torch.from_numpy(self._dataset.test.labels[indices])
-        return HeadOutputs(features, logits, labels, torch.arange(len(labels)), head, ())
+        loss = self._dataset.task.output_loss or CROSS_ENTROPY
+        return HeadOutputs(features, logits, labels, torch.arange(len(labels)), head, (), loss)
 
 
 def outputs_of(
@@ -108,11 +109,11 @@ def outputs_of(
     """Return the features and logits of test examples, in a worker."""
     dataset, network = loaded(content, directory, model, device)
     network.eval()
-    split, parts, batch = SplitModel(network), [], batch_of(dataset)
+    split, parts, batch = SplitModel(network), [], batch_of(dataset.inputs)
     with torch.no_grad():
         for start in range(0, len(indices), batch):
             chosen = indices[start : start + batch]
-            images = to_tensor(dataset.test.images[chosen], dataset.mean, dataset.std).to(device)
+            images = dataset.inputs.to_tensor(dataset.test.inputs[chosen]).to(device)
             labels = torch.from_numpy(dataset.test.labels[chosen])
             found = split(images, labels, torch.arange(len(labels)))
             parts.append((found.features.cpu().numpy(), found.logits.cpu().numpy()))

@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
@@ -38,7 +38,7 @@ class ServerEvaluation:
     ----------
     grid : RayGrid
         Its workers evaluate.
-    dataset : ImageDataset
+    dataset : Dataset
         Its test split is used.
     model : ModelSettings
         ``[model]``.
@@ -57,7 +57,7 @@ class ServerEvaluation:
     def __init__(
         self,
         grid: RayGrid,
-        dataset: ImageDataset,
+        dataset: Dataset,
         model: ModelSettings,
         sets: TestSets,
         device: str,
@@ -103,17 +103,17 @@ def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 @lru_cache(maxsize=4)
-def _opened(directory: Path, model: str, device: str) -> tuple[ImageDataset, Any, ModelArrays]:
+def _opened(directory: Path, model: str, device: str) -> tuple[Dataset, Any, ModelArrays]:
     """Return a worker's data set and model, and the model's arrays; made once a process."""
-    dataset = ImageDataset(directory)
+    dataset = Dataset(directory)
     settings = ModelSettings.model_validate_json(model)
-    network = build_model(settings, dataset.image_shape, len(dataset.classes), 0).to(device)
+    network = build_model(settings, dataset.inputs, dataset.task, 0).to(device)
     return dataset, network, ModelArrays(network)
 
 
 def loaded(
     content: PackedRecords, directory: Path, model: ModelSettings, device: str
-) -> tuple[ImageDataset, Any]:
+) -> tuple[Dataset, Any]:
     """Return a worker's data set, and its model with the parameters of a message."""
     dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
     arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))

@@ -266,8 +266,8 @@ def read_confusion(directory: Path) -> Confusion | None:
     return _read_if_there(directory / CONFUSION, Confusion)
 
 
-class _Input(BaseModel):
-    """What models are given: images normalised by channel."""
+class _Images(BaseModel):
+    """What models were given in earlier versions: images normalised by channel."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -276,7 +276,7 @@ class _Input(BaseModel):
     std: list[float]
 
     @model_validator(mode="after")
-    def _fits(self) -> _Input:
+    def _fits(self) -> _Images:
         if not len(self.mean) == len(self.std) == self.image_shape[0]:
             raise ValueError("a mean and a deviation for each channel")
         return self
@@ -293,7 +293,22 @@ class _Partition(BaseModel):
     training_domains: list[str] = []
     held_out: list[str] = []
     histogram: list[list[int]] = []
-    input: _Input | None = None
+    # Read as what they are where a model is built: that takes PyTorch.
+    inputs: dict[str, Any] | None = None
+    task: dict[str, Any] | None = None
+    input: _Images | None = None
+
+    @model_validator(mode="after")
+    def _of_images(self) -> _Partition:
+        if self.input is not None:
+            self.inputs = {
+                "kind": "images",
+                "image_shape": self.input.image_shape,
+                "mean": self.input.mean,
+                "std": self.input.std,
+            }
+            self.task = {"kind": "classification", "classes": self.classes}
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> _Partition:

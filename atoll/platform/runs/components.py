@@ -10,7 +10,8 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.label_noise import with_label_noise
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
@@ -43,7 +44,7 @@ class Components:
 
     experiment: Experiment
     strategy: Strategy
-    dataset: ImageDataset
+    dataset: Dataset
     partition: Partition
     model: nn.Module
     _cache: ComponentCache = field(repr=False)
@@ -70,15 +71,21 @@ class Components:
         source = (data.dataset, data.path, data.options)
         dataset = cache.once(("data", repr(source), seed), load_dataset, *source, seed)
         dealt = ("partition", repr(data), seed)
+        # Examples are dealt by their true labels.
         partition = cache.once(dealt, partition_dataset, dataset, data, seed)
-        arguments = (experiment.model, dataset.image_shape, len(dataset.classes))
+        if data.label_noise is not None:
+            noise = ("noise", repr(source), repr(data.label_noise), seed)
+            dataset = cache.once(noise, with_label_noise, dataset, data.label_noise, seed)
+        arguments = (experiment.model, dataset.inputs, dataset.task)
         initial = derive_seed(seed, "initial parameters")
         model = cache.once(("model", repr(arguments), seed), build_model, *arguments, initial)
         return cls(experiment, strategy, dataset, partition, model, cache)
 
     def obstacle_to_vectorizing(self) -> str | None:
         """Return why clients of the model cannot train vectorised, or None."""
-        shape = self.dataset.image_shape
-        key = ("obstacle", repr(self.experiment.model), shape)
-        found: str | None = self._cache.once(key, obstacle_to_vectorizing, self.model, shape)
+        dataset = self.dataset
+        key = ("obstacle", repr(self.experiment.model), repr(dataset.inputs), repr(dataset.task))
+        found: str | None = self._cache.once(
+            key, obstacle_to_vectorizing, self.model, dataset.inputs
+        )
         return found

@@ -13,9 +13,10 @@ from flwr.serverapp.strategy import Strategy
 
 from atoll.clients.apps.client_app import ClientSpec
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import training_domains
 from atoll.clients.data.partitioning.partition import Partition, class_histogram
+from atoll.clients.tasks.classification import Classification
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment
@@ -31,7 +32,7 @@ MAX_HISTOGRAMS = 10_000
 class Federation:
     """Data, clients and strategy of a run, determined by the experiment, without the cluster."""
 
-    dataset: ImageDataset
+    dataset: Dataset
     partition: Partition
     spec: ClientSpec
     strategy: Strategy
@@ -89,14 +90,12 @@ def domain_of(federation: Federation) -> Callable[[int], str | None]:
 
 
 def write_partition(directory: Path, federation: Federation, held_out: Sequence[str]) -> None:
-    """Keep clients' class histograms, the domains, and how images are normalised, for readers.
+    """Keep clients' class histograms, the domains, what inputs are, and the task, for readers.
 
     Of a large federation the histograms of the first clients only: no figure shows a million.
     """
     dataset, partition = federation.dataset, federation.partition
-    histogram = class_histogram(
-        dataset.train.labels, partition, len(dataset.classes), MAX_HISTOGRAMS
-    )
+    histogram = _histogram(dataset, partition)
     write_recorded_json(
         directory / PARTITION,
         {
@@ -105,11 +104,20 @@ def write_partition(directory: Path, federation: Federation, held_out: Sequence[
             "domains": list(dataset.domains),
             "training_domains": training_domains(dataset, held_out),
             "held_out": sorted(held_out),
-            "histogram": histogram.tolist(),
-            "input": {
-                "image_shape": list(dataset.image_shape),
-                "mean": list(dataset.mean),
-                "std": list(dataset.std),
-            },
+            "histogram": histogram,
+            "inputs": dataset.inputs.model_dump(mode="json"),
+            "task": dataset.task.model_dump(mode="json"),
         },
     )
+
+
+def _histogram(dataset: Dataset, partition: Partition) -> list[list[int]]:
+    """Return how many examples of each class each client has; without classes, no numbers."""
+    shown = min(len(partition), MAX_HISTOGRAMS)
+    if not isinstance(dataset.task, Classification):
+        return [[]] * shown
+    classes = len(dataset.classes)
+    counts: list[list[int]] = class_histogram(
+        dataset.train.labels, partition, classes, shown
+    ).tolist()
+    return counts

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from atoll import flower
 from atoll.clients.models.model_building import build_model
 from atoll.clients.noprop.noprop_settings import is_noprop
-from atoll.clients.tasks.losses import mean_loss
+from atoll.clients.training.evaluation import ModelData
 from atoll.platform.config.estimate import TIMED_EXAMPLES
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import Federation, prepare
@@ -125,7 +125,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
         evaluation=None if is_layerwise else _exchange(strategy, "evaluate", arrays, clients),
         activations=None
         if is_noprop(experiment.model)
-        else _activations(model, federation.dataset.image_shape, experiment.client.batch_size),
+        else _activations(model, federation.dataset, experiment.client.batch_size),
     )
 
 
@@ -196,12 +196,10 @@ def _array_bytes(content: RecordDict) -> int:
 
 def _model_of(federation: Federation) -> nn.Module:
     dataset, spec = federation.dataset, federation.spec
-    return build_model(spec.model, dataset.image_shape, len(dataset.classes), spec.seed)
+    return build_model(spec.model, dataset.inputs, dataset.task, spec.seed)
 
 
-def _activations(
-    model: nn.Module, image_shape: tuple[int, int, int], batch_size: int
-) -> int | None:
+def _activations(model: nn.Module, data: ModelData, batch_size: int) -> int | None:
     """Return the bytes that autograd keeps of a batch, parameters aside."""
     count = min(batch_size, TIMED_EXAMPLES)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -218,7 +216,8 @@ def _activations(
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         model.train()
-        loss = mean_loss(model(torch.zeros(count, *image_shape)), torch.zeros(count).long())
+        outputs = model(data.inputs.blank(count))
+        loss = data.task.mean_loss(outputs, data.task.blank_targets(count))
     del loss
     return sum(kept.values()) * batch_size // count
 

@@ -24,7 +24,7 @@ from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.data.partitioning.partitioners import check_partition
 from atoll.clients.models.model_arguments import check_arguments
-from atoll.clients.models.model_building import warn_of_other_normalization, zero_logits
+from atoll.clients.models.model_building import blank_outputs, warn_of_other_normalization
 from atoll.clients.mods import check_mods
 from atoll.clients.tasks.user_functions import (
     LOSS,
@@ -34,7 +34,7 @@ from atoll.clients.tasks.user_functions import (
     find_function,
 )
 from atoll.errors import InvalidExperimentError
-from atoll.platform.callbacks.mlflow_log import check_installed
+from atoll.extras import require
 from atoll.platform.config.client_mods import check_mods_of, named_mods, with_references
 from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
@@ -73,8 +73,12 @@ def check_components(components: Components) -> None:
 
 
 def _check_tracking(experiment: Experiment) -> None:
+    if experiment.log.tensorboard:
+        require("tensorboardX", what="log.tensorboard")
     if experiment.log.mlflow is not False:
-        check_installed()
+        require("mlflow", what="log.mlflow")
+    if experiment.log.wandb:
+        require("wandb", what="log.wandb")
 
 
 def _check_strategy_and_mods(experiment: Experiment) -> None:
@@ -109,10 +113,11 @@ def _check_loss_and_metrics(made: Components) -> None:
             f"client.loss = {loss!r}: strategy.name = {type(aligned[0]).__name__!r} aligns "
             "moments of the cross-entropy; expected one without the other"
         )
-    logits = zero_logits(made.model, made.dataset.image_shape)
-    check_metrics(metrics, logits)
+    outputs = blank_outputs(made.model, made.dataset.inputs)
+    targets = made.dataset.task.blank_targets(len(outputs))
+    check_metrics(metrics, outputs, targets)
     if loss is not None:
-        check_loss(loss, logits)
+        check_loss(loss, outputs, targets)
 
 
 def _check_data(experiment: Experiment) -> None:
@@ -146,7 +151,7 @@ def _warn_of_normalization(made: Components) -> None:
 
 
 def _warn_of_duration(made: Components) -> None:
-    warn_of_a_long_run(made.experiment, made.model, made.dataset.image_shape, made.partition.sizes)
+    warn_of_a_long_run(made.experiment, made.model, made.dataset, made.partition.sizes)
 
 
 def _check_alignment(made: Components) -> None:

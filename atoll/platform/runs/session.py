@@ -11,6 +11,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -254,10 +255,10 @@ class Session:
 
     def close(self) -> None:
         """Write what is buffered and let go of the directory."""
-        try:
-            self.ledger.close()
-        finally:
-            self._lock.release()
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
+            for observer in reversed(self._observers):
+                stack.callback(observer.close)
 
     def __enter__(self) -> Session:
         return self

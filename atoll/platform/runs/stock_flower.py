@@ -96,7 +96,7 @@ class _Evaluation:
         dataset = federation.dataset
         self._dataset = dataset
         self._model = build_model(
-            experiment.model, dataset.image_shape, len(dataset.classes), experiment.run.seed
+            experiment.model, dataset.inputs, dataset.task, experiment.run.seed
         )
         self._arrays = ModelArrays(self._model)
         self._metrics = experiment.run.metrics or ()

@@ -1,7 +1,8 @@
 """Model selection: which hyper-parameters and which round a figure is reported for.
 
 The rules are those of DomainBed (Gulrajani and Lopez-Paz, 2021, arXiv 2007.01434, section 3). Each
-is a criterion, a figure for every round of every run:
+is a criterion, a figure for every round of every run (the task's main metric stands in place of the
+accuracy, the least one where it is an error):
 
 - training-domain validation: the mean accuracy on the training domains' test examples;
 - leave-one-domain-out: the mean, over the training domains, of the accuracy on that domain when it
@@ -24,10 +25,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from atoll.clients.tasks.directions import direction_of
+
 
 @dataclass(frozen=True)
 class Curve:
-    """A finished trial's accuracies.
+    """A finished trial's metric over its rounds.
 
     Attributes
     ----------
@@ -41,8 +44,10 @@ class Curve:
         Domains that clients had.
     rounds : NDArray[int64]
         The rounds after which the model was evaluated.
-    accuracy : Mapping[str, NDArray[float64]]
-        In [0, 1], by domain, one a round.
+    values : Mapping[str, NDArray[float64]]
+        The metric by domain, one a round.
+    metric : str
+        The task's main metric: "accuracy".
     is_whole : bool
         Whether the run came to its end; else its sweep stopped it early.
     """
@@ -53,13 +58,19 @@ class Curve:
     held_out: tuple[str, ...]
     training: tuple[str, ...]
     rounds: NDArray[np.int64]
-    accuracy: Mapping[str, NDArray[np.float64]]
+    values: Mapping[str, NDArray[np.float64]]
+    metric: str = "accuracy"
     is_whole: bool = True
 
     def mean_over(self, domains: Sequence[str]) -> NDArray[np.float64]:
-        """Return the mean accuracy over some domains, each counting the same, by round."""
-        values: NDArray[np.float64] = np.mean([self.accuracy[name] for name in domains], axis=0)
+        """Return the mean over some domains, each counting the same, by round."""
+        values: NDArray[np.float64] = np.mean([self.values[name] for name in domains], axis=0)
         return values
+
+    def score(self, domains: Sequence[str]) -> NDArray[np.float64]:
+        """Return the same, so that more is better: negative where the metric is an error."""
+        mean = self.mean_over(domains)
+        return -mean if direction_of(self.metric) == "lower" else mean
 
 
 @dataclass(frozen=True)
@@ -80,10 +91,10 @@ class Choice:
     curves: tuple[Curve, ...]
     places: tuple[int, ...]
 
-    def accuracies(self, domain: str) -> NDArray[np.float64]:
-        """Return each run's accuracy on a domain at its chosen round."""
+    def values_on(self, domain: str) -> NDArray[np.float64]:
+        """Return each run's metric on a domain at its chosen round."""
         at = zip(self.curves, self.places, strict=True)
-        return np.array([curve.accuracy[domain][place] for curve, place in at])
+        return np.array([curve.values[domain][place] for curve, place in at])
 
     @property
     def rounds(self) -> list[int]:
@@ -113,13 +124,13 @@ def choose(curves: Sequence[Curve], others: Sequence[Curve]) -> list[Choice]:
     curves = _whole(curves)
 
     def validation(curve: Curve) -> NDArray[np.float64] | None:
-        return curve.mean_over(curve.training) if curve.held_out else None
+        return curve.score(curve.training) if curve.held_out else None
 
     def leave_one_out(curve: Curve) -> NDArray[np.float64] | None:
         return _leave_one_out(curve, others)
 
     def oracle(curve: Curve) -> NDArray[np.float64]:
-        return curve.mean_over(target)
+        return curve.score(target)
 
     def oracle_at_last(curve: Curve) -> NDArray[np.float64]:
         reached = np.full(len(curve.rounds), -np.inf)
@@ -162,14 +173,14 @@ def _whole(curves: Sequence[Curve]) -> Sequence[Curve]:
 
 
 def _leave_one_out(curve: Curve, others: Sequence[Curve]) -> NDArray[np.float64] | None:
-    """Return the mean accuracy on each training domain when it is held out too."""
+    """Return the mean score on each training domain when it is held out too."""
     figures = []
     for domain in curve.training:
         wanted = tuple(sorted((*curve.held_out, domain)))
         for other in others:
             is_same = (other.hyperparameters, other.seed) == (curve.hyperparameters, curve.seed)
             if is_same and other.held_out == wanted and np.array_equal(other.rounds, curve.rounds):
-                figures.append(other.accuracy[domain])
+                figures.append(other.score([domain]))
                 break
         else:
             return None

@@ -31,6 +31,7 @@ from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.reports.tables import Table
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_lock import RunLock, is_free
+from atoll.platform.runs.started_cluster import main_code_of
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial
 from atoll.platform.sweeps.sweep_results import figures_of, read_curve, tables_of, write_results
 from atoll.platform.sweeps.trial_checks import check_trials
@@ -226,7 +227,9 @@ def _start_halving(sweep: Sweep, directory: Path, here: Any) -> Any:
     reports = [
         halving.report.remote(trial.group, trial.name, server_round, value)
         for trial in sweep.trials
-        for server_round, value in recorded_metric(place_of(directory, trial), settings.metric)
+        for server_round, value in recorded_metric(
+            place_of(directory, trial), settings.metric, settings.mode
+        )
     ]
     answer(reports, "the actor that stops trials early")
     return halving
@@ -287,11 +290,14 @@ class _Running:
         place = place_of(self._directory, trial)
         ask, stopping = None, self._sweep.settings.early_stopping
         if self._halving is not None and stopping is not None:
-            ask = AskAfterRound(self._halving, stopping.metric, trial.group, trial.name)
+            ask = AskAfterRound(
+                self._halving, stopping.metric, trial.group, trial.name, stopping.mode
+            )
         tables = trial.experiment.to_dict()
         # Trials share the GPUs that there are: one that took what fits would leave none.
         tables["ray"]["gpus_per_worker"] = self._gpu_share
-        arguments = tables, str(place), self._workers, list(sys.path), ask
+        main = main_code_of(trial.experiment)
+        arguments = tables, str(place), self._workers, list(sys.path), main, ask
         task = self._task.options(name=f"trial {trial}", **self._options)
         self._under_way[task.remote(*arguments)] = trial, time.monotonic()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import check_held_out, training_domains
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.settings import Section
@@ -323,7 +323,7 @@ def _training_domains(experiment: Experiment) -> tuple[str, ...]:
     return training_domains(dataset_of(experiment))
 
 
-def dataset_of(experiment: Experiment) -> ImageDataset:
+def dataset_of(experiment: Experiment) -> Dataset:
     """Return an experiment's data set; the last ones stay open."""
     data = experiment.data
     options = json.dumps(data.options, sort_keys=True)
@@ -331,7 +331,7 @@ def dataset_of(experiment: Experiment) -> ImageDataset:
 
 
 @lru_cache(maxsize=16)
-def _opened(dataset: str, path: Path | None, options: str, seed: int) -> ImageDataset:
+def _opened(dataset: str, path: Path | None, options: str, seed: int) -> Dataset:
     return load_dataset(dataset, path, json.loads(options), seed)
 
 

@@ -15,7 +15,13 @@ import pyarrow as pa
 from atoll.credentials import without_credentials
 from atoll.errors import RunDirectoryError
 from atoll.files.recorded import write_recorded_rows, write_recorded_text
-from atoll.platform.callbacks.metric_names import SERVER_ACCURACY, domain_accuracy
+from atoll.platform.callbacks.metric_names import (
+    SERVER,
+    SERVER_ACCURACY,
+    domain_metric,
+    group_of,
+    main_metric,
+)
 from atoll.platform.reports.tables import Cell, Estimate, Table, as_markdown, as_text
 from atoll.platform.run_directory.run_files import (
     PARTITION,
@@ -30,7 +36,9 @@ from atoll.platform.sweeps.sweep_plan import Trial
 RESULTS, CURVES = "results.parquet", "curves.parquet"
 # The name under which data sets without domains are reported.
 WHOLE = "test"
-UNIT = "accuracy in %, mean ± standard error over seeds"
+UNIT = "{}, mean ± standard error over seeds"
+# In tables these are in per cent.
+SHARES = ("accuracy", "auroc", "auprc", "f1")
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,10 @@ class Figure:
         What was evaluated on.
     role : str
         "held out", "training", or "probe" (a domain that is only ever evaluated).
+    metric : str
+        The task's main metric: "accuracy".
     mean, standard_error : float
-        Of the accuracy over seeds, in [0, 1]; NaN is the standard error of a single seed.
+        Of the metric over seeds; NaN is the standard error of a single seed.
     seeds : int
         How many.
     hyperparameters : str
@@ -62,6 +72,7 @@ class Figure:
     target: str
     domain: str
     role: str
+    metric: str
     mean: float
     standard_error: float
     seeds: int
@@ -70,7 +81,7 @@ class Figure:
 
 
 def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve:
-    """Read a trial's accuracies from its run directory; ``is_whole`` unless it was stopped early.
+    """Read a trial's main metric from its run directory; ``is_whole`` unless it was stopped early.
 
     Raises
     ------
@@ -78,18 +89,20 @@ def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve
         If a file is missing or cannot be read.
     """
     table = read_rounds_table(directory / ROUNDS, ROUND_ONLY)
-    if SERVER_ACCURACY not in table.column_names:
+    main = main_metric(name for name in table.column_names if group_of(name)[0] == SERVER)
+    if main is None:
         # Stopped before the first evaluation.
-        table = table.append_column(SERVER_ACCURACY, pa.nulls(len(table), pa.float64()))
+        main = SERVER_ACCURACY
+        table = table.append_column(main, pa.nulls(len(table), pa.float64()))
     domains = read_partition(directory)
     if domains is None:
         raise RunDirectoryError(f"{directory}: has no {PARTITION}")
-    columns = {name: domain_accuracy(name) for name in domains["domains"]}
+    columns = {name: domain_metric(main, name) for name in domains["domains"]}
     columns = {n: c for n, c in columns.items() if c in table.column_names}
     training = tuple(name for name in columns if name in domains["training_domains"])
     if not columns:
-        columns, training = {WHOLE: SERVER_ACCURACY}, (WHOLE,)
-    is_evaluated = np.array(table.column(SERVER_ACCURACY).is_valid().to_pylist())
+        columns, training = {WHOLE: main}, (WHOLE,)
+    is_evaluated = np.array(table.column(main).is_valid().to_pylist())
     return Curve(
         trial.method,
         without_credentials(trial.hyperparameters),
@@ -98,6 +111,7 @@ def read_curve(trial: Trial, directory: Path, *, is_whole: bool = True) -> Curve
         training,
         table.column("round").to_numpy()[is_evaluated],
         {name: table.column(c).to_numpy()[is_evaluated] for name, c in columns.items()},
+        group_of(main)[1],
         is_whole,
     )
 
@@ -110,7 +124,7 @@ def figures_of(trials: Sequence[Trial], curves: Sequence[Curve]) -> list[Figure]
     trials : Sequence[Trial]
         The finished trials.
     curves : Sequence[Curve]
-        Their accuracies, in the same order.
+        Their metrics, in the same order.
     """
     both = zip(trials, curves, strict=True)
     # A trial may have been stopped before its first evaluation.
@@ -126,9 +140,9 @@ def figures_of(trials: Sequence[Trial], curves: Sequence[Curve]) -> list[Figure]
 
 def _figures(choice: Choice) -> Iterable[Figure]:
     first = choice.curves[0]
-    for domain in first.accuracy:
+    for domain in first.values:
         role = "training" if domain in first.training else "probe"
-        values = choice.accuracies(domain)
+        values = choice.values_on(domain)
         count = len(values)
         yield Figure(
             rule=choice.rule,
@@ -136,6 +150,7 @@ def _figures(choice: Choice) -> Iterable[Figure]:
             target="+".join(first.held_out),
             domain=domain,
             role="held out" if domain in first.held_out else role,
+            metric=first.metric,
             mean=float(values.mean()),
             standard_error=float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan,
             seeds=count,
@@ -154,7 +169,7 @@ def write_results(directory: Path, trials: Sequence[Trial], curves: Sequence[Cur
     trials : Sequence[Trial]
         The trials that have ended.
     curves : Sequence[Curve]
-        Their accuracies, in their order.
+        Their metrics, in their order.
     """
     figures = figures_of(trials, curves)
     write_recorded_rows(directory / CURVES, list(_curve_rows(curves)))
@@ -169,7 +184,7 @@ def write_results(directory: Path, trials: Sequence[Trial], curves: Sequence[Cur
 
 def _curve_rows(curves: Sequence[Curve]) -> Iterable[dict[str, Any]]:
     for curve in curves:
-        for domain, values in curve.accuracy.items():
+        for domain, values in curve.values.items():
             for server_round, value in zip(curve.rounds, values, strict=True):
                 yield {
                     "method": curve.method,
@@ -178,7 +193,8 @@ def _curve_rows(curves: Sequence[Curve]) -> Iterable[dict[str, Any]]:
                     "held_out": "+".join(curve.held_out),
                     "domain": domain,
                     "round": int(server_round),
-                    "accuracy": float(value),
+                    "metric": curve.metric,
+                    "value": float(value),
                 }
 
 
@@ -198,7 +214,7 @@ def tables_of(figures: Sequence[Figure]) -> list[Table]:
     """Return a table a rule.
 
     With one set of held-out domains, columns are all domains; with several, each is the held-out
-    domains' own accuracy, and the last is their mean.
+    domains' own figure, and the last is their mean.
     """
     targets = list(dict.fromkeys(figure.target for figure in figures))
     tables = []
@@ -217,20 +233,30 @@ def tables_of(figures: Sequence[Figure]) -> list[Table]:
             if with_mean:
                 cells.append(_mean_cell([by_column.get(column) for column in columns]))
             rows.append([method, *cells])
-        tables.append(Table(rule, [*header, *(["mean"] if with_mean else [])], rows, UNIT))
+        tables.append(Table(rule, [*header, *(["mean"] if with_mean else [])], rows, _unit(own[0])))
     return tables
 
 
 def _cell(figure: Figure | None) -> Estimate | None:
     if figure is None:
         return None
-    return Estimate(
-        figure.mean, figure.seeds, figure.standard_error, digits=1, scale=100.0, of="seed"
-    )
+    return Estimate(figure.mean, figure.seeds, figure.standard_error, **_shown(figure), of="seed")
 
 
 def _mean_cell(figures: Sequence[Figure | None]) -> Estimate | None:
     known = [figure.mean for figure in figures if figure is not None]
     if len(known) < len(figures):
         return None
-    return Estimate(sum(known) / len(known), len(known), digits=1, scale=100.0)
+    first = next(figure for figure in figures if figure is not None)
+    return Estimate(sum(known) / len(known), len(known), **_shown(first))
+
+
+def _unit(figure: Figure) -> str:
+    name = figure.metric.replace("_", " ")
+    return UNIT.format(f"{name} in %" if figure.metric in SHARES else name)
+
+
+def _shown(figure: Figure) -> dict[str, Any]:
+    if figure.metric in SHARES:
+        return {"digits": 1, "scale": 100.0}
+    return {"digits": 4, "scale": 1.0}

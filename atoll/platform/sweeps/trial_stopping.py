@@ -20,6 +20,7 @@ from typing import Any
 
 from atoll.errors import EngineError
 from atoll.lazy import LazyModule
+from atoll.platform.callbacks.metric_names import Mode, main_metric, mode_of
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.cluster.bounded_waits import answer
 from atoll.platform.config.sweep_sections import TrialStoppingSettings
@@ -97,7 +98,7 @@ class Halving:
             self._schedulers[group] = self._scheduler_class(
                 time_attr="round",
                 metric="value",
-                mode=settings.mode,
+                mode=settings.mode or "max",
                 max_t=max(self._rounds, settings.grace_rounds),
                 grace_period=settings.grace_rounds,
                 reduction_factor=settings.reduction_factor,
@@ -124,8 +125,7 @@ def asha_scheduler() -> Any:
         return schedulers.ASHAScheduler
     except ImportError as error:
         raise EngineError(
-            f"sweep.early_stopping: Ray Tune is not installed ({error}); expected pip install "
-            "'atoll[cluster]'"
+            f'sweep.early_stopping needs Ray Tune ({error}): pip install "atoll[cluster]"'
         ) from error
 
 
@@ -137,24 +137,30 @@ class AskAfterRound:
     ----------
     halving : ActorHandle
         Who decides.
-    metric, group, trial : str
-        What is reported, of which trial.
+    metric : str or None
+        What is reported; by default the task's main metric.
+    group, trial : str
+        Of which trial.
+    mode : "max", "min" or None
+        Whether larger or smaller values are better; by default as the metric is known to be.
     """
 
     halving: Any
-    metric: str
+    metric: str | None
     group: str
     trial: str
+    mode: Mode | None = None
 
     def __call__(self, record: RoundRecord) -> None:
         """Raise :class:`TrialStopped` if the trial is not to go on."""
-        value = record.metric(self.metric)
+        metric = self.metric or record.main_metric
+        value = None if metric is None else record.metric(metric)
         is_last = record.server_round == record.num_rounds
-        if value is None:
+        if metric is None or value is None:
             if is_last:
                 logger.warning("sweep.early_stopping.metric = %r: is no metric", self.metric)
             return
-        self._ask(record.server_round, record.num_rounds, value)
+        self._ask(record.server_round, record.num_rounds, self._signed(metric, value))
 
     def before_going_on(self, directory: Path, num_rounds: int) -> None:
         """Ask after the round from which an interrupted trial resumes: the answer may be missing.
@@ -165,9 +171,12 @@ class AskAfterRound:
             If the trial is not to go on.
         """
         rounds = CheckpointStore(directory / "checkpoints").rounds()
-        for server_round, value in recorded_metric(directory, self.metric):
+        for server_round, value in recorded_metric(directory, self.metric, self.mode):
             if rounds and server_round == rounds[-1]:
                 self._ask(server_round, num_rounds, value)
+
+    def _signed(self, metric: str, value: float) -> float:
+        return signed(metric, self.mode, value)
 
     def _ask(self, server_round: int, num_rounds: int, value: float) -> None:
         reply = self.halving.report.remote(self.group, self.trial, server_round, value)
@@ -175,14 +184,22 @@ class AskAfterRound:
             raise TrialStopped(server_round, value)
 
 
-def recorded_metric(directory: Path, metric: str) -> list[tuple[int, float]]:
-    """Return a trial's metric by round, as far as its ledger goes."""
+def signed(metric: str, mode: Mode | None, value: float) -> float:
+    """Return what a scheduler is told: the value, or without a mode one of which more is better."""
+    return -value if mode is None and mode_of(metric) == "min" else value
+
+
+def recorded_metric(
+    directory: Path, metric: str | None, mode: Mode | None = None
+) -> list[tuple[int, float]]:
+    """Return a trial's metric by round as a scheduler is told it, as far as its ledger goes."""
     path = directory / ROUNDS
     if not has_table(path):
         return []
     table = read_rounds_table(path, ROUND_ONLY)
-    column = metric.replace("-", "_")
-    if column not in table.column_names:
+    column = main_metric(table.column_names) if metric is None else metric.replace("-", "_")
+    if column is None or column not in table.column_names:
         return []
     rounds, values = table.column("round").to_pylist(), table.column(column).to_pylist()
-    return [(r, float(v)) for r, v in zip(rounds, values, strict=True) if v is not None]
+    known = [(r, float(v)) for r, v in zip(rounds, values, strict=True) if v is not None]
+    return [(r, signed(column, mode, value)) for r, value in known]

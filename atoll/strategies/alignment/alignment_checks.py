@@ -8,19 +8,22 @@ import numpy as np
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.inputs.base import Inputs
+from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.models.gaussian_model import GaussianHead
 from atoll.clients.models.head import try_head
 from atoll.errors import InvalidExperimentError
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.hessians import CMA
+from atoll.strategies.alignment.methods.reweighting import Mixup
 
 logger = logging.getLogger("atoll")
 
 
 def check_federation(
-    strategy: Strategy, model: nn.Module, dataset: ImageDataset, partition: Partition
+    strategy: Strategy, model: nn.Module, dataset: Dataset, partition: Partition
 ) -> None:
     """Refuse a federation that an alignment strategy cannot do anything with.
 
@@ -39,6 +42,7 @@ def check_federation(
     if not isinstance(strategy, AlignmentStrategy):
         return
     _check_domains(strategy, domains_held(dataset, partition))
+    _check_task(strategy, dataset)
     classes = len(dataset.classes)
     if isinstance(strategy, CMA) and strategy.classes != classes:
         raise InvalidExperimentError(
@@ -50,7 +54,7 @@ def check_federation(
     _warn_of_layers(strategy, model)
 
 
-def domains_held(dataset: ImageDataset, partition: Partition) -> list[str]:
+def domains_held(dataset: Dataset, partition: Partition) -> list[str]:
     """Return the domains of which some client has examples; without any, each client is one."""
     clients = [client for client in range(len(partition)) if partition.sizes[client]]
     domains = dataset.train.domains
@@ -70,10 +74,31 @@ def _check_domains(strategy: AlignmentStrategy, held: list[str]) -> None:
         )
 
 
-def _check_head(strategy: AlignmentStrategy, model: nn.Module, dataset: ImageDataset) -> None:
+def _check_task(strategy: AlignmentStrategy, dataset: Dataset) -> None:
+    name = type(strategy).__name__
+    if dataset.task.output_loss is None:
+        raise InvalidExperimentError(
+            f"strategy.name = {name!r}: alignment needs one prediction an example, and the task of "
+            f"data.dataset = {dataset.name!r} is {dataset.task.kind}; expected another strategy"
+        )
+    if isinstance(strategy, Mixup) and not is_mixable(dataset.inputs):
+        raise InvalidExperimentError(
+            f"strategy.name = {name!r}: it mixes inputs, and those of data.dataset = "
+            f"{dataset.name!r} are {dataset.inputs.described}; expected images, or numbers alone"
+        )
+
+
+def is_mixable(inputs: Inputs) -> bool:
+    """Tell whether convex combinations of inputs are inputs: categories and tokens have none."""
+    if isinstance(inputs, TableInputs):
+        return not inputs.cardinalities
+    return inputs.dtype.is_floating_point
+
+
+def _check_head(strategy: AlignmentStrategy, model: nn.Module, dataset: Dataset) -> None:
     name = type(strategy).__name__
     try:
-        split = try_head(model, dataset.image_shape)
+        split = try_head(model, dataset.inputs, dataset.task)
     except ValueError as error:
         raise InvalidExperimentError(
             f"strategy.name = {name!r} with this model: {error}; expected a model that ends in "

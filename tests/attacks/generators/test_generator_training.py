@@ -12,23 +12,23 @@ from sklearn.svm import SVC
 from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 
 SETTINGS = TrainingSettings(steps=250, width=32, latent=16)
 SAMPLES = 600
 
 
 @pytest.fixture(scope="module")
-def digits() -> ImageDataset:
+def digits() -> Dataset:
     return load_dataset("digits")
 
 
-def training_of(digits: ImageDataset, settings: TrainingSettings) -> GeneratorTraining:
+def training_of(digits: Dataset, settings: TrainingSettings) -> GeneratorTraining:
     return GeneratorTraining(digits.train.images, digits.train.labels, 10, settings)
 
 
 @pytest.fixture(scope="module")
-def generator(digits: ImageDataset) -> ConditionalGenerator:
+def generator(digits: Dataset) -> ConditionalGenerator:
     training = training_of(digits, SETTINGS)
     while training.step < SETTINGS.steps:
         training.take_step()

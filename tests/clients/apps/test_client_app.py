@@ -15,9 +15,9 @@ from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.data import client_images
+from atoll.clients.data import client_inputs
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.models.model_building import build_model
@@ -76,7 +76,7 @@ def flower_identity() -> None:
 def test_training_equals_a_plain_loop_on_the_clients_examples(spec: ClientSpec) -> None:
     arrays = initial(spec)
     answer = make_client_app(spec)(request(arrays, server_round=2), context(5))
-    dataset, partition = ImageDataset(spec.dataset), Partition(spec.partition)
+    dataset, partition = Dataset(spec.dataset), Partition(spec.partition)
     chosen = partition.indices(5)
     images = to_tensor(dataset.train.images[chosen], dataset.mean, dataset.std)
     labels = torch.from_numpy(dataset.train.labels[chosen])
@@ -273,7 +273,7 @@ def test_augmentation_is_of_the_round_and_the_client_alone_or_together(
                 np.testing.assert_allclose(array.numpy(), expected, atol=1e-5)
         # Clients with too many images for memory read them by batches, to the same bits.
         with monkeypatch.context() as patched:
-            patched.setattr(client_images, "LARGE_BYTES", 100)
+            patched.setattr(client_inputs, "LARGE_BYTES", 100)
             streamed = app(requests[1], context(1))
         for key, array in streamed.content["arrays"].items():
             np.testing.assert_array_equal(array.numpy(), alone[1].content["arrays"][key].numpy())

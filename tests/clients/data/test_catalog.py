@@ -14,12 +14,12 @@ from PIL import Image
 
 from atoll.clients.data.cache import cache_root, check_sha256
 from atoll.clients.data.catalog import DATASETS, load_dataset
+from atoll.clients.data.dataset import Dataset, fingerprint_of
 from atoll.clients.data.datasets.cifar10 import decode_cifar10
 from atoll.clients.data.datasets.emoji import VENDORS
 from atoll.clients.data.datasets.folder import decode_folder
 from atoll.clients.data.datasets.idx import read_idx
 from atoll.clients.data.downloads import NpmPackage
-from atoll.clients.data.image_dataset import ImageDataset, fingerprint_of
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError
 from atoll.files.atomic import appearing
@@ -207,7 +207,7 @@ def test_class_only_folders_are_one_domain(tmp_path: Path) -> None:
     make_folder(tmp_path, ("cat", "dog"), (".",))
     decoded = decode_folder(tmp_path)
     assert decoded.domains == ()
-    assert decoded.classes == ("cat", "dog")
+    assert decoded.task == ("cat", "dog")
     assert fingerprint_of(decoded) == fingerprint_of(decode_folder(tmp_path))
 
 
@@ -218,7 +218,7 @@ def test_an_interrupted_download_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert list(target.parent.iterdir()) == []
     with pytest.raises(DataUnavailableError, match=r"dataset\.json: cannot be read \(No such file"):
-        ImageDataset(target)
+        Dataset(target)
 
 
 def test_a_wrong_file_is_refused(tmp_path: Path) -> None:

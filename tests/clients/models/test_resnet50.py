@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models.model_building import build_model, warn_of_other_normalization
 from atoll.clients.models.pretrained import from_keras, read_tfjs, read_weights
 from atoll.clients.models.resnet50 import FrozenBatchNorm2d, ResNet50, resnet50
@@ -46,7 +47,7 @@ def test_frozen_batch_norm_is_batch_norm_in_evaluation_and_stays_so() -> None:
 
 def test_clients_with_it_can_train_together() -> None:
     model = ResNet50(3, 4, 1e-5, stride_first=True)
-    assert obstacle_to_vectorizing(model, (3, 16, 16)) is None
+    assert obstacle_to_vectorizing(model, images_of((3, 16, 16))) is None
 
 
 def keras_weights(classes: int) -> dict[str, np.ndarray]:

@@ -80,8 +80,8 @@ def test_a_block_that_saw_z_t_in_training_fails_in_stochastic_inference(
         monkeypatch.setattr(objectives, "noised", at_a_later_level)
         network = network_of(made, *trained(made, 480, 6))
         done = evaluate(network, test, test.test, np.arange(300))
-        runs = done.other_ways["stochastic_runs"] / done.examples
-        found.append((done.accuracy, float(runs.mean())))
+        runs = done.right_otherwise["stochastic_runs"] / done.examples
+        found.append((done["accuracy"], float(runs.mean())))
     (right, right_stochastic), (wrong, wrong_stochastic) = found
     assert right > 0.8
     assert right_stochastic > wrong_stochastic + 0.05
@@ -107,8 +107,8 @@ def test_no_label_reaches_inference() -> None:
     true = evaluate(network, dataset, split, np.arange(200))
     false = evaluate(network, dataset, shifted, np.arange(200))
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
-    assert true.accuracy > 0.6
-    assert false.accuracy < 0.2
+    assert true["accuracy"] > 0.6
+    assert false["accuracy"] < 0.2
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,14 @@ from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.tasks.classification import Classification
 from atoll.clients.training import fed_sgd, summed_training
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.fed_sgd import is_linear
 from atoll.clients.training.local_training import train
 from atoll.clients.training.vectorized_training import VectorizedTrainer
+
+TASK = Classification(classes=tuple("0123456789"))
 
 SHAPE = (1, 8, 8)
 RAGGED = [9, 0, 23, 16, 1, 40, 8]
@@ -45,7 +48,7 @@ def both_sums(
     model.load_state_dict(start)
     generators = [torch.Generator().manual_seed(c) for c in range(len(counts))]
     batch = ClientBatch(images, labels, counts, settings.learning_rate, generators)
-    summed = VectorizedTrainer(model, settings).train_and_sum(batch)
+    summed = VectorizedTrainer(model, settings, TASK).train_and_sum(batch)
     assert all(torch.equal(start[key], value) for key, value in model.state_dict().items())
     return expected, results, summed.total, summed.results
 

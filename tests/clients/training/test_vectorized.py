@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.tasks.classification import Classification
 from atoll.clients.training import vectorized_training as vectorized
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import train
 from atoll.clients.training.stacked_layers import stacked_linear_layers
 from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
+
+TASK = Classification(classes=tuple("0123456789"))
 
 SHAPE = (1, 8, 8)
 RAGGED = [9, 0, 23, 16, 1, 40, 8]
@@ -47,7 +51,7 @@ def both_ways(
         )
         in_turn.append((ModelArrays(model).read(), result))
     model.load_state_dict(start)
-    trainer = VectorizedTrainer(model, settings)
+    trainer = VectorizedTrainer(model, settings, TASK)
     for _ in range(2):  # Memory is used again: the second time must not see the first.
         generators = [torch.Generator().manual_seed(c) for c in range(len(counts))]
         at_once = trainer.train(ClientBatch(images, labels, counts, rate, generators))
@@ -112,7 +116,7 @@ def test_frozen_parameters_stay() -> None:
 
 def test_dropout_differs_between_clients_and_follows_the_seed() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(0.5), nn.Linear(30, 10))
-    trainer = VectorizedTrainer(model, ClientSettings(batch_size=8))
+    trainer = VectorizedTrainer(model, ClientSettings(batch_size=8), TASK)
     images, labels = torch.ones(16, *SHAPE), torch.zeros(16, dtype=torch.int64)
     runs = []
     for seed in (0, 0, 1):
@@ -171,7 +175,7 @@ def test_what_cannot_be_vectorized(make: Any, reason: str) -> None:
     model = make()
     before = copy.deepcopy(model.state_dict())
     random_state = torch.get_rng_state()
-    obstacle = obstacle_to_vectorizing(model, SHAPE)
+    obstacle = obstacle_to_vectorizing(model, images_of(SHAPE))
     assert obstacle is not None
     assert re.search(reason, obstacle)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -180,7 +184,7 @@ def test_what_cannot_be_vectorized(make: Any, reason: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "lenet", "cnn-small", "cnn-pfl", "resnet8"])
 def test_what_can_be_vectorized(name: str) -> None:
-    assert obstacle_to_vectorizing(model_of(name), SHAPE) is None
+    assert obstacle_to_vectorizing(model_of(name), images_of(SHAPE)) is None
 
 
 def test_only_plain_linear_networks_are_computed_without_vmap() -> None:

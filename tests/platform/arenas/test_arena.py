@@ -97,6 +97,7 @@ def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
     assert (result.directory / "results.parquet").read_bytes() == before
 
 
+@pytest.mark.long
 def test_pictures_are_drawn_where_they_are_asked_for(
     finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path, cluster: None
 ) -> None:

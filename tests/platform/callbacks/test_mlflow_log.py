@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from atoll.errors import AtollError, InvalidExperimentError
-from atoll.platform.callbacks import mlflow_log
+from atoll.errors import AtollError
 from atoll.platform.callbacks.mlflow_log import MLflowLog
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.preflight import check_settings
 
 # A folder in place of a server, which MLflow wants to be asked for.
 pytestmark = pytest.mark.usefixtures("folder_store")
@@ -76,12 +74,3 @@ def test_a_server_that_refuses_is_a_clear_line_and_one_that_goes_away_ends_no_ru
     with caplog.at_level(logging.WARNING, "atoll"):
         log.on_round(a_round(1))
     assert "round 1 is not in MLflow" in caplog.text
-
-
-def test_without_mlflow_it_is_refused_before_anything_starts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(mlflow_log.importlib.util, "find_spec", lambda name: None)
-    experiment = Experiment.from_dict({"log": {"mlflow": True}})
-    with pytest.raises(InvalidExperimentError, match=r"pip install 'atoll\[mlflow\]'"):
-        check_settings(experiment)

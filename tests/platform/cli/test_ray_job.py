@@ -101,6 +101,7 @@ def work(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
+@pytest.mark.long
 def test_a_run_by_rays_own_command(head: str, work: Path, tmp_path: Path) -> None:
     submit = (
         *(RAY, "job", "submit", "--address", head, "--working-dir", work),
@@ -117,6 +118,7 @@ def test_a_run_by_rays_own_command(head: str, work: Path, tmp_path: Path) -> Non
     assert "round 2/2" in done.stdout
 
 
+@pytest.mark.long
 def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
     head: str, work: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
         ),
     ],
 )
+@pytest.mark.long
 def test_a_job_is_submitted_with_the_token_alone(
     head: str, tmp_path: Path, settings: dict[str, str], message: str
 ) -> None:

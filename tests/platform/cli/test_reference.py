@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import click
 import pytest
 import typer
 from packaging import version
@@ -111,6 +112,23 @@ def test_h_is_help(command: tuple[str, ...]) -> None:
     assert atoll(*command, "-h") == atoll(*command, "--help")
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_help_is_plain_and_complete(
+    command: tuple[str, ...], columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    output = atoll(*command, "--help")
+    assert "..." not in output.partition("\n")[2]
+    assert not set("\\│…") & set(output)
+
+
+def test_help_has_the_first_sentence_of_each_command() -> None:
+    words = " ".join(atoll("--help").split())
+    assert "Compare runs: what differs, final metrics with intervals over seeds, a page" in words
+    assert "train-generator Train the generator of a data set, for attacks that need one;" in words
+
+
 @pytest.mark.skipif(
     version.parse(metadata.version("click")) >= version.parse("8.5"),
     reason="typer below 0.21 loses the help of arguments with click 8.5",
@@ -119,7 +137,10 @@ def test_h_is_help(command: tuple[str, ...]) -> None:
 def test_arguments_have_their_help(command: tuple[str, ...]) -> None:
     found = typer.main.get_command(application)
     for name in command:
-        found = found.commands[name]  # type: ignore[attr-defined]
+        assert isinstance(found, click.Group)
+        made = found.get_command(click.Context(found), name)
+        assert made is not None
+        found = made
     for parameter in found.params:
         assert getattr(parameter, "help", None), f"{command} {parameter.name}"
 

@@ -71,6 +71,7 @@ def guarded(home: Path) -> Iterator[str]:
     stop(process)
 
 
+@pytest.mark.long
 def test_a_process_with_the_token_is_let_in_without_being_told_the_mode(
     guarded: str, home: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_process_with_the_token_is_let_in_without_being_told_the_mode(
     assert found["right: left"] == {}
 
 
+@pytest.mark.long
 def test_a_process_without_the_right_token_is_told_so_in_one_line(
     guarded: str, tmp_path: Path
 ) -> None:
@@ -165,6 +167,7 @@ def test_a_ray_that_atoll_starts_has_a_token_that_nobody_else_knows(tmp_path: Pa
     assert said == ""
 
 
+@pytest.mark.long
 def test_a_process_is_as_it_was_when_its_own_ray_has_ended(tmp_path: Path) -> None:
     given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "mine" * 8}
     found = asked("own", tmp_path, first={}, given=given)

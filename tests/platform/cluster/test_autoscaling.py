@@ -75,6 +75,7 @@ def found_on_a_cluster(what: str) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_cluster_without_processors_is_waited_for_and_used(found: dict[str, Any]) -> None:
     assert found["at_first"] == 0
     assert found["workers_at_first"] >= 1

@@ -78,6 +78,7 @@ def checkpoints(out: Path) -> list[int]:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.long
 def test_a_run_whose_head_and_driver_were_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     file, out, port = tmp_path / "head.toml", tmp_path / "run", free_port()
     file.write_text(EXPERIMENT)

@@ -19,6 +19,7 @@ def found() -> dict[str, Any]:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_nodes_are_admitted_where_ray_places_actors(found: dict[str, Any]) -> None:
     assert found["atoll"] == found["ray"]
     assert found["ray"] == {

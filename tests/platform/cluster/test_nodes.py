@@ -31,6 +31,7 @@ def found() -> dict[str, Any]:
     return {"private": private, **found_by(command, ENVIRONMENT)}
 
 
+@pytest.mark.long
 def test_data_are_brought_to_a_node_once(found: dict[str, Any]) -> None:
     seen = found["data"]
     assert seen["right"]

@@ -27,6 +27,7 @@ def found() -> dict[str, Any]:
     return found_by([sys.executable, PROBE])
 
 
+@pytest.mark.long
 def test_every_cpu_of_every_node_has_a_worker(found: dict[str, Any]) -> None:
     assert found["cpus"]["workers"] == 5
     assert len({place["pid"] for place in found["cpus"]["places"]}) == 5

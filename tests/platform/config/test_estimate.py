@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from atoll.clients.data.inputs.base import Inputs
+from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
+from atoll.clients.tasks.classification import Classification
+from atoll.clients.tasks.task import Task
 from atoll.platform.config import estimate
 from atoll.platform.config.estimate import local_steps, warn_of_a_long_run
 from atoll.platform.config.experiment import Experiment
 
 SIZES = np.array([100, 50, 0, 10])
+
+
+@dataclass(frozen=True)
+class Data:
+    inputs: Inputs
+    task: Task
+
+
+DATA = Data(images_of((1, 8, 8)), Classification(classes=tuple("0123456789")))
 
 
 def experiment(**tables: Any) -> Experiment:
@@ -45,7 +59,7 @@ def test_a_run_of_hours_says_so_and_a_short_one_is_not_timed(
     state = torch.get_rng_state()
     with caplog.at_level(logging.WARNING, logger="atoll"):
         long = experiment(run={"rounds": 10**6}, client={"steps": 10**6})
-        warn_of_a_long_run(long, model, (1, 8, 8), SIZES)
+        warn_of_a_long_run(long, model, DATA, SIZES)
         assert torch.equal(torch.get_rng_state(), state)
         [record] = caplog.records
         assert "about 3e+12 local steps (run.rounds = 1000000, client.steps = 1000000)" in (
@@ -54,5 +68,5 @@ def test_a_run_of_hours_says_so_and_a_short_one_is_not_timed(
         assert record.getMessage().endswith(" of one core")
         caplog.clear()
         monkeypatch.setattr(estimate, "seconds_a_step", None)
-        warn_of_a_long_run(experiment(), model, (1, 8, 8), SIZES)
+        warn_of_a_long_run(experiment(), model, DATA, SIZES)
         assert not caplog.records

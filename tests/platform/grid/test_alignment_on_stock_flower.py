@@ -13,7 +13,7 @@ from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from tests.support.apps import aligned_app
 from tests.support.apps.stock_simulation import Results, results_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from atoll.platform.rounds.round_loop import run_rounds
 from tests.support.apps import layerwise_app
 from tests.support.apps.stock_simulation import Results, results_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ def replies(server_round: int) -> list[str]:
     return made
 
 
+@pytest.mark.long
 def test_as_many_workers_work_as_fit(found: dict[str, Any]) -> None:
     given, [gpu] = found["measured"]
     assert given == replies(1)

@@ -55,6 +55,7 @@ def worker_processes(driver: int) -> Iterator[psutil.Process]:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.long
 def test_a_run_whose_first_worker_processes_are_killed_goes_on_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_run_whose_first_worker_processes_are_killed_goes_on_to_the_same_bits(
     assert result["parameters_sha256"] == undisturbed["parameters_sha256"]
 
 
+@pytest.mark.long
 def test_a_driver_is_let_in_where_a_worker_process_died_before_the_first_driver(
     tmp_path: Path,
 ) -> None:

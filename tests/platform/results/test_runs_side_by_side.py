@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,11 +252,9 @@ def test_what_cannot_be_drawn_is_one_line(
     assert "--ylim 1 0: expected the lower end first" in said
     said = refused("plot", few, "--out", tmp_path / "x.pdf", "--held-out", "e0.9")
     assert "--held-out e0.9: no run holds that out" in said
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = refused("plot", few, "--out", tmp_path / "x.pdf")
-    assert "pip install 'atoll[plot]'" in said
+    assert 'atoll plot needs matplotlib: pip install "atoll[plot]"' in said
 
 
 # --- sweeps ------------------------------------------------------------------------------------
@@ -285,6 +284,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[Path
     return folder / "two", stdout
 
 
+@pytest.mark.long
 def test_a_sweeps_table_as_csv_is_all_that_it_prints(sweep: tuple[Path, str]) -> None:
     directory, stdout = sweep
     rows = list(csv.DictReader(io.StringIO(stdout)))

@@ -96,3 +96,14 @@ def test_what_cannot_be_kept_is_refused(tables: dict, message: str) -> None:
     with pytest.raises(InvalidExperimentError) as caught:
         Experiment.from_dict(tables)
     assert message in str(caught.value)
+
+
+def test_by_default_it_is_by_the_tasks_main_metric_in_its_direction() -> None:
+    kept = KeptRound("best")
+    for number, error in enumerate([3.0, 1.0, 2.0], start=1):
+        kept.note(record(number, rmse=error, r2=-number))
+    assert kept.rounds == (2,)
+    more = KeptRound("best")
+    for number, accuracy in enumerate([0.1, 0.3, 0.2], start=1):
+        more.note(record(number, accuracy=accuracy))
+    assert more.rounds == (2,)

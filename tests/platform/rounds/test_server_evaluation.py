@@ -46,11 +46,11 @@ def test_every_domain_is_evaluated_and_the_held_out_one_is_the_headline(
     }
     metrics = result.metrics
     for name, own in expected.items():
-        assert metrics[f"server_accuracy_{name}"] == own.accuracy
-        assert metrics[f"server_loss_{name}"] == pytest.approx(own.loss, rel=1e-6)
-    assert metrics["server_accuracy"] == expected["30"].accuracy
+        assert metrics[f"server_accuracy_{name}"] == own["accuracy"]
+        assert metrics[f"server_loss_{name}"] == pytest.approx(own["loss"], rel=1e-6)
+    assert metrics["server_accuracy"] == expected["30"]["accuracy"]
     assert metrics["server_validation_accuracy"] == pytest.approx(
-        (expected["0"].accuracy + expected["60"].accuracy) / 2
+        (expected["0"]["accuracy"] + expected["60"]["accuracy"]) / 2
     )
     confusion = read_confusion(tmp_path / "run")
     assert confusion is not None

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import read_capture, read_truth
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.errors import (
     AtollError,
@@ -97,7 +97,7 @@ def test_a_pickle_in_a_run_directory_or_a_capture_is_never_run(tmp_path: Path) -
         "jobs/key/images.safetensors": lambda: jobs.images("key"),
         "capture/capture.json": lambda: read_capture(tmp_path / "capture"),
         "truth/truth.json": lambda: read_truth(tmp_path / "truth"),
-        "dataset/dataset.json": lambda: ImageDataset(tmp_path / "dataset"),
+        "dataset/dataset.json": lambda: Dataset(tmp_path / "dataset"),
         "partition/offsets.npy": lambda: Partition(tmp_path / "partition"),
     }
     for name, read in readers.items():

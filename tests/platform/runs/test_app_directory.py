@@ -76,6 +76,7 @@ def flwr_run(
     return done
 
 
+@pytest.mark.long
 def test_an_app_ends_with_the_arrays_of_stock_flower(tmp_path: Path, stock: dict[str, str]) -> None:
     copy = tmp_path / "app"
     shutil.copytree(APP, copy)
@@ -139,6 +140,7 @@ ALIGNED = [
 ]
 
 
+@pytest.mark.long
 def test_our_apps_on_stock_flower_end_with_our_arrays(
     tmp_path: Path, stock: dict[str, str], cluster: None
 ) -> None:

@@ -56,6 +56,7 @@ def test_together_is_bitwise_the_same_for_any_number_of_workers(tmp_path: Path) 
         assert len(found) == 1
 
 
+@pytest.mark.long
 def test_together_and_in_turn_end_close_to_each_other(tmp_path: Path) -> None:
     arrays = [
         atoll.run(experiment(client={"vectorize": together}), out=tmp_path / str(together)).arrays

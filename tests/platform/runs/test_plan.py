@@ -47,7 +47,7 @@ def test_a_plan_counts_clients_parameters_and_bytes() -> None:
     assert plan.training.bytes_down == 4 * plan.model_bytes
     lines = dict(plan_lines(plan))
     assert lines["clients"].startswith("10, by dirichlet; ")
-    assert lines["model"].startswith(f"mlp: {PARAMETERS:,} parameters on 1x8x8")
+    assert lines["model"].startswith(f"mlp: {PARAMETERS:,} parameters on images of 1x8x8")
     assert lines["rounds"].startswith("1;")
     assert lines["strategy"] == "FedAvg"
     assert lines["workers"].startswith("1,")

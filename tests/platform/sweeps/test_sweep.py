@@ -154,6 +154,7 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.long
 def test_an_interrupted_sweep_goes_on_to_the_same_bits(
     tmp_path: Path, cluster: None, number: signal.Signals
 ) -> None:

@@ -88,11 +88,11 @@ def test_curves_are_the_evaluated_rounds_of_a_run_directory(tmp_path: Path) -> N
     write_json(tmp_path / "partition.json", about)
     read = read_curve(trial(0, "art-deco"), tmp_path)
     assert read.rounds.tolist() == [2, 3]
-    assert read.accuracy["art-deco"].tolist() == [0.5, 0.6]
+    assert read.values["art-deco"].tolist() == [0.5, 0.6]
     assert (read.training, read.held_out) == (("photo",), ("art-deco",))
     write_json(tmp_path / "partition.json", {"domains": [], "training_domains": []})
     whole = read_curve(Trial("erm", (), Experiment()), tmp_path)
-    assert whole.accuracy["test"].tolist() == [0.5, 0.6]
+    assert whole.values["test"].tolist() == [0.5, 0.6]
 
 
 def test_a_trial_that_was_stopped_before_its_first_evaluation_is_in_no_figure(
@@ -104,5 +104,5 @@ def test_a_trial_that_was_stopped_before_its_first_evaluation_is_in_no_figure(
     write_json(tmp_path / "partition.json", {"domains": [], "training_domains": []})
     stopped = Trial("erm", (), Experiment())
     read = read_curve(stopped, tmp_path, is_whole=False)
-    assert len(read.rounds) == len(read.accuracy["test"]) == 0
+    assert len(read.rounds) == len(read.values["test"]) == 0
     assert figures_of([stopped], [read]) == []

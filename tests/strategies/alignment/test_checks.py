@@ -9,25 +9,25 @@ import pytest
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.errors import InvalidExperimentError
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation, domains_held
 from tests.support.strategies.small_federation import LAYOUTS, Float64, make_federation
 
-Parts = tuple[ImageDataset, Partition]
+Parts = tuple[Dataset, Partition]
 
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Parts:
     make_federation(tmp_path, LAYOUTS["several domains on a client"])
-    return ImageDataset(tmp_path / "data"), Partition(tmp_path / "parts")
+    return Dataset(tmp_path / "data"), Partition(tmp_path / "parts")
 
 
 def test_one_domain_has_nothing_to_be_aligned_with(tmp_path: Path) -> None:
     make_federation(tmp_path, [{"photo": 4}, {"photo": 5}])
-    dataset, partition = ImageDataset(tmp_path / "data"), Partition(tmp_path / "parts")
+    dataset, partition = Dataset(tmp_path / "data"), Partition(tmp_path / "parts")
     assert domains_held(dataset, partition) == ["photo"]
     with pytest.raises(
         InvalidExperimentError, match=r"'HGP': the clients hold 1 domain \('photo'\)"

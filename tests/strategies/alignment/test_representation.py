@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.models.gaussian_model import GaussianHead, GaussianModel
 from atoll.clients.settings import ClientSettings
@@ -141,7 +141,7 @@ def test_the_terms_act_and_without_them_it_is_fedavg(tmp_path: Path) -> None:
 
 def test_a_model_without_a_gaussian_representation_is_refused(tmp_path: Path) -> None:
     small(tmp_path, "one client a domain")
-    parts = ImageDataset(tmp_path / "data"), Partition(tmp_path / "parts")
+    parts = Dataset(tmp_path / "data"), Partition(tmp_path / "parts")
     with pytest.raises(InvalidExperimentError, match=r"'FedSR': .* expected model.name = 'gaussi"):
         check_federation(build_strategy("FedSR", {}), Float64(9, 3), *parts)
     check_federation(build_strategy("FedSR", {}), double_gaussian((1, 3, 3), 3), *parts)

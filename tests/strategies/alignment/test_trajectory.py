@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split, write_dataset
+from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.mlp import irm_mlp
 from atoll.clients.models.model_building import build_model
@@ -57,7 +57,7 @@ def double_irm(image_shape: tuple[int, int, int], classes: int, hidden: int) -> 
     return nn.Sequential(Double(), *irm_mlp(image_shape, classes, hidden)).double()
 
 
-def clients_of(dataset: ImageDataset, sizes: list[int]) -> list[np.ndarray]:
+def clients_of(dataset: Dataset, sizes: list[int]) -> list[np.ndarray]:
     """Deal each domain to two unequal clients."""
     assert dataset.train.domains is not None
     parts = []
@@ -127,7 +127,7 @@ def test_parameters_stay_together_through_the_anneal_step(
     write_to = tmp_path / "data"
     write_to.mkdir()
     write_dataset("first images", first_images(), write_to)
-    dataset = ImageDataset(write_to)
+    dataset = Dataset(write_to)
     parts = clients_of(dataset, [100, 500])
     (tmp_path / "parts").mkdir()
     np.save(tmp_path / "parts" / "offsets.npy", np.cumsum([0, *map(len, parts)]))

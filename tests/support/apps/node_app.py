@@ -23,7 +23,7 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from tests.support.apps.faulty_app import updated
 
 app = ClientApp()
@@ -59,7 +59,7 @@ def meet(folder: Path, partition: int) -> None:
 
 def make_reader(folder: Path) -> ClientApp:
     """Return an app that opens a data set as its worker starts, and answers what is in it."""
-    dataset, reader = ImageDataset(folder), ClientApp()
+    dataset, reader = Dataset(folder), ClientApp()
 
     @reader.query()
     def read(message: Message, context: Context) -> Message:

@@ -57,7 +57,7 @@ def captured(spec: ClientSpec, partition: int = 0) -> tuple[Capture, Truth]:
     )
     examples = clients_of(spec).round_examples(message, partition)
     truth = Truth(
-        pixels=torch.from_numpy(examples.pixels.copy()),
+        pixels=torch.from_numpy(examples.inputs.copy()),
         labels=torch.from_numpy(examples.labels.copy()),
         batches=examples.batches,
         seed=examples.seed,

@@ -13,7 +13,7 @@ from atoll.attacks.threat.capabilities import ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
@@ -68,7 +68,7 @@ def client_update(
 
 
 def info_of(
-    data: ImageDataset, model: ModelSettings, client: ClientSettings, *, num_rounds: int
+    data: Dataset, model: ModelSettings, client: ClientSettings, *, num_rounds: int
 ) -> FederationInfo:
     """What a server is told of a federation on this data set."""
     return FederationInfo(

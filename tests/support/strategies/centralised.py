@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+Losses = Callable[[Tensor, Tensor], Tensor]
 Data = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 
 
@@ -25,9 +26,17 @@ def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
 class Domain:
     """One domain's loss as a function of the flat head, connected to the model's parameters."""
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, places: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        places: Tensor,
+        losses_of: Losses = losses_of,
+    ) -> None:
+        self.losses_of = losses_of
         self.labels, self.places = labels, places
-        self.z = model.body(images.double())
+        self.z = model.body(images)
         self.head = torch.cat([model.head.weight, model.head.bias[:, None]], 1).reshape(-1)
         self.outputs = model.head.weight.shape[0]
         self.model = model
@@ -59,7 +68,7 @@ class Domain:
 
     def scale_gradient(self, chosen: Tensor | None = None) -> Tensor:
         scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-        each = losses_of(self.logits * scale, self.labels)
+        each = self.losses_of(self.logits * scale, self.labels)
         loss = each.mean() if chosen is None else each[chosen].mean()
         return torch.autograd.grad(loss, scale, create_graph=True)[0]
 
@@ -247,8 +256,8 @@ def none(domains: list[Domain], w: Tensor) -> Tensor:
     return torch.zeros((), dtype=torch.float64)
 
 
-def make_domains(model: nn.Module, data: Data) -> list[Domain]:
-    return [Domain(model, *data[name]) for name in sorted(data)]
+def make_domains(model: nn.Module, data: Data, losses: Losses = losses_of) -> list[Domain]:
+    return [Domain(model, *data[name], losses) for name in sorted(data)]
 
 
 def weights_of(data: Data, weighting: str) -> Tensor:
@@ -257,10 +266,16 @@ def weights_of(data: Data, weighting: str) -> Tensor:
 
 
 def objective_gradient(
-    model: nn.Module, data: Data, penalty: Penalty, weight: float, weighting: str, l2: float = 0.0
+    model: nn.Module,
+    data: Data,
+    penalty: Penalty,
+    weight: float,
+    weighting: str,
+    l2: float = 0.0,
+    losses: Losses = losses_of,
 ) -> dict[str, Tensor]:
     """Return the gradient of mean loss + weight * penalty + l2 * squared norm, by name."""
-    domains, w = make_domains(model, data), weights_of(data, weighting)
+    domains, w = make_domains(model, data, losses), weights_of(data, weighting)
     loss = mean(w, [d.loss for d in domains]) + weight * penalty(domains, w)
     loss = loss + l2 * sum(p.square().sum() for p in model.parameters())
     names = [name for name, _ in model.named_parameters()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from atoll import flower
 from atoll.clients.apps.client_app import ClientSpec, FederatedClientApp, make_client_app
 from atoll.clients.apps.local_clients import LocalClients, clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split, write_dataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
+from atoll.clients.data.inputs.images import ImageInputs
+from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
@@ -54,11 +56,46 @@ class Float64(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, features: int = 4) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(inputs, features), nn.Tanh()).double()
+        self.body = nn.Sequential(FlatDoubles(), nn.Linear(inputs, features).double(), nn.Tanh())
         self.head = nn.Linear(features, outputs).double()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(images.double()))
+        return self.head(self.body(images))
+
+
+class FlatDoubles(nn.Module):
+    """Inputs as vectors in double precision."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.double().flatten(1)
+
+
+class Mean(nn.Module):
+    """The mean over the places of a sequence."""
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        return embedded.mean(1)
+
+
+class BagOfTokens(nn.Module):
+    """The mean of the tokens' embeddings, and a linear head."""
+
+    def __init__(self, inputs: TokenInputs, outputs: int) -> None:
+        super().__init__()
+        embedding = nn.Embedding(inputs.vocabulary, 4, padding_idx=inputs.padding)
+        self.body = nn.Sequential(embedding.double(), Mean(), nn.Tanh())
+        self.head = nn.Linear(4, outputs).double()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.body(tokens))
+
+
+def bag_of_tokens(inputs: TokenInputs, outputs: int) -> nn.Module:
+    return BagOfTokens(inputs, outputs)
+
+
+def double_regression(inputs: ImageInputs, outputs: int) -> nn.Module:
+    return Float64(math.prod(inputs.shape), outputs)
 
 
 def double_model(image_shape: tuple[int, int, int], classes: int, outputs: int = 0) -> nn.Module:
@@ -160,9 +197,15 @@ def make_federation(
     outputs: int = 3,
     client: ClientSettings | None = None,
     model: str = "double_model",
+    as_task: Callable[[Decoded], Decoded] | None = None,
 ) -> SmallFederation:
-    """Make a federation; ``outputs`` of 1 is a sigmoid head for two classes."""
+    """Make a federation; ``outputs`` of 1 is a sigmoid head for two classes.
+
+    ``as_task`` makes other data of the images and their labels.
+    """
     decoded, parts, places = _decoded(layout, max(outputs, 2))
+    if as_task is not None:
+        decoded = as_task(decoded)
     (folder / "data").mkdir(parents=True)
     write_dataset("small", decoded, folder / "data")
     (folder / "parts").mkdir()
@@ -180,10 +223,10 @@ def make_federation(
         num_rounds=10,
         seed=3,
     )
-    dataset = ImageDataset(spec.dataset)
+    dataset = Dataset(spec.dataset)
     assert len(Partition(spec.partition)) == len(layout)
-    own = build_model(settings, dataset.image_shape, len(dataset.classes), seed=4)
-    images = to_tensor(dataset.train.images.copy(), dataset.mean, dataset.std)
+    own = build_model(settings, dataset.inputs, dataset.task, seed=4)
+    images = dataset.inputs.to_tensor(dataset.train.inputs.copy())
     labels = torch.from_numpy(dataset.train.labels.copy())
     assert dataset.train.domains is not None
     of_domain = {n: np.flatnonzero(dataset.train.domains == i) for i, n in enumerate(DOMAINS)}

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split
+from atoll.clients.data.dataset import Dataset, Decoded, Split
 from atoll.clients.data.options import Preset
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
@@ -79,12 +79,12 @@ class ColoredOptions(Section):
         return self
 
 
-def colored(base: ImageDataset, options: ColoredOptions) -> Decoded:
+def colored(base: Dataset, options: ColoredOptions) -> Decoded:
     """Colour a grey data set.
 
     Parameters
     ----------
-    base : ImageDataset
+    base : Dataset
         One channel, an even number of classes.
     options : ColoredOptions
         See there.
@@ -110,11 +110,11 @@ def colored(base: ImageDataset, options: ColoredOptions) -> Decoded:
     names = tuple(f"e{rate:g}" for rate in rates)
     first, last = base.classes[half], base.classes[-1]
     return Decoded(
-        classes=(f"{first} to {last}", f"{base.classes[0]} to {base.classes[half - 1]}"),
+        task=(f"{first} to {last}", f"{base.classes[0]} to {base.classes[half - 1]}"),
         train=_joined([parts[0] for parts in painted]),
         test=_joined([*(parts[1] for parts in painted), (grey_images, grey_labels)]),
         domains=(*names, GREY),
-        normalization=UNNORMALIZED,
+        inputs=UNNORMALIZED,
     )
 
 
@@ -122,7 +122,7 @@ Examples = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Domains = tuple[tuple[float, ...], list[Examples], list[Examples]]
 
 
-def _irm(base: ImageDataset, options: ColoredOptions) -> Domains:
+def _irm(base: Dataset, options: ColoredOptions) -> Domains:
     cut = len(base.train) * 5 // 6
     order = _generator(options, "order").permutation(cut)
     stride = 2 if base.image_shape[1] >= SUBSAMPLED_FROM else 1
@@ -143,7 +143,7 @@ def _irm(base: ImageDataset, options: ColoredOptions) -> Domains:
 
 
 def _two_domains(
-    order: NDArray[np.int64], digits: NDArray[np.int64], base: ImageDataset, options: ColoredOptions
+    order: NDArray[np.int64], digits: NDArray[np.int64], base: Dataset, options: ColoredOptions
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Deal the shuffled examples to the two training domains."""
     if options.label_shift == "none":
@@ -160,7 +160,7 @@ def _two_domains(
     return np.r_[low[:many], high[:few]], np.r_[low[many:size], high[few:size]]
 
 
-def _domainbed(base: ImageDataset, options: ColoredOptions) -> Domains:
+def _domainbed(base: Dataset, options: ColoredOptions) -> Domains:
     images = np.concatenate([base.train.images, base.test.images])
     digits = np.concatenate([base.train.labels, base.test.labels])
     order = _generator(options, "order").permutation(len(images))
@@ -195,7 +195,7 @@ def _painted(
 
 def _joined(parts: list[Examples]) -> Split:
     return Split(
-        images=np.concatenate([images for images, _ in parts]),
+        inputs=np.concatenate([images for images, _ in parts]),
         labels=np.concatenate([labels for _, labels in parts]),
         domains=np.repeat(np.arange(len(parts)), [len(labels) for _, labels in parts]),
     )

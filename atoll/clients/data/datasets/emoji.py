@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atoll.clients.data.image_dataset import Decoded, Split
+from atoll.clients.data.dataset import Decoded, Split
 from atoll.errors import DataUnavailableError
 from atoll.files.reading import read_json
 
@@ -92,7 +92,7 @@ def _draw(
             images.append(sheets[vendor][top : top + SIZE, left : left + SIZE])
     labels = np.array([classes.index(emoji[number]["category"]) for number in numbers], np.int64)
     return Split(
-        images=np.stack(images),
+        inputs=np.stack(images),
         labels=np.tile(labels, len(VENDORS)),
         domains=np.repeat(np.arange(len(VENDORS)), len(numbers)),
         groups=np.tile(numbers, len(VENDORS)),

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from atoll.clients.data.dataset import Decoded, Split
 from atoll.clients.data.datasets.image_files import (
     ImageFile,
     ImageFiles,
@@ -27,7 +28,6 @@ from atoll.clients.data.datasets.image_files import (
     list_images,
     read_picture,
 )
-from atoll.clients.data.image_dataset import Decoded, Split
 from atoll.clients.ranges import Pixels, Seed
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
-from atoll.clients.data.image_dataset import Decoded, ImageDataset, Split
+from atoll.clients.data.dataset import Dataset, Decoded, Split
 from atoll.clients.data.options import Preset
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section
@@ -60,12 +60,12 @@ class RotatedOptions(Section):
         return angles
 
 
-def rotated(base: ImageDataset, options: RotatedOptions) -> Decoded:
+def rotated(base: Dataset, options: RotatedOptions) -> Decoded:
     """Rotate a grey data set.
 
     Parameters
     ----------
-    base : ImageDataset
+    base : Dataset
         One channel.
     options : RotatedOptions
         See there.
@@ -88,11 +88,11 @@ def rotated(base: ImageDataset, options: RotatedOptions) -> Decoded:
         test.append(own[:held])
         train.append(own[held : held + limit])
     return Decoded(
-        classes=base.classes,
+        task=base.classes,
         train=_turned(images, labels, train, options.angles),
         test=_turned(images, labels, test, options.angles),
         domains=tuple(map(str, options.angles)),
-        normalization=((0.0,), (1.0,)),
+        inputs=((0.0,), (1.0,)),
     )
 
 
@@ -108,7 +108,7 @@ def _turned(
         for index in part
     ]
     return Split(
-        images=np.stack(turned)[..., None],
+        inputs=np.stack(turned)[..., None],
         labels=labels[np.concatenate(parts)],
         domains=np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
     )

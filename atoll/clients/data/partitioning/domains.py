@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.tasks.classification import Classification
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 
@@ -45,7 +47,7 @@ class TestSets:
     validation: tuple[str, ...] = ()
 
 
-def training_domains(dataset: ImageDataset, held_out: Sequence[str] = ()) -> tuple[str, ...]:
+def training_domains(dataset: Dataset, held_out: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the domains that clients can have: with training examples, and not held out."""
     if dataset.train.domains is None:
         return ()
@@ -53,7 +55,7 @@ def training_domains(dataset: ImageDataset, held_out: Sequence[str] = ()) -> tup
     return tuple(dataset.domains[d] for d in present if dataset.domains[d] not in held_out)
 
 
-def check_held_out(dataset: ImageDataset, held_out: Sequence[str]) -> None:
+def check_held_out(dataset: Dataset, held_out: Sequence[str]) -> None:
     """Refuse held-out domains that the data set does not have, or that leave nothing to train on.
 
     Raises
@@ -78,7 +80,7 @@ def check_held_out(dataset: ImageDataset, held_out: Sequence[str]) -> None:
         )
 
 
-def trainable(dataset: ImageDataset, held_out: Sequence[str]) -> Indices:
+def trainable(dataset: Dataset, held_out: Sequence[str]) -> Indices:
     """Return the training examples that are of no held-out domain."""
     everything = np.arange(len(dataset.train))
     if not held_out or dataset.train.domains is None:
@@ -87,12 +89,12 @@ def trainable(dataset: ImageDataset, held_out: Sequence[str]) -> Indices:
     return everything[~np.isin(dataset.train.domains, hidden)]
 
 
-def test_sets(dataset: ImageDataset, held_out: Sequence[str], limit: int | None) -> TestSets:
+def test_sets(dataset: Dataset, held_out: Sequence[str], limit: int | None) -> TestSets:
     """Return the server's test examples.
 
     Parameters
     ----------
-    dataset : ImageDataset
+    dataset : Dataset
         The data set.
     held_out : Sequence[str]
         Domains that no client has.
@@ -120,13 +122,20 @@ def test_sets(dataset: ImageDataset, held_out: Sequence[str], limit: int | None)
 def _at_most(limit: int | None, found: Indices, split: Split) -> Indices:
     if limit is None or len(found) <= limit:
         return found
-    if split.groups is not None or (np.diff(split.labels[found]) >= 0).all():
+    if split.groups is not None or is_sorted(split.labels[found]):
         return found[np.arange(limit) * len(found) // limit]
     return found[:limit]
 
 
-def warn_of_unequal_classes(dataset: ImageDataset, held_out: Sequence[str]) -> None:
+def is_sorted(labels: NDArray[Any]) -> bool:
+    """Tell whether examples lie sorted by their label; those with several numbers never do."""
+    return labels.ndim == 1 and bool((np.diff(labels) >= 0).all())
+
+
+def warn_of_unequal_classes(dataset: Dataset, held_out: Sequence[str]) -> None:
     """Say which classes are missing in a training domain, or in all of them, and what that does."""
+    if not isinstance(dataset.task, Classification):
+        return
     if dataset.train.domains is None or dataset.test.domains is None:
         return
     training = {name: _classes_of(dataset, "train", name) for name in dataset.domains}
@@ -152,12 +161,12 @@ def warn_of_unequal_classes(dataset: ImageDataset, held_out: Sequence[str]) -> N
             )
 
 
-def _classes_of(dataset: ImageDataset, split: str, domain: str) -> set[int]:
+def _classes_of(dataset: Dataset, split: str, domain: str) -> set[int]:
     own: Split = getattr(dataset, split)
     return set(np.unique(own.labels[own.domains == dataset.domains.index(domain)]).tolist())
 
 
-def _named(dataset: ImageDataset, labels: set[int]) -> str:
+def _named(dataset: Dataset, labels: set[int]) -> str:
     named = ", ".join(repr(dataset.classes[label]) for label in sorted(labels)[:SHOWN])
     more = len(labels) - SHOWN
     return named if more <= 0 else f"{named} and {more} more classes"

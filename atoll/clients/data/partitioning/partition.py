@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.cache import cache_root
-from atoll.clients.data.image_dataset import ImageDataset, Split
-from atoll.clients.data.partitioning.domains import check_held_out, trainable
+from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.partitioning.domains import check_held_out, is_sorted, trainable
 from atoll.clients.data.partitioning.partitioners import (
     NAME,
     PARTITIONERS,
@@ -31,6 +31,9 @@ from atoll.clients.data.partitioning.partitioners import (
 )
 from atoll.clients.data.partitioning.user_partition import deal_by_function
 from atoll.clients.settings import DataSettings
+from atoll.clients.tasks.multi_label import MultiLabel
+from atoll.clients.tasks.next_token import NextToken
+from atoll.clients.tasks.regression import Regression
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
@@ -40,6 +43,8 @@ logger = logging.getLogger("atoll")
 
 # They deal runs of examples, as these lie in the data set.
 IN_RUNS = {"iid", "size", "linear", "square", "exponential"}
+# Parts of a number's range, each with as many examples.
+STRATA = 10
 # Bump to forget partitions that older code has cached.
 FORMAT = 2
 
@@ -109,12 +114,12 @@ class Partition:
         return Partition, (self.directory,)
 
 
-def partition_dataset(dataset: ImageDataset, settings: DataSettings, seed: int) -> Partition:
+def partition_dataset(dataset: Dataset, settings: DataSettings, seed: int) -> Partition:
     """Deal the training examples of ``dataset`` to clients.
 
     Parameters
     ----------
-    dataset : ImageDataset
+    dataset : Dataset
         The data set.
     settings : DataSettings
         ``[data]``: the number of clients, the partitioner and its arguments.
@@ -192,7 +197,7 @@ def class_histogram(
     return np.stack([np.bincount(labels[partition.indices(c)], minlength=classes) for c in chosen])
 
 
-def _key(dataset: ImageDataset, settings: DataSettings, seed: int) -> str:
+def _key(dataset: Dataset, settings: DataSettings, seed: int) -> str:
     described = {
         "format": FORMAT,
         "dataset": dataset.fingerprint,
@@ -227,7 +232,7 @@ def check_home_domains(settings: DataSettings) -> None:
 
 
 def deal(
-    dataset: ImageDataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
+    dataset: Dataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many examples each client has, and all clients' examples, one after another."""
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -237,7 +242,7 @@ def deal(
         chosen = np.sort(generator.choice(examples, settings.train_examples, replace=False))
     if check_partitioner(settings.partition.name) in IN_RUNS and _is_ordered(split):
         chosen = np.random.default_rng(derive_seed(seed, "shuffle")).permutation(chosen)
-    columns = {"index": chosen, "label": split.labels[chosen]}
+    columns = {"index": chosen, "label": _strata(dataset)[chosen]}
     if split.domains is not None:
         columns["domain"] = split.domains[chosen]
     if split.groups is not None:
@@ -265,8 +270,28 @@ def _joined(parts: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def _is_ordered(split: Split) -> bool:
-    """Tell whether examples lie sorted, by domain or by class: runs of them are not alike then."""
-    return split.domains is not None or bool((np.diff(split.labels) >= 0).all())
+    """Tell whether examples lie sorted, by domain or by label: runs of them are not alike then."""
+    return split.domains is not None or is_sorted(split.labels)
+
+
+def _strata(dataset: Dataset) -> NDArray[np.int64]:
+    """Return by what partitioners that look at labels deal: int64, a number an example.
+
+    Classes; deciles of a number; of several labels the first that an example has (or their
+    number, without any); of sequences nothing.
+    """
+    labels, task = dataset.train.labels, dataset.task
+    if isinstance(task, Regression):
+        cuts = np.quantile(labels, np.arange(1, STRATA) / STRATA) if len(labels) else []
+        return np.searchsorted(cuts, labels, side="right").astype(np.int64)
+    if isinstance(task, MultiLabel):
+        first = labels.argmax(1)
+        chosen: NDArray[np.int64] = np.where(labels.any(1), first, labels.shape[1]).astype(np.int64)
+        return chosen
+    if isinstance(task, NextToken):
+        return np.zeros(len(labels), np.int64)
+    classes: NDArray[np.int64] = labels
+    return classes
 
 
 def _even_sizes(examples: int, clients: int) -> NDArray[np.int64]:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.cache import cache_root, scratch_folder
-from atoll.clients.data.image_dataset import (
+from atoll.clients.data.dataset import (
+    Dataset,
     Decoded,
-    ImageDataset,
     Split,
     fingerprint_of,
     write_dataset,
@@ -58,7 +58,7 @@ def check_user_options(reference: str, given: Mapping[str, Any]) -> None:
 
 def load_user_dataset(
     reference: str, path: Path | None, options: Mapping[str, Any], seed: int
-) -> ImageDataset:
+) -> Dataset:
     """Return the data set that a user's callable returns, from the cache if it is there.
 
     Parameters
@@ -93,7 +93,7 @@ def load_user_dataset(
         logger.info(
             "%s = %r: from the cache; its code, options and files are the same", KEY, reference
         )
-        return ImageDataset(folder / f"{name}-{key}")
+        return Dataset(folder / f"{name}-{key}")
     with scratch_folder("load-") as scratch:
         with user_code(f"{KEY} = {reference!r}"):
             returned = load(**arguments)
@@ -105,7 +105,7 @@ def load_user_dataset(
         if not (target / "dataset.json").exists():
             with appearing(target) as made:
                 write_dataset(reference, decoded, made)
-    return ImageDataset(target)
+    return Dataset(target)
 
 
 def _callable(reference: str) -> Callable[..., Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from atoll.errors import InvalidExperimentError, RunDirectoryError
+from atoll.extras import require
 from atoll.files.atomic import replacing
 from atoll.lazy import LazyModule
 from atoll.platform.results.exports.model_card import model_card
@@ -49,11 +49,7 @@ def write_safetensors(model: PixelModel, about: Mapping[str, Any], out: Path) ->
 
 def write_onnx(model: PixelModel, about: Mapping[str, Any], out: Path) -> None:
     """Write an ONNX model: ``pixels`` (n, channels, height, width) in [0, 1] to ``logits``."""
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InvalidExperimentError(
-            f"--to onnx: {missing[0]} is not installed; expected pip install 'atoll[export]'"
-        )
+    require(*ONNX_PACKAGES, what="--to onnx")
     with _traced(model), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         program = torch.onnx.export(
             model,

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.data.image_dataset import ImageDataset
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.noprop.block_training.epoch_training import EpochResult, train_epoch
 from atoll.clients.noprop.block_training.example_source import Examples
@@ -75,10 +75,10 @@ class UnitReport:
 
 
 @lru_cache(maxsize=2)
-def open_data(spec: ClientSpec) -> tuple[ImageDataset, Design, NDArray[np.int64]]:
+def open_data(spec: ClientSpec) -> tuple[Dataset, Design, NDArray[np.int64]]:
     """Return the data set, the network's design and the indices of the first client's examples."""
-    dataset = ImageDataset(spec.dataset)
-    design = Design.of(spec.model, dataset.image_shape, len(dataset.classes))
+    dataset = Dataset(spec.dataset)
+    design = Design.of(spec.model, dataset.inputs, len(dataset.classes))
     return dataset, design, Partition(spec.partition).indices(0)
 
 
@@ -171,7 +171,7 @@ def _train(
     unit: TrainingUnit,
     name: str,
     epoch: int,
-    dataset: ImageDataset,
+    dataset: Dataset,
     indices: NDArray[np.int64],
     state: UnitState | None,
 ) -> EpochResult:

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.data.image_dataset import ImageDataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.noprop.block_training.training_units import index_of, make_unit
 from atoll.clients.noprop.networks.blocks import Block
 from atoll.clients.noprop.networks.design import Design, SharedPart
@@ -32,7 +31,7 @@ from atoll.clients.noprop.networks.inference import (
     noise_of_runs,
     plan,
 )
-from atoll.clients.training.evaluation import BATCH, Evaluation, count
+from atoll.clients.training.evaluation import BATCH, Evaluation, measure
 from atoll.platform.pool.jobs import Job
 from atoll.platform.runs.layerwise.block_files import UnitFiles
 from atoll.platform.runs.layerwise.block_job import load_shared_part
@@ -73,8 +72,8 @@ class Opened:
         spec = snapshot.spec
         self._snapshot = snapshot
         self._files = UnitFiles(snapshot.directory)
-        self.dataset = ImageDataset(spec.dataset)
-        self.design = Design.of(spec.model, self.dataset.image_shape, len(self.dataset.classes))
+        self.dataset = Dataset(spec.dataset)
+        self.design = Design.of(spec.model, self.dataset.inputs, len(self.dataset.classes))
         self.shared = self._shared_part().to(spec.device).eval()
         self._blocks: dict[int, Block] = {}
 
@@ -103,10 +102,9 @@ class Opened:
         return {index: self._blocks[index] for index in (epochs if wanted is None else wanted)}
 
     def images(self, indices: NDArray[np.int64]) -> Tensor:
-        """Return test images, normalised."""
-        pixels = self.dataset.test.images[indices]
-        images = to_tensor(pixels, self.dataset.mean, self.dataset.std)
-        return images.to(self._snapshot.spec.device)
+        """Return inputs of test examples."""
+        inputs = self.dataset.inputs.to_tensor(self.dataset.test.inputs[indices])
+        return inputs.to(self._snapshot.spec.device)
 
     def all_ways(self, blocks: dict[int, Block], place: int) -> tuple[Inference, AllWays]:
         """Return inference through ``blocks`` on a batch that begins at ``place``."""
@@ -247,7 +245,7 @@ def _batches(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 def _counted(opened: Opened, outputs: dict[str, Tensor], chosen: NDArray[np.int64]) -> Evaluation:
     dataset = opened.dataset
-    return count(outputs, dataset.test.labels[chosen], len(dataset.classes))
+    return measure(dataset.task, outputs, torch.from_numpy(dataset.test.labels[chosen]))
 
 
 Way = Literal["process", "features", "pipeline"]
@@ -333,10 +331,8 @@ class SnapshotEvaluation:
             for name, done in self._done.items()
         }
         own = total.pop("")
+        baselines = {name: evaluation.task_metrics() for name, evaluation in total.items()}
         return {
-            "accuracy": own.accuracy,
-            "loss": own.loss,
-            "per_class_accuracy": own.per_class_accuracy,
-            **own.metrics_of_other_ways(),
-            **{f"{name}_accuracy": evaluation.accuracy for name, evaluation in total.items()},
+            **own.metrics(),
+            **{f"{name}_accuracy": found["accuracy"] for name, found in baselines.items()},
         }

@@ -23,6 +23,8 @@ from atoll.clients.moments.moment_messages import DomainSums, Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import Loss
+from atoll.clients.tasks.output_loss import CROSS_ENTROPY
+from atoll.clients.tasks.task import Task
 from atoll.strategies.alignment.moments.domain_weights import DomainWeights, Weighting
 from atoll.strategies.alignment.moments.example_rows import ExampleRows
 from atoll.strategies.alignment.moments.local_exchange import HERE, LocalExchange
@@ -130,6 +132,7 @@ class Domains:
         model: nn.Module,
         examples: Mapping[str, tuple[Tensor, Tensor]],
         weighting: Weighting = "uniform",
+        task: Task | None = None,
     ) -> Domains:
         """Return the domains of a model on examples at hand, to try a penalty on.
 
@@ -138,17 +141,23 @@ class Domains:
         model : nn.Module
             A model with a head; see :class:`~atoll.clients.SplitModel`.
         examples : Mapping[str, tuple[Tensor, Tensor]]
-            By domain, what the model takes and the labels: float, shape (n, ...), and int64,
-            shape (n,).
+            By domain, what the model takes and the labels: shapes (n, ...) and, for a
+            classification, int64, (n,).
         weighting : "uniform" or "examples"
             Whether domains count the same or by their examples.
+        task : Task, optional
+            What the model predicts; by default classes.
 
         Raises
         ------
         ValueError
-            If the model has no head; see :class:`~atoll.clients.SplitModel`.
+            If the model has no head (see :class:`~atoll.clients.SplitModel`), or the task's loss
+            no closed form.
         """
-        split = SplitModel(model)
+        loss = CROSS_ENTROPY if task is None else task.output_loss
+        if task is not None and loss is None:
+            raise ValueError(f"task {task.kind!r}: expected one prediction an example")
+        split = SplitModel(model, loss or CROSS_ENTROPY)
         outputs = {
             name: split(images, labels, torch.arange(len(labels)))
             for name, (images, labels) in examples.items()

@@ -24,7 +24,7 @@ def test_the_binary_version_has_fine_labels_and_channels_first(tmp_path: Path) -
     decoded = decode_cifar100(tmp_path)
     assert decoded.train.labels.tolist() == [99, 3, 42]
     assert decoded.test.labels.tolist() == [7]
-    assert decoded.classes[42] == "class-42"
+    assert decoded.task[42] == "class-42"
     image = decoded.train.images[1]
     assert image.shape == (32, 32, 3)
     assert (image[:, :, 2].ravel() == pixels[1, 2048:]).all()

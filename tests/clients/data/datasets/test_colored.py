@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from atoll.clients.data.catalog import check_options, load_dataset
-from atoll.clients.data.image_dataset import ImageDataset, Split
+from atoll.clients.data.dataset import Dataset, Split
 from atoll.errors import InvalidExperimentError
 
 
-def of(dataset: ImageDataset, split: Split, domain: str) -> tuple[np.ndarray, np.ndarray]:
+def of(dataset: Dataset, split: Split, domain: str) -> tuple[np.ndarray, np.ndarray]:
     chosen = split.domains == dataset.domains.index(domain)
     return split.images[chosen], split.labels[chosen]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atoll.clients.data import image_dataset as store
+from atoll.clients.data import dataset as store
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.datasets import folder as folder_module
 from atoll.clients.data.datasets.folder import (

@@ -16,10 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atoll.clients.data import class_histogram, load_dataset, partition_dataset
-from atoll.clients.data.image_dataset import Split
+from atoll.clients.data.dataset import Split
 from atoll.clients.data.partitioning.partition import deal
 from atoll.clients.data.partitioning.partitioners import ARGUMENTS, GIVEN, PARTITIONERS
 from atoll.clients.settings import DataSettings, PartitionSettings
+from atoll.clients.tasks.classification import Classification
 from atoll.errors import InvalidExperimentError
 
 
@@ -68,7 +69,7 @@ def test_iid_is_what_flwr_datasets_partitioner_deals(clients: int, more: int, wa
     examples = clients * max(wanted, 1) + more
     labels = np.arange(examples)[::-1] % 3  # never sorted: sorted examples are shuffled first
     split = Split(np.zeros((examples, 1, 1, 1), np.uint8), labels)
-    dataset = SimpleNamespace(train=split, domains=())
+    dataset = SimpleNamespace(train=split, domains=(), task=Classification(classes=("0",)))
     theirs = IidPartitioner(clients)
     theirs.dataset = Dataset.from_dict({"index": np.arange(examples)})
     data = DataSettings(clients=clients, examples_per_client=wanted or None)

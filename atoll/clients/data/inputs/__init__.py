@@ -1,0 +1,1 @@
+"""Kinds of inputs: how stored examples become tensors."""
