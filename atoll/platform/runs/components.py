@@ -13,10 +13,9 @@ from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.label_noise import with_label_noise
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
-from atoll.clients.models.model_building import build_model
+from atoll.clients.models.model_building import build_model, model_seed
 from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 from atoll.platform.config.experiment import Experiment
-from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
 
 # Components of other experiments that are kept: a model may be large.
@@ -77,7 +76,7 @@ class Components:
             noise = ("noise", repr(source), repr(data.label_noise), seed)
             dataset = cache.once(noise, with_label_noise, dataset, data.label_noise, seed)
         arguments = (experiment.model, dataset.inputs, dataset.task)
-        initial = derive_seed(seed, "initial parameters")
+        initial = model_seed(seed)
         model = cache.once(("model", repr(arguments), seed), build_model, *arguments, initial)
         return cls(experiment, strategy, dataset, partition, model, cache)
 
