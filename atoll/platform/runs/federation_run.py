@@ -27,7 +27,7 @@ from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
 from atoll.platform.rounds.server_evaluation import ServerEvaluation
 from atoll.platform.run_directory.checkpoint import CheckpointStore
-from atoll.platform.run_directory.identity import RunIdentity, relevant
+from atoll.platform.run_directory.identity import FROZEN, RunIdentity, relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import (
@@ -279,6 +279,8 @@ def _session(
     listeners: _Listeners,
 ) -> Session:
     data = {experiment.data.dataset: federation.dataset.fingerprint}
+    if federation.spec.frozen is not None:
+        data[FROZEN] = federation.spec.frozen
     config = experiment.to_dict()
     if experiment.data.path is not None:
         # In config.toml a relative path would be relative to the run directory.
@@ -308,7 +310,7 @@ def _run_rounds(
     stopping = settings.early_stopping
     seed_everything(derive_seed(settings.seed, "server"))
     sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
-    place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
+    place = (grid, federation.dataset, federation.spec, sets)
     every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
     diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
     told = session.ledger.on_confusion
