@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import statistics
 import subprocess
 import sys
@@ -64,6 +65,8 @@ def main() -> None:
     parser.add_argument("--flamby", action="store_true", help="heart disease by FLamby's protocol")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    # Flower's words of each round.
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     print(recorded())
     if given.flamby:
         rows = flamby_rows(given.seeds)
