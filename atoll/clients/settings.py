@@ -19,11 +19,13 @@ from atoll.clients.ranges import (
     Examples,
     Megabytes,
     Norm,
+    Positive,
     Rate,
     Rounds,
     Seconds,
     Steps,
     Weight,
+    Width,
 )
 
 
@@ -171,13 +173,40 @@ class DataSettings(Section):
         return {**self.options, **{key: name for key, name in columns.items() if name is not None}}
 
 
+class AdapterSettings(Section):
+    """``[model.adapters]``: small trained updates of frozen layers.
+
+    Attributes
+    ----------
+    kind : str
+        "lora": to a linear layer's weight a product of two narrow matrices is added (Hu et al.,
+        2021, arXiv 2106.09685).
+    rank : int
+        The narrow side of the two matrices.
+    alpha : float
+        The product is multiplied by ``alpha / rank``.
+    targets : tuple[str, ...]
+        Ends of the layers' names; by default all linear layers but the head.
+    trained : tuple[str, ...]
+        Beginnings of the names of layers that are trained whole; by default the head.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: Width = 8
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[str, ...], Field(strict=False, examples=[["query", "value"]])] = ()
+    trained: Annotated[tuple[str, ...], Field(strict=False, examples=[["head"]])] = ()
+
+
 class ModelSettings(Section):
-    """``[model]``: which model; keys beside ``name`` are the model's keyword arguments.
+    """``[model]``: which model; other keys are the model's keyword arguments.
 
     Attributes
     ----------
     name : str
         A registered model or ``module:callable``.
+    adapters : AdapterSettings or None
+        What is trained in place of the model's parameters; only that travels.
 
     Examples
     --------
@@ -189,6 +218,7 @@ class ModelSettings(Section):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: str = "lenet"
+    adapters: Annotated[AdapterSettings | None, Field(examples=[{"rank": 8}])] = None
 
     @property
     def arguments(self) -> dict[str, Any]:

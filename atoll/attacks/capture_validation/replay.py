@@ -21,6 +21,7 @@ from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
 from atoll.attacks.victims import check_truth
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.example_passes import BATCH
@@ -154,7 +155,7 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
 def _diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     _check_replayable(capture, truth)
     module = _architecture(capture)
-    missing = sorted(module.state_dict().keys() - capture.broadcast.keys())
+    missing = sorted(travelling_state(module).keys() - capture.broadcast.keys())
     captured = _update(capture, module)
     cosine, ratio = _compare(captured, _replay(capture, truth, module, _Replay()))
     if _agree(cosine, ratio):
@@ -298,7 +299,9 @@ def _check_replayable(capture: Capture, truth: Truth) -> None:
 
 def _architecture(capture: Capture) -> nn.Module:
     info = capture.federation
-    module = architecture(info.model, info.image_shape, len(info.classes), capture.broadcast)
+    module = architecture(
+        info.model, info.image_shape, len(info.classes), capture.broadcast, info.model_seed
+    )
     load_state(module, capture.broadcast)
     return module
 

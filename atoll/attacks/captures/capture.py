@@ -41,6 +41,8 @@ class FederationInfo:
         Per channel, in units of [0, 1]: what a model's input is normalised by.
     num_rounds : int
         Rounds of the run, for learning-rate schedules.
+    model_seed : int
+        Seed of the model's initial parameters: frozen ones are not in messages.
 
     Examples
     --------
@@ -60,6 +62,7 @@ class FederationInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     num_rounds: int
+    model_seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -72,6 +75,7 @@ class FederationInfo:
             "mean": list(self.mean),
             "std": list(self.std),
             "num_rounds": self.num_rounds,
+            "model_seed": self.model_seed,
         }
 
     @classmethod
@@ -98,6 +102,8 @@ class FederationInfo:
             mean=tuple(map(float, value["mean"])),
             std=tuple(map(float, value["std"])),
             num_rounds=int(value["num_rounds"]),
+            # Captures of earlier versions have frozen parameters in their messages.
+            model_seed=int(value.get("model_seed", 0)),
         )
 
 

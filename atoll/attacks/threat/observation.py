@@ -205,8 +205,9 @@ def observe(
     [7]
     """
     info = capture.federation
+    classes, seed = len(info.classes), info.model_seed
     model = build_victim(
-        info.model, info.image_shape, len(info.classes), capture.broadcast, mode, device
+        info.model, info.image_shape, classes, capture.broadcast, mode, device, seed
     )
     training = LocalTraining(
         info.client,

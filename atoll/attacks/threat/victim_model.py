@@ -158,8 +158,9 @@ def build_victim(
     state: Mapping[str, Tensor],
     mode: BatchNormMode = "train",
     device: str = "cpu",
+    seed: int = 0,
 ) -> VictimModel:
-    """Build a :class:`VictimModel` from ``[model]``.
+    """Build a :class:`VictimModel` from ``[model]``; ``seed`` is that of its frozen parameters.
 
     Raises
     ------
@@ -168,7 +169,8 @@ def build_victim(
     CaptureError
         If ``state`` does not fit it.
     """
-    return VictimModel(architecture(settings, image_shape, classes, state), state, mode, device)
+    module = architecture(settings, image_shape, classes, state, seed)
+    return VictimModel(module, state, mode, device)
 
 
 def architecture(
@@ -176,8 +178,11 @@ def architecture(
     image_shape: tuple[int, int, int],
     classes: int,
     state: Mapping[str, Tensor],
+    seed: int = 0,
 ) -> nn.Module:
     """Return the module that a client was sent: of a NoProp network, the layers in ``state``.
+
+    What is frozen is not in ``state``: it is built from ``seed``.
 
     Raises
     ------
@@ -187,7 +192,7 @@ def architecture(
         If ``state`` has arrays that are of no layer of the network.
     """
     if not is_noprop(settings):
-        return build_model(settings, image_shape, classes, 0)
+        return build_model(settings, image_shape, classes, seed)
     design = Design.of(settings, image_shape, classes)
     try:
         layers = {index for key in state if (index := layer_of(key)) is not None}
@@ -203,7 +208,7 @@ def architecture(
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a broadcast ``state_dict``; buffers that it lacks stay as they are.
+    """Load a broadcast ``state_dict``; buffers and frozen parameters that it lacks stay.
 
     Raises
     ------
@@ -211,7 +216,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         If it does not fit the architecture.
     """
     own = module.state_dict()
-    trained = {name for name, _ in module.named_parameters()}
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
     unknown = sorted(state.keys() - own.keys())
     missing = sorted(trained - state.keys())
     if unknown or missing:

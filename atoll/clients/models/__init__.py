@@ -31,6 +31,8 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "char-transformer": "atoll.clients.models.texts.transformer:char_transformer",
         "text-mean": "atoll.clients.models.texts.embedding_mean:text_mean",
         "text-transformer": "atoll.clients.models.texts.transformer:text_transformer",
+        "minilm": "atoll.clients.models.texts.minilm:minilm",
+        "huggingface": "atoll.clients.models.texts.huggingface:huggingface",
         "gaussian": "atoll.clients.models.gaussian_model:gaussian_representation",
         "precode": "atoll.clients.models.variational_bottleneck:precode",
         "table-linear": "atoll.clients.models.tables:table_linear",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.table import TableInputs
+from atoll.clients.encoders import OneHotRows
 from atoll.clients.models.mlp import Layers
 from atoll.clients.ranges import Decay, Depth, Width
 
@@ -106,23 +107,6 @@ def _of_table(inputs: Inputs) -> TableInputs:
     if isinstance(inputs, TableInputs):
         return inputs
     raise ValueError("it takes rows of a table; expected another model")
-
-
-class OneHotRows(nn.Module):
-    """Rows with each category as its one-hot vector: (n, width of a row) to (n, ``width``)."""
-
-    def __init__(self, inputs: TableInputs) -> None:
-        super().__init__()
-        self.numbers, self.cardinalities = inputs.number_width, inputs.cardinalities
-        self.width = self.numbers + sum(self.cardinalities)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return the encoded rows."""
-        parts = [rows[:, : self.numbers]]
-        for place, cardinality in enumerate(self.cardinalities, self.numbers):
-            values = torch.arange(cardinality, dtype=rows.dtype, device=rows.device)
-            parts.append((rows[:, place, None] == values).to(rows.dtype))
-        return torch.cat(parts, 1)
 
 
 class EmbeddedRows(nn.Module):

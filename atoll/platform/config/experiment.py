@@ -13,6 +13,7 @@ from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, 
 from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.files import reading
+from atoll.main_module import with_references
 from atoll.platform.config.consistency import problems_of
 from atoll.platform.config.sections import (
     CaptureSettings,
@@ -63,12 +64,15 @@ class Experiment(Section):
     def from_dict(cls, tables: Mapping[str, Any]) -> Experiment:
         """Validate an experiment given as nested dicts.
 
+        Where a key takes ``module:attribute``, a class or function may stand itself; a script's
+        or a notebook's own are sent to the workers.
+
         Raises
         ------
         InvalidExperimentError
             With a line per problem: the key, the value, and what was expected.
         """
-        experiment = validated(cls, tables)
+        experiment = validated(cls, with_references(tables))
         problems = problems_of(experiment)
         if problems:
             raise InvalidExperimentError("\n".join(problems))

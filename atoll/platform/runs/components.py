@@ -14,10 +14,9 @@ from atoll.clients.data.client_statistics import fit_to_clients
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.label_noise import with_label_noise
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
-from atoll.clients.models.model_building import build_model
+from atoll.clients.models.model_building import build_model, model_seed
 from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 from atoll.platform.config.experiment import Experiment
-from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
 
 # Components of other experiments that are kept: a model may be large.
@@ -80,7 +79,7 @@ class Components:
         of_clients = (dataset, partition, data.client_test_fraction, seed)
         dataset = cache.once(("statistics", repr(data), seed), fit_to_clients, *of_clients)
         arguments = (experiment.model, dataset.inputs, dataset.task)
-        initial = derive_seed(seed, "initial parameters")
+        initial = model_seed(seed)
         model = cache.once(("model", repr(arguments), seed), build_model, *arguments, initial)
         return cls(experiment, strategy, dataset, partition, model, cache)
 

@@ -77,6 +77,8 @@ def _check_tracking(experiment: Experiment) -> None:
         require("tensorboardX", what="log.tensorboard")
     if experiment.log.mlflow is not False:
         require("mlflow", what="log.mlflow")
+    if experiment.log.wandb:
+        require("wandb", what="log.wandb")
 
 
 def _check_strategy_and_mods(experiment: Experiment) -> None:

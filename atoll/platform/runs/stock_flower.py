@@ -20,7 +20,6 @@ from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.noprop_clients import CAPACITY
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.partitioning.domains import test_sets
-from atoll.clients.models.model_building import build_model
 from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.platform.config.experiment import Experiment, load_experiment
@@ -97,9 +96,7 @@ class _Evaluation:
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
         dataset = federation.dataset
         self._dataset = dataset
-        self._model = build_model(
-            experiment.model, dataset.inputs, dataset.task, experiment.run.seed
-        )
+        self._model = federation.spec.build_model(dataset)
         self._arrays = ModelArrays(self._model)
         self._metrics = experiment.run.metrics or ()
         data = experiment.data

@@ -20,7 +20,11 @@ def size(name: str, shape: tuple[int, int, int], **arguments: object) -> int:
 def of_images() -> list[str]:
     """The models that take images; those of the NoProp kind are among them."""
     made = {name: inspect.signature(MODELS.find(name, "model.name")) for name in sorted(MODELS)}
-    return [name for name, signature in made.items() if "image_shape" in signature.parameters]
+    return [
+        name
+        for name, signature in made.items()
+        if {"image_shape", "classes"} & set(signature.parameters)
+    ]
 
 
 @pytest.mark.parametrize("name", of_images())

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.clients.data.texts.sequences import padded
-from atoll.errors import DataUnavailableError
+from atoll.errors import DataUnavailableError, InvalidExperimentError
+from atoll.extras import OptionalModule
+
+_library = OptionalModule("tokenizers", "a tokenizer of subwords")
 
 # Names of the padding token, where the file does not say which it is.
 PADDING_NAMES = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
@@ -26,8 +29,10 @@ class SubwordTokenizer:
 
     Raises
     ------
+    InvalidExperimentError
+        If the library is not there.
     DataUnavailableError
-        If the library is not there, or does not read it.
+        If it does not read it.
     """
 
     def __init__(self, description: str) -> None:
@@ -75,13 +80,9 @@ class SubwordTokenizer:
 
 def _read(description: str) -> Any:
     try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise DataUnavailableError(
-            "tokenizers is not installed; expected pip install 'atoll[transformers]'"
-        ) from error
-    try:
-        return Tokenizer.from_str(description)
+        return _library.Tokenizer.from_str(description)
+    except InvalidExperimentError:
+        raise
     except Exception as error:
         # The library raises Exception itself.
         raise DataUnavailableError(f"tokenizer.json: cannot be read ({error})") from error
