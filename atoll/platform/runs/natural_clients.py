@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from atoll.clients.data.catalog import DATASETS, load_dataset
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.partitioning.domains import check_held_out
 from atoll.clients.data.partitioning.partition import chosen_examples
 from atoll.clients.settings import DataSettings, PartitionSettings
@@ -43,7 +44,8 @@ def with_natural_clients(experiment: Experiment) -> Experiment:
         return experiment
     dataset = load_dataset(data.dataset, data.path, data.dataset_options, seed)
     groups = dataset.train.groups
-    if groups is None:
+    if groups is None or isinstance(dataset.inputs, ImageInputs):
+        # A group of images shows one thing.
         return experiment
     check_held_out(dataset, data.held_out)
     clients = len(np.unique(groups[chosen_examples(dataset, data, seed)]))
@@ -57,6 +59,6 @@ def with_natural_clients(experiment: Experiment) -> Experiment:
 
 
 def _may_have(data: DataSettings) -> bool:
-    if data.model_fields_set & KEYS or ":" in data.dataset:
+    if data.model_fields_set & KEYS:
         return False
-    return DATASETS.find(data.dataset, "data.dataset").has_natural_clients
+    return ":" in data.dataset or DATASETS.find(data.dataset, "data.dataset").has_natural_clients
