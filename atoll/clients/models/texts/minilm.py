@@ -101,7 +101,8 @@ class Bert(nn.Module):
         x = self.norm(x)
         for layer in self.layers:
             x = layer(x, is_token[..., None, None, :])
-        return x
+        states: Tensor = x
+        return states
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (n, length) to (n, outputs)."""
