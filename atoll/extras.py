@@ -26,6 +26,7 @@ EXTRAS = {
     "tensorboardX": "tensorboard",
     "tokenizers": "transformers",
     "transformers": "transformers",
+    "wandb": "wandb",
     "yaml": "cluster",
 }
 

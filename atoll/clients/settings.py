@@ -111,8 +111,13 @@ class DataSettings(Section):
     dataset : str
         A registered data set, or ``module:callable`` that returns one.
     path : Path or None
-        A folder with the data set's files; nothing else is tried then. A callable is given it as
-        its argument ``path``.
+        A folder with the data set's files, or a file of a table; nothing else is tried then. A
+        callable is given it as its argument ``path``.
+    target : str or None
+        Of a table or texts: the column that is to be predicted.
+    group : str or None
+        Of a table or texts: the column of natural groups, such as hospitals or authors. Without
+        ``clients`` and ``partition``, each is a client.
     options : dict
         The data set's own options (``preset``, ``protocol``, ``image_size``, ...), or a callable's
         keyword arguments.
@@ -149,6 +154,8 @@ class DataSettings(Section):
 
     dataset: str = "mnist"
     path: Annotated[FilePath | None, Field(examples=["images"])] = None
+    target: Annotated[str | None, Field(min_length=1, examples=["outcome"])] = None
+    group: Annotated[str | None, Field(min_length=1, examples=["hospital"])] = None
     options: Annotated[dict[str, Any], Field(examples=[{"image_size": 32}])] = {}
     held_out: Annotated[tuple[str, ...], Field(strict=False, examples=[["dark"]])] = ()
     clients: Clients = 100
@@ -158,6 +165,12 @@ class DataSettings(Section):
     examples_per_client: Annotated[Examples | None, Field(examples=[50])] = None
     client_test_fraction: Decay = 0.0
     label_noise: Annotated[LabelNoise | None, Field(examples=[{"rate": 0.2}])] = None
+
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """The data set's own options, with ``target`` and ``group`` among them."""
+        columns = {"target": self.target, "group": self.group}
+        return {**self.options, **{key: name for key, name in columns.items() if name is not None}}
 
 
 class AdapterSettings(Section):

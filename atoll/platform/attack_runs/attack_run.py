@@ -31,6 +31,7 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.client_statistics import fitted
 from atoll.clients.data.dataset import Dataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
@@ -222,8 +223,9 @@ def run_attack(
 def dataset_of(run_directory: Path) -> Dataset:
     """Return the data set of a run."""
     experiment = load_run_config(run_directory)
-    data = experiment.data
-    return load_dataset(data.dataset, data.path, data.options, experiment.run.seed)
+    data, seed = experiment.data, experiment.run.seed
+    dataset = load_dataset(data.dataset, data.path, data.dataset_options, seed)
+    return fitted(dataset, data, seed)
 
 
 def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:

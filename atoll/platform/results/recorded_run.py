@@ -18,6 +18,7 @@ from torch import nn
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.travelling import frozen_sha256
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.client_statistics import fitted
 from atoll.clients.data.dataset import Dataset, Split
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.inputs.kinds import AnyInputs
@@ -158,7 +159,8 @@ class RecordedRun:
         """
         data, seed = self.config.data, self.config.run.seed
         with self._trusted():
-            dataset = load_dataset(data.dataset, data.path, data.options, seed)
+            loaded = load_dataset(data.dataset, data.path, data.dataset_options, seed)
+            dataset = fitted(loaded, data, seed)
         identity = self.identity
         was = None if identity is None else identity.data.get(data.dataset)
         if was not in (None, dataset.fingerprint):

@@ -25,6 +25,7 @@ from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.randomness import derive_seed, seed_everything
 
 logger = logging.getLogger("flwr")
@@ -41,7 +42,8 @@ def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experim
     settings = overrides.split()
     if clients is not None:
         settings.append(f"data.clients={clients}")
-    experiment = load_experiment(path if path.is_absolute() else ROOT / path, settings)
+    loaded = load_experiment(path if path.is_absolute() else ROOT / path, settings)
+    experiment = with_natural_clients(loaded)
     return experiment, prepare(experiment)
 
 

@@ -93,7 +93,7 @@ def tokenizer_of(dataset: Dataset) -> Tokenizer:
     Parameters
     ----------
     dataset : Dataset
-        The data set.
+        Of texts.
 
     Raises
     ------

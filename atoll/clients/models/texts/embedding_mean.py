@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from atoll.clients.data.inputs.base import Inputs
-from atoll.clients.models.texts.tokens import as_tokens, masked_mean
+from atoll.clients.encoders import masked_mean
+from atoll.clients.models.texts.tokens import as_tokens
 from atoll.clients.ranges import Width
 
 

@@ -1,4 +1,4 @@
-"""What models of tokens share: their inputs, checked, and means over the places of a sequence."""
+"""What models of tokens share: their inputs, checked, and a sequence's last token."""
 
 from __future__ import annotations
 
@@ -20,20 +20,6 @@ def as_tokens(inputs: Inputs) -> TokenInputs:
     if isinstance(inputs, TokenInputs):
         return inputs
     raise ValueError("it takes sequences of tokens; expected another model")
-
-
-def masked_mean(values: Tensor, is_token: Tensor) -> Tensor:
-    """Return the mean over the places with a token; 0 without any.
-
-    Parameters
-    ----------
-    values : Tensor
-        Shape (n, length, d).
-    is_token : Tensor
-        bool, shape (n, length).
-    """
-    weights = is_token.to(values.dtype).unsqueeze(-1)
-    return (values * weights).sum(-2) / weights.sum(-2).clamp_min(1)
 
 
 def at_last_token(values: Tensor, is_token: Tensor) -> Tensor:

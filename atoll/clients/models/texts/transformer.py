@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.tokens import TokenInputs
-from atoll.clients.models.texts.tokens import as_tokens, masked_mean
+from atoll.clients.encoders import masked_mean
+from atoll.clients.models.texts.tokens import as_tokens
 from atoll.clients.ranges import Depth, Width
 
 # In place of the score of a place that is not seen; finite, as a row may see no place.
