@@ -36,6 +36,8 @@ from atoll.clients.data.dataset import Dataset
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.config.experiment import parse_value
+from atoll.platform.reports import tables as reports
+from atoll.platform.reports.attack_report import PAGE, write_attack_report
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
 from atoll.platform.runs.session import new_run_directory
@@ -45,7 +47,14 @@ logger = logging.getLogger("atoll")
 
 ATTACKS_FOLDER = "attacks"
 ROWS, PICTURE, ABOUT = "rows.parquet", "pictures.png", "attack.json"
-FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
+FIGURES = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "mse": "MSE",
+    "identified": "identification rate",
+    "label_accuracy": "label accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class AttackRun:
     Attributes
     ----------
     directory : Path
-        Has ``rows.parquet``, ``pictures.png`` and ``attack.json``.
+        Has ``rows.parquet``, ``pictures.png``, ``attack.html`` and ``attack.json``.
     attacked : list[Attacked]
         One a victim.
 
@@ -83,6 +92,22 @@ class AttackRun:
     def means(self) -> dict[str, float | None]:
         """Return the mean of each figure over all images; None where it was not measured."""
         return {name: _mean([row[name] for row in self.rows]) for name in FIGURES}
+
+
+def plain_table_of(result: AttackRun) -> reports.Table:
+    """Return the metrics of an attack: mean, worst and best over all images."""
+    first = result.rows[0]
+    rows: list[list[reports.Cell]] = []
+    for name, title in FIGURES.items():
+        values = [float(row[name]) for row in result.rows if row[name] is not None]
+        if values:
+            rows.append([title, fmean(values), min(values), max(values)])
+    return reports.Table(
+        f"{first['attack']} on {len(result.rows)} images of {len(result.attacked)} updates",
+        ["metric", "mean", "least", "most"],
+        rows,
+        f"{first['threat']}; labels {first['label_source']}",
+    )
 
 
 def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
@@ -216,7 +241,7 @@ def run_attack(
             progress=progress,
         )
     result = AttackRun(directory, attacked)
-    _write(result, name, attack, seed)
+    _write(result, run_directory.resolve().name, name, attack, seed)
     return result
 
 
@@ -260,13 +285,23 @@ def _lpips(wanted: Path | bool) -> LPIPS | None:
         return None
 
 
-def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
+def _write(result: AttackRun, run: str, name: str, attack: Attack, seed: int) -> None:
     with replacing(result.directory / ROWS) as partial:
         pq.write_table(pa.Table.from_pylist(result.rows), partial)
     truth = torch.cat([attacked.victim.truth.images for attacked in result.attacked])
     images = torch.cat([attacked.images for attacked in result.attacked])
     with replacing(result.directory / PICTURE) as partial:
         save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
+    write_attack_report(
+        result.directory,
+        result.rows,
+        truth,
+        images,
+        run=run,
+        table=plain_table_of(result),
+        settings=attack.model_dump(mode="json"),
+        seed=seed,
+    )
     about = {
         "attack": name,
         "settings": attack.model_dump(mode="json"),
@@ -277,7 +312,7 @@ def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
             for attacked in result.attacked
         ],
         "means": result.means(),
-        "files": {PICTURE: RAW_CLIENT_DATA},
+        "files": {PICTURE: RAW_CLIENT_DATA, PAGE: RAW_CLIENT_DATA},
     }
     write_json(result.directory / ABOUT, about)
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from atoll.platform.attack_runs.attack_run import FIGURES, AttackRun
-from atoll.platform.reports import tables as reports
-
-TITLES = {
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "mse": "MSE",
-    "identified": "identification rate",
-    "label_accuracy": "label accuracy",
-}
+from atoll.platform.attack_runs.attack_run import AttackRun, plain_table_of
 
 
 class AttackProgress:
@@ -65,35 +54,9 @@ def table_of(result: AttackRun) -> Table:
     )
     for column in ("", "mean", "least", "most"):
         table.add_column(column, justify="left" if column == "" else "right")
-    for name in FIGURES:
-        values = [row[name] for row in rows if row[name] is not None]
-        if values:
-            table.add_row(TITLES[name], *map(_short, (result.means()[name], *_ends(values))))
+    for name, *figures in plain_table_of(result).rows:
+        table.add_row(str(name), *(f"{figure:.4g}" for figure in figures))
     return table
-
-
-def plain_table_of(result: AttackRun) -> reports.Table:
-    """Return the same for LaTeX and CSV."""
-    first = result.rows[0]
-    rows: list[list[reports.Cell]] = []
-    for name in FIGURES:
-        values = [row[name] for row in result.rows if row[name] is not None]
-        if values:
-            rows.append([TITLES[name], result.means()[name], *_ends(values)])
-    return reports.Table(
-        f"{first['attack']} on {len(result.rows)} images of {len(result.attacked)} updates",
-        ["metric", "mean", "least", "most"],
-        rows,
-        f"{first['threat']}; labels {first['label_source']}",
-    )
-
-
-def _ends(values: Sequence[Any]) -> tuple[float, float]:
-    return float(min(values)), float(max(values))
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _range(values: Sequence[int]) -> str:

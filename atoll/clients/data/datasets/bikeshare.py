@@ -7,15 +7,12 @@ Introduction to Statistical Learning with Applications in Python", 2023. The tar
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from atoll.clients.data.dataset import Decoded
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_files import find_file, read_rows
 from atoll.clients.data.tables.table_options import Name, TableOptions
-from atoll.clients.ranges import Seed
+from atoll.clients.ranges import Seed, Share
 from atoll.clients.settings import Section
 
 FILE = "Bikeshare.csv"
@@ -40,7 +37,7 @@ class BikeshareOptions(Section):
     """
 
     group: Name = "mnth"
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    test_fraction: Share = 0.2
     seed: Seed = 0
 
 

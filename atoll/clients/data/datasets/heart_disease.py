@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
 
 from atoll.clients.data.dataset import Decoded, Split
 from atoll.clients.data.inputs.table import NumberColumn, TableInputs
@@ -24,7 +23,7 @@ from atoll.clients.data.tables.cells import numbers_of, texts_of
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_files import TableRows, find_file, read_rows
 from atoll.clients.data.tables.table_options import TableOptions
-from atoll.clients.ranges import Seed
+from atoll.clients.ranges import Seed, Share
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError
 
@@ -65,7 +64,7 @@ class HeartDiseaseOptions(Section):
     """
 
     protocol: Literal["all", "flamby"] = "all"
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    test_fraction: Share = 0.2
     seed: Seed = 0
 
 

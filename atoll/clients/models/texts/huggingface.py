@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from atoll.clients.data.inputs.base import Inputs
-from atoll.clients.models.texts.tokens import as_tokens, masked_mean
+from atoll.clients.encoders import masked_mean
+from atoll.clients.models.texts.tokens import as_tokens
 from atoll.clients.tasks.next_token import NextToken
 from atoll.clients.tasks.task import Task
 from atoll.extras import OptionalModule

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.texts.minilm import minilm_file
-from atoll.clients.models.texts.tokens import as_tokens, masked_mean
+from atoll.clients.encoders import masked_mean
+from atoll.clients.models.texts.tokens import as_tokens
 from atoll.clients.models.texts.transformer import attention
 
 

@@ -101,12 +101,13 @@ def threats_of(rows: Sequence[Mapping[str, Any]], facts: ArenaFacts) -> list[lis
             name = f"{name} ({row['knowledge']})"
         found.setdefault((name, row["threat"]), (row["attack"], row["label_source"]))
     return [
-        [name, threat.partition(" (")[0] or threat, "; ".join(_in_words(threat, *more))]
+        [name, threat.partition(" (")[0] or threat, "; ".join(in_words(threat, *more))]
         for (name, threat), more in found.items()
     ]
 
 
-def _in_words(threat: str, method: str, label_source: str) -> Iterator[str]:
+def in_words(threat: str, method: str, label_source: str) -> Iterator[str]:
+    """Yield what an attacker has and knows, from the name of its threat model."""
     inside = re.search(r"\((.*)\)$", threat)
     named = inside[1].split(", ") if inside else []
     known = [Capability(name) for name in named if name in set(Capability)]
