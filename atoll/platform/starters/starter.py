@@ -45,6 +45,11 @@ STARTERS = {
         {EXPERIMENT: "domains.toml"},
         (*RUN, "atoll report runs/domains"),
     ),
+    "text": Starter(
+        "classification of texts: a client a shop",
+        {EXPERIMENT: "text.toml", "reviews.csv": "reviews.csv"},
+        (*RUN, "atoll report runs/text"),
+    ),
     "attack": Starter(
         "captured messages of a run, and the images that they reveal",
         {EXPERIMENT: "attack.toml"},
