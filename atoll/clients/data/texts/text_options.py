@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from atoll.clients.data.texts.tokenizers import CHARACTERS
-from atoll.clients.ranges import Seed
+from atoll.clients.ranges import Seed, Share
 from atoll.clients.settings import FilePath, Section
 from atoll.clients.tasks.regression import RegressionLoss
 
@@ -51,6 +51,6 @@ class TextOptions(Section):
     length: Annotated[int, Field(ge=2, le=100_000)] = 128
     task: Literal["auto", "classification", "regression"] = "auto"
     loss: RegressionLoss | None = None
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    test_fraction: Share = 0.2
     test_path: FilePath | None = None
     seed: Seed = 0
