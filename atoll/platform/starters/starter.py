@@ -50,6 +50,11 @@ STARTERS = {
         {EXPERIMENT: "tables.toml", "patients.csv": "patients.csv"},
         (*RUN, "atoll report runs/tables"),
     ),
+    "text": Starter(
+        "classification of texts: a client a shop",
+        {EXPERIMENT: "text.toml", "reviews.csv": "reviews.csv"},
+        (*RUN, "atoll report runs/text"),
+    ),
     "attack": Starter(
         "captured messages of a run, and the images that they reveal",
         {EXPERIMENT: "attack.toml"},
