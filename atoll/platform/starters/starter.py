@@ -45,6 +45,11 @@ STARTERS = {
         {EXPERIMENT: "domains.toml"},
         (*RUN, "atoll report runs/domains"),
     ),
+    "tables": Starter(
+        "a table of patients (CSV) to predict an outcome from, with a client a hospital",
+        {EXPERIMENT: "tables.toml", "patients.csv": "patients.csv"},
+        (*RUN, "atoll report runs/tables"),
+    ),
     "text": Starter(
         "classification of texts: a client a shop",
         {EXPERIMENT: "text.toml", "reviews.csv": "reviews.csv"},
