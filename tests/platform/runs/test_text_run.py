@@ -29,7 +29,7 @@ def _texts(folder: Path) -> Path:
     return path
 
 
-def _experiment(path: Path, workers: int) -> Experiment:
+def _experiment(path: Path, workers: int, vectorize: bool = False) -> Experiment:
     return Experiment.from_dict(
         {
             "run": {"rounds": 2, "seed": 3},
@@ -46,16 +46,22 @@ def _experiment(path: Path, workers: int) -> Experiment:
                 "heads": 2,
                 "adapters": {"rank": 2, "targets": ["qkv"]},
             },
-            "client": {"learning_rate": 0.1, "batch_size": 4},
+            "client": {"learning_rate": 0.1, "batch_size": 4, "vectorize": vectorize},
             "strategy": {"fraction_evaluate": 0.0},
             "ray": {"workers": workers, "chunk_size": 2},
         }
     )
 
 
-def test_what_trains_travels_with_the_same_bits(cluster: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_what_trains_travels_with_the_same_bits(
+    cluster: None, tmp_path: Path, vectorize: bool
+) -> None:
     path = _texts(tmp_path)
-    results = [run(_experiment(path, workers), out=tmp_path / str(workers)) for workers in (1, 2)]
+    results = [
+        run(_experiment(path, workers, vectorize), out=tmp_path / str(workers))
+        for workers in (1, 2)
+    ]
     one, two = (result.arrays for result in results)
     assert list(one) == list(two)
     assert all(np.array_equal(one[key].numpy(), two[key].numpy()) for key in one)
