@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment, load_experiment
     from atoll.platform.grid.grid_config import GridConfig
     from atoll.platform.grid.ray_grid import RayGrid
-    from atoll.platform.results.pixel_model import InputFormat, PixelModel, Predictions
+    from atoll.platform.results.models.pixel_model import InputFormat, PixelModel
+    from atoll.platform.results.models.predictions import Predictions
+    from atoll.platform.results.models.prepared_model import ModelFormat, PreparedModel
+    from atoll.platform.results.models.table_model import TableModel
+    from atoll.platform.results.models.token_model import TokenModel
     from atoll.platform.results.recorded_run import RecordedRun, open_run
     from atoll.platform.rounds.round_loop import run_rounds
     from atoll.platform.rounds.round_options import RoundOptions
@@ -60,9 +64,11 @@ __all__ = [
     "InputFormat",
     "InvalidExperimentError",
     "LabelsRun",
+    "ModelFormat",
     "Observer",
     "PixelModel",
     "Predictions",
+    "PreparedModel",
     "RayGrid",
     "RecordedRun",
     "RoundOptions",
@@ -72,6 +78,8 @@ __all__ = [
     "RunResult",
     "Sweep",
     "SweepResult",
+    "TableModel",
+    "TokenModel",
     "UnknownNameError",
     "UntrustedCodeError",
     "__version__",
@@ -113,7 +121,11 @@ _MODULES = {
     "atoll.platform.grid.ray_grid": ("RayGrid",),
     "atoll.platform.rounds.round_loop": ("run_rounds",),
     "atoll.platform.rounds.round_options": ("RoundOptions",),
-    "atoll.platform.results.pixel_model": ("InputFormat", "PixelModel", "Predictions"),
+    "atoll.platform.results.models.pixel_model": ("InputFormat", "PixelModel"),
+    "atoll.platform.results.models.predictions": ("Predictions",),
+    "atoll.platform.results.models.prepared_model": ("ModelFormat", "PreparedModel"),
+    "atoll.platform.results.models.table_model": ("TableModel",),
+    "atoll.platform.results.models.token_model": ("TokenModel",),
     "atoll.platform.results.recorded_run": ("RecordedRun", "open_run"),
     "atoll.platform.run_directory.checkpoint": ("parameters_sha256",),
     "atoll.platform.runs.federation_run": ("run", "resume"),

@@ -222,7 +222,8 @@ def export(
 
     torch: a program of torch.export (.pt2), which needs nothing of Atoll. safetensors: the
     tensors. onnx: needs pip install "atoll[export]". huggingface: config.json, model.safetensors,
-    preprocessor_config.json and a model card. Models take pixels in [0, 1].
+    preprocessor_config.json or tokenizer.json, and a model card; not of tables. Models take pixels
+    in [0, 1], stored rows (float64) or tokens.
 
     Example: atoll export runs/quickstart --to onnx --out lenet.onnx --round best
     """

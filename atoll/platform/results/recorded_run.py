@@ -20,17 +20,22 @@ from atoll.clients.arrays.travelling import frozen_sha256
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.client_statistics import fitted
 from atoll.clients.data.dataset import Dataset, Split
-from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.partitioning.domains import TestSets, test_sets
+from atoll.clients.data.texts.tokenizers import Tokenizer
 from atoll.clients.models.model_building import build_model, model_seed
+from atoll.clients.tasks.kinds import AnyTask
 from atoll.clients.tasks.task import Metrics
-from atoll.clients.training.evaluation import Evaluation, evaluate, metrics_by_domain
+from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.errors import DataUnavailableError, RunDirectoryError
 from atoll.files.reading import parse_json
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.results.kept_checkpoints import WhichRound, checkpoints_of, choose_round
-from atoll.platform.results.pixel_model import InputFormat, PixelModel, Predictions
+from atoll.platform.results.models.pixel_model import InputFormat
+from atoll.platform.results.models.predictions import Predictions
+from atoll.platform.results.models.prepared_model import ModelFormat, PreparedModel
+from atoll.platform.results.models.preparing import format_of, prepared
+from atoll.platform.results.models.token_model import find_tokenizer
 from atoll.platform.run_directory.identity import FROZEN, RunIdentity
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import (
@@ -171,16 +176,19 @@ class RecordedRun:
         return dataset
 
     @cached_property
-    def inputs(self) -> InputFormat:
-        """What its model is given: shape, normalisation and names of classes."""
+    def inputs(self) -> InputFormat | ModelFormat:
+        """What its model is given and predicts: of images an InputFormat."""
         partition = read_partition(self.directory)
-        inputs = None if partition is None else partition["inputs"]
-        if partition is None or inputs is None:
+        if partition is None or partition["inputs"] is None or partition["task"] is None:
             # Runs of earlier versions did not note it.
-            images, classes = self.dataset().images, self.dataset().classes
-        else:
-            images, classes = _images_of(inputs, self.directory), tuple(partition["classes"])
-        return InputFormat(images.image_shape, classes, images.mean, images.std)
+            dataset = self.dataset()
+            return format_of(dataset.inputs, dataset.task)
+        whole = json.dumps({key: partition[key] for key in ("inputs", "task")}).encode()
+        recorded = parse_json(whole, str(self.directory / PARTITION), _Recorded)
+        return format_of(recorded.inputs, recorded.task)
+
+    def _tokenizer(self) -> Tokenizer | None:
+        return find_tokenizer(self.dataset())
 
     def round_of(self, round: WhichRound) -> int:
         """Return the number of the "best" or "last" round, or of one whose model is there.
@@ -217,7 +225,7 @@ class RecordedRun:
 
     def model(
         self, round: WhichRound = "last", *, device: str | torch.device = "cpu"
-    ) -> PixelModel:
+    ) -> PreparedModel:
         """Return a round's global model, with its preprocessing, in evaluation mode.
 
         Parameters
@@ -229,8 +237,9 @@ class RecordedRun:
 
         Returns
         -------
-        PixelModel
-            A module that takes pixels in [0, 1], shape (n, channels, height, width).
+        PixelModel, TableModel or TokenModel
+            A module that takes pixels in [0, 1], shape (n, channels, height, width); stored rows
+            of a table, float64, shape (n, columns); or tokens, int64, shape (n, length).
 
         Raises
         ------
@@ -253,7 +262,7 @@ class RecordedRun:
                 "that was trained"
             ) from error
         try:
-            return PixelModel(network.to(device), inputs)
+            return prepared(network.to(device), inputs, self._tokenizer)
         except (RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())
             raise DataUnavailableError(
@@ -282,9 +291,11 @@ class RecordedRun:
 
         Parameters
         ----------
-        examples : NDArray, Tensor or Split
+        examples : NDArray, Tensor, Split, table or texts
             Images: bytes (0 to 255), or numbers from 0 to 1; tensors have the channels first,
-            arrays first or last.
+            arrays first or last. Rows: an Arrow or pandas table or a list of dicts, with the
+            columns' names and values as in the user's file; or stored rows. Texts: a list of str,
+            by the tokenizer in the data set's folder; or tokens.
         round, device
             As for :meth:`model`.
         """
@@ -303,19 +314,19 @@ class RecordedRun:
         ----------
         data : "test", Dataset or Split
             "test" is what the server evaluated on in the run; of another data set its test
-            split. Images are normalised as in training, whatever their own statistics.
+            split. Inputs are standardised as in training, whatever their own statistics.
         round, device
             As for :meth:`model`.
 
         Returns
         -------
         dict
-            ``accuracy``, ``loss``, ``per_class_accuracy``; with domains those of each.
+            The task's: ``accuracy``, ``loss``, ``rmse``, ...; with domains those of each.
 
         Raises
         ------
         DataUnavailableError
-            If the data cannot be had, or are of other images or classes.
+            If the data cannot be had, or have other inputs or another task.
         """
         model = self.model(round, device=device)
         if isinstance(data, str):
@@ -329,11 +340,7 @@ class RecordedRun:
                 model, dataset.test, test_sets(dataset, settings.held_out, settings.test_examples)
             )
         if isinstance(data, Dataset):
-            if len(data.classes) != len(self.inputs.classes):
-                raise DataUnavailableError(
-                    f"{data.directory}: has {len(data.classes)} classes; expected the "
-                    f"{len(self.inputs.classes)} of {self.directory}"
-                )
+            model.check_dataset(data)
             return _evaluated(model, data.test, test_sets(data, (), None))
         everything = torch.arange(len(data)).numpy()
         return _evaluated(model, data, TestSets(("",), (everything,), ("",)))
@@ -346,35 +353,12 @@ class RecordedRun:
             yield
 
 
-class _RecordedInputs(BaseModel):
+class _Recorded(BaseModel):
     inputs: AnyInputs
+    task: AnyTask
 
 
-def _images_of(recorded: dict[str, Any], directory: Path) -> ImageInputs:
-    """Return the recorded inputs of a run on images.
-
-    Raises
-    ------
-    RunDirectoryError
-        If they are no images, or not what a run writes.
-    """
-    whole = json.dumps({"inputs": recorded}).encode()
-    inputs = parse_json(whole, str(directory / PARTITION), _RecordedInputs).inputs
-    if isinstance(inputs, ImageInputs):
-        return inputs
-    raise RunDirectoryError(f"{directory}: is a run on {inputs.described}; expected one on images")
-
-
-def _evaluated(model: PixelModel, split: Split, sets: TestSets) -> Metrics:
-    channels, height, width = model.inputs.image_shape
-    if split.images.shape[1:] != (height, width, channels):
-        raise DataUnavailableError(
-            f"images are of shape {split.images.shape[1:]}; expected {(height, width, channels)} "
-            "(height, width, channels), as in training"
-        )
-    network: nn.Module = model.network
-    place = model.scale.device
-    done: list[Evaluation] = [
-        evaluate(network, model.inputs, split, indices, place) for indices in sets.indices
-    ]
+def _evaluated(model: PreparedModel, split: Split, sets: TestSets) -> Metrics:
+    model.check_split(split)
+    done = [evaluate(model.network, model.data, split, part, model.device) for part in sets.indices]
     return metrics_by_domain(sets, done)

@@ -11,14 +11,14 @@ from atoll.errors import RunDirectoryError
 from atoll.platform.results.exports import formats
 from atoll.platform.results.groups import metrics_in, values_of
 from atoll.platform.results.kept_checkpoints import WhichRound
-from atoll.platform.results.pixel_model import PixelModel
+from atoll.platform.results.models.prepared_model import PreparedModel
 from atoll.platform.results.recorded import read_one
 from atoll.platform.results.recorded_run import RecordedRun
 from atoll.platform.run_directory.checkpoint import parameters_sha256
 from atoll.platform.run_directory.run_files import read_config
 from atoll.registry import Registry
 
-Write = Callable[[PixelModel, Mapping[str, Any], Path], None]
+Write = Callable[[PreparedModel, Mapping[str, Any], Path], None]
 FORMATS: Registry[Write] = Registry(
     "format",
     {
@@ -66,10 +66,10 @@ def export_run(run: RecordedRun, to: str, out: Path, round: WhichRound = "last")
     return out
 
 
-def about(run: RecordedRun, model: PixelModel, server_round: int) -> dict[str, Any]:
+def about(run: RecordedRun, model: PreparedModel, server_round: int) -> dict[str, Any]:
     """Return what an exported model says of itself, as JSON can hold it."""
     config = tables_without_credentials(run.config.to_dict())
-    inputs, recorded = model.inputs, read_one(run.directory)
+    recorded = read_one(run.directory)
     metrics = {
         name: values[server_round]
         for name in metrics_in([recorded])
@@ -82,13 +82,10 @@ def about(run: RecordedRun, model: PixelModel, server_round: int) -> dict[str, A
         "round": server_round,
         "seed": config["run"]["seed"],
         "model": config["model"],
-        "image_shape": list(inputs.image_shape),
-        "classes": list(inputs.classes),
-        "preprocessing": {
-            "input": "pixels in [0, 1], float32, shape (n, channels, height, width)",
-            "mean": list(inputs.mean),
-            "std": list(inputs.std),
-        },
+        "inputs": model.data_inputs.model_dump(mode="json"),
+        "task": model.task.model_dump(mode="json"),
+        "classes": list(model.task.class_names),
+        **model.described(),
         "data": {"dataset": config["data"]["dataset"], "clients": config["data"]["clients"]},
         "data_sha256": None if identity is None else identity.data.get(config["data"]["dataset"]),
         "strategy": config["strategy"]["name"],

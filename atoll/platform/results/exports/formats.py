@@ -20,7 +20,9 @@ from atoll.extras import require
 from atoll.files.atomic import replacing
 from atoll.lazy import LazyModule
 from atoll.platform.results.exports.model_card import model_card
-from atoll.platform.results.pixel_model import PixelModel
+from atoll.platform.results.models.pixel_model import PixelModel
+from atoll.platform.results.models.prepared_model import PreparedModel
+from atoll.platform.results.models.token_model import TokenModel
 
 onnx = LazyModule("onnx")
 
@@ -30,59 +32,74 @@ ONNX_PACKAGES = ("onnx", "onnxscript")
 EXAMPLES = 2
 
 
-def write_torch(model: PixelModel, about: Mapping[str, Any], out: Path) -> None:
+def write_torch(model: PreparedModel, about: Mapping[str, Any], out: Path) -> None:
     """Write a program of ``torch.export``; ``torch.export.load(path).module()`` is the model."""
     with _traced(model):
-        dynamic = {"pixels": {0: torch.export.Dim("examples", min=1)}}
-        program = torch.export.export(model, (_example(model),), dynamic_shapes=dynamic)
+        program = torch.export.export(
+            model, (model.example(EXAMPLES),), dynamic_shapes=_dynamic_shapes()
+        )
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(about)})
+    files = {ABOUT: json.dumps(about), **model.files()}
+    torch.export.save(program, buffer, extra_files=files)
     with replacing(out) as partial:
         partial.write_bytes(buffer.getvalue())
 
 
-def write_safetensors(model: PixelModel, about: Mapping[str, Any], out: Path) -> None:
-    """Write the network's tensors under their own names, and mean and std beside them."""
+def write_safetensors(model: PreparedModel, about: Mapping[str, Any], out: Path) -> None:
+    """Write the network's tensors under their own names, and the preprocessing beside them."""
+    tensors = _tensors(model)
+    for name, tensor in model.preprocessing_tensors().items():
+        tensors[f"preprocessing.{name}"] = tensor.cpu().clone()
     with replacing(out) as partial:
-        save_file(_tensors(model), partial, metadata=texts(about))
+        save_file(tensors, partial, metadata=texts(about) | model.files())
 
 
-def write_onnx(model: PixelModel, about: Mapping[str, Any], out: Path) -> None:
-    """Write an ONNX model: ``pixels`` (n, channels, height, width) in [0, 1] to ``logits``."""
+def write_onnx(model: PreparedModel, about: Mapping[str, Any], out: Path) -> None:
+    """Write an ONNX model: what the model takes and gives, by name, for any n."""
     require(*ONNX_PACKAGES, what="--to onnx")
     with _traced(model), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         program = torch.onnx.export(
             model,
-            (_example(model),),
+            (model.example(EXAMPLES),),
             dynamo=True,
-            input_names=["pixels"],
-            output_names=["logits"],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("examples", min=1)}},
+            input_names=[model.input_name],
+            output_names=[model.output_name],
+            dynamic_shapes=_dynamic_shapes(),
             verbose=False,
         )
     if program is None:
         raise InvalidExperimentError("--to onnx: PyTorch's exporter gave nothing; expected a model")
     proto = program.model_proto
-    for key, value in texts(about).items():
+    for key, value in (texts(about) | model.files()).items():
         proto.metadata_props.add(key=key, value=value)
     with replacing(out) as partial:
         partial.write_bytes(proto.SerializeToString())
 
 
-def write_huggingface(model: PixelModel, about: Mapping[str, Any], out: Path) -> None:
+def write_huggingface(model: PreparedModel, about: Mapping[str, Any], out: Path) -> None:
     """Write a folder as ``save_pretrained`` leaves one; nothing is sent to a hub."""
+    config = _config(model, about)
+    if isinstance(model, PixelModel) and model.inputs.other_task is None:
+        tables = {
+            "config.json": config | _image_config(model),
+            "preprocessor_config.json": _preprocessor(model),
+        }
+    elif isinstance(model, TokenModel):
+        tables = {"config.json": config | _token_config(model)}
+    else:
+        raise InvalidExperimentError(
+            f"--to huggingface: the run is a {model.task.kind} of {model.data_inputs.described}; "
+            "expected a classification of images or a run on texts, or --to safetensors"
+        )
+    files = {"README.md": model_card(about), **model.files()}
+    files |= {name: json.dumps(table, indent=2) + "\n" for name, table in tables.items()}
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        tensors = {k: v for k, v in _tensors(model).items() if not k.startswith("preprocessing.")}
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        for name, table in (
-            ("config.json", _config(model, about)),
-            ("preprocessor_config.json", _preprocessor(model)),
-        ):
-            (partial / name).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(model_card(about), encoding="utf-8")
+        save_file(_tensors(model), partial / "model.safetensors", metadata={"format": "pt"})
+        for name, content in files.items():
+            (partial / name).write_text(content, encoding="utf-8")
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,21 +110,19 @@ def texts(about: Mapping[str, Any]) -> dict[str, str]:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
 
 
-def _example(model: PixelModel) -> torch.Tensor:
-    return torch.full((EXAMPLES, *model.inputs.image_shape), 0.5)
+def _dynamic_shapes() -> tuple[dict[int, Any]]:
+    """Return which dimensions of the input vary: the number of examples."""
+    return ({0: torch.export.Dim("examples", min=1)},)
 
 
-def _tensors(model: PixelModel) -> dict[str, torch.Tensor]:
-    """Return the network's tensors, each with memory of its own, and its normalisation."""
+def _tensors(model: PreparedModel) -> dict[str, torch.Tensor]:
+    """Return the network's tensors, each with memory of its own."""
     state = model.network.state_dict()
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    for name, values in (("mean", model.inputs.mean), ("std", model.inputs.std)):
-        tensors[f"preprocessing.{name}"] = torch.tensor(values)
-    return tensors
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
 
 @contextlib.contextmanager
-def _traced(model: PixelModel) -> Iterator[None]:
+def _traced(model: PreparedModel) -> Iterator[None]:
     """Turn what goes wrong in PyTorch's exporters into an error of one line."""
     try:
         with warnings.catch_warnings():
@@ -141,19 +156,32 @@ def _quiet(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _config(model: PixelModel, about: Mapping[str, Any]) -> dict[str, Any]:
+def _config(model: PreparedModel, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``config.json``: what Hugging Face's tools show, and what Atoll builds it from."""
-    channels, height, width = model.inputs.image_shape
+    names = model.task.class_names
     return {
         "model_type": "atoll",
         "architectures": [type(model.network).__name__],
         "torch_dtype": str(next(model.network.parameters()).dtype).removeprefix("torch."),
-        "num_channels": channels,
-        "image_size": height if height == width else [height, width],
-        "num_labels": len(model.inputs.classes),
-        "id2label": {str(place): name for place, name in enumerate(model.inputs.classes)},
-        "label2id": {name: place for place, name in enumerate(model.inputs.classes)},
+        "num_labels": model.task.outputs,
+        "id2label": {str(place): name for place, name in enumerate(names)},
+        "label2id": {name: place for place, name in enumerate(names)},
         "atoll": dict(about),
+    }
+
+
+def _image_config(model: PixelModel) -> dict[str, Any]:
+    channels, height, width = model.inputs.image_shape
+    size = height if height == width else [height, width]
+    return {"num_channels": channels, "image_size": size}
+
+
+def _token_config(model: TokenModel) -> dict[str, Any]:
+    inputs = model.tokens
+    return {
+        "vocab_size": inputs.vocabulary,
+        "max_position_embeddings": inputs.length,
+        "pad_token_id": inputs.padding,
     }
 
 

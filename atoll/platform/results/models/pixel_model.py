@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from atoll.clients.data.dataset import Split
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.tasks.classification import Classification
-from atoll.clients.tasks.losses import is_sigmoid, predictions_of, probabilities_of
-from atoll.clients.training.evaluation import batch_of
+from atoll.clients.tasks.kinds import AnyTask
 from atoll.errors import DataUnavailableError
+from atoll.platform.results.models.prepared_model import PreparedModel
 
 # A deviation of a channel that is the same everywhere; as training has it.
 LEAST_DEVIATION = 1e-6
@@ -36,6 +36,8 @@ class InputFormat:
         Names of the labels.
     mean, std : tuple[float, ...]
         Per channel, in units of [0, 1]: what images are normalised by.
+    other_task : Task or None
+        What is predicted, where it is not one of the classes.
 
     Examples
     --------
@@ -48,6 +50,13 @@ class InputFormat:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    other_task: AnyTask | None = None
+
+    @classmethod
+    def of(cls, inputs: ImageInputs, task: AnyTask) -> InputFormat:
+        """Return the format of images with any task."""
+        other = None if isinstance(task, Classification) else task
+        return cls(inputs.image_shape, task.class_names, inputs.mean, inputs.std, other)
 
     @property
     def inputs(self) -> ImageInputs:
@@ -55,31 +64,12 @@ class InputFormat:
         return ImageInputs(image_shape=self.image_shape, mean=self.mean, std=self.std)
 
     @property
-    def task(self) -> Classification:
-        """The classification into the classes."""
-        return Classification(classes=self.classes)
+    def task(self) -> AnyTask:
+        """What is predicted: one of the classes, or ``other_task``."""
+        return self.other_task or Classification(classes=self.classes)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of examples.
-
-    Attributes
-    ----------
-    labels : NDArray[int64]
-        The most probable class of each example, shape (n,).
-    names : list[str]
-        The names of these classes.
-    probabilities : NDArray[float32]
-        Shape (n, classes).
-    """
-
-    labels: NDArray[np.int64]
-    names: list[str]
-    probabilities: NDArray[np.float32]
-
-
-class PixelModel(nn.Module):
+class PixelModel(PreparedModel):
     """A run's network behind its normalisation.
 
     Parameters
@@ -109,19 +99,19 @@ class PixelModel(nn.Module):
     (torch.Size([3, 2]), False)
     """
 
+    input_name = "pixels"
+    output_name = "logits"
     scale: Tensor
     shift: Tensor
 
     def __init__(self, network: nn.Module, inputs: InputFormat) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, inputs)
         self.inputs = inputs
         mean = torch.tensor(inputs.mean, dtype=torch.float64).view(1, -1, 1, 1)
         std = torch.tensor(inputs.std, dtype=torch.float64).view(1, -1, 1, 1)
         std = std.clamp_min(LEAST_DEVIATION)
-        device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.register_buffer("scale", (1 / std).float().to(device))
-        self.register_buffer("shift", (-mean / std).float().to(device))
+        self.register_buffer("scale", (1 / std).float().to(self.device))
+        self.register_buffer("shift", (-mean / std).float().to(self.device))
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -129,20 +119,37 @@ class PixelModel(nn.Module):
         logits: Tensor = self.network(pixels * self.scale + self.shift)
         return logits
 
-    def predict(self, examples: Any) -> Predictions:
-        """Return the classes of examples; what they may be is said by :func:`pixels_of`."""
-        pixels = pixels_of(examples, self.inputs)
-        with torch.no_grad():
-            batches = torch.split(pixels, batch_of(self.inputs.inputs))
-            parts = [self(batch.to(self.scale.device)).cpu() for batch in batches if len(batch)]
-        logits = torch.cat(parts) if parts else torch.zeros(0, len(self.inputs.classes))
-        probabilities = probabilities_of(logits.float())
-        if is_sigmoid(logits):
-            probabilities = torch.cat([1 - probabilities, probabilities], -1)
-        labels = predictions_of(logits).numpy()
-        return Predictions(
-            labels, [self.inputs.classes[label] for label in labels], probabilities.numpy()
-        )
+    def tensor_of(self, examples: Any) -> Tensor:
+        """Return pixels in [0, 1]; what examples may be is said by :func:`pixels_of`."""
+        return pixels_of(examples, self.inputs)
+
+    def example(self, count: int) -> Tensor:
+        """Return grey images."""
+        return torch.full((count, *self.inputs.image_shape), 0.5)
+
+    def described(self) -> dict[str, Any]:
+        """Return the shape of the images, and how they are normalised."""
+        return {
+            "image_shape": list(self.inputs.image_shape),
+            "preprocessing": {
+                "input": "pixels in [0, 1], float32, shape (n, channels, height, width)",
+                "mean": list(self.inputs.mean),
+                "std": list(self.inputs.std),
+            },
+        }
+
+    def preprocessing_tensors(self) -> dict[str, Tensor]:
+        """Return mean and standard deviation by channel."""
+        return {"mean": torch.tensor(self.inputs.mean), "std": torch.tensor(self.inputs.std)}
+
+    def check_split(self, split: Split) -> None:
+        """Refuse images of another shape."""
+        expected, found = self.inputs.inputs.stored_shape, split.inputs.shape[1:]
+        if found != expected:
+            raise DataUnavailableError(
+                f"images are of shape {found}; expected {expected} (height, width, channels), as "
+                "in training"
+            )
 
 
 def pixels_of(examples: Any, inputs: InputFormat) -> Tensor:
