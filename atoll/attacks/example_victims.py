@@ -98,10 +98,8 @@ def example_victim(
             dataset=digits.name,
             model=model,
             client=client,
-            image_shape=digits.image_shape,
-            classes=digits.classes,
-            mean=digits.mean,
-            std=digits.std,
+            inputs=digits.inputs,
+            task=digits.task,
             num_rounds=1,
         ),
         sent=Content(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from atoll.registry import Registry
@@ -31,3 +32,6 @@ ATTACKS: Registry[type[Attack]] = Registry(
 
 # Attacks whose results depend little or not at all on the update: what others are compared with.
 BASELINES = frozenset({"random-image", "class-mean", "generator-sample"})
+
+# Attacks by the kind of examples that they reconstruct, where these are no images.
+ON_KINDS: Mapping[str, tuple[str, ...]] = {}

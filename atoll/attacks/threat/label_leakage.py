@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from atoll.attacks.captures.capture import Capture, Content
 from atoll.attacks.threat.image_space import ImageSpace
 from atoll.attacks.threat.labels import counts_of_head, whole_numbers
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.models.head import find_head
 from atoll.clients.models.model_building import build_model
 from atoll.clients.moments.head_statistics import HeadGradient, HessianDiagonal
@@ -124,7 +125,8 @@ def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[Leaked
 
 def _mean_probability(model: nn.Module, capture: Capture, public: Tensor) -> Tensor:
     info = capture.federation
-    images = ImageSpace(info.image_shape, info.mean, info.std).normalize(public)
+    assert isinstance(info.inputs, ImageInputs)
+    images = ImageSpace.of(info.inputs).normalize(public)
     with torch.no_grad():
         return torch.softmax(model.eval()(images).double(), 1).mean(0)
 
@@ -162,7 +164,7 @@ def _as_matrix(values: Tensor, head: nn.Linear) -> Tensor:
 
 def _model_of(capture: Capture) -> tuple[nn.Module, nn.Linear]:
     info = capture.federation
-    model = build_model(info.model, info.image_shape, len(info.classes), 0)
+    model = build_model(info.model, info.inputs, info.task, 0)
     model.load_state_dict(dict(capture.broadcast))
     head = find_head(model.requires_grad_(False))
     if not isinstance(head, nn.Linear) or head.bias is None:

@@ -18,6 +18,7 @@ from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
 from atoll.attacks.defenses.adaptive import mimic_of
+from atoll.attacks.metrics.kinds import METRICS
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.picture import save_picture
 from atoll.attacks.threat.victim_model import BatchNormMode
@@ -26,14 +27,17 @@ from atoll.attacks.victims import (
     References,
     Victim,
     attack_victims,
+    examples_of,
     observe_victims,
     read_victims,
     references_of,
 )
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
+from atoll.platform.attack_runs.reconstructed_cells import reconstructed_cells
 from atoll.platform.config.experiment import parse_value
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
@@ -44,7 +48,8 @@ logger = logging.getLogger("atoll")
 
 ATTACKS_FOLDER = "attacks"
 ROWS, PICTURE, ABOUT = "rows.parquet", "pictures.png", "attack.json"
-FIGURES = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
+# What is written in the place of a picture where examples are no images.
+CELLS = "reconstructions.parquet"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class AttackRun:
     Attributes
     ----------
     directory : Path
-        Has ``rows.parquet``, ``pictures.png`` and ``attack.json``.
+        Has ``rows.parquet``, ``attack.json``, and ``pictures.png`` of images, or
+        ``reconstructions.parquet`` of rows of a table and tokens.
     attacked : list[Attacked]
         One a victim.
 
@@ -76,12 +82,14 @@ class AttackRun:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One an image."""
+        """One an example."""
         return [row for attacked in self.attacked for row in attacked.rows]
 
     def means(self) -> dict[str, float | None]:
-        """Return the mean of each figure over all images; None where it was not measured."""
-        return {name: _mean([row[name] for row in self.rows]) for name in FIGURES}
+        """Return the mean of each figure over all examples; None where it was not measured."""
+        rows = self.rows
+        names = [name for name in METRICS if name in rows[0]]
+        return {name: _mean([row[name] for row in rows]) for name in names}
 
 
 def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def run_attack(
     own = [name, *references_in(settings or {})]
     with admitted(uses, run_directory, ask, also=own):
         references = references_of(dataset_of(run_directory))
-        _check_images(run_directory, references, known)
+        _check_examples(run_directory, references, known)
         observations = observe_victims(
             known,
             attack,
@@ -234,14 +242,15 @@ def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:
     return list(dict.fromkeys(found))
 
 
-def _check_images(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
-    """Refuse a configuration of other images than the captures are of."""
+def _check_examples(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
+    """Refuse a configuration of other examples than the captures are of."""
     expected = tuple(references.candidates.shape[1:])
     for victim in victims:
-        found = victim.capture.federation.image_shape
+        found = tuple(examples_of(victim).shape[1:])
         if found != expected:
+            kind = victim.capture.federation.inputs.kind
             raise CaptureError(
-                f"{victim.capture.directory}: is of images of shape {found}, and the data set of "
+                f"{victim.capture.directory}: is of {kind} of shape {found}, and the data set of "
                 f"{run_directory / CONFIG} has {expected}; expected the same"
             )
 
@@ -261,10 +270,6 @@ def _lpips(wanted: Path | bool) -> LPIPS | None:
 def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
     with replacing(result.directory / ROWS) as partial:
         pq.write_table(pa.Table.from_pylist(result.rows), partial)
-    truth = torch.cat([attacked.victim.truth.images for attacked in result.attacked])
-    images = torch.cat([attacked.images for attacked in result.attacked])
-    with replacing(result.directory / PICTURE) as partial:
-        save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
     about = {
         "attack": name,
         "settings": attack.model_dump(mode="json"),
@@ -275,9 +280,24 @@ def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
             for attacked in result.attacked
         ],
         "means": result.means(),
-        "files": {PICTURE: RAW_CLIENT_DATA},
+        "files": {_write_reconstructions(result): RAW_CLIENT_DATA},
     }
     write_json(result.directory / ABOUT, about)
+
+
+def _write_reconstructions(result: AttackRun) -> str:
+    """Write the reconstructions beside the truths, as a picture or a table; return its name."""
+    inputs = result.attacked[0].victim.capture.federation.inputs
+    if isinstance(inputs, ImageInputs):
+        truth = torch.cat([attacked.truth for attacked in result.attacked])
+        images = torch.cat([attacked.images for attacked in result.attacked])
+        with replacing(result.directory / PICTURE) as partial:
+            save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
+        return PICTURE
+    rows = [row for attacked in result.attacked for row in reconstructed_cells(attacked)]
+    with replacing(result.directory / CELLS) as partial:
+        pq.write_table(pa.Table.from_pylist(rows), partial)
+    return CELLS
 
 
 def _mean(values: Sequence[float | bool | None]) -> float | None:

@@ -9,17 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from atoll.platform.attack_runs.attack_run import FIGURES, AttackRun
+from atoll.attacks.metrics.kinds import NOUNS, TITLES, kind_of
+from atoll.platform.attack_runs.attack_run import AttackRun
 from atoll.platform.reports import tables as reports
-
-TITLES = {
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "mse": "MSE",
-    "identified": "identification rate",
-    "label_accuracy": "label accuracy",
-}
 
 
 class AttackProgress:
@@ -50,11 +42,11 @@ class AttackProgress:
 
 
 def table_of(result: AttackRun) -> Table:
-    """Return the metrics of an attack: mean, worst and best over all images."""
+    """Return the metrics of an attack: mean, worst and best over all examples."""
     rows = result.rows
     first = rows[0]
     table = Table(
-        title=f"{first['attack']} on {len(rows)} images of {len(result.attacked)} updates",
+        title=_title(result),
         caption=(
             f"{first['threat']}; labels {first['label_source']}; batches of "
             f"{_range([row['images'] for row in rows])}; model {first['model']}, BatchNorm "
@@ -65,7 +57,7 @@ def table_of(result: AttackRun) -> Table:
     )
     for column in ("", "mean", "least", "most"):
         table.add_column(column, justify="left" if column == "" else "right")
-    for name in FIGURES:
+    for name in result.means():
         values = [row[name] for row in rows if row[name] is not None]
         if values:
             table.add_row(TITLES[name], *map(_short, (result.means()[name], *_ends(values))))
@@ -76,16 +68,22 @@ def plain_table_of(result: AttackRun) -> reports.Table:
     """Return the same for LaTeX and CSV."""
     first = result.rows[0]
     rows: list[list[reports.Cell]] = []
-    for name in FIGURES:
+    for name in result.means():
         values = [row[name] for row in result.rows if row[name] is not None]
         if values:
             rows.append([TITLES[name], result.means()[name], *_ends(values)])
     return reports.Table(
-        f"{first['attack']} on {len(result.rows)} images of {len(result.attacked)} updates",
+        _title(result),
         ["metric", "mean", "least", "most"],
         rows,
         f"{first['threat']}; labels {first['label_source']}",
     )
+
+
+def _title(result: AttackRun) -> str:
+    rows = result.rows
+    noun = NOUNS[kind_of(rows[0])]
+    return f"{rows[0]['attack']} on {len(rows)} {noun} of {len(result.attacked)} updates"
 
 
 def _ends(values: Sequence[Any]) -> tuple[float, float]:

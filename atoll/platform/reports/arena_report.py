@@ -17,6 +17,7 @@ from torch import Tensor
 
 from atoll.attacks.arena.arena_summary import Cell, Pair, cells_of, pairs_of
 from atoll.attacks.arena.paired_tests import Interval
+from atoll.attacks.metrics.kinds import DIGITS, MAIN, METRICS, NOUNS, TITLES, kind_of
 from atoll.attacks.metrics.picture import save_picture
 from atoll.files.atomic import write_text
 from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
@@ -25,8 +26,8 @@ from atoll.platform.reports.page import render
 
 REPORT, PAGE, PICTURES = "report", "index.html", "pictures"
 
-# What the frontiers show, by the rows' names of it.
-LEAKAGE = {"psnr": "PSNR (dB)", "identified": "share of images identified"}
+# What the tables show of each metric: shares of victims' examples in percent, others as they are.
+IN_PERCENT = ("identified", "label_accuracy")
 
 Images = Mapping[str, "tuple[Tensor, Tensor] | None"]
 
@@ -53,16 +54,21 @@ def write_arena_report(
         The page.
     """
     cells = cells_of(rows)
+    kind = kind_of(rows[0]) if rows else "images"
+    measured = [name for name in METRICS if any(name in cell.metrics for cell in cells)]
     page = render(
         "arena.html.jinja",
         kind="Atoll arena",
-        figures=_figures(cells),
+        figures=_figures(cells, kind),
+        noun=NOUNS[kind],
+        main=TITLES[MAIN[kind]],
+        measured=[TITLES[name] for name in measured],
         title=directory.resolve().name,
         victims=len(
             {(r["setting"], r["defense"], r["seed"], r["round"], r["node_id"]) for r in rows}
         ),
         images=len({(r["key"], r["image"]) for r in rows}),
-        cells=[list(_cell_row(cell).values()) for cell in cells],
+        cells=[_cell_row(cell, measured) for cell in cells],
         pairs=[list(_pair_row(pair).values()) for pair in pairs_of(rows, baseline)],
         pictures=_draw_pictures(directory / REPORT / PICTURES, rows, images),
     )
@@ -70,11 +76,13 @@ def write_arena_report(
     return directory / REPORT / PAGE
 
 
-def _figures(cells: Sequence[Cell]) -> list[tuple[str, Figure]]:
+def _figures(cells: Sequence[Cell], kind: str) -> list[tuple[str, Figure]]:
+    main = MAIN[kind]
+    leakage = {main: TITLES[main], "identified": f"share of {NOUNS[kind]} identified"}
     figures: list[tuple[str, Figure]] = []
     for setting in dict.fromkeys(cell.setting for cell in cells):
         own = [cell for cell in cells if cell.setting == setting]
-        for metric, title in LEAKAGE.items():
+        for metric, title in leakage.items():
             frontier_figure = frontier(own, metric, title)
             if frontier_figure is not None:
                 figures.append(
@@ -85,33 +93,32 @@ def _figures(cells: Sequence[Cell]) -> list[tuple[str, Figure]]:
                 )
         for server_round in dict.fromkeys(cell.server_round for cell in own):
             of_round = [cell for cell in own if cell.server_round == server_round]
-            title = f"Mean PSNR by attack and defense, {setting}, round {server_round}"
-            figures.append((title, heat_map(of_round)))
+            title = f"Mean {TITLES[main]} by attack and defense, {setting}, round {server_round}"
+            figures.append((title, heat_map(of_round, main)))
     return figures
 
 
-def _cell_row(cell: Cell) -> dict[str, str]:
-    metrics = {
-        name: _with_interval(cell.metrics[name], digits) if name in cell.metrics else "-"
-        for name, digits in (("psnr", 1), ("ssim", 3), ("lpips", 3), ("mse", 4))
-    }
-    shares = {
-        name: f"{100 * cell.metrics[name].mean:.0f} %" if name in cell.metrics else "-"
-        for name in ("identified", "label_accuracy")
-    }
-    return {
-        "setting": cell.setting,
-        "round": str(cell.server_round),
-        "attack": attacker_of(cell),
-        "defense": cell.defense,
-        **metrics,
-        **shares,
-        "labels": cell.label_source,
-        "threat": cell.threat,
-        "victims": str(cell.metrics["psnr"].count),
-        "images": str(cell.images),
-        "accuracy": "-" if cell.accuracy is None else f"{cell.accuracy.mean:.4f}",
-    }
+def _cell_row(cell: Cell, measured: Sequence[str]) -> list[str]:
+    return [
+        cell.setting,
+        str(cell.server_round),
+        attacker_of(cell),
+        cell.defense,
+        *(_shown(cell.metrics.get(name), name) for name in measured),
+        cell.label_source,
+        cell.threat,
+        str(cell.metrics[cell.main_metric].count),
+        str(cell.images),
+        "-" if cell.accuracy is None else f"{cell.accuracy.mean:.4f}",
+    ]
+
+
+def _shown(interval: Interval | None, metric: str) -> str:
+    if interval is None:
+        return "-"
+    if metric in IN_PERCENT:
+        return f"{100 * interval.mean:.0f} %"
+    return _with_interval(interval, DIGITS[metric])
 
 
 def _pair_row(pair: Pair) -> dict[str, str]:
@@ -147,7 +154,7 @@ def _draw_pictures(
         keys = grouped.setdefault((*name, row["knowledge"]), [])
         if row["key"] not in keys and images.get(row["key"]) is not None:
             keys.append(row["key"])
-    scores = {(row["key"], row["image"]): row["psnr"] for row in rows}
+    scores = {(row["key"], row["image"]): row["psnr"] for row in rows if "psnr" in row}
     pictures = []
     for place, (names, keys) in enumerate(grouped.items()):
         found = [both for key in keys if (both := images[key]) is not None]
