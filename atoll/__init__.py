@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from atoll.platform.rounds.round_loop import run_rounds
     from atoll.platform.rounds.round_options import RoundOptions
     from atoll.platform.run_directory.checkpoint import parameters_sha256
-    from atoll.platform.runs.federation_run import RunResult, resume, run
+    from atoll.platform.runs.federation_run import resume, run
     from atoll.platform.runs.layerwise.network_arrays import network_arrays
+    from atoll.platform.runs.run_result import RunResult
     from atoll.platform.sweeps.sweep import SweepResult, run_sweep
     from atoll.platform.sweeps.sweep_plan import Sweep, load_sweep
     from atoll.trust import CodeUse
@@ -115,8 +116,9 @@ _MODULES = {
     "atoll.platform.results.pixel_model": ("InputFormat", "PixelModel", "Predictions"),
     "atoll.platform.results.recorded_run": ("RecordedRun", "open_run"),
     "atoll.platform.run_directory.checkpoint": ("parameters_sha256",),
-    "atoll.platform.runs.federation_run": ("RunResult", "run", "resume"),
+    "atoll.platform.runs.federation_run": ("run", "resume"),
     "atoll.platform.runs.layerwise.network_arrays": ("network_arrays",),
+    "atoll.platform.runs.run_result": ("RunResult",),
     "atoll.platform.sweeps.sweep": ("SweepResult", "run_sweep"),
     "atoll.platform.sweeps.sweep_plan": ("Sweep", "load_sweep"),
     "atoll.trust": ("CodeUse",),

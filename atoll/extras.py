@@ -21,8 +21,12 @@ EXTRAS = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "opacus": "dp",
+    "peft": "transformers",
     "scipy": "attacks",
     "tensorboardX": "tensorboard",
+    "tokenizers": "transformers",
+    "transformers": "transformers",
+    "wandb": "wandb",
     "yaml": "cluster",
 }
 

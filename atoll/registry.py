@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, UnknownNameError
+from atoll.main_module import MAIN
 from atoll.trust import check_import, register
 
 T = TypeVar("T")
@@ -116,7 +117,9 @@ def import_attribute(reference: str, key: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
+            hint = "; expected the script or notebook that defines it" * (module_name == MAIN)
             raise InvalidExperimentError(
-                f"{key} = {reference!r}: module {module_name!r} has no attribute {attribute!r}"
+                f"{key} = {reference!r}: module {module_name!r} has no attribute "
+                f"{attribute!r}{hint}"
             ) from error
     return found

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from atoll.main_module import MAIN, main_hashes
 from atoll.trust import locate
 
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -39,12 +40,13 @@ def source_hashes(references: Iterable[str]) -> dict[str, str]:
     ----------
     references : Iterable[str]
         ``module:attribute``; their modules can be imported. Modules of Atoll's, and such as have
-        no source, are left out.
+        no source, are left out. Of ``__main__`` each reference has a hash of its own.
     """
     found: dict[str, Path] = {}
+    references = list(references)
     for reference in references:
         name = reference.partition(":")[0]
-        if name.partition(".")[0] == "atoll":
+        if name.partition(".")[0] in ("atoll", MAIN):
             continue
         path = _source_of(name)
         if path is not None:
@@ -52,7 +54,8 @@ def source_hashes(references: Iterable[str]) -> dict[str, str]:
             root = path.parents[name.count(".") + is_package]
             _follow(name, root, found)
             found[name] = path
-    return {name: hashlib.sha256(found[name].read_bytes()).hexdigest() for name in sorted(found)}
+    hashes = {n: hashlib.sha256(found[n].read_bytes()).hexdigest() for n in sorted(found)}
+    return {**hashes, **main_hashes(references)}
 
 
 def _source_of(name: str) -> Path | None:

@@ -106,7 +106,7 @@ NEED_A_RUN = {
     "run_sweep",
 }
 # Their examples are shown and not run: they fetch weights, or read what a run has recorded.
-NEED_FILES = {"LPIPS", "leaked_labels"}
+NEED_FILES = {"LPIPS", "leaked_labels", "tokenizer_of"}
 # Objects that Atoll makes and a user reads. What returns them has the example.
 RETURNED = {
     "Arena": "load_arena",

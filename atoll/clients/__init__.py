@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         partition_dataset,
     )
     from atoll.clients.data.partitioning.partitioners import PARTITIONERS
+    from atoll.clients.data.texts.tokenizers import tokenizer_of
     from atoll.clients.data.user_data.loaded_data import LoadedData
     from atoll.clients.models import MODELS
     from atoll.clients.models.head import ModelSizes, SplitModel
@@ -136,6 +137,7 @@ __all__ = [
     "noprop_fm",
     "partition_dataset",
     "to_tensor",
+    "tokenizer_of",
     "train",
 ]
 
@@ -157,6 +159,7 @@ _MODULES = {
     "atoll.clients.data.inputs.images": ("ImageInputs",),
     "atoll.clients.data.inputs.table": ("CategoryColumn", "NumberColumn", "TableInputs"),
     "atoll.clients.data.inputs.tokens": ("TokenInputs",),
+    "atoll.clients.data.texts.tokenizers": ("tokenizer_of",),
     "atoll.clients.data.user_data.loaded_data": ("LoadedData",),
     "atoll.clients.models": ("MODELS",),
     "atoll.clients.models.model_building": ("build_model",),

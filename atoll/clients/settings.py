@@ -19,11 +19,13 @@ from atoll.clients.ranges import (
     Examples,
     Megabytes,
     Norm,
+    Positive,
     Rate,
     Rounds,
     Seconds,
     Steps,
     Weight,
+    Width,
 )
 
 
@@ -109,8 +111,13 @@ class DataSettings(Section):
     dataset : str
         A registered data set, or ``module:callable`` that returns one.
     path : Path or None
-        A folder with the data set's files; nothing else is tried then. A callable is given it as
-        its argument ``path``.
+        A folder with the data set's files, or a file of a table; nothing else is tried then. A
+        callable is given it as its argument ``path``.
+    target : str or None
+        Of a table or texts: the column that is to be predicted.
+    group : str or None
+        Of a table or texts: the column of natural groups, such as hospitals or authors. Without
+        ``clients`` and ``partition``, each is a client.
     options : dict
         The data set's own options (``preset``, ``protocol``, ``image_size``, ...), or a callable's
         keyword arguments.
@@ -147,6 +154,8 @@ class DataSettings(Section):
 
     dataset: str = "mnist"
     path: Annotated[FilePath | None, Field(examples=["images"])] = None
+    target: Annotated[str | None, Field(min_length=1, examples=["outcome"])] = None
+    group: Annotated[str | None, Field(min_length=1, examples=["hospital"])] = None
     options: Annotated[dict[str, Any], Field(examples=[{"image_size": 32}])] = {}
     held_out: Annotated[tuple[str, ...], Field(strict=False, examples=[["dark"]])] = ()
     clients: Clients = 100
@@ -157,14 +166,47 @@ class DataSettings(Section):
     client_test_fraction: Decay = 0.0
     label_noise: Annotated[LabelNoise | None, Field(examples=[{"rate": 0.2}])] = None
 
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """The data set's own options, with ``target`` and ``group`` among them."""
+        columns = {"target": self.target, "group": self.group}
+        return {**self.options, **{key: name for key, name in columns.items() if name is not None}}
+
+
+class AdapterSettings(Section):
+    """``[model.adapters]``: small trained updates of frozen layers.
+
+    Attributes
+    ----------
+    kind : str
+        "lora": to a linear layer's weight a product of two narrow matrices is added (Hu et al.,
+        2021, arXiv 2106.09685).
+    rank : int
+        The narrow side of the two matrices.
+    alpha : float
+        The product is multiplied by ``alpha / rank``.
+    targets : tuple[str, ...]
+        Ends of the layers' names; by default all linear layers but the head.
+    trained : tuple[str, ...]
+        Beginnings of the names of layers that are trained whole; by default the head.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: Width = 8
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[str, ...], Field(strict=False, examples=[["query", "value"]])] = ()
+    trained: Annotated[tuple[str, ...], Field(strict=False, examples=[["head"]])] = ()
+
 
 class ModelSettings(Section):
-    """``[model]``: which model; keys beside ``name`` are the model's keyword arguments.
+    """``[model]``: which model; other keys are the model's keyword arguments.
 
     Attributes
     ----------
     name : str
         A registered model or ``module:callable``.
+    adapters : AdapterSettings or None
+        What is trained in place of the model's parameters; only that travels.
 
     Examples
     --------
@@ -176,6 +218,7 @@ class ModelSettings(Section):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: str = "lenet"
+    adapters: Annotated[AdapterSettings | None, Field(examples=[{"rank": 8}])] = None
 
     @property
     def arguments(self) -> dict[str, Any]:

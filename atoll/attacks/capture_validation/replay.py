@@ -21,6 +21,7 @@ from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.captures.truth_checks import check_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.catalog import kept_dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.mods import as_settings
@@ -150,7 +151,7 @@ def diagnose(capture: Capture, truth: Truth) -> Diagnosis:
 def _diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     _check_replayable(capture, truth)
     module = _architecture(capture)
-    missing = sorted(module.state_dict().keys() - capture.broadcast.keys())
+    missing = sorted(travelling_state(module).keys() - capture.broadcast.keys())
     captured = _update(capture, module)
     cosine, ratio = compare(captured, _replay(capture, truth, module, _Replay()))
     if agree(cosine, ratio):
@@ -295,7 +296,7 @@ def _check_replayable(capture: Capture, truth: Truth) -> None:
 
 def _architecture(capture: Capture) -> nn.Module:
     info = capture.federation
-    module = architecture(info.model, info.inputs, info.task, capture.broadcast)
+    module = architecture(info.model, info.inputs, info.task, capture.broadcast, info.model_seed)
     load_state(module, capture.broadcast)
     return module
 

@@ -52,6 +52,8 @@ class FederationInfo:
         What is predicted, and the loss.
     num_rounds : int
         Rounds of the run, for learning-rate schedules.
+    model_seed : int
+        Seed of the model's initial parameters: frozen ones are not in messages.
 
     Examples
     --------
@@ -69,6 +71,7 @@ class FederationInfo:
     inputs: AnyInputs
     task: AnyTask
     num_rounds: int
+    model_seed: int = 0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -84,6 +87,7 @@ class FederationInfo:
             "inputs": self.inputs.model_dump(mode="json"),
             "task": self.task.model_dump(mode="json"),
             "num_rounds": self.num_rounds,
+            "model_seed": self.model_seed,
         }
 
     @classmethod
@@ -106,6 +110,8 @@ class FederationInfo:
             inputs=inputs,
             task=examples.task,
             num_rounds=int(value["num_rounds"]),
+            # Captures of earlier versions have frozen parameters in their messages.
+            model_seed=int(value.get("model_seed", 0)),
         )
 
 

@@ -16,7 +16,9 @@ COLUMNS = 16
 CELL, GAP, CAPTION = 64, 4, 14
 
 
-def picture(truth: Tensor, images: Tensor, captions: Sequence[str]) -> Image.Image:
+def picture(
+    truth: Tensor, images: Tensor, captions: Sequence[str], cell: int = CELL
+) -> Image.Image:
     """Draw a row of true images over a row of reconstructions, with a caption each.
 
     Parameters
@@ -25,16 +27,18 @@ def picture(truth: Tensor, images: Tensor, captions: Sequence[str]) -> Image.Ima
         Shape (n, channels, height, width), in [0, 1].
     captions : Sequence[str]
         A few characters each.
+    cell : int
+        Width and height of an image, in pixels.
     """
-    width = len(truth) * (CELL + GAP) + GAP
-    height = 2 * (CELL + GAP) + GAP + CAPTION
+    width = len(truth) * (cell + GAP) + GAP
+    height = 2 * (cell + GAP) + GAP + CAPTION
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for column, pair in enumerate(zip(truth, images, strict=True)):
-        left = GAP + column * (CELL + GAP)
+        left = GAP + column * (cell + GAP)
         for row, image in enumerate(pair):
-            top = GAP + row * (CELL + GAP)
-            canvas.paste(Image.fromarray(_pixels(image)), (left, top))
+            top = GAP + row * (cell + GAP)
+            canvas.paste(Image.fromarray(_pixels(image, cell)), (left, top))
         draw.text((left + 2, height - CAPTION), captions[column], fill="black")
     return canvas
 
@@ -49,7 +53,14 @@ def best_and_worst(scores: Sequence[float], columns: int = COLUMNS) -> list[int]
 
 
 def save_picture(
-    path: Path, truth: Tensor, images: Tensor, scores: Sequence[float], unit: str = "dB"
+    path: Path,
+    truth: Tensor,
+    images: Tensor,
+    scores: Sequence[float],
+    unit: str = "dB",
+    *,
+    columns: int = COLUMNS,
+    cell: int = CELL,
 ) -> None:
     """Save the best and the worst reconstructions under their truths, as PNG.
 
@@ -57,18 +68,20 @@ def save_picture(
     ----------
     scores : Sequence[float]
         Of each image, the larger the better; they are the captions.
+    columns, cell : int
+        How many images are beside each other at most, and their size in pixels.
     """
-    shown = torch.tensor(best_and_worst(scores))
+    shown = torch.tensor(best_and_worst(scores, columns))
     captions = [f"{scores[place]:.1f} {unit}" for place in shown.tolist()]
-    picture(truth[shown], images[shown], captions).save(path, format="PNG")
+    picture(truth[shown], images[shown], captions, cell).save(path, format="PNG")
 
 
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
+def _pixels(image: Tensor, cell: int) -> NDArray[np.uint8]:
     """Return an image (channels, h, w) as RGB of the cell's size, nearest neighbour."""
     channels = image.shape[0]
     if channels == 1:
         image = image.expand(3, -1, -1)
     elif channels == 2:
         image = torch.cat([image, torch.zeros_like(image[:1])])
-    scaled = F.interpolate(image[None, :3].float(), (CELL, CELL), mode="nearest")[0]
+    scaled = F.interpolate(image[None, :3].float(), (cell, cell), mode="nearest")[0]
     return (scaled.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from atoll.attacks.captures.capture import Capture, Content
 from atoll.attacks.threat.image_space import ImageSpace
 from atoll.attacks.threat.labels import counts_of_head, whole_numbers
+from atoll.attacks.threat.victim_model import load_state
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.models.head import find_head
 from atoll.clients.models.model_building import build_model
@@ -164,8 +165,8 @@ def _as_matrix(values: Tensor, head: nn.Linear) -> Tensor:
 
 def _model_of(capture: Capture) -> tuple[nn.Module, nn.Linear]:
     info = capture.federation
-    model = build_model(info.model, info.inputs, info.task, 0)
-    model.load_state_dict(dict(capture.broadcast))
+    model = build_model(info.model, info.inputs, info.task, info.model_seed)
+    load_state(model, capture.broadcast)
     head = find_head(model.requires_grad_(False))
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise AttackError(

@@ -242,7 +242,9 @@ def observe(
     [7]
     """
     info = capture.federation
-    model = build_victim(info.model, info.inputs, info.task, capture.broadcast, mode, device)
+    model = build_victim(
+        info.model, info.inputs, info.task, capture.broadcast, mode, device, info.model_seed
+    )
     training = LocalTraining(
         info.client,
         capture.learning_rate,

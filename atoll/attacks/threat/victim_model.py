@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from atoll.attacks.threat.victim_units import units_of
 from atoll.clients.data.inputs.base import Inputs
-from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.models.head import find_head
 from atoll.clients.models.model_building import build_model
 from atoll.clients.noprop.layer_keys import layer_of
@@ -164,8 +163,9 @@ def build_victim(
     state: Mapping[str, Tensor],
     mode: BatchNormMode = "train",
     device: str = "cpu",
+    seed: int = 0,
 ) -> VictimModel:
-    """Build a :class:`VictimModel` from ``[model]``.
+    """Build a :class:`VictimModel` from ``[model]``; ``seed`` is that of its frozen parameters.
 
     Raises
     ------
@@ -174,13 +174,20 @@ def build_victim(
     CaptureError
         If ``state`` does not fit it.
     """
-    return VictimModel(architecture(settings, inputs, task, state), state, task, mode, device)
+    module = architecture(settings, inputs, task, state, seed)
+    return VictimModel(module, state, task, mode, device)
 
 
 def architecture(
-    settings: ModelSettings, inputs: Inputs, task: Task, state: Mapping[str, Tensor]
+    settings: ModelSettings,
+    inputs: Inputs,
+    task: Task,
+    state: Mapping[str, Tensor],
+    seed: int = 0,
 ) -> nn.Module:
     """Return the module that a client was sent: of a NoProp network, the layers in ``state``.
+
+    What is frozen is not in ``state``: it is built from ``seed``.
 
     Raises
     ------
@@ -190,13 +197,8 @@ def architecture(
         If ``state`` has arrays that are of no layer of the network.
     """
     if not is_noprop(settings):
-        return build_model(settings, inputs, task, 0)
-    if not isinstance(inputs, ImageInputs):
-        raise AttackError(
-            f"model.name = {settings.name!r} on {inputs.described}: layers that are trained apart "
-            "are known of images only; expected images, or another model"
-        )
-    design = Design.of(settings, inputs.image_shape, task.outputs)
+        return build_model(settings, inputs, task, seed)
+    design = Design.of(settings, inputs, task.outputs)
     try:
         layers = {index for key in state if (index := layer_of(key)) is not None}
     except ValueError as error:
@@ -211,7 +213,7 @@ def architecture(
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a broadcast ``state_dict``; buffers that it lacks stay as they are.
+    """Load a broadcast ``state_dict``; buffers and frozen parameters that it lacks stay.
 
     Raises
     ------
@@ -219,7 +221,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         If it does not fit the architecture.
     """
     own = module.state_dict()
-    trained = {name for name, _ in module.named_parameters()}
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
     unknown = sorted(state.keys() - own.keys())
     missing = sorted(trained - state.keys())
     if unknown or missing:

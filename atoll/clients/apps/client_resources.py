@@ -20,7 +20,6 @@ from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.client_inputs import StoredInputs
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.models.model_building import build_model
 from atoll.clients.training.evaluation import evaluate
 from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.randomness import derive_seed
@@ -51,9 +50,7 @@ class ClientResources:
     @cached_property
     def model(self) -> nn.Module:
         """Model of the process, on the clients' device."""
-        dataset = self.dataset
-        model = build_model(self.spec.model, dataset.inputs, dataset.task, 0)
-        return model.to(self.spec.device)
+        return self.spec.build_model(self.dataset)
 
     @cached_property
     def arrays(self) -> ModelArrays:

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from atoll.clients.arrays.travelling import frozen_sha256
+from atoll.clients.data.dataset import Dataset
+from atoll.clients.models.model_building import build_model, model_seed
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.errors import InvalidExperimentError
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class ClientSpec:
         The share of a client's examples that it evaluates on.
     device : str
         "cpu" or "cuda".
+    frozen : str or None
+        The hash of the model's tensors that do not travel; None if all do.
 
     Examples
     --------
@@ -55,6 +61,25 @@ class ClientSpec:
     seed: int
     client_test_fraction: float = 0.0
     device: str = "cpu"
+    frozen: str | None = None
+
+    def build_model(self, dataset: Dataset) -> nn.Module:
+        """Return the federation's model on its device; parameters that travel are the initial ones.
+
+        Raises
+        ------
+        InvalidExperimentError
+            If what does not travel is not the same as where the run was prepared.
+        """
+        seed = model_seed(self.seed)
+        model = build_model(self.model, dataset.inputs, dataset.task, seed)
+        found = frozen_sha256(model)
+        if self.frozen not in (None, found):
+            raise InvalidExperimentError(
+                f"model.name = {self.model.name!r}: its frozen parameters have the SHA-256 "
+                f"{found}, expected {self.frozen}: they depend on more than seed and weights"
+            )
+        return model.to(self.device)
 
 
 @dataclass(frozen=True)

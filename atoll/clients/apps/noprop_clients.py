@@ -56,7 +56,7 @@ class NoPropClients:
     @cached_property
     def _design(self) -> Design:
         dataset = self._resources.dataset
-        return Design.of(self._spec.model, dataset.image_shape, len(dataset.classes))
+        return Design.of(self._spec.model, dataset.inputs, len(dataset.classes))
 
     @cached_property
     def _memory(self) -> ClientMemory:

@@ -11,11 +11,14 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.flower.arrays import array_record, to_array, view
 
 
 class ModelArrays:
     """A long-lived model's parameters and buffers as Flower arrays, in and out.
+
+    Of a model with frozen parameters only what training changes (``travelling.py``).
 
     Parameters
     ----------
@@ -34,7 +37,8 @@ class ModelArrays:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._tensors = {key: value.detach() for key, value in model.state_dict().items()}
+        self._model = model
+        self._tensors = {key: value.detach() for key, value in travelling_state(model).items()}
         self._trained = [k for k, p in model.named_parameters() if p.requires_grad]
         self._on_cpu = all(value.device.type == "cpu" for value in self._tensors.values())
         # NumPy's copyto on a view costs a fraction of Tensor.copy_, and there is one a client.
@@ -43,14 +47,15 @@ class ModelArrays:
     def load(self, record: ArrayRecord) -> None:
         """Copy the arrays of ``record`` into the model.
 
+        Runs of earlier versions have frozen parameters among them; those are copied, too.
+
         Raises
         ------
         ValueError
             If keys or shapes differ.
         """
         if record.keys() != self._tensors.keys():
-            missing = sorted(self._tensors.keys() ^ record.keys())
-            raise ValueError(f"the arrays do not fit the model: {missing[:4]} are in one of both")
+            record = self._with_frozen_loaded(record)
         for key, array in record.items():
             values = view(array)
             if values.shape != tuple(self._tensors[key].shape):
@@ -62,6 +67,19 @@ class ModelArrays:
                 np.copyto(self._views[key], values, casting="unsafe")
             else:
                 self._tensors[key].copy_(torch.from_numpy(np.array(values)))
+
+    def _with_frozen_loaded(self, record: ArrayRecord) -> ArrayRecord:
+        """Copy a whole model's frozen tensors, and return the other arrays."""
+        state = self._model.state_dict()
+        if record.keys() != state.keys():
+            missing = sorted(self._tensors.keys() ^ record.keys())
+            raise ValueError(f"the arrays do not fit the model: {missing[:4]} are in one of both")
+        for key in state.keys() - self._tensors.keys():
+            values = view(record[key])
+            if values.shape != tuple(state[key].shape):
+                raise ValueError(f"the array {key!r} has shape {values.shape}, which is another")
+            state[key].copy_(torch.from_numpy(np.array(values)))
+        return array_record({key: record[key] for key in self._tensors})
 
     def values(self) -> dict[str, NDArray[Any]]:
         """Return the model's tensors as NumPy arrays: views, where they are in main memory."""
@@ -87,8 +105,8 @@ class ModelArrays:
         Parameters
         ----------
         gradient : Sequence[Tensor]
-            By each trainable parameter, in the order of ``model.parameters()``; what is not
-            trained has a gradient of zero.
+            By each trainable parameter, in the order of ``model.parameters()``; buffers have a
+            gradient of zero.
         """
         values = {key: torch.zeros_like(tensor) for key, tensor in self._tensors.items()}
         values.update(zip(self._trained, gradient, strict=True))

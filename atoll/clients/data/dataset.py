@@ -31,6 +31,8 @@ from atoll.files.reading import read_json
 SPLITS = ("train", "test")
 # Labels beside a split's file, in place of those in it.
 LABELS = "{}.labels.arrow"
+# The tokenizer of a data set of texts.
+TOKENIZER = "tokenizer.json"
 # Pixel values counted at once: NumPy makes eight bytes of each.
 STATISTICS_VALUES = 2**22
 
@@ -53,8 +55,9 @@ class Split:
     domains : NDArray[int64] or None
         Shape (n,), an index into the data set's ``domains``.
     groups : NDArray[int64] or None
-        Shape (n,): examples of one group show the same thing and never lie on both sides of a
-        split.
+        Shape (n,): what each example belongs to: the thing that images show, a table's hospital, a
+        text's author. In images a group never lies on both sides of a split; in tables and texts
+        it may be a natural client, with training and test examples.
     aspects : NDArray[float32] or None
         Shape (n,): width by height of what square images were made from, if not square.
 
@@ -106,6 +109,8 @@ class Decoded:
         [0, 1], are enough; None takes those of the training images.
     augmentation : str
         A name in :data:`~atoll.clients.data.augmentation.AUGMENTATIONS`.
+    tokenizer : str or None
+        The file of the tokenizer that made the tokens of texts.
     """
 
     task: AnyTask | tuple[str, ...]
@@ -114,6 +119,7 @@ class Decoded:
     domains: tuple[str, ...] = ()
     inputs: AnyInputs | Normalization | None = None
     augmentation: str = "none"
+    tokenizer: str | None = None
 
 
 class _About(BaseModel):
@@ -264,6 +270,8 @@ def write_dataset(name: str, decoded: Decoded, folder: Path) -> None:
         inputs=_inputs_of(decoded),
         task=_task_of(decoded),
     )
+    if decoded.tokenizer is not None:
+        (folder / TOKENIZER).write_text(decoded.tokenizer, "utf-8")
     (folder / "dataset.json").write_text(about.model_dump_json(indent=1))
 
 
@@ -337,7 +345,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 
 def fingerprint_of(decoded: Decoded) -> str:
     """Return the SHA-256 of a data set's decoded contents, the same for any source."""
-    parts = decoded.train.sha256() + decoded.test.sha256()
+    parts = decoded.train.sha256() + decoded.test.sha256() + (decoded.tokenizer or "")
     return hashlib.sha256(parts.encode()).hexdigest()
 
 

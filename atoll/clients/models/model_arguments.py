@@ -12,6 +12,7 @@ from atoll.clients.ranges import check_value
 from atoll.clients.settings import ModelSettings
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
+from atoll.extras import require
 
 # What a model is made for, which is no setting.
 GIVEN = ("image_shape", "classes")
@@ -34,6 +35,13 @@ def check_arguments(settings: ModelSettings) -> None:
         With the key, the value and what was expected.
     """
     name = MODELS.check(settings.name, "model.name")
+    if settings.adapters is not None:
+        require("peft", what="model.adapters")
+        if name in AS_NOPROP or is_noprop(settings):
+            raise InvalidExperimentError(
+                f"model.adapters is set: model.name = {name!r} is trained block by block; expected "
+                "another model"
+            )
     if name in AS_NOPROP:
         parse_model(ModelSettings.model_validate({"name": "noprop-dt", **settings.arguments}))
     elif is_noprop(settings):

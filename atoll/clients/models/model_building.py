@@ -16,11 +16,13 @@ from atoll.clients.data.datasets.folder import NORMALIZATIONS
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.images import ImageInputs, images_of
 from atoll.clients.models import MODELS
+from atoll.clients.models.adapters import with_adapters
 from atoll.clients.models.model_arguments import check_arguments
 from atoll.clients.settings import ModelSettings
 from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.task import Task
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
+from atoll.randomness import derive_seed
 
 logger = logging.getLogger("atoll")
 
@@ -77,6 +79,8 @@ def build_model(
             model = make(**(_what_it_takes(make, given, wanted) | settings.arguments))
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
+            if settings.adapters is not None:
+                model = with_adapters(model, settings.adapters)
             _check_dtypes(model)
             wanted.check_outputs(blank_outputs(model, given))
         except UntrustedCodeError:
@@ -87,6 +91,11 @@ def build_model(
                 f"{str(error) or type(error).__name__}"
             ) from error
     return model
+
+
+def model_seed(seed: int) -> int:
+    """Return the seed of the initial parameters of a run with the seed ``seed``."""
+    return derive_seed(seed, "initial parameters")
 
 
 def _as_inputs(inputs: Inputs | tuple[int, int, int]) -> Inputs:

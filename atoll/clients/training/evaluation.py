@@ -204,7 +204,7 @@ def measure(
     >>> from atoll.clients import Regression, measure
     >>> task = Regression()
     >>> measure(task, {"mean": torch.tensor([[1.0], [2.0]])}, torch.tensor([1.0, 0.0])).metrics()
-    {'mae': 1.0, 'rmse': 1.4142135623730951, 'r2': -7.0, 'loss': 1.0}
+    {'rmse': 1.4142135623730951, 'mae': 1.0, 'r2': -7.0, 'loss': 1.0}
     """
     outputs = ways[MAIN].cpu()
     return Evaluation(

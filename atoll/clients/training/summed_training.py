@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.arrays.weighted_sum import WeightedSum, averaged_dtype
 from atoll.clients.training.local_training import TrainingResult
 
@@ -24,7 +25,7 @@ class SummedTraining:
     Attributes
     ----------
     total : WeightedSum
-        Over the clients, by the entries of the model's ``state_dict``; a client weighs as many as
+        Over the clients, by the tensors of the model that travel; a client weighs as many as
         it has examples.
     results : list[TrainingResult]
         One a client, in their order.
@@ -36,7 +37,7 @@ class SummedTraining:
 
 def zero_sum(model: nn.Module) -> WeightedSum:
     """Return the sum over no clients of ``model``."""
-    state = model.state_dict()
+    state = travelling_state(model)
     return WeightedSum(
         {key: np.zeros(tuple(value.shape)) for key, value in state.items()},
         {
@@ -64,7 +65,7 @@ def add_stacked(
     """
     everything = float(sum(weights))
     factors = torch.tensor(weights, dtype=torch.float64)
-    for key, value in model.state_dict().items():
+    for key, value in travelling_state(model).items():
         flat = torch.from_numpy(total.arrays[key]).view(-1)
         if key not in stacked:
             flat.add_(value.cpu().reshape(-1).double(), alpha=everything)

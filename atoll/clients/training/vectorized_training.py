@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.task import Task
@@ -227,12 +228,11 @@ class VectorizedTrainer:
         """Yield each client's model."""
         values = [tensor.cpu().numpy() for tensor in stacked]
         own = dict(zip(self._global, values, strict=True))
+        state = travelling_state(self._model)
         shared = {
-            key: to_array(tensor.cpu().numpy())
-            for key, tensor in self._model.state_dict().items()
-            if key not in own
+            key: to_array(tensor.cpu().numpy()) for key, tensor in state.items() if key not in own
         }
-        order = list(self._model.state_dict())
+        order = list(state)
         for place in range(len(values[0])):
             yield array_record(
                 {key: to_array(own[key][place]) if key in own else shared[key] for key in order}

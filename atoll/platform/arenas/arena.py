@@ -8,7 +8,7 @@ was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from atoll.files.recorded import (
     write_recorded_text,
 )
 from atoll.platform.arenas.arena_checks import check_before_run
-from atoll.platform.arenas.arena_plan import Arena, jobs_of
+from atoll.platform.arenas.arena_plan import Arena, facts_of, jobs_of
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
@@ -41,6 +41,8 @@ from atoll.platform.sweeps.trials import TRIALS
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
+# Which attacks there will be, for whoever watches.
+LABELS = "jobs.json"
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,7 @@ def run_arena(
     lock = RunLock(directory)
     lock.acquire()
     try:
-        tables = {
-            "arena": arena.settings.model_dump(mode="json", exclude_none=True),
-            **arena.federations.base.to_dict(),
-        }
+        tables = arena.tables()
         (directory / FEDERATIONS).mkdir(exist_ok=True)
         text = tomli_w.dumps(tables_without_credentials(tables))
         write_recorded_text(directory / ARENA_CONFIG, text)
@@ -132,6 +131,7 @@ def run_arena(
             jobs, without = jobs_of_federations(arena, directory / FEDERATIONS)
             store = JobStore(directory / JOBS)
             conditions = arena.conditions(trust_code=trust_code)
+            _write_labels(directory, jobs, conditions)
             failed = {**done.failed, **without}
             failed |= _attack(arena, jobs, conditions, store, cluster, on_job)
         finally:
@@ -155,6 +155,12 @@ def jobs_of_federations(arena: Arena, federations: Path) -> tuple[list[Job], dic
             except CaptureError as error:
                 failed[str(trial)] = str(error)
     return jobs, failed
+
+
+def _write_labels(directory: Path, jobs: Sequence[Job], conditions: Conditions) -> None:
+    """Write what whoever watches cannot know of the jobs: their keys, and columns of the table."""
+    told = [{"key": job.key(conditions), "labels": dict(job.labels)} for job in jobs]
+    write_recorded_json(directory / LABELS, {"jobs": told})
 
 
 def _attack(
@@ -192,5 +198,6 @@ def _finish(
     write_recorded_rows(directory / COSTS, costs)
     write_recorded_json(directory / FAILED, failed)
     images = {key: store.images(key) for key in keys} if arena.settings.pictures else {}
-    report = write_arena_report(directory, rows, arena.baseline, images)
+    facts = facts_of(arena, directory / FEDERATIONS, failed)
+    report = write_arena_report(directory, rows, arena.baseline, images, facts)
     return ArenaResult(directory, report, failed)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.compute as pc
+
 from atoll.attacks.arena.arena_job import Conditions, Job
 from atoll.attacks.base.attack_building import can_adapt, find_attack
 from atoll.attacks.captures.capture_files import find_captures
@@ -18,9 +20,19 @@ from atoll.platform.arenas.arena_checks import check_federations, check_settings
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.config.sweep_sections import ArenaSettings, SweepSettings
-from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, CLIENTS, read_table
+from atoll.platform.reports.arena.facts import ArenaFacts, Privacy
+from atoll.platform.reports.run_head import deltas_of
+from atoll.platform.run_directory.run_files import (
+    CLIENT_SCHEMA,
+    CLIENTS,
+    read_config,
+    read_result,
+    read_rows,
+    read_table,
+)
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
+from atoll.platform.sweeps.trials import TRIALS
 from atoll.trust import CodeUse, uses_in
 
 
@@ -41,6 +53,11 @@ class Arena:
     def baseline(self) -> str:
         """The attack that others are compared with."""
         return self.settings.baseline or next(iter(self.settings.attacks))
+
+    def tables(self) -> dict[str, Any]:
+        """Return the arena as it is written: ``[arena]`` and the experiment's sections."""
+        settings = self.settings.model_dump(mode="json", exclude_none=True)
+        return {"arena": settings, **self.federations.base.to_dict()}
 
     def conditions(self, *, trust_code: bool = False) -> Conditions:
         """Return what all jobs share.
@@ -167,6 +184,27 @@ def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None)
                 )
             )
     return jobs
+
+
+def facts_of(arena: Arena, federations: Path, failed: Mapping[str, str]) -> ArenaFacts:
+    """Return what the report says beside the attacks' rows, from the federations' directories."""
+    privacy: dict[tuple[str, str], Privacy] = {}
+    versions: dict[str, str] = {}
+    for trial in arena.federations.trials:
+        place = federations / TRIALS / trial.name
+        if read_result(place) is None:
+            continue
+        versions = {**read_config(place).get("versions", {})}
+        clients = read_rows(place / CLIENTS, CLIENT_SCHEMA)
+        epsilon = pc.max(clients.column("epsilon")).as_py()
+        if epsilon is not None:
+            mods = trial.experiment.to_dict().get("client", {}).get("mods")
+            deltas = [delta for _, delta in deltas_of(mods)]
+            where = (_setting_of(trial), trial.method)
+            before = privacy.get(where, Privacy(0.0, None))
+            privacy[where] = Privacy(max(epsilon, before.epsilon), max(deltas, default=None))
+    classes = len(dataset_of(arena.federations.base).task.class_names) or None
+    return ArenaFacts(arena.tables(), privacy, classes, versions, dict(failed))
 
 
 def _setting_of(trial: Trial) -> str:

@@ -18,7 +18,7 @@ from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
 from atoll.attacks.defenses.adaptive import mimic_of
-from atoll.attacks.metrics.kinds import METRICS
+from atoll.attacks.metrics.kinds import METRICS, NOUNS, TITLES, kind_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.picture import save_picture
 from atoll.attacks.threat.victim_model import BatchNormMode
@@ -33,12 +33,15 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.client_statistics import fitted
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
 from atoll.platform.attack_runs.reconstructed_cells import reconstructed_cells
 from atoll.platform.config.experiment import parse_value
+from atoll.platform.reports import tables as reports
+from atoll.platform.reports.attack_report import PAGE, write_attack_report
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
 from atoll.platform.runs.session import new_run_directory
@@ -59,8 +62,8 @@ class AttackRun:
     Attributes
     ----------
     directory : Path
-        Has ``rows.parquet``, ``attack.json``, and ``pictures.png`` of images, or
-        ``reconstructions.parquet`` of rows of a table and tokens.
+        Has ``rows.parquet``, ``attack.json``, and of images ``pictures.png`` and ``attack.html``,
+        of rows of a table and tokens ``reconstructions.parquet``.
     attacked : list[Attacked]
         One a victim.
 
@@ -90,6 +93,29 @@ class AttackRun:
         rows = self.rows
         names = [name for name in METRICS if name in rows[0]]
         return {name: _mean([row[name] for row in rows]) for name in names}
+
+
+def plain_table_of(result: AttackRun) -> reports.Table:
+    """Return the metrics of an attack: mean, worst and best over all examples."""
+    first = result.rows[0]
+    rows: list[list[reports.Cell]] = []
+    for name in result.means():
+        values = [float(row[name]) for row in result.rows if row[name] is not None]
+        if values:
+            rows.append([TITLES[name], fmean(values), min(values), max(values)])
+    return reports.Table(
+        title_of(result),
+        ["metric", "mean", "least", "most"],
+        rows,
+        f"{first['threat']}; labels {first['label_source']}",
+    )
+
+
+def title_of(result: AttackRun) -> str:
+    """Return which attack it was, on how many examples of how many updates."""
+    rows = result.rows
+    noun = NOUNS[kind_of(rows[0])]
+    return f"{rows[0]['attack']} on {len(rows)} {noun} of {len(result.attacked)} updates"
 
 
 def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
@@ -223,15 +249,16 @@ def run_attack(
             progress=progress,
         )
     result = AttackRun(directory, attacked)
-    _write(result, name, attack, seed)
+    _write(result, run_directory.resolve().name, name, attack, seed)
     return result
 
 
 def dataset_of(run_directory: Path) -> Dataset:
     """Return the data set of a run."""
     experiment = load_run_config(run_directory)
-    data = experiment.data
-    return load_dataset(data.dataset, data.path, data.options, experiment.run.seed)
+    data, seed = experiment.data, experiment.run.seed
+    dataset = load_dataset(data.dataset, data.path, data.dataset_options, seed)
+    return fitted(dataset, data, seed)
 
 
 def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:
@@ -267,9 +294,10 @@ def _lpips(wanted: Path | bool) -> LPIPS | None:
         return None
 
 
-def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
+def _write(result: AttackRun, run: str, name: str, attack: Attack, seed: int) -> None:
     with replacing(result.directory / ROWS) as partial:
         pq.write_table(pa.Table.from_pylist(result.rows), partial)
+    files = _write_reconstructions(result, run, attack, seed)
     about = {
         "attack": name,
         "settings": attack.model_dump(mode="json"),
@@ -280,24 +308,36 @@ def _write(result: AttackRun, name: str, attack: Attack, seed: int) -> None:
             for attacked in result.attacked
         ],
         "means": result.means(),
-        "files": {_write_reconstructions(result): RAW_CLIENT_DATA},
+        "files": dict.fromkeys(files, RAW_CLIENT_DATA),
     }
     write_json(result.directory / ABOUT, about)
 
 
-def _write_reconstructions(result: AttackRun) -> str:
-    """Write the reconstructions beside the truths, as a picture or a table; return its name."""
+def _write_reconstructions(
+    result: AttackRun, run: str, attack: Attack, seed: int
+) -> tuple[str, ...]:
+    """Write the reconstructions beside the truths, as pictures or a table; return the names."""
     inputs = result.attacked[0].victim.capture.federation.inputs
     if isinstance(inputs, ImageInputs):
         truth = torch.cat([attacked.truth for attacked in result.attacked])
         images = torch.cat([attacked.images for attacked in result.attacked])
         with replacing(result.directory / PICTURE) as partial:
             save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
-        return PICTURE
+        write_attack_report(
+            result.directory,
+            result.rows,
+            truth,
+            images,
+            run=run,
+            table=plain_table_of(result),
+            settings=attack.model_dump(mode="json"),
+            seed=seed,
+        )
+        return PICTURE, PAGE
     rows = [row for attacked in result.attacked for row in reconstructed_cells(attacked)]
     with replacing(result.directory / CELLS) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
-    return CELLS
+    return (CELLS,)
 
 
 def _mean(values: Sequence[float | bool | None]) -> float | None:

@@ -18,8 +18,9 @@ TRAIN, EVALUATE, SERVER = "train", "evaluate", "server"
 GROUPS = (TRAIN, EVALUATE, SERVER)
 # Of a round as a whole, in logs.
 ROUND = "round"
-# The metrics that a person is shown.
-MAIN = ("accuracy", "loss")
+# The metrics that a person is shown: of a group the first of these that it has, and the loss.
+LOSS = "loss"
+MAIN = ("accuracy", "auroc", "rmse", "mae", "deviance", "perplexity", LOSS)
 # On the terminal, in this order.
 SHORT_LABELS = {SERVER: "server", EVALUATE: "clients", TRAIN: "train"}
 # In figures, by the start of a column, in this order.
@@ -79,11 +80,6 @@ def mode_of(metric: str, mode: Mode | None = None) -> Mode:
 def domain_metric(main: str, domain: str) -> str:
     """Return the column of a metric on a domain, given its column on all of them."""
     return f"{main}_{domain}".replace("-", "_")
-
-
-def domain_accuracy(domain: str) -> str:
-    """Return the column of the server's accuracy on a domain."""
-    return domain_metric(SERVER_ACCURACY, domain)
 
 
 def is_main(name: str) -> bool:

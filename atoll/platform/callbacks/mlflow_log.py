@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from atoll.credentials import tables_without_credentials, without_credentials
+from atoll.credentials import without_credentials
 from atoll.errors import AtollError, EngineError
 from atoll.files.manifests import read_verified
 from atoll.files.reading import Line, parse_json
 from atoll.files.recorded import write_recorded_json
 from atoll.lazy import LazyModule
-from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.callbacks.metrics_log import MetricsLog, quantiles
+from atoll.platform.callbacks.observers import RunInfo
 
 logger = logging.getLogger("atoll")
 
 EXPERIMENT, NOTE = "atoll", "mlflow.json"
-# MLflow takes at most so many parameters a call, and values of at most so many characters.
-PARAMETERS_A_CALL, LONGEST_VALUE = 100, 500
+# MLflow takes at most so many parameters and metrics a call, and values of so many characters.
+PARAMETERS_A_CALL, METRICS_A_CALL, LONGEST_VALUE = 100, 1000, 500
 
 
 tracking = LazyModule("mlflow.tracking")
@@ -40,8 +43,10 @@ class _Note(BaseModel):
     run_id: Line
 
 
-class MLflowLog(Observer):
+class MLflowLog(MetricsLog):
     """Writes parameters and a step a round to an MLflow server (an observer).
+
+    MLflow has no histograms: of distributions over clients it gets quantiles.
 
     A resumed run continues in the same MLflow run: its id is kept in the run directory.
 
@@ -51,8 +56,8 @@ class MLflowLog(Observer):
         The run directory.
     server : bool or str
         A tracking URI; True is the one that ``MLFLOW_TRACKING_URI`` names.
-    config : Mapping
-        The resolved experiment; its keys are the parameters.
+    config, classes
+        As for :class:`~atoll.platform.callbacks.metrics_log.MetricsLog`.
 
     Raises
     ------
@@ -60,12 +65,18 @@ class MLflowLog(Observer):
         If the server refuses the run.
     """
 
-    def __init__(self, directory: Path, server: bool | str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server: bool | str,
+        config: Mapping[str, Any],
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(config, classes)
         # Its usage data would go out to a server of MLflow's makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._server = server
         self._directory = directory
-        self._config = tables_without_credentials(config)
         try:
             self._client = tracking.MlflowClient(server if isinstance(server, str) else None)
             self._run_id = self._open(directory / NOTE)
@@ -87,11 +98,11 @@ class MLflowLog(Observer):
             return parse_json(read_verified(note), str(note), _Note).run_id
         found = self._client.get_experiment_by_name(EXPERIMENT)
         experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)
-        name = str(self._config["run"]["name"])
+        name = str(self.hyperparameters["run.name"])
         run_id = str(self._client.create_run(experiment, run_name=name).info.run_id)
         parameters = [
             entities.Param(key, str(value)[:LONGEST_VALUE])
-            for key, value in _flattened(self._config)
+            for key, value in self.hyperparameters.items()
         ]
         for start in range(0, len(parameters), PARAMETERS_A_CALL):
             self._client.log_batch(run_id, params=parameters[start : start + PARAMETERS_A_CALL])
@@ -105,15 +116,19 @@ class MLflowLog(Observer):
             self._client.set_tag(self._run_id, "strategy", run.strategy)
             self._client.set_tag(self._run_id, "directory", str(run.directory))
 
-    def on_round(self, record: RoundRecord) -> None:
-        """Log a round's scalars, its number as their step."""
+    def write(
+        self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, np.ndarray]
+    ) -> None:
+        """Log a round's numbers."""
         now = int(time.time() * 1000)
         metrics = [
-            entities.Metric(name, float(value), now, record.server_round)
-            for name, value in record.scalars()
+            entities.Metric(_as_taken(name), float(value), now, step)
+            for name, value in (*scalars.items(), *quantiles(histograms))
         ]
-        with self._tolerated(f"round {record.server_round}"):
-            self._client.log_batch(self._run_id, metrics=metrics)
+        with self._tolerated(f"round {step}"):
+            for start in range(0, len(metrics), METRICS_A_CALL):
+                batch = metrics[start : start + METRICS_A_CALL]
+                self._client.log_batch(self._run_id, metrics=batch)
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished, with its parameters' hash."""
@@ -131,9 +146,6 @@ class MLflowLog(Observer):
             logger.warning("%s is not in MLflow: %s", what, without_credentials(str(error)))
 
 
-def _flattened(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tables.items():
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _as_taken(name: str) -> str:
+    """Return a metric's name with the characters that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", name)

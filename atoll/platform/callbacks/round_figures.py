@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from atoll.platform.callbacks.metric_names import MAIN, SHORT_LABELS
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.clients.tasks.directions import DIRECTIONS
+from atoll.platform.callbacks.metric_names import (
+    LOSS,
+    MAIN,
+    SHORT_LABELS,
+    column_of,
+    group_of,
+    label_of,
+    main_metric,
+)
 from atoll.platform.callbacks.observers import RoundRecord
 
+# More than these are not read at once.
+MOST_FIGURES = 16
 # A group's short label ("server") and a metric of it ("accuracy").
 Column = tuple[str, str]
 COLUMNS: tuple[Column, ...] = tuple(
@@ -13,14 +27,39 @@ COLUMNS: tuple[Column, ...] = tuple(
 
 
 def figures_of(record: RoundRecord) -> dict[Column, str]:
-    """Return a round's accuracies and losses, in the order in which they are shown."""
-    figures = {}
+    """Return each group's main metric and its loss, in the order in which they are shown."""
+    figures: dict[Column, str] = {}
     for group, label in SHORT_LABELS.items():
+        has_main = False
         for name in MAIN:
+            if has_main and name != LOSS:
+                continue
             value = next((v for k, v in record.groups[group].items() if k.endswith(name)), None)
             if isinstance(value, int | float):
                 figures[label, name] = f"{value:.4f}"
+                has_main = True
     return figures
+
+
+def final_figures(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return a run's numbers by their names in words.
+
+    Of many, those by domain are left out that are not of the main metric.
+    """
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    if len(numbers) > MOST_FIGURES:
+        main = main_metric(numbers)
+        numbers = {n: v for n, v in numbers.items() if n == main or _measure(n) in (None, main)}
+    return {label_of(name): f"{value:.4f}" for name, value in numbers.items()}
+
+
+def _measure(column: str) -> str | None:
+    """Return the metric of a column that is of one domain; None of one that is of all."""
+    group, name = group_of(column)
+    if name in DIRECTIONS:
+        return None
+    found = [metric for metric in DIRECTIONS if name.startswith(f"{metric}_")]
+    return column_of(group, max(found, key=len)) if found else None
 
 
 class RoundColumns:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from atoll.attacks.metrics.kinds import NOUNS, TITLES, kind_of
-from atoll.platform.attack_runs.attack_run import AttackRun
-from atoll.platform.reports import tables as reports
+from atoll.platform.attack_runs.attack_run import AttackRun, plain_table_of, title_of
 
 
 class AttackProgress:
@@ -46,7 +43,7 @@ def table_of(result: AttackRun) -> Table:
     rows = result.rows
     first = rows[0]
     table = Table(
-        title=_title(result),
+        title=title_of(result),
         caption=(
             f"{first['threat']}; labels {first['label_source']}; batches of "
             f"{_range([row['images'] for row in rows])}; model {first['model']}, BatchNorm "
@@ -57,41 +54,9 @@ def table_of(result: AttackRun) -> Table:
     )
     for column in ("", "mean", "least", "most"):
         table.add_column(column, justify="left" if column == "" else "right")
-    for name in result.means():
-        values = [row[name] for row in rows if row[name] is not None]
-        if values:
-            table.add_row(TITLES[name], *map(_short, (result.means()[name], *_ends(values))))
+    for name, *figures in plain_table_of(result).rows:
+        table.add_row(str(name), *(f"{figure:.4g}" for figure in figures))
     return table
-
-
-def plain_table_of(result: AttackRun) -> reports.Table:
-    """Return the same for LaTeX and CSV."""
-    first = result.rows[0]
-    rows: list[list[reports.Cell]] = []
-    for name in result.means():
-        values = [row[name] for row in result.rows if row[name] is not None]
-        if values:
-            rows.append([TITLES[name], result.means()[name], *_ends(values)])
-    return reports.Table(
-        _title(result),
-        ["metric", "mean", "least", "most"],
-        rows,
-        f"{first['threat']}; labels {first['label_source']}",
-    )
-
-
-def _title(result: AttackRun) -> str:
-    rows = result.rows
-    noun = NOUNS[kind_of(rows[0])]
-    return f"{rows[0]['attack']} on {len(rows)} {noun} of {len(result.attacked)} updates"
-
-
-def _ends(values: Sequence[Any]) -> tuple[float, float]:
-    return float(min(values)), float(max(values))
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _range(values: Sequence[int]) -> str:

@@ -56,8 +56,13 @@ def attack(
 ) -> None:
     """Reconstruct clients' images from a run's captures, and show how well it worked."""
     with clear_errors():
-        from atoll.platform.attack_runs.attack_run import parse_settings, run_attack
-        from atoll.platform.cli.attack_table import AttackProgress, plain_table_of, table_of
+        from atoll.platform.attack_runs.attack_run import (
+            parse_settings,
+            plain_table_of,
+            run_attack,
+        )
+        from atoll.platform.cli.attack_table import AttackProgress, table_of
+        from atoll.platform.reports.attack_report import PAGE
 
         form = form_of(latex=latex, csv=csv)
         told = console if form == "text" else errors
@@ -81,6 +86,7 @@ def attack(
         else:
             print_tables([plain_table_of(result)], form)
         told.print(f"rows and pictures: {result.directory}", soft_wrap=True)
+        told.print(f"page: {result.directory / PAGE}", soft_wrap=True)
 
 
 def doctor(

@@ -11,9 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from atoll.platform.callbacks.metric_names import label_of
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
-from atoll.platform.callbacks.round_figures import line_of
+from atoll.platform.callbacks.round_figures import final_figures, line_of
 from atoll.platform.cli.round_table import RoundTable
 
 # Without a terminal, at most one line in so many seconds.
@@ -116,9 +115,8 @@ class ConsoleProgress(Observer):
         self.close()
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_row("rounds", str(result["rounds"]))
-        for key, value in result["metrics"].items():
-            if isinstance(value, int | float):
-                table.add_row(escape(label_of(key)), f"{value:.4f}")
+        for name, figure in final_figures(result["metrics"]).items():
+            table.add_row(escape(name), figure)
         if "failed_layers" in result:
             table.add_row("failed layers", escape(", ".join(result["failed_layers"])) or "none")
         else:

@@ -93,12 +93,27 @@ def resume(
 
 
 def watch(
-    run_directory: Annotated[Path, typer.Argument(help="A run's or a sweep's directory.")],
+    run_directory: Annotated[
+        Path, typer.Argument(help="A run's or a sweep's directory; with --web, an arena's too.")
+    ],
     once: Annotated[bool, typer.Option("--once", help="Show how it stands, and return.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    web: Annotated[
+        bool,
+        typer.Option("--web", help="Show the report, live, in a browser on this machine."),
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port for --web; 0 is any that is free.")
+    ] = 0,
 ) -> None:
     """Show the progress of a run or a sweep, wherever it runs, until it ends."""
     with clear_errors():
+        if web:
+            from atoll.platform.cli.live_page.serving import serve
+
+            log_to_terminal("info")
+            serve(run_directory, console, port=port, every=every)
+            return
         from atoll.platform.cli.watch import watch as watch_directory
 
         log_to_terminal("info")

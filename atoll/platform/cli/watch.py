@@ -17,9 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.errors import RunDirectoryError
+from atoll.files.manifests import MANIFEST
 from atoll.platform.callbacks.metric_names import EVALUATE, MAIN, SERVER, TRAIN, metrics_in
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cli.progress import ConsoleProgress
+from atoll.platform.results.recorded import kind_of
+from atoll.platform.run_directory.identity import IDENTITY
 from atoll.platform.run_directory.run_files import (
     CONFIG,
     ROUNDS,
@@ -29,6 +32,7 @@ from atoll.platform.run_directory.run_files import (
     read_result,
     read_rounds_table,
 )
+from atoll.platform.run_directory.run_lock import is_free
 from atoll.platform.sweeps.trials import FAILED, TABLE, TRIALS, WAITING, read_trials
 
 EVERY_SECONDS = 2.0
@@ -65,10 +69,45 @@ def watch(
     RunDirectoryError
         If the directory is of something else, or cannot be read.
     """
+    kind = wait_for(directory, console, sleep, every=None if once else every)
+    if kind == "arena":
+        raise RunDirectoryError(f"{directory}: is an arena; expected --web, or a run or a sweep")
+    watched = RunWatch(directory, console) if kind == "run" else SweepWatch(directory, console)
+    with watched:
+        while not watched.look() and not once:
+            sleep(every)
+
+
+def wait_for(
+    directory: Path,
+    console: Console,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    every: float | None = EVERY_SECONDS,
+) -> str:
+    """Return what a directory is of ("run", "sweep" or "arena"), as soon as that can be known.
+
+    Parameters
+    ----------
+    directory : Path
+        Need not be there yet.
+    console : Console
+        Is told of a wait.
+    sleep : Callable
+        Waits.
+    every : float or None
+        Seconds between looks; None looks once.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is of something else.
+    """
     waited = False
-    while not (kind := _kind_of(directory)):
-        is_full = directory.is_dir() and any(directory.iterdir())
-        if once or directory.is_file() or (waited and is_full):
+    while (kind := kind_of(directory)) is None or not _has_begun(directory, kind):
+        # A run that is about to begin has its lock and its identity there.
+        is_full = directory.is_dir() and not is_free(directory, left=(IDENTITY, MANIFEST))
+        if every is None or directory.is_file() or (waited and is_full and kind is None):
             raise RunDirectoryError(
                 f"{directory}: is neither a run directory (it has no {CONFIG}) nor a sweep's (it "
                 f"has no {TABLE})"
@@ -77,16 +116,11 @@ def watch(
             console.print(f"waiting for {directory}", soft_wrap=True)
         waited = True
         sleep(every)
-    watched = RunWatch(directory, console) if kind == "run" else SweepWatch(directory, console)
-    with watched:
-        while not watched.look() and not once:
-            sleep(every)
+    return kind
 
 
-def _kind_of(directory: Path) -> str:
-    if (directory / CONFIG).is_file():
-        return "run"
-    return "sweep" if (directory / TABLE).is_file() else ""
+def _has_begun(directory: Path, kind: str) -> bool:
+    return kind != "sweep" or (directory / TABLE).is_file()
 
 
 class RunWatch:
@@ -243,7 +277,7 @@ class SweepWatch:
     def look(self) -> bool:
         """Show what is new; return whether every trial has ended."""
         rows = read_trials(self._directory)
-        standing = {row["key"]: (row["trial"], *_standing(row, self._place(row))) for row in rows}
+        standing = {row["key"]: (row["trial"], *standing_of(row, self._place(row))) for row in rows}
         ended = sum(row["status"] != WAITING for row in rows)
         summary = f"{ended} of {len(rows)} trials ended -> {self._directory}"
         if self._live is None:
@@ -278,7 +312,7 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _standing(row: Mapping[str, Any], place: Path) -> tuple[str, str]:
+def standing_of(row: Mapping[str, Any], place: Path) -> tuple[str, str]:
     """Return a trial's state and its figures, in words."""
     if row["status"] == FAILED:
         return FAILED, str(row["error"])

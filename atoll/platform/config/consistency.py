@@ -17,6 +17,12 @@ SMALLEST_SHARE = 0.01
 # Metrics of the server that every run has.
 TAKEN = {*DIRECTIONS, *(f"validation_{name}" for name in DIRECTIONS), "per_class_accuracy"}
 
+# Data sets that are nothing without a path, and what it is to be.
+OF_A_PATH = {
+    "folder": "a folder of images",
+    "table": "a file of a table (CSV or Parquet), or a folder of them,",
+}
+
 
 def problems_of(experiment: Experiment) -> list[str]:
     """Return a line for each thing that cannot be, although each key is in order."""
@@ -113,9 +119,18 @@ def _capture(experiment: Experiment) -> Iterator[str]:
             )
 
 
-def _data_folder(experiment: Experiment) -> Iterator[str]:
-    if experiment.data.dataset == "folder" and experiment.data.path is None:
-        yield "data.path is not set; expected a folder of images for data.dataset = 'folder'"
+def _data_source(experiment: Experiment) -> Iterator[str]:
+    data = experiment.data
+    for dataset, expected in OF_A_PATH.items():
+        if data.dataset == dataset and data.path is None:
+            yield f"data.path is not set; expected {expected} for data.dataset = {dataset!r}"
+    for key in ("target", "group"):
+        value = getattr(data, key)
+        if value is not None and key in data.options:
+            yield (
+                f"data.options.{key} = {data.options[key]!r}: data.{key} = {value!r} says it "
+                "already; expected one of the two"
+            )
 
 
 def _layers(experiment: Experiment) -> Iterator[str]:
@@ -199,5 +214,5 @@ CHECKS: tuple[Callable[[Experiment], Iterable[str]], ...] = (
     _early_stopping,
     _kept_round,
     _capture,
-    _data_folder,
+    _data_source,
 )

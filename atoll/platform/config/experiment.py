@@ -13,6 +13,7 @@ from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, 
 from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.files import reading
+from atoll.main_module import with_references
 from atoll.platform.config.consistency import problems_of
 from atoll.platform.config.sections import (
     CaptureSettings,
@@ -63,12 +64,15 @@ class Experiment(Section):
     def from_dict(cls, tables: Mapping[str, Any]) -> Experiment:
         """Validate an experiment given as nested dicts.
 
+        Where a key takes ``module:attribute``, a class or function may stand itself; a script's
+        or a notebook's own are sent to the workers.
+
         Raises
         ------
         InvalidExperimentError
             With a line per problem: the key, the value, and what was expected.
         """
-        experiment = validated(cls, tables)
+        experiment = validated(cls, with_references(tables))
         problems = problems_of(experiment)
         if problems:
             raise InvalidExperimentError("\n".join(problems))
@@ -91,7 +95,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Parameters
     ----------
     path : Path
-        A TOML file; a relative ``data.path`` in it is relative to the file.
+        A TOML file; a relative ``data.path`` (or ``data.options.test_path``) in it is relative to
+        the file.
     overrides : Sequence[str]
         ``section.key=value``, the value as in TOML or a bare word; they win over the file.
 
@@ -123,13 +128,15 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def read_tables(path: Path) -> dict[str, Any]:
-    """Return an experiment file's tables, a relative ``data.path`` resolved."""
+    """Return an experiment file's tables, relative paths of data resolved."""
     tables = read_toml(path)
     for name in ADDED_TABLES:
         tables.pop(name, None)
     data = tables.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
+    options = data.get("options") if isinstance(data, dict) else None
+    for table, key in ((data, "path"), (options, "test_path")):
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str((path.parent / Path(table[key]).expanduser()).resolve())
     return tables
 
 

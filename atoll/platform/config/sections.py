@@ -208,12 +208,16 @@ class LogSettings(Section):
     mlflow : bool or str
         Whether metrics go to MLflow: true is the server that ``MLFLOW_TRACKING_URI`` names, a text
         is a tracking URI.
+    wandb : bool
+        Whether metrics go to Weights & Biases, as its own settings say (``WANDB_MODE``,
+        ``WANDB_PROJECT``, ``WANDB_API_KEY``).
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     progress: bool = True
     tensorboard: bool = False
     mlflow: bool | str = False
+    wandb: bool = False
 
 
 class CaptureSettings(Section):

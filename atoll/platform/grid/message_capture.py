@@ -32,6 +32,7 @@ from atoll.attacks.captures.capture import (
 from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
 from atoll.clients.apps.client_app import ClientSpec, examples_of
 from atoll.clients.data.dataset import Dataset
+from atoll.clients.models.model_building import model_seed
 from atoll.clients.moments.moment_messages import QUERY
 from atoll.errors import InvalidExperimentError
 from atoll.flower.arrays import view
@@ -76,6 +77,7 @@ class CaptureRecorder:
             inputs=dataset.inputs,
             task=dataset.task,
             num_rounds=spec.num_rounds,
+            model_seed=model_seed(spec.seed),
         )
 
     def nodes(self, message_type: str, server_round: int) -> Collection[int]:

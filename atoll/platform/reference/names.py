@@ -122,13 +122,13 @@ def _keys_of_dataset(name: str, entry: Any) -> list[Key]:
 
 
 def _keys_of_model(name: str, make: Any) -> list[Key]:
-    from atoll.clients.models.model_arguments import AS_NOPROP, GIVEN
+    from atoll.clients.models.model_arguments import AS_NOPROP, GIVEN, GIVEN_UNLESS_SET
     from atoll.clients.noprop.noprop_settings import KINDS, VARIANTS
 
     variant = "dt" if name in AS_NOPROP else VARIANTS.get(name)
     if variant is not None:
         return keys_of_settings(KINDS[variant])
-    return keys_of_callable(make, without=GIVEN)
+    return keys_of_callable(make, without=(*GIVEN, *GIVEN_UNLESS_SET))
 
 
 def _keys_of_partitioner(name: str, kind: Any) -> list[Key]:

@@ -14,8 +14,10 @@ from atoll.platform.callbacks.metric_names import (
     SERVER_ACCURACY,
     TRAIN,
     column_of,
-    domain_accuracy,
+    domain_metric,
+    group_of,
     label_of,
+    main_metric,
 )
 from atoll.platform.reports.drawing import Curve, Curves, Dash, Figure, bars, late_range
 from atoll.platform.reports.figures import column
@@ -55,10 +57,14 @@ def domain_figures(
 ) -> list[tuple[str, Figure]]:
     """Return the figures with their titles, those that there are data for."""
     about = partition or {}
-    made: list[tuple[str, Figure | None]] = [("Accuracy by domain", _accuracies(rounds, about))]
+    named = _main_name(rounds)
+    made: list[tuple[str, Figure | None]] = [
+        (f"{named.capitalize()} by domain", _by_domain(rounds, about))
+    ]
     if about.get("held_out"):
         for measure, title in MEASURES.items():
-            made.append((f"{title}, against unseen-domain accuracy", _against(rounds, measure)))
+            titled = f"{title}, against unseen-domain {named}"
+            made.append((titled, _against(rounds, measure)))
     made.append(("Bytes of statistics a round", _bytes(statistic_rows(rounds))))
     return [(title, drawn) for title, drawn in made if drawn is not None]
 
@@ -84,10 +90,18 @@ def statistic_rows(rounds: pa.Table) -> list[StatisticRow]:
     ]
 
 
-def _accuracies(rounds: pa.Table, partition: Mapping[str, Any]) -> Curves | None:
+def _main(rounds: pa.Table) -> str:
+    return main_metric(rounds.column_names) or SERVER_ACCURACY
+
+
+def _main_name(rounds: pa.Table) -> str:
+    return label_of(group_of(_main(rounds))[1])
+
+
+def _by_domain(rounds: pa.Table, partition: Mapping[str, Any]) -> Curves | None:
     curves = []
     for place, (domain, role) in enumerate(_roles(partition).items()):
-        name = domain_accuracy(domain)
+        name = domain_metric(_main(rounds), domain)
         if name not in rounds.column_names:
             continue
         x, y = column(rounds, name)
@@ -96,7 +110,7 @@ def _accuracies(rounds: pa.Table, partition: Mapping[str, Any]) -> Curves | None
         curves.append(Curve(label, x, y, dash=ROLES[role], width=width, color=place, named=True))
     if not curves:
         return None
-    return Curves(curves, "accuracy", range=late_range([(c.x, c.y, c.y) for c in curves]))
+    return Curves(curves, _main_name(rounds), range=late_range([(c.x, c.y, c.y) for c in curves]))
 
 
 def _roles(partition: Mapping[str, Any]) -> dict[str, str]:
@@ -109,19 +123,20 @@ def _roles(partition: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _against(rounds: pa.Table, measure: str) -> Curves | None:
-    """Return a measure's mean over domains and the accuracy at the end of the same round."""
-    if SERVER_ACCURACY not in rounds.column_names:
+    """Return a measure's mean over domains and the main metric at the end of the same round."""
+    main = _main(rounds)
+    if main not in rounds.column_names:
         return None
-    accuracy = dict(zip(*column(rounds, SERVER_ACCURACY), strict=True))
+    reached = dict(zip(*column(rounds, main), strict=True))
     curves: list[Curve] = []
     for group, label in ((SERVER, "held-out domain"), (TRAIN, "training domains, mean")):
         values = _mean_of(rounds, column_of(group, f"{measure}_"))
-        at = [number for number in values if number in accuracy]
+        at = [number for number in values if number in reached]
         if at:
             points = Curve(
                 label,
                 [values[number] for number in at],
-                [accuracy[number] for number in at],
+                [reached[number] for number in at],
                 mark="both",
                 width=0.7,
                 color=len(curves),
@@ -131,7 +146,7 @@ def _against(rounds: pa.Table, measure: str) -> Curves | None:
             curves.append(points)
     title = MEASURES[measure]
     x_title = title[0].lower() + title[1:]
-    return Curves(curves, "accuracy", x_title, whole=False) if curves else None
+    return Curves(curves, _main_name(rounds), x_title, whole=False) if curves else None
 
 
 def _mean_of(rounds: pa.Table, prefix: str) -> dict[int, float]:

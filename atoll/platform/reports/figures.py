@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,9 @@ from atoll.platform.run_directory.run_files import Confusion
 
 MAX_CLIENTS_SHOWN = 200
 PENALTY = "penalty"
+# Metrics with a figure of their own, where a run has them.
+CURVES = ("accuracy", "auroc", "rmse", "mae", "deviance", "r2", "perplexity", "calibration_error")
+ABBREVIATED = {"auroc": "AUROC", "rmse": "RMSE", "mae": "MAE", "r2": "R squared"}
 
 
 def all_figures(
@@ -32,7 +36,7 @@ def all_figures(
 ) -> list[tuple[str, Figure]]:
     """Return the report's figures with their titles, those that there are data for."""
     makers: list[tuple[str, Callable[[], Figure | None]]] = [
-        ("Accuracy", lambda: _curves(rounds, "accuracy")),
+        *((_metric_title(name), partial(_curves, rounds, name)) for name in CURVES),
         ("Loss", lambda: _curves(rounds, "loss")),
         ("Accuracy by inference, and of baselines", lambda: _ways_of_inference(rounds)),
         ("Accuracy with an exit after each layer", lambda: _exits(rounds)),
@@ -47,6 +51,10 @@ def all_figures(
     ]
     made = ((title, maker()) for title, maker in makers)
     return [(title, drawn) for title, drawn in made if drawn is not None]
+
+
+def _metric_title(name: str) -> str:
+    return ABBREVIATED.get(name, label_of(name).capitalize())
 
 
 def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:

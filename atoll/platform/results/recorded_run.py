@@ -16,12 +16,14 @@ from pydantic import BaseModel
 from torch import nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.arrays.travelling import frozen_sha256
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.client_statistics import fitted
 from atoll.clients.data.dataset import Dataset, Split
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.partitioning.domains import TestSets, test_sets
-from atoll.clients.models.model_building import build_model
+from atoll.clients.models.model_building import build_model, model_seed
 from atoll.clients.tasks.task import Metrics
 from atoll.clients.training.evaluation import Evaluation, evaluate, metrics_by_domain
 from atoll.errors import DataUnavailableError, RunDirectoryError
@@ -29,7 +31,7 @@ from atoll.files.reading import parse_json
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.results.kept_checkpoints import WhichRound, checkpoints_of, choose_round
 from atoll.platform.results.pixel_model import InputFormat, PixelModel, Predictions
-from atoll.platform.run_directory.identity import RunIdentity
+from atoll.platform.run_directory.identity import FROZEN, RunIdentity
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import (
     APP_TABLE,
@@ -157,7 +159,8 @@ class RecordedRun:
         """
         data, seed = self.config.data, self.config.run.seed
         with self._trusted():
-            dataset = load_dataset(data.dataset, data.path, data.options, seed)
+            loaded = load_dataset(data.dataset, data.path, data.dataset_options, seed)
+            dataset = fitted(loaded, data, seed)
         identity = self.identity
         was = None if identity is None else identity.data.get(data.dataset)
         if was not in (None, dataset.fingerprint):
@@ -239,7 +242,9 @@ class RecordedRun:
         arrays, inputs = self.arrays(round), self.inputs
         settings = self.config.model
         with self._trusted():
-            network = build_model(settings, inputs.inputs, inputs.task, 0)
+            seed = model_seed(self.config.run.seed)
+            network = build_model(settings, inputs.inputs, inputs.task, seed)
+        self._check_frozen(network)
         try:
             ModelArrays(network).load(arrays)
         except ValueError as error:
@@ -255,6 +260,16 @@ class RecordedRun:
                 f"device = {str(device)!r}: cannot be used ({reason}); expected 'cpu', or a "
                 "device that PyTorch has here"
             ) from error
+
+    def _check_frozen(self, network: nn.Module) -> None:
+        """Refuse frozen parameters that are not those of the run: no checkpoint has them."""
+        was = None if self.identity is None else self.identity.data.get(FROZEN)
+        found = frozen_sha256(network)
+        if was not in (None, found):
+            raise RunDirectoryError(
+                f"{self.directory}: model.name = {self.config.model.name!r}: its frozen parameters "
+                f"have the SHA-256 {found}, expected {was}; the weights are not what they were"
+            )
 
     def predict(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import ray
@@ -13,13 +13,12 @@ from flwr.app import ArrayRecord, RecordDict
 from numpy.typing import NDArray
 from torch import nn
 
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
-from atoll.clients.models.model_building import build_model
-from atoll.clients.settings import ModelSettings
 from atoll.clients.tasks.output_loss import CROSS_ENTROPY
 from atoll.clients.training.evaluation import batch_of
 from atoll.platform.grid.ray_grid import RayGrid
@@ -45,12 +44,10 @@ class ServerDiagnostics:
         Its workers run the model.
     dataset : Dataset
         Its test split is used, the first 2,048 examples of each domain.
-    model : ModelSettings
-        ``[model]``.
+    spec : ClientSpec
+        The federation's: its model, and where the workers' models are.
     sets : TestSets
         Which test examples are used, by domain; with held-out domains.
-    device : str
-        Where the workers' models are.
     every : int
         Rounds between measurements.
     """
@@ -59,20 +56,19 @@ class ServerDiagnostics:
         self,
         grid: RayGrid,
         dataset: Dataset,
-        model: ModelSettings,
+        spec: ClientSpec,
         sets: TestSets,
-        device: str,
         every: int,
     ) -> None:
         self._grid = grid
         self._dataset = dataset
-        self._place = (dataset.directory, model, device)
+        self._spec = spec
         self._every = every
         self._held_out = sets.main
         self._names = (*sets.main, *sets.validation)
         indices = dict(zip(sets.names, sets.indices, strict=True))
         self._indices = [indices[name][:EXAMPLES] for name in self._names]
-        self._model = build_model(model, dataset.inputs, dataset.task, 0).eval()
+        self._model = replace(spec, device="cpu").build_model(dataset).eval()
         self._arrays = ModelArrays(self._model)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> Mapping[str, float]:
@@ -80,7 +76,7 @@ class ServerDiagnostics:
         if server_round == 0 or server_round % self._every:
             return {}
         content = ray.put(pack(RecordDict({"arrays": arrays})))
-        calls = [(content, *self._place, indices) for indices in self._indices]
+        calls = [(content, self._spec, indices) for indices in self._indices]
         done: list[Outputs] = map_over_workers(self._grid.pool, outputs_of, calls)
         self._arrays.load(arrays)
         head = copy.deepcopy(SplitModel(self._model).head).double()
@@ -99,21 +95,15 @@ class ServerDiagnostics:
         return HeadOutputs(features, logits, labels, torch.arange(len(labels)), head, (), loss)
 
 
-def outputs_of(
-    content: PackedRecords,
-    directory: Path,
-    model: ModelSettings,
-    device: str,
-    indices: NDArray[np.int64],
-) -> Outputs:
+def outputs_of(content: PackedRecords, spec: ClientSpec, indices: NDArray[np.int64]) -> Outputs:
     """Return the features and logits of test examples, in a worker."""
-    dataset, network = loaded(content, directory, model, device)
+    dataset, network = loaded(content, spec)
     network.eval()
     split, parts, batch = SplitModel(network), [], batch_of(dataset.inputs)
     with torch.no_grad():
         for start in range(0, len(indices), batch):
             chosen = indices[start : start + batch]
-            images = dataset.inputs.to_tensor(dataset.test.inputs[chosen]).to(device)
+            images = dataset.inputs.to_tensor(dataset.test.inputs[chosen]).to(spec.device)
             labels = torch.from_numpy(dataset.test.labels[chosen])
             found = split(images, labels, torch.arange(len(labels)))
             parts.append((found.features.cpu().numpy(), found.logits.cpu().numpy()))

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import add
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import ray
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
+from torch import nn
 
+from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
-from atoll.clients.models.model_building import build_model
-from atoll.clients.settings import ModelSettings
 from atoll.clients.training.evaluation import Evaluation, evaluate, metrics_by_domain
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.messages.packing import PackedRecords, pack, unpack
@@ -40,12 +39,10 @@ class ServerEvaluation:
         Its workers evaluate.
     dataset : Dataset
         Its test split is used.
-    model : ModelSettings
-        ``[model]``.
+    spec : ClientSpec
+        The federation's: its model, and where the workers' models are.
     sets : TestSets
         Which test examples are used, by domain.
-    device : str
-        Where the workers' models are.
     diagnostics : callable, optional
         Returns more figures of a round.
     metrics : Sequence[str]
@@ -58,9 +55,8 @@ class ServerEvaluation:
         self,
         grid: RayGrid,
         dataset: Dataset,
-        model: ModelSettings,
+        spec: ClientSpec,
         sets: TestSets,
-        device: str,
         diagnostics: Diagnostics | None = None,
         metrics: Sequence[str] = (),
         on_confusion: OnConfusion | None = None,
@@ -68,7 +64,7 @@ class ServerEvaluation:
         self._grid = grid
         self._on_confusion = on_confusion
         self._diagnostics = diagnostics
-        self._place = (dataset.directory, model, device)
+        self._spec = spec
         self._metrics = tuple(metrics)
         self._sets = sets
         self._parts = [_cut(indices) for indices in sets.indices]
@@ -77,7 +73,7 @@ class ServerEvaluation:
         """Evaluate the model of a round."""
         content = ray.put(pack(RecordDict({"arrays": arrays})))
         calls = [
-            (content, *self._place, part, self._metrics) for parts in self._parts for part in parts
+            (content, self._spec, part, self._metrics) for parts in self._parts for part in parts
         ]
         done: list[Evaluation] = map_over_workers(self._grid.pool, evaluate_part, calls)
         ends = np.cumsum([len(parts) for parts in self._parts]).tolist()
@@ -103,31 +99,26 @@ def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 @lru_cache(maxsize=4)
-def _opened(directory: Path, model: str, device: str) -> tuple[Dataset, Any, ModelArrays]:
+def _opened(spec: ClientSpec) -> tuple[Dataset, nn.Module, ModelArrays]:
     """Return a worker's data set and model, and the model's arrays; made once a process."""
-    dataset = Dataset(directory)
-    settings = ModelSettings.model_validate_json(model)
-    network = build_model(settings, dataset.inputs, dataset.task, 0).to(device)
+    dataset = Dataset(spec.dataset)
+    network = spec.build_model(dataset)
     return dataset, network, ModelArrays(network)
 
 
-def loaded(
-    content: PackedRecords, directory: Path, model: ModelSettings, device: str
-) -> tuple[Dataset, Any]:
+def loaded(content: PackedRecords, spec: ClientSpec) -> tuple[Dataset, nn.Module]:
     """Return a worker's data set, and its model with the parameters of a message."""
-    dataset, network, arrays = _opened(directory, model.model_dump_json(), device)
+    dataset, network, arrays = _opened(spec)
     arrays.load(cast(ArrayRecord, unpack(content)["arrays"]))
     return dataset, network
 
 
 def evaluate_part(
     content: PackedRecords,
-    directory: Path,
-    model: ModelSettings,
-    device: str,
+    spec: ClientSpec,
     indices: NDArray[np.int64],
     metrics: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate some test examples in a worker."""
-    dataset, network = loaded(content, directory, model, device)
-    return evaluate(network, dataset, dataset.test, indices, device, metrics)
+    dataset, network = loaded(content, spec)
+    return evaluate(network, dataset, dataset.test, indices, spec.device, metrics)

@@ -27,6 +27,8 @@ from atoll.files.recorded import write_recorded_json
 logger = logging.getLogger("atoll")
 
 IDENTITY = "identity.json"
+# Among the data: the hash of a model's parameters that do not travel.
+FROZEN = "frozen parameters of the model"
 # What may differ without a run becoming another: none of it changes a run's results.
 IRRELEVANT: Mapping[str, Sequence[str]] = {
     "run": (
@@ -83,7 +85,8 @@ class RunIdentity:
     config : dict
         What its results depend on (:func:`relevant`).
     data : dict[str, str]
-        Hashes of its data by name: the data set's name and the SHA-256 of its contents.
+        Hashes of its data by name: the data set's name and the SHA-256 of its contents; under
+        :data:`FROZEN` that of the model's frozen parameters, where it has any.
     versions : dict[str, str]
         Of Python and the packages that its bits depend on.
     code : dict[str, str]

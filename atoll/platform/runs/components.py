@@ -10,13 +10,13 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.client_statistics import fit_to_clients
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.label_noise import with_label_noise
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
-from atoll.clients.models.model_building import build_model
+from atoll.clients.models.model_building import build_model, model_seed
 from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 from atoll.platform.config.experiment import Experiment
-from atoll.randomness import derive_seed
 from atoll.strategies import build_strategy
 
 # Components of other experiments that are kept: a model may be large.
@@ -68,7 +68,7 @@ class Components:
         cache = cache or ComponentCache()
         data, seed = experiment.data, experiment.run.seed
         strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
-        source = (data.dataset, data.path, data.options)
+        source = (data.dataset, data.path, data.dataset_options)
         dataset = cache.once(("data", repr(source), seed), load_dataset, *source, seed)
         dealt = ("partition", repr(data), seed)
         # Examples are dealt by their true labels.
@@ -76,8 +76,10 @@ class Components:
         if data.label_noise is not None:
             noise = ("noise", repr(source), repr(data.label_noise), seed)
             dataset = cache.once(noise, with_label_noise, dataset, data.label_noise, seed)
+        of_clients = (dataset, partition, data.client_test_fraction, seed)
+        dataset = cache.once(("statistics", repr(data), seed), fit_to_clients, *of_clients)
         arguments = (experiment.model, dataset.inputs, dataset.task)
-        initial = derive_seed(seed, "initial parameters")
+        initial = model_seed(seed)
         model = cache.once(("model", repr(arguments), seed), build_model, *arguments, initial)
         return cls(experiment, strategy, dataset, partition, model, cache)
 

@@ -16,9 +16,7 @@ from atoll import flower
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.errors import RunDirectoryError
 from atoll.platform.callbacks.early_stopping import EarlyStopping
-from atoll.platform.callbacks.mlflow_log import MLflowLog
 from atoll.platform.callbacks.observers import Observer, RoundRecord
-from atoll.platform.callbacks.tensorboard import TensorBoardLog
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
 from atoll.platform.grid.ray_grid import RayGrid
@@ -29,7 +27,7 @@ from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
 from atoll.platform.rounds.server_evaluation import ServerEvaluation
 from atoll.platform.run_directory.checkpoint import CheckpointStore
-from atoll.platform.run_directory.identity import RunIdentity, relevant
+from atoll.platform.run_directory.identity import FROZEN, RunIdentity, relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import (
@@ -42,13 +40,12 @@ from atoll.platform.run_directory.run_lock import RunLock
 from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
 from atoll.platform.runs.layerwise.layerwise_run import LayerwiseTraining, start_workers
 from atoll.platform.runs.layerwise.network_arrays import network_arrays
+from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.platform.runs.preflight import check_settings
-from atoll.platform.runs.session import (
-    Session,
-    claim_run_directory,
-    versions,
-)
-from atoll.platform.runs.started_cluster import StartedCluster
+from atoll.platform.runs.run_observers import observers_of
+from atoll.platform.runs.run_result import RunResult
+from atoll.platform.runs.session import Session, claim_run_directory, versions
+from atoll.platform.runs.started_cluster import StartedCluster, main_code_of
 from atoll.randomness import derive_seed, seed_everything
 from atoll.source_identity import references_in, source_hashes
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
@@ -59,28 +56,6 @@ logger = logging.getLogger("atoll")
 
 Observers = Callable[[Path], list[Observer]]
 Callback = Callable[[RoundRecord], None]
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Result of a run.
-
-    Attributes
-    ----------
-    directory : Path
-        The run directory.
-    arrays : ArrayRecord
-        The final global model.
-    metrics : dict
-        The last round's metrics, as in ``result.json``.
-    summary : dict
-        All of ``result.json``.
-    """
-
-    directory: Path
-    arrays: ArrayRecord
-    metrics: dict[str, Any]
-    summary: dict[str, Any]
 
 
 class Start(Enum):
@@ -152,6 +127,7 @@ def run(
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment))
     check_settings(experiment)
+    experiment = with_natural_clients(experiment)
     note(uses_in(experiment.to_dict()))
     if resume and out is None:
         out = experiment.run.out / experiment.run.name
@@ -285,7 +261,8 @@ def _run_layers(
         ):
             write_partition(lock.directory, federation, experiment.data.held_out)
             layers = LayerwiseTraining(experiment, federation, session, listeners.callbacks)
-            pool = start_workers(connection, experiment.ray, federation, layers.units)
+            main = main_code_of(experiment)
+            pool = start_workers(connection, experiment.ray, federation, layers.units, main)
             try:
                 arrays = layers.run(pool)
             finally:
@@ -302,6 +279,8 @@ def _session(
     listeners: _Listeners,
 ) -> Session:
     data = {experiment.data.dataset: federation.dataset.fingerprint}
+    if federation.spec.frozen is not None:
+        data[FROZEN] = federation.spec.frozen
     config = experiment.to_dict()
     if experiment.data.path is not None:
         # In config.toml a relative path would be relative to the run directory.
@@ -312,18 +291,12 @@ def _session(
         identity=_identity(experiment, data, federation.spec.device),
         is_new=start is Start.NEW,
         keep_checkpoints=experiment.run.keep_checkpoints,
-        observers=partial(_all_observers, experiment, listeners.observers),
+        observers=lambda directory: [
+            *listeners.observers(directory),
+            *observers_of(experiment, federation.dataset.classes, directory),
+        ],
         lock=lock,
     )
-
-
-def _all_observers(experiment: Experiment, more: Observers, directory: Path) -> list[Observer]:
-    observers = more(directory)
-    if experiment.log.tensorboard:
-        observers.append(TensorBoardLog(directory))
-    if experiment.log.mlflow is not False:
-        observers.append(MLflowLog(directory, experiment.log.mlflow, experiment.to_dict()))
-    return observers
 
 
 def _run_rounds(
@@ -337,7 +310,7 @@ def _run_rounds(
     stopping = settings.early_stopping
     seed_everything(derive_seed(settings.seed, "server"))
     sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
-    place = (grid, federation.dataset, experiment.model, sets, federation.spec.device)
+    place = (grid, federation.dataset, federation.spec, sets)
     every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
     diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
     told = session.ledger.on_confusion

@@ -28,6 +28,7 @@ from atoll.clients.training.evaluation import ModelData
 from atoll.platform.config.estimate import TIMED_EXAMPLES
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.platform.runs.preflight import check_settings
 from atoll.randomness import derive_seed, seed_everything
 
@@ -108,6 +109,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
         If the experiment cannot be run.
     """
     check_settings(experiment)
+    experiment = with_natural_clients(experiment)
     federation = prepare(experiment)
     model = _model_of(federation)
     arrays = federation.initial_arrays

@@ -77,6 +77,8 @@ def _check_tracking(experiment: Experiment) -> None:
         require("tensorboardX", what="log.tensorboard")
     if experiment.log.mlflow is not False:
         require("mlflow", what="log.mlflow")
+    if experiment.log.wandb:
+        require("wandb", what="log.wandb")
 
 
 def _check_strategy_and_mods(experiment: Experiment) -> None:
@@ -122,10 +124,10 @@ def _check_data(experiment: Experiment) -> None:
     data = experiment.data
     check_partition(data)
     check_home_domains(data)
-    check_options(data.dataset, data.options)
+    check_options(data.dataset, data.dataset_options)
     if data.path is not None and not data.path.exists():
         raise InvalidExperimentError(
-            f"data.path = {str(data.path)!r}: no such folder; expected the data set's files"
+            f"data.path = {str(data.path)!r}: no such file or folder; expected the data set's files"
         )
 
 

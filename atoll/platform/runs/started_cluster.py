@@ -7,11 +7,19 @@ from functools import partial
 from typing import Any
 
 from atoll.clients.apps.client_app import make_client_app
+from atoll.main_module import MainCode
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.runs.federation import Federation
+from atoll.platform.worker.worker_setup import make_with_main
+from atoll.trust import references_in
+
+
+def main_code_of(experiment: Experiment) -> MainCode:
+    """Return what workers need of the code that the user's script or notebook defines."""
+    return MainCode.of(references_in(experiment.to_dict()))
 
 
 class StartedCluster:
@@ -48,8 +56,9 @@ class StartedCluster:
         """Return the grid, on the cluster that was started; ``name`` is for Ray's dashboard."""
         experiment = self._experiment
         ray_settings = experiment.ray
+        make_app = partial(make_client_app, federation.spec)
         return RayGrid(
-            partial(make_client_app, federation.spec),
+            partial(make_with_main, main_code_of(experiment), make_app),
             experiment.data.clients,
             seed=experiment.run.seed,
             workers=ray_settings.workers,

@@ -20,12 +20,12 @@ from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.noprop_clients import CAPACITY
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.partitioning.domains import test_sets
-from atoll.clients.models.model_building import build_model
 from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.randomness import derive_seed, seed_everything
 
 logger = logging.getLogger("flwr")
@@ -42,7 +42,8 @@ def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experim
     settings = overrides.split()
     if clients is not None:
         settings.append(f"data.clients={clients}")
-    experiment = load_experiment(path if path.is_absolute() else ROOT / path, settings)
+    loaded = load_experiment(path if path.is_absolute() else ROOT / path, settings)
+    experiment = with_natural_clients(loaded)
     return experiment, prepare(experiment)
 
 
@@ -95,9 +96,7 @@ class _Evaluation:
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
         dataset = federation.dataset
         self._dataset = dataset
-        self._model = build_model(
-            experiment.model, dataset.inputs, dataset.task, experiment.run.seed
-        )
+        self._model = federation.spec.build_model(dataset)
         self._arrays = ModelArrays(self._model)
         self._metrics = experiment.run.metrics or ()
         data = experiment.data

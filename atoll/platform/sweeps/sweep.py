@@ -31,6 +31,7 @@ from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.reports.tables import Table
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_lock import RunLock, is_free
+from atoll.platform.runs.started_cluster import main_code_of
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial
 from atoll.platform.sweeps.sweep_results import figures_of, read_curve, tables_of, write_results
 from atoll.platform.sweeps.trial_checks import check_trials
@@ -295,7 +296,8 @@ class _Running:
         tables = trial.experiment.to_dict()
         # Trials share the GPUs that there are: one that took what fits would leave none.
         tables["ray"]["gpus_per_worker"] = self._gpu_share
-        arguments = tables, str(place), self._workers, list(sys.path), ask
+        main = main_code_of(trial.experiment)
+        arguments = tables, str(place), self._workers, list(sys.path), main, ask
         task = self._task.options(name=f"trial {trial}", **self._options)
         self._under_way[task.remote(*arguments)] = trial, time.monotonic()
 

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.config.sweep_sections import SweepSettings
 from atoll.platform.run_directory.identity import relevant, sha256_of_tables
+from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.platform.sweeps.axes import (
     EACH,
     HELD_OUT,
@@ -161,8 +162,12 @@ def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
     _check_settings(settings)
     base = Experiment.from_dict(tables)
     trials: dict[str, Trial] = {}
-    for trial in _trials(tables, settings, SettingsChecks()):
-        trials.setdefault(trial.name, trial)
+    for planned in _trials(tables, settings, SettingsChecks()):
+        # Its name is a hash of all that is run.
+        with suppress(UntrustedCodeError):
+            natural = with_natural_clients(planned.experiment)
+            planned = replace(planned, experiment=natural)
+        trials.setdefault(planned.name, planned)
     return Sweep(settings, base, tuple(trials.values()))
 
 
@@ -326,7 +331,7 @@ def _training_domains(experiment: Experiment) -> tuple[str, ...]:
 def dataset_of(experiment: Experiment) -> Dataset:
     """Return an experiment's data set; the last ones stay open."""
     data = experiment.data
-    options = json.dumps(data.options, sort_keys=True)
+    options = json.dumps(data.dataset_options, sort_keys=True)
     return _opened(data.dataset, data.path, options, experiment.run.seed)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
 from atoll.files.recorded import remove_recorded, write_recorded_json
+from atoll.main_module import MainCode
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.run_files import CONFIG
@@ -29,10 +30,12 @@ def run_trial(
     directory: str,
     workers: int,
     search_path: list[str],
+    main: MainCode,
     ask: AskAfterRound | None = None,
 ) -> str | None:
     """Run or resume a trial (in a process of its own); return why it failed, or None."""
     sys.path.extend(path for path in search_path if path not in sys.path)
+    main.install()
 
     place, started = Path(directory), time.monotonic()
     callbacks = () if ask is None else (ask,)

@@ -12,8 +12,15 @@ from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
 from atoll.errors import EngineError
+from atoll.main_module import MainCode
 from atoll.platform.worker.actor import WorkerSetup
 from atoll.platform.worker.node_data import NodeData
+
+
+def make_with_main(main: MainCode, make: Callable[[], ClientApp]) -> ClientApp:
+    """Return a ClientApp, made where a script's or a notebook's own code is defined."""
+    main.install()
+    return make()
 
 
 def worker_setup(

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models.model_building import build_model
 from atoll.clients.noprop.networks.blocks import BLOCK_SIZES, Block, ByteDropout, TimeFeatures
 from atoll.clients.settings import ModelSettings
@@ -113,7 +114,7 @@ def test_convolutions_in_bfloat16_are_close_and_give_float32():
 
 def test_images_that_cannot_be_halved_twice_are_refused():
     with pytest.raises(ValueError, match="images of 3x3: expected at least 4x4"):
-        Block((1, 3, 3), 10, 10, BLOCK_SIZES["paper"], "batch")
+        Block(images_of((1, 3, 3)), 10, 10, BLOCK_SIZES["paper"], "batch")
 
 
 @pytest.mark.parametrize("name", ["noprop-dt", "noprop-ct", "noprop-fm"])

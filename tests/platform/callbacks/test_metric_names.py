@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from atoll.platform.callbacks.metric_names import (
     GROUPS,
+    SERVER_ACCURACY,
     column_of,
-    domain_accuracy,
+    domain_metric,
     group_of,
     metrics_in,
 )
@@ -52,7 +53,11 @@ def test_a_round_is_read_back_with_its_metrics(tmp_path: Path) -> None:
         "evaluate": {},
         "server": {"accuracy": 0.5, "accuracy_e_0.1": 0.75},
     }
-    assert record.metric(domain_accuracy("e-0.1")) == read.metric("server_accuracy_e-0.1") == 0.75
+    assert (
+        record.metric(domain_metric(SERVER_ACCURACY, "e-0.1"))
+        == read.metric("server_accuracy_e-0.1")
+        == 0.75
+    )
     assert record.metric("server_nothing") is None
     assert dict(record.scalars())["train/train-loss"] == 0.25
     assert dict(record.scalars())["round/errors"] == 0

@@ -26,6 +26,7 @@ from atoll.clients.data.catalog import load_dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import AtollError, UntrustedCodeError
 from atoll.files.recorded import write_recorded_text
+from atoll.main_module import MainCode
 from atoll.platform.cli import terminal
 from atoll.platform.cli.application import application
 from atoll.platform.config.experiment import Experiment
@@ -234,7 +235,7 @@ def test_a_sweeps_trial_goes_on_as_the_sweep_says_and_not_its_directory(
 
     monkeypatch.setattr(trial_process, "run", note_run)
     tables = Experiment.from_dict(tables_of()).to_dict()
-    assert trial_process.run_trial(tables, str(place), 1, []) is None
+    assert trial_process.run_trial(tables, str(place), 1, [], MainCode({}, {})) is None
     assert [experiment.model.name for experiment in given] == ["linear"]
     assert not marker.exists()
 

@@ -20,7 +20,7 @@ import atoll
 from atoll.attacks import ATTACKS
 from atoll.attacks.defenses import DEFENSES
 from atoll.clients.models import MODELS
-from atoll.clients.models.model_arguments import GIVEN, check_arguments
+from atoll.clients.models.model_arguments import GIVEN, GIVEN_UNLESS_SET, check_arguments
 from atoll.clients.mods import FLOWER_ARGUMENTS
 from atoll.clients.ranges import CONFIG
 from atoll.clients.settings import ModelSettings, Section
@@ -128,7 +128,7 @@ def test_every_number_of_every_model_has_both_limits() -> None:
     for name in MODELS:
         make = MODELS[name]
         for argument, hint in get_type_hints(make, include_extras=True).items():
-            if argument not in (*GIVEN, "arguments", "return"):
+            if argument not in (*GIVEN, *GIVEN_UNLESS_SET, "arguments", "return"):
                 missing += without_range(f"{name}.{argument}", hint)
     assert missing == []
 

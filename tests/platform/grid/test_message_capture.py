@@ -270,6 +270,9 @@ def test_a_run_is_attacked_from_the_command_line(captured: Path) -> None:
     with Image.open(captured / "attacks" / "idlg" / "pictures.png") as picture:
         assert picture.size == (2 * 68 + 4, 2 * 68 + 4 + 14)
     assert (captured / "attacks" / "idlg" / "attack.json").is_file()
+    page = (captured / "attacks" / "idlg" / "attack.html").read_text()
+    assert page.count("data:image/png") == 4
+    assert "round 1, node 3, image 1; idlg" in page
 
 
 def test_the_doctor_speaks_on_the_command_line(captured: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from atoll.errors import RunDirectoryError
 from atoll.files.atomic import replacing, write_text
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.callbacks.tensorboard import TensorBoardLog
 from atoll.platform.config.sections import EarlyStoppingSettings
 from atoll.platform.reports.run_report import headline, write_report
 from atoll.platform.run_directory.ledger import Ledger, ParquetTable
@@ -199,21 +198,6 @@ def test_the_report_is_one_offline_file_and_escapes_what_clients_said(tmp_path: 
         assert title in page
     assert headline(tmp_path)["client errors"] == "2"
     assert headline(tmp_path)["server accuracy"] == "0.2500"
-
-
-def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    log = TensorBoardLog(tmp_path)
-    log.on_start(RunInfo("x", tmp_path, 2, 1, 1, 3, 10, "FedAvg"))
-    for server_round in (1, 2):
-        log.on_round(record(server_round, accuracy=server_round / 4))
-    log.on_end({})
-    log.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    scalars = events.Scalars("server/accuracy")
-    assert [(s.step, s.value) for s in scalars] == [(1, 0.25), (2, 0.5)]
 
 
 def test_early_stopping_waits_for_its_patience_and_knows_its_target() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -116,25 +114,3 @@ def test_the_flower_app_learns_on_both_engines(tmp_path: Path) -> None:
         found = accuracies(output)
         assert len(found) == 5, output
         assert found[-1] > 0.8
-
-
-@pytest.mark.slow
-def test_a_wheel_has_the_files(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "atoll", source / "atoll", ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    program = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    [wheel] = tmp_path.glob("*.whl")
-    names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
-    wanted = {f"{source}.in" for starter in STARTERS.values() for source in starter.files.values()}
-    assert wanted <= names

@@ -28,6 +28,7 @@ from atoll.clients.data.datasets.image_files import (
     list_images,
     read_picture,
 )
+from atoll.clients.data.domain_names import check_domain_names
 from atoll.clients.ranges import Pixels, Seed
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError
@@ -175,14 +176,7 @@ def _check_domains(images: ImageFiles, which: NDArray[np.int64]) -> None:
                 f"{name}: has {count} images; expected at least {SMALLEST_DOMAIN}, of which a "
                 "fifth is for test"
             )
-    by_column: dict[str, str] = {}
-    for domain in images.domains:
-        other = by_column.setdefault(domain.replace("-", "_"), domain)
-        if other != domain:
-            raise DataUnavailableError(
-                f"{images.root}: the domains {other!r} and {domain!r} differ only by '-' and '_' "
-                "and would share their columns in the ledger; expected another name for one of them"
-            )
+    check_domain_names(images.domains, f"{images.root}: ")
 
 
 def _check_room(images: ImageFiles, size: int, scratch: Path) -> None:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from atoll.clients.data.inputs.base import Inputs
 
+# So many deviations from the mean are cut off: float32 is to hold sums of squares.
+FARTHEST = 1e12
+
 
 class _Column(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -33,6 +36,8 @@ class NumberColumn(_Column):
         By which numbers are standardised: of the clients' training examples.
     has_missing : bool
         Whether some training examples lack it: a model is then given a flag, too.
+    is_fixed : bool
+        Whether ``mean`` and ``std`` stay as they are, whatever the clients' examples are.
 
     Examples
     --------
@@ -45,6 +50,7 @@ class NumberColumn(_Column):
     mean: float = 0.0
     std: Annotated[float, Field(gt=0.0)] = 1.0
     has_missing: bool = False
+    is_fixed: bool = False
 
 
 class CategoryColumn(_Column):
@@ -172,6 +178,7 @@ class TableInputs(Inputs):
         """Return rows as a model is given them: float32, (n, width)."""
         places, means, deviations = self._scales
         numbers = np.nan_to_num((stored[:, places] - means) / deviations)
+        numbers = numbers.clip(-FARTHEST, FARTHEST)
         flags = np.isnan(stored[:, self._flagged])
         codes = [found[stored[:, place].astype(np.int64)] for place, found in self._lookups]
         parts = [numbers, flags, *(code[:, None] for code in codes)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -231,15 +230,24 @@ def check_home_domains(settings: DataSettings) -> None:
             )
 
 
+def chosen_examples(dataset: Dataset, settings: DataSettings, seed: int) -> NDArray[np.int64]:
+    """Return the training examples that are dealt: at most ``train_examples``, none held out."""
+    return _drawn(trainable(dataset, settings.held_out), settings, seed)
+
+
+def _drawn(examples: NDArray[np.int64], settings: DataSettings, seed: int) -> NDArray[np.int64]:
+    if settings.train_examples is None or settings.train_examples >= len(examples):
+        return examples
+    generator = np.random.default_rng(derive_seed(seed, "train examples"))
+    drawn: NDArray[np.int64] = generator.choice(examples, settings.train_examples, replace=False)
+    return np.sort(drawn)
+
+
 def deal(
     dataset: Dataset, examples: NDArray[np.int64], settings: DataSettings, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many examples each client has, and all clients' examples, one after another."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    split, chosen = dataset.train, examples
-    if settings.train_examples is not None and settings.train_examples < len(examples):
-        generator = np.random.default_rng(derive_seed(seed, "train examples"))
-        chosen = np.sort(generator.choice(examples, settings.train_examples, replace=False))
+    split, chosen = dataset.train, _drawn(examples, settings, seed)
     if check_partitioner(settings.partition.name) in IN_RUNS and _is_ordered(split):
         chosen = np.random.default_rng(derive_seed(seed, "shuffle")).permutation(chosen)
     columns = {"index": chosen, "label": _strata(dataset)[chosen]}

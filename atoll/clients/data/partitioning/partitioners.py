@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -203,7 +205,8 @@ def load_all(
     """
     partitioner.dataset = TABLES["datasets"].from_dict(dict(columns))
     try:
-        with warnings.catch_warnings():
+        # Some show a progress bar of their own.
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             count = partitioner.num_partitions
             check_count(count, settings)

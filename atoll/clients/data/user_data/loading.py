@@ -25,10 +25,11 @@ from atoll.clients.data.dataset import (
     fingerprint_of,
     write_dataset,
 )
+from atoll.clients.data.domain_names import check_domain_names
 from atoll.clients.data.user_data.examples import EXPECTED, Columns, is_split, read_columns
 from atoll.clients.data.user_data.loaded_data import COLUMNS, LoadedData
 from atoll.error_messages import closest
-from atoll.errors import DataUnavailableError, InvalidExperimentError
+from atoll.errors import InvalidExperimentError
 from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
 from atoll.registry import import_attribute
@@ -204,7 +205,7 @@ def _decoded(data: LoadedData, seed: int, scratch: Path) -> Decoded:
     ]
     if len(made) == 1:
         made = list(_held_out(made[0], seed))
-    _check_domain_names(domains)
+    check_domain_names(domains)
     return Decoded(classes, made[0], made[1], domains, data.normalization, data.augmentation)
 
 
@@ -298,15 +299,3 @@ def _held_out(split: Split, seed: int) -> Iterator[Split]:
             None if split.domains is None else split.domains[mask],
             None if split.groups is None else split.groups[mask],
         )
-
-
-def _check_domain_names(domains: Sequence[str]) -> None:
-    """Refuse domains that would share their columns in the ledger, whose names have no hyphens."""
-    by_column: dict[str, str] = {}
-    for domain in domains:
-        other = by_column.setdefault(domain.replace("-", "_"), domain)
-        if other != domain:
-            raise DataUnavailableError(
-                f"the domains {other!r} and {domain!r} differ only by '-' and '_' and would share "
-                "their columns in the ledger; expected another name for one of them"
-            )

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atoll.clients.data.dataset import Dataset, Split
-from atoll.clients.data.image_tensors import to_tensor
 
 
 class ExampleSource(Protocol):
@@ -60,7 +59,7 @@ class Examples:
     Parameters
     ----------
     dataset : Dataset
-        Says how images are normalised.
+        Says how examples become inputs.
     split : Split
         One of its splits.
     indices : NDArray[int64]
@@ -81,10 +80,9 @@ class Examples:
         return len(self._indices)
 
     def images(self, chosen: Tensor) -> Tensor:
-        """Return images, normalised: shape (n, channels, height, width)."""
-        pixels = self._split.images[self._indices[chosen.numpy()]]
-        images = to_tensor(pixels, self._dataset.mean, self._dataset.std)
-        return images.to(self._device)
+        """Return inputs as a network is given them: shape (n, ...)."""
+        stored = self._split.inputs[self._indices[chosen.numpy()]]
+        return self._dataset.inputs.to_tensor(stored).to(self._device)
 
     def labels(self, chosen: Tensor) -> Tensor:
         """Return labels: shape (n,)."""

@@ -43,7 +43,7 @@ def saved_bytes(unit: TrainingUnit, design: Design, batch_size: int) -> int:
     unit.module.train()
     statistics = {key: value.clone() for key, value in unit.module.state_dict().items()}
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, give):
-        images = torch.zeros(batch_size, *design.image_shape, device=device)
+        images = design.inputs.blank(batch_size).to(device)
         labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
         # The loss holds the graph, so that no storage is given to another tensor meanwhile.
         loss = unit.loss(images, labels, unit.draw(batch_size, generator))

@@ -10,6 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from atoll.clients.data.inputs.base import Inputs
+from atoll.clients.data.inputs.images import ImageInputs
+from atoll.clients.encoders import vector_encoder
 from atoll.clients.noprop.networks.blocks import (
     BLOCK_SIZES,
     Block,
@@ -58,15 +61,19 @@ class ChainedBlocks(nn.Module):
 def plain_cnn(design: Design) -> nn.Module:
     """Return a plain network with a block's convolutions and as many parameters as all blocks.
 
-    Between the convolutions and the classes is one hidden layer, as wide as that takes.
+    Between the convolutions (of tables and texts, a block's encoder) and the classes is one hidden
+    layer, as wide as that takes.
     """
     size, dropout = BLOCK_SIZES[design.settings.block], design.settings.dropout
     with torch.random.fork_rng(devices=[]):
         wanted = design.blocks * _parameters(design.make_block())
-    convolutions = convolutional_part(
-        design.image_shape, size, size.dropout if dropout is None else dropout
-    )
-    flat = flat_features(design.image_shape, size)
+    dropout = size.dropout if dropout is None else dropout
+    if isinstance(design.inputs, ImageInputs):
+        convolutions = convolutional_part(design.inputs.image_shape, size, dropout)
+        flat = flat_features(design.inputs.image_shape, size)
+    else:
+        encoder, flat = vector_encoder(design.inputs, size.width)
+        convolutions = [encoder]
     rest = wanted - sum(map(_parameters, convolutions)) - design.classes
     hidden = max(design.classes, round(rest / (flat + 1 + design.classes)))
     network = nn.Sequential(
@@ -76,26 +83,28 @@ def plain_cnn(design: Design) -> nn.Module:
         nn.ReLU(),
         nn.Linear(hidden, design.classes),
     )
+    if not isinstance(design.inputs, ImageInputs):
+        return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def chained_blocks(
-    image_shape: tuple[int, int, int], classes: int, **arguments: Any
+    inputs: Inputs | tuple[int, int, int], classes: int, **arguments: Any
 ) -> ChainedBlocks:
     """Return the chain of NoProp-DT's blocks, with the arguments of that model."""
-    return ChainedBlocks(_discrete_design(image_shape, classes, arguments))
+    return ChainedBlocks(_discrete_design(inputs, classes, arguments))
 
 
-def equal_cnn(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> nn.Module:
+def equal_cnn(inputs: Inputs | tuple[int, int, int], classes: int, **arguments: Any) -> nn.Module:
     """Return the plain network of as many parameters, with the arguments of NoProp-DT."""
-    return plain_cnn(_discrete_design(image_shape, classes, arguments))
+    return plain_cnn(_discrete_design(inputs, classes, arguments))
 
 
 def _discrete_design(
-    image_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]
+    inputs: Inputs | tuple[int, int, int], classes: int, arguments: dict[str, Any]
 ) -> Design:
     model = ModelSettings.model_validate({"name": "noprop-dt", **arguments})
-    return Design.of(model, image_shape, classes)
+    return Design.of(model, inputs, classes)
 
 
 def _parameters(module: nn.Module) -> int:

@@ -1,6 +1,6 @@
-"""Blocks: networks from an image and a noisy label embedding to logits.
+"""Blocks: networks from an example and a noisy label embedding to logits.
 
-The layer in which the paths meet is kept as one part a path, so that what depends on the image
+The layer in which the paths meet is kept as one part a path, so that what depends on the example
 alone (:meth:`Block.features`) is computed once, however many steps follow. The sum of the parts is
 the paper's layer on the concatenated paths.
 """
@@ -14,6 +14,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from atoll.clients.data.inputs.base import Inputs
+from atoll.clients.data.inputs.images import ImageInputs
+from atoll.clients.encoders import vector_encoder
 
 Norm = Literal["batch", "group", "none"]
 BlockName = Literal["paper", "half", "small"]
@@ -116,8 +120,8 @@ class Block(nn.Module):
 
     Parameters
     ----------
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
+    inputs : Inputs
+        What the network is given.
     classes : int
         The number of logits.
     dimension : int
@@ -138,7 +142,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        inputs: Inputs,
         classes: int,
         dimension: int,
         size: BlockSize,
@@ -151,10 +155,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         width, self._precision = size.width, precision
-        self._label_shape = image_shape if label_image else (dimension,)
-        self.image = _image_path(image_shape, size, norm, dropout, activate=timed)
+        self._label_shape = inputs.shape if label_image else (dimension,)
+        self.image = _input_path(inputs, size, norm, dropout, activate=timed)
         if label_image:
-            self.label: nn.Module = _image_path(image_shape, size, norm, 0.0, activate=True)
+            self.label: nn.Module = _input_path(inputs, size, norm, 0.0, activate=True)
         elif timed:
             self.label = nn.Sequential(nn.Linear(dimension, width), nn.ReLU())
         else:
@@ -173,7 +177,7 @@ class Block(nn.Module):
         self.top = _top(width, size.last, classes, norm)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the block's features of images: (n, channels, height, width) to (n, width)."""
+        """Return the block's features of inputs: (n, ...) to (n, width)."""
         if self._precision is not torch.float32:
             with torch.autocast(images.device.type, self._precision):
                 paths = self.image(images)
@@ -224,22 +228,36 @@ def _top(width: int, last: int | None, classes: int, norm: Norm) -> nn.Sequentia
     return nn.Sequential(*layers, nn.Linear(last or width, classes))
 
 
-def _image_path(
-    image_shape: tuple[int, int, int],
+def _input_path(
+    inputs: Inputs,
     size: BlockSize,
     norm: Norm,
     dropout: float,
     *,
     activate: bool,
 ) -> nn.Sequential:
-    """Return the convolutions and the layer after them; ``activate`` ends it in a ReLU."""
-    convolutions = convolutional_part(image_shape, size, dropout)
+    """Return the layers from the inputs; ``activate`` ends them in a ReLU.
+
+    Of images they are convolutions and a layer after them; of tables and texts an encoder to
+    vectors and two layers.
+    """
     end = nn.ReLU() if activate else _norm(norm, size.width)
+    if not isinstance(inputs, ImageInputs):
+        dense = dense_part(inputs, size, dropout)
+        return nn.Sequential(*dense, nn.Linear(size.width, size.width), end)
+    image_shape = inputs.image_shape
+    convolutions = convolutional_part(image_shape, size, dropout)
     path = nn.Sequential(
         *convolutions, nn.Flatten(), nn.Linear(flat_features(image_shape, size), size.width), end
     )
     # The weights' layout; PyTorch's max pooling has no vectorised kernel for the other one.
     return path.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def dense_part(inputs: Inputs, size: BlockSize, dropout: float) -> list[nn.Module]:
+    """Return a block's encoder of a table or a text, and the layer after it."""
+    encoder, width = vector_encoder(inputs, size.width)
+    return [encoder, nn.Linear(width, size.width), nn.ReLU(), nn.Dropout(dropout)]
 
 
 def convolutional_part(

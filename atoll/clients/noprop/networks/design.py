@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from atoll.clients.data.inputs.base import Inputs
+from atoll.clients.data.inputs.images import ImageInputs, images_of
 from atoll.clients.noprop.networks.blocks import BLOCK_SIZES, Block
 from atoll.clients.noprop.networks.diffusion import signal_levels
 from atoll.clients.noprop.networks.embeddings import initial_embedding
@@ -24,6 +25,7 @@ from atoll.clients.noprop.noprop_settings import (
     parse_model,
 )
 from atoll.clients.settings import ModelSettings
+from atoll.errors import InvalidExperimentError
 
 DIMENSION = 20
 
@@ -38,28 +40,36 @@ class Design:
         Which NoProp it is.
     settings : NoPropSettings
         ``[model]``.
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
+    inputs : Inputs
+        What the network is given.
     classes : int
         How many there are.
     """
 
     variant: Variant
     settings: NoPropSettings
-    image_shape: tuple[int, int, int]
+    inputs: Inputs
     classes: int
 
     @classmethod
-    def of(cls, model: ModelSettings, image_shape: tuple[int, int, int], classes: int) -> Design:
-        """Return the design that ``[model]`` asks for.
+    def of(
+        cls, model: ModelSettings, inputs: Inputs | tuple[int, int, int], classes: int
+    ) -> Design:
+        """Return the design that ``[model]`` asks for; a shape stands for images.
 
         Raises
         ------
         InvalidExperimentError
-            If a key or a value of ``[model]`` is wrong.
+            If a key or a value of ``[model]`` is wrong, or is of images and there are none.
         """
         settings = parse_model(model, classes)
-        return cls(VARIANTS[model.name.casefold()], settings, image_shape, classes)
+        given = inputs if isinstance(inputs, Inputs) else images_of(inputs)
+        if settings.embedding == "prototype" and not isinstance(given, ImageInputs):
+            raise InvalidExperimentError(
+                f"model.embedding = 'prototype': prototypes are images, and the data are "
+                f"{given.described}; expected 'one-hot', 'orthogonal' or 'learned'"
+            )
+        return cls(VARIANTS[model.name.casefold()], settings, given, classes)
 
     @property
     def dimension(self) -> int:
@@ -67,7 +77,7 @@ class Design:
         if self.settings.embedding == "one-hot":
             return self.classes
         if self.settings.embedding == "prototype":
-            return math.prod(self.image_shape)
+            return self.inputs.numbers(1)
         return self.settings.dimension or max(DIMENSION, self.classes)
 
     @property
@@ -105,7 +115,7 @@ class Design:
         """Return a block; its parameters are drawn from the global generator."""
         settings, size = self.settings, BLOCK_SIZES[self.settings.block]
         return Block(
-            self.image_shape,
+            self.inputs,
             self.classes,
             self.dimension,
             size,

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.noprop.networks.blocks import Block
 from atoll.clients.noprop.networks.design import Design
 from atoll.clients.noprop.networks.inference import AllWays, Inference, Noise, noise_of_runs
@@ -58,19 +59,21 @@ class NoPropNetwork(nn.Module):
 
 
 def _network(
-    name: str, image_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]
+    name: str, inputs: Inputs | tuple[int, int, int], classes: int, arguments: dict[str, Any]
 ) -> NoPropNetwork:
     model = ModelSettings.model_validate({"name": name, **arguments})
-    return NoPropNetwork(Design.of(model, image_shape, classes))
+    return NoPropNetwork(Design.of(model, inputs, classes))
 
 
-def noprop_dt(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
+def noprop_dt(
+    inputs: Inputs | tuple[int, int, int], classes: int, **arguments: Any
+) -> NoPropNetwork:
     """Return a NoProp-DT network: T blocks, a fixed noise schedule.
 
     Parameters
     ----------
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
+    inputs : Inputs or tuple[int, int, int]
+        What the network is given; channels, height and width stand for images of that shape.
     classes : int
         The number of classes.
     arguments
@@ -83,16 +86,18 @@ def noprop_dt(image_shape: tuple[int, int, int], classes: int, **arguments: Any)
     >>> len(network.blocks), len(network.inference().plan)  # a block for each step
     (3, 3)
     """
-    return _network("noprop-dt", image_shape, classes, arguments)
+    return _network("noprop-dt", inputs, classes, arguments)
 
 
-def noprop_ct(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
+def noprop_ct(
+    inputs: Inputs | tuple[int, int, int], classes: int, **arguments: Any
+) -> NoPropNetwork:
     """Return a NoProp-CT network: continuous time, a learned noise schedule.
 
     Parameters
     ----------
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
+    inputs : Inputs or tuple[int, int, int]
+        What the network is given; channels, height and width stand for images of that shape.
     classes : int
         The number of classes.
     arguments
@@ -105,16 +110,18 @@ def noprop_ct(image_shape: tuple[int, int, int], classes: int, **arguments: Any)
     >>> len(network.blocks), len(network.inference().plan)
     (1, 20)
     """
-    return _network("noprop-ct", image_shape, classes, arguments)
+    return _network("noprop-ct", inputs, classes, arguments)
 
 
-def noprop_fm(image_shape: tuple[int, int, int], classes: int, **arguments: Any) -> NoPropNetwork:
+def noprop_fm(
+    inputs: Inputs | tuple[int, int, int], classes: int, **arguments: Any
+) -> NoPropNetwork:
     """Return a NoProp-FM network: flow matching from noise to the label's embedding.
 
     Parameters
     ----------
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
+    inputs : Inputs or tuple[int, int, int]
+        What the network is given; channels, height and width stand for images of that shape.
     classes : int
         The number of classes.
     arguments
@@ -127,4 +134,4 @@ def noprop_fm(image_shape: tuple[int, int, int], classes: int, **arguments: Any)
     >>> len(network.blocks), len(network.inference().plan)
     (1, 20)
     """
-    return _network("noprop-fm", image_shape, classes, arguments)
+    return _network("noprop-fm", inputs, classes, arguments)

@@ -78,7 +78,7 @@ class UnitReport:
 def open_data(spec: ClientSpec) -> tuple[Dataset, Design, NDArray[np.int64]]:
     """Return the data set, the network's design and the indices of the first client's examples."""
     dataset = Dataset(spec.dataset)
-    design = Design.of(spec.model, dataset.image_shape, len(dataset.classes))
+    design = Design.of(spec.model, dataset.inputs, len(dataset.classes))
     return dataset, design, Partition(spec.partition).indices(0)
 
 

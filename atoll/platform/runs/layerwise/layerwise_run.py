@@ -26,6 +26,7 @@ from atoll.clients.noprop.layer_keys import shared_prefix
 from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.noprop.networks.embeddings import prototypes
 from atoll.flower.arrays import array_record, to_array
+from atoll.main_module import MainCode
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cluster.connection import Cluster
@@ -54,6 +55,7 @@ from atoll.platform.runs.layerwise.network_arrays import (
 )
 from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.runs.session import Session
+from atoll.platform.worker.worker_setup import make_with_main
 
 if TYPE_CHECKING:
     from atoll.platform.runs.federation import Federation
@@ -106,9 +108,7 @@ class LayerwiseTraining:
         self._dataset, self._spec = federation.dataset, federation.spec
         self._trained_on = federation.partition.indices(0)
         self._session = session
-        self._design = Design.of(
-            experiment.model, self._dataset.image_shape, len(self._dataset.classes)
-        )
+        self._design = Design.of(experiment.model, self._dataset.inputs, len(self._dataset.classes))
         self._files = UnitFiles(session.directory / UNITS_FOLDER)
         self._table = UnitTable(session.directory)
         self._blocks = block_names(self._design)
@@ -331,14 +331,15 @@ class LayerwiseTraining:
 
 
 def start_workers(
-    cluster: Cluster, settings: RaySettings, federation: Federation, units: int
+    cluster: Cluster, settings: RaySettings, federation: Federation, units: int, main: MainCode
 ) -> WorkerPool:
     """Return the workers of layer-wise training; the federation's data are brought to their nodes.
 
-    ``units`` is how many can be trained in parallel.
+    ``units`` is how many can be trained in parallel; ``main`` is the user's own code.
     """
     allocator = WorkerAllocator.of(cluster, settings)
     allocator.could_use = units
     # A worker is started with an app; here jobs are calls, and there are no clients.
     data = (federation.spec.dataset, federation.spec.partition)
-    return start_pool(ClientApp, allocator, threads=settings.threads_per_worker, data=data)
+    app = partial(make_with_main, main, ClientApp)
+    return start_pool(app, allocator, threads=settings.threads_per_worker, data=data)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.data.dataset import Dataset
-from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.noprop.block_training.training_units import index_of, make_unit
 from atoll.clients.noprop.networks.blocks import Block
 from atoll.clients.noprop.networks.design import Design, SharedPart
@@ -74,7 +73,7 @@ class Opened:
         self._snapshot = snapshot
         self._files = UnitFiles(snapshot.directory)
         self.dataset = Dataset(spec.dataset)
-        self.design = Design.of(spec.model, self.dataset.image_shape, len(self.dataset.classes))
+        self.design = Design.of(spec.model, self.dataset.inputs, len(self.dataset.classes))
         self.shared = self._shared_part().to(spec.device).eval()
         self._blocks: dict[int, Block] = {}
 
@@ -103,10 +102,9 @@ class Opened:
         return {index: self._blocks[index] for index in (epochs if wanted is None else wanted)}
 
     def images(self, indices: NDArray[np.int64]) -> Tensor:
-        """Return test images, normalised."""
-        pixels = self.dataset.test.images[indices]
-        images = to_tensor(pixels, self.dataset.mean, self.dataset.std)
-        return images.to(self._snapshot.spec.device)
+        """Return inputs of test examples."""
+        inputs = self.dataset.inputs.to_tensor(self.dataset.test.inputs[indices])
+        return inputs.to(self._snapshot.spec.device)
 
     def all_ways(self, blocks: dict[int, Block], place: int) -> tuple[Inference, AllWays]:
         """Return inference through ``blocks`` on a batch that begins at ``place``."""

@@ -1,0 +1,1 @@
+"""Texts: tokenizers, sequences of tokens, and data sets of texts."""

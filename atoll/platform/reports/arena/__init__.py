@@ -1,0 +1,1 @@
+"""What an arena's report says in words."""
