@@ -79,8 +79,8 @@ def head_gradient(observation: Observation) -> tuple[Tensor, Tensor | None]:
     """
     if not isinstance(observation.task, Classification):
         raise AttackError(
-            f"{observation.name}: predicts by a task of kind {observation.task.kind!r}; labels can "
-            "be inferred of a classification"
+            f"{observation.name}: its task is {observation.task.kind!r}; labels can be inferred of "
+            "a classification, expected them to be given"
         )
     target = observation.target
     at_weight, at_bias = observation.model.head_index()
