@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import linecache
 import sys
 import types
@@ -130,37 +131,52 @@ def _definition_of(value: Any) -> tuple[str, list[str]] | None:
     """Return the source of a class or function of ``__main__`` and the names in it, or None."""
     if getattr(value, "__module__", None) != MAIN:
         return None
-    for function in _functions_of(value):
-        code = function.__code__
-        source = "".join(linecache.getlines(code.co_filename))
+    for source, name, line in _sources_of(value):
         try:
             tree = ast.parse(source)
         except (SyntaxError, ValueError):
             continue
         for node in ast.walk(tree):
-            if _defines(node, value, code):
+            if _defines(node, name, line):
                 text = ast.get_source_segment(source, node) or ast.dump(node)
                 names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
                 return text, sorted(names)
     return None
 
 
+def _sources_of(value: Any) -> Iterator[tuple[str, str, int | None]]:
+    """Yield sources that may define a class or function, its name and, if known, a line of it.
+
+    Of a class itself Python may not know the file, but of its functions; of one that has none, it
+    is in the script or in the notebook's cells, the last of that name.
+    """
+    for function in _functions_of(value):
+        code = function.__code__
+        name = value.__name__ if isinstance(value, type) else code.co_name
+        yield "".join(linecache.getlines(code.co_filename)), name, code.co_firstlineno
+    if isinstance(value, type):
+        main = sys.modules[MAIN]
+        if (file := getattr(main, "__file__", None)) is not None:
+            yield "".join(linecache.getlines(file)), value.__name__, None
+        for cell in reversed(getattr(main, "In", [])):
+            yield cell, value.__name__, None
+
+
 def _functions_of(value: Any) -> Iterator[types.FunctionType]:
-    """Yield a function, or those of a class: of a class itself Python may not know the file."""
+    """Yield a function, or those of a class."""
     members = vars(value).values() if isinstance(value, type) else [value]
     for member in members:
-        function = getattr(member, "__func__", member)
+        function = inspect.unwrap(getattr(member, "__func__", member))
         if isinstance(function, types.FunctionType):
             yield function
 
 
-def _defines(node: ast.AST, value: Any, code: types.CodeType) -> bool:
-    if isinstance(value, type):
-        is_around = isinstance(node, ast.ClassDef) and node.lineno <= code.co_firstlineno <= (
-            node.end_lineno or 0
-        )
-        return is_around and getattr(node, "name", "") == value.__name__
+def _defines(node: ast.AST, name: str, line: int | None) -> bool:
+    """Tell whether a node defines what has this name, and a line of which this is."""
+    if isinstance(node, ast.ClassDef):
+        is_around = line is None or node.lineno <= line <= (node.end_lineno or 0)
+        return node.name == name and is_around
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-        return node.name == code.co_name and first == code.co_firstlineno
-    return isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
+        return node.name == name and first == line
+    return isinstance(node, ast.Lambda) and name == "<lambda>" and node.lineno == line

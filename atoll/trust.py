@@ -113,7 +113,9 @@ def _uses(value: Any, path: tuple[str, ...], table: Any = None) -> Iterator[Code
             is_entry = isinstance(item, str)
             yield from _uses(item, (*path, "name") if is_entry else path, {"name": item})
     elif isinstance(value, str) and _is_use(value, path):
-        yield CodeUse(".".join(path), value, json.dumps(table, sort_keys=True, default=str))
+        # A key that is not set is the same as none.
+        settings = {key: item for key, item in (table or {}).items() if item is not None}
+        yield CodeUse(".".join(path), value, json.dumps(settings, sort_keys=True, default=str))
 
 
 def _is_use(value: str, path: tuple[str, ...]) -> bool:

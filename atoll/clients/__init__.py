@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from atoll.clients.apps.client_spec import ClientSpec
     from atoll.clients.arrays.model_arrays import ModelArrays
     from atoll.clients.data.catalog import DATASETS, load_dataset
+    from atoll.clients.data.client_statistics import fit_to_clients
     from atoll.clients.data.dataset import Dataset, Split
     from atoll.clients.data.image_tensors import to_tensor
     from atoll.clients.data.inputs.base import Inputs
@@ -129,6 +130,7 @@ __all__ = [
     "build_model",
     "class_histogram",
     "evaluate",
+    "fit_to_clients",
     "load_dataset",
     "make_client_app",
     "measure",
@@ -153,6 +155,7 @@ _MODULES = {
         "partition_dataset",
     ),
     "atoll.clients.data.partitioning.partitioners": ("PARTITIONERS",),
+    "atoll.clients.data.client_statistics": ("fit_to_clients",),
     "atoll.clients.data.dataset": ("Dataset", "Split"),
     "atoll.clients.data.image_tensors": ("to_tensor",),
     "atoll.clients.data.inputs.base": ("Inputs",),

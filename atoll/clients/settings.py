@@ -124,7 +124,8 @@ class DataSettings(Section):
     held_out : tuple[str, ...]
         Domains that are given to no client.
     clients : int
-        The number of clients.
+        The number of clients; where neither this nor ``partition`` is set, natural groups are
+        clients, if there are any.
     partition : PartitionSettings
         How examples are dealt to clients.
     train_examples : int or None

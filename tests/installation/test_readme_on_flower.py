@@ -12,7 +12,7 @@ import pytest
 from tests.support.conformance.command_lines import NOT_STARTED, STARTS, flwr_environment
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 
 SAID_BEFORE = "The same app on Flower's own simulation:"
 VARIABLE = "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"
@@ -44,7 +44,8 @@ def test_it_shows_the_rounds_and_installs_nothing(tmp_path: Path) -> None:
             )
             if not NOT_STARTED.search(done.stdout + done.stderr):
                 break
-        environments = [*(tmp_path / "flwr").rglob("pyvenv.cfg")]
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^round (\d+): accuracy ", done.stdout, re.MULTILINE) == ["1", "2"]
-    assert environments == []
+    # Flower removes an environment at a run's end, and leaves the folder that it was in.
+    assert (tmp_path / "flwr").is_dir()
+    assert not (tmp_path / "flwr" / "runtime-envs").exists()

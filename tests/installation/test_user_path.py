@@ -86,6 +86,7 @@ def test_every_python_that_is_claimed_is_in_the_workflow() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_the_whole_path_of_a_user(python: Path, tmp_path: Path) -> None:
     here = tmp_path / "empty"
     here.mkdir()

@@ -14,11 +14,14 @@ from atoll.clients.data.dataset import Dataset, Decoded, fingerprint_of, write_d
 from atoll.clients.data.datasets.digits import decode_digits
 from atoll.clients.data.datasets.folder import FolderOptions, decode_folder, folder_key
 from atoll.clients.data.datasets.image_files import list_images
+from atoll.clients.data.hugging_face import HuggingFaceOptions, load_saved
 from atoll.clients.data.known_datasets import DATASETS as DATASETS
 from atoll.clients.data.known_datasets import DatasetEntry
 from atoll.clients.data.options import NoOptions, parse_options
 from atoll.clients.data.tables.table_loading import load_table
 from atoll.clients.data.tables.table_options import TableOptions
+from atoll.clients.data.texts.text_decoding import load_texts
+from atoll.clients.data.texts.text_options import TextOptions
 from atoll.clients.data.user_data.loading import check_user_options, load_user_dataset
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError
@@ -92,6 +95,10 @@ def load_dataset(
         return _load_folder(path, chosen)
     if isinstance(chosen, TableOptions):
         return load_table(path, chosen)
+    if isinstance(chosen, HuggingFaceOptions):
+        return load_saved(path, chosen, seed)
+    if isinstance(chosen, TextOptions):
+        return load_texts(path, chosen)
     if path is not None:
         return _from_path(key, entry, path, chosen)
     target = cache_root() / "datasets" / _folder_name(key, chosen)

@@ -106,6 +106,15 @@ def fit_to_clients(
     -------
     Dataset
         In the cache, with the same files of examples.
+
+    Examples
+    --------
+    >>> from atoll.clients import DataSettings, fit_to_clients, load_dataset, partition_dataset
+    >>> digits = load_dataset("digits")
+    >>> settings = DataSettings(dataset="digits", clients=10)
+    >>> partition = partition_dataset(digits, settings, seed=0)
+    >>> fit_to_clients(digits, partition, test_fraction=0.0, seed=0) is digits
+    True
     """
     if not needs_statistics(dataset):
         return dataset

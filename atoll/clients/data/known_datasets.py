@@ -24,11 +24,14 @@ from atoll.clients.data.downloads import (
     PythonPackage,
     Source,
 )
+from atoll.clients.data.hugging_face import HuggingFaceOptions, decode_saved
 from atoll.clients.data.options import NoOptions
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_options import TableOptions
 from atoll.clients.data.texts.sentiment import SentimentOptions, decode_sentiment
 from atoll.clients.data.texts.shakespeare import ShakespeareOptions, decode_shakespeare
+from atoll.clients.data.texts.text_decoding import decode_texts
+from atoll.clients.data.texts.text_options import TextOptions
 from atoll.clients.settings import Section
 from atoll.registry import Registry
 
@@ -222,6 +225,18 @@ DATASETS: Registry[DatasetEntry] = Registry(
             ),
             "88bf53b544588b5eb01e86342f34b0fc501d07b96ee8918278abfc2b58383091",
             options=BikeshareOptions,
+            has_natural_clients=True,
+        ),
+        "text": DatasetEntry(
+            "your texts: data.path is CSV, JSON lines or Parquet, with a column 'text'",
+            decode_texts,
+            options=TextOptions,
+            has_natural_clients=True,
+        ),
+        "huggingface": DatasetEntry(
+            "your Hugging Face data set: data.path is a folder of save_to_disk",
+            decode_saved,
+            options=HuggingFaceOptions,
             has_natural_clients=True,
         ),
         "table": DatasetEntry(

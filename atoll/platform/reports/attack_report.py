@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from atoll.attacks.metrics.picture import best_and_worst
+from atoll.attacks.victims import CANDIDATES
 from atoll.files.atomic import write_text
 from atoll.platform.reports.arena.definitions import definitions_of
 from atoll.platform.reports.arena.facts import ALWAYS, in_words
 from atoll.platform.reports.page import render
-from atoll.platform.reports.tables import Table
+from atoll.platform.reports.tables import Cell, Table
 
 PAGE = "attack.html"
 # More would make a page that takes long to open.
@@ -71,16 +72,24 @@ def write_attack_report(
         figures=[],
         title=f"{first['attack']} on {run}",
         table=table,
+        means=[[_short(cell) for cell in row] for row in table.rows],
         facts=[
             ("attacker", ALWAYS),
-            ("it", "; ".join(in_words(first["threat"], first["attack"], first["label_source"]))),
+            (
+                "what it has and knows",
+                "; ".join(in_words(first["threat"], first["attack"], first["label_source"])),
+            ),
             ("threat model", first["threat"]),
             ("settings", ", ".join(f"{key} = {value}" for key, value in settings.items())),
             ("seed", seed),
             ("model", f"{first['model']}, BatchNorm {first['batch_norm']}"),
         ],
         definitions=[
-            (name, text.format(candidates="many", chance="as many"), meaning)
+            (
+                name,
+                text.format(candidates=f"up to {CANDIDATES:,}", chance="so many and one"),
+                meaning,
+            )
             for name, text, meaning in definitions_of("images")
             if name in ("identified", "PSNR", "SSIM", "MSE", "labels right") or measured.get(name)
         ],
@@ -97,6 +106,10 @@ def write_attack_report(
     )
     write_text(directory / PAGE, page)
     return directory / PAGE
+
+
+def _short(cell: Cell) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
 from atoll.clients.data.catalog import DATASETS, load_dataset
+from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.partitioning.domains import check_held_out
 from atoll.clients.data.partitioning.partition import chosen_examples
 from atoll.clients.settings import DataSettings, PartitionSettings
@@ -21,7 +24,14 @@ KEYS = frozenset({"clients", "partition"})
 BY_GROUP = PartitionSettings.model_validate({"name": "natural-id", "partition_by": "group"})
 
 
-def with_natural_clients(experiment: Experiment) -> Experiment:
+def _dataset_of(experiment: Experiment) -> Dataset:
+    data = experiment.data
+    return load_dataset(data.dataset, data.path, data.dataset_options, experiment.run.seed)
+
+
+def with_natural_clients(
+    experiment: Experiment, dataset_of: Callable[[Experiment], Dataset] = _dataset_of
+) -> Experiment:
     """Return an experiment with a client for each group, where it leaves open what the clients are.
 
     That is so where the data set has groups that are natural clients (hospitals, authors) and
@@ -32,6 +42,8 @@ def with_natural_clients(experiment: Experiment) -> Experiment:
     ----------
     experiment : Experiment
         The experiment.
+    dataset_of : Callable
+        Returns its data set; a sweep keeps those of its trials open.
 
     Raises
     ------
@@ -41,9 +53,10 @@ def with_natural_clients(experiment: Experiment) -> Experiment:
     data, seed = experiment.data, experiment.run.seed
     if not _may_have(data):
         return experiment
-    dataset = load_dataset(data.dataset, data.path, data.dataset_options, seed)
+    dataset = dataset_of(experiment)
     groups = dataset.train.groups
-    if groups is None:
+    if groups is None or isinstance(dataset.inputs, ImageInputs):
+        # A group of images shows one thing.
         return experiment
     check_held_out(dataset, data.held_out)
     clients = len(np.unique(groups[chosen_examples(dataset, data, seed)]))
@@ -57,6 +70,6 @@ def with_natural_clients(experiment: Experiment) -> Experiment:
 
 
 def _may_have(data: DataSettings) -> bool:
-    if data.model_fields_set & KEYS or ":" in data.dataset:
+    if data.model_fields_set & KEYS:
         return False
-    return DATASETS.find(data.dataset, "data.dataset").has_natural_clients
+    return ":" in data.dataset or DATASETS.find(data.dataset, "data.dataset").has_natural_clients

@@ -32,6 +32,7 @@ from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.platform.runs.preflight import check_settings
 from atoll.randomness import derive_seed, seed_everything
 
+FLOAT_BYTES = 4
 # Tensors of a parameter's size that an optimiser keeps.
 MOMENTS = {"sgd": 0, "adam": 2, "adamw": 2}
 
@@ -89,7 +90,9 @@ class RunPlan:
         moments = MOMENTS[client.optimizer] + (client.optimizer == "sgd" and client.momentum > 0)
         # The global model, gradients, the optimiser's state, and a sum in float64.
         copies = 2 + moments + 2
-        return _resident() + copies * self.model_bytes + (self.activations or 0)
+        # The clients' model and the one that is evaluated have the frozen parameters, too.
+        frozen = 2 * FLOAT_BYTES * (self.parameters - self.trained)
+        return _resident() + copies * self.model_bytes + frozen + (self.activations or 0)
 
     @property
     def data_bytes(self) -> int:

@@ -45,6 +45,16 @@ STARTERS = {
         {EXPERIMENT: "domains.toml"},
         (*RUN, "atoll report runs/domains"),
     ),
+    "tables": Starter(
+        "a table of patients (CSV) to predict an outcome from, with a client a hospital",
+        {EXPERIMENT: "tables.toml", "patients.csv": "patients.csv"},
+        (*RUN, "atoll report runs/tables"),
+    ),
+    "text": Starter(
+        "classification of texts: a client a shop",
+        {EXPERIMENT: "text.toml", "reviews.csv": "reviews.csv"},
+        (*RUN, "atoll report runs/text"),
+    ),
     "attack": Starter(
         "captured messages of a run, and the images that they reveal",
         {EXPERIMENT: "attack.toml"},

@@ -165,7 +165,7 @@ def plan_sweep(tables: Mapping[str, Any], settings: SweepSettings) -> Sweep:
     for planned in _trials(tables, settings, SettingsChecks()):
         # Its name is a hash of all that is run.
         with suppress(UntrustedCodeError):
-            natural = with_natural_clients(planned.experiment)
+            natural = with_natural_clients(planned.experiment, dataset_of)
             planned = replace(planned, experiment=natural)
         trials.setdefault(planned.name, planned)
     return Sweep(settings, base, tuple(trials.values()))

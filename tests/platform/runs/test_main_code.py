@@ -196,6 +196,26 @@ def test_a_hash_is_of_the_source_and_of_what_it_uses(tmp_path: Path) -> None:
         assert hashes(tmp_path, same, "Net") == found["Net"]
 
 
+def test_a_class_without_functions_has_a_hash_and_its_base_is_part_of_it(tmp_path: Path) -> None:
+    text = "class Base:\n    rate = 1\nclass Child(Base):\n    pass\n"
+    found = hashes(tmp_path, text, "Child")
+    assert list(found) == ["__main__:Child"]
+    assert hashes(tmp_path, text.replace("rate = 1", "rate = 2"), "Child") != found
+    assert hashes(tmp_path, f"x = 1\n{text}", "Child") == found
+
+
+def test_a_decorated_function_has_the_hash_of_what_is_decorated(tmp_path: Path) -> None:
+    text = (
+        "import functools\n"
+        "def twice(f):\n    @functools.wraps(f)\n    def wrapper(x):\n        return f(f(x))\n"
+        "    return wrapper\n"
+        "@twice\ndef add(x):\n    return x + 1\n"
+    )
+    found = hashes(tmp_path, text, "add")
+    assert len(found) == 1
+    assert hashes(tmp_path, text.replace("x + 1", "x + 2"), "add") != found
+
+
 def test_what_came_from_another_process_keeps_its_hash() -> None:
     main = sys.modules["__main__"]
     MainCode({"came_from_elsewhere": 3}, {"__main__:came_from_elsewhere": "ab"}).install()

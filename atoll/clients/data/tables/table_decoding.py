@@ -53,8 +53,8 @@ def decode_table(rows: TableRows, options: TableOptions, test: TableRows | None 
     table, is_test = rows.table, np.zeros(len(rows.table), np.bool_)
     files, file_names = rows.files, rows.file_names
     if test is not None:
-        table, is_test = _joined(rows, test)
-        files, file_names = _joined_files(rows, test)
+        table, is_test = joined_rows(rows, test)
+        files, file_names = joined_files(rows, test)
     names = input_names(table, options)
     has_label = has_target(table, options.target)
     if not has_label.any():
@@ -72,7 +72,7 @@ def decode_table(rows: TableRows, options: TableOptions, test: TableRows | None 
         files = None if files is None else files[has_label]
     task, labels = find_target(table, options)
     inputs, values = find_inputs(table, names, options)
-    group_names, groups = _groups(table, options, files, file_names)
+    group_names, groups = find_groups(table, options.group, files, file_names)
     if test is None:
         is_test = test_mask(groups, len(table), options.test_fraction, options.seed)
     _check_sides(is_test, rows.origin, test)
@@ -119,7 +119,8 @@ def _check_sides(is_test: NDArray[np.bool_], origin: str, test: TableRows | None
     raise DataUnavailableError(f"{where}: has no row with a target; expected some")
 
 
-def _joined(rows: TableRows, test: TableRows) -> tuple[pa.Table, NDArray[np.bool_]]:
+def joined_rows(rows: TableRows, test: TableRows) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """Return all rows in one table, and which of them are for test."""
     names = rows.table.column_names
     missing = [name for name in names if name not in test.table.column_names]
     if missing:
@@ -138,7 +139,7 @@ def _joined(rows: TableRows, test: TableRows) -> tuple[pa.Table, NDArray[np.bool
     return table, np.arange(len(table)) >= len(rows.table)
 
 
-def _joined_files(
+def joined_files(
     rows: TableRows, test: TableRows
 ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
     """Return the files of all rows; those of the same name are one, in training and for test."""
@@ -149,27 +150,27 @@ def _joined_files(
     return np.concatenate([rows.files, places[test.files]]), names
 
 
-def _groups(
+def find_groups(
     table: pa.Table,
-    options: TableOptions,
+    group: str | None,
     files: NDArray[np.int64] | None,
     file_names: tuple[str, ...],
 ) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """Return the groups' names, and each row's."""
-    if options.group is None:
+    if group is None:
         if files is None:
             return (), None
         present, groups = np.unique(files, return_inverse=True)
         return tuple(file_names[place] for place in present), groups.astype(np.int64)
-    names, places = coded(texts_of(options.group, table.column(options.group)))
+    names, places = coded(texts_of(group, table.column(group)))
     present, groups = np.unique(places, return_inverse=True)
     found = tuple(names[place] or NO_GROUP for place in present)
     if len(set(found)) < len(found):
         raise InvalidExperimentError(
-            f"data.group = {options.group!r}: some rows have none, and some {NO_GROUP!r}; expected "
+            f"data.group = {group!r}: some rows have none, and some {NO_GROUP!r}; expected "
             "another name for one of them"
         )
-    check_printable(found, f"data.group = {options.group!r}")
+    check_printable(found, f"data.group = {group!r}")
     return found, groups.astype(np.int64)
 
 

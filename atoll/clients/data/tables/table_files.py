@@ -1,4 +1,4 @@
-"""Files of a table: CSV or Parquet, one file or a folder of them.
+"""Files of a table: CSV, Parquet or JSON lines, one file or a folder of them.
 
 A CSV file's cells are read as text: what they are is decided later, by whole columns.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
 import pyarrow.parquet as pa_parquet
 from numpy.typing import NDArray
 
@@ -27,7 +28,8 @@ logger = logging.getLogger("atoll")
 
 CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET_SUFFIXES = (".parquet", ".pq")
-SUFFIXES = (*CSV_SUFFIXES, *PARQUET_SUFFIXES)
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+SUFFIXES = (*CSV_SUFFIXES, *PARQUET_SUFFIXES, *JSON_SUFFIXES)
 DELIMITERS = (",", ";", "\t", "|")
 QUOTED = r'"[^"]*"'
 # A header line is at most so long.
@@ -128,11 +130,12 @@ def _stem(file: Path) -> str:
 
 def _read_file(file: Path) -> pa.Table:
     try:
-        table = (
-            pa_parquet.read_table(file)
-            if file.name.lower().endswith(PARQUET_SUFFIXES)
-            else _read_csv(file)
-        )
+        if file.name.lower().endswith(PARQUET_SUFFIXES):
+            table = pa_parquet.read_table(file)
+        elif file.name.lower().endswith(JSON_SUFFIXES):
+            table = pa_json.read_json(file)
+        else:
+            table = _read_csv(file)
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataUnavailableError(f"{file}: cannot be read ({_line(error)})") from error
     names = table.column_names

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from atoll.clients.tasks.regression import RegressionLoss
+
 # What Atoll calls the columns of an example, to the names under which data sets have them.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "img"),
@@ -43,6 +45,16 @@ class LoadedData:
         normalised; by default those of the training images.
     augmentation : str
         How training images are varied: "none", "domainbed".
+    target : str, optional
+        Of a table: the column that is to be predicted; by default that of the labels. It makes the
+        examples rows of a table.
+    group : str, optional
+        Of a table: the column of natural clients; by default "group", if there is one.
+    categories : Sequence[str]
+        Of a table: columns that are categories although they are numbers.
+    loss : str, optional
+        Of a table: "squared", "absolute", "huber" or "poisson" makes the target a number to
+        predict.
 
     Examples
     --------
@@ -61,3 +73,7 @@ class LoadedData:
     columns: Mapping[str, str] = field(default_factory=dict)
     normalization: tuple[Sequence[float], Sequence[float]] | None = None
     augmentation: str = "none"
+    target: str | None = None
+    group: str | None = None
+    categories: Sequence[str] = ()
+    loss: RegressionLoss | None = None

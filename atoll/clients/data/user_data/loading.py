@@ -28,6 +28,7 @@ from atoll.clients.data.dataset import (
 from atoll.clients.data.domain_names import check_domain_names
 from atoll.clients.data.user_data.examples import EXPECTED, Columns, is_split, read_columns
 from atoll.clients.data.user_data.loaded_data import COLUMNS, LoadedData
+from atoll.clients.data.user_data.own_tables import decode_own_table, is_table
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.files.atomic import appearing
@@ -192,6 +193,8 @@ def _as_loaded(returned: Any) -> LoadedData:
 def _decoded(data: LoadedData, seed: int, scratch: Path) -> Decoded:
     _check_augmentation(data.augmentation)
     _check_columns(data.columns)
+    if is_table(data):
+        return decode_own_table(data, seed)
     splits = [read_columns(data.train, data.columns, scratch / "train")]
     if data.test is not None:
         splits.append(read_columns(data.test, data.columns, scratch / "test"))

@@ -12,8 +12,8 @@ from atoll.attacks.threat.capabilities import Capability
 
 ALWAYS = (
     "The attacker is the server, or somebody who reads its messages. It sees the model that a "
-    "client is sent and the update that the client returns, and changes neither. It has no access "
-    "to the client's device."
+    "client is sent and the update that the client returns. It changes neither, unless it is said "
+    "to be malicious, and has no access to the client's device."
 )
 OF_SUMS = (
     "Under {names} it sees only the sum of a round's updates, as secure aggregation shows it; what "
