@@ -162,7 +162,7 @@ def test_batches_with_a_repeated_label_come_back(folder) -> None:
 def test_later_stages_find_what_the_latent_cannot_make(folder) -> None:
     # The victims are of another kind than the generator's images: negatives.
     capture, truth = victim([3])
-    negative = replace(truth, pixels=255 - truth.pixels)
+    negative = replace(truth, inputs=255 - truth.pixels)
     attack = gifd(folder, steps=50, radius=0.5)
     [observation] = observed(attack, [(capture, truth)])
     images = observation.space.normalize(negative.images)
