@@ -206,10 +206,11 @@ def test_several_steps_at_once_are_those_in_turn(kind: str, settings: dict[str, 
         alone = copy.deepcopy(model)
         generator = torch.Generator().manual_seed(place)
         train(alone, own, of_own, client, learning_rate=0.1, generator=generator)
-        for key, value in alone.state_dict().items():
+        after = alone.state_dict()
+        for key, array in found[place][0].items():
             np.testing.assert_allclose(
-                found[place][0][key].numpy(),
-                value.numpy(),
+                array.numpy(),
+                after[key].numpy(),
                 rtol=0,
                 atol=TOLERANCE.get(kind, 1e-5),
             )
