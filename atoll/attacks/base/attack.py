@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from atoll.attacks.base.attack_names import ON_KINDS
+from atoll.attacks.base.attack_names import attacks_on
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.data.inputs.base import Inputs
@@ -157,7 +157,7 @@ class Attack(Section, ABC):
             raise AttackError(
                 f"{type(self).__name__} reconstructs {own}, and the clients' examples are "
                 f"{inputs.described}; expected an attack on {inputs.kind}: "
-                f"{', '.join(ON_KINDS.get(inputs.kind, ('none',)))}"
+                f"{', '.join(attacks_on(inputs.kind))}"
             )
 
     def check(self, observation: Observation) -> None:

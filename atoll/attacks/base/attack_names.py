@@ -45,3 +45,11 @@ ON_KINDS: Mapping[str, tuple[str, ...]] = {
     "table": ("tableak", "marginal-sample", "marginal-mode"),
     "tokens": ("dager", "embedding-rows", "marginal-sample", "marginal-mode"),
 }
+
+
+def attacks_on(kind: str) -> tuple[str, ...]:
+    """Return the attacks that reconstruct examples of a kind."""
+    if kind in ON_KINDS:
+        return ON_KINDS[kind]
+    others = {name for names in ON_KINDS.values() for name in names}
+    return tuple(name for name in ATTACKS if name not in others)

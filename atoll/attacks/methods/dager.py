@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.base.attack import Reconstruction, SeparateAttack
@@ -31,10 +30,9 @@ from atoll.attacks.threat.attention_spans import (
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.data.inputs.tokens import TokenInputs
-from atoll.clients.ranges import Repetitions
+from atoll.clients.ranges import Repetitions, Share
 from atoll.randomness import derive_seed
 
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 # Where noise leaves no token within the threshold, it is so much of the nearest token's distance.
 RELAXED = 1.5
 # Candidates at a place, and prefixes that are kept, per sequence of the batch.
