@@ -271,10 +271,8 @@ def _info(dataset: Dataset, model: ModelSettings, client: ClientSettings) -> Fed
         dataset.name,
         model,
         client,
-        dataset.image_shape,
-        dataset.classes,
-        dataset.mean,
-        dataset.std,
+        dataset.inputs,
+        dataset.task,
         1,
     )
 

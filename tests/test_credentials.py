@@ -87,7 +87,7 @@ def test_a_run_directory_and_its_report_have_no_password(
 ) -> None:
     from atoll.platform.runs import federation_run
 
-    monkeypatch.setattr(federation_run, "_all_observers", lambda *arguments: [])
+    monkeypatch.setattr(federation_run, "observers_of", lambda *arguments: [])
     experiment = Experiment.from_dict(tables())
     assert experiment.log.mlflow == URI
     federation = prepare(experiment)

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from atoll.attacks.metrics.lpips import LPIPS
     from atoll.attacks.metrics.pixels import mse, psnr
     from atoll.attacks.metrics.ssim import ssim
+    from atoll.attacks.metrics.table_cells import cells_right
+    from atoll.attacks.metrics.token_overlap import rouge
     from atoll.attacks.optim.matching import COSTS, cosine, squared_l2
     from atoll.attacks.optim.minimize import Minimum, minimize
     from atoll.attacks.optim.priors import total_variation
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
     from atoll.attacks.threat.labels import infer_labels
     from atoll.attacks.threat.observation import LocalTraining, Observation, PublicData, observe
+    from atoll.attacks.threat.table_space import TableSpace
     from atoll.attacks.victims import (
         Attacked,
         References,
@@ -107,6 +110,7 @@ __all__ = [
     "Soteria",
     "Stage",
     "StagedGenerator",
+    "TableSpace",
     "Task",
     "ThreatModel",
     "TopK",
@@ -115,6 +119,7 @@ __all__ = [
     "assign",
     "attack_victims",
     "best_restarts",
+    "cells_right",
     "cosine",
     "diagnose",
     "diagnose_capture",
@@ -133,6 +138,7 @@ __all__ = [
     "read_truth",
     "read_victims",
     "references_of",
+    "rouge",
     "squared_l2",
     "ssim",
     "total_variation",
@@ -174,6 +180,8 @@ _MODULES = {
     "atoll.attacks.metrics.identification": ("identified",),
     "atoll.attacks.metrics.lpips": ("LPIPS",),
     "atoll.attacks.metrics.pixels": ("mse", "psnr"),
+    "atoll.attacks.metrics.table_cells": ("cells_right",),
+    "atoll.attacks.metrics.token_overlap": ("rouge",),
     "atoll.attacks.metrics.ssim": ("ssim",),
     "atoll.attacks.optim.matching": ("COSTS", "cosine", "squared_l2"),
     "atoll.attacks.optim.minimize": ("Minimum", "minimize"),
@@ -183,6 +191,7 @@ _MODULES = {
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),
     "atoll.attacks.threat.image_space": ("ImageSpace",),
+    "atoll.attacks.threat.table_space": ("TableSpace",),
     "atoll.attacks.threat.observation": (
         "LocalTraining",
         "Observation",

@@ -1,4 +1,4 @@
-"""Example victims: captures of clients of the digits data set, made without a federation."""
+"""Example victims: captures of clients of a data set, made without a federation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atoll.attacks.captures.capture import MODEL_RECORD, Capture, Content, Feder
 from atoll.attacks.threat.observation import used_examples
 from atoll.attacks.victims import Victim
 from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.dataset import Dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ClientSettings, ModelSettings
@@ -29,8 +29,9 @@ def example_victim(
     *,
     examples: int = 1,
     seed: int = 0,
+    dataset: Dataset | None = None,
 ) -> Victim:
-    """Train one client on digits in this process, and return what a server would see of it.
+    """Train one client in this process, and return what a server would see of it.
 
     An attack or a defense can be tried on it without a run. The capture is that of a client's
     first round, with the bits that the client would send.
@@ -38,18 +39,20 @@ def example_victim(
     Parameters
     ----------
     model : ModelSettings
-        ``[model]``; for images of shape (1, 8, 8) and ten classes.
+        ``[model]``; for digits: images of shape (1, 8, 8) and ten classes.
     client : ClientSettings
         ``[client]``; mods do not act here.
     examples : int
-        The client's images, 1 to 1437, drawn from the training split of ``digits``.
+        The number of the client's examples, drawn from the training split.
     seed : int
-        Decides the images, the initial parameters and the client's shuffling.
+        Decides the examples, the initial parameters and the client's shuffling.
+    dataset : Dataset, optional
+        By default ``digits``; of any kind of inputs and task.
 
     Raises
     ------
     AttackError
-        If the settings have mods, there are not so many images, or the model is a NoProp network,
+        If the settings have mods, there are not so many examples, or the model is a NoProp network,
         which clients train layer by layer.
     InvalidExperimentError
         If the model cannot be built.
@@ -71,37 +74,36 @@ def example_victim(
         raise AttackError(
             f"model.name = {model.name!r}: is trained layer by layer; expected another model"
         )
-    digits = load_dataset("digits")
-    if not 1 <= examples <= len(digits.train):
-        raise AttackError(f"examples = {examples}: expected 1 to {len(digits.train)}")
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(digits.train))[:examples])
-    pixels = torch.from_numpy(digits.train.images[chosen].copy())
-    labels = torch.from_numpy(digits.train.labels[chosen].copy())
-    module = build_model(model, digits.image_shape, len(digits.classes), seed)
+    dataset = dataset or load_dataset("digits")
+    if not 1 <= examples <= len(dataset.train):
+        raise AttackError(f"examples = {examples}: expected 1 to {len(dataset.train)}")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset.train))[:examples])
+    stored = dataset.train.inputs[chosen]
+    labels = torch.from_numpy(dataset.train.labels[chosen].copy())
+    module = build_model(model, dataset.inputs, dataset.task, seed)
     broadcast = _copied(module.state_dict())
     with torch.random.fork_rng(devices=[]):
         # Dropout draws from the global generator.
         torch.manual_seed(seed)
         train(
             module,
-            to_tensor(pixels.numpy(), digits.mean, digits.std),
+            dataset.inputs.to_tensor(stored),
             labels,
             client,
             learning_rate=client.learning_rate,
             generator=torch.Generator().manual_seed(seed),
+            task=dataset.task,
         )
     capture = Capture(
         server_round=1,
         node_id=1,
         message_type="train",
         federation=FederationInfo(
-            dataset=digits.name,
+            dataset=dataset.name,
             model=model,
             client=client,
-            image_shape=digits.image_shape,
-            classes=digits.classes,
-            mean=digits.mean,
-            std=digits.std,
+            inputs=dataset.inputs,
+            task=dataset.task,
             num_rounds=1,
         ),
         sent=Content(
@@ -112,7 +114,8 @@ def example_victim(
         ),
     )
     steps = tuple(batches(examples, client, torch.Generator().manual_seed(seed)))
-    truth = Truth(pixels, labels, steps, seed, torch.from_numpy(chosen.astype(np.int64)))
+    inputs = torch.from_numpy(stored.copy())
+    truth = Truth(inputs, labels, steps, seed, torch.from_numpy(chosen.astype(np.int64)))
     return Victim(capture, used_examples(truth))
 
 

@@ -15,17 +15,18 @@ from torch import Tensor
 from atoll.attacks.base.attack import Attack, Progress, Reconstruction, ignore_progress
 from atoll.attacks.captures.capture import Capture, Truth, faults_of
 from atoll.attacks.captures.capture_files import read_capture, read_truth
-from atoll.attacks.metrics.identification import identified
+from atoll.attacks.captures.truth_checks import check_truth
 from atoll.attacks.metrics.image_assignment import assign
+from atoll.attacks.metrics.kinds import metrics_of
 from atoll.attacks.metrics.lpips import LPIPS
-from atoll.attacks.metrics.pixels import mse, psnr
-from atoll.attacks.metrics.ssim import ssim
+from atoll.attacks.metrics.pixels import psnr
 from atoll.attacks.threat.observation import Mimic, Observation, PublicData, observe, used_examples
 from atoll.attacks.threat.victim_model import BatchNormMode
 from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import CaptureError
 
-# Images that a reconstruction is told from, for the identification rate.
+# Examples that a reconstruction is told from, for the identification rate.
 CANDIDATES = 1000
 
 
@@ -55,15 +56,15 @@ class Victim:
 
 @dataclass(frozen=True)
 class References:
-    """Images beside the clients', from the data set's test split.
+    """Examples beside the clients', from the data set's test split.
 
     Attributes
     ----------
     public : PublicData
-        Images of an attacker with public data.
+        Examples of an attacker with public data.
     candidates : Tensor
-        Candidates of the identification rate, none of them public: float32, shape
-        (n, channels, height, width), in [0, 1].
+        Candidates of the identification rate, none of them public: in the form of
+        ``public.examples``.
 
     Examples
     --------
@@ -79,7 +80,7 @@ class References:
 
 
 def references_of(dataset: Dataset, candidates: int = CANDIDATES) -> References:
-    """Deal a data set's test images: every other one is public, of the rest some are candidates.
+    """Deal a data set's test examples: every other one is public, some of the rest candidates.
 
     Parameters
     ----------
@@ -98,9 +99,11 @@ def references_of(dataset: Dataset, candidates: int = CANDIDATES) -> References:
     (360, 180, 180)
     """
     split = dataset.test
-    images = torch.from_numpy(split.images.copy()).permute(0, 3, 1, 2).float() / 255
+    examples = torch.from_numpy(split.inputs.copy())
+    if isinstance(dataset.inputs, ImageInputs):
+        examples = examples.permute(0, 3, 1, 2).float() / 255
     labels = torch.from_numpy(split.labels.copy())
-    return References(PublicData(images[::2], labels[::2]), images[1::2][:candidates])
+    return References(PublicData(examples[::2], labels[::2]), examples[1::2][:candidates])
 
 
 def read_victims(captures: Sequence[Path]) -> list[Victim]:
@@ -136,36 +139,6 @@ def read_victims(captures: Sequence[Path]) -> list[Victim]:
     return victims
 
 
-def check_truth(truth: Truth, capture: Capture) -> None:
-    """Refuse a truth whose parts do not go together, or not with the capture.
-
-    Raises
-    ------
-    CaptureError
-        Naming what was found, and what was expected.
-    """
-    where, info = capture.directory or capture.name, capture.federation
-    channels, height, width = info.image_shape
-    count, pixels = len(truth.labels), truth.pixels
-    if pixels.dtype != torch.uint8 or pixels.shape != (count, height, width, channels):
-        raise CaptureError(
-            f"{where}: the truth's pixels are {pixels.dtype} of shape {tuple(pixels.shape)}; "
-            f"expected torch.uint8 of shape {(count, height, width, channels)}, for {count} labels"
-        )
-    outside = [int(i) for batch in truth.batches for i in batch if not 0 <= i < count]
-    if outside:
-        raise CaptureError(
-            f"{where}: a batch of the truth has example {outside[0]}; expected 0 to {count - 1}"
-        )
-    classes = len(info.classes)
-    wrong = truth.labels[(truth.labels < 0) | (truth.labels >= classes)]
-    if len(wrong):
-        raise CaptureError(
-            f"{where}: has the label {int(wrong[0])}; expected 0 to {classes - 1}, of {classes} "
-            "classes"
-        )
-
-
 def observe_victims(
     victims: Sequence[Victim],
     attack: Attack,
@@ -199,6 +172,7 @@ def observe_victims(
     """
     observations = []
     for victim in victims:
+        attack.check_inputs(victim.capture.federation.inputs)
         with faults_of(victim.capture):
             observed = observe(
                 victim.capture,
@@ -217,7 +191,7 @@ def observe_victims(
 
 @dataclass(frozen=True)
 class Attacked:
-    """Result of an attack on one victim, with its images in the order of the truth.
+    """Result of an attack on one victim, with its examples in the order of the truth.
 
     Attributes
     ----------
@@ -225,10 +199,12 @@ class Attacked:
         Victim that was attacked.
     reconstruction : Reconstruction
         As the attack returned it.
-    images : Tensor
-        The reconstructions in the order of the truth's images (the Hungarian method's).
+    examples : Tensor
+        The reconstructions in the order of the truth's examples (the Hungarian method's).
     rows : list[dict]
-        One an image; see :func:`attack_victims`.
+        One an example; see :func:`attack_victims`.
+    entropy : Tensor or None
+        How uncertain the attack is of each cell, in the order of the truth, if it says so.
 
     Examples
     --------
@@ -244,8 +220,19 @@ class Attacked:
 
     victim: Victim
     reconstruction: Reconstruction
-    images: Tensor
+    examples: Tensor
     rows: list[dict[str, Any]]
+    entropy: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """The examples, where they are images."""
+        return self.examples
+
+    @property
+    def truth(self) -> Tensor:
+        """The true examples, in the form of the reconstructions."""
+        return examples_of(self.victim)
 
 
 def attack_victims(
@@ -279,13 +266,16 @@ def attack_victims(
     Returns
     -------
     list[Attacked]
-        One a victim. A row holds: attack, threat, label_source, round, node_id, image (its place),
-        images (how many the update depends on), model, layers (how many it trained apart from each
-        other; None if it trains the whole model), batch_norm, label, label_found,
-        label_accuracy (of the victim's labels as a multiset), psnr, ssim, lpips, mse, identified,
-        cost, restart, seen (whether the attack's generator was trained on that very image; None if
-        that is not known), oracle_psnr (of the best stage, where there are stages) and cpu_seconds
-        (the attack's, over all victims).
+        One a victim. A row holds: attack, threat, label_source, round, node_id, image (the
+        example's place, whatever its kind), images (how many examples the update depends on),
+        model, layers (how many it trained apart from each other; None if it trains the whole
+        model), batch_norm, the metrics of the kind (images: psnr, ssim, lpips, mse, identified;
+        rows of a table: cell_accuracy, number_accuracy, category_accuracy, trusted_accuracy,
+        exact_match, identified; tokens: token_accuracy, rouge1, rouge2, exact_match, identified),
+        label, label_found and label_accuracy (of the victim's labels as a multiset; None where no
+        class is predicted), cost, restart and cpu_seconds (the attack's, over all victims). Of
+        images also seen (whether the attack's generator was trained on that very image; None if
+        that is not known) and oracle_psnr (of the best stage, where there are stages).
 
     Examples
     --------
@@ -307,6 +297,13 @@ def attack_victims(
     ]
 
 
+def examples_of(victim: Victim) -> Tensor:
+    """Return a victim's true examples, in the form of reconstructions."""
+    truth = victim.truth
+    is_image = isinstance(victim.capture.federation.inputs, ImageInputs)
+    return truth.images if is_image else truth.inputs
+
+
 def _measured(
     name: str,
     attack: Attack,
@@ -317,20 +314,19 @@ def _measured(
     lpips: LPIPS | None,
     seconds: float,
 ) -> Attacked:
-    truth = victim.truth.images
-    order = assign(result.images, truth)
-    images = result.images[order].nan_to_num(nan=0.5)
-    columns: dict[str, list[Any]] = {
-        "psnr": psnr(images, truth).tolist(),
-        "ssim": ssim(images, truth).tolist(),
-        "lpips": [None] * len(truth) if lpips is None else lpips(images, truth).tolist(),
-        "mse": mse(images, truth).tolist(),
-        "identified": identified(images, truth, candidates).tolist(),
-        "seen": attack.has_seen(observation, victim.truth.pixels),
-        "label": victim.truth.labels.tolist(),
-        "label_found": result.labels[order].tolist(),
-        "oracle_psnr": _oracle_psnr(result, truth),
+    truth = examples_of(victim)
+    metrics = metrics_of(observation.inputs, candidates, lpips)
+    order = metrics.assign(result.examples, truth)
+    examples = result.examples[order]
+    entropy = None if result.entropy is None else result.entropy[order]
+    columns = {
+        **metrics.columns(examples, truth, entropy),
+        **_label_columns(victim, result, order),
     }
+    if isinstance(observation.inputs, ImageInputs):
+        examples = examples.nan_to_num(nan=0.5)
+        columns["seen"] = list(attack.has_seen(observation, victim.truth.pixels))
+        columns["oracle_psnr"] = _oracle_psnr(result, truth)
     shared = {
         "attack": name,
         "threat": str(attack.threat),
@@ -341,7 +337,6 @@ def _measured(
         "model": victim.capture.federation.model.name,
         "layers": len(observation.model.layers) or None,
         "batch_norm": observation.model.mode if observation.model.batch_norms else "none",
-        "label_accuracy": label_accuracy(result.labels, victim.truth.labels),
         "cost": result.cost,
         "restart": result.restart,
         "cpu_seconds": seconds,
@@ -350,7 +345,21 @@ def _measured(
         {**shared, "image": place, **{key: column[place] for key, column in columns.items()}}
         for place in range(len(truth))
     ]
-    return Attacked(victim, result, images, rows)
+    return Attacked(victim, result, examples, rows, entropy)
+
+
+def _label_columns(victim: Victim, result: Reconstruction, order: Tensor) -> dict[str, list[Any]]:
+    """Return the labels, where an example has one, and of classes their accuracy."""
+    labels, count = victim.truth.labels, len(victim.truth.labels)
+    if labels.dim() > 1:
+        return {name: [None] * count for name in ("label", "label_found", "label_accuracy")}
+    are_classes = bool(victim.capture.federation.classes)
+    accuracy = label_accuracy(result.labels, labels) if are_classes else None
+    return {
+        "label": labels.tolist(),
+        "label_found": result.labels[order].tolist(),
+        "label_accuracy": [accuracy] * count,
+    }
 
 
 def label_accuracy(found: Tensor, truth: Tensor) -> float:

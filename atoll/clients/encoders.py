@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +12,47 @@ from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.data.inputs.tokens import TokenInputs
 
 
+def soft_categories(
+    rows: Tensor, numbers: int, cardinalities: Sequence[int]
+) -> tuple[Tensor, ...] | None:
+    """Return each category column's weights, shape (n, cardinality), if rows have weights.
+
+    Encoders of rows take them in the place of the categories' numbers: rows are then as wide as
+    with one-hot vectors, and can be differentiated by their categories.
+
+    Parameters
+    ----------
+    rows : Tensor
+        Shape (n, ...): numbers and flags first.
+    numbers : int
+        How many numbers and flags there are.
+    cardinalities : Sequence[int]
+        Of the category columns.
+
+    Returns
+    -------
+    tuple[Tensor, ...] or None
+        None for rows with the categories' numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients.encoders import soft_categories
+    >>> soft_categories(torch.tensor([[1.5, 2.0]]), 1, [3]) is None
+    True
+    >>> soft_categories(torch.tensor([[1.5, 0.0, 0.3, 0.7]]), 1, [3])
+    (tensor([[0.0000, 0.3000, 0.7000]]),)
+    """
+    if rows.shape[-1] == numbers + len(cardinalities):
+        return None
+    return torch.split(rows[:, numbers:], list(cardinalities), -1)
+
+
 class OneHotRows(nn.Module):
-    """Rows with each category as its one-hot vector: (n, width of a row) to (n, ``width``)."""
+    """Rows with each category as its one-hot vector: (n, width of a row) to (n, ``width``).
+
+    Rows with weights (:func:`soft_categories`) are encoded already.
+    """
 
     def __init__(self, inputs: TableInputs) -> None:
         super().__init__()
@@ -20,6 +61,8 @@ class OneHotRows(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the encoded rows."""
+        if soft_categories(rows, self.numbers, self.cardinalities) is not None:
+            return rows
         parts = [rows[:, : self.numbers]]
         for place, cardinality in enumerate(self.cardinalities, self.numbers):
             values = torch.arange(cardinality, dtype=rows.dtype, device=rows.device)

@@ -19,9 +19,9 @@ from tests.support.attacks.real_updates import client_update
 
 def _changed(truth: Truth, what: str) -> Truth:
     changes: dict[str, dict[str, Any]] = {
-        "size": {"pixels": torch.zeros(3, 9, 9, 3, dtype=torch.uint8)},
-        "number": {"pixels": truth.pixels[:1]},
-        "type": {"pixels": truth.pixels.float()},
+        "size": {"inputs": torch.zeros(3, 9, 9, 3, dtype=torch.uint8)},
+        "number": {"inputs": truth.pixels[:1]},
+        "type": {"inputs": truth.pixels.float()},
         "batch": {"batches": (torch.tensor([0, 7]),)},
         "label": {"labels": truth.labels - 20},
     }

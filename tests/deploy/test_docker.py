@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from ray.scripts import scripts as ray_commands
@@ -101,7 +102,9 @@ def test_the_run_is_submitted_as_our_command_line_takes_it() -> None:
     program, command, *arguments = map(with_defaults, COMPOSE["services"]["submit"]["command"])
     assert (program, command) == ("atoll", "submit")
     group: Any = get_command(application)
-    parsed = group.commands["submit"].make_context("submit", arguments).params
+    parsed = (
+        group.get_command(click.Context(group), "submit").make_context("submit", arguments).params
+    )
     assert parsed["address"] == "http://head:8265"
     assert parsed["out"] == "/shared/runs/quickstart" or parsed["out"].is_absolute()
     assert (ROOT / parsed["file"]).exists()

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -114,8 +115,9 @@ def test_a_job_is_tried_again_and_its_command_goes_on(job: dict[str, Any]) -> No
     program, *arguments = shlex.split(spec["entrypoint"])
     assert program == "atoll"
     # The command line takes it as it is, and the experiment with its settings is in order.
-    command = get_command(application)
-    run = command.commands["run"].make_context("run", arguments[1:]).params  # type: ignore[attr-defined]
+    command: Any = get_command(application)
+    found = command.get_command(click.Context(command), "run")
+    run = found.make_context("run", arguments[1:]).params
     assert run["resume"]
     assert str(run["out"]).startswith("/shared/")
     folder, name = Path(run["file"]).parts[1:]

@@ -8,6 +8,7 @@ from atoll.attacks.base.attack import Attack
 from atoll.attacks.captures.capture import MODEL_RECORD, Capture, Content, FederationInfo
 from atoll.attacks.threat.capabilities import ORACLE, Capability, ThreatModel
 from atoll.attacks.threat.observation import PublicData, observe
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.models.model_building import build_model
 
 
@@ -31,8 +32,9 @@ def check_fits(attack: Attack, federation: FederationInfo, examples: int) -> Non
     AtollError
         Saying what does not fit.
     """
-    shape, classes = federation.image_shape, len(federation.classes)
-    state = build_model(federation.model, shape, classes, 0).state_dict()
+    inputs, task = federation.inputs, federation.task
+    attack.check_inputs(inputs)
+    state = build_model(federation.model, inputs, task, 0).state_dict()
     capture = Capture(
         server_round=1,
         node_id=1,
@@ -43,5 +45,6 @@ def check_fits(attack: Attack, federation: FederationInfo, examples: int) -> Non
     )
     # What only the truth can tell is no matter of names and shapes; nor is a defense.
     granted = attack.threat.capabilities - ORACLE - {Capability.DEFENSE}
-    public = PublicData(torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64))
+    shape = inputs.shape if isinstance(inputs, ImageInputs) else inputs.stored_shape
+    public = PublicData(torch.zeros(1, *shape), task.blank_targets(1))
     attack.check(observe(capture, ThreatModel(granted), public=public))

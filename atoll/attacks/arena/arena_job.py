@@ -27,6 +27,7 @@ from atoll.attacks.victims import (
     references_of,
 )
 from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.trust import CodeUse, admitted, references_in, uses_in
 
 # Part of every key: another number where the same job would give other rows.
@@ -90,9 +91,9 @@ class Conditions:
     Attributes
     ----------
     dataset : Path
-        The data set's folder: its test images are the candidates and the public data.
+        The data set's folder: its test examples are the candidates and the public data.
     candidates : int
-        Images that a reconstruction is told from.
+        Examples that a reconstruction is told from.
     lpips : bool
         Whether the perceptual distance is measured.
     batch_norm : "train" or "eval"
@@ -122,17 +123,17 @@ class JobResult:
     Attributes
     ----------
     rows : list[dict]
-        One an image: the columns of :func:`~atoll.attacks.victims.attack_victims`.
+        One an example: the columns of :func:`~atoll.attacks.victims.attack_victims`.
     seconds : float
         Of processor time.
-    truth, images : Tensor
-        Shape (n, channels, height, width), in [0, 1], and the reconstructions in that order.
+    images : tuple[Tensor, Tensor] or None
+        The true images, shape (n, channels, height, width), in [0, 1], and the reconstructions in
+        that order; None where examples are no images.
     """
 
     rows: list[dict[str, Any]]
     seconds: float
-    truth: Tensor
-    images: Tensor
+    images: tuple[Tensor, Tensor] | None = None
 
 
 def run_job(conditions: Conditions, job: Job) -> JobResult:
@@ -176,7 +177,8 @@ def _run_job(conditions: Conditions, job: Job, victims: list[Victim]) -> JobResu
     )
     seconds = float(done.rows[0]["cpu_seconds"])
     rows = [{k: v for k, v in row.items() if k != "cpu_seconds"} for row in done.rows]
-    return JobResult(rows, seconds, victim.truth.images, done.images)
+    are_images = isinstance(victim.capture.federation.inputs, ImageInputs)
+    return JobResult(rows, seconds, (done.truth, done.images) if are_images else None)
 
 
 def _sum_of(victims: list[Victim]) -> Victim:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from atoll.attacks.arena.paired_tests import Comparison, Interval, bootstrap, compare
+from atoll.attacks.metrics.kinds import MAIN, METRICS, kind_of
 
 Row = dict[str, Any]
 CELL = ("setting", "round", "attack_label", "knowledge", "defense")
-METRICS = ("psnr", "ssim", "lpips", "mse", "identified", "label_accuracy")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Cell:
     threat, label_source : str
         What the attacker had, and where its labels came from.
     metrics : dict[str, Interval]
-        By name, over victims; lpips only where it was measured.
+        By name, over victims; those that were measured.
     images : int
-        Over all victims.
+        Examples, of whichever kind, over all victims.
     accuracy : Interval or None
         Of the federation at its end, over seeds.
     """
@@ -51,6 +51,11 @@ class Cell:
     metrics: dict[str, Interval]
     images: int
     accuracy: Interval | None
+
+    @property
+    def main_metric(self) -> str:
+        """The name of the main metric of the kind of examples."""
+        return next(name for name in MAIN.values() if name in self.metrics)
 
 
 def cells_of(rows: Sequence[Row]) -> list[Cell]:
@@ -92,7 +97,7 @@ def by_victim(rows: Iterable[Row], metric: str) -> dict[tuple[Any, ...], float]:
     """Return each victim's mean of a metric over its images; victims without it are left out."""
     values: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for row in rows:
-        if row[metric] is not None:
+        if row.get(metric) is not None:
             values[row["setting"], row["round"], row["seed"], row["node_id"]].append(
                 float(row[metric])
             )
@@ -110,7 +115,7 @@ class Pair:
     first, second : str
         The attackers.
     comparison : Comparison
-        Of the victims' PSNR, first - second.
+        Of the victims' main metric (images: PSNR), first - second.
     """
 
     setting: str
@@ -132,6 +137,7 @@ def pairs_of(rows: Sequence[Row], baseline: str | None) -> list[Pair]:
         The label of the attack that others are compared with.
     """
     groups = _grouped(rows)
+    main = MAIN[kind_of(rows[0])] if rows else ""
     pairs = []
     for (setting, server_round, attack, knowledge, defense), own in groups.items():
         others = []
@@ -145,7 +151,7 @@ def pairs_of(rows: Sequence[Row], baseline: str | None) -> list[Pair]:
             theirs = groups.get((setting, server_round, *other, defense))
             if theirs is None:
                 continue
-            first, second = by_victim(own, "psnr"), by_victim(theirs, "psnr")
+            first, second = by_victim(own, main), by_victim(theirs, main)
             shared = [victim for victim in first if victim in second]
             if shared:
                 pairs.append(

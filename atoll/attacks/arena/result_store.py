@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from atoll.attacks.arena.arena_job import JobResult
 from atoll.attacks.captures.capture_files import MAX_BYTES, RAW_CLIENT_DATA
+from atoll.attacks.metrics.kinds import MAIN
 from atoll.errors import RunDirectoryError
 from atoll.files.atomic import appearing
 from atoll.files.manifests import read_verified, seal, verify
@@ -23,7 +24,7 @@ ROWS, SECONDS, IMAGES = "rows.parquet", "seconds.parquet", "images.safetensors"
 
 
 class _Row(BaseModel):
-    """Columns of an image's row that the report needs."""
+    """Columns of an example's row that the report needs."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -33,12 +34,26 @@ class _Row(BaseModel):
     round: int
     node_id: int
     image: int
-    psnr: float
-    ssim: float
-    lpips: float | None
-    mse: float
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    mse: float | None = None
+    cell_accuracy: float | None = None
+    number_accuracy: float | None = None
+    category_accuracy: float | None = None
+    trusted_accuracy: float | None = None
+    token_accuracy: float | None = None
+    rouge1: float | None = None
+    rouge2: float | None = None
+    exact_match: bool | None = None
     identified: bool
-    label_accuracy: float
+    label_accuracy: float | None
+
+    @model_validator(mode="after")
+    def _has_its_main_metric(self) -> Self:
+        if all(getattr(self, metric) is None for metric in MAIN.values()):
+            raise ValueError(f"has no metric; expected one of {', '.join(MAIN.values())}")
+        return self
 
 
 class JobStore:
@@ -69,8 +84,9 @@ class JobStore:
             cost = pa.Table.from_pylist([{"key": key, "cpu_seconds": result.seconds}])
             pq.write_table(cost, folder / SECONDS)
             files = [ROWS, SECONDS]
-            if images:
-                both = {"truth": result.truth.contiguous(), "images": result.images.contiguous()}
+            if images and result.images is not None:
+                truth, found = result.images
+                both = {"truth": truth.contiguous(), "images": found.contiguous()}
                 save_file(both, folder / IMAGES, metadata=RAW_CLIENT_DATA)
                 files.append(IMAGES)
             seal(folder, files)

@@ -10,8 +10,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from atoll.attacks.base.attack_names import attacks_on
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import Observation
+from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.settings import Section
 from atoll.errors import AttackError
 from atoll.extras import require
@@ -55,15 +57,16 @@ class Reconstruction:
 
     Attributes
     ----------
-    images : Tensor
-        float32, shape (n, channels, height, width), in [0, 1]; in no particular order.
+    examples : Tensor
+        In no particular order. Images: float32, shape (n, channels, height, width), in [0, 1].
+        Rows of a table and tokens: as they are stored, shape (n, columns) or (n, length).
     labels : Tensor
-        int64, shape (n,): the label that goes with each image; -1 where the attack has none.
+        int64, shape (n,): the label that goes with each example; -1 where the attack has none.
     label_source : str
         Source of the labels: "given", "inferred" (from the update, before the attack),
-        "optimised" (together with the images) or "none".
+        "optimised" (together with the examples) or "none".
     cost : float
-        The matching cost of the images, without priors; NaN for an attack without one. Restarts
+        The matching cost of the examples, without priors; NaN for an attack without one. Restarts
         and stages are chosen by it.
     cost_path : Tensor
         The matching cost over the steps of the chosen restart; empty where there are no steps.
@@ -73,8 +76,10 @@ class Reconstruction:
         For staged attacks: the chosen restart's best images at each stage, so that the oracle's
         choice can be reported beside the attack's own.
     found : Tensor or None
-        bool, shape (n,): for attacks that recover some images and know which; the others are
+        bool, shape (n,): for attacks that recover some examples and know which; the others are
         blank.
+    entropy : Tensor or None
+        float64, shape (n, columns): for attacks that tell how uncertain they are of each cell.
 
     Examples
     --------
@@ -85,7 +90,7 @@ class Reconstruction:
     (0.02, 0, ())
     """
 
-    images: Tensor
+    examples: Tensor
     labels: Tensor
     label_source: LabelSource
     cost: float = float("nan")
@@ -93,6 +98,12 @@ class Reconstruction:
     restart: int = 0
     stages: tuple[Stage, ...] = ()
     found: Tensor | None = None
+    entropy: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """The examples, where they are images."""
+        return self.examples
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -115,6 +126,8 @@ class Attack(Section, ABC):
 
     # What the attack needs, whatever its settings.
     needs: ClassVar[frozenset[Capability]] = frozenset()
+    # Kinds of inputs that it reconstructs.
+    kinds: ClassVar[frozenset[str]] = frozenset({"images"})
 
     @property
     def threat(self) -> ThreatModel:
@@ -130,6 +143,22 @@ class Attack(Section, ABC):
             Saying what is missing.
         """
         require("scipy", what="an attack")
+
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Refuse examples of a kind that the attack does not reconstruct.
+
+        Raises
+        ------
+        AttackError
+            With the kind, and attacks that are of it.
+        """
+        if inputs.kind not in self.kinds:
+            own = ", ".join(sorted(self.kinds))
+            raise AttackError(
+                f"{type(self).__name__} reconstructs {own}, and the clients' examples are "
+                f"{inputs.described}; expected an attack on {inputs.kind}: "
+                f"{', '.join(attacks_on(inputs.kind))}"
+            )
 
     def check(self, observation: Observation) -> None:
         """Refuse an observation that the attack cannot be run on, before anything is computed.
@@ -203,6 +232,7 @@ class Attack(Section, ABC):
                     f"{type(self).__name__} declares {self.threat}, and {observation.name} was "
                     f"observed as {observation.threat}; expected the same"
                 )
+            self.check_inputs(observation.inputs)
             self.check(observation)
         return self.run(observations, seed=seed, progress=progress)
 

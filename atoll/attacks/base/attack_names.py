@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from atoll.registry import Registry
@@ -26,8 +27,29 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "gias": "atoll.attacks.methods.gias:GIAS",
         "ggl": "atoll.attacks.methods.ggl:GGL",
         "generator-sample": "atoll.attacks.methods.generator_sample:GeneratorSample",
+        "marginal-sample": "atoll.attacks.methods.marginals:MarginalSample",
+        "marginal-mode": "atoll.attacks.methods.marginals:MarginalMode",
+        "tableak": "atoll.attacks.methods.tableak:TabLeak",
+        "dager": "atoll.attacks.methods.dager:Dager",
+        "embedding-rows": "atoll.attacks.methods.embedding_rows:EmbeddingRows",
     },
 )
 
 # Attacks whose results depend little or not at all on the update: what others are compared with.
-BASELINES = frozenset({"random-image", "class-mean", "generator-sample"})
+BASELINES = frozenset(
+    {"random-image", "class-mean", "generator-sample", "marginal-sample", "marginal-mode"}
+)
+
+# Attacks by the kind of examples that they reconstruct, where these are no images.
+ON_KINDS: Mapping[str, tuple[str, ...]] = {
+    "table": ("tableak", "marginal-sample", "marginal-mode"),
+    "tokens": ("dager", "embedding-rows", "marginal-sample", "marginal-mode"),
+}
+
+
+def attacks_on(kind: str) -> tuple[str, ...]:
+    """Return the attacks that reconstruct examples of a kind."""
+    if kind in ON_KINDS:
+        return ON_KINDS[kind]
+    others = {name for names in ON_KINDS.values() for name in names}
+    return tuple(name for name in ATTACKS if name not in others)

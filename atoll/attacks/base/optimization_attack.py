@@ -365,7 +365,7 @@ def best_restarts(
         place = victim * group.restarts + restart
         results.append(
             Reconstruction(
-                images=to_unit(observation, images[place]),
+                examples=to_unit(observation, images[place]),
                 labels=labels[place].cpu(),
                 label_source=label_source or group.label_source,
                 cost=float(minimum.matching[place]),

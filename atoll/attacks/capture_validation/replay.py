@@ -8,7 +8,6 @@ mistakes are replayed too, and the one that explains the update is named.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,30 +16,27 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.capture_validation.normalization_check import Scaling, explain
+from atoll.attacks.capture_validation.update_comparison import agree, compare, flat
 from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check_update, faults_of
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
+from atoll.attacks.captures.truth_checks import check_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
-from atoll.attacks.victims import check_truth
 from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.catalog import kept_dataset
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.example_passes import BATCH
 from atoll.clients.noprop.block_training.example_source import GivenExamples
 from atoll.clients.noprop.block_training.layer_training import LayerTraining
 from atoll.clients.noprop.networks.design import PartialNetwork
 from atoll.clients.noprop.noprop_settings import is_noprop
-from atoll.clients.tasks.losses import losses_of, mean_loss
+from atoll.clients.tasks.task import Task
 from atoll.clients.training.local_training import Objective, full_gradient, losses_in_batches, train
 from atoll.errors import CaptureError
 from atoll.extras import require
 from atoll.flower.arrays import array_record, to_array, view
 from atoll.randomness import seed_everything
 from atoll.trust import Ask, admitted, refuse, uses_in
-
-# A capture is consistent if the cosine of true and captured update is at least 1 - this, and
-# their norms agree to NORM_TOLERANCE.
-COSINE_TOLERANCE = 1e-6
-NORM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -157,13 +153,13 @@ def _diagnose(capture: Capture, truth: Truth) -> Diagnosis:
     module = _architecture(capture)
     missing = sorted(travelling_state(module).keys() - capture.broadcast.keys())
     captured = _update(capture, module)
-    cosine, ratio = _compare(captured, _replay(capture, truth, module, _Replay()))
-    if _agree(cosine, ratio):
+    cosine, ratio = compare(captured, _replay(capture, truth, module, _Replay()))
+    if agree(cosine, ratio):
         also = f", but {_lacks(missing)}" if missing else ""
         return Diagnosis(True, cosine, ratio, None, f"the capture is consistent{also}")
     mistakes = _mistakes(module)
     for mistake in mistakes:
-        if _agree(*_compare(captured, _replay(capture, truth, module, mistake.replay))):
+        if agree(*compare(captured, _replay(capture, truth, module, mistake.replay))):
             return Diagnosis(False, cosine, ratio, mistake.cause, mistake.advice)
     mods = capture.federation.client.mods
     # What else may explain the update is not waited for.
@@ -179,10 +175,6 @@ def _diagnose(capture: Capture, truth: Truth) -> Diagnosis:
         return Diagnosis(False, cosine, ratio, "defense", advice)
     advice = "the update is not that of these examples, settings and broadcast parameters"
     return Diagnosis(False, cosine, ratio, "unknown", advice)
-
-
-def _agree(cosine: float, ratio: float) -> bool:
-    return cosine >= 1 - COSINE_TOLERANCE and abs(ratio - 1) <= NORM_TOLERANCE
 
 
 def _lacks(missing: list[str]) -> str:
@@ -232,6 +224,8 @@ def _normalization(
     The usual ones are tried alone and with each of the ``mistakes``; others, which take many
     replays, alone.
     """
+    if not isinstance(capture.federation.inputs, ImageInputs):
+        return None
     alone = _Mistake("", _Replay(), "")
     searches = [(one, False) for one in (alone, *mistakes)] + [(alone, True)] * fits
     for mistake, fits_too in searches:
@@ -259,17 +253,20 @@ def _explaining_scaling(
 ) -> Scaling | None:
     """Return a scaling of the images that gives the captured update, if one is found."""
     info = capture.federation
-    wanted = _flat(captured)
+    wanted = flat(captured)
 
     def update_of(scaling: Scaling) -> Tensor:
-        return _flat(_replay(capture, truth, module, replace(how, scaling=scaling)))
+        return flat(_replay(capture, truth, module, replace(how, scaling=scaling)))
 
     def explains(update: Tensor) -> bool:
-        return _agree(*_compare(captured, [update]))
+        return agree(*compare(captured, [update]))
 
-    stated = Scaling.of(info.mean, info.std)
+    assert isinstance(info.inputs, ImageInputs)
+    stated = Scaling.of(info.inputs.mean, info.inputs.std)
     kept = kept_dataset(info.dataset)
-    own = [] if kept is None else [Scaling.of(kept.mean, kept.std)]
+    own = []
+    if kept is not None and isinstance(kept.inputs, ImageInputs):
+        own.append(Scaling.of(kept.inputs.mean, kept.inputs.std))
     candidates = [stated, *(one for one in own if len(one.factor) == len(stated.factor))]
     return explain(wanted, update_of, explains, candidates, fits=fits)
 
@@ -299,9 +296,7 @@ def _check_replayable(capture: Capture, truth: Truth) -> None:
 
 def _architecture(capture: Capture) -> nn.Module:
     info = capture.federation
-    module = architecture(
-        info.model, info.image_shape, len(info.classes), capture.broadcast, info.model_seed
-    )
+    module = architecture(info.model, info.inputs, info.task, capture.broadcast, info.model_seed)
     load_state(module, capture.broadcast)
     return module
 
@@ -320,8 +315,8 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
     if isinstance(module, PartialNetwork):
         return _replay_layers(capture, truth, module, how)
     model, info = copy.deepcopy(module), capture.federation
-    images = _images(truth, info, how)
-    objective = _objective(model, images, truth.labels, how)
+    inputs = _inputs(truth, info, how)
+    objective = _objective(model, inputs, truth.labels, info.task, how)
     parameters = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in parameters]
     # Dropout draws from the global generator.
@@ -333,7 +328,7 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
         return [tensor.double() for tensor in gradient]
     train(
         model,
-        images,
+        inputs,
         truth.labels,
         info.client,
         learning_rate=capture.learning_rate,
@@ -344,7 +339,7 @@ def _replay(capture: Capture, truth: Truth, module: nn.Module, how: _Replay) -> 
     return [p.detach().double() - s.double() for p, s in zip(parameters, start, strict=True)]
 
 
-def _images(truth: Truth, info: FederationInfo, how: _Replay) -> Tensor:
+def _inputs(truth: Truth, info: FederationInfo, how: _Replay) -> Tensor:
     return truth.normalized(info) if how.scaling is None else how.scaling(truth.images)
 
 
@@ -353,7 +348,7 @@ def _replay_layers(
 ) -> list[Tensor]:
     """Return the update of a client that trains layers apart."""
     info = capture.federation
-    images = _images(truth, info, how)
+    images = _inputs(truth, info, how)
     training = LayerTraining(
         module.design,
         GivenExamples(images, truth.labels),
@@ -371,28 +366,15 @@ def _replay_layers(
     ]
 
 
-def _objective(model: nn.Module, images: Tensor, labels: Tensor, how: _Replay) -> Objective:
+def _objective(
+    model: nn.Module, inputs: Tensor, labels: Tensor, task: Task, how: _Replay
+) -> Objective:
     def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
         model.train(how.mode == "train")
-        logits = model(images[chosen])
-        loss = mean_loss(logits, labels[chosen])
+        outputs = model(inputs[chosen])
+        loss = task.mean_loss(outputs, labels[chosen])
         if how.reduction == "sum":
-            return losses_of(logits, labels[chosen]).sum(), loss
+            return task.losses(outputs, labels[chosen]).sum(), loss
         return loss, loss
 
     return objective
-
-
-def _compare(captured: list[Tensor], replayed: list[Tensor]) -> tuple[float, float]:
-    """Return the cosine of two updates, and the ratio of their norms."""
-    first, second = _flat(captured), _flat(replayed)
-    norms = float(first.norm()), float(second.norm())
-    if norms == (0.0, 0.0):
-        return 1.0, 1.0
-    if 0.0 in norms or not all(map(math.isfinite, norms)):
-        return 0.0, norms[0] / norms[1] if norms[1] else math.inf
-    return float(first @ second) / (norms[0] * norms[1]), norms[0] / norms[1]
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])

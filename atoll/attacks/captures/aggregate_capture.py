@@ -91,7 +91,7 @@ def aggregate_truths(truths: Sequence[Truth]) -> Truth:
     """Return the truths of several clients as that of one who took one step on all of it."""
     labels = torch.cat([truth.labels for truth in truths])
     return Truth(
-        pixels=torch.cat([truth.pixels for truth in truths]),
+        inputs=torch.cat([truth.inputs for truth in truths]),
         labels=labels,
         batches=(torch.arange(len(labels)),),
         seed=truths[0].seed,

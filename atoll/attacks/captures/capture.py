@@ -11,16 +11,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.inputs.images import ImageInputs
+from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.clients.tasks.classification import Classification
+from atoll.clients.tasks.kinds import AnyTask
 from atoll.clients.training.learning_rates import learning_rate_at
 from atoll.errors import AtollError, CaptureError, InvalidExperimentError
 
 MODEL_RECORD = "arrays"
 # In the place of a node's id: the sum of a round's clients, as secure aggregation tells it.
 SUM = 0
+
+
+class _Examples(BaseModel):
+    """The part of a federation's JSON that says what an example is."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    inputs: AnyInputs
+    task: AnyTask
 
 
 @dataclass(frozen=True)
@@ -33,12 +46,10 @@ class FederationInfo:
         The data set's name.
     model, client : ModelSettings, ClientSettings
         ``[model]`` and ``[client]``.
-    image_shape : tuple[int, int, int]
-        Channels, height, width.
-    classes : tuple[str, ...]
-        Names of the labels.
-    mean, std : tuple[float, ...]
-        Per channel, in units of [0, 1]: what a model's input is normalised by.
+    inputs : Inputs
+        What an example is, and how it becomes a model's input.
+    task : Task
+        What is predicted, and the loss.
     num_rounds : int
         Rounds of the run, for learning-rate schedules.
     model_seed : int
@@ -48,8 +59,8 @@ class FederationInfo:
     --------
     >>> from atoll.attacks import FederationInfo, example_victim
     >>> info = example_victim().capture.federation
-    >>> info.dataset, info.model.name, info.image_shape, len(info.classes)
-    ('digits', 'mlp', (1, 8, 8), 10)
+    >>> info.dataset, info.model.name, info.inputs.kind, info.task.kind, len(info.classes)
+    ('digits', 'mlp', 'images', 'classification', 10)
     >>> FederationInfo.from_json(info.to_json()) == info
     True
     """
@@ -57,12 +68,15 @@ class FederationInfo:
     dataset: str
     model: ModelSettings
     client: ClientSettings
-    image_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    inputs: AnyInputs
+    task: AnyTask
     num_rounds: int
     model_seed: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; none where no class is predicted."""
+        return self.task.class_names
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -70,10 +84,8 @@ class FederationInfo:
             "dataset": self.dataset,
             "model": self.model.model_dump(mode="json"),
             "client": self.client.model_dump(mode="json"),
-            "image_shape": list(self.image_shape),
-            "classes": list(self.classes),
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "inputs": self.inputs.model_dump(mode="json"),
+            "task": self.task.model_dump(mode="json"),
             "num_rounds": self.num_rounds,
             "model_seed": self.model_seed,
         }
@@ -87,24 +99,40 @@ class FederationInfo:
         KeyError, TypeError, ValueError
             If something is missing or is not what it should be.
         """
-        channels, height, width = map(int, value["image_shape"])
-        for name in ("mean", "std"):
-            if len(value[name]) != channels:
-                raise ValueError(
-                    f"{name} = {value[name]}: expected a number for each of {channels} channels"
-                )
+        examples = _Examples.model_validate(value) if "inputs" in value else _of_images(value)
+        inputs = examples.inputs
+        if isinstance(inputs, ImageInputs):
+            _check_normalization(inputs)
         return cls(
             dataset=str(value["dataset"]),
             model=ModelSettings.model_validate(value["model"]),
             client=ClientSettings.model_validate(value["client"]),
-            image_shape=(channels, height, width),
-            classes=tuple(map(str, value["classes"])),
-            mean=tuple(map(float, value["mean"])),
-            std=tuple(map(float, value["std"])),
+            inputs=inputs,
+            task=examples.task,
             num_rounds=int(value["num_rounds"]),
             # Captures of earlier versions have frozen parameters in their messages.
             model_seed=int(value.get("model_seed", 0)),
         )
+
+
+def _of_images(value: Mapping[str, Any]) -> _Examples:
+    """Return what an example is, as it was written when all were images with one label."""
+    channels, height, width = map(int, value["image_shape"])
+    inputs = ImageInputs(
+        image_shape=(channels, height, width),
+        mean=tuple(map(float, value["mean"])),
+        std=tuple(map(float, value["std"])),
+    )
+    return _Examples(inputs=inputs, task=Classification(classes=tuple(map(str, value["classes"]))))
+
+
+def _check_normalization(inputs: ImageInputs) -> None:
+    channels = inputs.image_shape[0]
+    for name, values in (("mean", inputs.mean), ("std", inputs.std)):
+        if len(values) != channels:
+            raise ValueError(
+                f"{name} = {list(values)}: expected a number for each of {channels} channels"
+            )
 
 
 @dataclass(frozen=True)
@@ -255,10 +283,12 @@ class Truth:
 
     Attributes
     ----------
-    pixels : Tensor
-        uint8, shape (n, height, width, channels): the images as the client trained on them.
+    inputs : Tensor
+        The examples as they are stored and the client trained on them, shape (n, *stored_shape).
+        Images: uint8, shape (n, height, width, channels). Rows of a table: float64, shape
+        (n, columns). Tokens: int32, shape (n, length).
     labels : Tensor
-        int64, shape (n,).
+        What is to be predicted, shape (n, ...): int64, shape (n,) for one label.
     batches : tuple[Tensor, ...]
         Per local step the indices of its examples, among the n; empty where the client takes no
         step, or trains parts of the model apart.
@@ -280,7 +310,7 @@ class Truth:
     [[2], [0], [1]]
     """
 
-    pixels: Tensor
+    inputs: Tensor
     labels: Tensor
     batches: tuple[Tensor, ...]
     seed: int
@@ -288,13 +318,18 @@ class Truth:
     part_seeds: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def pixels(self) -> Tensor:
+        """The inputs of examples that are images: uint8, shape (n, height, width, channels)."""
+        return self.inputs
+
+    @property
     def images(self) -> Tensor:
         """The images: float32, shape (n, channels, height, width), in [0, 1]."""
         return self.pixels.permute(0, 3, 1, 2).float() / 255
 
     def normalized(self, federation: FederationInfo) -> Tensor:
-        """Return the images as the client's model saw them, to the bit."""
-        return to_tensor(self.pixels.numpy(), federation.mean, federation.std)
+        """Return the inputs as the client's model saw them, to the bit."""
+        return federation.inputs.to_tensor(self.inputs.numpy())
 
 
 @contextmanager

@@ -30,7 +30,8 @@ from atoll.files.atomic import appearing
 from atoll.files.manifests import MANIFEST, read_verified, seal
 from atoll.files.reading import parse_json
 
-FORMAT = 1
+# Format 1 was of images with one label.
+FORMAT = 2
 CAPTURES = "captures"
 ABOUT, MESSAGES = "capture.json", "messages.safetensors"
 TRUTH_ABOUT, TRUTH = "truth.json", "truth.safetensors"
@@ -47,7 +48,7 @@ class _About(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    format: Literal[1]
+    format: Literal[1, 2]
     round: Annotated[int, Field(ge=0)]
     node_id: Annotated[int, Field(ge=0)]
     message_type: str
@@ -62,7 +63,7 @@ class _TruthAbout(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    format: Literal[1]
+    format: Literal[1, 2]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     batches: list[Annotated[int, Field(ge=0)]]
     part_seeds: dict[str, Annotated[int, Field(ge=0, lt=2**64)]] = {}
@@ -129,7 +130,7 @@ def _write_truth(truth: Truth, folder: Path) -> None:
     lengths = [len(batch) for batch in truth.batches]
     empty = torch.empty(0, dtype=torch.int64)
     tensors = {
-        "pixels": truth.pixels.contiguous(),
+        "inputs": truth.inputs.contiguous(),
         "labels": truth.labels.contiguous(),
         "indices": truth.indices.contiguous(),
         "order": torch.cat([empty, *truth.batches]),
@@ -219,11 +220,11 @@ def read_truth(directory: Path) -> Truth:
     tensors = _read_tensors(directory / TRUTH)
     try:
         return Truth(
-            pixels=_tensor(tensors, "pixels", torch.uint8, 4),
-            labels=_tensor(tensors, "labels", torch.int64, 1),
-            batches=torch.split(_tensor(tensors, "order", torch.int64, 1), about.batches),
+            inputs=_tensor(tensors, "pixels" if about.format == 1 else "inputs"),
+            labels=_tensor(tensors, "labels"),
+            batches=torch.split(_places(tensors, "order"), about.batches),
             seed=about.seed,
-            indices=_tensor(tensors, "indices", torch.int64, 1),
+            indices=_places(tensors, "indices"),
             part_seeds=about.part_seeds,
         )
     except (ValueError, RuntimeError, OverflowError) as error:
@@ -232,14 +233,22 @@ def read_truth(directory: Path) -> Truth:
         ) from error
 
 
-def _tensor(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, dim: int) -> Tensor:
+def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return a tensor with a row an example; of what type and shape depends on the federation."""
     found = tensors.get(name)
     if found is None:
         raise ValueError(f"it has no {name!r}")
-    if found.dtype != dtype or found.dim() != dim:
+    if found.dim() == 0:
+        raise ValueError(f"{name} is one number; expected one or more for each example")
+    return found
+
+
+def _places(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    found = _tensor(tensors, name)
+    if found.dtype != torch.int64 or found.dim() != 1:
         raise ValueError(
-            f"{name} is {found.dtype} of shape {tuple(found.shape)}; expected {dtype} with {dim} "
-            "dimensions"
+            f"{name} is {found.dtype} of shape {tuple(found.shape)}; expected torch.int64 with 1 "
+            "dimension"
         )
     return found
 

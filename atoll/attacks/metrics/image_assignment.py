@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atoll.extras import OptionalModule
-
-optimize = OptionalModule("scipy.optimize", "the assignment of reconstructions to images")
+from atoll.attacks.metrics.example_metrics import hungarian
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
@@ -48,7 +46,4 @@ def assign(reconstructions: Tensor, truth: Tensor) -> Tensor:
     """
     if len(reconstructions) < len(truth):
         raise ValueError(f"{len(reconstructions)} reconstructions of {len(truth)} images")
-    costs = squared_distances(truth, reconstructions)
-    # A reconstruction that is not a number is worse than any other.
-    _, columns = optimize.linear_sum_assignment(costs.nan_to_num(nan=1e12).numpy())
-    return torch.from_numpy(columns)
+    return hungarian(squared_distances(truth, reconstructions))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from atoll.clients.data.inputs.images import ImageInputs
+
 
 @dataclass(frozen=True)
 class ImageSpace:
@@ -33,6 +35,11 @@ class ImageSpace:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, inputs: ImageInputs) -> ImageSpace:
+        """Return the space of a data set's images."""
+        return cls(inputs.image_shape, inputs.mean, inputs.std)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise images (..., channels, height, width) in [0, 1] for the model."""

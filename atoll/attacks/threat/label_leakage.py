@@ -23,6 +23,7 @@ from atoll.attacks.captures.capture import Capture, Content
 from atoll.attacks.threat.image_space import ImageSpace
 from atoll.attacks.threat.labels import counts_of_head, whole_numbers
 from atoll.attacks.threat.victim_model import load_state
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.models.head import find_head
 from atoll.clients.models.model_building import build_model
 from atoll.clients.moments.head_statistics import HeadGradient, HessianDiagonal
@@ -125,7 +126,8 @@ def leaked_labels(capture: Capture, public: Tensor | None = None) -> list[Leaked
 
 def _mean_probability(model: nn.Module, capture: Capture, public: Tensor) -> Tensor:
     info = capture.federation
-    images = ImageSpace(info.image_shape, info.mean, info.std).normalize(public)
+    assert isinstance(info.inputs, ImageInputs)
+    images = ImageSpace.of(info.inputs).normalize(public)
     with torch.no_grad():
         return torch.softmax(model.eval()(images).double(), 1).mean(0)
 
@@ -163,7 +165,7 @@ def _as_matrix(values: Tensor, head: nn.Linear) -> Tensor:
 
 def _model_of(capture: Capture) -> tuple[nn.Module, nn.Linear]:
     info = capture.federation
-    model = build_model(info.model, info.image_shape, len(info.classes), info.model_seed)
+    model = build_model(info.model, info.inputs, info.task, info.model_seed)
     load_state(model, capture.broadcast)
     head = find_head(model.requires_grad_(False))
     if not isinstance(head, nn.Linear) or head.bias is None:

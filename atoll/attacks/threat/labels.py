@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.threat.observation import Observation
+from atoll.clients.tasks.classification import Classification
 from atoll.errors import AttackError
 
 LabelMethod = Literal["auto", "idlg", "gradinversion", "counts"]
@@ -73,8 +74,14 @@ def head_gradient(observation: Observation) -> tuple[Tensor, Tensor | None]:
     Raises
     ------
     AttackError
-        If the model does not end in a linear layer with an output a class.
+        If no class is predicted, or the model does not end in a linear layer with an output a
+        class.
     """
+    if not isinstance(observation.task, Classification):
+        raise AttackError(
+            f"{observation.name}: its task is {observation.task.kind!r}; labels can be inferred of "
+            "a classification, expected them to be given"
+        )
     target = observation.target
     at_weight, at_bias = observation.model.head_index()
     training = observation.training

@@ -19,9 +19,12 @@ from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.image_space import ImageSpace
 from atoll.attacks.threat.victim_model import BatchNormMode, VictimModel, build_victim
 from atoll.attacks.threat.victim_units import WHOLE, VictimUnit
+from atoll.clients.data.inputs.base import Inputs
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.noprop.block_training.block_objective import Draws
 from atoll.clients.noprop.block_training.epoch_training import steps_of
 from atoll.clients.settings import ClientSettings
+from atoll.clients.tasks.task import Task
 from atoll.errors import AttackError, CaptureError
 
 T = TypeVar("T")
@@ -51,7 +54,7 @@ class LocalTraining:
     >>> from atoll.clients import ClientSettings
     >>> settings = ClientSettings(batch_size=8, epochs=2)
     >>> known = LocalTraining(settings, learning_rate=0.1, proximal_mu=0.0, examples=20)
-    >>> known.steps, known.images  # two passes of three batches, over all of the images
+    >>> known.steps, known.used  # two passes of three batches, over all of the examples
     (6, 20)
     """
 
@@ -69,27 +72,38 @@ class LocalTraining:
         return (self.settings.epochs or 1) * -(-self.examples // self.settings.batch_size)
 
     @property
-    def images(self) -> int:
-        """The number of images that the update depends on."""
+    def used(self) -> int:
+        """The number of examples that the update depends on."""
         if self.replies_gradient:
             return self.examples
         return min(self.examples, self.steps * self.settings.batch_size)
 
+    @property
+    def images(self) -> int:
+        """The same, where the examples are images."""
+        return self.used
+
 
 @dataclass(frozen=True)
 class PublicData:
-    """Images of the same kind as the client's, but not the client's.
+    """Examples of the same kind as the client's, but not the client's.
 
     Attributes
     ----------
-    images : Tensor
-        float32, shape (n, channels, height, width), in [0, 1].
+    examples : Tensor
+        Images: float32, shape (n, channels, height, width), in [0, 1]. Rows of a table and tokens:
+        as they are stored, shape (n, columns) or (n, length).
     labels : Tensor
-        int64, shape (n,).
+        What is to be predicted, shape (n, ...).
     """
 
-    images: Tensor
+    examples: Tensor
     labels: Tensor
+
+    @property
+    def images(self) -> Tensor:
+        """The examples, where they are images."""
+        return self.examples
 
 
 @dataclass(frozen=True)
@@ -108,16 +122,16 @@ class Observation:
         The update as a pseudo-gradient, a tensor a parameter: (broadcast - reply) / learning rate,
         which after one step of plain SGD is the gradient of the client's mean loss. Without the
         capability TRAINING the learning rate is unknown, and it is broadcast - reply.
-    space : ImageSpace
-        The images that the model takes.
-    classes : int
-        Number of classes.
-    num_images : int
-        Number of images to reconstruct.
+    inputs : Inputs
+        What an example is, and how it becomes the model's input.
+    task : Task
+        What is predicted, and the loss.
+    num_examples : int
+        Number of examples to reconstruct.
     training : LocalTraining or None
         With TRAINING.
     labels : Tensor or None
-        With LABELS: int64, shape (num_images,).
+        With LABELS: what is predicted of each example, shape (num_examples, ...).
     buffers : dict[str, Tensor] or None
         With BUFFERS: the buffers in the reply, by their names.
     sent_buffers : dict[str, Tensor]
@@ -125,9 +139,9 @@ class Observation:
     batches : Mapping[str, tuple[Tensor, ...]] or None
         With BATCH_ORDER or NOISE: by what is trained
         (:class:`~atoll.attacks.threat.victim_units.VictimUnit`), per local step, indices into the
-        ``num_images``.
+        ``num_examples``.
     noise : Mapping[str, tuple[Draws, ...]] or None
-        With NOISE: in the same way, what the client drew for these images.
+        With NOISE: in the same way, what the client drew for these examples.
     mimic : Mimic or None
         With DEFENSE: what the client did to its update.
     public : PublicData or None
@@ -139,9 +153,9 @@ class Observation:
     threat: ThreatModel
     model: VictimModel
     target: tuple[Tensor, ...]
-    space: ImageSpace
-    classes: int
-    num_images: int
+    inputs: Inputs
+    task: Task
+    num_examples: int
     training: LocalTraining | None = None
     labels: Tensor | None = None
     buffers: Mapping[str, Tensor] | None = None
@@ -155,6 +169,29 @@ class Observation:
     def name(self) -> str:
         """The client and the round, in a few words."""
         return f"node {self.node_id} in round {self.server_round}"
+
+    @property
+    def space(self) -> ImageSpace:
+        """The images that the model takes.
+
+        Raises
+        ------
+        AttackError
+            If it takes something else.
+        """
+        if not isinstance(self.inputs, ImageInputs):
+            raise AttackError(f"{self.name}: is of {self.inputs.described}; expected images")
+        return ImageSpace.of(self.inputs)
+
+    @property
+    def num_images(self) -> int:
+        """The number of examples, where they are images."""
+        return self.num_examples
+
+    @property
+    def classes(self) -> int:
+        """The number of a classification's labels; of another task that of outputs."""
+        return self.task.outputs
 
 
 def observe(
@@ -180,7 +217,7 @@ def observe(
     mimic : Mimic, optional
         The defense's effect, which DEFENSE grants.
     public : PublicData, optional
-        Images that PUBLIC_DATA grants.
+        Examples that PUBLIC_DATA grants.
     mode : "train" or "eval"
         How the attacker believes BatchNorm to run at the client.
     device : str
@@ -205,9 +242,8 @@ def observe(
     [7]
     """
     info = capture.federation
-    classes, seed = len(info.classes), info.model_seed
     model = build_victim(
-        info.model, info.image_shape, classes, capture.broadcast, mode, device, seed
+        info.model, info.inputs, info.task, capture.broadcast, mode, device, info.model_seed
     )
     training = LocalTraining(
         info.client,
@@ -224,9 +260,9 @@ def observe(
         threat=threat,
         model=model,
         target=_target(capture, model, knows_rate=Capability.TRAINING in threat),
-        space=ImageSpace(info.image_shape, info.mean, info.std),
-        classes=len(info.classes),
-        num_images=training.images,
+        inputs=info.inputs,
+        task=info.task,
+        num_examples=training.used,
         training=training if Capability.TRAINING in threat else None,
         labels=_oracle(Capability.LABELS, threat, None if used is None else used.labels, device),
         buffers=_buffers(capture, model, threat),
@@ -251,7 +287,7 @@ def used_examples(truth: Truth) -> Truth:
     place = torch.full((len(truth.labels),), -1, dtype=torch.int64)
     place[used] = torch.arange(len(used))
     return Truth(
-        pixels=truth.pixels[used],
+        inputs=truth.inputs[used],
         labels=truth.labels[used],
         batches=tuple(place[batch] for batch in truth.batches),
         seed=truth.seed,
@@ -338,10 +374,10 @@ def _check_layers_share_examples(
     capture: Capture, model: VictimModel, training: LocalTraining
 ) -> None:
     """Refuse layers that were trained on different examples: each shuffles by itself."""
-    if not model.is_trained_whole and training.images < training.examples:
+    if not model.is_trained_whole and training.used < training.examples:
         raise CaptureError(
             f"{capture.directory or capture.name}: each layer took {training.steps} steps on "
-            f"{training.images} of {training.examples} examples of its own choice; expected passes "
+            f"{training.used} of {training.examples} examples of its own choice; expected passes "
             "over all of them (client.epochs)"
         )
 

@@ -1,7 +1,7 @@
-"""Simulation of a client: its update as a differentiable function of images and labels.
+"""Simulation of a client: its update as a differentiable function of inputs and labels.
 
 One step of plain SGD gives the gradient of the client's mean loss. Several steps and epochs are
-unrolled: each step's parameters are a differentiable function of the images (Geiping et al., 2020,
+unrolled: each step's parameters are a differentiable function of the inputs (Geiping et al., 2020,
 sec. 6; Dimitrov et al., 2022). Units that a client trains apart are simulated apart. The random
 numbers of their losses are known, or a vector of unknowns by which the update can be differentiated
 too.
@@ -27,22 +27,22 @@ DrawsOfParts = Sequence[Sequence[Draws]]
 
 
 class ClientSimulation:
-    """Update of a client as a function of its images, its labels, and what it drew.
+    """Update of a client as a function of its inputs, its labels, and what it drew.
 
     Parameters
     ----------
     model : VictimModel
         The broadcast model.
     training : LocalTraining or None
-        How the client trains; None stands for one step on all images at once.
-    num_images : int
-        How many images there are.
+        How the client trains; None stands for one step on all inputs at once.
+    num_examples : int
+        How many inputs there are.
     batches : Mapping[str, Sequence[Tensor]], optional
-        By unit, per step the indices of its images; by default each epoch takes them in their
+        By unit, per step the indices of its inputs; by default each epoch takes them in their
         order, which for the first epoch of a model that is trained as a whole is no loss of
         generality.
     noise : Mapping[str, Sequence[Draws]], optional
-        By unit, per step what it drew for the images of ``batches``; by default it is unknown.
+        By unit, per step what it drew for the inputs of ``batches``; by default it is unknown.
     mimic : Mimic, optional
         What the client's defense does to its update.
 
@@ -61,7 +61,7 @@ class ClientSimulation:
         self,
         model: VictimModel,
         training: LocalTraining | None,
-        num_images: int,
+        num_examples: int,
         *,
         batches: Mapping[str, Sequence[Tensor]] | None = None,
         noise: Mapping[str, Sequence[Draws]] | None = None,
@@ -71,13 +71,13 @@ class ClientSimulation:
         self.mimic = mimic
         self._training = training
         self._batches = [
-            _plan(training, num_images, unit.fewest)
+            _plan(training, num_examples, unit.fewest)
             if batches is None
             else list(batches[unit.name])
             for unit in model.units
         ]
-        _check_steps(model.units, self._batches, num_images)
-        self.is_gradient = training is None or _is_gradient(training, self._batches, num_images)
+        _check_steps(model.units, self._batches, num_examples)
+        self.is_gradient = training is None or _is_gradient(training, self._batches, num_examples)
         if training is not None and not self.is_gradient and training.settings.optimizer != "sgd":
             raise AttackError(
                 f"client.optimizer = {training.settings.optimizer!r}: its steps cannot be "
@@ -97,48 +97,48 @@ class ClientSimulation:
         return cls(
             observation.model,
             observation.training,
-            observation.num_images,
+            observation.num_examples,
             batches=observation.batches,
             noise=observation.noise,
             mimic=observation.mimic,
         )
 
     def _loss(
-        self, parameters: Parameters | None, images: Tensor, targets: Tensor, draws: DrawsOfParts
+        self, parameters: Parameters | None, inputs: Tensor, targets: Tensor, draws: DrawsOfParts
     ) -> Tensor:
         """Return the sum of the units' losses in their only step."""
         losses = []
         for unit, batches, drawn in zip(self.model.units, self._batches, draws, strict=True):
             # Only what is known to be drawn for an image must meet it; the mean has no order.
             given = (
-                (images, targets)
+                (inputs, targets)
                 if self._known is None
-                else (images[batches[0]], targets[batches[0]])
+                else (inputs[batches[0]], targets[batches[0]])
             )
             losses.append(unit.loss(parameters, *given, drawn[0]))
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def __call__(
-        self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
+        self, inputs: Tensor, targets: Tensor, unknowns: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Return the pseudo-gradient of one set of images, as ``Observation.target`` is one.
+        """Return the pseudo-gradient of one set of inputs, as ``Observation.target`` is one.
 
         Parameters
         ----------
-        images : Tensor
-            Shape (n, channels, height, width), normalised.
+        inputs : Tensor
+            Shape (n, ...), as the model is given them.
         targets : Tensor
-            As for :func:`~atoll.attacks.threat.victim_units.soft_loss`.
+            What is predicted, as for :class:`~atoll.attacks.threat.victim_units.VictimUnit`.
         unknowns : Tensor, optional
             What the client drew, shape (unknowns,), where there are any.
         """
         draws = self._draws(unknowns)
         if self.is_gradient:
             update = self._averaged(
-                self._gradient(self.model.parameters, images, targets, draws).values()
+                self._gradient(self.model.parameters, inputs, targets, draws).values()
             )
         else:
-            update = self._unrolled(images, targets, draws)
+            update = self._unrolled(inputs, targets, draws)
         return update if self.mimic is None else self.mimic(update)
 
     def _averaged(self, gradient: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -167,14 +167,14 @@ class ClientSimulation:
             found.append(drawn)
         return found
 
-    def _unrolled(self, images: Tensor, targets: Tensor, draws: DrawsOfParts) -> tuple[Tensor, ...]:
+    def _unrolled(self, inputs: Tensor, targets: Tensor, draws: DrawsOfParts) -> tuple[Tensor, ...]:
         """Train each unit for all its steps; return the mean over the units' copies."""
         assert self._training is not None
         moved: dict[str, list[Tensor]] = {name: [] for name in self.model.names}
         for place, unit in enumerate(self.model.units):
             start = {name: self.model.parameters[name] for name in unit.parameters}
             steps = (
-                (images[batch], targets[batch], drawn)
+                (inputs[batch], targets[batch], drawn)
                 for batch, drawn in zip(self._batches[place], draws[place], strict=True)
             )
             trained = _train(self._gradients[place], start, steps, self._training)
@@ -186,16 +186,16 @@ class ClientSimulation:
         )
 
     def stacked(
-        self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
+        self, inputs: Tensor, targets: Tensor, unknowns: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Return the pseudo-gradients of a stack of candidates, at once where the model allows.
 
         Parameters
         ----------
-        images : Tensor
-            Shape (candidates, n, channels, height, width).
+        inputs : Tensor
+            Shape (candidates, n, ...).
         targets : Tensor
-            Shape (candidates, n), or (candidates, n, classes).
+            Shape (candidates, n, ...).
         unknowns : Tensor, optional
             What the client drew, shape (candidates, unknowns), where there are any.
 
@@ -204,8 +204,8 @@ class ClientSimulation:
         tuple[Tensor, ...]
             Per parameter, shape (candidates, *shape).
         """
-        given = (images, targets) if unknowns is None else (images, targets, unknowns)
-        if len(images) == 1:
+        given = (inputs, targets) if unknowns is None else (inputs, targets, unknowns)
+        if len(inputs) == 1:
             return tuple(tensor[None] for tensor in self._apart(*(some[0] for some in given)))
         if self._vectorizes is None:
             self._vectorizes = self._try_vmap(*(some[:2] for some in given))
@@ -216,15 +216,15 @@ class ClientSimulation:
         return tuple(torch.stack(tensors) for tensors in zip(*each, strict=True))
 
     def _apart(
-        self, images: Tensor, targets: Tensor, unknowns: Tensor | None = None
+        self, inputs: Tensor, targets: Tensor, unknowns: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Return the same as :meth:`__call__` by plain autograd, faster where nothing is mapped."""
         if not self.is_gradient:
-            return self(images, targets, unknowns)
+            return self(inputs, targets, unknowns)
         wants_graph = torch.is_grad_enabled()
         with torch.enable_grad(), self.model.differentiable() as leaves:
             gradient = torch.autograd.grad(
-                self._loss(None, images, targets, self._draws(unknowns)),
+                self._loss(None, inputs, targets, self._draws(unknowns)),
                 leaves,
                 create_graph=wants_graph,
                 allow_unused=True,
@@ -254,8 +254,8 @@ def _train(
 ) -> dict[str, Tensor]:
     """Take the steps of the client's ``UpdateRule``; return the parameters."""
     settings, parameters, momenta = training.settings, start, dict[str, Tensor]()
-    for images, targets, draws in steps:
-        gradient = dict(gradient_of(parameters, images, targets, draws))
+    for inputs, targets, draws in steps:
+        gradient = dict(gradient_of(parameters, inputs, targets, draws))
         if training.proximal_mu:
             gradient = {
                 key: g + training.proximal_mu * (parameters[key] - start[key])
@@ -306,20 +306,20 @@ def _shares(model: VictimModel) -> list[float] | None:
 
 
 def _check_steps(
-    units: Sequence[VictimUnit], batches: Sequence[Sequence[Tensor]], num_images: int
+    units: Sequence[VictimUnit], batches: Sequence[Sequence[Tensor]], num_examples: int
 ) -> None:
     idle = [unit for unit, steps in zip(units, batches, strict=True) if not steps]
     if idle:
         raise AttackError(
-            f"the client has {num_images} example{'s' * (num_images > 1)}, and {idle[0].name!r} "
-            f"takes no step on fewer than {idle[0].fewest} (BatchNorm); expected more of them, or "
-            "model.norm = 'group'"
+            f"the client has {num_examples} example{'s' * (num_examples > 1)}, and "
+            f"{idle[0].name!r} takes no step on fewer than {idle[0].fewest} (BatchNorm); expected "
+            "more of them, or model.norm = 'group'"
         )
 
 
-def _plan(training: LocalTraining | None, num_images: int, fewest: int) -> list[Tensor]:
-    """Return each step's images, every epoch in order; batches of fewer are left out."""
-    everything = torch.arange(num_images)
+def _plan(training: LocalTraining | None, num_examples: int, fewest: int) -> list[Tensor]:
+    """Return each step's inputs, every epoch in order; batches of fewer are left out."""
+    everything = torch.arange(num_examples)
     if training is None or training.replies_gradient:
         return [everything]
     steps, plan = training.steps, list[Tensor]()
@@ -329,12 +329,12 @@ def _plan(training: LocalTraining | None, num_images: int, fewest: int) -> list[
 
 
 def _is_gradient(
-    training: LocalTraining, batches: Sequence[Sequence[Tensor]], num_images: int
+    training: LocalTraining, batches: Sequence[Sequence[Tensor]], num_examples: int
 ) -> bool:
-    """Tell whether the pseudo-gradient is the gradient over all images, for every unit."""
+    """Tell whether the pseudo-gradient is the gradient over all inputs, for every unit."""
     settings = training.settings
     is_one_plain_step = (
         settings.optimizer == "sgd" and not settings.weight_decay and settings.gradient_clip is None
     )
-    on_all_at_once = all(len(steps) == 1 and len(steps[0]) == num_images for steps in batches)
+    on_all_at_once = all(len(steps) == 1 and len(steps[0]) == num_examples for steps in batches)
     return training.replies_gradient or (is_one_plain_step and on_all_at_once)

@@ -1,4 +1,4 @@
-"""Model of a victim, as a function of parameters and images."""
+"""Model of a victim, as a function of parameters and inputs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from atoll.attacks.threat.victim_units import units_of
+from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.models.head import find_head
 from atoll.clients.models.model_building import build_model
 from atoll.clients.noprop.layer_keys import layer_of
 from atoll.clients.noprop.networks.design import Design, PartialNetwork
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ModelSettings
+from atoll.clients.tasks.task import Task
 from atoll.errors import AttackError, CaptureError
 
 BatchNormMode = Literal["train", "eval"]
@@ -32,6 +34,8 @@ class VictimModel:
     state : Mapping[str, Tensor]
         The broadcast ``state_dict``. Entries of running statistics may be missing where the mode
         is "train".
+    task : Task
+        Whose loss the client descends.
     mode : "train" or "eval"
         Whether BatchNorm normalises by the batch (as clients do in training) or by its running
         statistics. Dropout is off in both: an attacker does not know the mask.
@@ -58,6 +62,7 @@ class VictimModel:
         self,
         module: nn.Module,
         state: Mapping[str, Tensor],
+        task: Task,
         mode: BatchNormMode = "train",
         device: str = "cpu",
     ) -> None:
@@ -72,7 +77,7 @@ class VictimModel:
             _check_statistics(self.module, state)
         _fix_frozen(self.module)
         self.parameters = {k: p.detach() for k, p in self.module.named_parameters()}
-        self.units = units_of(self.module)
+        self.units = units_of(self.module, task)
         # From here on every derivative is taken by what is passed to the units' losses.
         self.module.requires_grad_(False)
 
@@ -153,8 +158,8 @@ class VictimModel:
 
 def build_victim(
     settings: ModelSettings,
-    image_shape: tuple[int, int, int],
-    classes: int,
+    inputs: Inputs,
+    task: Task,
     state: Mapping[str, Tensor],
     mode: BatchNormMode = "train",
     device: str = "cpu",
@@ -169,14 +174,14 @@ def build_victim(
     CaptureError
         If ``state`` does not fit it.
     """
-    module = architecture(settings, image_shape, classes, state, seed)
-    return VictimModel(module, state, mode, device)
+    module = architecture(settings, inputs, task, state, seed)
+    return VictimModel(module, state, task, mode, device)
 
 
 def architecture(
     settings: ModelSettings,
-    image_shape: tuple[int, int, int],
-    classes: int,
+    inputs: Inputs,
+    task: Task,
     state: Mapping[str, Tensor],
     seed: int = 0,
 ) -> nn.Module:
@@ -192,8 +197,8 @@ def architecture(
         If ``state`` has arrays that are of no layer of the network.
     """
     if not is_noprop(settings):
-        return build_model(settings, image_shape, classes, seed)
-    design = Design.of(settings, image_shape, classes)
+        return build_model(settings, inputs, task, seed)
+    design = Design.of(settings, inputs, task.outputs)
     try:
         layers = {index for key in state if (index := layer_of(key)) is not None}
     except ValueError as error:

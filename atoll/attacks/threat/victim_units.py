@@ -19,7 +19,9 @@ from atoll.clients.noprop.block_training.layer_training import client_unit_names
 from atoll.clients.noprop.block_training.training_units import BlockUnit, HeadUnit, TrainingUnit
 from atoll.clients.noprop.layer_keys import block_prefix, shared_prefix
 from atoll.clients.noprop.networks.design import PartialNetwork
+from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.losses import is_sigmoid
+from atoll.clients.tasks.task import Task
 
 Parameters = Mapping[str, Tensor]
 Loss = Callable[[Parameters | None, Tensor, Tensor, Draws], Tensor]
@@ -43,9 +45,10 @@ class VictimUnit:
         The names of what it trains; where units share a parameter, each trains a copy of it and
         the client sends the mean.
     loss : Callable
-        Maps parameters by name, normalised images (n, channels, height, width), targets (int64 of
-        shape (n,), or probabilities of shape (n, classes)) and draws to the mean loss. None in the
-        place of parameters stands for the model's own, the broadcast ones: the faster call.
+        Maps parameters by name, a model's inputs (n, ...), targets (those of the task; of a
+        classification int64 of shape (n,), or probabilities of shape (n, classes)) and draws to
+        the mean loss. None in the place of parameters stands for the model's own, the broadcast
+        ones: the faster call.
     draw : Callable
         Returns what the loss of so many examples is random in.
     fewest : int
@@ -75,23 +78,29 @@ def soft_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
-def whole_model(module: nn.Module) -> VictimUnit:
-    """Return a model that is trained as a whole."""
+def loss_of(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the mean loss of outputs and targets; a classification's labels may be soft."""
+    return soft_loss if isinstance(task, Classification) else task.mean_loss
+
+
+def whole_model(module: nn.Module, task: Task) -> VictimUnit:
+    """Return a model that is trained as a whole on a task."""
+    mean_loss = loss_of(task)
 
     def loss(
-        parameters: Parameters | None, images: Tensor, targets: Tensor, draws: Draws
+        parameters: Parameters | None, inputs: Tensor, targets: Tensor, draws: Draws
     ) -> Tensor:
         if parameters is None:
-            return soft_loss(module(images), targets)
-        return soft_loss(functional_call(module, dict(parameters), (images,)), targets)
+            return mean_loss(module(inputs), targets)
+        return mean_loss(functional_call(module, dict(parameters), (inputs,)), targets)
 
     return VictimUnit(WHOLE, tuple(name for name, _ in module.named_parameters()), loss)
 
 
-def units_of(module: nn.Module) -> tuple[VictimUnit, ...]:
+def units_of(module: nn.Module, task: Task) -> tuple[VictimUnit, ...]:
     """Return the units of a model that a client trains apart."""
     if not isinstance(module, PartialNetwork):
-        return (whole_model(module),)
+        return (whole_model(module, task),)
     design, shared = module.design, module.shared
     names = client_unit_names(design, module.layers)
     blocks = [

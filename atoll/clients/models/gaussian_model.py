@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models import MODELS
 from atoll.clients.models.head import find_head
+from atoll.clients.models.model_building import given_arguments
 from atoll.clients.ranges import Repetitions, Width
+from atoll.clients.tasks.classification import classes_of
 from atoll.clients.tasks.losses import is_sigmoid
 
 
@@ -123,7 +126,10 @@ def gaussian_representation(
     **arguments
         The body's own.
     """
-    network = MODELS.find(body, "model.body")(image_shape=image_shape, classes=classes, **arguments)
+    make = MODELS.find(body, "model.body")
+    network = make(
+        **given_arguments(make, images_of(image_shape), classes_of(classes)), **arguments
+    )
     last = find_head(network)
     if not isinstance(last, nn.Linear):
         raise ValueError(

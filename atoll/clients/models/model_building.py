@@ -19,7 +19,7 @@ from atoll.clients.models import MODELS
 from atoll.clients.models.adapters import with_adapters
 from atoll.clients.models.model_arguments import check_arguments
 from atoll.clients.settings import ModelSettings
-from atoll.clients.tasks.classification import Classification
+from atoll.clients.tasks.classification import Classification, classes_of
 from atoll.clients.tasks.task import Task
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.randomness import derive_seed
@@ -76,7 +76,7 @@ def build_model(
         # torch.manual_seed would seed the GPUs too, which fork_rng does not give back.
         torch.default_generator.manual_seed(seed)
         try:
-            model = make(**(_what_it_takes(make, given, wanted) | settings.arguments))
+            model = make(**(given_arguments(make, given, wanted) | settings.arguments))
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
             if settings.adapters is not None:
@@ -103,10 +103,10 @@ def _as_inputs(inputs: Inputs | tuple[int, int, int]) -> Inputs:
 
 
 def _as_task(task: Task | int) -> Task:
-    return task if isinstance(task, Task) else Classification(classes=tuple(map(str, range(task))))
+    return task if isinstance(task, Task) else classes_of(task)
 
 
-def _what_it_takes(make: Callable[..., Any], inputs: Inputs, task: Task) -> dict[str, Any]:
+def given_arguments(make: Callable[..., Any], inputs: Inputs, task: Task) -> dict[str, Any]:
     """Return the arguments that say what a model is made for, by its signature."""
     given: dict[str, Any] = {"inputs": inputs, "outputs": task.outputs, "task": task}
     if isinstance(inputs, ImageInputs):

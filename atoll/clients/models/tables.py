@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.table import TableInputs
-from atoll.clients.encoders import OneHotRows
+from atoll.clients.encoders import OneHotRows, soft_categories
 from atoll.clients.models.mlp import Layers
 from atoll.clients.ranges import Decay, Depth, Width
 
@@ -114,7 +114,7 @@ class EmbeddedRows(nn.Module):
 
     def __init__(self, inputs: TableInputs, embedding: int) -> None:
         super().__init__()
-        self.numbers = inputs.number_width
+        self.numbers, self.cardinalities = inputs.number_width, inputs.cardinalities
         sizes = [min(embedding, (count + 1) // 2) for count in inputs.cardinalities]
         self.embeddings = nn.ModuleList(
             nn.Embedding(count, size)
@@ -124,8 +124,13 @@ class EmbeddedRows(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the encoded rows."""
-        codes = rows[:, self.numbers :].long()
-        embedded = [table(codes[:, place]) for place, table in enumerate(self.embeddings)]
+        soft = soft_categories(rows, self.numbers, self.cardinalities)
+        if soft is None:
+            codes = rows[:, self.numbers :].long()
+            embedded = [table(codes[:, place]) for place, table in enumerate(self.embeddings)]
+        else:
+            tables: list[Tensor] = list(self.embeddings.parameters())
+            embedded = [weights @ table for weights, table in zip(soft, tables, strict=True)]
         return torch.cat([rows[:, : self.numbers], *embedded], 1)
 
 
@@ -142,7 +147,7 @@ class RowTokens(nn.Module):
 
     def __init__(self, inputs: TableInputs, width: int) -> None:
         super().__init__()
-        self.numbers = inputs.number_width
+        self.numbers, self.cardinalities = inputs.number_width, inputs.cardinalities
         bound = 1 / math.sqrt(width)
 
         def uniform(*shape: int) -> nn.Parameter:
@@ -155,12 +160,19 @@ class RowTokens(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return tokens: (n, 1 + numbers + categories, width)."""
-        codes = rows[:, self.numbers :].long()
         numbers = rows[:, : self.numbers, None] * self.scales
-        categories = [
-            nn.functional.embedding(codes[:, place], table)[:, None]
-            for place, table in enumerate(self.embeddings)
-        ]
+        soft = soft_categories(rows, self.numbers, self.cardinalities)
+        if soft is None:
+            codes = rows[:, self.numbers :].long()
+            categories = [
+                nn.functional.embedding(codes[:, place], table)[:, None]
+                for place, table in enumerate(self.embeddings)
+            ]
+        else:
+            categories = [
+                (weights @ table)[:, None]
+                for weights, table in zip(soft, self.embeddings, strict=True)
+            ]
         tokens = torch.cat([numbers, *categories], 1) + self.offsets
         return torch.cat([self.summary.expand(len(rows), 1, -1), tokens], 1)
 

@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models import MODELS
 from atoll.clients.models.head import find_head
+from atoll.clients.models.model_building import given_arguments
 from atoll.clients.ranges import Width
+from atoll.clients.tasks.classification import classes_of
 
 
 class VariationalBottleneck(nn.Module):
@@ -78,7 +81,8 @@ def precode(
     ValueError
         If the base has no linear head.
     """
-    model = MODELS.find(base, "model.base")(image_shape=image_shape, classes=classes, **arguments)
+    make = MODELS.find(base, "model.base")
+    model = make(**given_arguments(make, images_of(image_shape), classes_of(classes)), **arguments)
     head = find_head(model)
     if not isinstance(head, nn.Linear):
         raise ValueError(f"the head of {base!r} is a {type(head).__name__}; expected a Linear")

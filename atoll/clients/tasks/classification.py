@@ -136,6 +136,8 @@ def _by_confidence(probabilities: Tensor, is_right: NDArray[np.bool_]) -> NDArra
     if probabilities.shape[-1] == 1:
         probabilities = torch.cat([1 - probabilities, probabilities], -1)
     confidence = probabilities.amax(-1).numpy() if len(probabilities) else np.empty(0)
+    # A model that has diverged says nothing of any class.
+    confidence = np.nan_to_num(confidence)
     place = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     columns = (None, confidence, is_right.astype(np.float64))
     return np.stack([np.bincount(place, weights, BINS).astype(np.float64) for weights in columns])
@@ -156,3 +158,8 @@ def _of_two_classes(measured: Measured) -> Metrics:
         "auprc": average_precision(scores, labels == 1),
         "f1": 2 * both / max(1, int(predicted.sum()) + int((labels == 1).sum())),
     }
+
+
+def classes_of(count: int) -> Classification:
+    """Return the classification into so many classes, named by their numbers."""
+    return Classification(classes=tuple(map(str, range(count))))

@@ -194,9 +194,7 @@ def _info_of(experiment: Experiment) -> FederationInfo:
         dataset=dataset.name,
         model=experiment.model,
         client=with_references(experiment.client),
-        image_shape=dataset.image_shape,
-        classes=dataset.classes,
-        mean=dataset.mean,
-        std=dataset.std,
+        inputs=dataset.inputs,
+        task=dataset.task,
         num_rounds=experiment.run.rounds,
     )

@@ -203,7 +203,7 @@ def facts_of(arena: Arena, federations: Path, failed: Mapping[str, str]) -> Aren
             where = (_setting_of(trial), trial.method)
             before = privacy.get(where, Privacy(0.0, None))
             privacy[where] = Privacy(max(epsilon, before.epsilon), max(deltas, default=None))
-    classes = len(dataset_of(arena.federations.base).classes)
+    classes = len(dataset_of(arena.federations.base).task.class_names) or None
     return ArenaFacts(arena.tables(), privacy, classes, versions, dict(failed))
 
 

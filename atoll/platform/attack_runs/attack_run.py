@@ -18,6 +18,7 @@ from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
 from atoll.attacks.defenses.adaptive import mimic_of
+from atoll.attacks.metrics.kinds import METRICS, NOUNS, TITLES, kind_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.picture import save_picture
 from atoll.attacks.threat.victim_model import BatchNormMode
@@ -26,6 +27,7 @@ from atoll.attacks.victims import (
     References,
     Victim,
     attack_victims,
+    examples_of,
     observe_victims,
     read_victims,
     references_of,
@@ -33,8 +35,10 @@ from atoll.attacks.victims import (
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.client_statistics import fitted
 from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
+from atoll.platform.attack_runs.reconstructed_cells import reconstructed_cells
 from atoll.platform.config.experiment import parse_value
 from atoll.platform.reports import tables as reports
 from atoll.platform.reports.attack_report import PAGE, write_attack_report
@@ -47,14 +51,8 @@ logger = logging.getLogger("atoll")
 
 ATTACKS_FOLDER = "attacks"
 ROWS, PICTURE, ABOUT = "rows.parquet", "pictures.png", "attack.json"
-FIGURES = {
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "mse": "MSE",
-    "identified": "identification rate",
-    "label_accuracy": "label accuracy",
-}
+# What is written in the place of a picture where examples are no images.
+CELLS = "reconstructions.parquet"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,8 @@ class AttackRun:
     Attributes
     ----------
     directory : Path
-        Has ``rows.parquet``, ``pictures.png``, ``attack.html`` and ``attack.json``.
+        Has ``rows.parquet``, ``attack.json``, and of images ``pictures.png`` and ``attack.html``,
+        of rows of a table and tokens ``reconstructions.parquet``.
     attacked : list[Attacked]
         One a victim.
 
@@ -86,28 +85,37 @@ class AttackRun:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One an image."""
+        """One an example."""
         return [row for attacked in self.attacked for row in attacked.rows]
 
     def means(self) -> dict[str, float | None]:
-        """Return the mean of each figure over all images; None where it was not measured."""
-        return {name: _mean([row[name] for row in self.rows]) for name in FIGURES}
+        """Return the mean of each figure over all examples; None where it was not measured."""
+        rows = self.rows
+        names = [name for name in METRICS if name in rows[0]]
+        return {name: _mean([row[name] for row in rows]) for name in names}
 
 
 def plain_table_of(result: AttackRun) -> reports.Table:
-    """Return the metrics of an attack: mean, worst and best over all images."""
+    """Return the metrics of an attack: mean, worst and best over all examples."""
     first = result.rows[0]
     rows: list[list[reports.Cell]] = []
-    for name, title in FIGURES.items():
+    for name in result.means():
         values = [float(row[name]) for row in result.rows if row[name] is not None]
         if values:
-            rows.append([title, fmean(values), min(values), max(values)])
+            rows.append([TITLES[name], fmean(values), min(values), max(values)])
     return reports.Table(
-        f"{first['attack']} on {len(result.rows)} images of {len(result.attacked)} updates",
+        title_of(result),
         ["metric", "mean", "least", "most"],
         rows,
         f"{first['threat']}; labels {first['label_source']}",
     )
+
+
+def title_of(result: AttackRun) -> str:
+    """Return which attack it was, on how many examples of how many updates."""
+    rows = result.rows
+    noun = NOUNS[kind_of(rows[0])]
+    return f"{rows[0]['attack']} on {len(rows)} {noun} of {len(result.attacked)} updates"
 
 
 def parse_settings(overrides: Sequence[str]) -> dict[str, Any]:
@@ -221,7 +229,7 @@ def run_attack(
     own = [name, *references_in(settings or {})]
     with admitted(uses, run_directory, ask, also=own):
         references = references_of(dataset_of(run_directory))
-        _check_images(run_directory, references, known)
+        _check_examples(run_directory, references, known)
         observations = observe_victims(
             known,
             attack,
@@ -261,14 +269,15 @@ def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:
     return list(dict.fromkeys(found))
 
 
-def _check_images(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
-    """Refuse a configuration of other images than the captures are of."""
+def _check_examples(run_directory: Path, references: References, victims: Sequence[Victim]) -> None:
+    """Refuse a configuration of other examples than the captures are of."""
     expected = tuple(references.candidates.shape[1:])
     for victim in victims:
-        found = victim.capture.federation.image_shape
+        found = tuple(examples_of(victim).shape[1:])
         if found != expected:
+            kind = victim.capture.federation.inputs.kind
             raise CaptureError(
-                f"{victim.capture.directory}: is of images of shape {found}, and the data set of "
+                f"{victim.capture.directory}: is of {kind} of shape {found}, and the data set of "
                 f"{run_directory / CONFIG} has {expected}; expected the same"
             )
 
@@ -288,20 +297,7 @@ def _lpips(wanted: Path | bool) -> LPIPS | None:
 def _write(result: AttackRun, run: str, name: str, attack: Attack, seed: int) -> None:
     with replacing(result.directory / ROWS) as partial:
         pq.write_table(pa.Table.from_pylist(result.rows), partial)
-    truth = torch.cat([attacked.victim.truth.images for attacked in result.attacked])
-    images = torch.cat([attacked.images for attacked in result.attacked])
-    with replacing(result.directory / PICTURE) as partial:
-        save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
-    write_attack_report(
-        result.directory,
-        result.rows,
-        truth,
-        images,
-        run=run,
-        table=plain_table_of(result),
-        settings=attack.model_dump(mode="json"),
-        seed=seed,
-    )
+    files = _write_reconstructions(result, run, attack, seed)
     about = {
         "attack": name,
         "settings": attack.model_dump(mode="json"),
@@ -312,9 +308,36 @@ def _write(result: AttackRun, run: str, name: str, attack: Attack, seed: int) ->
             for attacked in result.attacked
         ],
         "means": result.means(),
-        "files": {PICTURE: RAW_CLIENT_DATA, PAGE: RAW_CLIENT_DATA},
+        "files": dict.fromkeys(files, RAW_CLIENT_DATA),
     }
     write_json(result.directory / ABOUT, about)
+
+
+def _write_reconstructions(
+    result: AttackRun, run: str, attack: Attack, seed: int
+) -> tuple[str, ...]:
+    """Write the reconstructions beside the truths, as pictures or a table; return the names."""
+    inputs = result.attacked[0].victim.capture.federation.inputs
+    if isinstance(inputs, ImageInputs):
+        truth = torch.cat([attacked.truth for attacked in result.attacked])
+        images = torch.cat([attacked.images for attacked in result.attacked])
+        with replacing(result.directory / PICTURE) as partial:
+            save_picture(partial, truth, images, [row["psnr"] for row in result.rows])
+        write_attack_report(
+            result.directory,
+            result.rows,
+            truth,
+            images,
+            run=run,
+            table=plain_table_of(result),
+            settings=attack.model_dump(mode="json"),
+            seed=seed,
+        )
+        return PICTURE, PAGE
+    rows = [row for attacked in result.attacked for row in reconstructed_cells(attacked)]
+    with replacing(result.directory / CELLS) as partial:
+        pq.write_table(pa.Table.from_pylist(rows), partial)
+    return (CELLS,)
 
 
 def _mean(values: Sequence[float | bool | None]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from atoll.attacks.arena.arena_run import JobEnd
+from atoll.attacks.metrics.kinds import DIGITS, MAIN, TITLES, kind_of
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.sweeps.sweep import TrialEnd
 
@@ -36,8 +37,9 @@ class ArenaProgress:
             outcome = f"failed: {end.error}"
         else:
             rows = end.result.rows
-            mean = sum(row["psnr"] for row in rows) / len(rows)
-            outcome = f"{mean:.1f} dB, {end.result.seconds:.1f} s"
+            main = MAIN[kind_of(rows[0])]
+            mean = sum(row[main] for row in rows) / len(rows)
+            outcome = f"{TITLES[main]} {mean:.{DIGITS[main]}f}, {end.result.seconds:.1f} s"
         self._print(f"attack {end.done}/{end.of}: {whose}, seed {labels['seed']}: {outcome}")
 
     def _print(self, line: str) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from atoll.platform.attack_runs.attack_run import AttackRun, plain_table_of
+from atoll.platform.attack_runs.attack_run import AttackRun, plain_table_of, title_of
 
 
 class AttackProgress:
@@ -39,11 +39,11 @@ class AttackProgress:
 
 
 def table_of(result: AttackRun) -> Table:
-    """Return the metrics of an attack: mean, worst and best over all images."""
+    """Return the metrics of an attack: mean, worst and best over all examples."""
     rows = result.rows
     first = rows[0]
     table = Table(
-        title=f"{first['attack']} on {len(rows)} images of {len(result.attacked)} updates",
+        title=title_of(result),
         caption=(
             f"{first['threat']}; labels {first['label_source']}; batches of "
             f"{_range([row['images'] for row in rows])}; model {first['model']}, BatchNorm "

@@ -74,10 +74,8 @@ class CaptureRecorder:
             dataset=dataset.name,
             model=spec.model,
             client=spec.client,
-            image_shape=dataset.image_shape,
-            classes=dataset.classes,
-            mean=dataset.mean,
-            std=dataset.std,
+            inputs=dataset.inputs,
+            task=dataset.task,
             num_rounds=spec.num_rounds,
             model_seed=model_seed(spec.seed),
         )
@@ -130,7 +128,7 @@ class CaptureRecorder:
     def _truth(self, request: Message, node_id: int) -> Truth:
         examples = self._clients.round_examples(request, node_id - 1)
         return Truth(
-            pixels=torch.from_numpy(np.array(examples.inputs)),
+            inputs=torch.from_numpy(np.array(examples.inputs)),
             labels=torch.from_numpy(np.array(examples.labels)),
             batches=examples.batches,
             seed=examples.seed,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from atoll.attacks.arena.arena_summary import Cell
 from atoll.attacks.base.attack_names import BASELINES
+from atoll.attacks.metrics.kinds import DIGITS, TITLES
 from atoll.platform.reports.drawing import Cells, Curve, Curves, Level
 
 
@@ -15,7 +16,7 @@ def attacker_of(cell: Cell) -> str:
     return cell.attack if cell.knowledge == "naive" else f"{cell.attack} ({cell.knowledge})"
 
 
-def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Cells:
+def heat_map(cells: Sequence[Cell], metric: str) -> Cells:
     """Return attackers by defenses, in colours of the mean of a metric.
 
     Parameters
@@ -31,8 +32,10 @@ def heat_map(cells: Sequence[Cell], metric: str = "psnr") -> Cells:
     means = [
         [None if (i := found.get((a, d))) is None else i.mean for d in defenses] for a in attackers
     ]
-    texts = [["-" if value is None else f"{value:.1f}" for value in row] for row in means]
-    return Cells(means, attackers, defenses, "dB", "attack", "defense", texts=texts)
+    digits = min(2, DIGITS[metric])
+    texts = [["-" if value is None else f"{value:.{digits}f}" for value in row] for row in means]
+    unit = "dB" if metric == "psnr" else TITLES[metric]
+    return Cells(means, attackers, defenses, unit, "attack", "defense", texts=texts)
 
 
 def frontier(cells: Sequence[Cell], metric: str, title: str) -> Curves | None:

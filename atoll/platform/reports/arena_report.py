@@ -19,6 +19,7 @@ from torch import Tensor
 
 from atoll.attacks.arena.arena_summary import Cell, Pair, cells_of, pairs_of
 from atoll.attacks.arena.paired_tests import Interval
+from atoll.attacks.metrics.kinds import MAIN, NOUNS, TITLES, kind_of
 from atoll.attacks.metrics.picture import save_picture
 from atoll.credentials import tables_without_credentials
 from atoll.files.atomic import write_text
@@ -32,7 +33,7 @@ from atoll.platform.reports.arena.conclusion import (
     summary_rows,
     warnings,
 )
-from atoll.platform.reports.arena.definitions import DEFINITIONS, READING
+from atoll.platform.reports.arena.definitions import READING, definitions_of
 from atoll.platform.reports.arena.facts import ArenaFacts, assumptions, threats_of
 from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
 from atoll.platform.reports.drawing import Figure
@@ -41,9 +42,6 @@ from atoll.platform.reports.page import render
 REPORT, PAGE, PICTURES = "report", "index.html", "pictures"
 # Pictures: so many images beside each other, of so many pixels.
 COLUMNS, CELL = 6, 128
-
-# What the frontiers show, by the rows' names of it.
-LEAKAGE = {"psnr": "PSNR (dB)", "identified": "share of images identified"}
 
 Images = Mapping[str, "tuple[Tensor, Tensor] | None"]
 
@@ -78,24 +76,27 @@ def write_arena_report(
     facts = facts or ArenaFacts()
     cells = cells_of(rows)
     found = findings(cells, rows, facts)
+    kind = kind_of(rows[0]) if rows else "images"
     updates = {(r["setting"], r["defense"], r["seed"], r["round"], r["node_id"]) for r in rows}
     candidates = facts.settings.get("candidates", "many")
     chance = candidates + 1 if isinstance(candidates, int) else "as many"
     page = render(
         "arena.html.jinja",
         kind="Atoll arena",
-        figures=_figures(cells),
+        figures=_figures(cells, kind),
+        noun=NOUNS[kind],
+        main=TITLES[MAIN[kind]],
         title=directory.resolve().name,
         updates=len(updates),
         images=len({(r["key"], r["image"]) for r in rows}),
         conclusion=sentences(found, facts),
         summary=summary_rows(found, facts),
         warnings=list(warnings(cells, found, facts)),
-        disagreements=disagreements(cells),
-        reading=READING,
+        disagreements=disagreements(cells, MAIN[kind]),
+        reading=READING[kind],
         definitions=[
             (name, text.format(candidates=candidates, chance=chance), meaning)
-            for name, text, meaning in DEFINITIONS
+            for name, text, meaning in definitions_of(kind)
         ],
         assumptions=assumptions(facts),
         threats=threats_of(rows, facts),
@@ -116,11 +117,13 @@ def write_arena_report(
     return directory / REPORT / PAGE
 
 
-def _figures(cells: Sequence[Cell]) -> list[tuple[str, Figure]]:
+def _figures(cells: Sequence[Cell], kind: str) -> list[tuple[str, Figure]]:
+    main = MAIN[kind]
+    leakage = {main: TITLES[main], "identified": f"share of {NOUNS[kind]} identified"}
     figures: list[tuple[str, Figure]] = []
     for setting in dict.fromkeys(cell.setting for cell in cells):
         own = [cell for cell in cells if cell.setting == setting]
-        for metric, title in LEAKAGE.items():
+        for metric, title in leakage.items():
             drawn = frontier(own, metric, title)
             if drawn is not None:
                 figures.append(
@@ -128,8 +131,8 @@ def _figures(cells: Sequence[Cell]) -> list[tuple[str, Figure]]:
                 )
         for server_round in dict.fromkeys(cell.server_round for cell in own):
             of_round = [cell for cell in own if cell.server_round == server_round]
-            title = f"Mean PSNR by attack and defense, {setting}, round {server_round}"
-            figures.append((title, heat_map(of_round)))
+            title = f"Mean {TITLES[main]} by attack and defense, {setting}, round {server_round}"
+            figures.append((title, heat_map(of_round, main)))
     return figures
 
 
@@ -157,7 +160,7 @@ def _part(
     ]
     return {
         "title": f"{setting}, round {server_round}",
-        "header": [*header, "accuracy", "updates / images"],
+        "header": [*header, "accuracy", "updates / examples"],
         "rows": rows,
     }
 
@@ -177,13 +180,21 @@ METRICS = {
     "ssim": _Metric("SSIM", 3),
     "lpips": _Metric("LPIPS", 3),
     "mse": _Metric("MSE", 4),
+    "cell_accuracy": _Metric("cells right, %", 1, 100.0),
+    "number_accuracy": _Metric("numbers right, %", 1, 100.0),
+    "category_accuracy": _Metric("categories right, %", 1, 100.0),
+    "trusted_accuracy": _Metric("trusted cells right, %", 1, 100.0),
+    "token_accuracy": _Metric("tokens right, %", 1, 100.0),
+    "rouge1": _Metric("ROUGE-1, %", 1, 100.0),
+    "rouge2": _Metric("ROUGE-2, %", 1, 100.0),
+    "exact_match": _Metric("exactly right, %", 0, 100.0),
     "label_accuracy": _Metric("labels right, %", 0, 100.0),
 }
 
 
 def _marked(cell: Cell, cells: Sequence[Cell], name: str) -> dict[str, str] | None:
     shown = _shown(cell.metrics.get(name), METRICS[name])
-    if shown and name in LEAKAGE and is_below_floor(cell, cells, name):
+    if shown and name in (cell.main_metric, "identified") and is_below_floor(cell, cells, name):
         shown["text"] += f" {BELOW}"
     return shown
 
@@ -239,7 +250,7 @@ def _draw_pictures(
         keys = grouped.setdefault((*name, row["knowledge"]), [])
         if row["key"] not in keys and images.get(row["key"]) is not None:
             keys.append(row["key"])
-    scores = {(row["key"], row["image"]): row["psnr"] for row in rows}
+    scores = {(row["key"], row["image"]): row["psnr"] for row in rows if "psnr" in row}
     pictures = []
     for place, (names, keys) in enumerate(grouped.items()):
         found = [both for key in keys if (both := images[key]) is not None]

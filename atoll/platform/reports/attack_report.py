@@ -18,7 +18,7 @@ from torch import Tensor
 from atoll.attacks.metrics.picture import best_and_worst
 from atoll.attacks.victims import CANDIDATES
 from atoll.files.atomic import write_text
-from atoll.platform.reports.arena.definitions import DEFINITIONS
+from atoll.platform.reports.arena.definitions import definitions_of
 from atoll.platform.reports.arena.facts import ALWAYS, in_words
 from atoll.platform.reports.page import render
 from atoll.platform.reports.tables import Cell, Table
@@ -90,7 +90,7 @@ def write_attack_report(
                 text.format(candidates=f"up to {CANDIDATES:,}", chance="so many and one"),
                 meaning,
             )
-            for name, text, meaning in DEFINITIONS
+            for name, text, meaning in definitions_of("images")
             if name in ("identified", "PSNR", "SSIM", "MSE", "labels right") or measured.get(name)
         ],
         pictures=[

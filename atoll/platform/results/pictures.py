@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atoll.attacks.arena.arena_summary import Cell, cells_of
+from atoll.attacks.metrics.kinds import MAIN
 from atoll.errors import InvalidExperimentError, RunDirectoryError
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY, main_metric
 from atoll.platform.reports.arena_table import table_of_cells
@@ -36,8 +37,6 @@ from atoll.platform.results.recorded import (
     read_recorded,
 )
 from atoll.platform.run_directory.run_files import read_partition, read_table
-
-ARENA_METRIC = "psnr"
 
 
 def plot(
@@ -85,7 +84,9 @@ def plot(
                 f"{directories[kinds.index('arena')]}: is an arena; expected it alone, with one "
                 "--metric"
             )
-        draw_arena(arena_cells(directories[0]), (*metrics, ARENA_METRIC)[0], out, look)
+        cells = arena_cells(directories[0])
+        metric = metrics[0] if metrics else cells[0].main_metric if cells else MAIN["images"]
+        draw_arena(cells, metric, out, look)
         return
     panels: list[Panel] = []
     runs = read_recorded(directories)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from atoll.attacks.arena.arena_summary import METRICS, Cell
+from atoll.attacks.arena.arena_summary import Cell
+from atoll.attacks.metrics.kinds import METRICS, TITLES
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, RunDirectoryError
 from atoll.extras import require
@@ -52,7 +53,6 @@ STYLE = {
     "axes.spines.right": False,
 }
 PARTITION = "partition"
-ARENA_LABELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "mse": "MSE"}
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def draw_arena(cells: Sequence[Cell], metric: str, out: Path, look: Look) -> Non
                 )
             title = f"{setting}, round {server_round}" if len(places) > 1 else ""
             place.set_yticks(range(len(defenses)), defenses)
-            place.set(xlabel=ARENA_LABELS.get(metric, metric.replace("_", " ")), title=title)
+            place.set(xlabel=TITLES.get(metric, metric), title=title)
             place.set_ylim(len(defenses) - 0.5, -0.5)
         figure.legend(
             points.values(),

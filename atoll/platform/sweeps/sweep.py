@@ -297,7 +297,8 @@ class _Running:
         # Trials share the GPUs that there are: one that took what fits would leave none.
         tables["ray"]["gpus_per_worker"] = self._gpu_share
         main = main_code_of(trial.experiment)
-        arguments = tables, str(place), self._workers, list(sys.path), main, ask
+        # A Ray that others have started has another current folder.
+        arguments = tables, str(place.absolute()), self._workers, list(sys.path), main, ask
         task = self._task.options(name=f"trial {trial}", **self._options)
         self._under_way[task.remote(*arguments)] = trial, time.monotonic()
 

@@ -55,7 +55,7 @@ def run_trial(
             run(Experiment.from_dict(tables), out=place, resume=True, callbacks=callbacks)
         except TrialStopped as stop:
             log.info("stopped early after round %d", stop.server_round)
-            _write_stopped(place, stop, ask, time.monotonic() - started)
+            _write_stopped(place, stop, time.monotonic() - started)
         except AtollError as error:
             log.exception("failed")
             return without_credentials(str(error))
@@ -66,11 +66,8 @@ def run_trial(
     return None
 
 
-def _write_stopped(
-    place: Path, stop: TrialStopped, ask: AskAfterRound | None, seconds: float
-) -> None:
-    metric = "" if ask is None else ask.metric
-    stopped = {"round": stop.server_round, "metric": metric, "value": stop.value}
+def _write_stopped(place: Path, stop: TrialStopped, seconds: float) -> None:
+    stopped = {"round": stop.server_round, "metric": stop.metric, "value": stop.value}
     write_recorded_json(place / STOPPED, {**stopped, "seconds": seconds})
     write_report(place)
 

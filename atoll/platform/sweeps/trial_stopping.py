@@ -43,12 +43,15 @@ class TrialStopped(Exception):  # noqa: N818 - it is no error
         The round that it has ended with.
     value : float
         Its metric there.
+    metric : str
+        Which metric that is.
     """
 
-    def __init__(self, server_round: int, value: float) -> None:
-        super().__init__(server_round, value)
+    def __init__(self, server_round: int, value: float, metric: str = "") -> None:
+        super().__init__(server_round, value, metric)
         self.server_round = server_round
         self.value = value
+        self.metric = metric
 
 
 class Halving:
@@ -160,7 +163,7 @@ class AskAfterRound:
             if is_last:
                 logger.warning("sweep.early_stopping.metric = %r: is no metric", self.metric)
             return
-        self._ask(record.server_round, record.num_rounds, self._signed(metric, value))
+        self._ask(record.server_round, record.num_rounds, metric, value)
 
     def before_going_on(self, directory: Path, num_rounds: int) -> None:
         """Ask after the round from which an interrupted trial resumes: the answer may be missing.
@@ -171,17 +174,16 @@ class AskAfterRound:
             If the trial is not to go on.
         """
         rounds = CheckpointStore(directory / "checkpoints").rounds()
-        for server_round, value in recorded_metric(directory, self.metric, self.mode):
+        metric, values = recorded_values(directory, self.metric)
+        for server_round, value in values:
             if rounds and server_round == rounds[-1]:
-                self._ask(server_round, num_rounds, value)
+                self._ask(server_round, num_rounds, metric, value)
 
-    def _signed(self, metric: str, value: float) -> float:
-        return signed(metric, self.mode, value)
-
-    def _ask(self, server_round: int, num_rounds: int, value: float) -> None:
-        reply = self.halving.report.remote(self.group, self.trial, server_round, value)
+    def _ask(self, server_round: int, num_rounds: int, metric: str, value: float) -> None:
+        told = signed(metric, self.mode, value)
+        reply = self.halving.report.remote(self.group, self.trial, server_round, told)
         if answer(reply, "the actor that stops trials early") and server_round < num_rounds:
-            raise TrialStopped(server_round, value)
+            raise TrialStopped(server_round, value, metric)
 
 
 def signed(metric: str, mode: Mode | None, value: float) -> float:
@@ -193,13 +195,18 @@ def recorded_metric(
     directory: Path, metric: str | None, mode: Mode | None = None
 ) -> list[tuple[int, float]]:
     """Return a trial's metric by round as a scheduler is told it, as far as its ledger goes."""
+    column, values = recorded_values(directory, metric)
+    return [(r, signed(column, mode, value)) for r, value in values]
+
+
+def recorded_values(directory: Path, metric: str | None) -> tuple[str, list[tuple[int, float]]]:
+    """Return which metric a trial is judged by, and its values by round."""
     path = directory / ROUNDS
     if not has_table(path):
-        return []
+        return metric or "", []
     table = read_rounds_table(path, ROUND_ONLY)
     column = main_metric(table.column_names) if metric is None else metric.replace("-", "_")
     if column is None or column not in table.column_names:
-        return []
+        return metric or "", []
     rounds, values = table.column("round").to_pylist(), table.column(column).to_pylist()
-    known = [(r, float(v)) for r, v in zip(rounds, values, strict=True) if v is not None]
-    return [(r, signed(column, mode, value)) for r, value in known]
+    return column, [(r, float(v)) for r, v in zip(rounds, values, strict=True) if v is not None]

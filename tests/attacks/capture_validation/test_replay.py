@@ -14,6 +14,7 @@ from torch import nn
 from atoll.attacks.capture_validation.replay import diagnose, diagnose_capture
 from atoll.attacks.captures.capture import Capture, Content, Truth
 from atoll.attacks.captures.capture_files import write_capture
+from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.training import local_training as training
 from atoll.errors import CaptureError
 from tests.support.attacks.real_updates import client_update
@@ -79,7 +80,8 @@ def test_two_mistakes_at_once_are_both_named(monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patched:
         patched.setattr(training, "mean_loss", summed)
         capture, truth = client_update({"name": "mlp"}, SETTINGS, list(range(7)))
-    stated = replace(capture.federation, mean=(0.5,), std=(0.5,))
+    inputs = ImageInputs(image_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    stated = replace(capture.federation, inputs=inputs)
     found = diagnose(replace(capture, federation=stated), truth)
     assert found.cause == "loss reduction and normalisation"
     assert "divide its learning rate" in found.advice
@@ -123,7 +125,8 @@ def test_another_normalisation_at_the_client_is_found(
 @pytest.mark.parametrize("model", [{"name": "lenet"}, BATCH_NORM])
 def test_a_normalisation_that_is_not_the_data_sets_is_named(model: dict[str, Any]) -> None:
     capture, truth = client_update(model, SETTINGS, list(range(7)))
-    stated = replace(capture.federation, mean=(0.5,), std=(0.5,))
+    inputs = ImageInputs(image_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    stated = replace(capture.federation, inputs=inputs)
     found = diagnose(replace(capture, federation=stated), truth)
     assert (found.consistent, found.cause) == (False, "normalisation")
 

@@ -58,15 +58,16 @@ def test_what_is_not_a_capture_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="has no captures of 'query.moments' messages"):
         find_captures(folder.parents[1], "query.moments")
     with pytest.raises(
-        CaptureError, match=r"capture\.json: cannot be read \(format = 99; expected 1\)"
+        CaptureError, match=r"capture\.json: cannot be read \(format = 99; expected 1 or 2\)"
     ):
         read_capture(_change(folder, format=99))
     federation = json.loads((folder / "capture.json").read_text())["federation"]
     for key in ("mean", "std"):
         with pytest.raises(CaptureError, match=rf"{key} = .*: expected a number for each of 1 ch"):
-            read_capture(_change(folder, format=1, federation={**federation, key: [0.1, 0.2, 0.3]}))
+            inputs = {**federation["inputs"], key: [0.1, 0.2, 0.3]}
+            read_capture(_change(folder, format=2, federation={**federation, "inputs": inputs}))
     with pytest.raises(CaptureError, match=r"capture's \(it has no 'sent/arrays/x'\)"):
-        read_capture(_change(folder, format=1, arrays=["sent/arrays/x"]))
+        read_capture(_change(folder, format=2, arrays=["sent/arrays/x"]))
     (folder / "messages.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(CaptureError, match=r"messages\.safetensors: cannot be read"):
         read_capture(folder)

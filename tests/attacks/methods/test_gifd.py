@@ -17,6 +17,7 @@ from atoll.attacks.optim.matching import cosine
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
 from atoll.attacks.threat.simulation import ClientSimulation
+from atoll.clients.data.inputs.images import images_of
 from atoll.errors import AttackError, InvalidExperimentError
 from tests.support.attacks.digit_generator import (
     TINY_STYLEGAN2,
@@ -162,7 +163,7 @@ def test_batches_with_a_repeated_label_come_back(folder) -> None:
 def test_later_stages_find_what_the_latent_cannot_make(folder) -> None:
     # The victims are of another kind than the generator's images: negatives.
     capture, truth = victim([3])
-    negative = replace(truth, pixels=255 - truth.pixels)
+    negative = replace(truth, inputs=255 - truth.pixels)
     attack = gifd(folder, steps=50, radius=0.5)
     [observation] = observed(attack, [(capture, truth)])
     images = observation.space.normalize(negative.images)
@@ -224,7 +225,7 @@ def test_each_stage_has_its_own_steps(folder, victims) -> None:
 def test_a_generator_of_other_images_is_refused_before_compute(folder, victims) -> None:
     attack = gifd(folder)
     [observation] = observed(attack, victims[:1])
-    other = replace(observation, space=replace(observation.space, shape=(1, 16, 16)))
+    other = replace(observation, inputs=images_of((1, 16, 16)))
     with pytest.raises(InvalidExperimentError, match="and the victims' are 1x16x16"):
         attack.check(other)
     gifd(folder, resize=True).check(other)

@@ -72,7 +72,7 @@ def test_the_report_opens_offline_and_shows_no_clients_images(
     assert "informed eavesdropper" in page
     assert "knows which defense acts, and allows for it" in page
     assert "Without a defense, the strongest attack is ig" in page
-    assert "Accuracy against PSNR (dB) by the strongest attack" in page
+    assert "Accuracy against PSNR, dB by the strongest attack" in page
     assert "Accuracy against share of images identified by the strongest attack" in page
     assert "Clients&#39; images are not shown" in page or "Clients' images are not shown" in page
     assert 'src="http' not in page

@@ -133,7 +133,7 @@ def test_a_run_directory_holds_what_was_promised(finished: tuple[Path, str]) -> 
     assert "round 8/8" in output
     assert "report.html" in output
     page = (directory / "report.html").read_text()
-    assert "Plotly" in page
+    assert "<svg" in page or "svg" in page
     assert "http" not in re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
 
 
@@ -294,7 +294,7 @@ def test_a_second_process_is_kept_out(
         ("data.dataset=minst", "data.dataset = 'minst': no such data set"),
         ("data.partition.name=shards", "'shards': no such partitioner; did you mean 'shard'"),
         ("data.clients=5000", "data.clients = 5000: there are only 1437"),
-        ("data.path=/nowhere", "data.path = '/nowhere': no such folder"),
+        ("data.path=/nowhere", "data.path = '/nowhere': no such file or folder"),
         ("ray.gpus_per_worker=1", "ray.gpus_per_worker = 1: there is no GPU"),
         ("client.mods=['clip_mod']", "client.mods = 'clip_mod': no such mod"),
         ("client.mods=['fixedclipping_mod'] client.vectorize=true", "see one client at a time"),

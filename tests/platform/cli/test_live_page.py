@@ -88,6 +88,7 @@ def watched(directory: Path, env: dict[str, str]) -> Iterator[str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_goes_on_is_shown_as_it_goes_on(tmp_path: Path, joining: dict[str, str]) -> None:
     (tmp_path / "live.toml").write_text(EXPERIMENT)
     out = tmp_path / "run"
@@ -115,6 +116,7 @@ def test_a_run_that_goes_on_is_shown_as_it_goes_on(tmp_path: Path, joining: dict
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_is_a_table_of_trials_that_leads_to_their_reports(
     tmp_path: Path, joining: dict[str, str]
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_sweep_is_a_table_of_trials_that_leads_to_their_reports(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_arena_is_its_federations_and_the_attacks_so_far(
     tmp_path: Path, joining: dict[str, str]
 ) -> None:

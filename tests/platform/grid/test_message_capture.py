@@ -114,7 +114,7 @@ def test_clients_examples_are_marked_and_in_no_report(tmp_path: Path) -> None:
 
 
 def without_ids(page: str) -> str:
-    """Return a report without the random ids of Plotly's figures."""
+    """Return a report without random ids."""
     return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", page)
 
 

@@ -97,7 +97,7 @@ def test_what_limits_it_is_said() -> None:
     assert "no better than chance (accuracy within 0.05 of 1/10 = 0.100): noise (0.140)" in said
     assert "Against noise even the strongest attack identifies no more examples than" in said
     assert "1 of 4 results of attacks are at or below their baseline by PSNR" in said
-    [disagreement] = disagreements(cells)
+    [disagreement] = disagreements(cells, "psnr")
     assert "by PSNR rog (30.0 dB, 25 %) is stronger, by identification idlg" in disagreement
 
 

@@ -122,7 +122,7 @@ def test_a_model_needs_no_data_and_runs_of_before_have_none_noted(
 ) -> None:
     copy = shutil.copytree(directory, tmp_path / "copy")
     partition = json.loads((copy / "partition.json").read_text())
-    noted = partition.pop("input")
+    noted = partition.pop("inputs")
     digits = load_dataset("digits")
     assert noted["mean"] == list(digits.mean)
     (copy / "partition.json").write_text(json.dumps(partition))

@@ -75,10 +75,8 @@ def info_of(
         dataset=data.name,
         model=model,
         client=client,
-        image_shape=data.image_shape,
-        classes=data.classes,
-        mean=data.mean,
-        std=data.std,
+        inputs=data.inputs,
+        task=data.task,
         num_rounds=num_rounds,
     )
 

@@ -147,7 +147,7 @@ def write_whole(folder: Path) -> Path:
     figures = {"psnr": 1.0, "ssim": 0.5, "lpips": None, "mse": 0.1, "label_accuracy": 1.0}
     names = {"attack": "dlg", "threat": "-", "label_source": "given"}
     numbers = {"round": 1, "node_id": 1, "image": 0, "identified": True}
-    result = JobResult([{**names, **numbers, **figures}], 2.5, images, images + 1)
+    result = JobResult([{**names, **numbers, **figures}], 2.5, (images, images + 1))
     JobStore(directory / "jobs").write("key", result, images=True)
     arrays = ArrayRecord([np.arange(4.0), np.ones((2, 2), np.float32)])
     tree = {"strategy": {"x": [1, {"array": "a"}]}, "metrics": {"loss": float("nan")}}

@@ -108,10 +108,8 @@ def write_a_capture(
             dataset="digits",
             model=model,
             client=client,
-            image_shape=shape,
-            classes=dataset.classes,
-            mean=dataset.mean,
-            std=dataset.std,
+            inputs=dataset.inputs,
+            task=dataset.task,
             num_rounds=1,
         ),
         sent=Content({"arrays": state}, {"config": {"server-round": 1}}),
@@ -121,7 +119,7 @@ def write_a_capture(
         ),
     )
     truth = Truth(
-        pixels=torch.from_numpy(dataset.train.images[:4].copy()),
+        inputs=torch.from_numpy(dataset.train.images[:4].copy()),
         labels=torch.from_numpy(dataset.train.labels[:4].copy()),
         batches=(torch.arange(4),),
         seed=3,

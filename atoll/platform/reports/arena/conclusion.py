@@ -10,6 +10,7 @@ from typing import Any
 from atoll.attacks.arena.arena_summary import Cell
 from atoll.attacks.arena.paired_tests import CONFIDENCE, Interval
 from atoll.attacks.base.attack_names import BASELINES
+from atoll.attacks.metrics.kinds import TITLES
 from atoll.platform.reports.arena.facts import ArenaFacts
 from atoll.platform.reports.arena_figures import attacker_of
 
@@ -239,7 +240,8 @@ def _below_the_floor(cells: Sequence[Cell], found: Sequence[Finding]) -> Iterato
             "of the defense's strength: another attack may do better."
         )
     attacks = [cell for cell in cells if cell.method not in BASELINES]
-    for metric, name in (("identified", "identified examples"), ("psnr", "PSNR")):
+    main = [(metric, _name_of(metric)) for metric in {cell.main_metric: 0 for cell in attacks}]
+    for metric, name in (("identified", "identified examples"), *main):
         below = [cell for cell in attacks if is_below_floor(cell, cells, metric)]
         if below:
             yield (
@@ -259,32 +261,37 @@ def is_below_floor(cell: Cell, cells: Sequence[Cell], metric: str) -> bool:
     return bool(floors and own and cell.method not in BASELINES and own.mean <= max(floors))
 
 
-def disagreements(cells: Sequence[Cell]) -> list[str]:
-    """Return where the strongest attack by PSNR is another than by identification."""
+def disagreements(cells: Sequence[Cell], main: str) -> list[str]:
+    """Return where the strongest attack by the main metric is another than by identification."""
     said = []
     for where in dict.fromkeys(map(_where, cells)):
         own = [c for c in cells if _where(c) == where and c.method not in BASELINES]
-        own = [c for c in own if {"psnr", "identified"} <= set(c.metrics)]
+        own = [c for c in own if {main, "identified"} <= set(c.metrics)]
         if len(own) < 2:
             continue
-        by_psnr = max(own, key=lambda cell: cell.metrics["psnr"].mean)
+        by_main = max(own, key=lambda cell: cell.metrics[main].mean)
         by_share = max(own, key=_strength)
-        if by_psnr.metrics["identified"].mean < by_share.metrics["identified"].mean:
+        if by_main.metrics["identified"].mean < by_share.metrics["identified"].mean:
             said.append(
-                f"{_place(by_psnr)}, round {by_psnr.server_round}: by PSNR {_both(by_psnr)} is "
-                f"stronger, by identification {_both(by_share)}."
+                f"{_place(by_main)}, round {by_main.server_round}: by {_name_of(main)} "
+                f"{_both(by_main, main)} is stronger, by identification {_both(by_share, main)}."
             )
     return said
 
 
-def _both(cell: Cell) -> str:
-    psnr, share = cell.metrics["psnr"].mean, cell.metrics["identified"].mean
-    return f"{attacker_of(cell)} ({psnr:.1f} dB, {100 * share:.0f} %)"
+def _name_of(metric: str) -> str:
+    return "PSNR" if metric == "psnr" else f"the {TITLES[metric]}"
+
+
+def _both(cell: Cell, main: str) -> str:
+    value, share = cell.metrics[main].mean, cell.metrics["identified"].mean
+    shown = f"{value:.1f} dB" if main == "psnr" else f"{100 * value:.1f} %"
+    return f"{attacker_of(cell)} ({shown}, {100 * share:.0f} %)"
 
 
 def _strength(cell: Cell) -> tuple[float, float]:
-    psnr = cell.metrics.get("psnr")
-    return cell.metrics["identified"].mean, -math.inf if psnr is None else psnr.mean
+    main = cell.metrics.get(cell.main_metric)
+    return cell.metrics["identified"].mean, -math.inf if main is None else main.mean
 
 
 def _where(cell: Cell) -> tuple[str, int, str]:

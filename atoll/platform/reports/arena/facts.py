@@ -28,7 +28,7 @@ MEANINGS = {
     Capability.BATCH_ORDER: "is told which examples each local step used (an oracle)",
     Capability.NOISE: "is told the noise that the client drew (an oracle)",
     Capability.DEFENSE: "knows which defense acts, and allows for it",
-    Capability.PUBLIC_DATA: "has public images of the same kind as the clients'",
+    Capability.PUBLIC_DATA: "has public examples of the same kind as the clients'",
     Capability.GENERATOR: "has a generator of such images, trained on public data",
     Capability.CHOOSES_MODEL: "is malicious: it chooses the model that it sends",
 }
