@@ -61,7 +61,7 @@ def test_an_attack_on_a_configuration_of_other_images_is_refused(copy: Path) -> 
     about = copy / CAPTURE / "capture.json"
     (about.parent / "manifest.json").unlink()
     text = json.loads(about.read_text())
-    text["federation"]["image_shape"] = [1, 28, 28]
+    text["federation"]["inputs"]["image_shape"] = [1, 28, 28]
     about.write_text(json.dumps(text))
     truth = about.parent / "truth.safetensors"
     assert truth.exists()
