@@ -45,6 +45,9 @@ def run(
     """Run an experiment."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
+        if not dry_run and file.is_file():
+            # Before anything that takes long is imported.
+            say_loading(file.name)
         from atoll.platform.config.experiment import load_experiment
 
         # Before PyTorch is loaded: a file with an error in it is refused at once.
@@ -56,7 +59,6 @@ def run(
             quiet_flower()
             show_plan(experiment)
             return
-        say_loading(experiment.run.name)
         from atoll.platform.runs.federation_run import run as run_experiment
 
         log_to_terminal(experiment.log.level)
