@@ -47,7 +47,9 @@ class FederatedClientApp(BatchClientApp):
         """Return None if answers to ``message`` may be added up here, or why not."""
         if TrainingTerms.are_in(message.content):
             return "domains weigh replies"
-        return "client.mods see every reply" if self._has_mods else None
+        if self._has_mods:
+            return "client.mods see every reply"
+        return self._clients.personal.obstacle
 
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Context, Message
 from atoll.clients.apps.aligned_clients import AlignedClients
 from atoll.clients.apps.client_resources import ClientResources
 from atoll.clients.apps.client_spec import ClientSpec, RoundExamples
+from atoll.clients.apps.personal_clients import PersonalClients
 from atoll.clients.apps.training_messages import (
     answer,
     arrays_of,
@@ -40,6 +41,8 @@ class LocalClients:
     ----------
     aligned : AlignedClients
         Their part in strategies that align domains.
+    personal : PersonalClients
+        What they have of their own.
     vectorized : VectorizedClients
         Their training in one batch.
     """
@@ -48,7 +51,8 @@ class LocalClients:
         self._spec = spec
         self._resources = ClientResources(spec)
         self.aligned = AlignedClients(self._resources)
-        self.vectorized = VectorizedClients(self._resources)
+        self.personal = PersonalClients(self._resources)
+        self.vectorized = VectorizedClients(self._resources, self.personal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return clients_of, (self._spec,)
@@ -69,7 +73,9 @@ class LocalClients:
         terms = TrainingTerms.from_records(message.content)
         if terms is not None:
             return self.aligned.train(message, partition, terms)
-        result = self._train_partition(config_of(message), partition)
+        result = self.personal.train(
+            message, context, lambda: self._train_partition(config_of(message), partition)
+        )
         return answer(message, self._resources.arrays.read(), result)
 
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
@@ -138,7 +144,7 @@ class LocalClients:
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
-        return self._resources.evaluate(message, partition_of(context))
+        return self.personal.evaluate(message, context)
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
         """Return the examples of the client of ``partition`` for a training message.

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from atoll.clients.training.local_training import TrainingResult
+
+# Before the names of metrics of clients' own models.
+PERSONAL = "personal-"
 
 
 def answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Message:
@@ -16,6 +22,11 @@ def answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Mes
 def metrics_of(result: TrainingResult) -> MetricRecord:
     """Return the metrics of a client's training."""
     return MetricRecord({"num-examples": result.examples, "loss": result.loss})
+
+
+def evaluated(message: Message, metrics: Mapping[str, Any]) -> Message:
+    """Return an evaluation message's answer."""
+    return Message(RecordDict({"metrics": MetricRecord(dict(metrics))}), reply_to=message)
 
 
 def arrays_of(message: Message) -> ArrayRecord:

@@ -10,6 +10,7 @@ import torch
 from flwr.app import ArrayRecord, Message
 
 from atoll.clients.apps.client_resources import ClientResources
+from atoll.clients.apps.personal_clients import PersonalClients
 from atoll.clients.apps.training_messages import (
     answer,
     arrays_of,
@@ -32,10 +33,13 @@ class VectorizedClients:
     ----------
     resources : ClientResources
         The process's.
+    personal : PersonalClients
+        What the clients have of their own.
     """
 
-    def __init__(self, resources: ClientResources) -> None:
+    def __init__(self, resources: ClientResources, personal: PersonalClients) -> None:
         self._resources = resources
+        self._personal = personal
 
     @cached_property
     def _trainer(self) -> VectorizedTrainer:
@@ -46,6 +50,8 @@ class VectorizedClients:
     def obstacle(self) -> str | None:
         """The reason why clients cannot train vectorised, or None if they can."""
         resources = self._resources
+        if self._personal.obstacle is not None:
+            return self._personal.obstacle
         if resources.spec.client.loss is not None:
             return "client.loss is of one client at a time"
         mean = len(resources.dataset.train) // resources.count

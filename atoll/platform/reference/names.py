@@ -104,6 +104,12 @@ def _mods() -> Mapping[str, Any]:
     return MODS
 
 
+def _personal() -> Mapping[str, Any]:
+    from atoll.clients.personal.methods import PERSONAL_METHODS
+
+    return PERSONAL_METHODS
+
+
 def _attacks() -> Mapping[str, Any]:
     from atoll.attacks import ATTACKS
 
@@ -171,6 +177,10 @@ def _keys_of_mod(name: str, mod: Any) -> list[Key]:
     return keys_of_callable(mod, FLOWER_ARGUMENTS.get(mod.__name__, {}))
 
 
+def _keys_of_personal(name: str, kind: Any) -> list[Key]:
+    return keys_of_settings(kind)
+
+
 def _keys_of_attack(name: str, kind: Any) -> list[Key]:
     return keys_of_settings(kind)
 
@@ -198,6 +208,12 @@ KINDS_OF_NAMES: Registry[Kind] = Registry(
             "client.mods",
             _mods,
             _keys_of_mod,
+        ),
+        "personal": Kind(
+            "how a client's own model is made: client.personal.name",
+            "client.personal",
+            _personal,
+            _keys_of_personal,
         ),
         "attacks": Kind(
             "reconstruction of clients' images: atoll attack --attack, arena.attacks",
