@@ -104,6 +104,12 @@ def _mods() -> Mapping[str, Any]:
     return MODS
 
 
+def _terms() -> Mapping[str, Any]:
+    from atoll.clients.training.objective.named_terms import TERMS
+
+    return {name: term for name, term in TERMS.items() if term.of_strategy is None}
+
+
 def _attacks() -> Mapping[str, Any]:
     from atoll.attacks import ATTACKS
 
@@ -198,6 +204,12 @@ KINDS_OF_NAMES: Registry[Kind] = Registry(
             "client.mods",
             _mods,
             _keys_of_mod,
+        ),
+        "terms": Kind(
+            "what clients minimise beside the loss: client.objective",
+            "client.objective",
+            _terms,
+            _keys_of_attack,
         ),
         "attacks": Kind(
             "reconstruction of clients' images: atoll attack --attack, arena.attacks",
