@@ -279,6 +279,30 @@ class ModSettings(Section):
         return dict(self.model_extra or {})
 
 
+class TermSettings(ModSettings):
+    """``[[client.objective]]``: a term of what clients minimise, beside the task's loss.
+
+    Keys beside these are the term's own.
+
+    Attributes
+    ----------
+    name : str
+        A registered term, or ``module:attribute``: a class derived from ``ObjectiveTerm``, or a
+        function of a batch that returns a scalar.
+    weight : float
+        What the term is multiplied by; at 0 it is left out.
+
+    Examples
+    --------
+    >>> from atoll.clients.settings import TermSettings
+    >>> TermSettings(name="sam", rho=0.1).arguments
+    {'rho': 0.1}
+    """
+
+    name: Annotated[str, Field(examples=["sam"])]
+    weight: Weight = 1.0
+
+
 class PersonalSettings(ModSettings):
     """``[client.personal]``: how a client's own model is made; other keys are the method's.
 
@@ -316,6 +340,8 @@ class ClientSettings(Section):
         The largest norm of a step's gradient.
     loss : str or None
         The loss of each example, ``module:callable``; by default the cross-entropy.
+    objective : tuple[TermSettings, ...]
+        Terms that are added to the loss, tables ``[[client.objective]]``.
     vectorize : bool or "auto"
         Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
@@ -354,6 +380,10 @@ class ClientSettings(Section):
     proximal_mu: Weight = 0.0
     gradient_clip: Annotated[Norm | None, Field(examples=[1.0])] = None
     loss: Annotated[UserFunction | None, Field(examples=["my_losses:focal"])] = None
+    objective: Annotated[
+        tuple[TermSettings, ...],
+        Field(strict=False, examples=[[{"name": "sam", "rho": 0.05}]]),
+    ] = ()
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[Seconds | None, Field(examples=[60.0])] = None
     mods: Annotated[

@@ -69,6 +69,11 @@ def check_method(client: ClientSettings) -> PersonalMethod | None:
             f"client.mods: {name} takes steps of its own, on which mods do not act; expected one "
             "of both"
         )
+    if method.own_steps and client.objective:
+        raise InvalidExperimentError(
+            f"client.objective: {name} takes steps of its own, which have no other terms; expected "
+            "one of both"
+        )
     try:
         method.check(client)
     except ValueError as error:

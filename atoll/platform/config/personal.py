@@ -79,7 +79,7 @@ def check_personal_on(experiment: Experiment, strategy: Strategy, model: nn.Modu
                 )
 
 
-def obstacle_to_vectorizing(experiment: Experiment) -> str | None:
+def obstacle_to_batching(experiment: Experiment) -> str | None:
     """Return the key for which clients train one at a time, and why; None if they need not."""
     client = experiment.client
     if client.local:

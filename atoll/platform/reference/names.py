@@ -110,6 +110,12 @@ def _personal() -> Mapping[str, Any]:
     return PERSONAL_METHODS
 
 
+def _terms() -> Mapping[str, Any]:
+    from atoll.clients.training.objective.named_terms import TERMS
+
+    return {name: term for name, term in TERMS.items() if term.of_strategy is None}
+
+
 def _attacks() -> Mapping[str, Any]:
     from atoll.attacks import ATTACKS
 
@@ -177,11 +183,7 @@ def _keys_of_mod(name: str, mod: Any) -> list[Key]:
     return keys_of_callable(mod, FLOWER_ARGUMENTS.get(mod.__name__, {}))
 
 
-def _keys_of_personal(name: str, kind: Any) -> list[Key]:
-    return keys_of_settings(kind)
-
-
-def _keys_of_attack(name: str, kind: Any) -> list[Key]:
+def _keys_of_section(name: str, kind: Any) -> list[Key]:
     return keys_of_settings(kind)
 
 
@@ -213,13 +215,19 @@ KINDS_OF_NAMES: Registry[Kind] = Registry(
             "how a client's own model is made: client.personal.name",
             "client.personal",
             _personal,
-            _keys_of_personal,
+            _keys_of_section,
+        ),
+        "terms": Kind(
+            "what clients minimise beside the loss: client.objective",
+            "client.objective",
+            _terms,
+            _keys_of_section,
         ),
         "attacks": Kind(
             "reconstruction of clients' images: atoll attack --attack, arena.attacks",
             "arena.attacks",
             _attacks,
-            _keys_of_attack,
+            _keys_of_section,
         ),
         "generators": Kind(
             "generators of images, for attacks that have a setting 'generator'",
