@@ -33,6 +33,7 @@ OPEN = {
     "data.partition": "partitioners",
     "model": "models",
     "client.mods": "mods",
+    "client.personal": "personal",
     "strategy": "strategies",
     "arena.attacks": "attacks",
 }

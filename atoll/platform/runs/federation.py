@@ -12,7 +12,6 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from atoll.clients.apps.client_app import ClientSpec
-from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.travelling import frozen_sha256
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import training_domains
@@ -72,7 +71,7 @@ def prepare(experiment: Experiment, cache: ComponentCache | None = None) -> Fede
         client_test_fraction=experiment.data.client_test_fraction,
         frozen=frozen_sha256(made.model),
     )
-    initial_arrays = ModelArrays(made.model).read()
+    initial_arrays = spec.arrays_of(made.model).read()
     return Federation(made.dataset, made.partition, spec, made.strategy, initial_arrays)
 
 
