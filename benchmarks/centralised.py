@@ -95,9 +95,7 @@ class Centralised:
         federation = prepare(experiment)
         self.strategy = _checked(federation.strategy, trial)
         self.dataset, self.held_out = federation.dataset, experiment.data.held_out
-        model = build_model(
-            experiment.model, self.dataset.image_shape, len(self.dataset.classes), 0
-        )
+        model = build_model(experiment.model, self.dataset.inputs, self.dataset.task, 0)
         ModelArrays(model).load(federation.initial_arrays)
         self.model = SplitModel(model)
         self._examples = _examples_by_domain(federation)
