@@ -96,7 +96,7 @@ def resume(
 
 def watch(
     run_directory: Annotated[
-        Path, typer.Argument(help="A run's or a sweep's directory; with --web, an arena's too.")
+        Path, typer.Argument(help="The directory of a run, a sweep or an arena.")
     ],
     once: Annotated[bool, typer.Option("--once", help="Show how it stands, and return.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
@@ -108,7 +108,7 @@ def watch(
         int, typer.Option(min=0, max=65535, help="The port for --web; 0 is any that is free.")
     ] = 0,
 ) -> None:
-    """Show the progress of a run or a sweep, wherever it runs, until it ends."""
+    """Show the progress of a run, a sweep or an arena, wherever it runs, until it ends."""
     with clear_errors():
         if web:
             from atoll.platform.cli.live_page.serving import serve
