@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_resources import ClientResources
-from atoll.clients.apps.training_messages import config_of, round_of, term_arrays_of
+from atoll.clients.apps.training_messages import config_of, proximal_mu_of, round_of, term_arrays_of
 from atoll.clients.data.client_inputs import ClientInputs
 from atoll.clients.models.head import find_head
 from atoll.clients.training.objective.client_objective import ClientObjective, NamedTerm
@@ -86,7 +86,8 @@ class ClientTerms:
         check_terms(asked_for, resources.dataset.task, spec.client)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         start = [parameter.detach().clone() for parameter in trained.values()]
-        indices = torch.from_numpy(resources.training_part(partition))
+        given_mu = proximal_mu_of(config)
+        indices = torch.from_numpy(resources.training_part(partition).copy())
         contexts = [
             TermContext(
                 model=model,
@@ -95,6 +96,7 @@ class ClientTerms:
                 task=resources.dataset.task,
                 settings=spec.client,
                 learning_rate=resources.learning_rate(config),
+                proximal_mu=spec.client.proximal_mu if given_mu is None else given_mu,
                 server_round=round_of(config),
                 num_rounds=spec.num_rounds,
                 seed=resources.seed(config, f"objective {named.name}", partition),

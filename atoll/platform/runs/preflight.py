@@ -26,19 +26,12 @@ from atoll.clients.data.partitioning.partitioners import check_partition
 from atoll.clients.models.model_arguments import check_arguments
 from atoll.clients.models.model_building import blank_outputs, warn_of_other_normalization
 from atoll.clients.mods import check_mods
-from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.user_functions import (
     LOSS,
     METRICS,
     check_loss,
     check_metrics,
     find_function,
-)
-from atoll.clients.training.objective.named_terms import (
-    KEY,
-    check_terms,
-    find_terms,
-    obstacle_to_vectorizing,
 )
 from atoll.errors import InvalidExperimentError
 from atoll.extras import require
@@ -55,6 +48,7 @@ from atoll.platform.config.personal import (
 from atoll.platform.config.privacy import warn_of_privacy
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
+from atoll.platform.runs.objective_checks import check_objective, check_terms
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
@@ -131,44 +125,6 @@ def _check_loss_and_metrics(made: Components) -> None:
     check_metrics(metrics, outputs, targets)
     if loss is not None:
         check_loss(loss, outputs, targets)
-
-
-def _check_objective(experiment: Experiment) -> None:
-    """Refuse terms of an objective that are not known, or that another key excludes."""
-    client, model = experiment.client, experiment.model
-    terms = find_terms(client.objective)
-    if not terms:
-        return
-    names = [named.name for named in terms]
-    if is_noprop(model):
-        raise InvalidExperimentError(
-            f"{KEY} has {names[0]!r}: model.name = {model.name!r} has an objective of its own; "
-            "expected one without the other"
-        )
-    for name, mod in named_mods(client):
-        if getattr(mod, "acts_on", None) == "step" or name == "mixup":
-            raise InvalidExperimentError(
-                f"{KEY} has {names[0]!r}: client.mods has {name!r}, which replaces each step's "
-                "gradient; expected one without the other"
-            )
-    obstacle = obstacle_to_vectorizing(terms)
-    if client.vectorize is True and obstacle is not None:
-        raise InvalidExperimentError(
-            f"client.vectorize = True: {obstacle}; expected 'auto' or false"
-        )
-
-
-def _check_terms(made: Components) -> None:
-    """Refuse terms that have no meaning for the task, the local training or the strategy."""
-    client = made.experiment.client
-    terms = find_terms(client.objective)
-    aligned = [s for s in nested_strategies(made.strategy) if isinstance(s, AlignmentStrategy)]
-    if terms and aligned:
-        raise InvalidExperimentError(
-            f"{KEY} has {terms[0].name!r}: strategy.name = {type(aligned[0]).__name__!r} has "
-            "terms of its own; expected one without the other"
-        )
-    check_terms(terms, made.dataset.task, client)
 
 
 def _check_data(experiment: Experiment) -> None:
@@ -258,7 +214,7 @@ SETTINGS: tuple[Callable[[Experiment], None], ...] = (
     _check_functions,
     _check_personal,
     _check_strategy_and_mods,
-    _check_objective,
+    check_objective,
 )
 COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _warn_of_domains,
@@ -266,7 +222,7 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _warn_of_personal_evaluation,
     _check_vectorized,
     _check_loss_and_metrics,
-    _check_terms,
+    check_terms,
     _warn_of_normalization,
     _warn_of_duration,
     _check_alignment,

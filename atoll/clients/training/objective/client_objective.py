@@ -65,6 +65,7 @@ class ClientObjective:
             for named, context in zip(terms, contexts, strict=True)
         ]
         self._context = contexts[0]
+        self._received = [context.received for context in contexts]
         self.pull = sum(run.pull for run in self._runs)
         offsets = [run.offset for run in self._runs if run.offset is not None]
         self.offset = _sum_of(offsets)
@@ -164,13 +165,15 @@ class ClientObjective:
         )
         arrays: dict[str, Tensor] = {}
         metrics: dict[str, float] = {}
-        for name, run in zip(self._names, self._runs, strict=True):
-            if run.end is not None:
-                reply = run.end(end)
-                arrays.update(
-                    {f"{name}{SEPARATOR}{key}": value for key, value in reply.arrays.items()}
-                )
-                metrics.update(reply.metrics)
+        for name, run, received in zip(self._names, self._runs, self._received, strict=True):
+            if run.end is None:
+                continue
+            reply = run.end(end)
+            metrics.update(reply.metrics)
+            for key, sent in received.items():
+                value = reply.arrays.get(key)
+                of_key = torch.zeros_like(sent) if value is None else value
+                arrays[f"{name}{SEPARATOR}{key}"] = of_key
         return TermReply(arrays, metrics)
 
 

@@ -27,6 +27,8 @@ TERMS: Registry[type[ObjectiveTerm]] = Registry(
         "gradient-norm": f"{_PLACE}.flat_minima:GradientNormPenalty",
         "scaffold": f"{_PLACE}.drift_correction:ControlVariates",
         "feddyn": f"{_PLACE}.drift_correction:DynamicRegularizer",
+        "fednova": f"{_PLACE}.reported_updates:NormalizedUpdates",
+        "fedexp": f"{_PLACE}.reported_updates:ReportedNorms",
     },
 )
 # A strategy's message that holds a record of this name and a term's asks for that term.

@@ -41,6 +41,8 @@ class TermContext:
         ``[client]``.
     learning_rate : float
         The round's.
+    proximal_mu : float
+        The weight of FedProx's term in this round.
     server_round, num_rounds : int
         The round, from 1, and how many the run has.
     seed : int
@@ -63,6 +65,7 @@ class TermContext:
     task: Task
     settings: ClientSettings
     learning_rate: float
+    proximal_mu: float = 0.0
     server_round: int = 1
     num_rounds: int = 1
     seed: int = 0
@@ -179,7 +182,7 @@ class TermReply:
     Attributes
     ----------
     arrays : Mapping[str, Tensor]
-        The names and shapes must be those that the server sent for the term.
+        Of the names and shapes that the server sent for the term; what is missing is sent as 0.
     metrics : Mapping[str, float]
         Beside the loss and the number of examples.
     """
