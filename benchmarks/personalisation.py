@@ -38,7 +38,7 @@ from atoll import Experiment
 from atoll.clients import make_client_app
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.flower import assume_identity
-from atoll.platform.rounds.personal_metrics import worst_tenth
+from atoll.platform.callbacks.worst_tenth import worst_tenth
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
 
