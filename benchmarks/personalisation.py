@@ -1,13 +1,17 @@
 """Personal accuracy of personalisation methods, with the same trials for each.
 
-``python -m benchmarks.personalisation --data fashion --out FILE`` runs what is not in FILE yet, and
+``python -m benchmarks.personalisation --data digits --out FILE`` runs what is not in FILE yet, and
 ``python -m benchmarks.personalisation --table FILE`` prints docs/results/personalisation.md's
 tables. A trial is a method, a learning rate and a seed; a method's row is its learning rate with
-the best mean over the seeds, the same two for each method, and all other settings are the defaults.
+the best mean over the seeds; each method has the same ones to choose from, and all other settings
+are the defaults.
 
 - own: each client's own model on its own held-out examples, in the last round; mean over clients.
 - gain: own minus the global model of the same run on the same examples, mean over clients.
 - worst tenth: the mean over the tenth of the clients, rounded up, whose own model is the worst.
+
+A trial calls the ClientApp in this process, for every client in every round, and averages as FedAvg
+does: that gives the arrays of ``atoll run`` at a fraction of what starting it costs.
 
 FedAvg's own model is the global one. "alone" is Ditto without its penalty: each client's own model
 sees no other client.
@@ -21,35 +25,36 @@ import json
 import logging
 import statistics
 import subprocess
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-import ray
 import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from atoll import Experiment, run
-from atoll.platform.rounds.personal_metrics import worst_tenth
+from atoll import Experiment
+from atoll.clients import make_client_app
+from atoll.clients.arrays.weighted_sum import WeightedSum
+from atoll.flower import assume_identity
+from atoll.platform.callbacks.worst_tenth import worst_tenth
+from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.natural_clients import with_natural_clients
 
 SEEDS = (0, 1, 2)
-RATES = (0.02, 0.1)
+RATES = {"digits": (0.05,), "heart-disease": (0.02, 0.1), "emoji": (0.05,)}
 Tables = dict[str, Any]
 DATA: dict[str, Tables] = {
-    "fashion": {
+    "digits": {
         "run": {"rounds": 20},
         "data": {
-            "dataset": "fashion-mnist",
-            "clients": 20,
-            "train_examples": 6000,
-            "test_examples": 500,
+            "dataset": "digits",
+            "clients": 10,
             "partition": {"name": "dirichlet", "alpha": 0.1, "min_partition_size": 20},
         },
         "model": {"name": "cnn-domainbed", "width": 8},
-        "client": {"batch_size": 32},
+        "client": {"batch_size": 16},
     },
     "heart-disease": {
         "run": {"rounds": 40},
@@ -58,10 +63,15 @@ DATA: dict[str, Tables] = {
         "client": {"batch_size": 16},
     },
     "emoji": {
-        "run": {"rounds": 20},
-        "data": {"dataset": "emoji", "clients": 4, "partition": {"name": "domain"}},
+        "run": {"rounds": 10},
+        "data": {
+            "dataset": "emoji",
+            "clients": 4,
+            "train_examples": 1200,
+            "partition": {"name": "domain"},
+        },
         "model": {"name": "cnn-domainbed", "width": 8},
-        "client": {"batch_size": 32},
+        "client": {"batch_size": 16},
     },
 }
 # What [client] has beside the data set's settings.
@@ -98,10 +108,10 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("atoll").setLevel(logging.ERROR)
     began = time.monotonic()
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    assume_identity()
     found = json.loads(given.out.read_text()) if given.out.exists() else []
     done = {(t["data"], t["method"], t["rate"], t["seed"]) for t in found}
-    for method, rate, seed in trials(given.methods, given.seeds):
+    for method, rate, seed in trials(given.data, given.methods, given.seeds):
         key = (given.data, method, rate, seed)
         if key in done or (given.data, method) in WITHOUT:
             continue
@@ -116,10 +126,10 @@ def main() -> None:
         print(*key, figures, f"{time.monotonic() - started:.1f} s", flush=True)
 
 
-def trials(methods: list[str], seeds: list[int]) -> Iterator[tuple[str, float, int]]:
+def trials(data: str, methods: list[str], seeds: list[int]) -> Iterator[tuple[str, float, int]]:
     """Yield every trial, a whole seed at a time."""
     for seed in seeds:
-        for rate in RATES:
+        for rate in RATES[data]:
             for method in methods:
                 yield method, rate, seed
 
@@ -133,33 +143,53 @@ def experiment_of(data: str, method: str, rate: float, seed: int) -> Experiment:
         del client["epochs"]
     if "local" in client or "personal" in client:
         client["personal_every"] = rounds
-    run_settings = {"name": "trial", "seed": seed, "evaluate_every": rounds, "rounds": rounds}
-    return Experiment.from_dict(
+    experiment = Experiment.from_dict(
         {
-            "run": {**run_settings, "checkpoint_every": rounds},
+            "run": {"seed": seed, "rounds": rounds},
             "data": {**tables["data"], "client_test_fraction": 0.3},
             "model": tables["model"],
             "client": client,
-            "ray": {"workers": 1},
         }
     )
+    return with_natural_clients(experiment)
 
 
 def figures_of(experiment: Experiment) -> dict[str, float]:
     """Run a trial, and return what clients' own models come to in the last round."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = run(experiment, out=Path(folder) / "run")
-        rows = pq.read_table(done.directory / "clients.parquet").to_pylist()
-    last = experiment.run.rounds
-    rows = [row for row in rows if row["phase"] == "evaluate" and row["round"] == last]
-    own_name = "accuracy" if rows[0]["personal_accuracy"] is None else "personal_accuracy"
-    shared, own = [row["accuracy"] for row in rows], [row[own_name] for row in rows]
+    rows = evaluations_of(prepare(experiment), experiment.run.rounds)
+    shared = [row["accuracy"] for row in rows]
+    own = [row.get("personal-accuracy", row["accuracy"]) for row in rows]
     return {
         "clients": len(rows),
         "own": statistics.fmean(own),
         "gain": statistics.fmean(own) - statistics.fmean(shared),
         "worst tenth": worst_tenth(torch.tensor(own).double().numpy(), 1.0),
     }
+
+
+def evaluations_of(federation: Federation, rounds: int) -> list[dict[str, Any]]:
+    """Return what each client answers to an evaluation after the last round."""
+    app, clients = make_client_app(federation.spec), len(federation.partition)
+    contexts = [
+        Context(1, i + 1, {"partition-id": i, "num-partitions": clients}, RecordDict(), {})
+        for i in range(clients)
+    ]
+
+    def ask(kind: str, server_round: int, arrays: ArrayRecord) -> Iterator[RecordDict]:
+        for place, context in enumerate(contexts):
+            config = ConfigRecord({"server-round": server_round})
+            content = RecordDict({"arrays": arrays, "config": config})
+            reply = app(Message(content, dst_node_id=place + 1, message_type=kind), context)
+            yield reply.content
+
+    arrays = federation.initial_arrays
+    for server_round in range(1, rounds + 1):
+        total = WeightedSum()
+        for content in ask("train", server_round, arrays):
+            metrics = content.metric_records["metrics"]
+            total.add(content.array_records["arrays"], metrics["num-examples"])
+        arrays = total.mean()
+    return [dict(c.metric_records["metrics"]) for c in ask("evaluate", rounds, arrays)]
 
 
 def print_tables(found: list[dict[str, Any]]) -> None:

@@ -93,10 +93,15 @@ class PersonalMethod(Section):
 
     Examples
     --------
-    >>> from atoll.clients.personal.method import PersonalMethod
-    >>> class Global(PersonalMethod):
-    ...     '''The global model as everybody's own.'''
-    >>> Global().changes_training
+    >>> from atoll.clients import PersonalMethod
+    >>> class Halved(PersonalMethod):
+    ...     '''The global model with all of its parameters multiplied.'''
+    ...
+    ...     factor: float = 0.5
+    ...
+    ...     def personalise(self, client):
+    ...         client.put({name: self.factor * value for name, value in client.tensors.items()})
+    >>> Halved(factor=0.25).changes_training  # local training is FedAvg's
     False
     """
 

@@ -15,6 +15,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.heterogeneity.term_strategy import TermStrategy
 from atoll.strategies.layerwise.layerwise_strategy import Layerwise
 
 logger = logging.getLogger("atoll")
@@ -23,6 +24,7 @@ LOCAL, PERSONAL = "client.local", "client.personal"
 WHOLE_MODELS: dict[type[Strategy], str] = {
     AlignmentStrategy: "measures moments of clients' data with the whole model",
     Layerwise: "gives each client layers of the model to train",
+    TermStrategy: "asks for a term of the whole model in plain local training",
 }
 
 
@@ -70,9 +72,11 @@ def check_personal_on(experiment: Experiment, strategy: Strategy, model: nn.Modu
         return
     local_names(model, client.local or ())
     method = check_method(client)
+    changes = bool(client.local) or (method is not None and method.changes_training)
+    own_steps = bool(client.local) or (method is not None and method.own_steps)
     for nested in nested_strategies(strategy):
         for kind, why in WHOLE_MODELS.items():
-            if isinstance(nested, kind) and (client.local or (method and method.changes_training)):
+            if isinstance(nested, kind) and (own_steps if kind is TermStrategy else changes):
                 raise InvalidExperimentError(
                     f"{given}: strategy.name = {type(nested).__name__!r} {why}; expected one "
                     "without the other"

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from atoll.clients.apps.training_messages import PERSONAL
 from atoll.clients.tasks.directions import direction_of
+from atoll.platform.callbacks.worst_tenth import worst_tenth
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.messages.outcome import Metrics
 
 EVALUATE = "evaluate"
-# Of clients, those that a model serves worst.
-WORST = 10
 
 
 def personal_metrics(reports: Sequence[ExchangeReport]) -> dict[str, float]:
@@ -44,25 +43,6 @@ def personal_metrics(reports: Sequence[ExchangeReport]) -> dict[str, float]:
         f"worst-tenth-{name}": worst_tenth(shared, sign),
         f"personal-worst-tenth-{name}": worst_tenth(own, sign),
     }
-
-
-def worst_tenth(values: NDArray[np.float64], sign: float) -> float:
-    """Return the mean of the worst tenth, rounded up.
-
-    Parameters
-    ----------
-    values : NDArray[float64]
-        One a client, shape (n,), n >= 1.
-    sign : float
-        1 where larger is better, else -1.
-
-    Examples
-    --------
-    >>> worst_tenth(np.array([0.9, 0.1, 0.5]), 1.0)
-    0.1
-    """
-    count = -(-len(values) // WORST)
-    return float(sign * np.sort(sign * values)[:count].mean())
 
 
 def _main(metrics: Metrics) -> str:
