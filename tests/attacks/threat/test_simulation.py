@@ -143,7 +143,7 @@ def _by_formula(
         loss = torch.nn.functional.cross_entropy(output, labels[own])
         gradients = torch.autograd.grad(loss, now, create_graph=True)
         norm = torch.cat([g.flatten() for g in gradients]).norm()
-        factor = (client.get("gradient_clip", torch.inf) / (norm + 1e-6)).clamp(max=1.0)
+        factor = (client.get("gradient_clip", 1e9) / (norm + 1e-6)).clamp(max=1.0)
         total = [g * factor + decay * p for g, p in zip(gradients, now, strict=True)]
         first = [0.9 * m + 0.1 * g for m, g in zip(first, total, strict=True)]
         second = [0.999 * v + 0.001 * g * g for v, g in zip(second, total, strict=True)]
