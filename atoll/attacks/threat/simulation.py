@@ -21,6 +21,7 @@ from atoll.attacks.threat.unrolling import unrolled
 from atoll.attacks.threat.victim_model import VictimModel
 from atoll.attacks.threat.victim_units import Parameters, VictimUnit
 from atoll.clients.noprop.block_training.block_objective import TIMES, Draws
+from atoll.clients.training.optimizers import EPSILON
 from atoll.errors import AttackError
 
 # Per unit, per step.
@@ -46,6 +47,8 @@ class ClientSimulation:
         By unit, per step what it drew for the inputs of ``batches``; by default it is unknown.
     mimic : Mimic, optional
         What the client's defense does to its update.
+    adam_epsilon : float
+        Epsilon of a client's Adam or AdamW; by default its real one.
 
     Attributes
     ----------
@@ -67,8 +70,10 @@ class ClientSimulation:
         batches: Mapping[str, Sequence[Tensor]] | None = None,
         noise: Mapping[str, Sequence[Draws]] | None = None,
         mimic: Mimic | None = None,
+        adam_epsilon: float = EPSILON,
     ) -> None:
         self.model = model
+        self._adam_epsilon = adam_epsilon
         self.mimic = mimic
         self._training = training
         self._batches = [
@@ -88,7 +93,7 @@ class ClientSimulation:
         self._vectorizes: bool | None = None
 
     @classmethod
-    def of(cls, observation: Observation) -> ClientSimulation:
+    def of(cls, observation: Observation, *, adam_epsilon: float = EPSILON) -> ClientSimulation:
         """Return the simulation of the client that was observed, as far as the attacker knows."""
         return cls(
             observation.model,
@@ -97,6 +102,7 @@ class ClientSimulation:
             batches=observation.batches,
             noise=observation.noise,
             mimic=observation.mimic,
+            adam_epsilon=adam_epsilon,
         )
 
     def _loss(
@@ -173,7 +179,9 @@ class ClientSimulation:
                 (inputs[batch], targets[batch], drawn)
                 for batch, drawn in zip(self._batches[place], draws[place], strict=True)
             )
-            trained = unrolled(self._gradients[place], start, steps, self._training)
+            trained = unrolled(
+                self._gradients[place], start, steps, self._training, self._adam_epsilon
+            )
             for name, parameter in trained.items():
                 moved[name].append((start[name] - parameter) / self._training.learning_rate)
         return tuple(

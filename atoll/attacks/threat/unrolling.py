@@ -47,8 +47,8 @@ class _SGD:
 class _Adam:
     """Adam and AdamW, as ``torch.optim`` has them."""
 
-    def __init__(self, learning_rate: float, settings: ClientSettings) -> None:
-        self._rate, self._settings = learning_rate, settings
+    def __init__(self, learning_rate: float, settings: ClientSettings, epsilon: float) -> None:
+        self._rate, self._settings, self._epsilon = learning_rate, settings, epsilon
         self._steps = 0
         self._first: Tensors = {}
         self._second: Tensors = {}
@@ -72,7 +72,7 @@ class _Adam:
         scale = (1 - BETA_2**self._steps) ** 0.5
         size = self._rate / (1 - BETA_1**self._steps)
         return {
-            key: p - size * self._first[key] / (_root(self._second[key]) / scale + EPSILON)
+            key: p - size * self._first[key] / (_root(self._second[key]) / scale + self._epsilon)
             for key, p in parameters.items()
         }
 
@@ -82,6 +82,7 @@ def unrolled(
     start: Tensors,
     steps: Iterable[tuple[Tensor, Tensor, Draws]],
     training: LocalTraining,
+    adam_epsilon: float = EPSILON,
 ) -> Tensors:
     """Return the parameters after a client's steps, differentiable by their inputs.
 
@@ -98,10 +99,13 @@ def unrolled(
         Inputs, targets and draws of each step.
     training : LocalTraining
         Optimiser, learning rate, clipping and the proximal term.
+    adam_epsilon : float
+        In the place of Adam's own epsilon: a larger one makes the sign a smooth function.
     """
     settings, parameters = training.settings, start
-    kind = _SGD if settings.optimizer == "sgd" else _Adam
-    rule: _Rule = kind(training.learning_rate, settings)
+    rate = training.learning_rate
+    is_sgd = settings.optimizer == "sgd"
+    rule: _Rule = _SGD(rate, settings) if is_sgd else _Adam(rate, settings, adam_epsilon)
     for inputs, targets, draws in steps:
         gradients = dict(gradient_of(parameters, inputs, targets, draws))
         if training.proximal_mu:
