@@ -9,8 +9,8 @@ from atoll.lazy import attach
 
 if TYPE_CHECKING:
     from atoll.attacks.base.attack import Attack, Reconstruction, SeparateAttack, Stage
+    from atoll.attacks.base.group import Group
     from atoll.attacks.base.optimization_attack import (
-        Group,
         OptimizationAttack,
         best_restarts,
         matching_objective,
@@ -147,8 +147,8 @@ __all__ = [
 
 _MODULES = {
     "atoll.attacks.base.attack": ("Attack", "Reconstruction", "SeparateAttack", "Stage"),
+    "atoll.attacks.base.group": ("Group",),
     "atoll.attacks.base.optimization_attack": (
-        "Group",
         "OptimizationAttack",
         "best_restarts",
         "matching_objective",
