@@ -23,6 +23,7 @@ from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.client_inputs import client_inputs
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
+from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.clients.training.local_training import TrainingResult, batches, train
 from atoll.clients.training.summed_training import SummedTraining
 from atoll.randomness import seed_everything
@@ -119,11 +120,14 @@ class LocalClients:
         seed_everything(seed)
         part = resources.training_part(partition)
         varied = resources.seed(config, "augmentation", partition)
-        labels = torch.from_numpy(resources.dataset.train.labels[part])
+        labels = torch.from_numpy(resources.dataset.train.labels[part]).to(spec.device)
+        inputs = client_inputs(resources.dataset, part, varied, spec.device)
+        if has_example_mods():
+            inputs, labels = changed_examples(inputs[torch.arange(len(part))], labels)
         return train(
             resources.model,
-            client_inputs(resources.dataset, part, varied, spec.device),
-            labels.to(spec.device),
+            inputs,
+            labels,
             spec.client,
             learning_rate=resources.learning_rate(config),
             generator=torch.Generator().manual_seed(seed),

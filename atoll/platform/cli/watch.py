@@ -18,7 +18,14 @@ from rich.text import Text
 
 from atoll.errors import RunDirectoryError
 from atoll.files.manifests import MANIFEST
-from atoll.platform.callbacks.metric_names import EVALUATE, MAIN, SERVER, TRAIN, metrics_in
+from atoll.platform.callbacks.metric_names import (
+    ATTACK_SUCCESS,
+    EVALUATE,
+    MAIN,
+    SERVER,
+    TRAIN,
+    metrics_in,
+)
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cli.progress import ConsoleProgress
 from atoll.platform.results.recorded import kind_of
@@ -320,7 +327,8 @@ def standing_of(row: Mapping[str, Any], place: Path) -> tuple[str, str]:
         return WAITING, ""
     rounds = read_rounds(place)
     metrics = rounds[-1].server_metrics if rounds else {}
-    figures = [f"{k} {v:.4f}" for k in MAIN if isinstance(v := metrics.get(k), float)]
+    shown = (*MAIN, ATTACK_SUCCESS)
+    figures = [f"{k} {v:.4f}" for k in shown if isinstance(v := metrics.get(k), float)]
     if row["status"] == WAITING:
         return f"round {len(rounds)}/{row['of_rounds']}", ", ".join(figures)
     if row["rounds"] != row["of_rounds"]:
