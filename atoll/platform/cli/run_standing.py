@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atoll.platform.callbacks.metric_names import EVALUATE, MAIN, SERVER, TRAIN, metrics_in
+from atoll.platform.callbacks.metric_names import (
+    ATTACK_SUCCESS,
+    EVALUATE,
+    MAIN,
+    SERVER,
+    TRAIN,
+    metrics_in,
+)
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.run_directory.run_files import (
     CONFIG,
@@ -90,7 +97,8 @@ def standing_of(row: Mapping[str, Any], place: Path) -> tuple[str, str]:
         return WAITING, ""
     rounds = read_rounds(place)
     metrics = rounds[-1].server_metrics if rounds else {}
-    figures = [f"{k} {v:.4f}" for k in MAIN if isinstance(v := metrics.get(k), float)]
+    shown = (*MAIN, ATTACK_SUCCESS)
+    figures = [f"{k} {v:.4f}" for k in shown if isinstance(v := metrics.get(k), float)]
     if row["status"] == WAITING:
         return f"round {len(rounds)}/{row['of_rounds']}", ", ".join(figures)
     if row["rounds"] != row["of_rounds"]:
