@@ -281,7 +281,8 @@ class TermSettings(Section):
         A registered term, or ``module:attribute``: a class derived from ``ObjectiveTerm``, or a
         function of a batch that returns a scalar.
     weight : float
-        What the term is multiplied by; at 0 it is left out.
+        What the term is multiplied by, where the term has no default of its own; at 0 it is left
+        out.
 
     Examples
     --------

@@ -52,7 +52,7 @@ class ClientTerms:
     def state_kept_for(self, message: Message) -> str | None:
         """Return why a node's answer to a message changes its state, or None if it does not."""
         for named in (*self._own, *terms_in(message.content)):
-            if named.term.keeps_state:
+            if named.term.keeps_state():
                 return f"the term {named.name!r} keeps state with each node"
         return None
 
