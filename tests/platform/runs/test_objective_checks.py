@@ -87,7 +87,15 @@ def check(**tables: Any) -> None:
         ),
         (
             {"client": {"objective": SAM}, "capture": {"nodes": [1], "rounds": [1]}},
-            "client.objective has 'sam': attacks on captures know the task's loss",
+            "client.objective has 'sam': attacks on [capture] know the task's loss on all examples",
+        ),
+        (
+            {"client": {"selection": {"drop": 0.3}}, "strategy": {"name": "GroupDRO"}},
+            "client.selection.score: strategy.name = 'GroupDRO' has terms of its own",
+        ),
+        (
+            {"client": {"selection": {"drop": 0.3}, "vectorize": True}},
+            "client.vectorize = True: client.selection scores the examples of one client at a",
         ),
         (
             {"client": {"objective": [{"name": "fedlc"}], "loss": f"{OWN}:halved"}},
