@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     )
     from atoll.clients.noprop.networks.inference import Inference, Noise
     from atoll.clients.noprop.networks.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
+    from atoll.clients.personal.method import PersonalClient, PersonalMethod
+    from atoll.clients.personal.methods import PERSONAL_METHODS
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
@@ -83,6 +85,7 @@ __all__ = [
     "MODELS",
     "MODS",
     "PARTITIONERS",
+    "PERSONAL_METHODS",
     "STATISTICS",
     "BatchClientApp",
     "CategoryColumn",
@@ -121,6 +124,8 @@ __all__ = [
     "ObjectiveTerm",
     "Partition",
     "PartitionSettings",
+    "PersonalClient",
+    "PersonalMethod",
     "ProbedDiagonal",
     "Regression",
     "ScaleGradient",
@@ -209,6 +214,8 @@ _MODULES = {
         "noprop_dt",
         "noprop_fm",
     ),
+    "atoll.clients.personal.method": ("PersonalClient", "PersonalMethod"),
+    "atoll.clients.personal.methods": ("PERSONAL_METHODS",),
     "atoll.clients.settings": (
         "DataSettings",
         "LabelNoise",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from atoll.clients.ranges import (
     BatchSize,
@@ -35,6 +35,15 @@ def _at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def _listed(value: object) -> object:
+    """Return one name as a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
+# One name, or a list of them.
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False, min_length=1)]
 
 
 # TOML has neither paths nor tuples: these are made from strings and arrays.
@@ -270,7 +279,7 @@ class ModSettings(Section):
         return dict(self.model_extra or {})
 
 
-class TermSettings(Section):
+class TermSettings(ModSettings):
     """``[[client.objective]]``: a term of what clients minimise, beside the task's loss.
 
     Keys beside these are the term's own.
@@ -291,15 +300,18 @@ class TermSettings(Section):
     {'rho': 0.1}
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
     name: Annotated[str, Field(examples=["sam"])]
     weight: Weight = 1.0
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The term's own keyword arguments."""
-        return dict(self.model_extra or {})
+
+class PersonalSettings(ModSettings):
+    """``[client.personal]``: how a client's own model is made; other keys are the method's.
+
+    Attributes
+    ----------
+    name : str
+        A registered personal method, or ``module:Class`` derived from ``PersonalMethod``.
+    """
 
 
 class SelectionSettings(Section):
@@ -372,6 +384,14 @@ class ClientSettings(Section):
     memory_mb : tuple[float, ...]
         Memory that clients declare for training, in units of 1e6 bytes: client ``i`` has entry
         ``i`` of the list, which is repeated. Layer-wise strategies give each as many layers as fit.
+    local : tuple[str, ...] or None
+        What never leaves a client: "norm", "head", "body", "embedding", or patterns of names of
+        the model's tensors. A client that has not trained yet has the initial values.
+    personal : PersonalSettings or None
+        How a client's own model is made, beside the global one.
+    personal_every : int or None
+        Rounds between two evaluations of clients' own models; by default 1. The last round has
+        one.
 
     Examples
     --------
@@ -404,3 +424,6 @@ class ClientSettings(Section):
         Field(strict=False, examples=[[{"name": "gaussian-noise", "std": 0.001}]]),
     ] = ()
     memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False, examples=[[64.0, 256.0]])] = ()
+    local: Annotated[Names | None, Field(examples=["norm"])] = None
+    personal: Annotated[PersonalSettings | None, Field(examples=[{"name": "ditto"}])] = None
+    personal_every: Annotated[Rounds | None, Field(examples=[10])] = None

@@ -18,7 +18,7 @@ from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
 from atoll.clients.apps.training_messages import metrics_of
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.mods import find_mods
+from atoll.clients.mods import QueryMod, find_mods
 from atoll.clients.moments.moment_messages import MOMENTS, TrainingTerms
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import EngineError
@@ -41,16 +41,17 @@ class FederatedClientApp(BatchClientApp):
         # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
         self.train(mods=mods)(self._clients.train)
         self.evaluate()(self._clients.evaluate)
-        self.query(MOMENTS)(self._clients.answer_query)
+        self.query(MOMENTS, mods=[mod for mod in mods if isinstance(mod, QueryMod)])(
+            self._clients.answer_query
+        )
 
     def can_sum(self, message: Message) -> str | None:
         """Return None if answers to ``message`` may be added up here, or why not."""
         if TrainingTerms.are_in(message.content):
             return "domains weigh replies"
-        kept = self._clients.terms.state_kept_for(message)
-        if kept is not None:
-            return kept
-        return "client.mods see every reply" if self._has_mods else None
+        if self._has_mods:
+            return "client.mods see every reply"
+        return self._clients.terms.state_kept_for(message) or self._clients.personal.obstacle
 
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""

@@ -14,6 +14,7 @@ from atoll.clients.apps.aligned_clients import AlignedClients
 from atoll.clients.apps.client_resources import ClientResources
 from atoll.clients.apps.client_spec import ClientSpec, RoundExamples
 from atoll.clients.apps.client_terms import ClientTerms
+from atoll.clients.apps.personal_clients import PersonalClients
 from atoll.clients.apps.training_messages import (
     answer,
     arrays_of,
@@ -26,6 +27,7 @@ from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.client_inputs import ClientInputs, client_inputs
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
+from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.clients.training.local_training import TrainingResult, batches, train
 from atoll.clients.training.objective.node_memory import NodeMemory
 from atoll.clients.training.selection import selected
@@ -45,6 +47,8 @@ class LocalClients:
     ----------
     aligned : AlignedClients
         Their part in strategies that align domains.
+    personal : PersonalClients
+        What they have of their own.
     vectorized : VectorizedClients
         Their training in one batch.
     terms : ClientTerms
@@ -56,7 +60,8 @@ class LocalClients:
         self._resources = ClientResources(spec)
         self.terms = ClientTerms(self._resources)
         self.aligned = AlignedClients(self._resources)
-        self.vectorized = VectorizedClients(self._resources, self.terms)
+        self.personal = PersonalClients(self._resources)
+        self.vectorized = VectorizedClients(self._resources, self.terms, self.personal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return clients_of, (self._spec,)
@@ -77,7 +82,9 @@ class LocalClients:
         terms = TrainingTerms.from_records(message.content)
         if terms is not None:
             return self.aligned.train(message, partition, terms)
-        result = self._train_partition(message, context, partition)
+        result = self.personal.train(
+            message, context, lambda: self._train_partition(message, context, partition)
+        )
         return answer(message, self._resources.arrays.read(), result)
 
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
@@ -132,6 +139,8 @@ class LocalClients:
         varied = resources.seed(config, "augmentation", partition)
         labels = torch.from_numpy(resources.dataset.train.labels[part]).to(spec.device)
         inputs = client_inputs(resources.dataset, part, varied, spec.device)
+        if has_example_mods():
+            inputs, labels = changed_examples(inputs[torch.arange(len(part))], labels)
         return train(
             resources.model,
             inputs,
@@ -162,7 +171,7 @@ class LocalClients:
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
-        return self._resources.evaluate(message, partition_of(context))
+        return self.personal.evaluate(message, context)
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
         """Return the examples of the client of ``partition`` for a training message.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -12,6 +15,9 @@ from atoll.clients.training.objective.client_objective import SEPARATOR
 from atoll.clients.training.objective.named_terms import asks_for_terms
 from atoll.clients.training.objective.node_memory import record_of
 from atoll.flower.arrays import array_record, view
+
+# Before the names of metrics of clients' own models.
+PERSONAL = "personal-"
 
 
 def answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Message:
@@ -27,6 +33,11 @@ def metrics_of(result: TrainingResult) -> MetricRecord:
     own = MetricRecord({"num-examples": result.examples, "loss": result.loss})
     own.update(result.extra.metrics)
     return own
+
+
+def evaluated(message: Message, metrics: Mapping[str, Any]) -> Message:
+    """Return an evaluation message's answer."""
+    return Message(RecordDict({"metrics": MetricRecord(dict(metrics))}), reply_to=message)
 
 
 def arrays_of(message: Message) -> ArrayRecord:

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Context, Message
 
 from atoll.clients.apps.client_resources import ClientResources
 from atoll.clients.apps.client_terms import ClientTerms
+from atoll.clients.apps.personal_clients import PersonalClients
 from atoll.clients.apps.training_messages import (
     answer,
     arrays_of,
@@ -38,11 +39,16 @@ class VectorizedClients:
         The process's.
     terms : ClientTerms
         What clients minimise beside the loss.
+    personal : PersonalClients
+        What they have of their own.
     """
 
-    def __init__(self, resources: ClientResources, terms: ClientTerms) -> None:
+    def __init__(
+        self, resources: ClientResources, terms: ClientTerms, personal: PersonalClients
+    ) -> None:
         self._resources = resources
         self._terms = terms
+        self._personal = personal
 
     @cached_property
     def _trainer(self) -> VectorizedTrainer:
@@ -53,6 +59,8 @@ class VectorizedClients:
     def obstacle(self) -> str | None:
         """The reason why clients cannot train vectorised, or None if they can."""
         resources = self._resources
+        if self._personal.obstacle is not None:
+            return self._personal.obstacle
         if resources.spec.client.loss is not None:
             return "client.loss is of one client at a time"
         if self._terms.obstacle is not None:
