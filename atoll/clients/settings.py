@@ -312,6 +312,8 @@ class PersonalSettings(ModSettings):
         A registered personal method, or ``module:Class`` derived from ``PersonalMethod``.
     """
 
+    name: Annotated[str, Field(examples=["ditto"])]
+
 
 class ClientSettings(Section):
     """``[client]``: local training and evaluation.
