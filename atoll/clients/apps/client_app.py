@@ -18,7 +18,7 @@ from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
 from atoll.clients.apps.training_messages import metrics_of
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.mods import find_mods
+from atoll.clients.mods import QueryMod, find_mods
 from atoll.clients.moments.moment_messages import MOMENTS, TrainingTerms
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import EngineError
@@ -41,7 +41,9 @@ class FederatedClientApp(BatchClientApp):
         # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
         self.train(mods=mods)(self._clients.train)
         self.evaluate()(self._clients.evaluate)
-        self.query(MOMENTS)(self._clients.answer_query)
+        self.query(MOMENTS, mods=[mod for mod in mods if isinstance(mod, QueryMod)])(
+            self._clients.answer_query
+        )
 
     def can_sum(self, message: Message) -> str | None:
         """Return None if answers to ``message`` may be added up here, or why not."""

@@ -26,6 +26,7 @@ from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.client_inputs import client_inputs
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
+from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.clients.training.local_training import TrainingResult, batches, train
 from atoll.clients.training.summed_training import SummedTraining
 from atoll.randomness import seed_everything
@@ -135,6 +136,8 @@ class LocalClients:
         varied = resources.seed(config, "augmentation", partition)
         labels = torch.from_numpy(resources.dataset.train.labels[part]).to(spec.device)
         inputs = client_inputs(resources.dataset, part, varied, spec.device)
+        if has_example_mods():
+            inputs, labels = changed_examples(inputs[torch.arange(len(part))], labels)
         return train(
             resources.model,
             inputs,

@@ -122,6 +122,12 @@ def _attacks() -> Mapping[str, Any]:
     return ATTACKS
 
 
+def _poisons() -> Mapping[str, Any]:
+    from atoll.attacks.poisoning import POISONS
+
+    return {"none": "no attack: every client is honest", **POISONS}
+
+
 def _generators() -> Mapping[str, Any]:
     from atoll.attacks.generators import GENERATORS
 
@@ -187,6 +193,15 @@ def _keys_of_section(name: str, kind: Any) -> list[Key]:
     return keys_of_settings(kind)
 
 
+def _keys_of_poison(name: str, kind: Any) -> list[Key]:
+    from atoll.platform.config.poisoning import GIVEN, PoisonSettings
+
+    if isinstance(kind, str):
+        return []
+    without = (*GIVEN, *PoisonSettings.model_fields)
+    return [key for key in keys_of_settings(kind) if key.name not in without]
+
+
 def _no_keys(name: str, entry: Any) -> list[Key]:
     return []
 
@@ -228,6 +243,9 @@ KINDS_OF_NAMES: Registry[Kind] = Registry(
             "arena.attacks",
             _attacks,
             _keys_of_section,
+        ),
+        "poisons": Kind(
+            "what poisoned clients do: poison.attack", "poison", _poisons, _keys_of_poison
         ),
         "generators": Kind(
             "generators of images, for attacks that have a setting 'generator'",

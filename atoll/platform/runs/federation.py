@@ -18,8 +18,8 @@ from atoll.clients.data.partitioning.domains import training_domains
 from atoll.clients.data.partitioning.partition import Partition, class_histogram
 from atoll.clients.tasks.classification import Classification
 from atoll.files.recorded import write_recorded_json
-from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.poisoning import poisoned_client
 from atoll.platform.run_directory.run_files import PARTITION
 from atoll.platform.runs.components import ComponentCache, Components
 from atoll.platform.runs.preflight import check_components
@@ -65,7 +65,7 @@ def prepare(experiment: Experiment, cache: ComponentCache | None = None) -> Fede
         dataset=made.dataset.directory,
         partition=made.partition.directory,
         model=experiment.model,
-        client=with_references(experiment.client),
+        client=poisoned_client(experiment, len(made.partition), made.dataset),
         num_rounds=experiment.run.rounds,
         seed=experiment.run.seed,
         client_test_fraction=experiment.data.client_test_fraction,

@@ -45,6 +45,7 @@ from atoll.platform.config.personal import (
     obstacle_to_batching,
     warn_of_evaluation,
 )
+from atoll.platform.config.poisoning import check_poison_on, check_poison_settings
 from atoll.platform.config.privacy import warn_of_privacy
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
@@ -97,6 +98,7 @@ def _check_strategy_and_mods(experiment: Experiment) -> None:
             "'atoll flower')"
         )
     check_mods_of(experiment, strategy)
+    check_poison_settings(experiment, strategy)
 
 
 def _check_model(experiment: Experiment) -> None:
@@ -174,6 +176,10 @@ def _check_mods_on_model(made: Components) -> None:
     check_mods(with_references(made.experiment.client).mods, made.model)
 
 
+def _check_poison(made: Components) -> None:
+    check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
+
+
 def _warn_of_mods(made: Components) -> None:
     warn_of_combinations(made.strategy, named_mods(made.experiment.client))
 
@@ -227,6 +233,7 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _warn_of_duration,
     _check_alignment,
     _check_mods_on_model,
+    _check_poison,
     _warn_of_mods,
     _warn_of_guarantees,
     _check_blocks,
