@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from atoll.attacks.optim.minimize import Minimum, minimize
     from atoll.attacks.optim.priors import total_variation
     from atoll.attacks.optim.step_rules import LBFGS, Adam, SignedAdam
-    from atoll.attacks.threat.capabilities import Capability, ThreatModel
+    from atoll.attacks.threat.capabilities import Capability, Given, ThreatModel
     from atoll.attacks.threat.image_space import ImageSpace
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
     from atoll.attacks.threat.labels import infer_labels
@@ -87,6 +87,7 @@ __all__ = [
     "Features",
     "FederationInfo",
     "GaussianNoise",
+    "Given",
     "Group",
     "ImageSpace",
     "LeakedLabels",
@@ -187,7 +188,7 @@ _MODULES = {
     "atoll.attacks.optim.minimize": ("Minimum", "minimize"),
     "atoll.attacks.optim.priors": ("total_variation",),
     "atoll.attacks.optim.step_rules": ("Adam", "LBFGS", "SignedAdam"),
-    "atoll.attacks.threat.capabilities": ("Capability", "ThreatModel"),
+    "atoll.attacks.threat.capabilities": ("Capability", "Given", "ThreatModel"),
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),
     "atoll.attacks.threat.image_space": ("ImageSpace",),
