@@ -115,6 +115,7 @@ RETURNED = {
     "DomainGradients": "GradientStrategy",
     "LabelsRun": "run_labels",
     "Observation": "observe",
+    "PersonalClient": "PersonalMethod",
     "Predictions": "open_run",
     "PublicData": "references_of",
     "RecordedRun": "open_run",

@@ -1,4 +1,4 @@
-"""Attacks of an honest-but-curious server on captures of runs, and the defenses against them."""
+"""Attacks of an honest-but-curious server on captures, defenses against them, poisoned clients."""
 
 from __future__ import annotations
 
@@ -50,6 +50,20 @@ if TYPE_CHECKING:
     from atoll.attacks.optim.minimize import Minimum, minimize
     from atoll.attacks.optim.priors import total_variation
     from atoll.attacks.optim.step_rules import LBFGS, Adam, SignedAdam
+    from atoll.attacks.poisoning import POISONS
+    from atoll.attacks.poisoning.backdoors import (
+        Backdoor,
+        DistributedBackdoor,
+        ModelReplacement,
+        PixelBackdoor,
+    )
+    from atoll.attacks.poisoning.collusion import ALIE, InnerProduct, MinMax, MinSum
+    from atoll.attacks.poisoning.edge_cases import EdgeCaseBackdoor
+    from atoll.attacks.poisoning.example_poison import ExamplePoison, LabelFlip
+    from atoll.attacks.poisoning.honest_updates import CollusionPoison
+    from atoll.attacks.poisoning.moments import MomentScaling
+    from atoll.attacks.poisoning.poison import Poison
+    from atoll.attacks.poisoning.update_poison import GaussianUpdate, SignFlip, UpdatePoison
     from atoll.attacks.threat.capabilities import Capability, Given, ThreatModel
     from atoll.attacks.threat.image_space import ImageSpace
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
@@ -67,6 +81,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ALIE",
     "ATTACKS",
     "COSTS",
     "DEFENSES",
@@ -74,32 +89,47 @@ __all__ = [
     "GENERATORS",
     "LBFGS",
     "LPIPS",
+    "POISONS",
     "Adam",
     "Attack",
     "Attacked",
+    "Backdoor",
     "Capability",
     "Capture",
     "Clipping",
+    "CollusionPoison",
     "Content",
     "Defense",
     "Diagnosis",
+    "DistributedBackdoor",
+    "EdgeCaseBackdoor",
     "Estimate",
+    "ExamplePoison",
     "Features",
     "FederationInfo",
     "GaussianNoise",
+    "GaussianUpdate",
     "Given",
     "Group",
     "ImageSpace",
+    "InnerProduct",
+    "LabelFlip",
     "LeakedLabels",
     "LocalDP",
     "LocalTraining",
+    "MinMax",
+    "MinSum",
     "Minimum",
     "MixUp",
+    "ModelReplacement",
+    "MomentScaling",
     "NearestQuantization",
     "Observation",
     "OptimizationAttack",
     "OrthogonalGradient",
     "Outpost",
+    "PixelBackdoor",
+    "Poison",
     "Precode",
     "PublicData",
     "Quantization",
@@ -107,6 +137,7 @@ __all__ = [
     "References",
     "SeparateAttack",
     "Sign",
+    "SignFlip",
     "SignedAdam",
     "Soteria",
     "Stage",
@@ -116,6 +147,7 @@ __all__ = [
     "ThreatModel",
     "TopK",
     "Truth",
+    "UpdatePoison",
     "Victim",
     "assign",
     "attack_victims",
@@ -188,6 +220,32 @@ _MODULES = {
     "atoll.attacks.optim.minimize": ("Minimum", "minimize"),
     "atoll.attacks.optim.priors": ("total_variation",),
     "atoll.attacks.optim.step_rules": ("Adam", "LBFGS", "SignedAdam"),
+    "atoll.attacks.poisoning": ("POISONS",),
+    "atoll.attacks.poisoning.backdoors": (
+        "Backdoor",
+        "DistributedBackdoor",
+        "ModelReplacement",
+        "PixelBackdoor",
+    ),
+    "atoll.attacks.poisoning.collusion": (
+        "ALIE",
+        "InnerProduct",
+        "MinMax",
+        "MinSum",
+    ),
+    "atoll.attacks.poisoning.edge_cases": ("EdgeCaseBackdoor",),
+    "atoll.attacks.poisoning.example_poison": (
+        "ExamplePoison",
+        "LabelFlip",
+    ),
+    "atoll.attacks.poisoning.honest_updates": ("CollusionPoison",),
+    "atoll.attacks.poisoning.moments": ("MomentScaling",),
+    "atoll.attacks.poisoning.poison": ("Poison",),
+    "atoll.attacks.poisoning.update_poison": (
+        "GaussianUpdate",
+        "SignFlip",
+        "UpdatePoison",
+    ),
     "atoll.attacks.threat.capabilities": ("Capability", "Given", "ThreatModel"),
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     )
     from atoll.clients.noprop.networks.inference import Inference, Noise
     from atoll.clients.noprop.networks.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
+    from atoll.clients.personal.method import PersonalClient, PersonalMethod
+    from atoll.clients.personal.methods import PERSONAL_METHODS
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
@@ -76,6 +78,7 @@ __all__ = [
     "MODELS",
     "MODS",
     "PARTITIONERS",
+    "PERSONAL_METHODS",
     "STATISTICS",
     "BatchClientApp",
     "CategoryColumn",
@@ -113,6 +116,8 @@ __all__ = [
     "NumberColumn",
     "Partition",
     "PartitionSettings",
+    "PersonalClient",
+    "PersonalMethod",
     "ProbedDiagonal",
     "Regression",
     "ScaleGradient",
@@ -197,6 +202,8 @@ _MODULES = {
         "noprop_dt",
         "noprop_fm",
     ),
+    "atoll.clients.personal.method": ("PersonalClient", "PersonalMethod"),
+    "atoll.clients.personal.methods": ("PERSONAL_METHODS",),
     "atoll.clients.settings": (
         "DataSettings",
         "LabelNoise",

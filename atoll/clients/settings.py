@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from atoll.clients.ranges import (
     BatchSize,
@@ -35,6 +35,15 @@ def _at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def _listed(value: object) -> object:
+    """Return one name as a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
+# One name, or a list of them.
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False, min_length=1)]
 
 
 # TOML has neither paths nor tuples: these are made from strings and arrays.
@@ -270,6 +279,40 @@ class ModSettings(Section):
         return dict(self.model_extra or {})
 
 
+class TermSettings(ModSettings):
+    """``[[client.objective]]``: a term of what clients minimise, beside the task's loss.
+
+    Keys beside these are the term's own.
+
+    Attributes
+    ----------
+    name : str
+        A registered term, or ``module:attribute``: a class derived from ``ObjectiveTerm``, or a
+        function of a batch that returns a scalar.
+    weight : float
+        What the term is multiplied by; at 0 it is left out.
+
+    Examples
+    --------
+    >>> from atoll.clients.settings import TermSettings
+    >>> TermSettings(name="sam", rho=0.1).arguments
+    {'rho': 0.1}
+    """
+
+    name: Annotated[str, Field(examples=["sam"])]
+    weight: Weight = 1.0
+
+
+class PersonalSettings(ModSettings):
+    """``[client.personal]``: how a client's own model is made; other keys are the method's.
+
+    Attributes
+    ----------
+    name : str
+        A registered personal method, or ``module:Class`` derived from ``PersonalMethod``.
+    """
+
+
 class ClientSettings(Section):
     """``[client]``: local training and evaluation.
 
@@ -297,6 +340,8 @@ class ClientSettings(Section):
         The largest norm of a step's gradient.
     loss : str or None
         The loss of each example, ``module:callable``; by default the cross-entropy.
+    objective : tuple[TermSettings, ...]
+        Terms that are added to the loss, tables ``[[client.objective]]``.
     vectorize : bool or "auto"
         Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
@@ -307,6 +352,14 @@ class ClientSettings(Section):
     memory_mb : tuple[float, ...]
         Memory that clients declare for training, in units of 1e6 bytes: client ``i`` has entry
         ``i`` of the list, which is repeated. Layer-wise strategies give each as many layers as fit.
+    local : tuple[str, ...] or None
+        What never leaves a client: "norm", "head", "body", "embedding", or patterns of names of
+        the model's tensors. A client that has not trained yet has the initial values.
+    personal : PersonalSettings or None
+        How a client's own model is made, beside the global one.
+    personal_every : int or None
+        Rounds between two evaluations of clients' own models; by default 1. The last round has
+        one.
 
     Examples
     --------
@@ -327,6 +380,10 @@ class ClientSettings(Section):
     proximal_mu: Weight = 0.0
     gradient_clip: Annotated[Norm | None, Field(examples=[1.0])] = None
     loss: Annotated[UserFunction | None, Field(examples=["my_losses:focal"])] = None
+    objective: Annotated[
+        tuple[TermSettings, ...],
+        Field(strict=False, examples=[[{"name": "sam", "rho": 0.05}]]),
+    ] = ()
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[Seconds | None, Field(examples=[60.0])] = None
     mods: Annotated[
@@ -334,3 +391,6 @@ class ClientSettings(Section):
         Field(strict=False, examples=[[{"name": "gaussian-noise", "std": 0.001}]]),
     ] = ()
     memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False, examples=[[64.0, 256.0]])] = ()
+    local: Annotated[Names | None, Field(examples=["norm"])] = None
+    personal: Annotated[PersonalSettings | None, Field(examples=[{"name": "ditto"}])] = None
+    personal_every: Annotated[Rounds | None, Field(examples=[10])] = None

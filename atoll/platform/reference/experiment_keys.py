@@ -24,6 +24,7 @@ SECTIONS = {
     "ray": "atoll.platform.config.sections:RaySettings",
     "log": "atoll.platform.config.sections:LogSettings",
     "capture": "atoll.platform.config.sections:CaptureSettings",
+    "poison": "atoll.platform.config.poisoning:PoisonSettings",
     "sweep": "atoll.platform.config.sweep_sections:SweepSettings",
     "arena": "atoll.platform.config.sweep_sections:ArenaSettings",
 }
@@ -33,7 +34,9 @@ OPEN = {
     "data.partition": "partitioners",
     "model": "models",
     "client.mods": "mods",
+    "client.personal": "personal",
     "strategy": "strategies",
+    "poison": "poisons",
     "arena.attacks": "attacks",
 }
 

@@ -39,9 +39,17 @@ from atoll.platform.config.client_mods import check_mods_of, named_mods, with_re
 from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.personal import (
+    check_personal,
+    check_personal_on,
+    obstacle_to_batching,
+    warn_of_evaluation,
+)
+from atoll.platform.config.poisoning import check_poison_on, check_poison_settings
 from atoll.platform.config.privacy import warn_of_privacy
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
+from atoll.platform.runs.objective_checks import check_objective, check_terms
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
@@ -90,6 +98,7 @@ def _check_strategy_and_mods(experiment: Experiment) -> None:
             "'atoll flower')"
         )
     check_mods_of(experiment, strategy)
+    check_poison_settings(experiment, strategy)
 
 
 def _check_model(experiment: Experiment) -> None:
@@ -138,6 +147,11 @@ def _warn_of_domains(made: Components) -> None:
 def _check_vectorized(made: Components) -> None:
     if made.experiment.client.vectorize is not True:
         return
+    one_by_one = obstacle_to_batching(made.experiment)
+    if one_by_one is not None:
+        raise InvalidExperimentError(
+            f"client.vectorize = True: {one_by_one}; expected 'auto' or false"
+        )
     obstacle = made.obstacle_to_vectorizing()
     if obstacle is not None:
         raise InvalidExperimentError(
@@ -162,6 +176,10 @@ def _check_mods_on_model(made: Components) -> None:
     check_mods(with_references(made.experiment.client).mods, made.model)
 
 
+def _check_poison(made: Components) -> None:
+    check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
+
+
 def _warn_of_mods(made: Components) -> None:
     warn_of_combinations(made.strategy, named_mods(made.experiment.client))
 
@@ -183,21 +201,39 @@ def _check_blocks(made: Components) -> None:
         )
 
 
+def _check_personal(experiment: Experiment) -> None:
+    check_personal(experiment)
+
+
+def _check_personal_on_model(made: Components) -> None:
+    check_personal_on(made.experiment, made.strategy, made.model)
+
+
+def _warn_of_personal_evaluation(made: Components) -> None:
+    warn_of_evaluation(made.experiment, made.strategy)
+
+
 SETTINGS: tuple[Callable[[Experiment], None], ...] = (
     _check_tracking,
     _check_data,
     _check_model,
     _check_functions,
+    _check_personal,
     _check_strategy_and_mods,
+    check_objective,
 )
 COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _warn_of_domains,
+    _check_personal_on_model,
+    _warn_of_personal_evaluation,
     _check_vectorized,
     _check_loss_and_metrics,
+    check_terms,
     _warn_of_normalization,
     _warn_of_duration,
     _check_alignment,
     _check_mods_on_model,
+    _check_poison,
     _warn_of_mods,
     _warn_of_guarantees,
     _check_blocks,
