@@ -47,6 +47,7 @@ from atoll.platform.config.personal import (
 )
 from atoll.platform.config.poisoning import check_poison_on, check_poison_settings
 from atoll.platform.config.privacy import warn_of_privacy
+from atoll.platform.config.robust_aggregation import check_robust
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
 from atoll.platform.runs.objective_checks import check_objective, check_terms
@@ -176,6 +177,10 @@ def _check_mods_on_model(made: Components) -> None:
     check_mods(with_references(made.experiment.client).mods, made.model)
 
 
+def _check_robust(made: Components) -> None:
+    check_robust(made.strategy, len(made.partition))
+
+
 def _check_poison(made: Components) -> None:
     check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
 
@@ -234,6 +239,7 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _check_alignment,
     _check_mods_on_model,
     _check_poison,
+    _check_robust,
     _warn_of_mods,
     _warn_of_guarantees,
     _check_blocks,
