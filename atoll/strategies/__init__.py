@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
     from atoll.strategies.layerwise.layerwise_strategy import Layerwise
     from atoll.strategies.mean_only import uses_mean_only
+    from atoll.strategies.privacy.central_dp import CentralDP
 
 __all__ = [
     "AFL",
@@ -71,6 +72,7 @@ __all__ = [
     "AlignmentStrategy",
     "AsynchronousLayerwise",
     "AsynchronousStrategy",
+    "CentralDP",
     "DeadlineFedAvg",
     "DomainGradients",
     "Domains",
@@ -113,6 +115,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
 )
 
 _MODULES = {
+    "atoll.strategies.privacy.central_dp": ("CentralDP",),
     "atoll.strategies.alignment.moments.domain_moments": ("Domains",),
     "atoll.strategies.alignment.methods.gradients": (
         "ANDMask",

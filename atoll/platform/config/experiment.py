@@ -15,6 +15,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.files import reading
 from atoll.main_module import with_references
 from atoll.platform.config.consistency import problems_of
+from atoll.platform.config.privacy.settings import PrivacySettings
 from atoll.platform.config.sections import (
     CaptureSettings,
     LayersSettings,
@@ -39,7 +40,7 @@ class Experiment(Section):
     ----------
     run, data, model, client, strategy, ray, log
         The sections of an experiment file; each has defaults.
-    layers, capture
+    layers, capture, privacy
         Optional sections; None if the file does not have them.
 
     Examples
@@ -59,6 +60,7 @@ class Experiment(Section):
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
     capture: CaptureSettings | None = None
+    privacy: PrivacySettings | None = None
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any]) -> Experiment:

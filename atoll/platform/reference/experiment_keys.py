@@ -24,6 +24,7 @@ SECTIONS = {
     "ray": "atoll.platform.config.sections:RaySettings",
     "log": "atoll.platform.config.sections:LogSettings",
     "capture": "atoll.platform.config.sections:CaptureSettings",
+    "privacy": "atoll.platform.config.privacy.settings:PrivacySettings",
     "sweep": "atoll.platform.config.sweep_sections:SweepSettings",
     "arena": "atoll.platform.config.sweep_sections:ArenaSettings",
 }

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from flwr.serverapp.strategy import FedXgbBagging
 
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.catalog import check_options
 from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
 from atoll.clients.data.partitioning.partition import check_home_domains
@@ -39,7 +40,8 @@ from atoll.platform.config.client_mods import check_mods_of, named_mods, with_re
 from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.config.privacy import warn_of_privacy
+from atoll.platform.config.privacy.budget import with_budget, with_private_examples
+from atoll.platform.config.privacy.notes import warn_of_privacy
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
 from atoll.strategies import build_strategy
@@ -56,6 +58,7 @@ def check_settings(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
+    experiment = with_private_examples(experiment)
     for check in SETTINGS:
         check(experiment)
 
@@ -89,7 +92,7 @@ def _check_strategy_and_mods(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
-    check_mods_of(experiment, strategy)
+    check_mods_of(experiment, with_budget(strategy, experiment))
 
 
 def _check_model(experiment: Experiment) -> None:
@@ -171,6 +174,21 @@ def _warn_of_guarantees(made: Components) -> None:
     warn_of_privacy(client, made.strategy, made.partition.sizes, rounds)
 
 
+def _check_buffers(made: Components) -> None:
+    """Refuse buffers under central privacy: noise leaves running variances below zero."""
+    privacy = made.experiment.privacy
+    if privacy is None or privacy.level != "client":
+        return
+    trained = {name for name, _ in made.model.named_parameters()}
+    buffers = sorted(travelling_state(made.model).keys() - trained)
+    if buffers:
+        raise InvalidExperimentError(
+            f"model.name = {made.experiment.model.name!r}: {buffers[0]!r} is no parameter, and "
+            "privacy.level = 'client' adds noise to all that clients send; expected a model "
+            "without BatchNorm"
+        )
+
+
 def _check_blocks(made: Components) -> None:
     experiment = made.experiment
     if experiment.layers is None:
@@ -200,5 +218,6 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _check_mods_on_model,
     _warn_of_mods,
     _warn_of_guarantees,
+    _check_buffers,
     _check_blocks,
 )
