@@ -158,6 +158,25 @@ def _privacy(experiment: Experiment) -> Iterator[str]:
         )
 
 
+def _audit(experiment: Experiment) -> Iterator[str]:
+    """Yield what ``[audit]`` cannot go with."""
+    audit, clients = experiment.audit, experiment.data.clients
+    if audit is None:
+        return
+    if audit.canaries >= clients:
+        yield (
+            f"audit.canaries = {audit.canaries}: there are data.clients = {clients}; expected "
+            "fewer, so that some train"
+        )
+    if experiment.layers is not None:
+        yield "audit: is of a federation; expected none with [layers]"
+    if experiment.privacy is not None and experiment.privacy.level == "example":
+        yield (
+            "audit: its canaries are clients, and privacy.level = 'example' hides examples; "
+            "expected privacy.level = 'client'"
+        )
+
+
 def _private_examples(privacy: PrivacySettings) -> Iterator[str]:
     """Yield keys of ``[privacy]`` that are of clients alone."""
     for key in ("clipping", "sampling", "mechanism", "accountant"):
@@ -265,5 +284,6 @@ CHECKS: tuple[Callable[[Experiment], Iterable[str]], ...] = (
     _kept_round,
     _capture,
     _privacy,
+    _audit,
     _data_source,
 )

@@ -41,6 +41,7 @@ from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.privacy.budget import with_budget, with_private_examples
+from atoll.platform.config.privacy.canaries import with_canaries
 from atoll.platform.config.privacy.notes import warn_of_privacy
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
@@ -58,7 +59,7 @@ def check_settings(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
-    experiment = with_private_examples(experiment)
+    experiment = with_canaries(with_private_examples(experiment))
     for check in SETTINGS:
         check(experiment)
 
