@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
     from atoll.strategies.layerwise.layerwise_strategy import Layerwise
     from atoll.strategies.mean_only import uses_mean_only
+    from atoll.strategies.privacy.central_dp import CentralDP
     from atoll.strategies.robust.centered_clipping import CenteredClipping
     from atoll.strategies.robust.fl_trust import FLTrust
     from atoll.strategies.robust.flame import FLAME
@@ -86,6 +87,7 @@ __all__ = [
     "AsynchronousLayerwise",
     "AsynchronousStrategy",
     "CenteredClipping",
+    "CentralDP",
     "DeadlineFedAvg",
     "DomainGradients",
     "Domains",
@@ -137,6 +139,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
 )
 
 _MODULES = {
+    "atoll.strategies.privacy.central_dp": ("CentralDP",),
     "atoll.strategies.alignment.moments.domain_moments": ("Domains",),
     "atoll.strategies.alignment.methods.gradients": (
         "ANDMask",

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from flwr.serverapp.strategy import FedXgbBagging
 
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.catalog import check_options
 from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
 from atoll.clients.data.partitioning.partition import check_home_domains
@@ -46,7 +47,9 @@ from atoll.platform.config.personal import (
     warn_of_evaluation,
 )
 from atoll.platform.config.poisoning import check_poison_on, check_poison_settings
-from atoll.platform.config.privacy import warn_of_privacy
+from atoll.platform.config.privacy.budget import with_budget, with_private_examples
+from atoll.platform.config.privacy.canaries import with_canaries
+from atoll.platform.config.privacy.notes import warn_of_privacy
 from atoll.platform.config.robust_aggregation import check_robust
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
@@ -65,6 +68,7 @@ def check_settings(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
+    experiment = with_canaries(with_private_examples(experiment))
     for check in SETTINGS:
         check(experiment)
 
@@ -98,7 +102,7 @@ def _check_strategy_and_mods(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
-    check_mods_of(experiment, strategy)
+    check_mods_of(experiment, with_budget(strategy, experiment))
     check_poison_settings(experiment, strategy)
 
 
@@ -194,6 +198,21 @@ def _warn_of_guarantees(made: Components) -> None:
     warn_of_privacy(client, made.strategy, made.partition.sizes, rounds)
 
 
+def _check_buffers(made: Components) -> None:
+    """Refuse buffers under central privacy: noise leaves running variances below zero."""
+    privacy = made.experiment.privacy
+    if privacy is None or privacy.level != "client":
+        return
+    trained = {name for name, _ in made.model.named_parameters()}
+    buffers = sorted(travelling_state(made.model).keys() - trained)
+    if buffers:
+        raise InvalidExperimentError(
+            f"model.name = {made.experiment.model.name!r}: {buffers[0]!r} is no parameter, and "
+            "privacy.level = 'client' adds noise to all that clients send; expected a model "
+            "without BatchNorm"
+        )
+
+
 def _check_blocks(made: Components) -> None:
     experiment = made.experiment
     if experiment.layers is None:
@@ -242,5 +261,6 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _check_robust,
     _warn_of_mods,
     _warn_of_guarantees,
+    _check_buffers,
     _check_blocks,
 )
