@@ -313,6 +313,8 @@ class PersonalSettings(ModSettings):
         A registered personal method, or ``module:Class`` derived from ``PersonalMethod``.
     """
 
+    name: Annotated[str, Field(examples=["ditto"])]
+
 
 class SelectionSettings(Section):
     """``[client.selection]``: which of its examples a client trains on, by their scores.
