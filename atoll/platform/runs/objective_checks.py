@@ -95,11 +95,6 @@ def _excluded(experiment: Experiment, strategy: TermStrategy) -> Iterator[str]:
     """Yield what a strategy that asks clients for a term cannot go with."""
     if is_noprop(experiment.model):
         yield f"model.name = {experiment.model.name!r} has an objective of its own"
-    if experiment.client.local is not None:
-        yield (
-            f"client.local = {list(experiment.client.local)} keeps parameters back, which the "
-            "strategy's arithmetic is about too"
-        )
     if strategy.sends_arrays and experiment.capture is not None:
         yield "clients send more than their models, which attacks on a [capture] know nothing of"
     for name, mod in named_mods(experiment.client):

@@ -51,7 +51,7 @@ def check(**tables: Any) -> None:
         ),
         (
             {"strategy": SCAFFOLD, "client": {"local": "head"}, "model": {"name": "mlp"}},
-            "strategy.name = 'SCAFFOLD': client.local = ['head'] keeps parameters back, which the",
+            "client.local = 'head': strategy.name = 'SCAFFOLD' asks for a term of the whole model",
         ),
         (
             {"strategy": SCAFFOLD, "client": {"mods": ["clipping"]}},
