@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.inversions --only spear`` prints what SPEAR recovers of batches of an ``mlp``
 without and with noise in the update; ``--only adam`` what of a client that trains with Adam;
+``--only shifts`` how far the gradient of an image is from that of the same image moved, by model;
 ``--only matching`` compares ways of matching on one model. Victims are real clients' updates after
 one step on training images, on one thread. For ``matching`` the total variation of every method is
 chosen by the same search on other images, and intervals are Student's, paired by image.
@@ -23,11 +24,14 @@ from torch import Tensor
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import MODEL_RECORD
 from atoll.attacks.example_victims import example_victim
+from atoll.attacks.threat.victim_model import VictimModel
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
 
+# Samples of SPEAR's search where noise keeps it from knowing that it is done.
+NOISY_SAMPLES = 2000
 # Total variations that the search tries.
 VARIATIONS = (1e-3, 1e-2, 3e-2)
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -95,7 +99,8 @@ def spear(datasets: Sequence[str], batches: Sequence[int], seeds: int) -> None:
             victims = victims_of(dataset, {"name": "mlp"}, batch, range(seeds))
             if share:
                 victims = [noisy(victim, share) for victim in victims]
-            rows, seconds = rows_of(victims, "spear", {}, candidates)
+            own = {"samples": NOISY_SAMPLES} if share else {}
+            rows, seconds = rows_of(victims, "spear", own, candidates)
             psnr = sorted(row["psnr"] for row in rows)
             exact = sum(value > 100 for value in psnr)
             print(
@@ -161,6 +166,39 @@ def matching(
         )
 
 
+def shifts(dataset: Dataset, seeds: int) -> None:
+    """Print 1 - cosine of the gradients of images and of the same images moved, by model."""
+    print("| model | moved by 1 pixel | 2 | 4 | 8 | another image |")
+    print("|---|---|---|---|---|---|")
+    models: dict[str, dict[str, int]] = {
+        "resnet8": {},
+        "resnet18, quarter width": {"width": 16},
+        "resnet18": {},
+    }
+    for title, own in models.items():
+        model = {"name": title.partition(",")[0], "norm": "frozen", "init": "he", **own}
+        costs: dict[str, list[float]] = {}
+        for victim in victims_of(dataset, model, 2, range(seeds)):
+            [observation] = observe_victims([victim], build_attack("random-image", {}))
+            images = observation.space.normalize(victim.truth.images)
+            [label] = victim.truth.labels[:1].tolist()
+            own_gradient = _gradient(observation.model, images[:1], label)
+            moved = {str(by): torch.roll(images[:1], (by, by), (2, 3)) for by in (1, 2, 4, 8)}
+            for name, image in {**moved, "another": images[1:]}.items():
+                gradient = _gradient(observation.model, image, label)
+                similarity = torch.nn.functional.cosine_similarity(gradient, own_gradient, dim=0)
+                costs.setdefault(name, []).append(1 - float(similarity))
+        cells = " | ".join(f"{fmean(values):.4f}" for values in costs.values())
+        print(f"| {title} | {cells} |", flush=True)
+
+
+def _gradient(model: VictimModel, images: Tensor, label: int) -> Tensor:
+    """Return the whole gradient of images with one label, in float64."""
+    with model.differentiable() as leaves:
+        loss = model.units[0].loss(None, images, torch.full((len(images),), label), {})
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, leaves)]).double()
+
+
 def half_width(differences: Sequence[float]) -> float:
     """Half the width of Student's 95 % interval of the mean."""
     count = len(differences)
@@ -169,7 +207,7 @@ def half_width(differences: Sequence[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("spear", "adam", "matching"), required=True)
+    parser.add_argument("--only", choices=("spear", "adam", "shifts", "matching"), required=True)
     parser.add_argument("--datasets", nargs="+", default=["fashion-mnist", "cifar10"])
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 12, 16])
     parser.add_argument("--seeds", type=int, default=5, help="clients of a row of spear and adam")
@@ -184,6 +222,8 @@ def main() -> None:
         spear(given.datasets, given.batches, given.seeds)
     elif given.only == "adam":
         adam(load_dataset(given.datasets[0]), given.seeds, given.steps)
+    elif given.only == "shifts":
+        shifts(load_dataset(given.datasets[0]), given.seeds)
     else:
         model: dict[str, Any] = {"name": given.model, "norm": "frozen", "init": "he"}
         if given.model == "resnet18":

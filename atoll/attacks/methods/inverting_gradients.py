@@ -33,7 +33,9 @@ class InvertingGradients(FedLeakOptions, OptimizationAttack):
     learning_rate : float
         In units of normalised pixels.
     tv : float
-        What the total variation counts for.
+        What the total variation counts for. The original's default is 1e-1, and that of the
+        implementation in GIFD's release, which takes no sign, 1e-4; the best one depends on the
+        model and the data.
     rule : str
         "signed-adam" (the paper's) or "adam".
     schedule : str
