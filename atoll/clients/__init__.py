@@ -71,6 +71,13 @@ if TYPE_CHECKING:
     from atoll.clients.tasks.task import Measured, Task
     from atoll.clients.training.evaluation import Evaluation, evaluate, measure
     from atoll.clients.training.local_training import TrainingResult, train
+    from atoll.clients.training.objective.term import (
+        ObjectiveTerm,
+        TermBatch,
+        TermContext,
+        TermReply,
+        TermRun,
+    )
     from atoll.clients.training.step_mods import LocalStep
 
 __all__ = [
@@ -114,6 +121,7 @@ __all__ = [
     "NoPropNetwork",
     "Noise",
     "NumberColumn",
+    "ObjectiveTerm",
     "Partition",
     "PartitionSettings",
     "PersonalClient",
@@ -130,6 +138,10 @@ __all__ = [
     "Statistic",
     "TableInputs",
     "Task",
+    "TermBatch",
+    "TermContext",
+    "TermReply",
+    "TermRun",
     "TokenInputs",
     "TrainingResult",
     "build_model",
@@ -218,6 +230,13 @@ _MODULES = {
     "atoll.clients.tasks.task": ("Measured", "Task"),
     "atoll.clients.training.evaluation": ("Evaluation", "evaluate", "measure"),
     "atoll.clients.training.local_training": ("TrainingResult", "train"),
+    "atoll.clients.training.objective.term": (
+        "ObjectiveTerm",
+        "TermBatch",
+        "TermContext",
+        "TermReply",
+        "TermRun",
+    ),
     "atoll.clients.training.step_mods": ("LocalStep",),
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)

@@ -290,7 +290,8 @@ class TermSettings(ModSettings):
         A registered term, or ``module:attribute``: a class derived from ``ObjectiveTerm``, or a
         function of a batch that returns a scalar.
     weight : float
-        What the term is multiplied by; at 0 it is left out.
+        What the term is multiplied by, where the term has no default of its own; at 0 it is left
+        out.
 
     Examples
     --------
@@ -311,6 +312,37 @@ class PersonalSettings(ModSettings):
     name : str
         A registered personal method, or ``module:Class`` derived from ``PersonalMethod``.
     """
+
+    name: Annotated[str, Field(examples=["ditto"])]
+
+
+class SelectionSettings(Section):
+    """``[client.selection]``: which of its examples a client trains on, by their scores.
+
+    A client scores its examples with the model that it is sent, and trains on all of them. After
+    ``score_rounds`` of its rounds it trains on those of the highest mean scores alone.
+
+    Attributes
+    ----------
+    score : str
+        "el2n": the norm of predicted probabilities minus the label. "grand": the norm of the
+        example's gradient (Paul et al., 2021, "Deep Learning on a Data Diet"). "random": a number
+        that says nothing, to compare with.
+    drop : float
+        The share of each client's examples that is left out: those of the lowest scores.
+    score_rounds : int
+        The client's rounds in which its examples are scored.
+
+    Examples
+    --------
+    >>> from atoll.clients.settings import SelectionSettings
+    >>> SelectionSettings(drop=0.3).score
+    'el2n'
+    """
+
+    score: Literal["el2n", "grand", "random"] = "el2n"
+    drop: Annotated[float, Field(gt=0.0, lt=1.0, examples=[0.3])]
+    score_rounds: Rounds = 10
 
 
 class ClientSettings(Section):
@@ -342,6 +374,8 @@ class ClientSettings(Section):
         The loss of each example, ``module:callable``; by default the cross-entropy.
     objective : tuple[TermSettings, ...]
         Terms that are added to the loss, tables ``[[client.objective]]``.
+    selection : SelectionSettings or None
+        Which of its examples a client trains on; None for all.
     vectorize : bool or "auto"
         Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
@@ -384,6 +418,7 @@ class ClientSettings(Section):
         tuple[TermSettings, ...],
         Field(strict=False, examples=[[{"name": "sam", "rho": 0.05}]]),
     ] = ()
+    selection: Annotated[SelectionSettings | None, Field(examples=[{"drop": 0.3}])] = None
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[Seconds | None, Field(examples=[60.0])] = None
     mods: Annotated[

@@ -18,6 +18,7 @@ from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.heterogeneity import HETEROGENEITY_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
+from atoll.strategies.robust import ROBUST_STRATEGIES
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.strategies.strategy_arguments import check_arguments
 
@@ -57,6 +58,13 @@ if TYPE_CHECKING:
     from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
     from atoll.strategies.layerwise.layerwise_strategy import Layerwise
     from atoll.strategies.mean_only import uses_mean_only
+    from atoll.strategies.privacy.central_dp import CentralDP
+    from atoll.strategies.robust.centered_clipping import CenteredClipping
+    from atoll.strategies.robust.fl_trust import FLTrust
+    from atoll.strategies.robust.flame import FLAME
+    from atoll.strategies.robust.geometric_median import GeometricMedian
+    from atoll.strategies.robust.norm_bound import NormBound
+    from atoll.strategies.robust.robust_strategy import RobustStrategy
 
 __all__ = [
     "AFL",
@@ -64,6 +72,7 @@ __all__ = [
     "CORAL",
     "EQRM",
     "ERM",
+    "FLAME",
     "FLOWER_STRATEGIES",
     "HGP",
     "IGA",
@@ -77,9 +86,12 @@ __all__ = [
     "AlignmentStrategy",
     "AsynchronousLayerwise",
     "AsynchronousStrategy",
+    "CenteredClipping",
+    "CentralDP",
     "DeadlineFedAvg",
     "DomainGradients",
     "Domains",
+    "FLTrust",
     "FedBuff",
     "FedDGGA",
     "FedDyn",
@@ -91,6 +103,7 @@ __all__ = [
     "FedSR",
     "Fish",
     "Fishr",
+    "GeometricMedian",
     "GradientAlignment",
     "GradientNorm",
     "GradientStrategy",
@@ -98,6 +111,8 @@ __all__ = [
     "Hutchinson",
     "Layerwise",
     "Mixup",
+    "NormBound",
+    "RobustStrategy",
     "SANDMask",
     "SecAggPlus",
     "VREx",
@@ -118,11 +133,13 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         **ASYNCHRONOUS_STRATEGIES,
         **HETEROGENEITY_STRATEGIES,
         **LAYERWISE_STRATEGIES,
+        **ROBUST_STRATEGIES,
         "SecAggPlus": SecAggPlus,
     },
 )
 
 _MODULES = {
+    "atoll.strategies.privacy.central_dp": ("CentralDP",),
     "atoll.strategies.alignment.moments.domain_moments": ("Domains",),
     "atoll.strategies.alignment.methods.gradients": (
         "ANDMask",
@@ -165,6 +182,12 @@ _MODULES = {
     "atoll.strategies.layerwise.asynchronous_layerwise": ("AsynchronousLayerwise",),
     "atoll.strategies.layerwise.layerwise_strategy": ("Layerwise",),
     "atoll.strategies.mean_only": ("uses_mean_only",),
+    "atoll.strategies.robust.centered_clipping": ("CenteredClipping",),
+    "atoll.strategies.robust.fl_trust": ("FLTrust",),
+    "atoll.strategies.robust.flame": ("FLAME",),
+    "atoll.strategies.robust.geometric_median": ("GeometricMedian",),
+    "atoll.strategies.robust.norm_bound": ("NormBound",),
+    "atoll.strategies.robust.robust_strategy": ("RobustStrategy",),
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)
 

@@ -163,13 +163,15 @@ def shift_of(honest: Tensor, direction: Direction) -> Tensor:
         return -honest.std(0, correction=0)
     if direction == "sign":
         return -mean.sign()
-    norm: Tensor = mean.norm().clamp_min(torch.finfo(mean.dtype).tiny)
-    return -mean / norm
+    size = torch.linalg.vector_norm(mean)
+    unit: Tensor = -mean / size.clamp_min(torch.finfo(mean.dtype).tiny)
+    return unit
 
 
 def largest_step(square: Tensor, slopes: Tensor, gaps: Tensor) -> Tensor:
     """Return the largest g with square g^2 + 2 slope g <= gap, by slope; 0 without a direction."""
     if not square > 0:
         return torch.zeros_like(slopes)
-    roots: Tensor = (slopes.square() + square * gaps).clamp_min(0).sqrt() - slopes
-    return roots / square
+    roots = (slopes.square() + square * gaps).clamp_min(0).sqrt() - slopes
+    steps: Tensor = roots / square
+    return steps

@@ -43,6 +43,8 @@ class ClientTerms:
     @cached_property
     def obstacle(self) -> str | None:
         """The reason why vectorised clients cannot train on the settings' terms, or None."""
+        if self._resources.spec.client.selection is not None:
+            return "client.selection scores the examples of one client at a time"
         return obstacle_to_vectorizing(self._own)
 
     def obstacle_in(self, message: Message) -> str | None:
@@ -51,8 +53,10 @@ class ClientTerms:
 
     def state_kept_for(self, message: Message) -> str | None:
         """Return why a node's answer to a message changes its state, or None if it does not."""
+        if self._resources.spec.client.selection is not None:
+            return "client.selection keeps scores with each node"
         for named in (*self._own, *terms_in(message.content)):
-            if named.term.keeps_state:
+            if named.term.keeps_state():
                 return f"the term {named.name!r} keeps state with each node"
         return None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from flwr.app import Context, Message
+from torch import Tensor
 
 from atoll.clients.apps.aligned_clients import AlignedClients
 from atoll.clients.apps.client_resources import ClientResources
@@ -24,10 +25,12 @@ from atoll.clients.apps.training_messages import (
 )
 from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.data.client_inputs import client_inputs
+from atoll.clients.data.client_inputs import ClientInputs, client_inputs
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
 from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.clients.training.local_training import TrainingResult, batches, train
+from atoll.clients.training.objective.node_memory import NodeMemory
+from atoll.clients.training.selection import selected
 from atoll.clients.training.summed_training import SummedTraining
 from atoll.randomness import seed_everything
 
@@ -147,8 +150,19 @@ class LocalClients:
             generator=torch.Generator().manual_seed(seed),
             task=resources.dataset.task,
             proximal_mu=proximal_mu_of(config),
+            kept=self._kept(context, inputs, labels, seed),
             terms=self.terms.begin(message, context, partition, inputs, labels),
         )
+
+    def _kept(
+        self, context: Context, inputs: ClientInputs, labels: Tensor, seed: int
+    ) -> Tensor | None:
+        """Return the examples that a client trains on, at the model that is loaded."""
+        selection, task = self._spec.client.selection, self._resources.dataset.task
+        if selection is None:
+            return None
+        memory = NodeMemory(context.state, "selection")
+        return selected(selection, memory, self._resources.model, task, inputs, labels, seed)
 
     def answer_query(self, message: Message, context: Context) -> Message:
         """Answer a query for moments; see :mod:`atoll.clients.moments`."""

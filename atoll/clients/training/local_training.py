@@ -103,6 +103,7 @@ def train(
     objective: Objective | None = None,
     reference: Sequence[Tensor] | None = None,
     terms: ClientObjective | None = None,
+    kept: Tensor | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on one client's examples.
 
@@ -132,6 +133,8 @@ def train(
         The objective's gradient at the global parameters, to measure how far the steps left it.
     terms : ClientObjective, optional
         What is minimised beside that loss.
+    kept : Tensor, optional
+        int64, shape (k,): the examples that are used; by default all.
 
     Examples
     --------
@@ -159,7 +162,9 @@ def train(
     mods = active_step_mods()
     gradients: list[Tensor] | tuple[Tensor, ...]
     examples_seen = steps = 0
-    for chosen in batches(len(labels), settings, generator):
+    count = len(labels) if kept is None else len(kept)
+    for drawn in batches(count, settings, generator):
+        chosen = drawn if kept is None else kept[drawn]
         if mods:
             loss_of_batch = partial(objective, chosen)
             step = LocalStep(
@@ -167,7 +172,7 @@ def train(
                 parameters,
                 inputs[chosen],
                 labels[chosen],
-                len(labels),
+                count,
                 loss_of_batch,
                 losses_of if task is None else task.losses,
             )
@@ -187,8 +192,8 @@ def train(
         examples_seen += len(chosen)
     mean = float(total) / max(1, examples_seen)
     drift = _relative_distance(mean_gradient, reference) if reference and steps else None
-    extra = NO_REPLY if terms is None else terms.end(parameters, steps, len(labels))
-    return TrainingResult(mean, len(labels), steps, drift, extra)
+    extra = NO_REPLY if terms is None else terms.end(parameters, steps, count)
+    return TrainingResult(mean, count, steps, drift, extra)
 
 
 def _gradient_again(

@@ -159,18 +159,20 @@ class NodeStates(Mapping[int, bytes]):
             return StateSnapshot(self._folder(), dict(self._index))
 
     def store_in(self, directory: Path) -> None:
-        """Keep states in a folder from now on; there must be none yet.
+        """Keep states in a folder from now on, those that there are included.
 
         Segments that are there already, of a run that is resumed, stay.
         """
         with self._lock:
-            if self._index:
-                raise RunDirectoryError(f"{directory}: nodes have states elsewhere already")
+            if directory == self._directory:
+                return
+            before = self.snapshot() if self._index else {}
+            self.close()
             self._directory, self._is_temporary = directory, False
             names = directory.glob("segment-*") if directory.is_dir() else ()
             self._sizes = {int(path.name[8:]): path.stat().st_size for path in names}
             self._last = max(self._sizes, default=0)
-            self._file = None
+            self.restore(before)
 
     def restore(self, states: Mapping[int, bytes]) -> None:
         """Take over the states of a checkpoint."""

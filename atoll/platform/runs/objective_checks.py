@@ -14,6 +14,7 @@ from atoll.clients.training.objective.named_terms import (
     find_terms,
     obstacle_to_vectorizing,
 )
+from atoll.clients.training.terms.class_checks import check_classes
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.client_mods import named_mods
 from atoll.platform.config.experiment import Experiment
@@ -22,6 +23,7 @@ from atoll.platform.runs.components import Components
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.heterogeneity.term_strategy import TermStrategy
 
+SELECTION = "client.selection.score"
 ONE = "expected one without the other"
 
 
@@ -35,9 +37,13 @@ def check_objective(experiment: Experiment) -> None:
     """
     client, model = experiment.client, experiment.model
     terms = find_terms(client.objective)
-    if not terms:
+    if client.selection is not None:
+        first = f"{SELECTION} = {client.selection.score!r}"
+        _check_vectorized(client, "client.selection scores the examples of one client at a time")
+    elif terms:
+        first = f"{KEY} has {terms[0].name!r}"
+    else:
         return
-    first = f"{KEY} has {terms[0].name!r}"
     if is_noprop(model):
         raise InvalidExperimentError(
             f"{first}: model.name = {model.name!r} has an objective of its own; {ONE}"
@@ -49,7 +55,7 @@ def check_objective(experiment: Experiment) -> None:
             )
     if experiment.capture is not None:
         raise InvalidExperimentError(
-            f"{first}: attacks on captures know the task's loss; expected no {KEY} with [capture]"
+            f"{first}: attacks on [capture] know the task's loss on all examples; {ONE}"
         )
     _check_vectorized(client, obstacle_to_vectorizing(terms))
 
@@ -65,11 +71,18 @@ def check_terms(made: Components) -> None:
     client, task = made.experiment.client, made.dataset.task
     terms = find_terms(client.objective)
     named_terms.check_terms(terms, task, client)
+    selection = client.selection
+    if selection is not None and selection.score == "el2n":
+        try:
+            check_classes(task, client)
+        except ValueError as error:
+            raise InvalidExperimentError(f"{SELECTION} = 'el2n': {error}") from None
     for strategy in nested_strategies(made.strategy):
         name = type(strategy).__name__
-        if isinstance(strategy, AlignmentStrategy) and terms:
+        if isinstance(strategy, AlignmentStrategy) and (terms or selection is not None):
+            first = f"{KEY} has {terms[0].name!r}" if terms else SELECTION
             raise InvalidExperimentError(
-                f"{KEY} has {terms[0].name!r}: strategy.name = {name!r} has terms of its own; {ONE}"
+                f"{first}: strategy.name = {name!r} has terms of its own; {ONE}"
             )
         if isinstance(strategy, TermStrategy):
             strategy.check_clients(task, client)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from flwr.serverapp.strategy import FedXgbBagging
 
+from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.catalog import check_options
 from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
 from atoll.clients.data.partitioning.partition import check_home_domains
@@ -46,7 +47,10 @@ from atoll.platform.config.personal import (
     warn_of_evaluation,
 )
 from atoll.platform.config.poisoning import check_poison_on, check_poison_settings
-from atoll.platform.config.privacy import warn_of_privacy
+from atoll.platform.config.privacy.budget import with_budget, with_private_examples
+from atoll.platform.config.privacy.canaries import with_canaries
+from atoll.platform.config.privacy.notes import warn_of_privacy
+from atoll.platform.config.robust_aggregation import check_robust
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
 from atoll.platform.runs.objective_checks import check_objective, check_terms
@@ -64,6 +68,7 @@ def check_settings(experiment: Experiment) -> None:
     InvalidExperimentError
         With the key, the value and what was expected.
     """
+    experiment = with_canaries(with_private_examples(experiment))
     for check in SETTINGS:
         check(experiment)
 
@@ -97,7 +102,7 @@ def _check_strategy_and_mods(experiment: Experiment) -> None:
             "experiment's models are networks; expected another (run an XGBoost app with "
             "'atoll flower')"
         )
-    check_mods_of(experiment, strategy)
+    check_mods_of(experiment, with_budget(strategy, experiment))
     check_poison_settings(experiment, strategy)
 
 
@@ -176,6 +181,10 @@ def _check_mods_on_model(made: Components) -> None:
     check_mods(with_references(made.experiment.client).mods, made.model)
 
 
+def _check_robust(made: Components) -> None:
+    check_robust(made.strategy, len(made.partition))
+
+
 def _check_poison(made: Components) -> None:
     check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
 
@@ -187,6 +196,21 @@ def _warn_of_mods(made: Components) -> None:
 def _warn_of_guarantees(made: Components) -> None:
     client, rounds = with_references(made.experiment.client), made.experiment.run.rounds
     warn_of_privacy(client, made.strategy, made.partition.sizes, rounds)
+
+
+def _check_buffers(made: Components) -> None:
+    """Refuse buffers under central privacy: noise leaves running variances below zero."""
+    privacy = made.experiment.privacy
+    if privacy is None or privacy.level != "client":
+        return
+    trained = {name for name, _ in made.model.named_parameters()}
+    buffers = sorted(travelling_state(made.model).keys() - trained)
+    if buffers:
+        raise InvalidExperimentError(
+            f"model.name = {made.experiment.model.name!r}: {buffers[0]!r} is no parameter, and "
+            "privacy.level = 'client' adds noise to all that clients send; expected a model "
+            "without BatchNorm"
+        )
 
 
 def _check_blocks(made: Components) -> None:
@@ -234,7 +258,9 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _check_alignment,
     _check_mods_on_model,
     _check_poison,
+    _check_robust,
     _warn_of_mods,
     _warn_of_guarantees,
+    _check_buffers,
     _check_blocks,
 )

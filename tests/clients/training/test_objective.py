@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from flwr.app import RecordDict
 from torch import Tensor, nn
 
 from atoll.clients.settings import ClientSettings, TermSettings
@@ -117,12 +118,15 @@ OWN_SETTINGS = [name for name, term in TERMS.items() if term.of_strategy is None
 @pytest.mark.parametrize("name", OWN_SETTINGS)
 def test_a_term_of_weight_0_leaves_every_bit_and_any_other_does_not(name: str) -> None:
     inputs, labels = some_examples(17)
-    trained = []
+    # A class that the client lacks.
+    labels, trained = labels % 3, []
     for objective in ((), ({"name": name, "weight": 0.0},), ({"name": name},)):
-        model = small_network()
         settings = settings_with(*objective, epochs=3)
-        for server_round in (1, 2):
-            train_with(model, inputs, labels, settings, server_round=server_round, num_rounds=2)
+        state = RecordDict()
+        for number in (1, 2):
+            model = small_network(number)
+            rounds = {"server_round": number, "num_rounds": 2}
+            train_with(model, inputs, labels, settings, state=state, **rounds)
         trained.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
     plain, off, on = trained
     assert torch.equal(plain, off)
@@ -138,6 +142,7 @@ def test_a_term_of_weight_0_leaves_every_bit_and_any_other_does_not(name: str) -
         ([{"name": "sam"}, {"name": "SAM"}], "is there twice"),
         ([{"name": "scaffold"}], "expected strategy.name = 'SCAFFOLD' in its place"),
         ([{"name": "math:pi"}], "is a float, expected a function"),
+        ([{"name": "sam"}, {"name": "elr"}], "has 'elr' and 'sam': the second computes each"),
     ],
 )
 def test_terms_that_cannot_be_are_refused_in_a_line(

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.errors import CorruptCheckpointError, RunDirectoryError
+from atoll.errors import CorruptCheckpointError
 from atoll.platform.messages.exchange import Chunk
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.run_directory.node_states import NodeStates, StateSnapshot, segment_path
@@ -126,8 +126,10 @@ def test_a_chunk_takes_its_states_from_disk_when_it_is_sent() -> None:
     assert states.loaded(chunk.part(1, 2)).states == {}
 
 
-def test_states_cannot_move_once_there_are_some(tmp_path: Path) -> None:
+def test_states_move_with_their_folder(tmp_path: Path) -> None:
     states = NodeStates()
     states[1] = b"one"
-    with pytest.raises(RunDirectoryError, match="have states elsewhere already"):
-        states.store_in(tmp_path)
+    states.store_in(tmp_path)
+    states[2] = b"two"
+    assert dict(states) == {1: b"one", 2: b"two"}
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 6

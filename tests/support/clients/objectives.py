@@ -29,6 +29,11 @@ def no_scalar(batch: TermBatch) -> Tensor:
     return batch.outputs
 
 
+def halved(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return half the cross-entropy of each example: a loss of a user's own."""
+    return torch.nn.functional.cross_entropy(outputs, labels, reduction="none") / 2
+
+
 def small_network(seed: int = 0, inputs: int = 6, classes: int = 4) -> nn.Module:
     """Return a network of two layers, whose last is its head."""
     with torch.random.fork_rng():
@@ -54,6 +59,7 @@ def train_with(
     state: RecordDict | None = None,
     task: Task | None = None,
     seed: int = 0,
+    term_seed: int = 0,
     **context: Any,
 ) -> TrainingResult:
     """Train a model in place on the terms, by default those of the settings."""
@@ -71,6 +77,7 @@ def train_with(
             labels=labels,
             indices=torch.arange(len(labels)),
             head=find_head(model),
+            seed=term_seed,
             memory=NodeMemory(RecordDict() if state is None else state, term.name),
             **context,
         )

@@ -16,6 +16,7 @@ from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
+from atoll.clients.personal.method import PersonalClient, PersonalMethod
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, PartitionSettings
 from atoll.flower import assume_identity
 from atoll.flower.arrays import array_record, to_array, view
@@ -35,6 +36,16 @@ def normed_network(image_shape: tuple[int, int, int], classes: int) -> nn.Module
         nn.Linear(12, classes),
     ]
     return nn.Sequential(*layers)
+
+
+class Multiplied(PersonalMethod):
+    """A user's own method: the global model with its parameters multiplied."""
+
+    factor: float = 1.0
+
+    def personalise(self, client: PersonalClient) -> None:
+        """Multiply."""
+        client.put({name: self.factor * p.detach() for name, p in client.parameters.items()})
 
 
 def spec_of(client: Mapping[str, Any]) -> ClientSpec:

@@ -25,6 +25,13 @@ TERMS: Registry[type[ObjectiveTerm]] = Registry(
     {
         "sam": f"{_PLACE}.flat_minima:SharpnessAware",
         "gradient-norm": f"{_PLACE}.flat_minima:GradientNormPenalty",
+        "fedlc": f"{_PLACE}.label_skew:LogitCalibration",
+        "fedrs": f"{_PLACE}.label_skew:RestrictedSoftmax",
+        "moon": f"{_PLACE}.contrast:ModelContrast",
+        "elr": f"{_PLACE}.noisy_labels:EarlyLearning",
+        "nested-dropout": f"{_PLACE}.noisy_labels:NestedDropout",
+        "co-teaching": f"{_PLACE}.noisy_labels:CoTeaching",
+        "ps-kd": f"{_PLACE}.soft_targets:SelfDistillation",
         "scaffold": f"{_PLACE}.drift_correction:ControlVariates",
         "feddyn": f"{_PLACE}.drift_correction:DynamicRegularizer",
         "fednova": f"{_PLACE}.reported_updates:NormalizedUpdates",
@@ -69,7 +76,8 @@ def find_terms(entries: Sequence[TermSettings]) -> list[NamedTerm]:
     """
     found: dict[str, NamedTerm] = {}
     for entry in entries:
-        term = _named(entry.name, {"weight": entry.weight, **entry.arguments})
+        given = {"weight": entry.weight} if "weight" in entry.model_fields_set else {}
+        term = _named(entry.name, {**given, **entry.arguments})
         if term.name in found:
             raise InvalidExperimentError(
                 f"{KEY}.name = {entry.name!r}: is there twice; expected each term once"
@@ -81,7 +89,20 @@ def find_terms(entries: Sequence[TermSettings]) -> list[NamedTerm]:
                 f"expected strategy.name = {strategy!r} in its place"
             )
         found[term.name] = term
-    return [named for named in found.values() if named.term.weight]
+    terms = [named for named in found.values() if named.term.weight]
+    _check_second_gradients(terms)
+    return terms
+
+
+def _check_second_gradients(terms: Sequence[NamedTerm]) -> None:
+    """Refuse terms that must see each step once beside one that has its loss computed again."""
+    again = [named.name for named in terms if named.term.asks_for_second_gradient]
+    once = [named.name for named in terms if named.term.once_a_step]
+    if again and once:
+        raise InvalidExperimentError(
+            f"{KEY} has {once[0]!r} and {again[0]!r}: the second computes each step's loss twice, "
+            "and the first remembers each; expected one without the other"
+        )
 
 
 def terms_in(records: RecordDict) -> list[NamedTerm]:

@@ -57,6 +57,16 @@ class TermContext:
         What the term keeps with the node.
     received : Mapping[str, Tensor]
         What the server sent for the term beside the model, by name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import Classification, ClientSettings, TermContext
+    >>> model, task = torch.nn.Linear(2, 2), Classification(classes=("a", "b"))
+    >>> names, start = zip(*((name, p.detach().clone()) for name, p in model.named_parameters()))
+    >>> context = TermContext(model, names, start, task, ClientSettings(), learning_rate=0.1)
+    >>> [tuple(zeros.shape) for zeros in context.named({})]
+    [(2, 2), (2,)]
     """
 
     model: nn.Module
@@ -129,6 +139,15 @@ class TermBatch:
     ----------
     chosen, inputs, labels, outputs, task, features
         As given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from atoll.clients import Classification, TermBatch
+    >>> task, labels = Classification(classes=("a", "b")), torch.tensor([0, 1])
+    >>> batch = TermBatch(torch.arange(2), torch.eye(2), labels, torch.zeros(2, 2), task)
+    >>> batch.losses
+    tensor([0.6931, 0.6931])
     """
 
     def __init__(
@@ -185,6 +204,12 @@ class TermReply:
         Of the names and shapes that the server sent for the term; what is missing is sent as 0.
     metrics : Mapping[str, float]
         Beside the loss and the number of examples.
+
+    Examples
+    --------
+    >>> from atoll.clients import TermReply
+    >>> TermReply(metrics={"squared-norm": 2.0}).arrays
+    {}
     """
 
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
@@ -218,6 +243,12 @@ class TermRun:
     end : callable or None
         Takes a :class:`LocalEnd`; keeps what the next round needs and returns a
         :class:`TermReply`.
+
+    Examples
+    --------
+    >>> from atoll.clients import TermRun
+    >>> TermRun(pull=0.1).is_linear, TermRun(loss=lambda batch: batch.losses.max()).is_linear
+    (True, False)
     """
 
     offset: Sequence[Tensor] | None = None
@@ -244,7 +275,7 @@ class ObjectiveTerm(Section):
 
     Examples
     --------
-    >>> from atoll.clients.training.objective.term import ObjectiveTerm, TermRun
+    >>> from atoll.clients import ObjectiveTerm, TermRun
     >>> class Decay(ObjectiveTerm):
     ...     '''Weight decay towards zero, as a term.'''
     ...
@@ -259,11 +290,19 @@ class ObjectiveTerm(Section):
     of_strategy: ClassVar[str | None] = None
     # Whether :meth:`TermRun.end` writes to the node's memory, so that replies cannot be summed
     # before the node's state is kept.
-    keeps_state: ClassVar[bool] = False
+    has_state: ClassVar[bool] = False
+    # Whether the loss remembers what it is computed on, so that it must be computed once a step.
+    once_a_step: ClassVar[bool] = False
+    # Whether a run has a :attr:`TermRun.gradient`.
+    asks_for_second_gradient: ClassVar[bool] = False
     # Whether a run acts by ``offset`` and ``pull`` alone, which vectorised clients can do.
     is_linear: ClassVar[bool] = False
 
     weight: Weight = 1.0
+
+    def keeps_state(self) -> bool:
+        """Tell whether a client's training changes what its node keeps."""
+        return self.has_state
 
     def obstacle_to_vectorizing(self) -> str | None:
         """Return why vectorised clients cannot run the term, or None if they can."""

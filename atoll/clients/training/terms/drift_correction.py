@@ -34,7 +34,7 @@ class ControlVariates(ObjectiveTerm):
     """
 
     of_strategy: ClassVar[str | None] = "SCAFFOLD"
-    keeps_state: ClassVar[bool] = True
+    has_state: ClassVar[bool] = True
     is_linear: ClassVar[bool] = True
 
     option: Literal[1, 2] = 2
@@ -85,7 +85,7 @@ class DynamicRegularizer(ObjectiveTerm):
     """
 
     of_strategy: ClassVar[str | None] = "FedDyn"
-    keeps_state: ClassVar[bool] = True
+    has_state: ClassVar[bool] = True
     is_linear: ClassVar[bool] = True
 
     alpha: Positive = 0.01

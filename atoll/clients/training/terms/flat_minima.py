@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class SharpnessAware(ObjectiveTerm):
         How far uphill the second gradient is taken.
     """
 
+    asks_for_second_gradient: ClassVar[bool] = True
+
     rho: Positive = 0.05
 
     def begin(self, context: TermContext) -> TermRun:
@@ -56,6 +59,8 @@ class GradientNormPenalty(ObjectiveTerm):
     radius : float
         r: how far the second gradient is from the first.
     """
+
+    asks_for_second_gradient: ClassVar[bool] = True
 
     radius: Positive = 0.01
 

@@ -55,10 +55,16 @@ class NormalizedUpdates(ObjectiveTerm):
 
 
 def gradient_weights(steps: int, momentum: float, pull: float) -> float:
-    """Return ||a||_1 of that many steps of SGD.
+    """Return ||a||_1 of that many steps of SGD: the move by equal gradients of 1 and a rate of 1.
 
-    The recursion of the released code: a step's gradient counts 1 + momentum + momentum^2 ... by
-    the end, and what came before shrinks by 1 - ``pull`` (the learning rate times FedProx's mu).
+    Parameters
+    ----------
+    steps : int
+        Steps taken.
+    momentum : float
+        Of SGD.
+    pull : float
+        The learning rate times FedProx's mu, whose term is part of each step's gradient.
 
     Examples
     --------
@@ -67,8 +73,8 @@ def gradient_weights(steps: int, momentum: float, pull: float) -> float:
     """
     counter = total = 0.0
     for _ in range(steps):
-        counter = momentum * counter + 1.0
-        total = total * (1.0 - pull) + counter
+        counter = momentum * counter + 1.0 - pull * total
+        total += counter
     return total
 
 
