@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from atoll.platform.arenas.arena import ArenaResult, run_arena
     from atoll.platform.arenas.arena_plan import Arena, load_arena
     from atoll.platform.attack_runs.attack_run import AttackRun, run_attack
+    from atoll.platform.attack_runs.audit_run import AuditResult, run_audit
     from atoll.platform.attack_runs.label_counts import LabelsRun, run_labels
+    from atoll.platform.attack_runs.membership_run import MembershipRun, run_membership
     from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
     from atoll.platform.config.experiment import Experiment, load_experiment
     from atoll.platform.grid.grid_config import GridConfig
@@ -54,6 +56,7 @@ __all__ = [
     "AtollError",
     "AttackError",
     "AttackRun",
+    "AuditResult",
     "CaptureError",
     "CodeUse",
     "CorruptCheckpointError",
@@ -64,6 +67,7 @@ __all__ = [
     "InputFormat",
     "InvalidExperimentError",
     "LabelsRun",
+    "MembershipRun",
     "ModelFormat",
     "Observer",
     "PixelModel",
@@ -93,7 +97,9 @@ __all__ = [
     "run",
     "run_arena",
     "run_attack",
+    "run_audit",
     "run_labels",
+    "run_membership",
     "run_rounds",
     "run_sweep",
 ]
@@ -114,6 +120,8 @@ _MODULES = {
     "atoll.platform.arenas.arena": ("ArenaResult", "run_arena"),
     "atoll.platform.arenas.arena_plan": ("Arena", "load_arena"),
     "atoll.platform.attack_runs.attack_run": ("AttackRun", "run_attack"),
+    "atoll.platform.attack_runs.audit_run": ("AuditResult", "run_audit"),
+    "atoll.platform.attack_runs.membership_run": ("MembershipRun", "run_membership"),
     "atoll.platform.attack_runs.label_counts": ("LabelsRun", "run_labels"),
     "atoll.platform.callbacks.observers": ("Observer", "RoundRecord", "RunInfo"),
     "atoll.platform.config.experiment": ("Experiment", "load_experiment"),

@@ -101,7 +101,9 @@ NEED_A_RUN = {
     "run",
     "run_arena",
     "run_attack",
+    "run_audit",
     "run_labels",
+    "run_membership",
     "run_rounds",
     "run_sweep",
 }
@@ -110,11 +112,14 @@ NEED_FILES = {"LPIPS", "leaked_labels", "tokenizer_of"}
 # Objects that Atoll makes and a user reads. What returns them has the example.
 RETURNED = {
     "Arena": "load_arena",
+    "AuditResult": "run_audit",
     "ArenaResult": "run_arena",
     "Diagnosis": "diagnose",
     "DomainGradients": "GradientStrategy",
     "LabelsRun": "run_labels",
+    "MembershipRun": "run_membership",
     "Observation": "observe",
+    "PersonalClient": "PersonalMethod",
     "Predictions": "open_run",
     "PublicData": "references_of",
     "RecordedRun": "open_run",

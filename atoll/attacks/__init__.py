@@ -9,8 +9,8 @@ from atoll.lazy import attach
 
 if TYPE_CHECKING:
     from atoll.attacks.base.attack import Attack, Reconstruction, SeparateAttack, Stage
+    from atoll.attacks.base.group import Group
     from atoll.attacks.base.optimization_attack import (
-        Group,
         OptimizationAttack,
         best_restarts,
         matching_objective,
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from atoll.attacks.poisoning.moments import MomentScaling
     from atoll.attacks.poisoning.poison import Poison
     from atoll.attacks.poisoning.update_poison import GaussianUpdate, SignFlip, UpdatePoison
-    from atoll.attacks.threat.capabilities import Capability, ThreatModel
+    from atoll.attacks.threat.capabilities import Capability, Given, ThreatModel
     from atoll.attacks.threat.image_space import ImageSpace
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
     from atoll.attacks.threat.labels import infer_labels
@@ -109,6 +109,7 @@ __all__ = [
     "FederationInfo",
     "GaussianNoise",
     "GaussianUpdate",
+    "Given",
     "Group",
     "ImageSpace",
     "InnerProduct",
@@ -179,8 +180,8 @@ __all__ = [
 
 _MODULES = {
     "atoll.attacks.base.attack": ("Attack", "Reconstruction", "SeparateAttack", "Stage"),
+    "atoll.attacks.base.group": ("Group",),
     "atoll.attacks.base.optimization_attack": (
-        "Group",
         "OptimizationAttack",
         "best_restarts",
         "matching_objective",
@@ -245,7 +246,7 @@ _MODULES = {
         "SignFlip",
         "UpdatePoison",
     ),
-    "atoll.attacks.threat.capabilities": ("Capability", "ThreatModel"),
+    "atoll.attacks.threat.capabilities": ("Capability", "Given", "ThreatModel"),
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),
     "atoll.attacks.threat.image_space": ("ImageSpace",),

@@ -16,6 +16,7 @@ from atoll.lazy import attach
 from atoll.registry import Registry
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
+from atoll.strategies.heterogeneity import HETEROGENEITY_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
 from atoll.strategies.robust import ROBUST_STRATEGIES
 from atoll.strategies.sec_agg_plus import SecAggPlus
@@ -50,9 +51,14 @@ if TYPE_CHECKING:
     from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
     from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
     from atoll.strategies.asynchronous.fed_buff import FedBuff
+    from atoll.strategies.heterogeneity.fed_dyn import FedDyn
+    from atoll.strategies.heterogeneity.fed_exp import FedExP
+    from atoll.strategies.heterogeneity.fed_nova import FedNova
+    from atoll.strategies.heterogeneity.scaffold import SCAFFOLD
     from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
     from atoll.strategies.layerwise.layerwise_strategy import Layerwise
     from atoll.strategies.mean_only import uses_mean_only
+    from atoll.strategies.privacy.central_dp import CentralDP
     from atoll.strategies.robust.centered_clipping import CenteredClipping
     from atoll.strategies.robust.fl_trust import FLTrust
     from atoll.strategies.robust.flame import FLAME
@@ -73,6 +79,7 @@ __all__ = [
     "IRM",
     "MLDG",
     "MMD",
+    "SCAFFOLD",
     "SD",
     "STRATEGIES",
     "ANDMask",
@@ -80,15 +87,19 @@ __all__ = [
     "AsynchronousLayerwise",
     "AsynchronousStrategy",
     "CenteredClipping",
+    "CentralDP",
     "DeadlineFedAvg",
     "DomainGradients",
     "Domains",
     "FLTrust",
     "FedBuff",
     "FedDGGA",
+    "FedDyn",
+    "FedExP",
     "FedGMA",
     "FedIIR",
     "FedL2R",
+    "FedNova",
     "FedSR",
     "Fish",
     "Fishr",
@@ -120,6 +131,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         **FLOWER_STRATEGIES,
         **ALIGNMENT_STRATEGIES,
         **ASYNCHRONOUS_STRATEGIES,
+        **HETEROGENEITY_STRATEGIES,
         **LAYERWISE_STRATEGIES,
         **ROBUST_STRATEGIES,
         "SecAggPlus": SecAggPlus,
@@ -127,6 +139,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
 )
 
 _MODULES = {
+    "atoll.strategies.privacy.central_dp": ("CentralDP",),
     "atoll.strategies.alignment.moments.domain_moments": ("Domains",),
     "atoll.strategies.alignment.methods.gradients": (
         "ANDMask",
@@ -162,6 +175,10 @@ _MODULES = {
     "atoll.strategies.asynchronous.deadline": ("DeadlineFedAvg",),
     "atoll.strategies.asynchronous.fed_buff": ("FedBuff",),
     "atoll.strategies.asynchronous.asynchronous_strategy": ("AsynchronousStrategy",),
+    "atoll.strategies.heterogeneity.fed_dyn": ("FedDyn",),
+    "atoll.strategies.heterogeneity.fed_exp": ("FedExP",),
+    "atoll.strategies.heterogeneity.fed_nova": ("FedNova",),
+    "atoll.strategies.heterogeneity.scaffold": ("SCAFFOLD",),
     "atoll.strategies.layerwise.asynchronous_layerwise": ("AsynchronousLayerwise",),
     "atoll.strategies.layerwise.layerwise_strategy": ("Layerwise",),
     "atoll.strategies.mean_only": ("uses_mean_only",),

@@ -16,7 +16,7 @@ from atoll.clients.apps.client_spec import ClientSpec as ClientSpec
 from atoll.clients.apps.client_spec import RoundExamples
 from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
-from atoll.clients.apps.training_messages import metrics_of, partition_of
+from atoll.clients.apps.training_messages import metrics_of
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.mods import QueryMod, find_mods
 from atoll.clients.moments.moment_messages import MOMENTS, TrainingTerms
@@ -49,7 +49,9 @@ class FederatedClientApp(BatchClientApp):
         """Return None if answers to ``message`` may be added up here, or why not."""
         if TrainingTerms.are_in(message.content):
             return "domains weigh replies"
-        return "client.mods see every reply" if self._has_mods else None
+        if self._has_mods:
+            return "client.mods see every reply"
+        return self._clients.terms.state_kept_for(message) or self._clients.personal.obstacle
 
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""
@@ -69,9 +71,8 @@ class FederatedClientApp(BatchClientApp):
         self, message: Message, contexts: list[Context], *, vectorized: bool
     ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
         """Train several clients for the sum of their models, as the base class says."""
-        partitions = [partition_of(context) for context in contexts]
         clients = self._clients.vectorized if vectorized else self._clients
-        summed, seconds = clients.train_and_sum(message, partitions)
+        summed, seconds = clients.train_and_sum(message, contexts)
         return summed.total, [metrics_of(result) for result in summed.results], seconds
 
 

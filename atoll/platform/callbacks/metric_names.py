@@ -30,6 +30,7 @@ CURVE_LABELS = {
     SERVER: "on the server's test data",
     f"{SERVER}_validation": "on validation data",
     EVALUATE: "on clients' data, mean",
+    f"{EVALUATE}_personal": "of clients' own models, mean",
     TRAIN: "in training, mean",
 }
 SERVER_ACCURACY = f"{SERVER}_accuracy"

@@ -106,6 +106,8 @@ class Commands(CommandGroup):
         "export": finished_runs.export,
         "attack": attacks.attack,
         "labels": attacks.labels,
+        "membership": attacks.membership,
+        "audit": attacks.audit,
         "arena": sweeps.arena,
         "doctor": attacks.doctor,
         "flower": apps.flower,

@@ -1,4 +1,4 @@
-"""``atoll attack``, ``labels``, ``doctor`` and ``train-generator``."""
+"""``atoll attack``, ``audit``, ``membership``, ``labels``, ``doctor`` and ``train-generator``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.cli.completion import complete_attack
 from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
+    OutOption,
+    SetOption,
     TrustOption,
+    WorkersOption,
     clear_errors,
     console,
+    console_observers,
     errors,
     log_to_terminal,
+    quiet_flower,
+    say_loading,
+    settings_of,
     who_is_trusted,
 )
 
@@ -89,6 +96,33 @@ def attack(
         told.print(f"page: {result.directory / PAGE}", soft_wrap=True)
 
 
+def audit(
+    file: Annotated[Path, typer.Argument(help="An experiment file with [audit].")],
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: OutOption = None,
+    latex: LatexOption = False,
+    csv: CsvOption = False,
+) -> None:
+    """Run an experiment with canaries, and compare the epsilon that is claimed with a bound."""
+    directories: list[Path] = []
+    with clear_errors(lambda: directories[0] if directories else None):
+        from atoll.platform.config.experiment import load_experiment
+
+        form = form_of(latex=latex, csv=csv)
+        experiment = load_experiment(file, settings_of(overrides, workers))
+        say_loading(experiment.run.name)
+        from atoll.platform.attack_runs.audit_run import run_audit
+
+        log_to_terminal(experiment.log.level)
+        quiet_flower()
+        observers = console_observers(directories, progress=experiment.log.progress)
+        result = run_audit(experiment, out=out, observers=observers)
+        print_tables([result.table()], form)
+        if result.is_refuted:
+            raise typer.Exit(1)
+
+
 def doctor(
     capture: Annotated[Path, typer.Argument(help="A folder in RUN_DIR/captures.")],
     trust_code: TrustOption = False,
@@ -133,6 +167,39 @@ def labels(
             console.print(result.table())
         else:
             print_tables([result.plain_table()], form)
+        told = console if form == "text" else errors
+        told.print(f"rows: {result.directory}", soft_wrap=True)
+
+
+def membership(
+    run_directory: Annotated[
+        Path, typer.Argument(help="The directory of a run whose experiment has [capture].")
+    ],
+    candidates: Annotated[
+        int, typer.Option(min=2, help="Members of each client that are asked about, at most.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the candidates.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
+    ] = None,
+    trust_code: TrustOption = False,
+    latex: LatexOption = False,
+    csv: CsvOption = False,
+) -> None:
+    """Tell clients' examples from others by a run's captures, and show how well it worked."""
+    with clear_errors():
+        from atoll.platform.attack_runs.membership_run import run_membership
+
+        form = form_of(latex=latex, csv=csv)
+        log_to_terminal("info")
+        result = run_membership(
+            run_directory,
+            candidates=candidates,
+            seed=seed,
+            out=out,
+            ask=who_is_trusted(trust_code),
+        )
+        print_tables([result.table()], form)
         told = console if form == "text" else errors
         told.print(f"rows: {result.directory}", soft_wrap=True)
 

@@ -13,7 +13,7 @@ from atoll.clients.settings import ClientSettings
 from atoll.platform.cli.columns import name_lines
 from atoll.platform.cli.terminal import console
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.config.privacy import guarantees
+from atoll.platform.config.privacy.notes import guarantees
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.federation import Federation
 from atoll.platform.runs.plan import RunPlan, plan_run

@@ -11,6 +11,7 @@ from atoll.platform.config.sections import StrategySettings
 
 if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment
+    from atoll.platform.config.privacy.settings import PrivacySettings
 
 # Ray counts shares in ten-thousandths, and several GPUs as whole ones.
 SMALLEST_SHARE = 0.01
@@ -140,6 +141,74 @@ def _capture(experiment: Experiment) -> Iterator[str]:
             )
 
 
+def _privacy(experiment: Experiment) -> Iterator[str]:
+    """Yield what ``[privacy]`` cannot go with."""
+    privacy, client = experiment.privacy, experiment.client
+    if privacy is None:
+        return
+    if experiment.layers is not None:
+        yield "privacy: is of a federation; expected none with [layers]"
+    if privacy.mechanism == "tree" and privacy.sampling != "epochs":
+        yield (
+            f"privacy.sampling = {privacy.sampling!r}: the tree's noise is for clients that come "
+            "once an epoch; expected 'epochs' with privacy.mechanism = 'tree'"
+        )
+    if privacy.mechanism == "tree" and privacy.clipping == "adaptive":
+        yield (
+            "privacy.clipping = 'adaptive': the tree's noise is for one norm in all rounds; "
+            "expected 'fixed' with privacy.mechanism = 'tree'"
+        )
+    if privacy.accountant == "pld" and privacy.sampling == "fixed" and privacy.level == "client":
+        yield (
+            "privacy.accountant = 'pld': its distributions are of other draws; expected 'rdp' with "
+            "privacy.sampling = 'fixed'"
+        )
+    if privacy.level == "client":
+        return
+    yield from _private_examples(privacy)
+    mods = [mod if isinstance(mod, str) else mod.name for mod in client.mods]
+    if "dp-sgd" in mods:
+        yield (
+            "client.mods has 'dp-sgd': privacy.level = 'example' adds it, with noise from the "
+            "budget; expected one of the two"
+        )
+    if client.steps is not None:
+        yield (
+            f"client.steps = {client.steps}: with privacy.level = 'example' the uses of an example "
+            "are passes; expected client.epochs"
+        )
+
+
+def _audit(experiment: Experiment) -> Iterator[str]:
+    """Yield what ``[audit]`` cannot go with."""
+    audit, clients = experiment.audit, experiment.data.clients
+    if audit is None:
+        return
+    if audit.canaries >= clients:
+        yield (
+            f"audit.canaries = {audit.canaries}: there are data.clients = {clients}; expected "
+            "fewer, so that some train"
+        )
+    if experiment.layers is not None:
+        yield "audit: is of a federation; expected none with [layers]"
+    if experiment.privacy is not None and experiment.privacy.level == "example":
+        yield (
+            "audit: its canaries are clients, and privacy.level = 'example' hides examples; "
+            "expected privacy.level = 'client'"
+        )
+
+
+def _private_examples(privacy: PrivacySettings) -> Iterator[str]:
+    """Yield keys of ``[privacy]`` that are of clients alone."""
+    for key in ("clipping", "sampling", "mechanism", "accountant"):
+        value, default = getattr(privacy, key), type(privacy).model_fields[key].default
+        if value != default:
+            yield (
+                f"privacy.{key} = {value!r}: is of privacy.level = 'client'; expected {default!r} "
+                "with 'example'"
+            )
+
+
 def _data_source(experiment: Experiment) -> Iterator[str]:
     data = experiment.data
     for dataset, expected in OF_A_PATH.items():
@@ -236,5 +305,7 @@ CHECKS: tuple[Callable[[Experiment], Iterable[str]], ...] = (
     _early_stopping,
     _kept_round,
     _capture,
+    _privacy,
+    _audit,
     _data_source,
 )

@@ -16,6 +16,8 @@ from atoll.files import reading
 from atoll.main_module import with_references
 from atoll.platform.config.consistency import problems_of
 from atoll.platform.config.poisoning import PoisonSettings
+from atoll.platform.config.privacy.audit_settings import AuditSettings
+from atoll.platform.config.privacy.settings import PrivacySettings
 from atoll.platform.config.sections import (
     CaptureSettings,
     LayersSettings,
@@ -40,7 +42,7 @@ class Experiment(Section):
     ----------
     run, data, model, client, strategy, ray, log
         The sections of an experiment file; each has defaults.
-    layers, capture, poison
+    layers, capture, poison, privacy, audit
         Optional sections; None if the file does not have them.
 
     Examples
@@ -61,6 +63,8 @@ class Experiment(Section):
     log: LogSettings = LogSettings()
     capture: CaptureSettings | None = None
     poison: PoisonSettings | None = None
+    privacy: PrivacySettings | None = None
+    audit: AuditSettings | None = None
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any]) -> Experiment:

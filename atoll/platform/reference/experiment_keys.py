@@ -25,6 +25,8 @@ SECTIONS = {
     "log": "atoll.platform.config.sections:LogSettings",
     "capture": "atoll.platform.config.sections:CaptureSettings",
     "poison": "atoll.platform.config.poisoning:PoisonSettings",
+    "privacy": "atoll.platform.config.privacy.settings:PrivacySettings",
+    "audit": "atoll.platform.config.privacy.audit_settings:AuditSettings",
     "sweep": "atoll.platform.config.sweep_sections:SweepSettings",
     "arena": "atoll.platform.config.sweep_sections:ArenaSettings",
 }
@@ -34,6 +36,7 @@ OPEN = {
     "data.partition": "partitioners",
     "model": "models",
     "client.mods": "mods",
+    "client.personal": "personal",
     "strategy": "strategies",
     "poison": "poisons",
     "arena.attacks": "attacks",

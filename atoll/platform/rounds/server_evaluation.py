@@ -104,7 +104,7 @@ def _opened(spec: ClientSpec) -> tuple[Dataset, nn.Module, ModelArrays]:
     """Return a worker's data set and model, and the model's arrays; made once a process."""
     dataset = Dataset(spec.dataset)
     network = spec.build_model(dataset)
-    return dataset, network, ModelArrays(network)
+    return dataset, network, spec.arrays_of(network)
 
 
 def loaded(content: PackedRecords, spec: ClientSpec) -> tuple[Dataset, nn.Module]:

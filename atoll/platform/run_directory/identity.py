@@ -128,7 +128,7 @@ class RunIdentity:
         """Refuse to go on in ``directory`` if it is of another run than this.
 
         More or fewer rounds are the same run, unless the learning rate depends on how many there
-        are.
+        are, or the noise of ``[privacy]`` was found for them.
 
         Raises
         ------
@@ -175,8 +175,9 @@ def _as_json(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _depends_on_rounds(tables: Mapping[str, Any]) -> bool:
-    schedule = tables.get("client", {}).get("schedule", {})
-    return bool(schedule.get("name") == "cosine")
+    schedule, privacy = tables.get("client", {}).get("schedule", {}), tables.get("privacy")
+    finds_noise = privacy is not None and "noise_multiplier" not in privacy
+    return bool(schedule.get("name") == "cosine") or finds_noise
 
 
 def _differences(

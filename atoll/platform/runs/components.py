@@ -17,6 +17,8 @@ from atoll.clients.data.partitioning.partition import Partition, partition_datas
 from atoll.clients.models.model_building import build_model, model_seed
 from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.privacy.budget import with_budget, with_private_examples
+from atoll.platform.config.privacy.canaries import with_canaries
 from atoll.strategies import build_strategy
 
 # Components of other experiments that are kept: a model may be large.
@@ -66,8 +68,10 @@ class Components:
             If the data cannot be had, or a name or an argument is wrong.
         """
         cache = cache or ComponentCache()
+        experiment = with_canaries(with_private_examples(experiment))
         data, seed = experiment.data, experiment.run.seed
         strategy = build_strategy(experiment.strategy.name, experiment.strategy.arguments)
+        strategy = with_budget(strategy, experiment)
         source = (data.dataset, data.path, data.dataset_options)
         dataset = cache.once(("data", repr(source), seed), load_dataset, *source, seed)
         dealt = ("partition", repr(data), seed)

@@ -13,7 +13,6 @@ from flwr.serverapp.strategy import Strategy
 
 from atoll.clients.apps.client_app import ClientSpec
 from atoll.clients.apps.root_training import RootTraining
-from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.travelling import frozen_sha256
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import training_domains
@@ -69,7 +68,7 @@ def prepare(experiment: Experiment, cache: ComponentCache | None = None) -> Fede
         dataset=made.dataset.directory,
         partition=made.partition.directory,
         model=experiment.model,
-        client=poisoned_client(experiment, len(made.partition), made.dataset),
+        client=poisoned_client(made.experiment, len(made.partition), made.dataset),
         num_rounds=experiment.run.rounds,
         seed=experiment.run.seed,
         client_test_fraction=experiment.data.client_test_fraction,
@@ -78,7 +77,7 @@ def prepare(experiment: Experiment, cache: ComponentCache | None = None) -> Fede
     for strategy in nested_strategies(made.strategy):
         if isinstance(strategy, FLTrust):
             strategy.train_on_root = RootTraining(spec, strategy.root_examples)
-    initial_arrays = ModelArrays(made.model).read()
+    initial_arrays = spec.arrays_of(made.model).read()
     return Federation(made.dataset, made.partition, spec, made.strategy, initial_arrays)
 
 

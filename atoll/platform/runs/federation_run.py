@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
 
 from atoll import flower
 from atoll.clients.data.partitioning.domains import test_sets
@@ -20,13 +21,16 @@ from atoll.platform.callbacks.observers import Observer, RoundRecord
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.config.poisoning import poison_of
+from atoll.platform.config.privacy.budget import spent_after, with_private_examples
 from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.reports.run_report import REPORT, write_report
 from atoll.platform.rounds.attack_success import AttackSuccess
 from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.rounds.kept_round import KeptRound
+from atoll.platform.rounds.privacy_budget import PrivacyBudget
 from atoll.platform.rounds.round_loop import run_rounds
+from atoll.platform.rounds.round_options import StoppingRule
 from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
 from atoll.platform.rounds.server_evaluation import Diagnostics, ServerEvaluation
 from atoll.platform.run_directory.checkpoint import CheckpointStore
@@ -310,7 +314,6 @@ def _run_rounds(
     callbacks: Sequence[Callback],
 ) -> ArrayRecord:
     settings, strategy = experiment.run, federation.strategy
-    stopping = settings.early_stopping
     seed_everything(derive_seed(settings.seed, "server"))
     sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
     place = (grid, federation.dataset, federation.spec, sets)
@@ -329,7 +332,7 @@ def _run_rounds(
         keep=KeptRound(settings.keep, settings.keep_metric, settings.keep_mode),
         evaluate_every=settings.evaluate_every,
         callbacks=callbacks,
-        stopping=None if stopping is None else EarlyStopping(stopping),
+        stopping=_stopping(experiment, strategy),
         reduce=experiment.strategy.reduce,
         domain_of=domain_of(federation),
         failures=ClientFailures(session.directory),
@@ -360,6 +363,16 @@ def _run_rounds(
     if recorder is not None:
         recorder.warn_of_missing()
     return arrays
+
+
+def _stopping(experiment: Experiment, strategy: Strategy) -> StoppingRule | None:
+    """Return what stops a run before its last round: early stopping, a budget of privacy."""
+    early = experiment.run.early_stopping
+    rule = None if early is None else EarlyStopping(early)
+    if experiment.privacy is None:
+        return rule
+    spent = partial(spent_after, with_private_examples(experiment), strategy)
+    return PrivacyBudget(experiment.privacy.epsilon, spent, rule)
 
 
 def _tell_of_clients(observers: Sequence[Observer], kind: str, ended: int, of: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.clients.settings import ClientSettings, ModSettings
 from atoll.platform.config.client_mods import with_references
-from atoll.platform.config.privacy import privacy_notes
+from atoll.platform.config.privacy.notes import privacy_notes
 from atoll.strategies import build_strategy
 
 SIZES = np.array([100, 100, 50, 0])

@@ -24,6 +24,7 @@ from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 from atoll.platform.config.strategy_wrappers import nested_strategies
+from atoll.strategies.privacy.central_dp import CentralDP
 
 logger = logging.getLogger("atoll")
 
@@ -140,6 +141,12 @@ def _large(name: str, epsilon: float, what: str) -> str:
 def _of_strategies(strategy: Strategy) -> Iterator[str]:
     """Yield a line for each of Flower's strategies of central privacy that adds no noise."""
     for inner in nested_strategies(strategy):
+        if isinstance(inner, CentralDP) and inner.delta >= 1 / inner.clients:
+            yield (
+                f"privacy.delta = {inner.delta:g}: with {inner.clients} clients, to publish one of "
+                f"them as it is has delta = 1/{inner.clients}; the guarantee means something well "
+                "below that"
+            )
         if getattr(inner, "noise_multiplier", None) == 0:
             yield (
                 f"strategy.noise_multiplier = 0: {type(inner).__name__} then clips and adds no "

@@ -1,0 +1,1 @@
+"""Audits of privacy: canaries whose presence in a run is tested."""

@@ -1,0 +1,1 @@
+"""Differential privacy of an experiment: its budget, and what its guarantees are worth."""

@@ -1,0 +1,1 @@
+"""Central differential privacy: an averaging strategy whose mean is clipped and noisy."""
