@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
@@ -96,9 +95,7 @@ class Centralised:
         federation = prepare(experiment)
         self.strategy = _checked(federation.strategy, trial)
         self.dataset, self.held_out = federation.dataset, experiment.data.held_out
-        model = build_model(
-            experiment.model, self.dataset.image_shape, len(self.dataset.classes), 0
-        )
+        model = build_model(experiment.model, self.dataset.inputs, self.dataset.task, 0)
         ModelArrays(model).load(federation.initial_arrays)
         self.model = SplitModel(model)
         self._examples = _examples_by_domain(federation)
@@ -136,14 +133,14 @@ class Centralised:
     def draw(self) -> DomainExamples:
         """Return a fresh minibatch of each domain, as the clients' are: without replacement."""
         chosen = []
-        for images, labels in self._examples.values():
+        for inputs, labels in self._examples.values():
             size = self.strategy.examples_per_round or len(labels)
             order = torch.randperm(len(labels), generator=self._generator)[:size]
             own = order if size < len(labels) else slice(None)
-            chosen.append((images[own], labels[own]))
+            chosen.append((inputs[own], labels[own]))
         counts = torch.tensor([len(labels) for _, labels in chosen])
         return DomainExamples(
-            torch.cat([images for images, _ in chosen]),
+            torch.cat([inputs for inputs, _ in chosen]),
             torch.cat([labels for _, labels in chosen]),
             torch.repeat_interleave(torch.arange(len(chosen)), counts),
             tuple(self._examples),
@@ -169,10 +166,10 @@ class Centralised:
     def _outputs_on(self, indices: NDArray[np.int64], head: nn.Module) -> HeadOutputs:
         self.model.model.eval()
         test = self.dataset.test
-        images = to_tensor(test.images[indices], self.dataset.mean, self.dataset.std)
+        inputs = self.dataset.inputs.to_tensor(test.inputs[indices])
         labels = torch.from_numpy(test.labels[indices])
         with torch.no_grad():
-            found = self.model(images, labels, torch.arange(len(labels)))
+            found = self.model(inputs, labels, torch.arange(len(labels)))
         return HeadOutputs(
             found.features.double(), found.logits.double(), labels, found.positions, head, ()
         )
@@ -199,7 +196,7 @@ def _checked(strategy: Any, trial: Trial) -> AlignmentStrategy:
 
 
 def _examples_by_domain(federation: Federation) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the images and labels that the federation's clients hold, domain by domain."""
+    """Return the inputs and labels that the federation's clients hold, domain by domain."""
     dataset, partition = federation.dataset, federation.partition
     held = np.sort(np.concatenate(list(map(partition.indices, range(len(partition))))))
     assert dataset.train.domains is not None
@@ -208,8 +205,8 @@ def _examples_by_domain(federation: Federation) -> dict[str, tuple[Tensor, Tenso
     for index, name in sorted(enumerate(dataset.domains), key=lambda pair: pair[1]):
         own = held[domains == index]
         if len(own):
-            images = to_tensor(dataset.train.images[own], dataset.mean, dataset.std)
-            found[name] = images, torch.from_numpy(dataset.train.labels[own])
+            inputs = dataset.inputs.to_tensor(dataset.train.inputs[own])
+            found[name] = inputs, torch.from_numpy(dataset.train.labels[own])
     return found
 
 

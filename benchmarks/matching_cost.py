@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atoll.attacks.base.optimization_attack import Group, matching_objective
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import matching_objective
 from atoll.attacks.captures.capture_files import find_captures
 from atoll.attacks.generators.generator_loading import load_generator
 from atoll.attacks.generators.staged_generator import Features, StagedGenerator

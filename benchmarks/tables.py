@@ -6,7 +6,7 @@
 - federated: the experiment, by the engine.
 - pooled: one client has all clients' examples, for as many rounds.
 - alone: each client trains for as many rounds on its own examples, with statistics of its own; the
-  figure is the mean over clients of the metric on all test examples.
+  figures are the mean and the median over clients of the metric on all test examples.
 
 ``--flamby`` runs heart disease by FLamby's protocol instead: its patients, split, model, optimiser,
 rounds and steps (a softmax over two logits with half of its learning rate takes its steps).
@@ -94,6 +94,8 @@ def rows_of(name: str, seeds: Sequence[int]) -> Iterator[tuple[str, Figures]]:
         ]
         mean = {key: statistics.fmean(one[key] for one in each) for key in SHOWN[name]}
         note(rows, f"alone, mean of {len(each)}", mean)
+        middle = {key: statistics.median(one[key] for one in each) for key in SHOWN[name]}
+        note(rows, f"alone, median of {len(each)}", middle)
         if name == "adult":
             for label, metrics in of_scikit_learn(dataset, seed):
                 note(rows, label, metrics)

@@ -119,6 +119,7 @@ RETURNED = {
     "LabelsRun": "run_labels",
     "MembershipRun": "run_membership",
     "Observation": "observe",
+    "PersonalClient": "PersonalMethod",
     "Predictions": "open_run",
     "PublicData": "references_of",
     "RecordedRun": "open_run",

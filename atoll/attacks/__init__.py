@@ -1,4 +1,4 @@
-"""Attacks of an honest-but-curious server on captures of runs, and the defenses against them."""
+"""Attacks of an honest-but-curious server on captures, defenses against them, poisoned clients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from atoll.lazy import attach
 
 if TYPE_CHECKING:
     from atoll.attacks.base.attack import Attack, Reconstruction, SeparateAttack, Stage
+    from atoll.attacks.base.group import Group
     from atoll.attacks.base.optimization_attack import (
-        Group,
         OptimizationAttack,
         best_restarts,
         matching_objective,
@@ -50,7 +50,21 @@ if TYPE_CHECKING:
     from atoll.attacks.optim.minimize import Minimum, minimize
     from atoll.attacks.optim.priors import total_variation
     from atoll.attacks.optim.step_rules import LBFGS, Adam, SignedAdam
-    from atoll.attacks.threat.capabilities import Capability, ThreatModel
+    from atoll.attacks.poisoning import POISONS
+    from atoll.attacks.poisoning.backdoors import (
+        Backdoor,
+        DistributedBackdoor,
+        ModelReplacement,
+        PixelBackdoor,
+    )
+    from atoll.attacks.poisoning.collusion import ALIE, InnerProduct, MinMax, MinSum
+    from atoll.attacks.poisoning.edge_cases import EdgeCaseBackdoor
+    from atoll.attacks.poisoning.example_poison import ExamplePoison, LabelFlip
+    from atoll.attacks.poisoning.honest_updates import CollusionPoison
+    from atoll.attacks.poisoning.moments import MomentScaling
+    from atoll.attacks.poisoning.poison import Poison
+    from atoll.attacks.poisoning.update_poison import GaussianUpdate, SignFlip, UpdatePoison
+    from atoll.attacks.threat.capabilities import Capability, Given, ThreatModel
     from atoll.attacks.threat.image_space import ImageSpace
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
     from atoll.attacks.threat.labels import infer_labels
@@ -67,6 +81,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ALIE",
     "ATTACKS",
     "COSTS",
     "DEFENSES",
@@ -74,31 +89,47 @@ __all__ = [
     "GENERATORS",
     "LBFGS",
     "LPIPS",
+    "POISONS",
     "Adam",
     "Attack",
     "Attacked",
+    "Backdoor",
     "Capability",
     "Capture",
     "Clipping",
+    "CollusionPoison",
     "Content",
     "Defense",
     "Diagnosis",
+    "DistributedBackdoor",
+    "EdgeCaseBackdoor",
     "Estimate",
+    "ExamplePoison",
     "Features",
     "FederationInfo",
     "GaussianNoise",
+    "GaussianUpdate",
+    "Given",
     "Group",
     "ImageSpace",
+    "InnerProduct",
+    "LabelFlip",
     "LeakedLabels",
     "LocalDP",
     "LocalTraining",
+    "MinMax",
+    "MinSum",
     "Minimum",
     "MixUp",
+    "ModelReplacement",
+    "MomentScaling",
     "NearestQuantization",
     "Observation",
     "OptimizationAttack",
     "OrthogonalGradient",
     "Outpost",
+    "PixelBackdoor",
+    "Poison",
     "Precode",
     "PublicData",
     "Quantization",
@@ -106,6 +137,7 @@ __all__ = [
     "References",
     "SeparateAttack",
     "Sign",
+    "SignFlip",
     "SignedAdam",
     "Soteria",
     "Stage",
@@ -115,6 +147,7 @@ __all__ = [
     "ThreatModel",
     "TopK",
     "Truth",
+    "UpdatePoison",
     "Victim",
     "assign",
     "attack_victims",
@@ -147,8 +180,8 @@ __all__ = [
 
 _MODULES = {
     "atoll.attacks.base.attack": ("Attack", "Reconstruction", "SeparateAttack", "Stage"),
+    "atoll.attacks.base.group": ("Group",),
     "atoll.attacks.base.optimization_attack": (
-        "Group",
         "OptimizationAttack",
         "best_restarts",
         "matching_objective",
@@ -187,7 +220,33 @@ _MODULES = {
     "atoll.attacks.optim.minimize": ("Minimum", "minimize"),
     "atoll.attacks.optim.priors": ("total_variation",),
     "atoll.attacks.optim.step_rules": ("Adam", "LBFGS", "SignedAdam"),
-    "atoll.attacks.threat.capabilities": ("Capability", "ThreatModel"),
+    "atoll.attacks.poisoning": ("POISONS",),
+    "atoll.attacks.poisoning.backdoors": (
+        "Backdoor",
+        "DistributedBackdoor",
+        "ModelReplacement",
+        "PixelBackdoor",
+    ),
+    "atoll.attacks.poisoning.collusion": (
+        "ALIE",
+        "InnerProduct",
+        "MinMax",
+        "MinSum",
+    ),
+    "atoll.attacks.poisoning.edge_cases": ("EdgeCaseBackdoor",),
+    "atoll.attacks.poisoning.example_poison": (
+        "ExamplePoison",
+        "LabelFlip",
+    ),
+    "atoll.attacks.poisoning.honest_updates": ("CollusionPoison",),
+    "atoll.attacks.poisoning.moments": ("MomentScaling",),
+    "atoll.attacks.poisoning.poison": ("Poison",),
+    "atoll.attacks.poisoning.update_poison": (
+        "GaussianUpdate",
+        "SignFlip",
+        "UpdatePoison",
+    ),
+    "atoll.attacks.threat.capabilities": ("Capability", "Given", "ThreatModel"),
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),
     "atoll.attacks.threat.image_space": ("ImageSpace",),

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     )
     from atoll.clients.noprop.networks.inference import Inference, Noise
     from atoll.clients.noprop.networks.network import NoPropNetwork, noprop_ct, noprop_dt, noprop_fm
+    from atoll.clients.personal.method import PersonalClient, PersonalMethod
+    from atoll.clients.personal.methods import PERSONAL_METHODS
     from atoll.clients.settings import (
         ClientSettings,
         DataSettings,
@@ -69,6 +71,13 @@ if TYPE_CHECKING:
     from atoll.clients.tasks.task import Measured, Task
     from atoll.clients.training.evaluation import Evaluation, evaluate, measure
     from atoll.clients.training.local_training import TrainingResult, train
+    from atoll.clients.training.objective.term import (
+        ObjectiveTerm,
+        TermBatch,
+        TermContext,
+        TermReply,
+        TermRun,
+    )
     from atoll.clients.training.step_mods import LocalStep
 
 __all__ = [
@@ -76,6 +85,7 @@ __all__ = [
     "MODELS",
     "MODS",
     "PARTITIONERS",
+    "PERSONAL_METHODS",
     "STATISTICS",
     "BatchClientApp",
     "CategoryColumn",
@@ -111,8 +121,11 @@ __all__ = [
     "NoPropNetwork",
     "Noise",
     "NumberColumn",
+    "ObjectiveTerm",
     "Partition",
     "PartitionSettings",
+    "PersonalClient",
+    "PersonalMethod",
     "ProbedDiagonal",
     "Regression",
     "ScaleGradient",
@@ -125,6 +138,10 @@ __all__ = [
     "Statistic",
     "TableInputs",
     "Task",
+    "TermBatch",
+    "TermContext",
+    "TermReply",
+    "TermRun",
     "TokenInputs",
     "TrainingResult",
     "build_model",
@@ -197,6 +214,8 @@ _MODULES = {
         "noprop_dt",
         "noprop_fm",
     ),
+    "atoll.clients.personal.method": ("PersonalClient", "PersonalMethod"),
+    "atoll.clients.personal.methods": ("PERSONAL_METHODS",),
     "atoll.clients.settings": (
         "DataSettings",
         "LabelNoise",
@@ -211,6 +230,13 @@ _MODULES = {
     "atoll.clients.tasks.task": ("Measured", "Task"),
     "atoll.clients.training.evaluation": ("Evaluation", "evaluate", "measure"),
     "atoll.clients.training.local_training": ("TrainingResult", "train"),
+    "atoll.clients.training.objective.term": (
+        "ObjectiveTerm",
+        "TermBatch",
+        "TermContext",
+        "TermReply",
+        "TermRun",
+    ),
     "atoll.clients.training.step_mods": ("LocalStep",),
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)

@@ -8,13 +8,16 @@ in ``client.mods`` as arguments. This package knows no defense: the platform giv
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from flwr.app import Context, Message
 from flwr.clientapp import mod
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
+from atoll import flower
 from atoll.clients.ranges import Delta, Epsilon, Norm, check_value
 from atoll.clients.settings import ModSettings
 from atoll.error_messages import closest, findings
@@ -54,6 +57,16 @@ class ModelChecker(Protocol):
 
     def check_model(self, model: nn.Module) -> None:
         """Raise a ``ValueError`` if the model lacks something that the mod needs."""
+
+
+class QueryMod(ABC):
+    """A mod that also acts on queries for moments; others see training messages alone."""
+
+    @abstractmethod
+    def __call__(
+        self, message: Message, context: Context, call_next: flower.ClientAppCallable
+    ) -> Message:
+        """Answer a message."""
 
 
 def find_mods(entries: Sequence[str | ModSettings], known: Registry[Any] = MODS) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from atoll.clients.ranges import (
     BatchSize,
@@ -35,6 +35,15 @@ def _at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def _listed(value: object) -> object:
+    """Return one name as a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
+# One name, or a list of them.
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False, min_length=1)]
 
 
 # TOML has neither paths nor tuples: these are made from strings and arrays.
@@ -270,6 +279,72 @@ class ModSettings(Section):
         return dict(self.model_extra or {})
 
 
+class TermSettings(ModSettings):
+    """``[[client.objective]]``: a term of what clients minimise, beside the task's loss.
+
+    Keys beside these are the term's own.
+
+    Attributes
+    ----------
+    name : str
+        A registered term, or ``module:attribute``: a class derived from ``ObjectiveTerm``, or a
+        function of a batch that returns a scalar.
+    weight : float
+        What the term is multiplied by, where the term has no default of its own; at 0 it is left
+        out.
+
+    Examples
+    --------
+    >>> from atoll.clients.settings import TermSettings
+    >>> TermSettings(name="sam", rho=0.1).arguments
+    {'rho': 0.1}
+    """
+
+    name: Annotated[str, Field(examples=["sam"])]
+    weight: Weight = 1.0
+
+
+class PersonalSettings(ModSettings):
+    """``[client.personal]``: how a client's own model is made; other keys are the method's.
+
+    Attributes
+    ----------
+    name : str
+        A registered personal method, or ``module:Class`` derived from ``PersonalMethod``.
+    """
+
+    name: Annotated[str, Field(examples=["ditto"])]
+
+
+class SelectionSettings(Section):
+    """``[client.selection]``: which of its examples a client trains on, by their scores.
+
+    A client scores its examples with the model that it is sent, and trains on all of them. After
+    ``score_rounds`` of its rounds it trains on those of the highest mean scores alone.
+
+    Attributes
+    ----------
+    score : str
+        "el2n": the norm of predicted probabilities minus the label. "grand": the norm of the
+        example's gradient (Paul et al., 2021, "Deep Learning on a Data Diet"). "random": a number
+        that says nothing, to compare with.
+    drop : float
+        The share of each client's examples that is left out: those of the lowest scores.
+    score_rounds : int
+        The client's rounds in which its examples are scored.
+
+    Examples
+    --------
+    >>> from atoll.clients.settings import SelectionSettings
+    >>> SelectionSettings(drop=0.3).score
+    'el2n'
+    """
+
+    score: Literal["el2n", "grand", "random"] = "el2n"
+    drop: Annotated[float, Field(gt=0.0, lt=1.0, examples=[0.3])]
+    score_rounds: Rounds = 10
+
+
 class ClientSettings(Section):
     """``[client]``: local training and evaluation.
 
@@ -297,6 +372,10 @@ class ClientSettings(Section):
         The largest norm of a step's gradient.
     loss : str or None
         The loss of each example, ``module:callable``; by default the cross-entropy.
+    objective : tuple[TermSettings, ...]
+        Terms that are added to the loss, tables ``[[client.objective]]``.
+    selection : SelectionSettings or None
+        Which of its examples a client trains on; None for all.
     vectorize : bool or "auto"
         Whether the clients of a chunk train vectorised (stacked); "auto" times both ways.
     timeout : float or None
@@ -307,6 +386,14 @@ class ClientSettings(Section):
     memory_mb : tuple[float, ...]
         Memory that clients declare for training, in units of 1e6 bytes: client ``i`` has entry
         ``i`` of the list, which is repeated. Layer-wise strategies give each as many layers as fit.
+    local : tuple[str, ...] or None
+        What never leaves a client: "norm", "head", "body", "embedding", or patterns of names of
+        the model's tensors. A client that has not trained yet has the initial values.
+    personal : PersonalSettings or None
+        How a client's own model is made, beside the global one.
+    personal_every : int or None
+        Rounds between two evaluations of clients' own models; by default 1. The last round has
+        one.
 
     Examples
     --------
@@ -327,6 +414,11 @@ class ClientSettings(Section):
     proximal_mu: Weight = 0.0
     gradient_clip: Annotated[Norm | None, Field(examples=[1.0])] = None
     loss: Annotated[UserFunction | None, Field(examples=["my_losses:focal"])] = None
+    objective: Annotated[
+        tuple[TermSettings, ...],
+        Field(strict=False, examples=[[{"name": "sam", "rho": 0.05}]]),
+    ] = ()
+    selection: Annotated[SelectionSettings | None, Field(examples=[{"drop": 0.3}])] = None
     vectorize: Literal["auto"] | bool = "auto"
     timeout: Annotated[Seconds | None, Field(examples=[60.0])] = None
     mods: Annotated[
@@ -334,3 +426,6 @@ class ClientSettings(Section):
         Field(strict=False, examples=[[{"name": "gaussian-noise", "std": 0.001}]]),
     ] = ()
     memory_mb: Annotated[tuple[Megabytes, ...], Field(strict=False, examples=[[64.0, 256.0]])] = ()
+    local: Annotated[Names | None, Field(examples=["norm"])] = None
+    personal: Annotated[PersonalSettings | None, Field(examples=[{"name": "ditto"}])] = None
+    personal_every: Annotated[Rounds | None, Field(examples=[10])] = None

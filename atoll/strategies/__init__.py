@@ -16,7 +16,9 @@ from atoll.lazy import attach
 from atoll.registry import Registry
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
+from atoll.strategies.heterogeneity import HETEROGENEITY_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
+from atoll.strategies.robust import ROBUST_STRATEGIES
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.strategies.strategy_arguments import check_arguments
 
@@ -49,10 +51,20 @@ if TYPE_CHECKING:
     from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
     from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
     from atoll.strategies.asynchronous.fed_buff import FedBuff
+    from atoll.strategies.heterogeneity.fed_dyn import FedDyn
+    from atoll.strategies.heterogeneity.fed_exp import FedExP
+    from atoll.strategies.heterogeneity.fed_nova import FedNova
+    from atoll.strategies.heterogeneity.scaffold import SCAFFOLD
     from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
     from atoll.strategies.layerwise.layerwise_strategy import Layerwise
     from atoll.strategies.mean_only import uses_mean_only
     from atoll.strategies.privacy.central_dp import CentralDP
+    from atoll.strategies.robust.centered_clipping import CenteredClipping
+    from atoll.strategies.robust.fl_trust import FLTrust
+    from atoll.strategies.robust.flame import FLAME
+    from atoll.strategies.robust.geometric_median import GeometricMedian
+    from atoll.strategies.robust.norm_bound import NormBound
+    from atoll.strategies.robust.robust_strategy import RobustStrategy
 
 __all__ = [
     "AFL",
@@ -60,30 +72,38 @@ __all__ = [
     "CORAL",
     "EQRM",
     "ERM",
+    "FLAME",
     "FLOWER_STRATEGIES",
     "HGP",
     "IGA",
     "IRM",
     "MLDG",
     "MMD",
+    "SCAFFOLD",
     "SD",
     "STRATEGIES",
     "ANDMask",
     "AlignmentStrategy",
     "AsynchronousLayerwise",
     "AsynchronousStrategy",
+    "CenteredClipping",
     "CentralDP",
     "DeadlineFedAvg",
     "DomainGradients",
     "Domains",
+    "FLTrust",
     "FedBuff",
     "FedDGGA",
+    "FedDyn",
+    "FedExP",
     "FedGMA",
     "FedIIR",
     "FedL2R",
+    "FedNova",
     "FedSR",
     "Fish",
     "Fishr",
+    "GeometricMedian",
     "GradientAlignment",
     "GradientNorm",
     "GradientStrategy",
@@ -91,6 +111,8 @@ __all__ = [
     "Hutchinson",
     "Layerwise",
     "Mixup",
+    "NormBound",
+    "RobustStrategy",
     "SANDMask",
     "SecAggPlus",
     "VREx",
@@ -109,7 +131,9 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         **FLOWER_STRATEGIES,
         **ALIGNMENT_STRATEGIES,
         **ASYNCHRONOUS_STRATEGIES,
+        **HETEROGENEITY_STRATEGIES,
         **LAYERWISE_STRATEGIES,
+        **ROBUST_STRATEGIES,
         "SecAggPlus": SecAggPlus,
     },
 )
@@ -151,9 +175,19 @@ _MODULES = {
     "atoll.strategies.asynchronous.deadline": ("DeadlineFedAvg",),
     "atoll.strategies.asynchronous.fed_buff": ("FedBuff",),
     "atoll.strategies.asynchronous.asynchronous_strategy": ("AsynchronousStrategy",),
+    "atoll.strategies.heterogeneity.fed_dyn": ("FedDyn",),
+    "atoll.strategies.heterogeneity.fed_exp": ("FedExP",),
+    "atoll.strategies.heterogeneity.fed_nova": ("FedNova",),
+    "atoll.strategies.heterogeneity.scaffold": ("SCAFFOLD",),
     "atoll.strategies.layerwise.asynchronous_layerwise": ("AsynchronousLayerwise",),
     "atoll.strategies.layerwise.layerwise_strategy": ("Layerwise",),
     "atoll.strategies.mean_only": ("uses_mean_only",),
+    "atoll.strategies.robust.centered_clipping": ("CenteredClipping",),
+    "atoll.strategies.robust.fl_trust": ("FLTrust",),
+    "atoll.strategies.robust.flame": ("FLAME",),
+    "atoll.strategies.robust.geometric_median": ("GeometricMedian",),
+    "atoll.strategies.robust.norm_bound": ("NormBound",),
+    "atoll.strategies.robust.robust_strategy": ("RobustStrategy",),
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)
 

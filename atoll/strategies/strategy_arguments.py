@@ -7,7 +7,7 @@ changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -53,6 +53,10 @@ ARGUMENTS: Mapping[str, Any] = {
     "target_clipped_quantile": Fraction,
     "clip_norm_lr": Rate,
     "clipped_count_stddev": Annotated[float, Field(ge=0.0, le=1e9)] | None,
+    # SCAFFOLD, FedDyn, FedExP
+    "option": Literal[1, 2],
+    "alpha": Positive,
+    "epsilon": Weight,
     # SecAggPlus
     "num_shares": NodeShare,
     "reconstruction_threshold": NodeShare,

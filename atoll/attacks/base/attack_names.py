@@ -16,6 +16,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "random-image": "atoll.attacks.methods.baselines:RandomImage",
         "class-mean": "atoll.attacks.methods.baselines:ClassMean",
         "linear-layer": "atoll.attacks.methods.linear_layer:LinearLayer",
+        "spear": "atoll.attacks.methods.spear.attack:SPEAR",
         "imprint": "atoll.attacks.methods.imprint_attack:Imprint",
         "r-gap": "atoll.attacks.methods.rgap:RGAP",
         "dlg": "atoll.attacks.methods.dlg:DLG",
@@ -40,16 +41,18 @@ BASELINES = frozenset(
     {"random-image", "class-mean", "generator-sample", "marginal-sample", "marginal-mode"}
 )
 
-# Attacks by the kind of examples that they reconstruct, where these are no images.
+# Attacks by the kind of examples that they reconstruct, where these are not images alone.
 ON_KINDS: Mapping[str, tuple[str, ...]] = {
-    "table": ("tableak", "marginal-sample", "marginal-mode"),
+    "table": ("tableak", "spear", "marginal-sample", "marginal-mode"),
     "tokens": ("dager", "embedding-rows", "marginal-sample", "marginal-mode"),
 }
+# Those of them that reconstruct images too.
+ON_IMAGES_TOO = frozenset({"spear"})
 
 
 def attacks_on(kind: str) -> tuple[str, ...]:
     """Return the attacks that reconstruct examples of a kind."""
     if kind in ON_KINDS:
         return ON_KINDS[kind]
-    others = {name for names in ON_KINDS.values() for name in names}
+    others = {name for names in ON_KINDS.values() for name in names} - ON_IMAGES_TOO
     return tuple(name for name in ATTACKS if name not in others)

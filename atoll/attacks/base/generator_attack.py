@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from atoll.attacks.base.optimization_attack import Decode, Group, OptimizationAttack
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import Decode, OptimizationAttack
 from atoll.attacks.generators.generator_loading import fitted, load_generator
 from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.generators.trained_generator import GeneratorSettings, TrainedGenerator

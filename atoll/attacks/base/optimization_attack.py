@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Attack, LabelSource, Progress, Reconstruction, ignore_progress
-from atoll.attacks.optim.matching import Cost, Targets
+from atoll.attacks.base.group import Group, NoiseSource
+from atoll.attacks.optim.matching import Cost
 from atoll.attacks.optim.minimize import Minimum, NuisanceObjective, Objective
 from atoll.attacks.optim.priors import Prior
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
@@ -24,101 +24,14 @@ from atoll.attacks.threat.labels import LabelMethod, head_gradient, infer_labels
 from atoll.attacks.threat.observation import Observation
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.threat.victim_model import VictimModel
-from atoll.clients.ranges import Repetitions
-from atoll.randomness import derive_seed
+from atoll.clients.ranges import Positive, Repetitions
 
-NoiseSource = Literal["optimised", "drawn", "given"]
 # Turns a stack of variables into a stack of normalised images.
 Decode = Callable[[list[Tensor]], Tensor]
 # Candidates that are optimised at once: more do not fill the vector units better.
 CANDIDATES_AT_ONCE = 32
 # Values of all their gradients together: 256 MiB, of which a step holds several.
 VALUES_AT_ONCE = 1 << 26
-
-
-@dataclass(frozen=True)
-class Group:
-    """Observations of one broadcast model, attacked together.
-
-    Attributes
-    ----------
-    observations : tuple[Observation, ...]
-        The victims.
-    restarts : int
-        Candidates a victim; candidates are stacked victim by victim.
-    labels : Tensor
-        int64, shape (victims * restarts, n): of each candidate.
-    label_source : str
-        Source of the labels.
-    seed : int
-        The attack's.
-    noise_source : "optimised", "drawn" or "given"
-        How the clients' own random draws are treated.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from atoll.attacks import Group, ThreatModel, example_victim, observe
-    >>> victims = [example_victim(seed=seed) for seed in (0, 1)]
-    >>> observations = tuple(observe(victim.capture, ThreatModel()) for victim in victims)
-    >>> labels = torch.zeros(6, 1).long()
-    >>> group = Group(observations, restarts=3, labels=labels, label_source="given", seed=0)
-    >>> group.candidates, group.image_noise.shape
-    (6, torch.Size([6, 1, 1, 8, 8]))
-    """
-
-    observations: tuple[Observation, ...]
-    restarts: int
-    labels: Tensor
-    label_source: LabelSource
-    seed: int
-    noise_source: NoiseSource = "optimised"
-
-    @property
-    def first(self) -> Observation:
-        """The first observation, for what all of them share."""
-        return self.observations[0]
-
-    @property
-    def candidates(self) -> int:
-        """The number of candidates."""
-        return len(self.observations) * self.restarts
-
-    @property
-    def targets(self) -> Targets:
-        """The observed update of each candidate: per parameter, ``(candidates, *shape)``."""
-        updates = zip(*(observation.target for observation in self.observations), strict=True)
-        return Targets(torch.stack(some).repeat_interleave(self.restarts, 0) for some in updates)
-
-    def generators(self, phase: str) -> list[torch.Generator]:
-        """Return one generator a candidate; its numbers depend on seed, victim and restart only."""
-        return [
-            torch.Generator().manual_seed(
-                derive_seed(self.seed, phase, o.server_round, o.node_id, restart)
-            )
-            for o in self.observations
-            for restart in range(self.restarts)
-        ]
-
-    def noise(self, *shape: int, phase: str = "start") -> Tensor:
-        """Return standard normal numbers: shape ``(candidates, *shape)``."""
-        drawn = [torch.randn(shape, generator=g) for g in self.generators(phase)]
-        return torch.stack(drawn).to(self.first.model.device)
-
-    @property
-    def client_noise(self) -> Tensor | None:
-        """Initial guess of the clients' draws, (candidates, unknowns); None if all are known."""
-        unknowns = ClientSimulation.of(self.first).unknowns
-        return self.noise(unknowns, phase="client noise") if unknowns else None
-
-    def into_box(self, values: list[Tensor]) -> None:
-        """Put normalised images, the first of the variables, back to pixels in [0, 1]."""
-        values[0].copy_(self.first.space.clip(values[0]))
-
-    @property
-    def image_noise(self) -> Tensor:
-        """A start of normalised images: (candidates, n, channels, height, width)."""
-        return self.noise(self.first.num_images, *self.first.space.shape)
 
 
 class OptimizationAttack(Attack):
@@ -138,6 +51,10 @@ class OptimizationAttack(Attack):
         order of ``labels = "given"``. Other clients draw none.
     defense : str
         Whether the client's defense is known.
+    adam_epsilon : float
+        Adam's epsilon in the simulation of a client that trains with Adam or AdamW, whose own is
+        1e-8. A step of Adam is nearly the sign of the gradient, without a slope to descend; a
+        larger epsilon rounds it off.
 
     Examples
     --------
@@ -164,6 +81,7 @@ class OptimizationAttack(Attack):
     batch_order: Literal["assumed", "given"] = "assumed"
     noise: NoiseSource = "optimised"
     defense: Literal["naive", "adaptive"] = "naive"
+    adam_epsilon: Positive = 1e-3
 
     needs = frozenset({Capability.TRAINING})
 
@@ -247,6 +165,7 @@ class OptimizationAttack(Attack):
             self.labels,
             seed,
             self.noise,
+            self.adam_epsilon,
         )
 
     def _labels_of(self, observation: Observation) -> Tensor:
@@ -301,7 +220,7 @@ def matching_objective(
     >>> matching.item() < 1e-8
     True
     """
-    simulation = ClientSimulation.of(group.first)
+    simulation = group.simulation
     observed = group.targets
     used = [(weight, prior) for weight, prior in priors if weight]
     if client_noise is None:

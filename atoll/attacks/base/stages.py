@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Reconstruction, Stage
-from atoll.attacks.base.optimization_attack import Group, best_restarts, to_unit
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import best_restarts, to_unit
 from atoll.attacks.optim.minimize import Minimum
 
 

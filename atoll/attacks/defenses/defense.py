@@ -19,21 +19,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from flwr.app import Context, Error, Message
 from torch import Tensor, nn
 
 from atoll import flower
+from atoll.attacks.defenses.sent_update import SentUpdate
 from atoll.clients.apps.training_messages import config_of, round_of
-from atoll.clients.moments.moment_messages import TrainingTerms
 from atoll.clients.settings import Section
 from atoll.clients.training.step_mods import LocalStep, StepGradient, on_steps
-from atoll.flower.arrays import array_record, to_array, view
 from atoll.randomness import derive_seed
-
-# BatchNorm's running statistics are no part of an update: noise would make variances negative.
-RUNNING = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -231,51 +226,24 @@ class Defense(Section, ABC):
     def _call_on_update(
         self, message: Message, context: Context, call_next: flower.ClientAppCallable
     ) -> Message:
-        sent = list(message.content.array_records.values())[:1]
-        start = {key: view(array) for record in sent for key, array in record.items()}
-        server_round = round_of(config_of(message))
-        is_gradient = _replies_gradient(message)
+        update = SentUpdate(message)
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        named = list(reply.content.array_records.items())
-        if len(named) != 1 or named[0][1].keys() != start.keys():
+        if not update.is_in(reply):
             return _refusal(
                 message,
                 f"the defense {self.name!r} expects a reply with one ArrayRecord, whose keys are "
                 "those of the message's",
             )
-        place, arrays = named[0]
-        keys = [key for key, values in start.items() if _is_update(key, values)]
-        before = [torch.from_numpy(np.array(start[key])) for key in keys]
-        after = [torch.from_numpy(np.array(view(arrays[key]))) for key in keys]
-        origin = [torch.zeros_like(b) for b in before] if is_gradient else before
-        update = torch._foreach_sub(after, origin)
-        task = Task(before, server_round)
-        defended = torch._foreach_add(origin, self.apply(task, lambda task: list(update)))
-        changed = dict(zip(keys, defended, strict=True))
-        reply.content[place] = array_record(
-            {
-                key: to_array(changed[key].numpy()) if key in changed else array
-                for key, array in arrays.items()
-            }
-        )
+        task = Task(update.parameters, round_of(config_of(message)))
+        update.write(reply, self.apply(task, lambda task: update.read(reply)))
         return reply
 
 
 def _step_of(task: Task) -> LocalStep:
     assert task.step is not None
     return task.step
-
-
-def _is_update(key: str, values: np.ndarray) -> bool:
-    return values.dtype.kind == "f" and not key.endswith(RUNNING)
-
-
-def _replies_gradient(message: Message) -> bool:
-    """Tell whether the reply's arrays are a gradient, not a model."""
-    terms = TrainingTerms.from_records(message.content)
-    return terms is not None and terms.replies_gradient
 
 
 def _refusal(message: Message, reason: str) -> Message:

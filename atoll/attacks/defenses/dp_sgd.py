@@ -81,6 +81,8 @@ class DPSGD(BoundedDefense):
             with warnings.catch_warnings():
                 # The hook of the first layer, whose input is the image, has nothing to wait for.
                 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+                # Opacus takes an embedding's whole numbers for mixed precision.
+                warnings.filterwarnings("ignore", "In C[A-Z]+ autocast, but", UserWarning)
                 gradient = compute(task)
             _give_unused_zeros(parameters, gradient, len(step.labels))
             optimizer = optimizers.DPOptimizer(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
+from atoll.attacks.base.group import Group
 from atoll.attacks.base.optimization_attack import (
-    Group,
     OptimizationAttack,
     best_restarts,
     matching_objective,

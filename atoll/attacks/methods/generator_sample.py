@@ -6,7 +6,8 @@ import torch
 
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, stack
-from atoll.attacks.base.optimization_attack import Group, best_restarts, matching_objective
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import best_restarts, matching_objective
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.optim.minimize import Minimum
 

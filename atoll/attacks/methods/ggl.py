@@ -18,7 +18,8 @@ from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, split, stack
-from atoll.attacks.base.optimization_attack import Group, best_restarts, matching_objective
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import best_restarts, matching_objective
 from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import PATH_POINTS, Minimum

@@ -19,7 +19,8 @@ from atoll.attacks.base.generator_attack import (
     stack,
     unstack,
 )
-from atoll.attacks.base.optimization_attack import Group, matching_objective
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import matching_objective
 from atoll.attacks.base.stages import StageResult, best_stages
 from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.optim.matching import cosine

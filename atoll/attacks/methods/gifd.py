@@ -15,8 +15,10 @@ from pydantic import Field
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
+from atoll.attacks.base.fedleak_options import FedLeakOptions
 from atoll.attacks.base.generator_attack import GeneratorAttack, decoder, draw, stack, unstack
-from atoll.attacks.base.optimization_attack import Group, matching_objective
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import matching_objective
 from atoll.attacks.base.stages import StageResult, best_stages
 from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.optim.matching import COSTS
@@ -35,7 +37,7 @@ Rates = Annotated[tuple[Rate, ...], Field(strict=False)]
 Radii = Annotated[tuple[Positive, ...], Field(strict=False)]
 
 
-class GIFD(GeneratorAttack):
+class GIFD(FedLeakOptions, GeneratorAttack):
     """Adam on 1 - cosine, stage by stage through a generator.
 
     ``steps``, ``learning_rate`` and ``radius`` are one number for all stages, or a list with one
@@ -69,6 +71,13 @@ class GIFD(GeneratorAttack):
         What the total variation and the norm of the images count for.
     cost : str
         A name in :data:`~atoll.attacks.optim.matching.COSTS`.
+    matched : float
+        FedLeak's partial gradient matching (Fan et al., 2025): the share of each parameter's
+        entries that is matched, those of the largest observed magnitudes.
+    regularization : float
+        FedLeak's gradient regularization: the share of the gradient that is taken a step uphill.
+    regularization_radius : float
+        Length of that step, as the root mean square of the change of each value.
     """
 
     restarts: Repetitions = 4
@@ -135,7 +144,7 @@ class GIFD(GeneratorAttack):
         minimum = minimize(
             matching_objective(
                 group,
-                COSTS[self.cost],
+                self.partial(COSTS[self.cost]),
                 decode,
                 [(self.tv, total_variation), (self.norm, l2_norm)],
                 client_noise=client_noise,
@@ -145,6 +154,7 @@ class GIFD(GeneratorAttack):
             _at(self.steps, stage),
             schedule=SCHEDULES[self.schedule],
             project=self.projection(generator, stage, features),
+            regularization=self.gradient_regularization,
             on_step=report,
         )
         with torch.no_grad():

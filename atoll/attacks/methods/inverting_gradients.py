@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from atoll.attacks.base.attack import Progress, Reconstruction
+from atoll.attacks.base.fedleak_options import FedLeakOptions
+from atoll.attacks.base.group import Group
 from atoll.attacks.base.optimization_attack import (
-    Group,
     OptimizationAttack,
     best_restarts,
     matching_objective,
@@ -19,7 +20,7 @@ from atoll.attacks.optim.step_size_schedules import SCHEDULES
 from atoll.clients.ranges import Iterations, Rate, Weight
 
 
-class InvertingGradients(OptimizationAttack):
+class InvertingGradients(FedLeakOptions, OptimizationAttack):
     """Adam on the sign of the gradient of 1 - cosine + total variation, pixels kept in their box.
 
     Of a client that takes several steps, the steps are unrolled and the change of the parameters
@@ -32,13 +33,22 @@ class InvertingGradients(OptimizationAttack):
     learning_rate : float
         In units of normalised pixels.
     tv : float
-        What the total variation counts for.
+        What the total variation counts for. The original's default is 1e-1, and that of the
+        implementation in GIFD's release, which takes no sign, 1e-4; the best one depends on the
+        model and the data.
     rule : str
         "signed-adam" (the paper's) or "adam".
     schedule : str
         How the learning rate falls; the paper's is "step".
     cost : str
         A name in :data:`~atoll.attacks.optim.matching.COSTS`.
+    matched : float
+        FedLeak's partial gradient matching (Fan et al., 2025): the share of each parameter's
+        entries that is matched, those of the largest observed magnitudes.
+    regularization : float
+        FedLeak's gradient regularization: the share of the gradient that is taken a step uphill.
+    regularization_radius : float
+        Length of that step, as the root mean square of the change of each value.
     """
 
     steps: Iterations = 4800
@@ -52,13 +62,17 @@ class InvertingGradients(OptimizationAttack):
         """Attack observations that share their broadcast model."""
         minimum = minimize(
             matching_objective(
-                group, COSTS[self.cost], lambda values: values[0], [(self.tv, total_variation)]
+                group,
+                self.partial(COSTS[self.cost]),
+                lambda values: values[0],
+                [(self.tv, total_variation)],
             ),
             [group.image_noise],
             step_rule(self.rule, self.learning_rate),
             self.steps,
             schedule=SCHEDULES[self.schedule],
             project=group.into_box,
+            regularization=self.gradient_regularization,
             on_step=lambda done: progress(done, self.steps),
         )
         return best_restarts(group, minimum, minimum.values[0])

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
-from atoll.attacks.base.optimization_attack import Group, OptimizationAttack, matching_objective
+from atoll.attacks.base.group import Group
+from atoll.attacks.base.optimization_attack import OptimizationAttack, matching_objective
 from atoll.attacks.metrics.table_cells import TableMetrics
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.step_rules import step_rule
-from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.threat.table_space import TableSpace
 from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.ranges import Iterations, Rate, Repetitions
@@ -88,7 +88,7 @@ class TabLeak(OptimizationAttack):
 
     def _costs_of(self, group: Group, rows: Tensor) -> Tensor:
         """Return the matching costs of rows that are none relaxed: the restarts' ranks."""
-        simulation = ClientSimulation.of(group.first)
+        simulation = group.simulation
         updates = simulation.stacked(rows, group.labels, group.client_noise)
         return COSTS[self.cost](updates, group.targets)
 

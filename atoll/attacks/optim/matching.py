@@ -124,6 +124,38 @@ def on_support(cost: Cost) -> Cost:
     return cost_on_support
 
 
+def on_largest(cost: Cost, share: float) -> Cost:
+    """Return ``cost`` of the entries that are largest in the target: partial gradient matching.
+
+    Fewer entries are easier to match (FedLeak; Fan et al., 2025). Here those are kept in each
+    parameter, for each candidate, whose observed values have the largest magnitudes.
+
+    Parameters
+    ----------
+    share : float
+        How many of a parameter's entries are kept, in (0, 1]; at least one. 1 returns ``cost``.
+    """
+    if share == 1.0:
+        return cost
+
+    def cost_on_largest(updates: Stacked, targets: Stacked) -> Tensor:
+        masks = [_is_large(target, share) for target in targets]
+        return cost(
+            [u * mask for u, mask in zip(updates, masks, strict=True)],
+            [t * mask for t, mask in zip(targets, masks, strict=True)],
+        )
+
+    return cost_on_largest
+
+
+def _is_large(target: Tensor, share: float) -> Tensor:
+    """Return which entries are among the largest of their candidate, as 0 and 1."""
+    sizes = target.abs().flatten(1)
+    kept = max(1, round(share * sizes.shape[1]))
+    least = sizes.topk(kept, 1).values[:, -1:]
+    return (sizes >= least).to(target.dtype).view_as(target)
+
+
 def _flat(tensors: Stacked) -> Tensor:
     """Return whole updates: shape (candidates, all values)."""
     if isinstance(tensors, Targets):

@@ -1,7 +1,8 @@
 """Capabilities of an attacker, and threat models as declared sets of them.
 
 An attack declares its threat model, and :func:`~atoll.attacks.threat.observation.observe` puts
-into an observation what the model grants and nothing else.
+into an observation what every attacker is given (:class:`Given`), what the model grants, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -11,8 +12,35 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+class Given(StrEnum):
+    """Knowledge that every attacker has, whatever its capabilities.
+
+    Attacks that have no capability need it too. An attacker that lacks some of it is weaker than
+    what is measured here.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Given, ThreatModel
+    >>> [str(one) for one in ThreatModel().given][-2:]
+    ['normalisation', 'batch-norm mode']
+    """
+
+    MODEL = "model"
+    """The architecture, and the parameters and buffers that the server sent."""
+    UPDATE = "update"
+    """The parameters, or the gradient, that the client sent back."""
+    COUNT = "number of examples"
+    """The number of examples that the update depends on."""
+    TASK = "task"
+    """What is predicted, and the loss that the client descends."""
+    NORMALISATION = "normalisation"
+    """What an example is, and how it becomes the model's input: mean and deviation, columns."""
+    BATCH_NORM = "batch-norm mode"
+    """Whether BatchNorm ran on the batch's or the running statistics, as the evaluation says."""
+
+
 class Capability(StrEnum):
-    """Capability of an attacker, beside seeing the model and the update.
+    """Capability of an attacker, beside what every attacker is given (:class:`Given`).
 
     Examples
     --------
@@ -34,7 +62,7 @@ class Capability(StrEnum):
     NOISE = "noise"
     """The noise and times that the client drew in its training (NoProp)."""
     DEFENSE = "defense"
-    """The client's defense, with its parameters."""
+    """Which defense the client has; its parameters are estimated from the update."""
     PUBLIC_DATA = "public data"
     """Images of the same kind as the client's, but not the client's."""
     GENERATOR = "generator"
@@ -56,7 +84,7 @@ class ThreatModel:
     Attributes
     ----------
     capabilities : frozenset[Capability]
-        All of it. Whoever attacks sees the model that went out and the update that came back.
+        What is granted beside :attr:`given`.
 
     Examples
     --------
@@ -77,6 +105,11 @@ class ThreatModel:
 
     def __contains__(self, capability: object) -> bool:
         return capability in self.capabilities
+
+    @property
+    def given(self) -> tuple[Given, ...]:
+        """What every attacker has."""
+        return tuple(Given)
 
     def with_(self, more: Iterable[Capability]) -> ThreatModel:
         """Return this threat model with more capabilities."""

@@ -143,7 +143,7 @@ class Observation:
     noise : Mapping[str, tuple[Draws, ...]] or None
         With NOISE: in the same way, what the client drew for these examples.
     mimic : Mimic or None
-        With DEFENSE: what the client did to its update.
+        With DEFENSE: what the client did to its update, with parameters estimated from it.
     public : PublicData or None
         With PUBLIC_DATA.
     """

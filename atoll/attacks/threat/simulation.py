@@ -1,25 +1,27 @@
 """Simulation of a client: its update as a differentiable function of inputs and labels.
 
-One step of plain SGD gives the gradient of the client's mean loss. Several steps and epochs are
-unrolled: each step's parameters are a differentiable function of the inputs (Geiping et al., 2020,
-sec. 6; Dimitrov et al., 2022). Units that a client trains apart are simulated apart. The random
-numbers of their losses are known, or a vector of unknowns by which the update can be differentiated
-too.
+One step of plain SGD gives the gradient of the client's mean loss. Several steps and epochs, and
+steps of Adam, are unrolled: each step's parameters are a differentiable function of the inputs
+(Geiping et al., 2020, sec. 6; Dimitrov et al., 2022). Units that a client trains apart are
+simulated apart. The random numbers of their losses are known, or a vector of unknowns by which the
+update can be differentiated too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
 from atoll.attacks.threat.observation import LocalTraining, Mimic, Observation
+from atoll.attacks.threat.unrolling import unrolled
 from atoll.attacks.threat.victim_model import VictimModel
 from atoll.attacks.threat.victim_units import Parameters, VictimUnit
 from atoll.clients.noprop.block_training.block_objective import TIMES, Draws
+from atoll.clients.training.optimizers import EPSILON
 from atoll.errors import AttackError
 
 # Per unit, per step.
@@ -45,6 +47,8 @@ class ClientSimulation:
         By unit, per step what it drew for the inputs of ``batches``; by default it is unknown.
     mimic : Mimic, optional
         What the client's defense does to its update.
+    adam_epsilon : float
+        Epsilon of a client's Adam or AdamW; by default its real one.
 
     Attributes
     ----------
@@ -54,7 +58,7 @@ class ClientSimulation:
     Raises
     ------
     AttackError
-        If the client's training cannot be unrolled, or a unit takes no step.
+        If a unit takes no step.
     """
 
     def __init__(
@@ -66,8 +70,10 @@ class ClientSimulation:
         batches: Mapping[str, Sequence[Tensor]] | None = None,
         noise: Mapping[str, Sequence[Draws]] | None = None,
         mimic: Mimic | None = None,
+        adam_epsilon: float = EPSILON,
     ) -> None:
         self.model = model
+        self._adam_epsilon = adam_epsilon
         self.mimic = mimic
         self._training = training
         self._batches = [
@@ -78,11 +84,6 @@ class ClientSimulation:
         ]
         _check_steps(model.units, self._batches, num_examples)
         self.is_gradient = training is None or _is_gradient(training, self._batches, num_examples)
-        if training is not None and not self.is_gradient and training.settings.optimizer != "sgd":
-            raise AttackError(
-                f"client.optimizer = {training.settings.optimizer!r}: its steps cannot be "
-                "unrolled; expected 'sgd'"
-            )
         self._known = None if noise is None else [noise[unit.name] for unit in model.units]
         self._layout = _layout(model.units, self._batches)
         self.unknowns = 0 if self._known is not None else _size(self._layout)
@@ -92,7 +93,7 @@ class ClientSimulation:
         self._vectorizes: bool | None = None
 
     @classmethod
-    def of(cls, observation: Observation) -> ClientSimulation:
+    def of(cls, observation: Observation, *, adam_epsilon: float = EPSILON) -> ClientSimulation:
         """Return the simulation of the client that was observed, as far as the attacker knows."""
         return cls(
             observation.model,
@@ -101,6 +102,7 @@ class ClientSimulation:
             batches=observation.batches,
             noise=observation.noise,
             mimic=observation.mimic,
+            adam_epsilon=adam_epsilon,
         )
 
     def _loss(
@@ -177,7 +179,9 @@ class ClientSimulation:
                 (inputs[batch], targets[batch], drawn)
                 for batch, drawn in zip(self._batches[place], draws[place], strict=True)
             )
-            trained = _train(self._gradients[place], start, steps, self._training)
+            trained = unrolled(
+                self._gradients[place], start, steps, self._training, self._adam_epsilon
+            )
             for name, parameter in trained.items():
                 moved[name].append((start[name] - parameter) / self._training.learning_rate)
         return tuple(
@@ -244,41 +248,6 @@ class ClientSimulation:
                 torch.allclose(some[0], one, rtol=1e-3, atol=1e-5 * float(one.abs().max()) + 1e-12)
                 for some, one in zip(together, self(*(some[0] for some in given)), strict=True)
             )
-
-
-def _train(
-    gradient_of: Callable[..., Mapping[str, Tensor]],
-    start: dict[str, Tensor],
-    steps: Iterator[tuple[Tensor, Tensor, Draws]],
-    training: LocalTraining,
-) -> dict[str, Tensor]:
-    """Take the steps of the client's ``UpdateRule``; return the parameters."""
-    settings, parameters, momenta = training.settings, start, dict[str, Tensor]()
-    for inputs, targets, draws in steps:
-        gradient = dict(gradient_of(parameters, inputs, targets, draws))
-        if training.proximal_mu:
-            gradient = {
-                key: g + training.proximal_mu * (parameters[key] - start[key])
-                for key, g in gradient.items()
-            }
-        if settings.gradient_clip is not None:
-            squares = torch.stack([g.square().sum() for g in gradient.values()])
-            factor = (settings.gradient_clip / (squares.sum().sqrt() + 1e-6)).clamp(max=1.0)
-            gradient = {key: g * factor for key, g in gradient.items()}
-        if settings.weight_decay:
-            gradient = {
-                key: g + settings.weight_decay * parameters[key] for key, g in gradient.items()
-            }
-        if settings.momentum:
-            momenta = {
-                key: g + settings.momentum * momenta[key] if momenta else g
-                for key, g in gradient.items()
-            }
-            gradient = momenta
-        parameters = {
-            key: p - training.learning_rate * gradient[key] for key, p in parameters.items()
-        }
-    return parameters
 
 
 def _layout(

@@ -17,6 +17,7 @@ from atoll.clients.moments.aligned_client import AlignedClient
 from atoll.clients.moments.domain_examples import DomainExamples
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
 from atoll.clients.tasks.output_loss import CROSS_ENTROPY
+from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.randomness import seed_everything
 
 # What a process keeps of the examples of clients that are measured before they train, at most.
@@ -76,6 +77,8 @@ class AlignedClients:
         A round has several messages to a client, so its examples are kept, within
         ``KEPT_BYTES`` for all clients.
         """
+        if has_example_mods():
+            return self._load(partition, config, limit)
         drawn_in = None if limit is None else round_of(config)
         key = (partition, limit, drawn_in)
         if key not in self._kept:
@@ -90,7 +93,7 @@ class AlignedClients:
     def _load(self, partition: int, config: ConfigRecord, limit: int | None) -> DomainExamples:
         resources = self._resources
         chosen = resources.round_part(partition, config, limit)
-        images, labels = resources.examples([partition], [chosen], config)
+        images, labels = changed_examples(*resources.examples([partition], [chosen], config))
         domains, names = self._domains(chosen, partition)
         return DomainExamples(images, labels, domains.to(resources.spec.device), names)
 

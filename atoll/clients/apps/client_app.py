@@ -16,9 +16,9 @@ from atoll.clients.apps.client_spec import ClientSpec as ClientSpec
 from atoll.clients.apps.client_spec import RoundExamples
 from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
-from atoll.clients.apps.training_messages import metrics_of, partition_of
+from atoll.clients.apps.training_messages import metrics_of
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.mods import find_mods
+from atoll.clients.mods import QueryMod, find_mods
 from atoll.clients.moments.moment_messages import MOMENTS, TrainingTerms
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.errors import EngineError
@@ -41,13 +41,17 @@ class FederatedClientApp(BatchClientApp):
         # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
         self.train(mods=mods)(self._clients.train)
         self.evaluate()(self._clients.evaluate)
-        self.query(MOMENTS)(self._clients.answer_query)
+        self.query(MOMENTS, mods=[mod for mod in mods if isinstance(mod, QueryMod)])(
+            self._clients.answer_query
+        )
 
     def can_sum(self, message: Message) -> str | None:
         """Return None if answers to ``message`` may be added up here, or why not."""
         if TrainingTerms.are_in(message.content):
             return "domains weigh replies"
-        return "client.mods see every reply" if self._has_mods else None
+        if self._has_mods:
+            return "client.mods see every reply"
+        return self._clients.terms.state_kept_for(message) or self._clients.personal.obstacle
 
     def can_vectorize(self) -> str | None:
         """Return None if clients can train together, or why they cannot."""
@@ -67,9 +71,8 @@ class FederatedClientApp(BatchClientApp):
         self, message: Message, contexts: list[Context], *, vectorized: bool
     ) -> tuple[WeightedSum, list[MetricRecord], list[float]]:
         """Train several clients for the sum of their models, as the base class says."""
-        partitions = [partition_of(context) for context in contexts]
         clients = self._clients.vectorized if vectorized else self._clients
-        summed, seconds = clients.train_and_sum(message, partitions)
+        summed, seconds = clients.train_and_sum(message, contexts)
         return summed.total, [metrics_of(result) for result in summed.results], seconds
 
 

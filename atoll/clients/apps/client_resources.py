@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.apps.training_messages import arrays_of, round_of
+from atoll.clients.apps.training_messages import round_of
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.client_inputs import StoredInputs
 from atoll.clients.data.dataset import Dataset
@@ -54,8 +54,8 @@ class ClientResources:
 
     @cached_property
     def arrays(self) -> ModelArrays:
-        """The model's tensors as Flower arrays."""
-        return ModelArrays(self.model)
+        """The model's tensors that travel, as Flower arrays."""
+        return self.spec.arrays_of(self.model)
 
     @property
     def count(self) -> int:
@@ -127,13 +127,14 @@ class ClientResources:
             return float(given)  # type: ignore[arg-type]
         return learning_rate_at(self.spec.client, round_of(config), self.spec.num_rounds)
 
-    def evaluate(self, message: Message, partition: int) -> Message:
-        """Answer an evaluation message: on the client's held-out examples, or on all it has."""
-        self.arrays.load(arrays_of(message))
+    def evaluate(self, partition: int) -> dict[str, Any]:
+        """Return the model's metrics on a client's held-out examples, or on all that it has.
+
+        Those of the task that are means over examples, and "num-examples".
+        """
         train_unit, test_part = self._split(partition)
         chosen = test_part if len(test_part) else train_unit
         done = evaluate(self.model, self.dataset, self.dataset.train, chosen, self.spec.device)
         own, task = done.task_metrics(), done.task
         weight = task.predicted(done.measured, done.examples)
-        metrics = MetricRecord({"num-examples": weight, **{name: own[name] for name in task.means}})
-        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+        return {"num-examples": weight, **{name: own[name] for name in task.means}}

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.travelling import frozen_sha256
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.models.model_building import build_model, model_seed
+from atoll.clients.personal.local_names import local_names
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import InvalidExperimentError
 
@@ -80,6 +82,14 @@ class ClientSpec:
                 f"{found}, expected {self.frozen}: they depend on more than seed and weights"
             )
         return model.to(self.device)
+
+    def local_names(self, model: nn.Module) -> frozenset[str]:
+        """Return the names of the model's tensors that stay with each client."""
+        return local_names(model, self.client.local or ())
+
+    def arrays_of(self, model: nn.Module) -> ModelArrays:
+        """Return what of the model travels, as Flower arrays."""
+        return ModelArrays(model, self.local_names(model))
 
 
 @dataclass(frozen=True)

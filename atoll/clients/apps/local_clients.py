@@ -7,23 +7,30 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import Context, Message
+from torch import Tensor
 
 from atoll.clients.apps.aligned_clients import AlignedClients
 from atoll.clients.apps.client_resources import ClientResources
 from atoll.clients.apps.client_spec import ClientSpec, RoundExamples
+from atoll.clients.apps.client_terms import ClientTerms
+from atoll.clients.apps.personal_clients import PersonalClients
 from atoll.clients.apps.training_messages import (
     answer,
     arrays_of,
     config_of,
+    model_arrays_of,
     partition_of,
     proximal_mu_of,
 )
 from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.data.client_inputs import client_inputs
+from atoll.clients.data.client_inputs import ClientInputs, client_inputs
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
+from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.clients.training.local_training import TrainingResult, batches, train
+from atoll.clients.training.objective.node_memory import NodeMemory
+from atoll.clients.training.selection import selected
 from atoll.clients.training.summed_training import SummedTraining
 from atoll.randomness import seed_everything
 
@@ -40,15 +47,21 @@ class LocalClients:
     ----------
     aligned : AlignedClients
         Their part in strategies that align domains.
+    personal : PersonalClients
+        What they have of their own.
     vectorized : VectorizedClients
         Their training in one batch.
+    terms : ClientTerms
+        What they minimise beside the loss.
     """
 
     def __init__(self, spec: ClientSpec) -> None:
         self._spec = spec
         self._resources = ClientResources(spec)
+        self.terms = ClientTerms(self._resources)
         self.aligned = AlignedClients(self._resources)
-        self.vectorized = VectorizedClients(self._resources)
+        self.personal = PersonalClients(self._resources)
+        self.vectorized = VectorizedClients(self._resources, self.terms, self.personal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return clients_of, (self._spec,)
@@ -65,11 +78,13 @@ class LocalClients:
     def train(self, message: Message, context: Context) -> Message:
         """Answer a training message."""
         partition = partition_of(context)
-        self._resources.arrays.load(arrays_of(message))
+        self._resources.arrays.load(model_arrays_of(message))
         terms = TrainingTerms.from_records(message.content)
         if terms is not None:
             return self.aligned.train(message, partition, terms)
-        result = self._train_partition(config_of(message), partition)
+        result = self.personal.train(
+            message, context, lambda: self._train_partition(message, context, partition)
+        )
         return answer(message, self._resources.arrays.read(), result)
 
     def train_together(self, messages: list[Message], contexts: list[Context]) -> list[Message]:
@@ -77,59 +92,77 @@ class LocalClients:
         answers: dict[int, Message] = {}
         batched: list[int] = []
         for place, message in enumerate(messages):
-            if TrainingTerms.are_in(message.content):
+            is_alone = self.terms.obstacle_in(message) is not None
+            if is_alone or TrainingTerms.are_in(message.content):
                 # Domains, weights and moments differ from client to client.
                 answers[place] = self.train(message, contexts[place])
             else:
                 batched.append(place)
         done = self.vectorized.train(
             [messages[place] for place in batched],
-            [partition_of(contexts[place]) for place in batched],
+            [contexts[place] for place in batched],
         )
         answers.update(zip(batched, done, strict=True))
         return [answers[place] for place in range(len(messages))]
 
     def train_and_sum(
-        self, message: Message, partitions: list[int]
+        self, message: Message, contexts: list[Context]
     ) -> tuple[SummedTraining, list[float]]:
-        """Train the clients of these partitions one after another.
+        """Train the clients of these contexts one after another.
 
         Returns
         -------
         tuple[SummedTraining, list[float]]
             The sum of their models, and the seconds of each.
         """
-        config, arrays = config_of(message), self._resources.arrays
+        arrays = self._resources.arrays
         arrays.load(arrays_of(message))
         start = arrays.snapshot()
         summed, seconds = SummedTraining(WeightedSum(), []), []
-        for partition in partitions:
+        for context in contexts:
             began = time.perf_counter()
             arrays.restore(start)
-            result = self._train_partition(config, partition)
+            result = self._train_partition(message, context, partition_of(context))
             summed.total.add_values(arrays.values(), result.examples)
             summed.results.append(result)
             seconds.append(time.perf_counter() - began)
         return summed, seconds
 
-    def _train_partition(self, config: ConfigRecord, partition: int) -> TrainingResult:
-        resources, spec = self._resources, self._spec
+    def _train_partition(
+        self, message: Message, context: Context, partition: int
+    ) -> TrainingResult:
+        resources, spec, config = self._resources, self._spec, config_of(message)
         seed = resources.seed(config, "train", partition)
         # Dropout draws from the global generator; stock Flower does not seed it for us.
         seed_everything(seed)
         part = resources.training_part(partition)
         varied = resources.seed(config, "augmentation", partition)
-        labels = torch.from_numpy(resources.dataset.train.labels[part])
+        labels = torch.from_numpy(resources.dataset.train.labels[part]).to(spec.device)
+        inputs = client_inputs(resources.dataset, part, varied, spec.device)
+        if has_example_mods():
+            inputs, labels = changed_examples(inputs[torch.arange(len(part))], labels)
         return train(
             resources.model,
-            client_inputs(resources.dataset, part, varied, spec.device),
-            labels.to(spec.device),
+            inputs,
+            labels,
             spec.client,
             learning_rate=resources.learning_rate(config),
             generator=torch.Generator().manual_seed(seed),
             task=resources.dataset.task,
             proximal_mu=proximal_mu_of(config),
+            kept=self._kept(context, inputs, labels, seed),
+            terms=self.terms.begin(message, context, partition, inputs, labels),
         )
+
+    def _kept(
+        self, context: Context, inputs: ClientInputs, labels: Tensor, seed: int
+    ) -> Tensor | None:
+        """Return the examples that a client trains on, at the model that is loaded."""
+        selection, task = self._spec.client.selection, self._resources.dataset.task
+        if selection is None:
+            return None
+        memory = NodeMemory(context.state, "selection")
+        return selected(selection, memory, self._resources.model, task, inputs, labels, seed)
 
     def answer_query(self, message: Message, context: Context) -> Message:
         """Answer a query for moments; see :mod:`atoll.clients.moments`."""
@@ -138,7 +171,7 @@ class LocalClients:
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message: on the client's held-out examples, or on all it has."""
-        return self._resources.evaluate(message, partition_of(context))
+        return self.personal.evaluate(message, context)
 
     def round_examples(self, message: Message, partition: int) -> RoundExamples:
         """Return the examples of the client of ``partition`` for a training message.

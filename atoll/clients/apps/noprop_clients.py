@@ -19,6 +19,7 @@ from atoll.clients.apps.client_spec import ClientSpec, RoundExamples
 from atoll.clients.apps.training_messages import (
     arrays_of,
     config_of,
+    evaluated,
     partition_of,
     proximal_mu_of,
     round_of,
@@ -125,7 +126,8 @@ class NoPropClients:
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Answer an evaluation message, which holds the whole network."""
-        return self._resources.evaluate(message, partition_of(context))
+        self._resources.arrays.load(arrays_of(message))
+        return evaluated(message, self._resources.evaluate(partition_of(context)))
 
 
 @lru_cache(maxsize=4)

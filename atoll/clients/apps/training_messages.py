@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from torch import Tensor
 
 from atoll.clients.training.local_training import TrainingResult
+from atoll.clients.training.objective.client_objective import SEPARATOR
+from atoll.clients.training.objective.named_terms import asks_for_terms
+from atoll.clients.training.objective.node_memory import record_of
+from atoll.flower.arrays import array_record, view
+
+# Before the names of metrics of clients' own models.
+PERSONAL = "personal-"
 
 
 def answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Message:
     """Return a training message's answer: the client's arrays and metrics."""
+    if result.extra.arrays:
+        arrays = array_record({**arrays, **record_of(result.extra.arrays)})
     content = RecordDict({"arrays": arrays, "metrics": metrics_of(result)})
     return Message(content, reply_to=message)
 
 
 def metrics_of(result: TrainingResult) -> MetricRecord:
     """Return the metrics of a client's training."""
-    return MetricRecord({"num-examples": result.examples, "loss": result.loss})
+    own = MetricRecord({"num-examples": result.examples, "loss": result.loss})
+    own.update(result.extra.metrics)
+    return own
+
+
+def evaluated(message: Message, metrics: Mapping[str, Any]) -> Message:
+    """Return an evaluation message's answer."""
+    return Message(RecordDict({"metrics": MetricRecord(dict(metrics))}), reply_to=message)
 
 
 def arrays_of(message: Message) -> ArrayRecord:
@@ -30,6 +52,27 @@ def arrays_of(message: Message) -> ArrayRecord:
     if not isinstance(arrays, ArrayRecord):
         raise ValueError("the message has no ArrayRecord 'arrays'")
     return arrays
+
+
+def model_arrays_of(message: Message) -> ArrayRecord:
+    """Return the model that a message holds, without what a strategy sends beside it.
+
+    The arrays of a term of the objective are named ``TERM:NAME``.
+    """
+    arrays = arrays_of(message)
+    if not asks_for_terms(message.content):
+        return arrays
+    return array_record({key: array for key, array in arrays.items() if SEPARATOR not in key})
+
+
+def term_arrays_of(message: Message, term: str) -> dict[str, Tensor]:
+    """Return what a message holds for a term of the objective, by name."""
+    prefix = f"{term}{SEPARATOR}"
+    return {
+        key.removeprefix(prefix): torch.from_numpy(np.array(view(array)))
+        for key, array in arrays_of(message).items()
+        if key.startswith(prefix)
+    }
 
 
 def config_of(message: Message) -> ConfigRecord:

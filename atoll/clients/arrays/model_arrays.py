@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ class ModelArrays:
     model : nn.Module
         Its tensors are written in place and must stay the same objects; the names are those of
         ``state_dict()``.
+    local : Collection[str]
+        Names of tensors that stay with each client: neither read nor written.
 
     Examples
     --------
@@ -36,9 +38,13 @@ class ModelArrays:
     >>> ModelArrays(nn.Linear(2, 3)).load(record)
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, local: Collection[str] = ()) -> None:
         self._model = model
-        self._tensors = {key: value.detach() for key, value in travelling_state(model).items()}
+        self._tensors = {
+            key: value.detach()
+            for key, value in travelling_state(model).items()
+            if key not in local
+        }
         self._trained = [k for k, p in model.named_parameters() if p.requires_grad]
         self._on_cpu = all(value.device.type == "cpu" for value in self._tensors.values())
         # NumPy's copyto on a view costs a fraction of Tensor.copy_, and there is one a client.

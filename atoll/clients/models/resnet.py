@@ -14,6 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from atoll.clients.models.resnet50 import FrozenBatchNorm2d
+from atoll.clients.ranges import Width
 
 Norm = Literal["group", "batch", "frozen"]
 Init = Literal["default", "he"]
@@ -21,7 +22,7 @@ Init = Literal["default", "he"]
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
     if kind == "group":
-        return nn.GroupNorm(min(32, channels // 4), channels)
+        return nn.GroupNorm(max(1, min(32, channels // 4)), channels)
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "frozen":
@@ -105,7 +106,11 @@ def resnet8(
 
 
 def resnet18(
-    image_shape: tuple[int, int, int], classes: int, norm: Norm = "group", init: Init = "default"
+    image_shape: tuple[int, int, int],
+    classes: int,
+    norm: Norm = "group",
+    init: Init = "default",
+    width: Width = 64,
 ) -> nn.Module:
     """Return a ResNet-18 for small images: no max pooling, first convolution 3x3 (11.2 M).
 
@@ -115,5 +120,9 @@ def resnet18(
         How activations are normalised; "frozen" is BatchNorm with mean 0 and variance 1.
     init : "default" or "he"
         PyTorch's own initialisation, or that of He et al. (2015), which "frozen" wants.
+    width : int
+        Channels of the first stage; the others have 2, 4 and 8 times as many. 16 is a quarter of
+        ResNet-18's (0.7 M).
     """
-    return _resnet(image_shape, classes, (64, 128, 256, 512), 2, norm, init)
+    widths = (width, 2 * width, 4 * width, 8 * width)
+    return _resnet(image_shape, classes, widths, 2, norm, init)

@@ -20,6 +20,8 @@ DIRECTIONS: Mapping[str, Direction] = {
     "r2": "higher",
     "deviance": "lower",
     "perplexity": "lower",
+    # Of poisoned clients, for the federation.
+    "attack_success": "lower",
 }
 
 

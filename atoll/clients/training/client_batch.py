@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.local_training import batches
+from atoll.clients.training.objective.client_objective import ClientObjective
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ClientBatch:
         Each client's, to shuffle its examples.
     proximal_mu : float or None
         The weight of FedProx's term; None for that of the settings.
+    terms : Sequence[ClientObjective]
+        Each client's, all linear; empty without any.
     """
 
     inputs: Tensor
@@ -39,6 +42,7 @@ class ClientBatch:
     learning_rate: float
     generators: Sequence[torch.Generator]
     proximal_mu: float | None = None
+    terms: Sequence[ClientObjective] = ()
 
     def plans(self, settings: ClientSettings) -> list[list[Tensor]]:
         """Return each client's batches: per step, indices into the examples of all clients.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.tasks.task import Task
 from atoll.clients.tasks.user_functions import LOSS, find_function, values_of
+from atoll.clients.training.objective.client_objective import ClientObjective
+from atoll.clients.training.objective.term import NO_REPLY, TermReply
 from atoll.clients.training.optimizers import local_optimizer
 from atoll.clients.training.step_mods import LocalStep, StepGradient, StepMod, active_step_mods
 
@@ -38,6 +40,8 @@ class TrainingResult:
     drift : float or None
         If a reference gradient was given: ||mean of the steps' gradients - reference|| /
         ||reference||.
+    extra : TermReply
+        What the terms of the objective add to the client's reply.
 
     Examples
     --------
@@ -57,6 +61,7 @@ class TrainingResult:
     examples: int
     steps: int
     drift: float | None = None
+    extra: TermReply = NO_REPLY
 
 
 # Takes the indices of a batch's examples; returns the loss to descend and the task's mean loss.
@@ -97,6 +102,8 @@ def train(
     proximal_mu: float | None = None,
     objective: Objective | None = None,
     reference: Sequence[Tensor] | None = None,
+    terms: ClientObjective | None = None,
+    kept: Tensor | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on one client's examples.
 
@@ -124,6 +131,10 @@ def train(
         The loss of a batch; by default that of the settings, else the task's mean loss.
     reference : Sequence[Tensor], optional
         The objective's gradient at the global parameters, to measure how far the steps left it.
+    terms : ClientObjective, optional
+        What is minimised beside that loss.
+    kept : Tensor, optional
+        int64, shape (k,): the examples that are used; by default all.
 
     Examples
     --------
@@ -139,18 +150,21 @@ def train(
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    update = UpdateRule(parameters, settings, learning_rate, proximal_mu)
+    update = UpdateRule(parameters, settings, learning_rate, proximal_mu, terms=terms)
     total = torch.zeros((), device=inputs.device)
-    if objective is None and settings.loss is not None:
-        objective = own_objective(settings.loss, model, inputs, labels)
-    objective = objective or mean_objective(
-        model, inputs, labels, mean_loss if task is None else task.mean_loss
-    )
+    if objective is None:
+        mean_of = mean_loss_of(settings, task)
+        if terms is None or terms.is_linear:
+            objective = mean_objective(model, inputs, labels, mean_of)
+        else:
+            objective = terms.objective(model, inputs, labels, mean_of)
     mean_gradient = [torch.zeros_like(gradient) for gradient in reference or ()]
     mods = active_step_mods()
     gradients: list[Tensor] | tuple[Tensor, ...]
     examples_seen = steps = 0
-    for chosen in batches(len(labels), settings, generator):
+    count = len(labels) if kept is None else len(kept)
+    for drawn in batches(count, settings, generator):
+        chosen = drawn if kept is None else kept[drawn]
         if mods:
             loss_of_batch = partial(objective, chosen)
             step = LocalStep(
@@ -158,7 +172,7 @@ def train(
                 parameters,
                 inputs[chosen],
                 labels[chosen],
-                len(labels),
+                count,
                 loss_of_batch,
                 losses_of if task is None else task.losses,
             )
@@ -166,6 +180,9 @@ def train(
         else:
             loss, cross_entropy = objective(chosen)
             gradients = gradients_of(loss, parameters)
+            if terms is not None and terms.changes_gradient:
+                again = partial(_gradient_again, objective, chosen, parameters)
+                gradients = terms.gradient(gradients, parameters, again)
         with torch.no_grad():
             steps += 1
             if reference:
@@ -175,7 +192,15 @@ def train(
         examples_seen += len(chosen)
     mean = float(total) / max(1, examples_seen)
     drift = _relative_distance(mean_gradient, reference) if reference and steps else None
-    return TrainingResult(mean, len(labels), steps, drift)
+    extra = NO_REPLY if terms is None else terms.end(parameters, steps, count)
+    return TrainingResult(mean, count, steps, drift, extra)
+
+
+def _gradient_again(
+    objective: Objective, chosen: Tensor, parameters: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Return the gradient of a batch's loss at the parameters as they are now."""
+    return gradients_of(objective(chosen)[0], parameters)
 
 
 def _gradient_through(mods: Sequence[StepMod], step: LocalStep) -> tuple[list[Tensor], Tensor]:
@@ -212,15 +237,17 @@ def mean_objective(
     return objective
 
 
-def own_objective(loss: str, model: nn.Module, inputs: ClientInputs, labels: Tensor) -> Objective:
-    """Return the mean of a user's own loss as an objective."""
+def mean_loss_of(settings: ClientSettings, task: Task | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the mean loss that a client descends: its own, the task's, or the cross-entropy."""
+    loss = settings.loss
+    if loss is None:
+        return mean_loss if task is None else task.mean_loss
     function = find_function(loss, LOSS)
 
-    def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        mean = values_of(loss, LOSS, model(inputs[chosen]), labels[chosen], function).mean()
-        return mean, mean
+    def own_mean(outputs: Tensor, labels: Tensor) -> Tensor:
+        return values_of(loss, LOSS, outputs, labels, function).mean()
 
-    return objective
+    return own_mean
 
 
 def losses_in_batches(objective: Objective, examples: int, batch_size: int) -> Iterator[BatchLoss]:
@@ -267,6 +294,18 @@ def _relative_distance(values: Sequence[Tensor], reference: Sequence[Tensor]) ->
     return float(distance / norm) if float(norm) > 0.0 else 0.0
 
 
+class GradientTerms(Protocol):
+    """Terms by what they add to every gradient: ``offset`` + ``pull`` (w - w_start)."""
+
+    @property
+    def offset(self) -> Sequence[Tensor] | None:
+        """By parameter; None for zero."""
+
+    @property
+    def pull(self) -> float:
+        """The weight of the distance to the start."""
+
+
 class UpdateRule:
     """FedProx's term, clipping and the optimiser's step, on any list of parameters.
 
@@ -279,6 +318,8 @@ class UpdateRule:
     per_client : bool
         Whether the first dimension of every parameter is a stack of clients, each with a norm of
         its own to clip.
+    terms : GradientTerms, optional
+        What is added to the gradients.
 
     Attributes
     ----------
@@ -294,9 +335,14 @@ class UpdateRule:
         proximal_mu: float | None = None,
         *,
         per_client: bool = False,
+        terms: GradientTerms | None = None,
     ) -> None:
         self.parameters = [parameter.detach() for parameter in parameters]
         self._mu = settings.proximal_mu if proximal_mu is None else proximal_mu
+        self._offset: list[Tensor] | None = None
+        if terms is not None:
+            self._offset = None if terms.offset is None else list(terms.offset)
+            self._mu += terms.pull
         self._clip = settings.gradient_clip
         self._per_client = per_client
         self._optimizer = local_optimizer(settings, learning_rate)
@@ -314,11 +360,15 @@ class UpdateRule:
         """From now on, change the first ``count`` of the stacked clients only."""
         self.parameters = [parameter[:count] for parameter in self.parameters]
         self._start = [start[:count] for start in self._start]
+        if self._offset is not None:
+            self._offset = [offset[:count] for offset in self._offset]
         self._optimizer.keep_first(count)
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """Change the parameters by one step."""
         changes = list(gradients)
+        if self._offset is not None:
+            changes = list(torch._foreach_add(changes, self._offset))
         if self._mu:
             drift = torch._foreach_sub(self.parameters, self._start)
             changes = list(torch._foreach_add(changes, drift, alpha=self._mu))

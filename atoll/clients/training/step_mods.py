@@ -101,3 +101,13 @@ def active_step_mods() -> tuple[StepMod, ...]:
     for entry in entries:
         entry.was_asked_for = True
     return tuple(entry.mod for entry in entries)
+
+
+@contextmanager
+def without_step_mods() -> Iterator[None]:
+    """Within this context, training in this thread is without mods: of models that are not sent."""
+    token = _active.set(())
+    try:
+        yield
+    finally:
+        _active.reset(token)

@@ -9,7 +9,7 @@ their number of steps: finished clients are the last of the stack, and later ste
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from atoll.clients.tasks.task import Task
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.fed_sgd import is_linear, one_step_sum
 from atoll.clients.training.local_training import TrainingResult, UpdateRule, gradients_of
+from atoll.clients.training.objective.client_objective import stacked_terms
 from atoll.clients.training.stacked_layers import Forward, stacked_linear_layers
 from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
 from atoll.flower.arrays import array_record, to_array
@@ -151,7 +152,7 @@ class VectorizedTrainer:
         at the global parameters, and no client's model is made (``fed_sgd.py``).
         """
         plans, counts = batch.plans(self._settings), batch.counts
-        if is_linear(self._settings) and all(len(plan) <= 1 for plan in plans):
+        if not batch.terms and is_linear(self._settings) and all(len(plan) <= 1 for plan in plans):
             self._model.train()
             return one_step_sum(self._model, self._settings, self._task, batch, plans)
         total = zero_sum(self._model)
@@ -175,6 +176,9 @@ class VectorizedTrainer:
                 batch.learning_rate,
                 batch.proximal_mu,
                 per_client=True,
+                terms=stacked_terms([batch.terms[client] for client in group])
+                if batch.terms
+                else None,
             )
             own_plans = [plans[client] for client in group]
             totals = self._run(update, batch.inputs, batch.labels, own_plans).tolist()
@@ -182,6 +186,16 @@ class VectorizedTrainer:
                 TrainingResult(total / max(1, sum(map(len, plan))), batch.counts[client], len(plan))
                 for client, plan, total in zip(group, own_plans, totals, strict=True)
             ]
+            if batch.terms:
+                results = [
+                    replace(
+                        result,
+                        extra=batch.terms[client].end(
+                            [p[place] for p in stacked], result.steps, result.examples
+                        ),
+                    )
+                    for place, (client, result) in enumerate(zip(group, results, strict=True))
+                ]
             yield _Group(group, stacked, results)
 
     def _groups(self, clients: list[int]) -> list[list[int]]:

@@ -21,6 +21,8 @@ ROUND = "round"
 # The metrics that a person is shown: of a group the first of these that it has, and the loss.
 LOSS = "loss"
 MAIN = ("accuracy", "auroc", "rmse", "mae", "deviance", "perplexity", LOSS)
+# Of poisoned clients, beside those.
+ATTACK_SUCCESS = "attack_success"
 # On the terminal, in this order.
 SHORT_LABELS = {SERVER: "server", EVALUATE: "clients", TRAIN: "train"}
 # In figures, by the start of a column, in this order.
@@ -28,6 +30,7 @@ CURVE_LABELS = {
     SERVER: "on the server's test data",
     f"{SERVER}_validation": "on validation data",
     EVALUATE: "on clients' data, mean",
+    f"{EVALUATE}_personal": "of clients' own models, mean",
     TRAIN: "in training, mean",
 }
 SERVER_ACCURACY = f"{SERVER}_accuracy"

@@ -7,6 +7,7 @@ from typing import Any
 
 from atoll.clients.tasks.directions import DIRECTIONS
 from atoll.platform.callbacks.metric_names import (
+    ATTACK_SUCCESS,
     LOSS,
     MAIN,
     SHORT_LABELS,
@@ -22,12 +23,15 @@ MOST_FIGURES = 16
 # A group's short label ("server") and a metric of it ("accuracy").
 Column = tuple[str, str]
 COLUMNS: tuple[Column, ...] = tuple(
-    (label, name) for label in SHORT_LABELS.values() for name in MAIN
+    (label, name) for label in SHORT_LABELS.values() for name in (*MAIN, ATTACK_SUCCESS)
 )
 
 
 def figures_of(record: RoundRecord) -> dict[Column, str]:
-    """Return each group's main metric and its loss, in the order in which they are shown."""
+    """Return each group's main metric and its loss, in the order in which they are shown.
+
+    With poisoned clients their success is beside them.
+    """
     figures: dict[Column, str] = {}
     for group, label in SHORT_LABELS.items():
         has_main = False
@@ -38,6 +42,9 @@ def figures_of(record: RoundRecord) -> dict[Column, str]:
             if isinstance(value, int | float):
                 figures[label, name] = f"{value:.4f}"
                 has_main = True
+        success = record.groups[group].get(ATTACK_SUCCESS)
+        if isinstance(success, int | float):
+            figures[label, ATTACK_SUCCESS] = f"{success:.4f}"
     return figures
 
 

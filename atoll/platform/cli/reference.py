@@ -20,7 +20,7 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="datasets, models, partitioners, strategies, mods, attacks or generators.",
+            help="A kind of names: datasets, models, strategies, mods, attacks, poisons, ...",
             autocompletion=complete_kind,
         ),
     ] = None,

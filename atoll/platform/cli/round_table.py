@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from atoll.platform.callbacks.metric_names import LOSS, MAIN
+from atoll.platform.callbacks.metric_names import ATTACK_SUCCESS, LOSS, MAIN
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.callbacks.round_figures import Column, RoundColumns, failures
 
 # All six columns of figures of a thousand rounds fit in 80 characters.
-WIDTHS = {name: 6 if name == LOSS else max(8, len(name)) for name in MAIN}
+WIDTHS = {name: 6 if name == LOSS else max(8, len(name)) for name in (*MAIN, ATTACK_SUCCESS)}
 TRAINED, SECONDS = "trained", "time/s"
 GAP = "  "
 

@@ -45,6 +45,9 @@ def run(
     """Run an experiment."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
+        if not dry_run and file.is_file():
+            # Before anything that takes long is imported.
+            say_loading(file.name)
         from atoll.platform.config.experiment import load_experiment
 
         # Before PyTorch is loaded: a file with an error in it is refused at once.
@@ -56,7 +59,6 @@ def run(
             quiet_flower()
             show_plan(experiment)
             return
-        say_loading(experiment.run.name)
         from atoll.platform.runs.federation_run import run as run_experiment
 
         log_to_terminal(experiment.log.level)
@@ -94,7 +96,7 @@ def resume(
 
 def watch(
     run_directory: Annotated[
-        Path, typer.Argument(help="A run's or a sweep's directory; with --web, an arena's too.")
+        Path, typer.Argument(help="The directory of a run, a sweep or an arena.")
     ],
     once: Annotated[bool, typer.Option("--once", help="Show how it stands, and return.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
@@ -106,7 +108,7 @@ def watch(
         int, typer.Option(min=0, max=65535, help="The port for --web; 0 is any that is free.")
     ] = 0,
 ) -> None:
-    """Show the progress of a run or a sweep, wherever it runs, until it ends."""
+    """Show the progress of a run, a sweep or an arena, wherever it runs, until it ends."""
     with clear_errors():
         if web:
             from atoll.platform.cli.live_page.serving import serve

@@ -1,4 +1,4 @@
-"""``atoll watch``: a run or a sweep as its directory tells of it, from any machine that sees that.
+"""``atoll watch``: a run, a sweep or an arena, as its directory tells of it on any machine.
 
 Nothing is asked of the run itself: all comes from the ledger, which is whole at any moment. So it
 works for a run on a cluster with shared storage, and for one that ended long ago.
@@ -7,33 +7,29 @@ works for a run on a cluster with shared storage, and for one that ended long ag
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from atoll.errors import RunDirectoryError
 from atoll.files.manifests import MANIFEST
-from atoll.platform.callbacks.metric_names import EVALUATE, MAIN, SERVER, TRAIN, metrics_in
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cli.progress import ConsoleProgress
+from atoll.platform.cli.run_standing import read_info, read_rounds
 from atoll.platform.results.recorded import kind_of
 from atoll.platform.run_directory.identity import IDENTITY
 from atoll.platform.run_directory.run_files import (
     CONFIG,
     ROUNDS,
-    has_table,
-    read_config,
-    read_engine,
     read_result,
-    read_rounds_table,
 )
 from atoll.platform.run_directory.run_lock import is_free
-from atoll.platform.sweeps.trials import FAILED, TABLE, TRIALS, WAITING, read_trials
+from atoll.platform.sweeps.trials import TABLE
+
+if TYPE_CHECKING:
+    from atoll.platform.cli.standing_watch import StandingWatch
 
 EVERY_SECONDS = 2.0
 PAGE = 40
@@ -49,7 +45,7 @@ def watch(
     every: float = EVERY_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show a run or a sweep until it ends.
+    """Show a run, a sweep or an arena until it ends.
 
     Parameters
     ----------
@@ -70,12 +66,19 @@ def watch(
         If the directory is of something else, or cannot be read.
     """
     kind = wait_for(directory, console, sleep, every=None if once else every)
-    if kind == "arena":
-        raise RunDirectoryError(f"{directory}: is an arena; expected --web, or a run or a sweep")
-    watched = RunWatch(directory, console) if kind == "run" else SweepWatch(directory, console)
-    with watched:
+    with _watch_of(kind, directory, console) as watched:
         while not watched.look() and not once:
             sleep(every)
+
+
+def _watch_of(kind: str, directory: Path, console: Console) -> RunWatch | StandingWatch:
+    if kind == "run":
+        return RunWatch(directory, console)
+    # A run needs neither the reports nor the attacks.
+    from atoll.platform.cli.live_page.views import view_of
+    from atoll.platform.cli.standing_watch import StandingWatch
+
+    return StandingWatch(view_of(directory), console)
 
 
 def wait_for(
@@ -110,7 +113,7 @@ def wait_for(
         if every is None or directory.is_file() or (waited and is_full and kind is None):
             raise RunDirectoryError(
                 f"{directory}: is neither a run directory (it has no {CONFIG}) nor a sweep's (it "
-                f"has no {TABLE})"
+                f"has no {TABLE}), nor an arena's (it has no arena.toml)"
             )
         if not waited:
             console.print(f"waiting for {directory}", soft_wrap=True)
@@ -187,142 +190,3 @@ class RunWatch:
                 soft_wrap=True,
             )
         self._is_silent = is_silent
-
-
-def read_info(directory: Path) -> RunInfo | None:
-    """Return what a run announced when its rounds began; None if they have not yet.
-
-    Raises
-    ------
-    RunDirectoryError
-        If it cannot be read.
-    """
-    engine = read_engine(directory)
-    if engine is None:
-        return None
-    run = read_config(directory).get("run", {})
-    return RunInfo(
-        name=plain(str(run.get("name", directory.name)) if isinstance(run, dict) else "?"),
-        directory=directory,
-        num_rounds=engine.num_rounds,
-        first_round=1,
-        workers=engine.workers,
-        clients=engine.clients,
-        parameters=engine.parameters,
-        strategy=engine.strategy,
-        notes=engine.notes,
-    )
-
-
-def read_rounds(directory: Path) -> list[RoundRecord]:
-    """Return the rounds in a run's ledger, without their clients.
-
-    Raises
-    ------
-    RunDirectoryError
-        If it cannot be read.
-    """
-    if not has_table(directory / ROUNDS):
-        return []
-    info = read_info(directory)
-    last = 0 if info is None else info.num_rounds
-    rows = read_rounds_table(directory / ROUNDS).to_pylist()
-    return [_record_of(row, last) for row in rows]
-
-
-def _record_of(row: Mapping[str, Any], num_rounds: int) -> RoundRecord:
-    return RoundRecord(
-        server_round=row["round"],
-        num_rounds=num_rounds,
-        seconds=row["seconds"],
-        cohort=row["cohort"],
-        replies=row["replies"],
-        errors=row["errors"],
-        examples=row["examples"],
-        train_metrics=metrics_in(row, TRAIN),
-        evaluate_metrics=metrics_in(row, EVALUATE),
-        server_metrics=metrics_in(row, SERVER),
-        bytes_down=row["bytes_down"],
-        bytes_up=row["bytes_up"],
-    )
-
-
-class SweepWatch:
-    """Shows a sweep's trials: a live table on a terminal, a line for each change elsewhere.
-
-    Parameters
-    ----------
-    directory : Path
-        The sweep directory.
-    console : Console
-        Where to.
-    """
-
-    def __init__(self, directory: Path, console: Console) -> None:
-        self._directory = directory
-        self._console = console
-        self._live: Live | None = None
-        self._said: dict[str, str] = {}
-
-    def __enter__(self) -> SweepWatch:
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False)
-            self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def look(self) -> bool:
-        """Show what is new; return whether every trial has ended."""
-        rows = read_trials(self._directory)
-        standing = {row["key"]: (row["trial"], *standing_of(row, self._place(row))) for row in rows}
-        ended = sum(row["status"] != WAITING for row in rows)
-        summary = f"{ended} of {len(rows)} trials ended -> {self._directory}"
-        if self._live is None:
-            self._say(standing, summary)
-        else:
-            table = Table(box=None, pad_edge=False)
-            for column in ("trial", "state", "figures"):
-                table.add_column(column)
-            for trial, state, figures in standing.values():
-                table.add_row(*(Text(plain(text)) for text in (trial, state, figures)))
-            self._live.update(Group(Text(summary), table), refresh=True)
-        return bool(ended == len(rows))
-
-    def _place(self, row: Mapping[str, Any]) -> Path:
-        """Return a trial's run directory as it is seen from here."""
-        return self._directory / TRIALS / Path(row["directory"]).name
-
-    def _say(self, standing: Mapping[str, tuple[str, str, str]], summary: str) -> None:
-        changed = False
-        for key, (trial, state, figures) in standing.items():
-            if self._said.get(key) != state and state != WAITING:
-                line = f"{trial}: {state}{f', {figures}' if figures else ''}"
-                self._console.print(plain(line), soft_wrap=True, markup=False)
-                changed = True
-            self._said[key] = state
-        if changed or len(self._said) == 0:
-            self._console.print(summary, soft_wrap=True, markup=False)
-
-
-def plain(text: str) -> str:
-    """Return a text without what would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def standing_of(row: Mapping[str, Any], place: Path) -> tuple[str, str]:
-    """Return a trial's state and its figures, in words."""
-    if row["status"] == FAILED:
-        return FAILED, str(row["error"])
-    if row["status"] == WAITING and not (place / CONFIG).exists():
-        return WAITING, ""
-    rounds = read_rounds(place)
-    metrics = rounds[-1].server_metrics if rounds else {}
-    figures = [f"{k} {v:.4f}" for k in MAIN if isinstance(v := metrics.get(k), float)]
-    if row["status"] == WAITING:
-        return f"round {len(rounds)}/{row['of_rounds']}", ", ".join(figures)
-    if row["rounds"] != row["of_rounds"]:
-        figures.insert(0, f"round {row['rounds']}/{row['of_rounds']}")
-    return str(row["status"]), ", ".join(figures)

@@ -49,6 +49,27 @@ def _local_training(experiment: Experiment) -> Iterator[str]:
         )
 
 
+def _poison(experiment: Experiment) -> Iterator[str]:
+    poison = experiment.poison
+    if poison is None or poison.attack == "none":
+        return
+    if experiment.client.vectorize is True:
+        yield (
+            "client.vectorize = True: [poison] is a mod, and mods see one client at a time; "
+            "expected 'auto' or false"
+        )
+    if experiment.layers is not None:
+        yield (
+            f"poison.attack = {poison.attack!r}: with [layers] there are no clients; expected one "
+            "of the two sections"
+        )
+    if poison.start_round > experiment.run.rounds:
+        yield (
+            f"poison.start_round = {poison.start_round}: there is no such round (with run.rounds "
+            f"= {experiment.run.rounds}); expected one of them"
+        )
+
+
 def _cohort(experiment: Experiment) -> Iterator[str]:
     strategy, clients = experiment.strategy, experiment.data.clients
     at_most_all = ["min_train_nodes", "min_evaluate_nodes", "min_available_nodes", "cohort"]
@@ -276,6 +297,7 @@ def _own_functions(experiment: Experiment) -> Iterator[str]:
 CHECKS: tuple[Callable[[Experiment], Iterable[str]], ...] = (
     _local_training,
     _own_functions,
+    _poison,
     _cohort,
     _gpu_share,
     _no_training,

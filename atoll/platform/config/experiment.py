@@ -15,6 +15,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.files import reading
 from atoll.main_module import with_references
 from atoll.platform.config.consistency import problems_of
+from atoll.platform.config.poisoning import PoisonSettings
 from atoll.platform.config.privacy.audit_settings import AuditSettings
 from atoll.platform.config.privacy.settings import PrivacySettings
 from atoll.platform.config.sections import (
@@ -41,7 +42,7 @@ class Experiment(Section):
     ----------
     run, data, model, client, strategy, ray, log
         The sections of an experiment file; each has defaults.
-    layers, capture, privacy, audit
+    layers, capture, poison, privacy, audit
         Optional sections; None if the file does not have them.
 
     Examples
@@ -61,6 +62,7 @@ class Experiment(Section):
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
     capture: CaptureSettings | None = None
+    poison: PoisonSettings | None = None
     privacy: PrivacySettings | None = None
     audit: AuditSettings | None = None
 

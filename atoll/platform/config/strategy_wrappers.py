@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import (
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.aggregation import aggregation_of
 from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
+from atoll.strategies.heterogeneity.term_strategy import TermStrategy
 from atoll.strategies.sec_agg_plus import SecAggPlus
 
 # Strategies whose clients clip, and the mod of Flower's by which they do.
@@ -58,6 +59,11 @@ def check_wrapped(strategy: Strategy, mods: Sequence[str], *, is_mean: bool) -> 
             raise InvalidExperimentError(
                 f"{key}.name = {within!r}: its clients begin with different models, which {name} "
                 "would take for one; expected a synchronous strategy, FedAvg say"
+            )
+        if isinstance(inner, TermStrategy):
+            raise InvalidExperimentError(
+                f"{key}.name = {within!r}: its clients send more than their models, which {name} "
+                "knows nothing of; expected a strategy of models alone, FedAvg say"
             )
         is_summed = is_summed or isinstance(outer, SecAggPlus)
         if not is_summed or is_mean or type(inner) in CLIPPED_BY:

@@ -19,6 +19,7 @@ from atoll.platform.grid.node_sums import Merge, Traffic
 from atoll.platform.messages.exchange import Chunk, ChunkResult, Exchange
 from atoll.platform.messages.outcome import Failure, Outcome
 from atoll.platform.pool.jobs import Job
+from atoll.platform.run_directory.node_states import NodeStates
 from atoll.platform.worker.gpu_memory import Shortage
 
 # Deaths of workers with a chunk (then with an isolated client) before it is treated as the cause.
@@ -48,6 +49,8 @@ class Cohort:
         How long a chunk took in earlier exchanges.
     workers : Places
         Where the workers are.
+    states : NodeStates
+        Where the nodes' states are, and new ones go.
     places : mapping
         By a chunk's nodes, the worker that had them in the exchange before. A worker gets its own
         clients again where it can, because it may have their data at hand.
@@ -76,6 +79,7 @@ class Cohort:
         chunk_seconds: float | None = None,
         *,
         workers: Places,
+        states: NodeStates,
         places: Mapping[tuple[int, ...], str] = MappingProxyType({}),
         one_at_a_time: bool = False,
         on_progress: Callable[[int], None] = lambda ended: None,
@@ -87,6 +91,7 @@ class Cohort:
         self._chunk_seconds = None if one_at_a_time else chunk_seconds
         self._one_at_a_time = one_at_a_time
         self._workers = workers
+        self._states = states
         self._earlier_places = places
         self.places: dict[tuple[int, ...], str] = {}
         self._on_progress = on_progress
@@ -182,7 +187,7 @@ class Cohort:
             method="run_and_leave" if leaves else "run",
             arguments=(
                 self._exchange,
-                chunks,
+                [self._states.loaded(chunk) for chunk in chunks],
                 tuple(indices),
                 *(self._contents[index] for index in indices),
             ),
@@ -251,9 +256,10 @@ class Cohort:
                     rest.states,
                     isolated=chunk.isolated,
                     earlier=result.total,
+                    kept=rest.kept,
                 )
             )
-        self._end(chunk.index, result.outcomes)
+        self._end(chunk.index, [self._states.put_of(outcome) for outcome in result.outcomes])
 
     def lost(self, job: Job, *, overdue: bool) -> None:
         """DispatchedExchange a lost job's chunks again, or isolate their clients."""

@@ -25,6 +25,7 @@ from atoll.platform.grid.vectorization import VectorizationChoice, choose
 from atoll.platform.messages.exchange import Exchange
 from atoll.platform.messages.outcome import Outcome
 from atoll.platform.pool.worker_pool import WorkerPool
+from atoll.platform.run_directory.node_states import NodeStates
 
 if TYPE_CHECKING:
     # With it come PyTorch and the captures' format, which an app of somebody's has no use for.
@@ -56,7 +57,7 @@ class ExchangeRunner:
         Whether replies are validated.
     vectorization : VectorizationChoice
         Whether a chunk's clients train vectorised.
-    states : dict[int, bytes]
+    states : NodeStates
         The nodes' serialised states.
     server_round : int or None
         The round that exchanges belong to; None is what each message's config says.
@@ -77,7 +78,7 @@ class ExchangeRunner:
         self._lock = lock
         self.is_checked = config.check_replies is not False
         self.vectorization = VectorizationChoice.requested(config.vectorize)
-        self.states: dict[int, bytes] = {}
+        self.states = NodeStates()
         self.server_round: int | None = None
         self._recorder: CaptureRecorder | None = None
         self._on_exchange: OnExchange = _ignore_report
@@ -146,11 +147,13 @@ class ExchangeRunner:
         dispatch = self._prepare(requests, sums=self.can_sum(requests))
         instructions, exchange = dispatch.instructions, dispatch.exchange
         config = self._config
-        cut = partial(instructions.chunks, config.chunk_size, config.sizes, self.states)
+        cut = partial(instructions.chunks, config.chunk_size, config.sizes, self.states.references)
         if instructions.kind == "train":
             if not self.vectorization.decided:
                 trial = cut(vectorized=True)
-                self.vectorization = choose(self._pool, exchange, trial, instructions.contents)
+                self.vectorization = choose(
+                    self._pool, exchange, trial, instructions.contents, self.states
+                )
             exchange = self._as_chosen(exchange)
         dispatch.chunks = cut(vectorized=exchange.vectorize)
         dispatch.exchange = exchange
@@ -183,6 +186,7 @@ class ExchangeRunner:
         with self._lock:
             for outcome in outcomes:
                 self.keep_state(outcome)
+            self.states.tidy_temporary()
             if self._recorder is not None:
                 self._recorder.record(exchange.server_round, requests, outcomes)
             replies = replies_of(requests, outcomes, exchange, total)
@@ -200,7 +204,9 @@ class ExchangeRunner:
     ) -> DispatchedExchange:
         """Send messages whose outcomes are taken as their chunks end, whoever drives the pool."""
         dispatch = self._prepare(requests, sums=False)
-        dispatch.chunks = dispatch.instructions.chunks(chunk_size, self._config.sizes, self.states)
+        dispatch.chunks = dispatch.instructions.chunks(
+            chunk_size, self._config.sizes, self.states.references
+        )
         dispatch.share_contents()
         self._pool.add(self._cohort(dispatch, partial(on_ended, dispatch)))
         return dispatch
@@ -256,6 +262,7 @@ class ExchangeRunner:
             self._suspects,
             self._chunk_seconds.get(instructions.kind),
             workers=self._pool,
+            states=self.states,
             places=self._places,
             one_at_a_time=instructions.is_large,
             on_progress=lambda ended: self._on_progress(instructions.kind, ended, clients),
@@ -265,8 +272,8 @@ class ExchangeRunner:
 
     def keep_state(self, outcome: Outcome) -> None:
         """Keep a node's new state, if it has one."""
-        if outcome.state is not None:
-            self.states[outcome.node_id] = outcome.state
+        if outcome.kept is not None:
+            self.states.keep(outcome.node_id, outcome.kept)
 
     def report(self, dispatch: DispatchedExchange, outcomes: Sequence[Outcome]) -> None:
         """Report an exchange, once."""

@@ -15,6 +15,7 @@ from atoll import flower
 from atoll.clients.arrays.weighted_sum import Structure
 from atoll.platform.grid.draws import Draws
 from atoll.platform.messages.exchange import Chunk, Envelope
+from atoll.platform.messages.outcome import StateReference
 from atoll.platform.messages.packing import (
     PackedRecords,
     broadcast_arrays,
@@ -121,7 +122,7 @@ class Instructions:
         self,
         size: int | Literal["auto"],
         examples: Sequence[int] | NDArray[np.int64] | None,
-        states: Mapping[int, bytes],
+        states: Mapping[int, StateReference],
         *,
         vectorized: bool = False,
     ) -> list[Chunk]:
@@ -133,8 +134,8 @@ class Instructions:
             Clients a chunk.
         examples : Sequence[int] or NDArray[int64] or None
             Examples per partition: chunks with most of them come first.
-        states : Mapping[int, bytes]
-            The nodes' serialised states.
+        states : Mapping[int, StateReference]
+            Where the nodes' serialised states are.
         vectorized : bool
             Whether a chunk's clients (may) train vectorised.
         """
@@ -159,7 +160,7 @@ class Instructions:
                 envelopes=tuple(self._envelope_of[start:stop]),
                 message_ids=tuple(r.metadata.message_id for r in self.requests[start:stop]),
                 draws=self._draws[start:stop],
-                states={node: states[node] for node in nodes[start:stop] if node in states},
+                kept={node: states[node] for node in nodes[start:stop] if node in states},
             )
             for index, (start, stop) in enumerate(cuts)
         ]

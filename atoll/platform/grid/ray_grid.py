@@ -32,6 +32,7 @@ from atoll.platform.grid.node_queues import NodeQueues
 from atoll.platform.grid.stream import Stream
 from atoll.platform.grid.vectorization import VectorizationChoice
 from atoll.platform.pool.pool_start import start_pool
+from atoll.platform.run_directory.node_states import NodeStates
 
 if TYPE_CHECKING:
     from atoll.platform.grid.message_capture import CaptureRecorder
@@ -257,7 +258,7 @@ class RayGrid(Grid):
     # --- what the round loop adds --------------------------------------------------------------
 
     @property
-    def states(self) -> Mapping[int, bytes]:
+    def states(self) -> NodeStates:
         """The serialised states of the nodes that have one."""
         return self._runner.states
 
@@ -268,7 +269,8 @@ class RayGrid(Grid):
 
     def restore(self, states: Mapping[int, bytes], vectorization: VectorizationChoice) -> None:
         """Take over the nodes' states and the choice of an interrupted run."""
-        self._runner.states, self._runner.vectorization = dict(states), vectorization
+        self._runner.states.restore(states)
+        self._runner.vectorization = vectorization
 
     def set_round(self, server_round: int | None) -> None:
         """Set the round that exchanges belong to; None is what each message's config says."""
@@ -298,6 +300,7 @@ class RayGrid(Grid):
         """Stop the workers, and Ray if it was started here."""
         self._stream.close()
         self.pool.close()
+        self._runner.states.close()
         if self._own_cluster is not None:
             self._own_cluster.close()
 

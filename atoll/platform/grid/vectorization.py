@@ -12,6 +12,7 @@ from atoll.platform.messages.exchange import Chunk, Exchange, Timing
 from atoll.platform.messages.packing import PackedRecords
 from atoll.platform.pool.jobs import Job
 from atoll.platform.pool.worker_pool import WorkerPool
+from atoll.platform.run_directory.node_states import NodeStates
 from atoll.platform.worker.gpu_memory import Shortage
 
 logger = logging.getLogger("atoll")
@@ -93,7 +94,11 @@ class _OneJob:
 
 
 def choose(
-    pool: WorkerPool, exchange: Exchange, chunks: list[Chunk], contents: Sequence[PackedRecords]
+    pool: WorkerPool,
+    exchange: Exchange,
+    chunks: list[Chunk],
+    contents: Sequence[PackedRecords],
+    states: NodeStates,
 ) -> VectorizationChoice:
     """Time the largest chunk both ways on one worker and choose the faster.
 
@@ -101,7 +106,7 @@ def choose(
     choice, so chance should not make it. The replies are thrown away; the round starts
     afterwards, with the choice made.
     """
-    chunk = max(chunks, key=len)
+    chunk = states.loaded(max(chunks, key=len))
     if len(chunk) < 2:
         return _sequential("one client a chunk")
     indices = tuple(sorted({exchange.envelopes[e].content for e in chunk.envelopes}))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from atoll.clients.arrays.weighted_sum import Structure, WeightedSum
-from atoll.platform.messages.outcome import Outcome
+from atoll.platform.messages.outcome import Outcome, StateReference
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class Chunk:
         the partition (see :class:`~atoll.platform.grid.draws.Draws`).
     states : dict[int, bytes]
         The serialised ``Context.state`` of the nodes that have one.
+    kept : dict[int, StateReference]
+        The same, of those whose state is on the driver's disk until the chunk is sent.
     isolated : bool
         Whether its clients are run one a job, to find one that kills its worker.
     earlier : WeightedSum or None
@@ -107,6 +109,7 @@ class Chunk:
     states: dict[int, bytes] = field(default_factory=dict)
     isolated: bool = False
     earlier: WeightedSum | None = None
+    kept: dict[int, StateReference] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -123,6 +126,7 @@ class Chunk:
             draws=self.draws[start:stop],
             states={node: self.states[node] for node in nodes if node in self.states},
             isolated=isolated,
+            kept={node: self.kept[node] for node in nodes if node in self.kept},
         )
 
 

@@ -79,6 +79,23 @@ class Failure(NamedTuple):
     bytes_up: int = 0
 
 
+class StateReference(NamedTuple):
+    """Place of a node's state on disk.
+
+    Attributes
+    ----------
+    segment, offset, length : int
+        The file's number, and the state's place in it, in bytes.
+    digest : bytes
+        Its SHA-256.
+    """
+
+    segment: int
+    offset: int
+    length: int
+    digest: bytes
+
+
 class Outcome(NamedTuple):
     """Outcome of one client's message.
 
@@ -96,6 +113,8 @@ class Outcome(NamedTuple):
         How long that took.
     state : bytes or None
         The node's new state, if it changed.
+    kept : StateReference or None
+        The same, where the driver has written it to disk.
     """
 
     position: int
@@ -104,6 +123,7 @@ class Outcome(NamedTuple):
     worker: str = ""
     seconds: float = 0.0
     state: bytes | None = None
+    kept: StateReference | None = None
 
     @property
     def reply(self) -> ClientReply | None:
@@ -138,7 +158,7 @@ class Outcome(NamedTuple):
     def refused(self, reason: str, code: int) -> Outcome:
         """Return this with a failure in the reply's place; nothing of the reply is kept."""
         failure = Failure(reason, code, bytes_up=self.result.bytes_up)
-        return self._replace(result=failure, state=None)
+        return self._replace(result=failure, state=None, kept=None)
 
     def without_content(self) -> Outcome:
         """Return this without the reply's arrays, which are not needed after aggregation."""

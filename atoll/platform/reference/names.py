@@ -104,10 +104,28 @@ def _mods() -> Mapping[str, Any]:
     return MODS
 
 
+def _personal() -> Mapping[str, Any]:
+    from atoll.clients.personal.methods import PERSONAL_METHODS
+
+    return PERSONAL_METHODS
+
+
+def _terms() -> Mapping[str, Any]:
+    from atoll.clients.training.objective.named_terms import TERMS
+
+    return {name: term for name, term in TERMS.items() if term.of_strategy is None}
+
+
 def _attacks() -> Mapping[str, Any]:
     from atoll.attacks import ATTACKS
 
     return ATTACKS
+
+
+def _poisons() -> Mapping[str, Any]:
+    from atoll.attacks.poisoning import POISONS
+
+    return {"none": "no attack: every client is honest", **POISONS}
 
 
 def _generators() -> Mapping[str, Any]:
@@ -171,8 +189,17 @@ def _keys_of_mod(name: str, mod: Any) -> list[Key]:
     return keys_of_callable(mod, FLOWER_ARGUMENTS.get(mod.__name__, {}))
 
 
-def _keys_of_attack(name: str, kind: Any) -> list[Key]:
+def _keys_of_section(name: str, kind: Any) -> list[Key]:
     return keys_of_settings(kind)
+
+
+def _keys_of_poison(name: str, kind: Any) -> list[Key]:
+    from atoll.platform.config.poisoning import GIVEN, PoisonSettings
+
+    if isinstance(kind, str):
+        return []
+    without = (*GIVEN, *PoisonSettings.model_fields)
+    return [key for key in keys_of_settings(kind) if key.name not in without]
 
 
 def _no_keys(name: str, entry: Any) -> list[Key]:
@@ -199,11 +226,26 @@ KINDS_OF_NAMES: Registry[Kind] = Registry(
             _mods,
             _keys_of_mod,
         ),
+        "personal": Kind(
+            "how a client's own model is made: client.personal.name",
+            "client.personal",
+            _personal,
+            _keys_of_section,
+        ),
+        "terms": Kind(
+            "what clients minimise beside the loss: client.objective",
+            "client.objective",
+            _terms,
+            _keys_of_section,
+        ),
         "attacks": Kind(
             "reconstruction of clients' images: atoll attack --attack, arena.attacks",
             "arena.attacks",
             _attacks,
-            _keys_of_attack,
+            _keys_of_section,
+        ),
+        "poisons": Kind(
+            "what poisoned clients do: poison.attack", "poison", _poisons, _keys_of_poison
         ),
         "generators": Kind(
             "generators of images, for attacks that have a setting 'generator'",

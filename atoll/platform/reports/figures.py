@@ -23,7 +23,17 @@ from atoll.platform.run_directory.run_files import Confusion
 MAX_CLIENTS_SHOWN = 200
 PENALTY = "penalty"
 # Metrics with a figure of their own, where a run has them.
-CURVES = ("accuracy", "auroc", "rmse", "mae", "deviance", "r2", "perplexity", "calibration_error")
+CURVES = (
+    "accuracy",
+    "auroc",
+    "rmse",
+    "mae",
+    "deviance",
+    "r2",
+    "perplexity",
+    "calibration_error",
+    "attack_success",
+)
 ABBREVIATED = {"auroc": "AUROC", "rmse": "RMSE", "mae": "MAE", "r2": "R squared"}
 
 

@@ -24,6 +24,7 @@ from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
 from atoll.platform.reports.drawing import Figure
 from atoll.platform.reports.figures import all_figures
 from atoll.platform.reports.page import render
+from atoll.platform.reports.personal_figures import personal_figures, personal_rows
 from atoll.platform.reports.run_head import facts
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
@@ -74,6 +75,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
     main: list[tuple[str, Figure]] = [
         *domain_figures(rounds, partition),
         *all_figures(rounds, clients, partition, layers, read_confusion(directory)),
+        *personal_figures(clients),
         *privacy_figures(clients),
         *last_round_figures(clients),
     ]
@@ -90,6 +92,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
         finished=result is not None,
         main_figures=range(len(main)),
         client_figures=range(len(main), len(main) + len(of_clients)),
+        personal=personal_rows(clients),
         statistics=[
             [row.name, f"{row.up:,.0f}", f"{row.down:,.0f}", row.survives]
             for row in statistic_rows(rounds)

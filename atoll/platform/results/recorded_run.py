@@ -24,6 +24,7 @@ from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.partitioning.domains import TestSets, test_sets
 from atoll.clients.data.texts.tokenizers import Tokenizer
 from atoll.clients.models.model_building import build_model, model_seed
+from atoll.clients.personal.local_names import local_names
 from atoll.clients.tasks.kinds import AnyTask
 from atoll.clients.tasks.task import Metrics
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
@@ -255,7 +256,8 @@ class RecordedRun:
             network = build_model(settings, inputs.inputs, inputs.task, seed)
         self._check_frozen(network)
         try:
-            ModelArrays(network).load(arrays)
+            local = local_names(network, self.config.client.local or ())
+            ModelArrays(network, local).load(arrays)
         except ValueError as error:
             raise RunDirectoryError(
                 f"{self.directory}: model.name = {settings.name!r}: {error}; expected the model "

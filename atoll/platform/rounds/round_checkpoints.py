@@ -55,6 +55,8 @@ class RoundCheckpoints:
         self._history = ArrayHistory()
         self._pending: Checkpoint | None = None
         self._unsaved_reported = False
+        if engine is not None and options.checkpoints is not None:
+            engine.states.store_in(options.checkpoints.states_directory)
 
     def resume(self, initial_arrays: ArrayRecord, num_rounds: int) -> tuple[ArrayRecord, int]:
         """Restore the newest checkpoint, if there is one.
@@ -134,7 +136,7 @@ class RoundCheckpoints:
                 "they are after __init__ (give it state_dict and load_state_dict to keep them)",
                 ", ".join(encoder.skipped),
             )
-        states = {} if engine is None else dict(engine.states)
+        states = {} if engine is None else engine.states.snapshot()
         return Checkpoint(server_round, arrays, tree, encoder.arrays, states)
 
     def keep(self, checkpoint: Checkpoint | None) -> None:
@@ -145,5 +147,10 @@ class RoundCheckpoints:
         """Write the checkpoint that is kept, if it is not written yet."""
         if self._options.checkpoints is not None and self._pending is not None:
             self._options.before_checkpoint()
-            self._options.checkpoints.write(self._pending, self._options.keep.rounds)
+            store = self._options.checkpoints
+            if self._engine is not None:
+                self._engine.states.sync()
+            store.write(self._pending, self._options.keep.rounds)
             self._pending = None
+            if self._engine is not None:
+                self._engine.states.tidy(store.state_segments())

@@ -7,9 +7,11 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
+from atoll.clients.apps.training_messages import PERSONAL
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.messages.outcome import Metrics
+from atoll.platform.rounds.personal_metrics import personal_metrics
 
 # The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
 LARGEST_COUNT = 2**53
@@ -48,7 +50,7 @@ def round_record(
         errors=sum(o.status == "error" for o in everyone),
         examples=sum(_examples(o.metrics) or 0 for o in trained),
         train_metrics=_plain(train),
-        evaluate_metrics=_plain(evaluate),
+        evaluate_metrics={**_plain(evaluate), **personal_metrics(reports)},
         server_metrics=_plain(server),
         bytes_down=sum(report.bytes_down for report in reports),
         bytes_up=sum(o.bytes_up for o in everyone),
@@ -73,6 +75,8 @@ def _client_columns(
         "examples": [_examples(o.metrics) for _, o in rows],
         "loss": [_named(o.metrics, "loss") for _, o in rows],
         "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
+        "personal_loss": [_named(o.metrics, "loss", own=True) for _, o in rows],
+        "personal_accuracy": [_named(o.metrics, "accuracy", own=True) for _, o in rows],
         "epsilon": [_named(o.metrics, "epsilon") for _, o in rows],
         "seconds": [o.seconds for _, o in rows],
         "bytes_down": [size for report in reports for size in report.bytes_to],
@@ -102,9 +106,14 @@ def _numbers(metrics: Metrics | None, name: str) -> list[int] | None:
     return list(map(int, value)) if isinstance(value, list) else None
 
 
-def _named(metrics: Metrics | None, *names: str) -> float | None:
-    """Return the metric called one of ``names``, alone or with a prefix ("train_loss")."""
+def _named(metrics: Metrics | None, *names: str, own: bool = False) -> float | None:
+    """Return the metric called one of ``names``, alone or with a prefix ("train_loss").
+
+    That of the client's own model, or of the global one.
+    """
     for key, value in (metrics or {}).items():
+        if key.startswith(PERSONAL) != own:
+            continue
         last = key.replace("-", "_").rpartition("_")[2].lower()
         if last in names and isinstance(value, int | float):
             return float(value)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.models.head import SplitModel
@@ -69,7 +68,7 @@ class ServerDiagnostics:
         indices = dict(zip(sets.names, sets.indices, strict=True))
         self._indices = [indices[name][:EXAMPLES] for name in self._names]
         self._model = replace(spec, device="cpu").build_model(dataset).eval()
-        self._arrays = ModelArrays(self._model)
+        self._arrays = spec.arrays_of(self._model)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> Mapping[str, float]:
         """Return the figures of a round, if it is due; see :func:`measure_diagnostics`."""

@@ -43,8 +43,8 @@ class ServerEvaluation:
         The federation's: its model, and where the workers' models are.
     sets : TestSets
         Which test examples are used, by domain.
-    diagnostics : callable, optional
-        Returns more figures of a round.
+    diagnostics : Sequence[Callable]
+        Each returns more figures of a round.
     metrics : Sequence[str]
         Metrics of the user's own, ``module:callable``.
     on_confusion : callable, optional
@@ -57,7 +57,7 @@ class ServerEvaluation:
         dataset: Dataset,
         spec: ClientSpec,
         sets: TestSets,
-        diagnostics: Diagnostics | None = None,
+        diagnostics: Sequence[Diagnostics] = (),
         metrics: Sequence[str] = (),
         on_confusion: OnConfusion | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class ServerEvaluation:
         self._spec = spec
         self._metrics = tuple(metrics)
         self._sets = sets
-        self._parts = [_cut(indices) for indices in sets.indices]
+        self._parts = [cut(indices) for indices in sets.indices]
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Evaluate the model of a round."""
@@ -83,8 +83,8 @@ class ServerEvaluation:
         ]
         metrics = metrics_by_domain(self._sets, evaluations)
         self._tell_of_confusion(server_round, evaluations)
-        if self._diagnostics is not None:
-            metrics.update(self._diagnostics(server_round, arrays))
+        for diagnostics in self._diagnostics:
+            metrics.update(diagnostics(server_round, arrays))
         return MetricRecord(metrics)
 
     def _tell_of_confusion(self, server_round: int, evaluations: Sequence[Evaluation]) -> None:
@@ -94,7 +94,8 @@ class ServerEvaluation:
             self._on_confusion(server_round, confusion)
 
 
-def _cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def cut(indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return examples in parts that workers evaluate, the same for any number of workers."""
     return [indices[start : start + PART] for start in range(0, len(indices), PART)]
 
 
@@ -103,7 +104,7 @@ def _opened(spec: ClientSpec) -> tuple[Dataset, nn.Module, ModelArrays]:
     """Return a worker's data set and model, and the model's arrays; made once a process."""
     dataset = Dataset(spec.dataset)
     network = spec.build_model(dataset)
-    return dataset, network, ModelArrays(network)
+    return dataset, network, spec.arrays_of(network)
 
 
 def loaded(content: PackedRecords, spec: ClientSpec) -> tuple[Dataset, nn.Module]:

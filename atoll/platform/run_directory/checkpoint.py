@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``round-000010`` with the model (``arrays.safetensors``), the strategy's
 state, the clients' states, and a manifest of their hashes. It appears under its name only when it
-is complete; nothing in it is pickled. Large arrays of the state are files of their own in
+is complete; nothing in it is pickled. The clients' states are an index into segments in ``nodes/``
+(``node_states.py``), and each is written once. Large arrays of the state are files of their own in
 ``shared/``, named by their hash: one that does not change is written once.
 """
 
@@ -13,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from atoll.errors import CorruptCheckpointError, RunDirectoryError
 from atoll.files.atomic import atomic_file, atomic_folder, remove_partial_folders, sync_folder
 from atoll.files.reading import parse_json, read_json
 from atoll.flower.arrays import to_array, view
+from atoll.platform.run_directory.node_states import INDEX, NodeStates, StateSnapshot
 
 logger = logging.getLogger("atoll")
 
@@ -44,6 +46,7 @@ MODEL, STATE, CLIENTS, TREE, MANIFEST = (
 # Arrays of a strategy's state from this size on are files of their own.
 SHARED_BYTES = 1 << 20
 SHARED = "shared"
+SEGMENTS = "segments"
 
 
 @dataclass
@@ -60,7 +63,7 @@ class Checkpoint:
         JSON: the strategy's state, random states, metrics so far, the engine's choices.
     state_arrays : dict[str, ndarray]
         The arrays of ``tree``.
-    client_states : dict[int, bytes]
+    client_states : Mapping[int, bytes]
         ``Context.state`` of every node that has one.
     """
 
@@ -68,7 +71,7 @@ class Checkpoint:
     arrays: ArrayRecord
     tree: dict[str, Any] = field(default_factory=dict)
     state_arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-    client_states: dict[int, bytes] = field(default_factory=dict)
+    client_states: Mapping[int, bytes] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -138,28 +141,59 @@ class CheckpointStore:
 
     def _write_files(self, folder: Path, checkpoint: Checkpoint) -> None:
         model, heads = _model_tensors(checkpoint.arrays)
-        clients = {
-            str(node): np.frombuffer(state, np.uint8)
-            for node, state in checkpoint.client_states.items()
-        }
+        states = checkpoint.client_states
+        if not isinstance(states, StateSnapshot) or states.directory != self.states_directory:
+            states = self._states_written(states)
         shared = self._write_shared(checkpoint.state_arrays)
         own = {path: a for path, a in checkpoint.state_arrays.items() if path not in shared}
         tree = {
             "round": checkpoint.server_round,
             "model": heads,
             SHARED: shared,
+            SEGMENTS: states.segments,
             **checkpoint.tree,
         }
         files = {
             MODEL: save_safetensors(model),
             STATE: save_safetensors(own),
-            CLIENTS: save_safetensors(clients),
+            CLIENTS: save_safetensors(states.arrays()),
             TREE: json.dumps(tree).encode(),
         }
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         files[MANIFEST] = json.dumps(hashes, indent=1).encode()
         for name, data in files.items():
             _write(folder / name, data)
+
+    @property
+    def states_directory(self) -> Path:
+        """The folder of the segments of the nodes' states."""
+        return self._directory / "nodes"
+
+    def state_segments(self) -> set[int]:
+        """Return the segments that the checkpoints refer to."""
+        used: set[int] = set()
+        for server_round in self.rounds():
+            tree = self._tree(server_round)
+            used.update(tree.get(SEGMENTS, []))
+        return used
+
+    def _tree(self, server_round: int) -> dict[str, Any]:
+        path = self._path(server_round) / TREE
+        return read_json(path, dict[str, Any], error=CorruptCheckpointError, finite=False)
+
+    def _states_written(self, given: Mapping[int, bytes]) -> StateSnapshot:
+        """Write states that are not in the folder of the segments yet."""
+        states = NodeStates()
+        states.store_in(self.states_directory)
+        states.restore(given)
+        states.close()
+        return states.snapshot()
+
+    def _states_read(self, arrays: dict[str, NDArray[Any]]) -> Mapping[int, bytes]:
+        """Return the states that a checkpoint has; those of earlier versions hold them whole."""
+        if set(arrays) == set(INDEX):
+            return StateSnapshot.of_arrays(self.states_directory, arrays)
+        return {int(node): state.tobytes() for node, state in arrays.items()}
 
     def _write_shared(self, arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
         """Write the large arrays that are not there yet; return the hash of each, by its path."""
@@ -198,9 +232,7 @@ class CheckpointStore:
         used: set[str] = set()
         for server_round in kept:
             try:
-                path = self._path(server_round) / TREE
-                tree = read_json(path, dict[str, Any], error=CorruptCheckpointError, finite=False)
-                used.update(tree.get(SHARED, {}).values())
+                used.update(self._tree(server_round).get(SHARED, {}).values())
             except (CorruptCheckpointError, AttributeError):
                 # One that cannot be read says nothing of what it holds.
                 return
@@ -236,10 +268,7 @@ class CheckpointStore:
                 tree=tree,
                 state_arrays=load_safetensors(files[STATE])
                 | {p: self._read_shared(name) for p, name in tree.get(SHARED, {}).items()},
-                client_states={
-                    int(node): state.tobytes()
-                    for node, state in load_safetensors(files[CLIENTS]).items()
-                },
+                client_states=self._states_read(load_safetensors(files[CLIENTS])),
             )
         except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise CorruptCheckpointError(f"{folder}: cannot be decoded ({error})") from error

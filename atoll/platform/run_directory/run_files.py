@@ -72,6 +72,8 @@ CLIENT_SCHEMA = pa.schema(
         ("examples", pa.int64()),
         ("loss", pa.float64()),
         ("accuracy", pa.float64()),
+        ("personal_loss", pa.float64()),
+        ("personal_accuracy", pa.float64()),
         ("epsilon", pa.float64()),
         ("seconds", pa.float64()),
         ("bytes_down", pa.int64()),

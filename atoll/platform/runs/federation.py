@@ -12,18 +12,20 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from atoll.clients.apps.client_app import ClientSpec
-from atoll.clients.arrays.model_arrays import ModelArrays
+from atoll.clients.apps.root_training import RootTraining
 from atoll.clients.arrays.travelling import frozen_sha256
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.domains import training_domains
 from atoll.clients.data.partitioning.partition import Partition, class_histogram
 from atoll.clients.tasks.classification import Classification
 from atoll.files.recorded import write_recorded_json
-from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.poisoning import poisoned_client
+from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.run_directory.run_files import PARTITION
 from atoll.platform.runs.components import ComponentCache, Components
 from atoll.platform.runs.preflight import check_components
+from atoll.strategies.robust.fl_trust import FLTrust
 
 # Clients whose class histograms are kept.
 MAX_HISTOGRAMS = 10_000
@@ -66,13 +68,16 @@ def prepare(experiment: Experiment, cache: ComponentCache | None = None) -> Fede
         dataset=made.dataset.directory,
         partition=made.partition.directory,
         model=experiment.model,
-        client=with_references(made.experiment.client),
+        client=poisoned_client(made.experiment, len(made.partition), made.dataset),
         num_rounds=experiment.run.rounds,
         seed=experiment.run.seed,
         client_test_fraction=experiment.data.client_test_fraction,
         frozen=frozen_sha256(made.model),
     )
-    initial_arrays = ModelArrays(made.model).read()
+    for strategy in nested_strategies(made.strategy):
+        if isinstance(strategy, FLTrust):
+            strategy.train_on_root = RootTraining(spec, strategy.root_examples)
+    initial_arrays = spec.arrays_of(made.model).read()
     return Federation(made.dataset, made.partition, spec, made.strategy, initial_arrays)
 
 

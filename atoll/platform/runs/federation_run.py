@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,21 @@ from atoll.clients.data.partitioning.domains import test_sets
 from atoll.errors import RunDirectoryError
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import Observer, RoundRecord
+from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.config.poisoning import poison_of
 from atoll.platform.config.privacy.budget import spent_after, with_private_examples
 from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.reports.run_report import REPORT, write_report
+from atoll.platform.rounds.attack_success import AttackSuccess
 from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.rounds.kept_round import KeptRound
 from atoll.platform.rounds.privacy_budget import PrivacyBudget
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.round_options import StoppingRule
 from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
-from atoll.platform.rounds.server_evaluation import ServerEvaluation
+from atoll.platform.rounds.server_evaluation import Diagnostics, ServerEvaluation
 from atoll.platform.run_directory.checkpoint import CheckpointStore
 from atoll.platform.run_directory.identity import FROZEN, RunIdentity, relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
@@ -315,7 +318,12 @@ def _run_rounds(
     sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
     place = (grid, federation.dataset, federation.spec, sets)
     every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
-    diagnostics = ServerDiagnostics(*place, every) if every and sets.validation else None
+    diagnostics: list[Diagnostics] = []
+    if every and sets.validation:
+        diagnostics.append(ServerDiagnostics(*place, every))
+    poison = poison_of(experiment, len(federation.partition), federation.dataset)
+    if poison is not None and poison.has_goal:
+        diagnostics.append(AttackSuccess(*place, poison))
     told = session.ledger.on_confusion
     evaluation = ServerEvaluation(*place, diagnostics, settings.metrics or (), told)
     options = session.options(
@@ -377,7 +385,9 @@ def _recorder(
 ) -> CaptureRecorder | None:
     if experiment.capture is None:
         return None
-    what = directory, experiment.capture, federation.spec, federation.dataset
+    # What attacks are told of clients is what honest ones are; no other is captured.
+    spec = replace(federation.spec, client=with_references(experiment.client))
+    what = directory, experiment.capture, spec, federation.dataset
     if not isinstance(federation.strategy, SecAggPlus):
         return CaptureRecorder(*what)
     recorder = SumRecorder(*what)

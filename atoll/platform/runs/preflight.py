@@ -40,11 +40,20 @@ from atoll.platform.config.client_mods import check_mods_of, named_mods, with_re
 from atoll.platform.config.combinations import warn_of_combinations
 from atoll.platform.config.estimate import warn_of_a_long_run
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.personal import (
+    check_personal,
+    check_personal_on,
+    obstacle_to_batching,
+    warn_of_evaluation,
+)
+from atoll.platform.config.poisoning import check_poison_on, check_poison_settings
 from atoll.platform.config.privacy.budget import with_budget, with_private_examples
 from atoll.platform.config.privacy.canaries import with_canaries
 from atoll.platform.config.privacy.notes import warn_of_privacy
+from atoll.platform.config.robust_aggregation import check_robust
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
+from atoll.platform.runs.objective_checks import check_objective, check_terms
 from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
@@ -94,6 +103,7 @@ def _check_strategy_and_mods(experiment: Experiment) -> None:
             "'atoll flower')"
         )
     check_mods_of(experiment, with_budget(strategy, experiment))
+    check_poison_settings(experiment, strategy)
 
 
 def _check_model(experiment: Experiment) -> None:
@@ -142,6 +152,11 @@ def _warn_of_domains(made: Components) -> None:
 def _check_vectorized(made: Components) -> None:
     if made.experiment.client.vectorize is not True:
         return
+    one_by_one = obstacle_to_batching(made.experiment)
+    if one_by_one is not None:
+        raise InvalidExperimentError(
+            f"client.vectorize = True: {one_by_one}; expected 'auto' or false"
+        )
     obstacle = made.obstacle_to_vectorizing()
     if obstacle is not None:
         raise InvalidExperimentError(
@@ -164,6 +179,14 @@ def _check_alignment(made: Components) -> None:
 
 def _check_mods_on_model(made: Components) -> None:
     check_mods(with_references(made.experiment.client).mods, made.model)
+
+
+def _check_robust(made: Components) -> None:
+    check_robust(made.strategy, len(made.partition))
+
+
+def _check_poison(made: Components) -> None:
+    check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
 
 
 def _warn_of_mods(made: Components) -> None:
@@ -202,21 +225,40 @@ def _check_blocks(made: Components) -> None:
         )
 
 
+def _check_personal(experiment: Experiment) -> None:
+    check_personal(experiment)
+
+
+def _check_personal_on_model(made: Components) -> None:
+    check_personal_on(made.experiment, made.strategy, made.model)
+
+
+def _warn_of_personal_evaluation(made: Components) -> None:
+    warn_of_evaluation(made.experiment, made.strategy)
+
+
 SETTINGS: tuple[Callable[[Experiment], None], ...] = (
     _check_tracking,
     _check_data,
     _check_model,
     _check_functions,
+    _check_personal,
     _check_strategy_and_mods,
+    check_objective,
 )
 COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _warn_of_domains,
+    _check_personal_on_model,
+    _warn_of_personal_evaluation,
     _check_vectorized,
     _check_loss_and_metrics,
+    check_terms,
     _warn_of_normalization,
     _warn_of_duration,
     _check_alignment,
     _check_mods_on_model,
+    _check_poison,
+    _check_robust,
     _warn_of_mods,
     _warn_of_guarantees,
     _check_buffers,

@@ -18,7 +18,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.noprop_clients import CAPACITY
-from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
@@ -97,7 +96,7 @@ class _Evaluation:
         dataset = federation.dataset
         self._dataset = dataset
         self._model = federation.spec.build_model(dataset)
-        self._arrays = ModelArrays(self._model)
+        self._arrays = federation.spec.arrays_of(self._model)
         self._metrics = experiment.run.metrics or ()
         data = experiment.data
         self._sets = test_sets(dataset, data.held_out, data.test_examples)

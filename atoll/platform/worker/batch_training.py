@@ -9,11 +9,12 @@ from flwr.app import Message, MessageType, MetricRecord
 from atoll.clients.apps.batch_app import BatchClientApp
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.platform.messages.exchange import Chunk, Exchange
-from atoll.platform.messages.outcome import ClientReply, Outcome, plain_metrics
+from atoll.platform.messages.outcome import ClientReply, Failure, Outcome, plain_metrics
 from atoll.platform.messages.packing import parts_of
 from atoll.platform.worker.chunk_messages import ChunkMessages
 from atoll.platform.worker.chunk_sum import ChunkSum
 from atoll.platform.worker.client_call import ClientCalls
+from atoll.platform.worker.node_context import kept_of
 from atoll.platform.worker.reply_validation import receive
 
 
@@ -66,8 +67,12 @@ class BatchTraining:
             node_id = chunk.nodes[place]
             expected = exchange.expected[chunk.envelopes[place]]
             result = receive(exchange, node_id, place, answer, expected, chunk_sum)
+            state = None
+            if not isinstance(result, Failure):
+                had = node_id in chunk.states
+                state = kept_of(contexts[place], exchange.num_partitions, had=had)
             position = chunk.positions[place]
-            outcomes.append(Outcome(position, node_id, result, self._worker, seconds))
+            outcomes.append(Outcome(position, node_id, result, self._worker, seconds, state))
         return outcomes
 
     def summed(

@@ -151,7 +151,7 @@ def test_attacks_on_another_kind_are_refused_in_one_line(tmp_path: Path) -> None
     table = victim_of(dataset_of(tmp_path / "a", TABLE, CLASSES), KINDS[0][2])
     said = (
         r"^IDLG reconstructs images, and the clients' examples are rows of 2 numbers and 2 "
-        r"categories; expected an attack on table: tableak, marginal-sample, marginal-mode$"
+        r"categories; expected an attack on table: tableak, spear, marginal-sample, marginal-mode$"
     )
     attack = build_attack("idlg", {})
     with pytest.raises(AttackError, match=said):

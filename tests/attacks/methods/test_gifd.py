@@ -262,3 +262,18 @@ def test_styles_and_noise_stay_in_their_balls_from_the_first_stage_on(victims) -
     for after, before in zip(values, stack(start, group), strict=True):
         moved = (after - before).flatten(2).abs().mean(2)
         torch.testing.assert_close(moved, torch.full_like(moved, 0.02))
+
+
+@pytest.mark.parametrize("option", [{"matched": 0.2}, {"regularization": 0.5}])
+def test_options_of_fedleak_act(folder, victims, option) -> None:
+    few = {"steps": 5, "restarts": 1, "stages": 2}
+    [plain], [same], [other] = (
+        attack.run_checked(observed(attack, victims[:1]))
+        for attack in (
+            gifd(folder, **few),
+            gifd(folder, **few, matched=1.0, regularization=0.0),
+            gifd(folder, **few, **option),
+        )
+    )
+    assert plain.images.equal(same.images)
+    assert not plain.images.equal(other.images)

@@ -127,3 +127,30 @@ def test_settings_of_an_attack_are_checked() -> None:
         build_attack("idgl", {})
     adaptive = build_attack("idlg", {"defense": "adaptive", "batch_order": "given"})
     assert {Capability.DEFENSE, Capability.BATCH_ORDER} <= adaptive.threat.capabilities
+
+
+@pytest.mark.parametrize(
+    "settings", [{"matched": 0.2}, {"regularization": 0.5}, {"adam_epsilon": 1e-8}]
+)
+def test_options_of_the_matching_change_the_result(settings: dict[str, Any]) -> None:
+    client = {"batch_size": 1, "learning_rate": 1e-3, "optimizer": "adam"}
+    few = {"steps": 30, "tv": 1e-3}
+    plain = figures(attacked("inverting-gradients", {"name": "mlp"}, [[0]], client, **few), "psnr")
+    again = {"matched": 1.0, "regularization": 0.0, "adam_epsilon": 1e-3}
+    same = attacked("inverting-gradients", {"name": "mlp"}, [[0]], client, **few, **again)
+    assert figures(same, "psnr") == plain
+    other = attacked("inverting-gradients", {"name": "mlp"}, [[0]], client, **few, **settings)
+    assert figures(other, "psnr") != plain
+
+
+def test_a_rounded_epsilon_reconstructs_from_a_step_of_adam() -> None:
+    client = {"batch_size": 1, "learning_rate": 1e-3, "optimizer": "adam"}
+    settings = {"steps": 150, "tv": 1e-3}
+    ones = [[0], [1]]
+    [low, high] = [
+        min(
+            figures(attacked("inverting-gradients", {"name": "mlp"}, ones, client, **given), "psnr")
+        )
+        for given in ({**settings, "adam_epsilon": 1e-8}, settings)
+    ]
+    assert low < 12 < 14 < high

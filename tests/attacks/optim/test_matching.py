@@ -13,6 +13,7 @@ from atoll.attacks.optim.matching import (
     later_layers_weigh_more,
     layerwise_cosine,
     mean_squared_l2,
+    on_largest,
     on_support,
     squared_l2,
     weighted,
@@ -82,3 +83,13 @@ def test_on_the_support_what_was_pruned_does_not_count() -> None:
             on_support(cost)(elsewhere, pruned), on_support(cost)(found, pruned)
         )
         assert (cost(elsewhere, pruned) > on_support(cost)(elsewhere, pruned)).all()
+
+
+def test_the_largest_entries_of_each_candidate_are_matched() -> None:
+    target = [torch.tensor([[3.0, -4.0, 1.0, 0.0], [1.0, 2.0, -5.0, 3.0]])]
+    update = [torch.tensor([[1.0, 1.0, 9.0, 9.0], [9.0, 9.0, 1.0, 1.0]])]
+    half = on_largest(squared_l2, 0.5)(update, target)
+    torch.testing.assert_close(half, torch.tensor([4.0 + 25.0, 36.0 + 4.0]))
+    assert on_largest(squared_l2, 1.0) is squared_l2
+    [least] = on_largest(squared_l2, 1e-6)([update[0][:1]], [target[0][:1]])
+    torch.testing.assert_close(least, torch.tensor(25.0))

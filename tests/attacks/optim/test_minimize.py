@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from atoll.attacks.optim.minimize import minimize
+from atoll.attacks.optim.minimize import GradientRegularization, minimize
 from atoll.attacks.optim.step_rules import Adam
 from atoll.attacks.optim.step_size_schedules import constant, cosine, ramp, thirds_of_eight
 
@@ -73,3 +74,40 @@ def test_schedules_have_the_values_of_their_papers() -> None:
     assert cosine(50, 1000) == pytest.approx(1.0)
     assert cosine(999, 1000) == pytest.approx(0.0, abs=1e-4)
     assert constant(7, 10) == 1.0
+
+
+def test_gradient_regularization_descends_the_cost_and_the_norm_of_its_gradient() -> None:
+    start = torch.tensor([[1.5, -0.5], [0.3, 2.0]])
+
+    def objective(values: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        costs = (values[0].pow(4).sum(1) + values[0].prod(1).sin()).double()
+        return costs, costs
+
+    class Keep:
+        """A rule that only looks."""
+
+        seen: list[torch.Tensor] = []  # noqa: RUF012
+
+        def step(
+            self, values: list[torch.Tensor], gradients: Sequence[torch.Tensor], factor: float
+        ) -> None:
+            self.seen = [gradient.clone() for gradient in gradients]
+
+    weight, radius = 0.4, 1e-3
+    rule = Keep()
+    minimize(
+        objective,
+        [start.double()],
+        rule,
+        1,
+        regularization=GradientRegularization(weight, radius),
+    )
+    x = start.double().requires_grad_()
+    total, _ = objective([x])
+    [gradient] = torch.autograd.grad(total.sum(), x, create_graph=True)
+    norms = gradient.norm(dim=1)
+    # The step uphill has length radius * sqrt(2): two values a candidate.
+    [of_norms] = torch.autograd.grad(norms.sum(), x)
+    wanted = gradient.detach() + weight * radius * 2**0.5 * of_norms
+    torch.testing.assert_close(rule.seen[0], wanted, rtol=0, atol=1e-4)
+    assert (rule.seen[0] - gradient.detach()).abs().max() > 1e-3

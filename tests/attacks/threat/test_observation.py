@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture, Content
-from atoll.attacks.threat.capabilities import Capability, ThreatModel
-from atoll.attacks.threat.observation import ImageSpace, PublicData, observe, used_examples
+from atoll.attacks.threat.capabilities import Capability, Given, ThreatModel
+from atoll.attacks.threat.observation import (
+    ImageSpace,
+    Observation,
+    PublicData,
+    observe,
+    used_examples,
+)
 from atoll.errors import AttackError, CaptureError
 from tests.support.attacks.real_updates import client_update
 
@@ -34,6 +40,28 @@ def test_it_holds_what_is_granted_and_nothing_else(capability: Capability) -> No
     )
     held = {name for name in FIELD.values() if getattr(observation, name) is not None}
     assert held == {FIELD[capability]}
+
+
+GIVEN = {
+    Given.MODEL: {"model", "sent_buffers"},
+    Given.UPDATE: {"target"},
+    Given.COUNT: {"num_examples"},
+    Given.TASK: {"task"},
+    Given.NORMALISATION: {"inputs"},
+    # A property of the model that is given.
+    Given.BATCH_NORM: set(),
+}
+
+
+def test_every_field_is_declared_as_given_or_granted() -> None:
+    assert set(GIVEN) == set(ThreatModel().given)
+    declared = set().union(*GIVEN.values()) | set(FIELD.values()) | {"noise"}
+    names = {"server_round", "node_id", "threat"}
+    assert {field.name for field in fields(Observation)} == declared | names
+    capture, _ = client_update(MODEL, {"batch_size": 4}, [0, 1])
+    observation = observe(capture, ThreatModel(), mode="train")
+    assert all(getattr(observation, name) is not None for name in set().union(*GIVEN.values()))
+    assert observation.model.mode == "train"
 
 
 def test_the_target_of_one_step_is_the_gradient() -> None:

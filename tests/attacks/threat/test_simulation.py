@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.threat.victim_units import soft_loss
-from atoll.errors import AttackError
 from tests.support.attacks.real_updates import assert_simulates, client_update
 
 KNOWN = ThreatModel.of(Capability.TRAINING, Capability.BATCH_ORDER, Capability.LABELS)
@@ -92,7 +93,65 @@ def test_probabilities_and_labels_give_the_same_loss() -> None:
     torch.testing.assert_close(soft_loss(single, binary), soft_loss(single, pairs))
 
 
-def test_steps_of_adam_are_refused() -> None:
-    capture, _ = client_update(MLP, {"optimizer": "adam"}, [0, 1])
-    with pytest.raises(AttackError, match=r"client\.optimizer = 'adam'.*expected 'sgd'"):
-        ClientSimulation.of(observe(capture, ThreatModel.of(Capability.TRAINING)))
+ADAMS = [
+    {"optimizer": "adam"},
+    {"optimizer": "adam", "weight_decay": 0.1, "gradient_clip": 0.05},
+    {"optimizer": "adamw", "weight_decay": 0.1, "proximal_mu": 0.5},
+]
+
+
+@pytest.mark.parametrize("optimizer", ADAMS)
+def test_it_sends_what_a_client_with_adam_sends(optimizer: dict[str, Any]) -> None:
+    client = {"batch_size": 3, "epochs": 2, "learning_rate": 0.01, **optimizer}
+    capture, truth = client_update(MLP, client, list(range(6)))
+    # Rounding decides about gradients that are as small as Adam's epsilon.
+    assert_simulates(capture, truth, KNOWN, (1e-2, 1e-6))
+
+
+@pytest.mark.parametrize("optimizer", ADAMS[:2])
+def test_the_derivative_through_adam_is_that_of_the_formula(optimizer: dict[str, Any]) -> None:
+    client = {"batch_size": 1, "epochs": 2, "learning_rate": 0.01, **optimizer}
+    capture, _ = client_update({"name": "lenet-sigmoid"}, client, [0, 1])
+    simulation = ClientSimulation.of(observe(capture, ThreatModel.of(Capability.TRAINING)))
+    module = simulation.model.module.double()
+    simulation.model.parameters = {k: p.detach() for k, p in module.named_parameters()}
+    images = torch.randn(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([1, 2])
+    [ours] = torch.autograd.grad(_sum_of_sines(simulation(images, labels)), images)
+    theirs = _by_formula(module, client, images, labels)
+    [wanted] = torch.autograd.grad(_sum_of_sines(theirs), images)
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-9)
+
+
+def _sum_of_sines(update: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([tensor.sin().sum() for tensor in update]).sum()
+
+
+def _by_formula(
+    module: nn.Module, client: dict[str, Any], images: torch.Tensor, labels: torch.Tensor
+) -> list[torch.Tensor]:
+    """The pseudo-gradient of four steps as Kingma and Ba (2015, algorithm 1) write them."""
+    names = [name for name, _ in module.named_parameters()]
+    rate, decay = client["learning_rate"], client.get("weight_decay", 0.0)
+    start = [p.detach() for p in module.parameters()]
+    now = [p.clone().requires_grad_() for p in start]
+    first, second = [0.0 * p for p in start], [0.0 * p for p in start]
+    for step in range(1, 5):
+        own = slice((step - 1) % 2, (step - 1) % 2 + 1)
+        output = torch.func.functional_call(module, dict(zip(names, now, strict=True)), images[own])
+        loss = torch.nn.functional.cross_entropy(output, labels[own])
+        gradients = torch.autograd.grad(loss, now, create_graph=True)
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        factor = (client.get("gradient_clip", 1e9) / (norm + 1e-6)).clamp(max=1.0)
+        total = [g * factor + decay * p for g, p in zip(gradients, now, strict=True)]
+        first = [0.9 * m + 0.1 * g for m, g in zip(first, total, strict=True)]
+        second = [0.999 * v + 0.001 * g * g for v, g in zip(second, total, strict=True)]
+        now = [
+            p
+            - rate
+            * (m / (1 - 0.9**step))
+            / ((v / (1 - 0.999**step)).clamp_min(1e-60).sqrt() + 1e-8)
+            for p, m, v in zip(now, first, second, strict=True)
+        ]
+    return [(before - after) / rate for before, after in zip(start, now, strict=True)]

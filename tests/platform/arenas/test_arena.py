@@ -1,16 +1,19 @@
 """An arena as it runs: real federations and attacks on a real Ray."""
 
+import io
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from safetensors import safe_open
 
 from atoll.attacks.arena.arena_run import JobEnd
 from atoll.errors import RunDirectoryError
 from atoll.platform.arenas.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
 from atoll.platform.arenas.arena_plan import Arena, load_arena
+from atoll.platform.cli.watch import watch
 from atoll.platform.sweeps.sweep import TrialEnd
 from tests.platform.arenas.test_arena_plan import ARENA
 
@@ -32,6 +35,7 @@ def finished(
     return arena, run_arena(arena, folder / "out", on_job=ends.append), ends
 
 
+@pytest.mark.long
 def test_every_attack_meets_every_defense(
     finished: tuple[Arena, ArenaResult, list[JobEnd]],
 ) -> None:
@@ -78,6 +82,21 @@ def test_the_report_opens_offline_and_shows_no_clients_images(
     assert 'src="http' not in page
     assert [p.name for p in result.report.parent.rglob("*")] == ["index.html"]
     assert not list(result.directory.rglob("images.safetensors"))
+
+
+def test_it_is_watched_as_its_directory_tells(
+    finished: tuple[Arena, ArenaResult, list[JobEnd]],
+) -> None:
+    _, result, ends = finished
+    text = io.StringIO()
+    watch(result.directory, Console(file=text, width=200, highlight=False))
+    *federations, summary = text.getvalue().splitlines()
+    assert all(": finished" in line for line in federations)
+    count = len(federations)
+    assert summary == (
+        f"{count} of {count} federations ended, {len(ends)} of {len(ends)} attacks ended -> "
+        f"{result.directory}"
+    )
 
 
 def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(

@@ -347,7 +347,7 @@ def test_an_error_is_a_line_and_a_code_in_a_process_of_its_own(experiment: Path)
     assert done.stderr.splitlines() == [
         "error: strategy.name = 'FedAvgg': no such strategy; did you mean 'FedAvg'?"
     ]
-    assert done.stdout == "small: loading PyTorch, Flower and Ray\n"
+    assert done.stdout == f"{experiment.name}: loading PyTorch, Flower and Ray\n"
 
 
 def test_lists_and_help(atoll_here: AtollHere) -> None:

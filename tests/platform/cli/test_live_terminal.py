@@ -42,6 +42,7 @@ def of_round(number: int, **more: object) -> RoundRecord:
     return RoundRecord(**{**record, **more})  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])

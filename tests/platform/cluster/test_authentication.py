@@ -108,6 +108,7 @@ def test_a_process_without_the_right_token_is_told_so_in_one_line(
     assert all("\n" not in text for text in found.values() if isinstance(text, str))
 
 
+@pytest.mark.long
 def test_a_ray_without_tokens_is_used_unless_the_user_asks_for_tokens(home: Path) -> None:
     process, address = start_head(home, RAY_AUTH_MODE="disabled")
     try:

@@ -83,6 +83,7 @@ def test_a_cluster_without_processors_is_waited_for_and_used(found: dict[str, An
     assert "waiting up to 900 s for nodes that hold a worker of 1 CPU" in waited
 
 
+@pytest.mark.long
 def test_as_many_nodes_come_as_the_run_could_use_and_the_autoscaler_has(
     found: dict[str, Any],
 ) -> None:

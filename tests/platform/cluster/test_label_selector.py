@@ -33,6 +33,7 @@ def test_nodes_are_admitted_where_ray_places_actors(found: dict[str, Any]) -> No
     }
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_workers_are_on_nodes_with_the_labels_alone(found: dict[str, Any]) -> None:
     assert found["run"] == {"workers": 3, "zones": ["b"]}

@@ -40,6 +40,7 @@ def test_data_are_brought_to_a_node_once(found: dict[str, Any]) -> None:
     assert seen["brought"] == [seen["size"] if found["private"] else 0]
 
 
+@pytest.mark.long
 def test_workers_are_on_every_node_with_processors(found: dict[str, Any]) -> None:
     assert found["come_and_go"]["workers"]["1"] == 4
     assert found["come_and_go"]["nodes"]["1"] == [0, 1]

@@ -34,6 +34,7 @@ def test_every_cpu_of_every_node_has_a_worker(found: dict[str, Any]) -> None:
     assert len({place["node"] for place in found["cpus"]["places"]}) == 2
 
 
+@pytest.mark.long
 def test_workers_share_gpus_by_fractions(found: dict[str, Any]) -> None:
     assert found["gpus"]["workers"] == 4
     seen = {(place["node"], place["pid"]): place["gpus"] for place in found["gpus"]["places"]}

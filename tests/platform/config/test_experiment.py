@@ -28,6 +28,12 @@ from tests.support.paths import ROOT
 def test_the_ready_experiments_are_valid(path: Path) -> None:
     tables = tomllib.loads(path.read_text())
     if SWEEP in tables:
+        rows = tables["data"].get("path")
+        if rows is not None and not (path.parent / rows).exists():
+            # The file says which command writes its rows.
+            with pytest.raises(InvalidExperimentError, match=r"data\.path .* no such file"):
+                load_sweep(path)
+            return
         assert load_sweep(path).trials
         return
     if ARENA in tables:

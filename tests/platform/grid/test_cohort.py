@@ -7,6 +7,7 @@ from typing import Any
 
 from atoll.platform.grid.cohort import LOOK_AHEAD, Cohort
 from atoll.platform.messages.exchange import Chunk, Envelope, Exchange
+from atoll.platform.run_directory.node_states import NodeStates
 from atoll.platform.worker.gpu_memory import Shortage
 
 
@@ -28,7 +29,8 @@ def cohort(
     envelope = Envelope(0, "train", "", 1.0, 0.0)
     exchange = Exchange(1, 0, 1, chunks, (envelope,), (None,))
     cut = [Chunk(index, (index,), (index + 1,), (0,), ("id",), ((1,),)) for index in range(chunks)]
-    return Cohort(exchange, ["content"], cut, suspects, workers=OneNode(), places=places, **options)
+    given = {"workers": OneNode(), "states": NodeStates(), "places": places}
+    return Cohort(exchange, ["content"], cut, suspects, **given, **options)
 
 
 def nodes_given(cohort: Cohort, *workers: str) -> list[int]:

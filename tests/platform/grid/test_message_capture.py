@@ -118,6 +118,7 @@ def without_ids(page: str) -> str:
     return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", page)
 
 
+@pytest.mark.long
 def test_the_doctor_finds_what_strategy_and_schedule_did_consistent(tmp_path: Path) -> None:
     settings = experiment(
         capture=THIRD_AND_FIFTH,
@@ -192,6 +193,7 @@ def test_layers_that_noprop_clients_train_are_recorded_replayed_and_attacked(
     assert [row["label_accuracy"] for row in attacked.rows] == [1.0] * 3
 
 
+@pytest.mark.long
 def test_a_run_that_is_resumed_has_the_same_captures(tmp_path: Path) -> None:
     tables: dict[str, Any] = {
         "capture": {"nodes": [3], "rounds": [2]},

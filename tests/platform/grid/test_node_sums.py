@@ -16,6 +16,7 @@ from atoll.platform.grid.node_sums import Merge, NodeSums, Traffic
 from atoll.platform.messages.exchange import Chunk, ChunkResult, Envelope, Exchange
 from atoll.platform.messages.outcome import Outcome
 from atoll.platform.pool.jobs import Job
+from atoll.platform.run_directory.node_states import NodeStates
 from atoll.platform.worker.sum_tree import TreeSum
 from tests.platform.worker.test_sum_tree import by_definition, chunk_sum, values_of
 
@@ -115,7 +116,10 @@ def cohort_of(count: int, nodes: Nodes) -> Cohort:
     envelope = Envelope(0, "train", "", 1.0, 0.0)
     exchange = Exchange(1, 0, 1, count, (envelope,), (None,), "num-examples", sum_replies=True)
     cut = [Chunk(index, (index,), (index + 1,), (0,), ("id",), ((1,),)) for index in range(count)]
-    return Cohort(exchange, ["content"], cut, set(), workers=nodes, one_at_a_time=True)
+    states = NodeStates()
+    return Cohort(
+        exchange, ["content"], cut, set(), workers=nodes, states=states, one_at_a_time=True
+    )
 
 
 def run(cohort: Cohort, nodes: Nodes, values: np.ndarray, draw: Any, lost: int) -> None:

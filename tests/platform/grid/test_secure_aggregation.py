@@ -54,6 +54,7 @@ class Onlooker(RayGrid):
         return replies
 
 
+@pytest.mark.long
 def test_a_run_comes_to_the_plain_runs_model_but_for_rounding(
     tmp_path: Path, cluster: None
 ) -> None:
@@ -75,6 +76,7 @@ def one_step_of(experiment: Experiment, **capture: object) -> Experiment:
     return Experiment.from_dict(tables)
 
 
+@pytest.mark.long
 def test_the_server_of_a_run_records_sums_only(tmp_path: Path, cluster: None) -> None:
     secure = run(one_step_of(experiment(secure=True)), out=tmp_path / "secure")
     [found] = find_captures(tmp_path / "secure")

@@ -41,6 +41,7 @@ def test_as_many_workers_work_as_fit(found: dict[str, Any]) -> None:
     assert gpu["total_bytes"] == 9 * GIB
 
 
+@pytest.mark.long
 def test_without_room_there_are_fewer_workers_and_the_same_bits(found: dict[str, Any]) -> None:
     given, [gpu] = found["backed_off"]
     assert given == replies(2)
@@ -56,6 +57,7 @@ def test_a_client_that_fits_nowhere_ends_the_run_with_what_to_lower(found: dict[
     assert found["afterwards"] == [1, 2]
 
 
+@pytest.mark.long
 def test_clients_that_do_not_fit_at_once_train_in_halves(found: dict[str, Any]) -> None:
     given, choice = found["together"]
     assert len(given) == 16

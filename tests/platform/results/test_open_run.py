@@ -151,6 +151,7 @@ def test_a_given_round_is_kept_whatever_the_others(tmp_path: Path, cluster: None
     assert run.evaluate(round=3)["accuracy"] == accuracy
 
 
+@pytest.mark.long
 def test_what_is_kept_changes_no_bit_and_a_resumed_run_knows_its_best(
     tmp_path: Path, directory: Path
 ) -> None:

@@ -53,6 +53,7 @@ def listed(*arguments: object) -> list[dict]:
     return json.loads(stdout)
 
 
+@pytest.mark.long
 def test_runs_are_listed_with_their_figures(runs: Path) -> None:
     entries = {entry["name"]: entry for entry in listed(runs)}
     assert set(entries) == {
@@ -300,6 +301,7 @@ def test_a_sweeps_table_as_csv_is_all_that_it_prints(sweep: tuple[Path, str]) ->
     assert row["e0.9 (held out) n"] == "2"
 
 
+@pytest.mark.long
 def test_trials_that_held_a_domain_out_are_not_pooled_with_those_that_had_it(
     sweep: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def experiment(**tables: dict[str, Any]) -> Experiment:
     return Experiment.from_dict({k: {**base.get(k, {}), **tables.get(k, {})} for k in names})
 
 
+@pytest.mark.long
 def test_the_bits_do_not_depend_on_where_replies_are_added_up(tmp_path: Path) -> None:
     def sha256(name: str, **tables: dict[str, Any]) -> str:
         result = atoll.run(experiment(**tables), out=tmp_path / name)
@@ -44,6 +45,7 @@ def test_the_bits_do_not_depend_on_where_replies_are_added_up(tmp_path: Path) ->
     assert sha256("workers", ray={"workers": 3}) == in_the_app
 
 
+@pytest.mark.long
 def test_together_is_bitwise_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     for steps in ({"batch_size": 8}, {"batch_size": 64}):
         found = {

@@ -9,6 +9,7 @@ import pytest
 from tests.support.runs.code_process import in_a_process
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_run_listens_on_loopback_only() -> None:
     code = """

@@ -94,6 +94,7 @@ def code_of(run: Path) -> dict[str, str]:
     return dict(json.loads((run / "identity.json").read_text())["code"])
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_script_runs_what_it_defines_and_a_resumed_run_notices_changes(
@@ -119,6 +120,7 @@ def test_a_script_runs_what_it_defines_and_a_resumed_run_notices_changes(
     assert "__main__:Net is not" not in shown
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_notebook_runs_what_it_defines_and_shows_a_table_and_a_summary(

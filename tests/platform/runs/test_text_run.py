@@ -53,6 +53,7 @@ def _experiment(path: Path, workers: int, vectorize: bool = False) -> Experiment
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_what_trains_travels_with_the_same_bits(
     cluster: None, tmp_path: Path, vectorize: bool

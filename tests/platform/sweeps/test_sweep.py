@@ -127,6 +127,7 @@ def test_trials_are_runs_and_a_finished_one_is_not_run_again(tmp_path: Path, clu
         run_sweep(grown, directory)
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_does_not_stop_the_others_and_is_tried_again(
     tmp_path: Path, cluster: None
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> Non
     assert sweep_directory(sweep, tmp_path) == tmp_path
 
 
+@pytest.mark.long
 def test_the_command_shows_trials_and_tables_and_its_code_says_whether_all_went_well(
     tmp_path: Path, cluster: None
 ) -> None:

@@ -93,6 +93,7 @@ def test_the_trial_that_is_ahead_everywhere_is_never_stopped(
                 break
 
 
+@pytest.mark.long
 def test_stopped_trials_stay_in_the_table_and_go_on_when_they_may(
     tmp_path: Path, cluster: None
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_client_that_fails_between_query_and_training_is_reported(tmp_path: Pa
     assert [row.errors for row in rows] == [0, 1, 0, 0]
 
 
+@pytest.mark.long
 def test_methods_on_the_server_and_by_updates_run_too(tmp_path: Path) -> None:
     fish = {"name": "Fish", "server_learning_rate": 1e-3, "fraction_evaluate": 0.0}
     assert run(experiment(fish), out=tmp_path / "fish").metrics["train_loss"] > 0.0

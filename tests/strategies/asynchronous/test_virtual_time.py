@@ -97,6 +97,7 @@ def test_fed_buff_is_what_an_event_by_event_simulation_gives(availability: float
     assert all(len(strategy.versions) <= 6 for _ in metrics)
 
 
+@pytest.mark.long
 def test_without_a_deadline_it_is_fed_avg() -> None:
     found, metrics = on_ray(build_strategy("DeadlineFedAvg", {"cohort": NODES}), 3)
     expected, _ = on_ray(FedAvg(), 3)
@@ -106,6 +107,7 @@ def test_without_a_deadline_it_is_fed_avg() -> None:
     assert metrics[0]["staleness"] == 0.0
 
 
+@pytest.mark.long
 def test_a_round_ends_at_its_deadline_and_stragglers_count_later_or_never() -> None:
     options = {"cohort": NODES, "deadline": 60.0, "device_spread": 1.0, "fraction_evaluate": 0.0}
     kept, of_kept = on_ray(build_strategy("DeadlineFedAvg", options), 6)
@@ -163,10 +165,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
     return final(run(experiment(2), out=tmp_path_factory.mktemp("whole") / "run"))
 
 
+@pytest.mark.long
 def test_the_bits_do_not_depend_on_the_workers(finished: str, tmp_path: Path) -> None:
     assert final(run(experiment(1), out=tmp_path / "one")) == finished
 
 
+@pytest.mark.long
 def test_an_interrupted_run_comes_to_the_same_bits(finished: str, tmp_path: Path) -> None:
     def stop(record: RoundRecord) -> None:
         if record.server_round == 5:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from atoll.attacks.base.attack import Progress, Reconstruction
+from atoll.attacks.base.group import Group
 from atoll.attacks.base.optimization_attack import (
-    Group,
     OptimizationAttack,
     best_restarts,
     matching_objective,

@@ -122,6 +122,7 @@ class LocalGrid(Grid):
         flower.assume_identity()
         self.app, self.nodes = app, nodes
         self.sent: list[Message] = []
+        self.states: dict[int, RecordDict] = {}
         self.failing: dict[tuple[int, str], int] = {}
 
     def set_run(self, run: Run) -> None:
@@ -158,7 +159,8 @@ class LocalGrid(Grid):
                 replies.append(Message(Error(code=1, reason="out of order"), reply_to=message))
                 continue
             config = {"partition-id": node - 1, "num-partitions": self.nodes}
-            replies.append(self.app(message, Context(1, node, config, RecordDict(), {})))
+            state = self.states.setdefault(node, RecordDict())
+            replies.append(self.app(message, Context(1, node, config, state, {})))
         restore_random_states(states)
         return replies
 

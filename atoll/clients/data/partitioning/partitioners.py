@@ -53,6 +53,7 @@ PARTITIONERS: Registry[Any] = Registry(
     {
         **{name: f"flwr_datasets.partitioner:{kind}" for name, kind in FLWR_DATASETS.items()},
         "domain": "atoll.clients.data.partitioning.domain_partitioner:DomainPartitioner",
+        "quantity": "atoll.clients.data.partitioning.quantity_partitioner:QuantityPartitioner",
     },
 )
 # Imported when examples are dealt: every process of a run imports this module, and few deal.

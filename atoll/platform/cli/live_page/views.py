@@ -24,7 +24,7 @@ from atoll.platform.arenas.arena import (
     LABELS,
     RESULTS,
 )
-from atoll.platform.cli.watch import read_info, standing_of
+from atoll.platform.cli.run_standing import read_info, standing_of
 from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.reports.run_report import REPORT, write_report
 from atoll.platform.results.comparison import compare

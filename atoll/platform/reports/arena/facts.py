@@ -12,8 +12,10 @@ from atoll.attacks.threat.capabilities import Capability
 
 ALWAYS = (
     "The attacker is the server, or somebody who reads its messages. It sees the model that a "
-    "client is sent and the update that the client returns. It changes neither, unless it is said "
-    "to be malicious, and has no access to the client's device."
+    "client is sent and the update that the client returns. It knows the number of examples that "
+    "the update depends on, how examples are normalised, the loss, and the mode of BatchNorm. It "
+    "changes neither model nor update, unless it is said to be malicious, and has no access to the "
+    "client's device."
 )
 OF_SUMS = (
     "Under {names} it sees only the sum of a round's updates, as secure aggregation shows it; what "
@@ -27,7 +29,8 @@ MEANINGS = {
     "them)",
     Capability.BATCH_ORDER: "is told which examples each local step used (an oracle)",
     Capability.NOISE: "is told the noise that the client drew (an oracle)",
-    Capability.DEFENSE: "knows which defense acts, and allows for it",
+    Capability.DEFENSE: "knows which defense acts, and allows for it, with parameters estimated "
+    "from the update",
     Capability.PUBLIC_DATA: "has public examples of the same kind as the clients'",
     Capability.GENERATOR: "has a generator of such images, trained on public data",
     Capability.CHOOSES_MODEL: "is malicious: it chooses the model that it sends",

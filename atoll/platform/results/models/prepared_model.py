@@ -68,6 +68,16 @@ class PreparedModel(nn.Module):
         What :meth:`forward` takes, in exported models.
     output_name : str
         What it gives.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from atoll import PreparedModel, TokenModel
+    >>> from atoll.clients import NextToken, TokenInputs
+    >>> inputs, task = TokenInputs(length=3, vocabulary=5), NextToken(vocabulary=5, length=3)
+    >>> model = TokenModel(nn.Embedding(5, 5), inputs, task)
+    >>> isinstance(model, PreparedModel), model.input_name
+    (True, 'tokens')
     """
 
     input_name: ClassVar[str]

@@ -27,6 +27,18 @@ class TableModel(PreparedModel):
     task : Task
         What is predicted.
 
+    Attributes
+    ----------
+    numbers, flagged, categories : Tensor
+        Buffers: places of the number columns, of those with missing values, and of the category
+        columns.
+    means, deviations : Tensor
+        Buffers: of each number column, float64.
+    sizes, starts : Tensor
+        Buffers: of each category column, how many categories it has, and where its codes start.
+    codes : Tensor
+        Buffer: what the network is given for every category, one column after the other.
+
     Examples
     --------
     >>> import torch

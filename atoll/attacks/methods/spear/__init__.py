@@ -1,0 +1,1 @@
+"""SPEAR: exact inversion of batches by low rank and ReLU sparsity (Dimitrov et al., 2024)."""

@@ -1,0 +1,1 @@
+"""The terms of objectives that experiments can name."""
