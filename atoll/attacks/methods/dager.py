@@ -30,7 +30,7 @@ from atoll.attacks.threat.attention_spans import (
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.data.inputs.tokens import TokenInputs
-from atoll.clients.ranges import Repetitions, Share
+from atoll.clients.ranges import Repetitions, Share, Steps
 from atoll.randomness import derive_seed
 
 # Where noise leaves no token within the threshold, it is so much of the nearest token's distance.
@@ -52,6 +52,8 @@ class Dager(SeparateAttack):
         The distance from the span, as a share of an input's length, below which it is in it.
     tries : int
         Starts of the descent for each sequence, where the model is not causal.
+    evaluations : int
+        Sequences after whose trial the descent ends; what is left of the batch is not found.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"tokens"})
@@ -59,6 +61,7 @@ class Dager(SeparateAttack):
 
     threshold: Share = 5e-3
     tries: Repetitions = 8
+    evaluations: Steps = 100_000
 
     def check(self, observation: Observation) -> None:
         """Refuse a model without attention layers that are trained."""
@@ -76,7 +79,8 @@ class Dager(SeparateAttack):
             found = search.grown(count)
         else:
             own = derive_seed(seed, "dager", observation.server_round, observation.node_id)
-            found = search.descended(count, self.tries, torch.Generator().manual_seed(own))
+            generator = torch.Generator().manual_seed(own)
+            found = search.descended(count, self.tries, self.evaluations, generator)
         tokens = torch.full((count, inputs.length), inputs.padding, dtype=torch.int32)
         for place, sequence in enumerate(found[:count]):
             tokens[place, : len(sequence)] = torch.tensor(sequence, dtype=torch.int32)
@@ -159,18 +163,22 @@ class _Search:
         order = last.argsort(stable=True)[: PER_SEQUENCE * count].tolist()
         return [_Scored(float(last[k]), prefixes[k]) for k in order if last[k] <= self.threshold]
 
-    def descended(self, count: int, tries: int, generator: torch.Generator) -> list[list[int]]:
+    def descended(
+        self, count: int, tries: int, evaluations: int, generator: torch.Generator
+    ) -> list[list[int]]:
         """Look for sequences one after another; the tokens of those that are right are left out."""
         left = [list(within) for within in self.candidates]
         found: list[list[int]] = []
         for _ in range(count):
             options = [within for within in left if within]
-            if not options:
+            if not options or evaluations <= 0:
                 break
-            best = min(
-                (self._descend(left, generator) for _ in range(tries)),
-                key=lambda one: one.distance,
-            )
+            ends: list[_Scored] = []
+            while len(ends) < tries and evaluations > 0:
+                end, tried = self._descend(left, generator)
+                ends.append(end)
+                evaluations -= tried
+            best = min(ends, key=lambda one: one.distance)
             found.append(best.tokens)
             if best.distance > self.threshold:
                 continue
@@ -179,24 +187,31 @@ class _Search:
                     within.remove(token)
         return found
 
-    def _descend(self, left: list[list[int]], generator: torch.Generator) -> _Scored:
-        """Change one place after another to the token that brings the sequence nearest."""
+    def _descend(self, left: list[list[int]], generator: torch.Generator) -> tuple[_Scored, int]:
+        """Change one place after another to the token that brings the sequence nearest.
+
+        Returns
+        -------
+        tuple[_Scored, int]
+            The sequence at the end, and how many were tried.
+        """
 
         def drawn(count: int) -> int:
             return int(torch.randint(count, (), generator=generator))
 
         length = _drawn_length(left, drawn)
         tokens = [within[drawn(len(within))] for within in left[:length]]
-        least = torch.inf
+        least, tried = torch.inf, 0
         for _ in range(SWEEPS):
             before = least
             for place in range(length):
                 tries = [[*tokens[:place], t, *tokens[place + 1 :]] for t in left[place]]
+                tried += len(tries)
                 distances = self._distances(torch.tensor(tries)).mean(1)
                 tokens, least = tries[int(distances.argmin())], float(distances.min())
             if least >= before:
                 break
-        return _Scored(least, tokens)
+        return _Scored(least, tokens), tried
 
     def _distances(self, tokens: Tensor) -> Tensor:
         """Return the distances of sequences' inputs of the second layer: (n, length)."""

@@ -93,11 +93,6 @@ class Span:
         """The span's dimensions."""
         return len(self.basis)
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether every vector is in the span, so that it tells nothing."""
-        return self.rank >= self.basis.shape[1]
-
     def distances(self, vectors: Tensor) -> Tensor:
         """Return how far vectors (..., width) are from the span, as a share of their length."""
         given = vectors.double()

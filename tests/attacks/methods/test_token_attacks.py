@@ -89,6 +89,16 @@ def test_a_causal_models_sequences_are_told_apart(examples: int, tmp_path: Path)
         assert torch.equal(found[:counts], truth[:counts])
 
 
+def test_the_descent_ends_when_its_evaluations_are_spent(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, TOKENS, CLASSES)
+    victim = victim_of(dataset, TEXT, examples=3)
+    [whole] = attacked("dager", dataset, [victim])
+    [short] = attacked("dager", dataset, [victim], evaluations=1)
+    assert len({tuple(row.tolist()) for row in whole.examples}) == 3
+    # One start is made to its end; the other texts are padding.
+    assert sum(bool((row != TOKENS.padding).any()) for row in short.examples) == 1
+
+
 def test_noise_that_covers_the_span_is_told_or_loses_the_tokens(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, TOKENS, CLASSES)
     victim = victim_of(dataset, TEXT)
