@@ -113,7 +113,7 @@ def test_the_ledger_and_the_report_have_clients_own_models(cluster: None, tmp_pa
     assert "worst tenth" in page
     # The global model has the local parameters that a client begins with.
     opened = open_run(ended.directory)
-    assert opened.evaluate()["server_accuracy"] == pytest.approx(row["server_accuracy"])
+    assert opened.evaluate()["accuracy"] == pytest.approx(row["server_accuracy"])
 
 
 @pytest.mark.parametrize(
