@@ -5,6 +5,7 @@ without a cluster, and prints the tables of docs/results/poisoning.md. Each tria
 appended to ``--results``, and trials that are there are not run again; ``--budget SECONDS`` ends it
 after a while, to be gone on with. Trials come by seed, so that a first answer for each cell is
 there early. ``--only WORD`` runs trials whose label has it; ``--table`` prints what there is.
+``--moments`` prints the table of poisoned moments of an alignment strategy instead.
 
 - accuracy: of the last round's model on all test examples.
 - success: the share of the test examples that the attack aims at that are classed as it wants.
@@ -206,6 +207,42 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 yield f"| {method} | {' | '.join(shown)} |"
 
 
+def moment_rows(seeds: Sequence[int]) -> Iterator[str]:
+    """Yield lines of what one poisoned client of six does to VREx, by its moments or its update."""
+    attacks: dict[str, dict[str, Any]] = {
+        "none": {"attack": "none"},
+        "moments x -1": {"attack": "moment-scaling", "factor": -1.0},
+        "moments x 100": {"attack": "moment-scaling", "factor": 100.0},
+        "update x -4": {"attack": "sign-flip", "factor": 4.0},
+    }
+    yield "| one client of six sends | accuracy (%) | worst honest client (%) |"
+    yield "|---|---|---|"
+    for label, poison in attacks.items():
+        rows = [figures_of(aligned_experiment(poison, seed)) for seed in seeds]
+        shown = [interval([row[figure] for row in rows]) for figure in ("accuracy", "worst")]
+        yield f"| {label} | {' | '.join(shown)} |"
+
+
+def aligned_experiment(poison: Mapping[str, Any], seed: int) -> Experiment:
+    """Return VREx on the digits, each client a domain of its own."""
+    partition = {"name": "dirichlet", "alpha": 0.5, "min_partition_size": 10}
+    return Experiment.from_dict(
+        {
+            "run": {"rounds": 15, "seed": seed},
+            "data": {
+                "dataset": "digits",
+                "clients": 6,
+                "client_test_fraction": 0.2,
+                "partition": partition,
+            },
+            "model": {"name": "mlp", "hidden": [32]},
+            "client": {"learning_rate": 0.2, "batch_size": 32, "steps": 3},
+            "strategy": {"name": "VREx", "penalty_weight": 1.0, "anneal_rounds": 0},
+            "poison": {**poison, "nodes": [2]},
+        }
+    )
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,9 +250,13 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=float("inf"))
     parser.add_argument("--only", default="")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--moments", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    if arguments.moments:
+        print("\n".join(moment_rows((0, 1, 2))))
+        return
     trials = load_sweep(SWEEP).trials
     if not arguments.table:
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
