@@ -6,10 +6,9 @@ refused with the key's name. ``[data]``, ``[model]`` and ``[client]`` of an expe
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from atoll.clients.ranges import (
     BatchSize,
@@ -27,37 +26,8 @@ from atoll.clients.ranges import (
     Weight,
     Width,
 )
-
-
-def _at_home(path: Path) -> Path:
-    """Return the path with ``~`` replaced, where there is such a home."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        return path
-
-
-def _listed(value: object) -> object:
-    """Return one name as a list of it."""
-    return [value] if isinstance(value, str) else value
-
-
-# One name, or a list of them.
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False, min_length=1)]
-
-
-# TOML has neither paths nor tuples: these are made from strings and arrays.
-FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
-
-
-# ``module:callable``.
-UserFunction = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
-
-
-class Section(BaseModel):
-    """A section of an experiment file: frozen, and strict about keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from atoll.clients.sections import FilePath, Names, UserFunction
+from atoll.clients.sections import Section as Section
 
 
 class PartitionSettings(Section):
@@ -166,7 +136,7 @@ class DataSettings(Section):
     path: Annotated[FilePath | None, Field(examples=["images"])] = None
     target: Annotated[str | None, Field(min_length=1, examples=["outcome"])] = None
     group: Annotated[str | None, Field(min_length=1, examples=["hospital"])] = None
-    options: Annotated[dict[str, Any], Field(examples=[{"image_size": 32}])] = {}
+    options: Annotated[dict[str, Any], Field(examples=[{"image_size": 32}])] = {}  # noqa: RUF012
     held_out: Annotated[tuple[str, ...], Field(strict=False, examples=[["dark"]])] = ()
     clients: Clients = 100
     partition: PartitionSettings = PartitionSettings()
@@ -387,13 +357,11 @@ class ClientSettings(Section):
         Memory that clients declare for training, in units of 1e6 bytes: client ``i`` has entry
         ``i`` of the list, which is repeated. Layer-wise strategies give each as many layers as fit.
     local : tuple[str, ...] or None
-        What never leaves a client: "norm", "head", "body", "embedding", or patterns of names of
-        the model's tensors. A client that has not trained yet has the initial values.
+        What never leaves a client: "norm", "head", "body", "embedding", or patterns of tensors.
     personal : PersonalSettings or None
         How a client's own model is made, beside the global one.
     personal_every : int or None
-        Rounds between two evaluations of clients' own models; by default 1. The last round has
-        one.
+        Rounds between evaluations of clients' own models; by default 1. The last round has one.
 
     Examples
     --------

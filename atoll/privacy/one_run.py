@@ -127,7 +127,7 @@ def audit_scores(
     --------
     >>> coins = np.arange(200) % 2 == 0
     >>> round(audit_scores(coins * 1.0, coins, delta=1e-5, confidence=0.95).epsilon, 2)
-    3.75
+    3.8
     >>> audit_scores(np.arange(200.0), coins, delta=1e-5, confidence=0.95).epsilon
     0.0
     """

@@ -18,7 +18,7 @@ from atoll.attacks.generators.staged_generator import Features, StagedGenerator
 from atoll.attacks.generators.trained_generator import GeneratorSettings, TrainedGenerator
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
-from atoll.clients.settings import FilePath
+from atoll.clients.sections import FilePath
 
 
 class GeneratorAttack(OptimizationAttack):

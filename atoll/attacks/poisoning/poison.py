@@ -25,7 +25,7 @@ from atoll.clients.apps.training_messages import config_of, partition_of, round_
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.mods import QueryMod
 from atoll.clients.ranges import Count, Rounds, Seed
-from atoll.clients.settings import FilePath, Section
+from atoll.clients.sections import FilePath, Section
 from atoll.clients.tasks.classification import Classification
 from atoll.randomness import derive_seed
 

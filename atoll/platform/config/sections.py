@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
-from atoll.clients.settings import FilePath, Section, UserFunction
+from atoll.clients.sections import FilePath, Section, UserFunction
 from atoll.platform.config.label_selector import LabelSelector
 
 # A worker is a process: what is beyond this is a mistake.

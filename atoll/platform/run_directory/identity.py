@@ -37,6 +37,8 @@ IRRELEVANT: Mapping[str, Sequence[str]] = {
     ),
     "ray": ("address", "workers", "cpus_per_worker", "nodes_timeout", "label_selector"),
 }
+# Keys that runs of before have not, with the value that leaves a run as it was.
+SINCE: Mapping[str, Mapping[str, Any]] = {"client": {"objective": []}}
 MISSING = "not set"
 TO_DO = (
     "expected the experiment and the data that it began with (what it began with is in "
@@ -51,7 +53,12 @@ def relevant(tables: Mapping[str, Any]) -> dict[str, Any]:
         if section == "log":
             continue
         names = IRRELEVANT.get(section, ())
-        kept[section] = {key: value for key, value in table.items() if key not in names}
+        since = SINCE.get(section, {})
+        kept[section] = {
+            key: value
+            for key, value in table.items()
+            if key not in names and not (key in since and value == since[key])
+        }
     if "gpus_per_worker" in kept.get("ray", {}):
         # A share of a GPU changes nothing, the GPU does: that is an identity's ``ray.device``.
         # The key stays, because trials are named by a hash of what is here.

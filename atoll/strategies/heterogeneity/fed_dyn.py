@@ -54,7 +54,6 @@ class FedDyn(TermStrategy):
     ) -> None:
         check_argument("alpha", alpha, Positive)
         super().__init__(
-            DynamicRegularizer(alpha=alpha),
             fraction_train=fraction_train,
             fraction_evaluate=fraction_evaluate,
             min_train_nodes=min_train_nodes,
@@ -65,6 +64,10 @@ class FedDyn(TermStrategy):
         self.alpha = alpha
         # h / alpha, which is what the model is corrected by.
         self.correction = ArrayRecord()
+
+    def term(self) -> DynamicRegularizer:
+        """Return the clients' part."""
+        return DynamicRegularizer(alpha=self.alpha)
 
     def next_model(
         self,

@@ -55,7 +55,6 @@ class FedExP(TermStrategy):
     ) -> None:
         check_argument("epsilon", epsilon, Weight)
         super().__init__(
-            ReportedNorms(),
             fraction_train=fraction_train,
             fraction_evaluate=fraction_evaluate,
             min_train_nodes=min_train_nodes,
@@ -63,6 +62,10 @@ class FedExP(TermStrategy):
             min_available_nodes=min_available_nodes,
         )
         self.epsilon = epsilon
+
+    def term(self) -> ReportedNorms:
+        """Return the clients' part."""
+        return ReportedNorms()
 
     def next_model(
         self,

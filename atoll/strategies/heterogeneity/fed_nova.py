@@ -47,7 +47,6 @@ class FedNova(TermStrategy):
         min_available_nodes: int = 2,
     ) -> None:
         super().__init__(
-            NormalizedUpdates(),
             fraction_train=fraction_train,
             fraction_evaluate=fraction_evaluate,
             min_train_nodes=min_train_nodes,
@@ -55,6 +54,10 @@ class FedNova(TermStrategy):
             min_available_nodes=min_available_nodes,
             weighted_by_key="normalized-examples",
         )
+
+    def term(self) -> NormalizedUpdates:
+        """Return the clients' part."""
+        return NormalizedUpdates()
 
     def next_model(
         self,

@@ -65,8 +65,8 @@ class SCAFFOLD(TermStrategy):
     ) -> None:
         check_argument("option", option, Literal[1, 2])
         check_argument("server_learning_rate", server_learning_rate, Rate)
+        self.option = option
         super().__init__(
-            ControlVariates(option=option),
             fraction_train=fraction_train,
             fraction_evaluate=fraction_evaluate,
             min_train_nodes=min_train_nodes,
@@ -76,6 +76,10 @@ class SCAFFOLD(TermStrategy):
         )
         self.server_learning_rate = server_learning_rate
         self.control = ArrayRecord()
+
+    def term(self) -> ControlVariates:
+        """Return the clients' part."""
+        return ControlVariates(option=self.option)
 
     def broadcast(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the control variate, zeros at first."""

@@ -28,8 +28,6 @@ class TermStrategy(FedAvg):
 
     Parameters
     ----------
-    term : ObjectiveTerm
-        The term.
     fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes, min_available_nodes
         As for Flower's ``FedAvg``.
     weighted_by_key : str
@@ -41,7 +39,6 @@ class TermStrategy(FedAvg):
 
     def __init__(
         self,
-        term: ObjectiveTerm,
         *,
         fraction_train: float,
         fraction_evaluate: float,
@@ -58,9 +55,12 @@ class TermStrategy(FedAvg):
             min_available_nodes=min_available_nodes,
             weighted_by_key=weighted_by_key,
         )
-        self._term = term
         self._sent = ArrayRecord()
         self._num_nodes = 0
+
+    def term(self) -> ObjectiveTerm:
+        """Return the term that clients are asked for."""
+        raise NotImplementedError
 
     def check_clients(self, task: Task, settings: ClientSettings) -> None:
         """Refuse clients whose task or local training the term has no meaning for.
@@ -71,7 +71,7 @@ class TermStrategy(FedAvg):
             With the strategy's name and what was expected.
         """
         try:
-            self._term.check(task, settings)
+            self.term().check(task, settings)
         except ValueError as error:
             name = type(self).__name__
             raise InvalidExperimentError(f"strategy.name = {name!r}: {error}") from None
@@ -79,7 +79,7 @@ class TermStrategy(FedAvg):
     @property
     def obstacle_to_vectorizing(self) -> str | None:
         """The reason why vectorised clients cannot run the term, or None if they can."""
-        return self._term.obstacle_to_vectorizing()
+        return self.term().obstacle_to_vectorizing()
 
     @property
     def sends_arrays(self) -> bool:
@@ -97,7 +97,7 @@ class TermStrategy(FedAvg):
         messages = list(super().configure_train(server_round, sent, config, grid))
         # Messages share one content, and are sent as fast as that for it.
         for content in {id(m.content): m.content for m in messages}.values():
-            content[f"{RECORD}{self.term_name}"] = record_of_term(self._term)
+            content[f"{RECORD}{self.term_name}"] = record_of_term(self.term())
         return messages
 
     @uses_mean_only

@@ -78,7 +78,7 @@ class CentralDP(Strategy):
     ...     inner, clients=100, noise_multiplier=2.0, delta=1e-5, sampling="poisson"
     ... )
     >>> strategy.cohort, round(strategy.epsilon(25), 2)
-    (20, 2.64)
+    (20, 2.76)
     """
 
     def __init__(

@@ -23,7 +23,14 @@ from atoll.clients.settings import (
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.round_options import RoundOptions
-from atoll.platform.run_directory.checkpoint import CheckpointStore, parameters_sha256
+from atoll.platform.run_directory.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    parameters_sha256,
+)
+from atoll.platform.run_directory.node_states import NodeStates
+from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
+from atoll.platform.worker.node_context import client_context, kept_of
 from atoll.strategies import SCAFFOLD
 from tests.support.strategies.small_federation import LocalGrid
 
@@ -60,6 +67,54 @@ def initial() -> ArrayRecord:
 
 def strategy() -> SCAFFOLD:
     return SCAFFOLD(fraction_train=1.0, **ALL)  # type: ignore[arg-type]
+
+
+def test_a_strategy_and_its_nodes_go_on_from_a_checkpoint(
+    app: FederatedClientApp, tmp_path: Path
+) -> None:
+    """The same as below without workers: what a checkpoint holds is all that matters."""
+
+    def rounds(
+        made: SCAFFOLD, states: NodeStates, arrays: ArrayRecord, numbers: range
+    ) -> ArrayRecord:
+        grid = LocalGrid(app, NODES)
+        for number in numbers:
+            replies = []
+            sent = made.configure_train(number, arrays, ConfigRecord(), grid)
+            # The engine's order, whatever the order in which nodes were drawn.
+            for message in sorted(sent, key=lambda m: m.metadata.dst_node_id):
+                node = message.metadata.dst_node_id
+                context = client_context(node, NODES, {}, states.get(node))
+                replies.append(app(message, context))
+                kept = kept_of(context, NODES)
+                assert kept is not None
+                states[node] = kept
+            after, _ = made.aggregate_train(number, replies)
+            assert after is not None
+            arrays = after
+        return arrays
+
+    store, first, states = CheckpointStore(tmp_path), strategy(), NodeStates()
+    states.store_in(store.states_directory)
+    arrays = rounds(first, states, initial(), range(1, 3))
+    encoder = StateEncoder()
+    tree = {"strategy": encoder.attributes(first, "strategy")}
+    assert encoder.skipped == []
+    store.write(Checkpoint(2, arrays, tree, encoder.arrays, states.snapshot()))
+    whole = rounds(first, states, arrays, range(3, 5))
+    states.close()
+
+    checkpoint = CheckpointStore(tmp_path).latest()
+    assert checkpoint is not None
+    second, resumed = strategy(), NodeStates()
+    decoder = StateDecoder(checkpoint.state_arrays)
+    decoder.restore_attributes(second, checkpoint.tree["strategy"])
+    resumed.store_in(store.states_directory)
+    resumed.restore(checkpoint.client_states)
+    ended = rounds(second, resumed, checkpoint.arrays, range(3, 5))
+    assert parameters_sha256(ended) == parameters_sha256(whole)
+    forgotten = rounds(strategy(), NodeStates(), checkpoint.arrays, range(3, 5))
+    assert parameters_sha256(forgotten) != parameters_sha256(whole)
 
 
 class KilledError(Exception):

@@ -162,3 +162,15 @@ def test_a_run_goes_on_by_itself_and_never_on_other_data(
     )
     with pytest.raises(RunDirectoryError, match="is of another run"):
         run(other, out=place, resume=True)
+
+
+def test_a_run_of_before_terms_of_an_objective_is_the_same_run(tmp_path: Path) -> None:
+    now = Experiment.from_dict({}).to_dict()
+    before = {**now, "client": {k: v for k, v in now["client"].items() if k != "objective"}}
+    RunIdentity(before, DATA, {"torch": "1"}).write(tmp_path)
+    identity().check_same(tmp_path)
+    assert relevant(now) == relevant(before)
+    with pytest.raises(RunDirectoryError, match=r"client\.objective: not set there"):
+        identity(client={"objective": [{"name": "sam"}]}).check_same(tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"client\.local: not set there"):
+        identity(client={"local": "head"}).check_same(tmp_path)

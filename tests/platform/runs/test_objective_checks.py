@@ -50,6 +50,10 @@ def check(**tables: Any) -> None:
             "client.vectorize = True: option 1 takes a client's whole gradient; expected 'auto'",
         ),
         (
+            {"strategy": SCAFFOLD, "client": {"local": "head"}, "model": {"name": "mlp"}},
+            "client.local = 'head': strategy.name = 'SCAFFOLD' asks for a term of the whole model",
+        ),
+        (
             {"strategy": SCAFFOLD, "client": {"mods": ["clipping"]}},
             "strategy.name = 'SCAFFOLD': client.mods has 'clipping', which would change what is",
         ),

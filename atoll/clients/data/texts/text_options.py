@@ -8,7 +8,7 @@ from pydantic import Field
 
 from atoll.clients.data.texts.tokenizers import CHARACTERS
 from atoll.clients.ranges import Seed, Share
-from atoll.clients.settings import FilePath, Section
+from atoll.clients.sections import FilePath, Section
 from atoll.clients.tasks.regression import RegressionLoss
 
 Name = Annotated[str, Field(min_length=1)]
