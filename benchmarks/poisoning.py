@@ -37,6 +37,7 @@ from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.models.model_building import build_model
 from atoll.clients.training.evaluation import evaluate
+from atoll.errors import EngineError
 from atoll.platform.config.poisoning import poison_of
 from atoll.platform.results.student import t_factor
 from atoll.platform.runs.components import ComponentCache
@@ -218,7 +219,11 @@ def moment_rows(seeds: Sequence[int]) -> Iterator[str]:
     yield "| one client of six sends | accuracy (%) | worst honest client (%) |"
     yield "|---|---|---|"
     for label, poison in attacks.items():
-        rows = [figures_of(aligned_experiment(poison, seed)) for seed in seeds]
+        try:
+            rows = [figures_of(aligned_experiment(poison, seed)) for seed in seeds]
+        except EngineError as error:
+            yield f"| {label} | no model: {str(error).partition(',')[0]} | |"
+            continue
         shown = [interval([row[figure] for row in rows]) for figure in ("accuracy", "worst")]
         yield f"| {label} | {' | '.join(shown)} |"
 

@@ -20,7 +20,8 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="A kind of names: datasets, models, strategies, mods, attacks, poisons, ...",
+            help="datasets, models, partitioners, strategies, mods, attacks, poisons or "
+            "generators.",
             autocompletion=complete_kind,
         ),
     ] = None,
