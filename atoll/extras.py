@@ -23,6 +23,7 @@ EXTRAS = {
     "opacus": "dp",
     "peft": "transformers",
     "scipy": "attacks",
+    "sklearn": "robust",
     "tensorboardX": "tensorboard",
     "tokenizers": "transformers",
     "transformers": "transformers",

@@ -96,6 +96,7 @@ def test_a_missing_package_is_asked_for(missing: str) -> None:
     [
         ("tensorboardX", {"log": {"tensorboard": True}}, "log.tensorboard"),
         ("mlflow", {"log": {"mlflow": True}}, "log.mlflow"),
+        ("sklearn", {"strategy": {"name": "FLAME"}}, "the strategy FLAME"),
         ("opacus", {"client": {"mods": ["dp-sgd"]}}, "client.mods has 'dp-sgd': dp-sgd"),
         ("opacus", {"client": {"mods": ["local-dp"]}}, "client.mods has 'local-dp': local-dp"),
     ],

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import HDBSCAN
 
 from atoll.clients.ranges import Weight
+from atoll.extras import OptionalModule, require
 from atoll.strategies.robust.norm_bound import gaussian
 from atoll.strategies.robust.robust_strategy import Floats, RobustStrategy
+
+WHAT = "the strategy FLAME"
+cluster = OptionalModule("sklearn.cluster", WHAT)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -42,6 +45,10 @@ class FLAME(RobustStrategy):
 
     noise: Weight = 0.001
 
+    def __post_init__(self) -> None:
+        require("sklearn", what=WHAT)
+        super().__post_init__()
+
     def combine(self, server_round: int, updates: Floats, nodes: Sequence[int]) -> Floats:
         """Cluster, clip, average, add noise."""
         kept = largest_cluster(updates)
@@ -62,7 +69,7 @@ def largest_cluster(updates: Floats) -> NDArray[np.bool_]:
     directions = updates / norms[:, None]
     distances = np.clip(1.0 - directions @ directions.T, 0.0, 2.0)
     np.fill_diagonal(distances, 0.0)
-    search = HDBSCAN(
+    search = cluster.HDBSCAN(
         min_cluster_size=count // 2 + 1,
         min_samples=1,
         metric="precomputed",

@@ -31,7 +31,7 @@ from atoll.platform.run_directory.checkpoint import (
 from atoll.platform.run_directory.node_states import NodeStates
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.platform.worker.node_context import client_context, kept_of
-from atoll.strategies import SCAFFOLD
+from atoll.strategies import SCAFFOLD, uses_mean_only
 from tests.support.strategies.small_federation import LocalGrid
 
 NODES, ROUNDS = 6, 4
@@ -135,6 +135,8 @@ def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(
 
     def kill(folder: Path) -> None:
         class Killed(SCAFFOLD):
+            # As its parent: the sums of workers are rounded otherwise than a mean of replies.
+            @uses_mean_only
             def aggregate_train(self, server_round, replies):  # type: ignore[no-untyped-def]
                 if server_round == 3:
                     # The nodes' states of this round are on disk already.
