@@ -1,7 +1,7 @@
 """States of a federation's nodes on disk: what clients keep from one of their rounds to the next.
 
 A state (a control variate, say) may be as large as the model, and there is one a node. Memory holds
-an index alone: 100,000 nodes are some 20 MB of it. States are appended to segment files that never
+an index alone: 100,000 nodes are about 26 MB of it. States are appended to segment files that never
 change after that, so a checkpoint of them is the index at its time. A segment goes when neither
 the index nor a checkpoint refers to it; one that is mostly out of date is copied together first.
 """

@@ -71,8 +71,9 @@ class SPEAR(SeparateAttack):
         Whether starts are made sparser before they are judged. Without it the search is the
         paper's.
     agreement : float
-        An example is recovered if this share of the layer's units is on for it where its gradient
-        is not zero, and off where it is.
+        An example is marked as found if this share of the layer's units is on for it where its
+        gradient is not zero, and off where it is. It is a test of consistency and no proof: a
+        search that was cut short can leave an inexact example that passes it.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"images", "table"})
