@@ -43,6 +43,8 @@ from atoll.platform.run_directory.run_files import (
 
 REPORT = "report.html"
 MAX_FAULTS = 200
+# Smaller figures are shown with an exponent: a delta is no 0.0000.
+LEAST_SHOWN = 1e-3
 
 
 def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Path:
@@ -118,7 +120,8 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
         last = rounds.slice(len(rounds) - 1).to_pylist()[0]
         for key, value in last.items():
             if is_main(key) and isinstance(value, float):
-                figures[label_of(key)] = f"{value:.4f}"
+                is_tiny = 0.0 < abs(value) < LEAST_SHOWN
+                figures[label_of(key)] = f"{value:.3g}" if is_tiny else f"{value:.4f}"
     figures |= _of_members(directory)
     if "wall_seconds" in result:
         figures["seconds"] = f"{result['wall_seconds']:.1f}"

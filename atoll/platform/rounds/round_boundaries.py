@@ -73,6 +73,6 @@ def end_round(
         save(state, is_last)
     for callback in options.callbacks:
         callback(record)
-    if reason is not None:
+    if reason is not None and record.server_round < record.num_rounds:
         logger.info("stopped early after round %d: %s", record.server_round, reason)
     return is_last
