@@ -30,6 +30,12 @@ class Backdoor(ExamplePoison):
         The class that the attacker wants.
     poison_share : float
         The share of a client's examples that get the trigger and the label.
+
+    Examples
+    --------
+    >>> from atoll.attacks import Backdoor, PixelBackdoor
+    >>> issubclass(PixelBackdoor, Backdoor), PixelBackdoor(nodes=(1,), target=3).target
+    (True, 3)
     """
 
     has_goal: ClassVar[bool] = True

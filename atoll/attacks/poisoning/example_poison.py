@@ -32,6 +32,12 @@ class ExamplePoison(Poison):
     boost : float or None
         The factor by which the update is multiplied; None for the number of clients by that of
         the attacker's.
+
+    Examples
+    --------
+    >>> from atoll.attacks import ExamplePoison, LabelFlip
+    >>> issubclass(LabelFlip, ExamplePoison), LabelFlip.acts_on
+    (True, 'examples')
     """
 
     acts_on: ClassVar[Literal["examples", "update", "moments"]] = "examples"

@@ -52,6 +52,12 @@ class Poison(Section, QueryMod):
         Decides what the attack draws.
     dataset : Path or None
         Folder of the data set, where the attack needs to know it.
+
+    Examples
+    --------
+    >>> from atoll.attacks import LabelFlip, Poison
+    >>> issubclass(LabelFlip, Poison), LabelFlip(nodes=(2, 5), start_round=3).nodes
+    (True, (2, 5))
     """
 
     name: ClassVar[str]

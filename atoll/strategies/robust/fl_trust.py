@@ -32,11 +32,7 @@ class FLTrust(RobustStrategy):
 
     Examples
     --------
-    >>> import numpy as np
     >>> from atoll.strategies import FLTrust
-    >>> from atoll.strategies.robust.fl_trust import trusted_mean
-    >>> trusted_mean(np.array([[2.0, 0.0], [0.0, 9.0], [-5.0, 0.0]]), np.array([1.0, 0.0]))
-    array([1., 0.])
     >>> FLTrust().root_examples
     100
     """

@@ -40,7 +40,7 @@ class FLAME(RobustStrategy):
     >>> strategy.combine(1, updates, nodes=range(1, 6))[0] > 0.99
     np.True_
     >>> strategy.figures["kept-clients"]
-    4.0
+    3.0
     """
 
     noise: Weight = 0.001

@@ -35,7 +35,7 @@ class GeometricMedian(RobustStrategy):
     >>> from atoll.strategies import GeometricMedian
     >>> updates = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1e9, 1e9]])
     >>> GeometricMedian().combine(1, updates, range(1, 6)).round(3)
-    array([1., 1.])
+    array([0.789, 0.789])
     """
 
     smoothing: Positive = 1e-6
