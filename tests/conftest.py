@@ -1,6 +1,7 @@
 """Settings of every test process, the Ray that tests share, and a count of the Rays they start."""
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -75,6 +76,15 @@ def joining(cluster: None) -> dict[str, str]:
     import ray
 
     return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@pytest.fixture(autouse=True)
+def plain_log() -> None:
+    """Send Atoll's log to the root, where pytest reads it: a command of another test moved it."""
+    logger = logging.getLogger("atoll")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

@@ -311,7 +311,7 @@ class SelectionSettings(Section):
     """
 
     score: Literal["el2n", "grand", "random"] = "el2n"
-    drop: Annotated[float, Field(gt=0.0, lt=1.0, examples=[0.3])]
+    drop: Annotated[float, Field(ge=1e-9, lt=1.0, examples=[0.3])]
     score_rounds: Rounds = 10
 
 

@@ -73,7 +73,7 @@ class InnerProduct(CollusionPoison):
 
     name: ClassVar[str] = "ipm"
 
-    epsilon: Annotated[float, Field(gt=0.0, le=1e6)] = 0.5
+    epsilon: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5
 
     def craft(self, honest: Tensor, clients: int) -> Tensor:
         """Return minus epsilon times the mean."""

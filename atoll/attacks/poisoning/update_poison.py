@@ -106,7 +106,7 @@ class SignFlip(UpdatePoison):
 
     name: ClassVar[str] = "sign-flip"
 
-    factor: Annotated[float, Field(gt=0.0, le=1e6)] = 4.0
+    factor: Annotated[float, Field(ge=1e-6, le=1e6)] = 4.0
 
     def forge(self, own: Tensor, generator: torch.Generator) -> Tensor:
         """Return the update times minus the factor."""

@@ -10,7 +10,6 @@ from flwr.app import Context, Message
 
 from atoll.clients.apps.client_resources import ClientResources
 from atoll.clients.apps.training_messages import (
-    PERSONAL,
     arrays_of,
     config_of,
     evaluated,
@@ -22,6 +21,7 @@ from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.client_inputs import client_inputs
 from atoll.clients.personal.method import PersonalClient, PersonalMethod
 from atoll.clients.personal.methods import find_method
+from atoll.clients.personal.metric_prefix import PERSONAL
 from atoll.clients.training.local_training import TrainingResult
 from atoll.clients.training.objective.node_memory import NodeMemory
 from atoll.randomness import seed_everything

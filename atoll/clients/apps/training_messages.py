@@ -16,9 +16,6 @@ from atoll.clients.training.objective.named_terms import asks_for_terms
 from atoll.clients.training.objective.node_memory import record_of
 from atoll.flower.arrays import array_record, view
 
-# Before the names of metrics of clients' own models.
-PERSONAL = "personal-"
-
 
 def answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Message:
     """Return a training message's answer: the client's arrays and metrics."""

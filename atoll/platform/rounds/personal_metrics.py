@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.apps.training_messages import PERSONAL
+from atoll.clients.personal.metric_prefix import PERSONAL
 from atoll.clients.tasks.directions import direction_of
 from atoll.platform.callbacks.worst_tenth import worst_tenth
 from atoll.platform.grid.dispatch import ExchangeReport

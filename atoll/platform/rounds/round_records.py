@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.app import MetricRecord
 
-from atoll.clients.apps.training_messages import PERSONAL
+from atoll.clients.personal.metric_prefix import PERSONAL
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.dispatch import ExchangeReport
 from atoll.platform.messages.outcome import Metrics

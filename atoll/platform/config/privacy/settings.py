@@ -11,7 +11,7 @@ from atoll.clients.settings import Section
 from atoll.privacy.kinds import Accountant, Sampling
 
 # Steps of the clipping norm's logarithm.
-ClippingRate = Annotated[float, Field(gt=0.0, le=10.0)]
+ClippingRate = Annotated[float, Field(ge=1e-6, le=10.0)]
 
 
 class PrivacySettings(Section):
