@@ -43,7 +43,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 # A guide that fails, or takes more than two minutes, fails the build.
 nb_execution_mode = "force"
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_in_temp = True
 nb_execution_raise_on_error = False
 # Progress of Ray and of the run.

@@ -284,7 +284,8 @@ class Truth:
     Attributes
     ----------
     inputs : Tensor
-        The examples as they are stored and the client trained on them, shape (n, *stored_shape).
+        The examples as they are stored and the client trained on them, of shape
+        ``(n, *stored_shape)``.
         Images: uint8, shape (n, height, width, channels). Rows of a table: float64, shape
         (n, columns). Tokens: int32, shape (n, length).
     labels : Tensor

@@ -46,7 +46,7 @@ class Split:
     Attributes
     ----------
     inputs : NDArray
-        Shape (n, *stored_shape) of the data set's ``inputs``, read-only. Images: uint8, shape
+        Shape ``(n, *stored_shape)`` of the data set's ``inputs``, read-only. Images: uint8, shape
         (n, height, width, channels). Tables: float64, shape (n, columns). Tokens: int32, shape
         (n, length).
     labels : NDArray

@@ -25,7 +25,7 @@ class SCAFFOLD(TermStrategy):
 
     The server sends the model x and a control variate c. A client steps along g - c_i + c, and
     replies with its model and the change of c_i, which stays with its node. With S clients of N:
-    x moves by ``server_learning_rate`` times the mean of the clients' moves, c by |S|/N times the
+    x moves by ``server_learning_rate`` times the mean of the clients' moves, c by S/N times the
     mean of their changes. Clients count the same, whatever their number of examples.
 
     Parameters

@@ -55,14 +55,14 @@ class Inputs(BaseModel, ABC):
 
     @abstractmethod
     def to_tensor(self, stored: NDArray[Any]) -> Tensor:
-        """Return stored examples, shape (n, *stored_shape), as a model's input: (n, *shape)."""
+        """Return examples of shape ``(n, *stored_shape)`` as a model's input: ``(n, *shape)``."""
 
     def blank(self, *counts: int) -> Tensor:
-        """Return inputs of zeros, shape (*counts, *shape), to try a model with."""
+        """Return inputs of zeros, shape ``(*counts, *shape)``, to try a model with."""
         return torch.zeros(*counts, *self.shape, dtype=self.dtype)
 
     def varied(self, *counts: int, generator: torch.Generator) -> Tensor:
-        """Return random inputs, shape (*counts, *shape), to try a model with."""
+        """Return random inputs, shape ``(*counts, *shape)``, to try a model with."""
         return torch.rand(*counts, *self.shape, generator=generator)
 
     @property

@@ -185,7 +185,7 @@ class TableInputs(Inputs):
         return torch.from_numpy(np.concatenate(parts, 1, dtype=np.float32))
 
     def varied(self, *counts: int, generator: torch.Generator) -> Tensor:
-        """Return random rows, shape (*counts, width)."""
+        """Return random rows, shape ``(*counts, width)``."""
         numbers = torch.randn(*counts, self.number_width, generator=generator)
         codes = [
             torch.randint(cardinality, (*counts, 1), generator=generator).float()

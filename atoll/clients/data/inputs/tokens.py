@@ -64,7 +64,7 @@ class TokenInputs(Inputs):
         return torch.from_numpy(stored.astype(np.int64))
 
     def varied(self, *counts: int, generator: torch.Generator) -> Tensor:
-        """Return random tokens, shape (*counts, length)."""
+        """Return random tokens, shape ``(*counts, length)``."""
         return torch.randint(self.vocabulary, (*counts, self.length), generator=generator)
 
     @property
