@@ -19,7 +19,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from atoll.attacks.base.attack_building import build_attack
@@ -30,6 +29,7 @@ from atoll.attacks.victims import Victim, attack_victims, observe_victims, refer
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
+from atoll.platform.results.student import t_factor
 
 # Samples of SPEAR's search where noise keeps it from knowing that it is done.
 NOISY_SAMPLES = 2000
@@ -203,7 +203,7 @@ def _gradient(model: VictimModel, images: Tensor, label: int) -> Tensor:
 def half_width(differences: Sequence[float]) -> float:
     """Half the width of Student's 95 % interval of the mean."""
     count = len(differences)
-    return float(student.ppf(0.975, count - 1)) * stdev(differences) / count**0.5
+    return t_factor(0.95, count - 1) * stdev(differences) / count**0.5
 
 
 def main() -> None:

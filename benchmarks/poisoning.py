@@ -15,11 +15,9 @@ there early. ``--only WORD`` runs trials whose label has it; ``--table`` prints 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import logging
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,6 +42,7 @@ from atoll.platform.runs.components import ComponentCache
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.sweeps.sweep_plan import Trial, load_sweep
 from atoll.randomness import derive_seed, seed_everything
+from benchmarks.recorded import date_and_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ROOT / "experiments" / "poisoning.toml"
@@ -266,11 +265,8 @@ def main() -> None:
     if not arguments.table:
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
         run_trials(trials, arguments.results, arguments.budget, arguments.only)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     rows = rows_of(arguments.results)
-    print(f"{len(rows)} of {len(trials)} trials, {datetime.date.today()}, commit {commit}")
+    print(f"{len(rows)} of {len(trials)} trials, {date_and_commit()}")
     print("\n".join(tables(rows)))
 
 

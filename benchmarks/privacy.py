@@ -13,9 +13,7 @@ prints the tables of docs/results/privacy.md.
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 
 from atoll import Experiment, MembershipRun, run, run_audit, run_membership
 from atoll.platform.reports.tables import Cell, Table, as_markdown
+from benchmarks.recorded import date_and_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
@@ -117,14 +116,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("membership", "audits"))
     given = parser.parse_args()
     logging.getLogger("atoll").setLevel(logging.ERROR)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    print(f"{datetime.date.today()}, commit {commit}, seeds {list(given.seeds)}\n", flush=True)
+    print(f"{date_and_commit()}, seeds {list(given.seeds)}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if given.only != "audits":
             print(as_markdown(membership_table(given.seeds, Path(folder))), flush=True)

@@ -15,10 +15,8 @@ rounds and steps (a softmax over two logits with half of its learning rate takes
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +40,7 @@ from atoll.clients.training.local_training import train
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.randomness import derive_seed
+from benchmarks.recorded import date_and_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
@@ -202,10 +201,8 @@ def scores(dataset: Dataset, probabilities: NDArray[np.float64]) -> dict[str, fl
 
 def recorded() -> str:
     """Return the command, the date and the commit."""
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     command = " ".join(["python -m benchmarks.tables", *sys.argv[1:]])
-    return f"{command}; {datetime.date.today()}, commit {commit.strip()}"
+    return f"{command}; {date_and_commit()}"
 
 
 def note(rows: dict[str, Figures], label: str, metrics: Mapping[str, float]) -> None:

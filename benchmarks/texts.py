@@ -15,10 +15,8 @@ experiment, as for ``atoll run``.
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +35,7 @@ from atoll.clients.training.local_training import train
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.randomness import derive_seed
+from benchmarks.recorded import date_and_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENTS_ALONE = 10
@@ -150,9 +149,7 @@ def trained_on(
 
 
 def recorded() -> str:
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return f"{datetime.date.today()}, commit {commit.strip()}, PyTorch {torch.__version__}"
+    return f"{date_and_commit()}, PyTorch {torch.__version__}"
 
 
 def note(rows: Figures, label: str, metrics: Mapping[str, float]) -> None:

@@ -20,7 +20,6 @@ What is claimed depends on how a round's participants are drawn:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,8 +29,8 @@ import numpy as np
 from atoll.extras import OptionalModule
 from atoll.privacy.gaussian import exact_gaussian_epsilon
 from atoll.privacy.kinds import Accountant, Sampling
+from atoll.privacy.opacus_accountant import composed_epsilon
 
-accountants = OptionalModule("opacus.accountants", "privacy accounting")
 special = OptionalModule("scipy.special", "privacy accounting")
 
 # Orders of Renyi differential privacy; the bound for cohorts of a fixed size is of whole ones.
@@ -114,14 +113,9 @@ def _epsilon(mechanism: Mechanism, rounds: int, delta: float) -> float:
 
 
 def _poisson_epsilon(mechanism: Mechanism, rounds: int, delta: float) -> float:
-    is_rdp = mechanism.accountant == "rdp"
-    accountant = accountants.RDPAccountant() if is_rdp else accountants.PRVAccountant()
-    options = {"alphas": [*BETWEEN, *ORDERS]} if is_rdp else {}
-    accountant.history = [(mechanism.noise_multiplier, mechanism.rate, rounds)]
-    with warnings.catch_warnings():
-        # A bound at the end of the accountant's orders is one all the same.
-        warnings.filterwarnings("ignore", "Optimal order is the", UserWarning)
-        return float(accountant.get_epsilon(delta, **options))
+    kind, noise = mechanism.accountant, mechanism.noise_multiplier
+    options = {"alphas": [*BETWEEN, *ORDERS]} if kind == "rdp" else {}
+    return composed_epsilon(kind, noise, mechanism.rate, rounds, delta, **options)
 
 
 def _fixed_epsilon(noise: float, rate: float, rounds: int, delta: float) -> float:

@@ -34,7 +34,8 @@ from atoll.clients.settings import ClientSettings, ModelSettings, ModSettings
 from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.losses import mean_loss
 from atoll.clients.training.client_batch import ClientBatch
-from atoll.clients.training.local_training import gradients_of, train
+from atoll.clients.training.gradients import gradients_of
+from atoll.clients.training.local_training import train
 from atoll.clients.training.step_mods import LocalStep
 from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.errors import AtollError, InvalidExperimentError

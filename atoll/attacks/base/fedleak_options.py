@@ -24,10 +24,10 @@ class FedLeakOptions(Section):
     Attributes
     ----------
     matched : float
-        Share of each parameter's entries that is matched, those of the largest observed
-        magnitudes.
+        FedLeak's partial gradient matching: the share of each parameter's entries that is matched,
+        those of the largest observed magnitudes.
     regularization : float
-        Share of the gradient that is taken a step uphill.
+        FedLeak's gradient regularization: the share of the gradient that is taken a step uphill.
     regularization_radius : float
         Length of that step, as the root mean square of the change of each value.
     """

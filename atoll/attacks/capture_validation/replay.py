@@ -31,7 +31,8 @@ from atoll.clients.noprop.block_training.layer_training import LayerTraining
 from atoll.clients.noprop.networks.design import PartialNetwork
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.task import Task
-from atoll.clients.training.local_training import Objective, full_gradient, losses_in_batches, train
+from atoll.clients.training.gradients import Objective, full_gradient, losses_in_batches
+from atoll.clients.training.local_training import train
 from atoll.errors import CaptureError
 from atoll.extras import require
 from atoll.flower.arrays import array_record, to_array, view

@@ -8,14 +8,11 @@ Each use of the data is one Gaussian mechanism; uses compose.
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context
 
-from atoll.extras import OptionalModule
-
-accountants = OptionalModule("opacus.accountants", "privacy accounting")
+from atoll.privacy.opacus_accountant import composed_epsilon
 
 
 @lru_cache(maxsize=1024)
@@ -31,14 +28,7 @@ def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
     delta : float
         In (0, 1).
     """
-    if uses == 0:
-        return 0.0
-    accountant = accountants.RDPAccountant()
-    accountant.history = [(noise_multiplier, 1.0, uses)]
-    with warnings.catch_warnings():
-        # A bound at the end of the accountant's orders is one all the same.
-        warnings.filterwarnings("ignore", "Optimal order is the", UserWarning)
-        return float(accountant.get_epsilon(delta))
+    return composed_epsilon("rdp", noise_multiplier, 1.0, uses, delta) if uses else 0.0
 
 
 def count_uses(context: Context, name: str, more: int) -> int:

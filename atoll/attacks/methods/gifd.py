@@ -71,13 +71,6 @@ class GIFD(FedLeakOptions, GeneratorAttack):
         What the total variation and the norm of the images count for.
     cost : str
         A name in :data:`~atoll.attacks.optim.matching.COSTS`.
-    matched : float
-        FedLeak's partial gradient matching (Fan et al., 2025): the share of each parameter's
-        entries that is matched, those of the largest observed magnitudes.
-    regularization : float
-        FedLeak's gradient regularization: the share of the gradient that is taken a step uphill.
-    regularization_radius : float
-        Length of that step, as the root mean square of the change of each value.
     """
 
     restarts: Repetitions = 4

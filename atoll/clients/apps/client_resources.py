@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.apps.training_messages import round_of
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.client_inputs import StoredInputs
+from atoll.clients.data.client_inputs import ClientInputs, StoredInputs, client_inputs
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.training.evaluation import evaluate
@@ -103,6 +103,20 @@ class ClientResources:
         inputs = dataset.inputs.to_tensor(self.stored_inputs(partitions, parts, config))
         labels = torch.from_numpy(dataset.train.labels[np.concatenate(parts)])
         return inputs.to(device), labels.to(device)
+
+    def training_examples(self, partition: int, varied: int) -> tuple[ClientInputs, Tensor]:
+        """Return the inputs and labels that a client trains on, read batch by batch if they vary.
+
+        Parameters
+        ----------
+        partition : int
+            The client.
+        varied : int
+            The seed of augmentation.
+        """
+        part, dataset, device = self.training_part(partition), self.dataset, self.spec.device
+        labels = torch.from_numpy(dataset.train.labels[part]).to(device)
+        return client_inputs(dataset, part, varied, device), labels
 
     def stored_inputs(
         self, partitions: list[int], parts: list[NDArray[np.int64]], config: ConfigRecord

@@ -25,7 +25,7 @@ from atoll.clients.apps.training_messages import (
 )
 from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.data.client_inputs import ClientInputs, client_inputs
+from atoll.clients.data.client_inputs import ClientInputs
 from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
 from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.clients.training.local_training import TrainingResult, batches, train
@@ -135,12 +135,10 @@ class LocalClients:
         seed = resources.seed(config, "train", partition)
         # Dropout draws from the global generator; stock Flower does not seed it for us.
         seed_everything(seed)
-        part = resources.training_part(partition)
         varied = resources.seed(config, "augmentation", partition)
-        labels = torch.from_numpy(resources.dataset.train.labels[part]).to(spec.device)
-        inputs = client_inputs(resources.dataset, part, varied, spec.device)
+        inputs, labels = resources.training_examples(partition, varied)
         if has_example_mods():
-            inputs, labels = changed_examples(inputs[torch.arange(len(part))], labels)
+            inputs, labels = changed_examples(inputs[torch.arange(len(labels))], labels)
         return train(
             resources.model,
             inputs,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-import torch
 from flwr.app import Context, Message
 
 from atoll.clients.apps.client_resources import ClientResources
@@ -18,7 +17,6 @@ from atoll.clients.apps.training_messages import (
 )
 from atoll.clients.arrays.local_tensors import LocalTensors
 from atoll.clients.arrays.travelling import travelling_state
-from atoll.clients.data.client_inputs import client_inputs
 from atoll.clients.personal.method import PersonalClient, PersonalMethod
 from atoll.clients.personal.methods import find_method
 from atoll.clients.personal.metric_prefix import PERSONAL
@@ -124,10 +122,9 @@ class PersonalClients:
         phase: str,
     ) -> PersonalClient:
         resources, partition, config = self._resources, partition_of(context), config_of(message)
-        device, dataset = resources.spec.device, resources.dataset
         seed = resources.seed(config, phase, partition)
-        part = resources.training_part(partition)
         varied = resources.seed(config, f"augmentation of {phase}", partition)
+        inputs, labels = resources.training_examples(partition, varied)
         state = travelling_state(resources.model)
 
         def seeded() -> TrainingResult:
@@ -141,12 +138,12 @@ class PersonalClients:
             model=resources.model,
             tensors={name: value.detach() for name, value in state.items()},
             local=self._names,
-            inputs=client_inputs(dataset, part, varied, device),
-            labels=torch.from_numpy(dataset.train.labels[part]).to(device),
+            inputs=inputs,
+            labels=labels,
             settings=resources.spec.client,
             learning_rate=resources.learning_rate(config),
             seed=seed,
-            task=dataset.task,
+            task=resources.dataset.task,
             memory=NodeMemory(context.state, METHOD),
             train_plainly=seeded,
         )

@@ -16,15 +16,8 @@ from atoll.clients.moments.example_passes import BATCH, Passes
 from atoll.clients.moments.measure import measure
 from atoll.clients.moments.moment_messages import DomainSums, MomentsQuery, TrainingTerms
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training.local_training import (
-    BatchLoss,
-    Objective,
-    TrainingResult,
-    full_gradient,
-    losses_in_batches,
-    mean_objective,
-    train,
-)
+from atoll.clients.training.gradients import BatchLoss, Objective, full_gradient, losses_in_batches
+from atoll.clients.training.local_training import TrainingResult, mean_objective, train
 from atoll.clients.training.mixup_objective import mixup_objective
 from atoll.errors import EngineError
 from atoll.randomness import derive_seed, seed_everything

@@ -12,7 +12,8 @@ from atoll.clients.personal.method import PersonalClient, PersonalMethod
 from atoll.clients.personal.plain_steps import check_plain_steps
 from atoll.clients.ranges import Fraction
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training.local_training import TrainingResult, batches, gradients_of
+from atoll.clients.training.gradients import gradients_of
+from atoll.clients.training.local_training import TrainingResult, batches
 
 # The mixing weight's name among the tensors that a node keeps; no tensor of a model has a space.
 ALPHA = "mixing weight"

@@ -11,7 +11,8 @@ from atoll.clients.personal.method import PersonalClient, PersonalMethod
 from atoll.clients.personal.plain_steps import check_plain_steps
 from atoll.clients.ranges import Positive, Rate, Repetitions
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training.local_training import TrainingResult, batches, gradients_of
+from atoll.clients.training.gradients import gradients_of
+from atoll.clients.training.local_training import TrainingResult, batches
 
 
 class PFedMe(PersonalMethod):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.task import Task
 from atoll.clients.training.client_batch import ClientBatch
-from atoll.clients.training.local_training import TrainingResult, gradients_of
+from atoll.clients.training.gradients import gradients_of
+from atoll.clients.training.local_training import TrainingResult
 from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum
 
 # Examples a pass: more fill the matrix units no better, and their activations leave the cache.

@@ -6,7 +6,7 @@ from a tensor before the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.losses import losses_of, mean_loss
 from atoll.clients.tasks.task import Task
 from atoll.clients.tasks.user_functions import LOSS, find_function, values_of
+from atoll.clients.training.gradients import Objective, gradients_of
 from atoll.clients.training.objective.client_objective import ClientObjective
 from atoll.clients.training.objective.term import NO_REPLY, TermReply
 from atoll.clients.training.optimizers import local_optimizer
@@ -62,12 +63,6 @@ class TrainingResult:
     steps: int
     drift: float | None = None
     extra: TermReply = NO_REPLY
-
-
-# Takes the indices of a batch's examples; returns the loss to descend and the task's mean loss.
-Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
-# The same two of a batch, and its number of examples.
-BatchLoss = tuple[Tensor, Tensor, int]
 
 
 def batches(count: int, settings: ClientSettings, generator: torch.Generator) -> Iterator[Tensor]:
@@ -248,42 +243,6 @@ def mean_loss_of(settings: ClientSettings, task: Task | None) -> Callable[[Tenso
         return values_of(loss, LOSS, outputs, labels, function).mean()
 
     return own_mean
-
-
-def losses_in_batches(objective: Objective, examples: int, batch_size: int) -> Iterator[BatchLoss]:
-    """Yield an objective on all examples, ``batch_size`` at a time, for :func:`full_gradient`."""
-    for chosen in torch.split(torch.arange(examples), batch_size):
-        if len(chosen):
-            yield *objective(chosen), len(chosen)
-
-
-def full_gradient(
-    losses: Iterable[BatchLoss], parameters: Sequence[Tensor], examples: int
-) -> tuple[list[Tensor], float]:
-    """Return an objective's gradient over all examples, and the mean cross-entropy.
-
-    Parameters
-    ----------
-    losses : Iterable[BatchLoss]
-        The objective on the batches that the examples are cut into; the loss over all is their
-        weighted mean. How they are cut changes nothing but the order of additions.
-    parameters : Sequence[Tensor]
-        What to differentiate by.
-    examples : int
-        How many there are; with none, the gradient is zero.
-    """
-    total = [torch.zeros_like(parameter) for parameter in parameters]
-    mean: Tensor | float = 0.0
-    for loss, cross_entropy, count in losses:
-        share = count / examples
-        torch._foreach_add_(total, gradients_of(loss, parameters), alpha=share)
-        mean = mean + cross_entropy.detach().double() * share
-    return total, float(mean)
-
-
-def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the gradient of ``loss`` by each parameter; zero where it does not depend on it."""
-    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
 
 def _relative_distance(values: Sequence[Tensor], reference: Sequence[Tensor]) -> float:

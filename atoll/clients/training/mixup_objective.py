@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.training.local_training import Objective
+from atoll.clients.training.gradients import Objective
 
 
 def mixup_objective(

@@ -23,7 +23,8 @@ from atoll.clients.settings import ClientSettings
 from atoll.clients.tasks.task import Task
 from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.fed_sgd import is_linear, one_step_sum
-from atoll.clients.training.local_training import TrainingResult, UpdateRule, gradients_of
+from atoll.clients.training.gradients import gradients_of
+from atoll.clients.training.local_training import TrainingResult, UpdateRule
 from atoll.clients.training.objective.client_objective import stacked_terms
 from atoll.clients.training.stacked_layers import Forward, stacked_linear_layers
 from atoll.clients.training.summed_training import SummedTraining, add_stacked, zero_sum

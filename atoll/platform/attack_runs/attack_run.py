@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from atoll.attacks.base.attack import Attack, Progress, ignore_progress
@@ -38,6 +36,7 @@ from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json
+from atoll.platform.attack_runs.attack_rows import write_rows
 from atoll.platform.attack_runs.reconstructed_cells import reconstructed_cells
 from atoll.platform.config.experiment import parse_value
 from atoll.platform.reports import tables as reports
@@ -295,8 +294,7 @@ def _lpips(wanted: Path | bool) -> LPIPS | None:
 
 
 def _write(result: AttackRun, run: str, name: str, attack: Attack, seed: int) -> None:
-    with replacing(result.directory / ROWS) as partial:
-        pq.write_table(pa.Table.from_pylist(result.rows), partial)
+    write_rows(result.directory / ROWS, result.rows)
     files = _write_reconstructions(result, run, attack, seed)
     about = {
         "attack": name,
@@ -335,8 +333,7 @@ def _write_reconstructions(
         )
         return PICTURE, PAGE
     rows = [row for attacked in result.attacked for row in reconstructed_cells(attacked)]
-    with replacing(result.directory / CELLS) as partial:
-        pq.write_table(pa.Table.from_pylist(rows), partial)
+    write_rows(result.directory / CELLS, rows)
     return (CELLS,)
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.table import Table
 from torch import Tensor
 
@@ -23,7 +21,7 @@ from atoll.attacks.threat.label_leakage import (
 )
 from atoll.attacks.victims import references_of
 from atoll.errors import CaptureError
-from atoll.files.atomic import replacing
+from atoll.platform.attack_runs.attack_rows import write_rows
 from atoll.platform.attack_runs.attack_run import ATTACKS_FOLDER, dataset_of, uses_of
 from atoll.platform.reports import tables as reports
 from atoll.platform.run_directory.run_files import check_run_directory
@@ -127,8 +125,6 @@ def run_labels(
     >>> labels = run_labels(Path("runs/alignment-leakage"))  # doctest: +SKIP
     >>> [row["recovered"] for row in labels.rows]  # doctest: +SKIP
     """
-    # The session module loads Ray, which nothing else here needs.
-
     check_run_directory(run_directory)
     captures = [read_capture(path) for path in find_captures(run_directory, MESSAGES)]
     asked = [capture for capture in captures if _gives_labels(capture)]
@@ -141,8 +137,7 @@ def run_labels(
         images = references_of(dataset_of(run_directory)).public.images if public else None
         rows = [_row(capture, images) for capture in asked]
     directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, "labels")
-    with replacing(directory / ROWS) as partial:
-        pq.write_table(pa.Table.from_pylist(rows), partial)
+    write_rows(directory / ROWS, rows)
     threat = ThreatModel.of(*([Capability.PUBLIC_DATA] if public else []))
     return LabelsRun(directory, threat, rows)
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from atoll.attacks.captures.capture import SUM, Capture, faults_of
@@ -20,7 +18,7 @@ from atoll.attacks.membership.passive_scores import SCORES
 from atoll.attacks.threat.capabilities import ThreatModel
 from atoll.clients.data.dataset import Dataset
 from atoll.errors import CaptureError
-from atoll.files.atomic import replacing
+from atoll.platform.attack_runs.attack_rows import write_rows
 from atoll.platform.attack_runs.attack_run import ATTACKS_FOLDER, dataset_of, uses_of
 from atoll.platform.reports.tables import Cell, Table
 from atoll.platform.run_directory.run_files import check_run_directory
@@ -146,9 +144,7 @@ def run_membership(
     shared = set.intersection(*(set(row) for row in rows))
     rows = [{key: value for key, value in row.items() if key in shared} for row in rows]
     directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, "membership")
-    directory.mkdir(parents=True, exist_ok=True)
-    with replacing(directory / ROWS) as partial:
-        pq.write_table(pa.Table.from_pylist(rows), partial)
+    write_rows(directory / ROWS, rows)
     return MembershipRun(directory, ThreatModel(), rows)
 
 

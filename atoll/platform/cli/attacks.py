@@ -26,6 +26,10 @@ from atoll.platform.cli.terminal import (
     who_is_trusted,
 )
 
+RowsOption = Annotated[
+    Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
+]
+
 
 def attack(
     run_directory: Annotated[
@@ -149,9 +153,7 @@ def labels(
     public: Annotated[
         bool, typer.Option(help="Whether the attacker has public images (half the test images).")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
-    ] = None,
+    out: RowsOption = None,
     trust_code: TrustOption = False,
     latex: LatexOption = False,
     csv: CsvOption = False,
@@ -179,9 +181,7 @@ def membership(
         int, typer.Option(min=2, help="Members of each client that are asked about, at most.")
     ] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Draws the candidates.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
-    ] = None,
+    out: RowsOption = None,
     trust_code: TrustOption = False,
     latex: LatexOption = False,
     csv: CsvOption = False,

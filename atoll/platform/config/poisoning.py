@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from atoll.attacks.poisoning import POISON_REFERENCES, POISONS
@@ -16,7 +16,7 @@ from atoll.clients.mods import as_settings
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.ranges import Count, Rounds, Share
 from atoll.clients.settings import ClientSettings, ModSettings, Section
-from atoll.error_messages import closest, findings
+from atoll.error_messages import closest, validated
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.strategy_wrappers import nested_strategies
@@ -113,10 +113,7 @@ def poison_of(experiment: Experiment, clients: int, dataset: Dataset | None) -> 
             raise InvalidExperimentError(
                 f"poison.{name} = {value!r}: {kind.name} has no such setting; {closest(name, own)}"
             )
-    try:
-        return kind(**arguments)
-    except ValidationError as error:
-        raise InvalidExperimentError("\n".join(findings(error, kind, prefix="poison."))) from None
+    return validated(kind, arguments, prefix="poison.")
 
 
 def poisoned_client(experiment: Experiment, clients: int, dataset: Dataset) -> ClientSettings:

@@ -3,7 +3,7 @@ import torch
 
 from atoll.attacks.defenses.precode import Precode
 from atoll.clients.models.variational_bottleneck import find_bottleneck
-from atoll.clients.training.local_training import gradients_of
+from atoll.clients.training.gradients import gradients_of
 from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 

@@ -9,7 +9,7 @@ from atoll.attacks.defenses.defense import Task
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.clients.tasks.losses import mean_loss
-from atoll.clients.training.local_training import gradients_of
+from atoll.clients.training.gradients import gradients_of
 from atoll.clients.training.step_mods import LocalStep
 
 SHAPE, CLASSES = (1, 8, 8), 10

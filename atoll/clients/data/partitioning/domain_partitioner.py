@@ -10,15 +10,12 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-from flwr_datasets.partitioner import Partitioner
-from numpy.typing import NDArray
 
+from atoll.clients.data.partitioning.dealt_partitioner import DealtPartitioner, Indices
 from atoll.randomness import derive_seed
 
-Indices = NDArray[np.int64]
 
-
-class DomainPartitioner(Partitioner):  # type: ignore[misc]
+class DomainPartitioner(DealtPartitioner):
     """Gives each client a home domain, and a share of all domains.
 
     A share ``heterogeneity`` of each domain's examples is split over the clients whose home it is;
@@ -60,7 +57,7 @@ class DomainPartitioner(Partitioner):  # type: ignore[misc]
         domain_names: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_partitions)
         if not _is_number(heterogeneity) or not 0.0 <= heterogeneity <= 1.0:
             raise ValueError(f"heterogeneity = {heterogeneity!r}: expected a number from 0 to 1")
         if weights is not None and not _are_weights(weights, num_partitions):
@@ -70,25 +67,12 @@ class DomainPartitioner(Partitioner):  # type: ignore[misc]
                 f"clients_per_domain = {clients_per_domain!r}: expected a whole number, or a table "
                 "of domains and whole numbers"
             )
-        self._clients = num_partitions
         self._column = partition_by
         self._heterogeneity = heterogeneity
         self._clients_per_domain = clients_per_domain
         self._weights = np.ones(num_partitions) if weights is None else np.asarray(weights, float)
         self._names = list(domain_names)
         self._seed = seed
-        self._parts: list[Indices] | None = None
-
-    @property
-    def num_partitions(self) -> int:
-        """The number of clients."""
-        return self._clients
-
-    def load_partition(self, partition_id: int) -> Any:
-        """Return a client's examples."""
-        if self._parts is None:
-            self._parts = self._deal()
-        return self.dataset.select(self._parts[partition_id])
 
     def _deal(self) -> list[Indices]:
         if self._column not in self.dataset.column_names:

@@ -6,16 +6,14 @@ A partitioner in flwr-datasets' sense, so it also serves Flower apps of one's ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from flwr_datasets.partitioner import Partitioner
-from numpy.typing import NDArray
 
+from atoll.clients.data.partitioning.dealt_partitioner import DealtPartitioner, Indices
 from atoll.randomness import derive_seed
 
 
-class QuantityPartitioner(Partitioner):  # type: ignore[misc]
+class QuantityPartitioner(DealtPartitioner):
     """Deals examples at random to clients whose shares are drawn from a Dirichlet distribution.
 
     It is the quantity skew of Li et al., "Federated Learning on Non-IID Data Silos" (ICDE 2022),
@@ -45,27 +43,14 @@ class QuantityPartitioner(Partitioner):  # type: ignore[misc]
         min_partition_size: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_partitions)
         if isinstance(alpha, Sequence) or not alpha > 0.0:
             raise ValueError(f"alpha = {alpha!r}: expected a positive number")
-        self._clients = num_partitions
         self._alpha = alpha
         self._least = min_partition_size
         self._seed = seed
-        self._parts: list[NDArray[np.int64]] | None = None
 
-    @property
-    def num_partitions(self) -> int:
-        """The number of clients."""
-        return self._clients
-
-    def load_partition(self, partition_id: int) -> Any:
-        """Return a client's examples."""
-        if self._parts is None:
-            self._parts = self._deal()
-        return self.dataset.select(self._parts[partition_id])
-
-    def _deal(self) -> list[NDArray[np.int64]]:
+    def _deal(self) -> list[Indices]:
         count = len(self.dataset)
         spare = count - self._least * self._clients
         if spare < 0:

@@ -13,7 +13,8 @@ from atoll.clients.noprop.block_training.block_objective import Draws
 from atoll.clients.noprop.block_training.example_source import ExampleSource
 from atoll.clients.noprop.block_training.training_units import TrainingUnit
 from atoll.clients.settings import ClientSettings
-from atoll.clients.training.local_training import UpdateRule, batches, gradients_of
+from atoll.clients.training.gradients import gradients_of
+from atoll.clients.training.local_training import UpdateRule, batches
 
 
 @dataclass(frozen=True)

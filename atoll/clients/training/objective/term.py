@@ -20,6 +20,7 @@ from atoll.clients.data.client_inputs import ClientInputs
 from atoll.clients.ranges import Weight
 from atoll.clients.settings import ClientSettings, Section
 from atoll.clients.tasks.task import Task
+from atoll.clients.training.gradients import full_gradient, losses_in_batches
 from atoll.clients.training.objective.node_memory import NodeMemory
 
 
@@ -101,15 +102,14 @@ class TermContext:
         by_name = dict(self.model.named_parameters())
         parameters = [by_name[name] for name in self.names]
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        total = [torch.zeros_like(parameter) for parameter in parameters]
-        for chosen in torch.split(torch.arange(len(self.labels)), self.settings.batch_size):
-            if len(chosen):
-                outputs = self.model(self.inputs[chosen])
-                loss = self.task.losses(outputs, self.labels[chosen]).sum() / len(self.labels)
-                found = torch.autograd.grad(
-                    loss, parameters, allow_unused=True, materialize_grads=True
-                )
-                torch._foreach_add_(total, found)
+
+        def objective(chosen: Tensor) -> tuple[Tensor, Tensor]:
+            loss = self.task.losses(self.model(self.inputs[chosen]), self.labels[chosen]).mean()
+            return loss, loss
+
+        examples = len(self.labels)
+        losses = losses_in_batches(objective, examples, self.settings.batch_size)
+        total, _ = full_gradient(losses, parameters, examples)
         for buffer, before in buffers:
             buffer.copy_(before)
         return total
