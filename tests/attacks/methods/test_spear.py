@@ -54,6 +54,20 @@ def test_the_sparsest_basis_is_the_batch(batch: int) -> None:
     assert sorted(distances.argmin(1).tolist()) == list(range(batch))
 
 
+def test_examples_have_the_same_bits_whatever_the_memory_held_before() -> None:
+    gradient, _ = made_up(4, width=785)
+    found = decompose(gradient, 4)
+    starts = sample(found, 1000, torch.Generator().manual_seed(0))
+    basis = sparsest_basis(settle(found, reweight(found, starts)))
+    first = inputs_of(found, basis)
+    held = []
+    for size in range(300):
+        held.append(torch.full((1 + size * 7 % 1000,), size))
+        assert inputs_of(found, basis).equal(first)
+        if len(held) > 50:
+            held.clear()
+
+
 def test_noise_is_found_and_moves_the_examples_by_as_much() -> None:
     gradient, rows = made_up(4)
     errors = []

@@ -161,8 +161,9 @@ def inputs_of(found: Decomposition, directions: Directions) -> Tensor:
 
     The input of the bias is 1, which gives the scale that a direction lacks.
     """
-    # D = rows Q and rows basis = D X, so X = Q^-1 basis; a direction is a column of Q.
-    mixed: Tensor = torch.linalg.lstsq(directions.vectors.T, found.basis).solution
+    # D = rows Q and rows basis = D X, so X = Q^-1 basis; a direction is a column of Q. The default
+    # driver, gelsy, starts from pivots that PyTorch leaves uninitialised: its last bits vary.
+    mixed: Tensor = torch.linalg.lstsq(directions.vectors.T, found.basis, driver="gelsd").solution
     scale = mixed[:, -1:]
     safe = torch.where(scale.abs() < 1e-300, 1.0, scale)
     return mixed / safe
