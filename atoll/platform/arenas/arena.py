@@ -37,7 +37,7 @@ from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_files import read_result
 from atoll.platform.run_directory.run_lock import RunLock, is_free
 from atoll.platform.sweeps.sweep import OnEnd, run_sweep
-from atoll.platform.sweeps.trials import TRIALS
+from atoll.platform.sweeps.trial_rows import TRIALS
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"

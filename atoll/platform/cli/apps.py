@@ -105,6 +105,7 @@ def data_get(
 ) -> None:
     """Fetch a data set into the cache and verify it."""
     with clear_errors():
+        say_loading(name, console, "PyTorch")
         from atoll.clients.data.catalog import load_dataset
         from atoll.platform.cli.plan import predicted
 

@@ -16,6 +16,7 @@ from atoll.platform.cli.terminal import (
     console,
     errors,
     log_to_terminal,
+    say_loading,
 )
 
 AnywayOption = Annotated[
@@ -228,6 +229,7 @@ def export(
     Example: atoll export runs/quickstart --to onnx --out lenet.onnx --round best
     """
     with clear_errors():
+        say_loading(run_directory.resolve().name, console, "PyTorch")
         from atoll.platform.results.exports.export import FORMATS, export_run
         from atoll.platform.results.kept_checkpoints import parse_round
         from atoll.platform.results.recorded_run import open_run

@@ -111,6 +111,7 @@ def watch(
     """Show the progress of a run, a sweep or an arena, wherever it runs, until it ends."""
     with clear_errors():
         if web:
+            say_loading(run_directory.resolve().name, console, "PyTorch")
             from atoll.platform.cli.live_page.serving import serve
 
             log_to_terminal("info")

@@ -26,7 +26,7 @@ from atoll.platform.run_directory.run_files import (
     read_result,
 )
 from atoll.platform.run_directory.run_lock import is_free
-from atoll.platform.sweeps.trials import TABLE
+from atoll.platform.sweeps.trial_rows import TABLE
 
 if TYPE_CHECKING:
     from atoll.platform.cli.standing_watch import StandingWatch

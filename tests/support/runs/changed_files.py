@@ -38,7 +38,7 @@ from atoll.platform.run_directory.run_files import (
     read_table,
 )
 from atoll.platform.runs.layerwise.block_files import UnitFiles, UnitState
-from atoll.platform.sweeps.trials import SCHEMA, read_trials, stopped_row
+from atoll.platform.sweeps.trial_rows import SCHEMA, read_trials, stopped_row
 from tests.support.runs.foreign_files import write_run
 
 EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "15"))

@@ -37,7 +37,7 @@ from atoll.platform.run_directory.run_files import (
     read_result,
     read_rounds,
 )
-from atoll.platform.sweeps.trials import TABLE, TRIALS, WAITING, read_trials
+from atoll.platform.sweeps.trial_rows import TABLE, TRIALS, WAITING, read_trials
 
 
 @dataclass(frozen=True)
