@@ -8,8 +8,8 @@ was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +27,13 @@ from atoll.files.recorded import (
 )
 from atoll.platform.arenas.arena_checks import check_before_run
 from atoll.platform.arenas.arena_plan import Arena, facts_of, jobs_of
+from atoll.platform.arenas.jobs_file import write_jobs
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.pool.mapping import map_over_cluster
+from atoll.platform.reports.arena.facts import ArenaFacts
 from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_files import read_result
@@ -41,8 +43,6 @@ from atoll.platform.sweeps.trial_rows import TRIALS
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
-# Which attacks there will be, for whoever watches.
-LABELS = "jobs.json"
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,13 @@ def run_arena(
             jobs, without = jobs_of_federations(arena, directory / FEDERATIONS)
             store = JobStore(directory / JOBS)
             conditions = arena.conditions(trust_code=trust_code)
-            _write_labels(directory, jobs, conditions)
-            failed = {**done.failed, **without}
-            failed |= _attack(arena, jobs, conditions, store, cluster, on_job)
+            facts = facts_of(arena, directory / FEDERATIONS, {**done.failed, **without})
+            write_jobs(directory, jobs, conditions, facts)
+            failed = _attack(arena, jobs, conditions, store, cluster, on_job)
         finally:
             cluster.close()
-        return _finish(arena, directory, jobs, conditions, store, failed)
+        facts = replace(facts, failed={**facts.failed, **failed})
+        return _finish(arena, directory, jobs, conditions, store, facts)
     finally:
         lock.release()
 
@@ -155,12 +156,6 @@ def jobs_of_federations(arena: Arena, federations: Path) -> tuple[list[Job], dic
             except CaptureError as error:
                 failed[str(trial)] = str(error)
     return jobs, failed
-
-
-def _write_labels(directory: Path, jobs: Sequence[Job], conditions: Conditions) -> None:
-    """Write what whoever watches cannot know of the jobs: their keys, and columns of the table."""
-    told = [{"key": job.key(conditions), "labels": dict(job.labels)} for job in jobs]
-    write_recorded_json(directory / LABELS, {"jobs": told})
 
 
 def _attack(
@@ -189,15 +184,15 @@ def _finish(
     jobs: list[Job],
     conditions: Conditions,
     store: JobStore,
-    failed: dict[str, str],
+    facts: ArenaFacts,
 ) -> ArenaResult:
     rows = table_of(jobs, conditions, store)
     write_recorded_rows(directory / RESULTS, rows)
     keys = [key for job in jobs if (key := job.key(conditions)) in store]
     costs = [{"key": key, "cpu_seconds": store.seconds(key)} for key in dict.fromkeys(keys)]
     write_recorded_rows(directory / COSTS, costs)
-    write_recorded_json(directory / FAILED, failed)
+    write_recorded_json(directory / FAILED, dict(facts.failed))
+    write_jobs(directory, jobs, conditions, facts)
     images = {key: store.images(key) for key in keys} if arena.settings.pictures else {}
-    facts = facts_of(arena, directory / FEDERATIONS, failed)
     report = write_arena_report(directory, rows, arena.baseline, images, facts)
-    return ArenaResult(directory, report, failed)
+    return ArenaResult(directory, report, dict(facts.failed))
