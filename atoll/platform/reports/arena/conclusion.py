@@ -235,7 +235,7 @@ def _below_the_floor(cells: Sequence[Cell], found: Sequence[Finding]) -> Iterato
     ]
     if weak:
         yield (
-            f"Against {', '.join(weak)} even the strongest attack identifies no more examples than "
+            f"Against {_listed(weak)} even the strongest attack identifies no more examples than "
             "a baseline that hardly looks at the update. This is evidence neither of leakage nor "
             "of the defense's strength: another attack may do better."
         )
@@ -321,3 +321,9 @@ def _counts(rows: Sequence[Row]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
         )
         for key, own in members.items()
     }
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
