@@ -23,7 +23,7 @@ HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "scipy", "sklearn", "opacus")
         ("atoll.platform.runs.app_run", ("ray.autoscaler.sdk", "prometheus_client")),
         # A file with an error is refused, a run is watched and folders are listed without them.
         ("atoll.platform.config.experiment", ("torch", "ray", "flwr")),
-        ("atoll.platform.cli.watch", ("torch", "ray", "flwr")),
+        ("atoll.platform.cli.watching.watch", ("torch", "ray", "flwr")),
         ("atoll.platform.results.inventory", ("torch", "ray", "flwr")),
     ],
 )

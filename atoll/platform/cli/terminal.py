@@ -180,7 +180,7 @@ def console_observers(
     """
 
     def make(directory: Path) -> list[Observer]:
-        from atoll.platform.cli.progress import ConsoleProgress
+        from atoll.platform.cli.output.progress import ConsoleProgress
 
         directories.append(directory)
         return [ConsoleProgress(told, live=progress, lines=lines)]

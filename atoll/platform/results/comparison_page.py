@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atoll.files.atomic import write_text
-from atoll.platform.reports.drawing import Curve, Curves, Dash, Figure, late_range
+from atoll.platform.reports.figures.drawing import Curve, Curves, Dash, Figure, late_range
 from atoll.platform.reports.page import render
 from atoll.platform.results.comparison import Comparison, Section
 from atoll.platform.results.groups import Series, series_of

@@ -14,7 +14,7 @@ from atoll.errors import RunDirectoryError
 from atoll.platform.arenas.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
 from atoll.platform.arenas.arena_plan import Arena, load_arena
 from atoll.platform.cli.live_page.views import view_of
-from atoll.platform.cli.watch import watch
+from atoll.platform.cli.watching.watch import watch
 from atoll.platform.sweeps.sweep import TrialEnd
 from tests.platform.arenas.test_arena_plan import ARENA
 

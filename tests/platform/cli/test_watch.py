@@ -12,8 +12,8 @@ from rich.console import Console
 
 from atoll.errors import RunDirectoryError
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.cli.run_standing import read_rounds
-from atoll.platform.cli.watch import watch
+from atoll.platform.cli.watching.run_standing import read_rounds
+from atoll.platform.cli.watching.watch import watch
 from atoll.platform.run_directory.ledger import Ledger
 from atoll.platform.run_directory.run_files import CONFIG, ROUNDS
 from atoll.platform.sweeps.sweep_plan import load_sweep

@@ -8,8 +8,8 @@ import pytest
 
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.callbacks.observers import RoundRecord
-from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
-from atoll.platform.reports.figures import all_figures
+from atoll.platform.reports.figures.domain_figures import domain_figures, statistic_rows
+from atoll.platform.reports.figures.run_figures import all_figures
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.ledger import Ledger
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, read_table

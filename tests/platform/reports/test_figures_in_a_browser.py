@@ -14,7 +14,7 @@ from PIL import Image
 
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.reports.drawing import axis_range, figures_json, late_range, lines
+from atoll.platform.reports.figures.drawing import axis_range, figures_json, late_range, lines
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.ledger import Ledger
 from tests.support.runs.browser import result_in_page

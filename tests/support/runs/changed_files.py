@@ -24,7 +24,7 @@ from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import read_capture, read_truth
 from atoll.errors import AtollError
 from atoll.files.recorded import write_recorded_json, write_recorded_rows
-from atoll.platform.cli.watch import watch
+from atoll.platform.cli.watching.watch import watch
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.run_directory.identity import RunIdentity
 from atoll.platform.run_directory.run_files import (

@@ -21,7 +21,7 @@ from atoll.platform.arenas.arena import (
     RESULTS,
 )
 from atoll.platform.arenas.jobs_file import JOBS_FILE, read_jobs
-from atoll.platform.cli.run_standing import read_info, standing_of
+from atoll.platform.cli.watching.run_standing import read_info, standing_of
 from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.reports.run_report import REPORT, write_report
 from atoll.platform.results.comparison import compare

@@ -12,7 +12,7 @@ from atoll.attacks.arena.paired_tests import CONFIDENCE, Interval
 from atoll.attacks.base.attack_names import BASELINES
 from atoll.attacks.metrics.kinds import TITLES
 from atoll.platform.reports.arena.facts import ArenaFacts
-from atoll.platform.reports.arena_figures import attacker_of
+from atoll.platform.reports.figures.arena_figures import attacker_of
 
 Row = Mapping[str, Any]
 

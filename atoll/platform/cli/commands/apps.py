@@ -107,7 +107,7 @@ def data_get(
     with clear_errors():
         say_loading(name, console, "PyTorch")
         from atoll.clients.data.catalog import load_dataset
-        from atoll.platform.cli.plan import predicted
+        from atoll.platform.cli.output.plan import predicted
 
         log_to_terminal("info")
         dataset = load_dataset(name, path, _options(options or []))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
+from atoll.platform.cli.output.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     TrustOption,
     clear_errors,

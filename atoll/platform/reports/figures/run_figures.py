@@ -17,7 +17,15 @@ from atoll.platform.callbacks.metric_names import (
     group_of,
     label_of,
 )
-from atoll.platform.reports.drawing import Cells, Curve, Curves, Figure, bars, late_range, lines
+from atoll.platform.reports.figures.drawing import (
+    Cells,
+    Curve,
+    Curves,
+    Figure,
+    bars,
+    late_range,
+    lines,
+)
 from atoll.platform.run_directory.run_files import Confusion
 
 MAX_CLIENTS_SHOWN = 200

@@ -9,7 +9,7 @@ import typer
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.cli.completion import complete_attack
-from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
+from atoll.platform.cli.output.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     OutOption,
     SetOption,
@@ -75,7 +75,7 @@ def attack(
             plain_table_of,
             run_attack,
         )
-        from atoll.platform.cli.attack_table import AttackProgress, table_of
+        from atoll.platform.cli.output.attack_table import AttackProgress, table_of
         from atoll.platform.reports.attack_report import PAGE
 
         log_to_terminal("info")
