@@ -48,6 +48,7 @@ def write_page(comparison: Comparison, out: Path) -> None:
         kind="Atoll",
         figures=figures,
         title=comparison.title,
+        runs=sum(len(g.runs) for section in comparison.sections for g in section.groups),
         warnings=comparison.warnings,
         sections=sections,
         band=BAND,

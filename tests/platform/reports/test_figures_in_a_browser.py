@@ -191,6 +191,20 @@ def test_a_click_shows_one_client_and_a_legend_hides_a_curve(report: Path) -> No
     assert found["hidden"] == ["on the server's test data"]
 
 
+@pytest.mark.slow
+def test_on_paper_the_whole_experiment_is_open(report: Path) -> None:
+    script = """
+    const details = document.querySelector('details');
+    const found = [details.open];
+    for (const event of ['beforeprint', 'afterprint']) {
+      window.dispatchEvent(new Event(event));
+      found.push(details.open);
+    }
+    return found;
+    """
+    assert result_in_page(report, script) == [False, True, False]
+
+
 def test_axes_are_for_the_rounds_that_differ() -> None:
     rounds = list(range(1, 41))
     curve: list[Any] = [1 - 0.8**number for number in rounds]
