@@ -1,6 +1,6 @@
 """``jobs.json`` of an arena: what its report needs before the arena has ended.
 
-It is written when the federations have ended, and again with the failures at the arena's end.
+It is written when the federations of a seed have ended, and again at the arena's end.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class _Schema(BaseModel):
     classes: Annotated[int, Field(ge=1)] | None = None
     versions: dict[Line, Line] = {}
     failed: dict[Line, str] = {}
+    federations_left: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class ArenaJobs:
     Attributes
     ----------
     jobs : Sequence[RecordedJob]
-        The attacks; none before the federations have ended.
+        The attacks; none before federations have ended.
     facts : ArenaFacts
-        What the report says beside.
+        What the report says beside, but for the number of attacks that are left.
     """
 
     jobs: Sequence[RecordedJob]
@@ -94,6 +95,7 @@ def write_jobs(
         "classes": facts.classes,
         "versions": dict(facts.versions),
         "failed": dict(facts.failed),
+        "federations_left": facts.federations_left,
     }
     write_recorded_json(directory / JOBS_FILE, tables)
 
@@ -120,5 +122,7 @@ def read_jobs(directory: Path, tables: Mapping[str, Any]) -> ArenaJobs:
     privacy = {
         (each.setting, each.defense): Privacy(each.epsilon, each.delta) for each in found.privacy
     }
-    facts = ArenaFacts(tables, privacy, found.classes, found.versions, found.failed)
+    facts = ArenaFacts(
+        tables, privacy, found.classes, found.versions, found.failed, found.federations_left
+    )
     return ArenaJobs(found.jobs, facts)

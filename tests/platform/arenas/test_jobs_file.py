@@ -18,6 +18,7 @@ FACTS = ArenaFacts(
     10,
     {"python": "3.11"},
     {"none, seed 1": "no client\nreplied"},
+    federations_left=2,
 )
 
 

@@ -7,7 +7,7 @@ is out of date never replaces the run's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -215,11 +215,14 @@ class ArenaView:
         ]
         if not rows:
             return None
+        facts = recorded.facts
+        waiting = {job.key for job in recorded.jobs} - {job.key for job in ended}
+        facts = replace(facts, attacks_left=len(waiting - facts.failed.keys()))
         settings = tables.get("arena", {})
         baseline = settings.get("baseline") or next(iter(settings.get("attacks", {})), "")
         keeps = settings.get("pictures", False)
         images = {job.key: self._store.images(job.key) for job in ended} if keeps else {}
-        return write_arena_report(folder, rows, str(baseline), images, recorded.facts)
+        return write_arena_report(folder, rows, str(baseline), images, facts)
 
 
 def trial_directories(directory: Path) -> dict[str, Path]:
