@@ -40,20 +40,14 @@ from atoll.platform.sweeps.sweep_plan import Sweep, Trial
 from atoll.platform.sweeps.sweep_results import figures_of, read_curve, tables_of, write_results
 from atoll.platform.sweeps.trial_checks import check_trials
 from atoll.platform.sweeps.trial_process import run_trial
+from atoll.platform.sweeps.trial_rows import EARLY, FINISHED, TRIALS, place_of
 from atoll.platform.sweeps.trial_stopping import (
     AskAfterRound,
     Halving,
     asha_scheduler,
     recorded_metric,
 )
-from atoll.platform.sweeps.trials import (
-    EARLY,
-    FINISHED,
-    TRIALS,
-    TrialTable,
-    check_same_data,
-    place_of,
-)
+from atoll.platform.sweeps.trials import TrialTable, check_same_data
 
 SWEEP_CONFIG = "sweep.toml"
 # How long interrupted trials may take to write their checkpoints.

@@ -140,6 +140,7 @@ def test_runs_that_differ_in_the_seed_are_one_row_with_students_interval(
     page = out.read_text()
     assert "client.learning_rate = 0.05 (3 seeds)" in page
     assert "Test accuracy" in page
+    assert "A comparison of 6 runs." in page
     assert 'src="http' not in page
 
 

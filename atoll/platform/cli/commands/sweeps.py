@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atoll.platform.cli.durations import seconds_of
-from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
+from atoll.platform.cli.output.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     INTERRUPTED,
     SetOption,
@@ -76,7 +76,7 @@ def sweep(
                 console.print(f"{trial.key}  {trial}{for_validation}", soft_wrap=True, markup=False)
             _show_code(planned)
             return
-        from atoll.platform.cli.sweep_progress import SweepProgress
+        from atoll.platform.cli.output.sweep_progress import SweepProgress
         from atoll.platform.sweeps.sweep import run_sweep, sweep_directory
 
         directories.append(sweep_directory(planned, out))
@@ -143,7 +143,7 @@ def arena(
             _show_code(planned.federations, planned.settings.attacks)
             return
         from atoll.platform.arenas.arena import arena_directory, run_arena
-        from atoll.platform.cli.arena_progress import ArenaProgress
+        from atoll.platform.cli.output.arena_progress import ArenaProgress
         from atoll.platform.results.pictures import arena_tables
 
         directories.append(arena_directory(planned, out))

@@ -105,8 +105,9 @@ def data_get(
 ) -> None:
     """Fetch a data set into the cache and verify it."""
     with clear_errors():
+        say_loading(name, console, "PyTorch")
         from atoll.clients.data.catalog import load_dataset
-        from atoll.platform.cli.plan import predicted
+        from atoll.platform.cli.output.plan import predicted
 
         log_to_terminal("info")
         dataset = load_dataset(name, path, _options(options or []))

@@ -19,8 +19,8 @@ from atoll.platform.callbacks.metric_names import (
     label_of,
     main_metric,
 )
-from atoll.platform.reports.drawing import Curve, Curves, Dash, Figure, bars, late_range
-from atoll.platform.reports.figures import column
+from atoll.platform.reports.figures.drawing import Curve, Curves, Dash, Figure, bars, late_range
+from atoll.platform.reports.figures.run_figures import column
 
 # What is measured of domains, with the measure's name in the ledger.
 MEASURES = {

@@ -16,8 +16,8 @@ from rich.console import Console
 from atoll.errors import RunDirectoryError
 from atoll.files.manifests import MANIFEST
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.cli.progress import ConsoleProgress
-from atoll.platform.cli.run_standing import read_info, read_rounds
+from atoll.platform.cli.output.progress import ConsoleProgress
+from atoll.platform.cli.watching.run_standing import read_info, read_rounds
 from atoll.platform.results.recorded import kind_of
 from atoll.platform.run_directory.identity import IDENTITY
 from atoll.platform.run_directory.run_files import (
@@ -26,10 +26,10 @@ from atoll.platform.run_directory.run_files import (
     read_result,
 )
 from atoll.platform.run_directory.run_lock import is_free
-from atoll.platform.sweeps.trials import TABLE
+from atoll.platform.sweeps.trial_rows import TABLE
 
 if TYPE_CHECKING:
-    from atoll.platform.cli.standing_watch import StandingWatch
+    from atoll.platform.cli.watching.standing_watch import StandingWatch
 
 EVERY_SECONDS = 2.0
 PAGE = 40
@@ -76,7 +76,7 @@ def _watch_of(kind: str, directory: Path, console: Console) -> RunWatch | Standi
         return RunWatch(directory, console)
     # A run needs neither the reports nor the attacks.
     from atoll.platform.cli.live_page.views import view_of
-    from atoll.platform.cli.standing_watch import StandingWatch
+    from atoll.platform.cli.watching.standing_watch import StandingWatch
 
     return StandingWatch(view_of(directory), console)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
+from atoll.platform.cli.output.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     OutOption,
     SetOption,
@@ -53,7 +53,7 @@ def run(
         # Before PyTorch is loaded: a file with an error in it is refused at once.
         experiment = load_experiment(file, settings_of(overrides, workers))
         if dry_run:
-            from atoll.platform.cli.plan import show_plan
+            from atoll.platform.cli.output.plan import show_plan
 
             log_to_terminal(experiment.log.level)
             quiet_flower()
@@ -72,7 +72,7 @@ def resume(
     workers: WorkersOption = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Go on with an interrupted run, to the same end."""
+    """Continue an interrupted run; its result has the same bits as without the interruption."""
     with clear_errors(lambda: run_directory):
         from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
 
@@ -111,12 +111,13 @@ def watch(
     """Show the progress of a run, a sweep or an arena, wherever it runs, until it ends."""
     with clear_errors():
         if web:
+            say_loading(run_directory.resolve().name, console, "PyTorch")
             from atoll.platform.cli.live_page.serving import serve
 
             log_to_terminal("info")
             serve(run_directory, console, port=port, every=every)
             return
-        from atoll.platform.cli.watch import watch as watch_directory
+        from atoll.platform.cli.watching.watch import watch as watch_directory
 
         log_to_terminal("info")
         watch_directory(run_directory, console, once=once, every=every)

@@ -23,7 +23,7 @@ from atoll.platform.run_directory.run_files import (
     read_engine,
     read_rounds_table,
 )
-from atoll.platform.sweeps.trials import FAILED, WAITING
+from atoll.platform.sweeps.trial_rows import FAILED, WAITING
 
 
 def read_info(directory: Path) -> RunInfo | None:

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from atoll.errors import InvalidExperimentError
-from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
+from atoll.platform.cli.output.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     TrustOption,
     clear_errors,
     console,
     errors,
     log_to_terminal,
+    say_loading,
 )
 
 AnywayOption = Annotated[
@@ -228,6 +229,7 @@ def export(
     Example: atoll export runs/quickstart --to onnx --out lenet.onnx --round best
     """
     with clear_errors():
+        say_loading(run_directory.resolve().name, console, "PyTorch")
         from atoll.platform.results.exports.export import FORMATS, export_run
         from atoll.platform.results.kept_checkpoints import parse_round
         from atoll.platform.results.recorded_run import open_run

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atoll.platform.reports.drawing import Curve, Curves, Figure, Group, Strips, late_range
+from atoll.platform.reports.figures.drawing import Curve, Curves, Figure, Group, Strips, late_range
 
 # What clients report.
 MEASURED = ("accuracy", "loss", "epsilon")

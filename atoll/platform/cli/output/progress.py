@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
 from atoll.platform.callbacks.round_figures import final_figures, line_of
-from atoll.platform.cli.round_table import RoundTable
+from atoll.platform.cli.output.round_table import RoundTable
 
 # Without a terminal, at most one line in so many seconds.
 LINE_SECONDS = 1.0

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from atoll.attacks.arena.arena_summary import Cell
 from atoll.attacks.base.attack_names import BASELINES
 from atoll.attacks.metrics.kinds import DIGITS, TITLES
-from atoll.platform.reports.drawing import Cells, Curve, Curves, Level
+from atoll.platform.reports.figures.drawing import Cells, Curve, Curves, Level
 
 
 def attacker_of(cell: Cell) -> str:

@@ -257,7 +257,7 @@ def figures_json(
     figures : Sequence of (title, Figure)
         What is drawn.
     clients : Mapping, optional
-        Curves of single clients (:mod:`~atoll.platform.reports.client_figures`).
+        Curves of single clients (:mod:`~atoll.platform.reports.figures.client_figures`).
     """
     content = {
         "figures": [{"title": title, **asdict(figure)} for title, figure in figures],

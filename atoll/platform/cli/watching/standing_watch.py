@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.platform.cli.live_page.views import Part, View
-from atoll.platform.cli.run_standing import plain
-from atoll.platform.sweeps.trials import WAITING
+from atoll.platform.cli.watching.run_standing import plain
+from atoll.platform.sweeps.trial_rows import WAITING
 
 
 class StandingWatch:

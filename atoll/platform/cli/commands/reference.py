@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atoll.platform.cli.columns import indented, name_lines
 from atoll.platform.cli.completion import complete_key, complete_kind, complete_name
+from atoll.platform.cli.output.columns import indented, name_lines
 from atoll.platform.cli.terminal import clear_errors, console
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atoll.platform.callbacks.worst_tenth import worst_tenth
-from atoll.platform.reports.client_figures import MAX_POINTS, name_of
-from atoll.platform.reports.drawing import Figure, Group, Strips
+from atoll.platform.reports.figures.client_figures import MAX_POINTS, name_of
+from atoll.platform.reports.figures.drawing import Figure, Group, Strips
 
 # In the order in which one of them is taken, with the sign that makes larger better.
 MEASURES = (("accuracy", 1.0), ("loss", -1.0))

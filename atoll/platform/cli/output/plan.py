@@ -10,7 +10,7 @@ import torch
 
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.settings import ClientSettings
-from atoll.platform.cli.columns import name_lines
+from atoll.platform.cli.output.columns import name_lines
 from atoll.platform.cli.terminal import console
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.privacy.notes import guarantees

@@ -17,23 +17,22 @@ from atoll.platform.callbacks.metric_names import (
     group_of,
     label_of,
 )
-from atoll.platform.reports.drawing import Cells, Curve, Curves, Figure, bars, late_range, lines
+from atoll.platform.reports.figures.drawing import (
+    Cells,
+    Curve,
+    Curves,
+    Figure,
+    bars,
+    late_range,
+    lines,
+)
 from atoll.platform.run_directory.run_files import Confusion
 
 MAX_CLIENTS_SHOWN = 200
 PENALTY = "penalty"
-# Metrics with a figure of their own, where a run has them.
-CURVES = (
-    "accuracy",
-    "auroc",
-    "rmse",
-    "mae",
-    "deviance",
-    "r2",
-    "perplexity",
-    "calibration_error",
-    "attack_success",
-)
+# Metrics with a figure of their own, where a run has them: before the loss and after it.
+CURVES = ("accuracy", "auroc", "rmse", "mae", "deviance", "r2", "perplexity")
+OTHER_CURVES = ("calibration_error", "attack_success")
 ABBREVIATED = {"auroc": "AUROC", "rmse": "RMSE", "mae": "MAE", "r2": "R squared"}
 
 
@@ -48,6 +47,7 @@ def all_figures(
     makers: list[tuple[str, Callable[[], Figure | None]]] = [
         *((_metric_title(name), partial(_curves, rounds, name)) for name in CURVES),
         ("Loss", lambda: _curves(rounds, "loss")),
+        *((_metric_title(name), partial(_curves, rounds, name)) for name in OTHER_CURVES),
         ("Accuracy by inference, and of baselines", lambda: _ways_of_inference(rounds)),
         ("Accuracy with an exit after each layer", lambda: _exits(rounds)),
         ("Loss of each layer", lambda: _layer_losses(layers)),
@@ -67,6 +67,10 @@ def _metric_title(name: str) -> str:
     return ABBREVIATED.get(name, label_of(name).capitalize())
 
 
+def _axis_title(name: str) -> str:
+    return ABBREVIATED.get(name, label_of(name))
+
+
 def column(rounds: pa.Table, name: str) -> tuple[list[Any], list[Any]]:
     """Return the rounds in which a column has a value, and the values."""
     values = rounds.column(name).to_pylist()
@@ -84,7 +88,7 @@ def _curves(rounds: pa.Table, suffix: str) -> Curves | None:
             is_scalar = pa.types.is_floating(rounds.schema.field(name).type)
             if name.startswith(f"{group}_") and name.endswith(suffix) and is_scalar:
                 series.setdefault(label, column(rounds, name))
-    return lines(series, suffix) if series else None
+    return lines(series, _axis_title(suffix)) if series else None
 
 
 def _ways_of_inference(rounds: pa.Table) -> Curves | None:

@@ -9,7 +9,7 @@ import typer
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.cli.completion import complete_attack
-from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
+from atoll.platform.cli.output.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     OutOption,
     SetOption,
@@ -67,16 +67,17 @@ def attack(
 ) -> None:
     """Reconstruct clients' images from a run's captures, and show how well it worked."""
     with clear_errors():
+        form = form_of(latex=latex, csv=csv)
+        told = console if form == "text" else errors
+        say_loading(run_directory.resolve().name, told, "PyTorch")
         from atoll.platform.attack_runs.attack_run import (
             parse_settings,
             plain_table_of,
             run_attack,
         )
-        from atoll.platform.cli.attack_table import AttackProgress, table_of
+        from atoll.platform.cli.output.attack_table import AttackProgress, table_of
         from atoll.platform.reports.attack_report import PAGE
 
-        form = form_of(latex=latex, csv=csv)
-        told = console if form == "text" else errors
         log_to_terminal("info")
         with AttackProgress(told) as progress:
             result = run_attack(
@@ -111,16 +112,19 @@ def audit(
     """Run an experiment with canaries, and compare the epsilon that is claimed with a bound."""
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
+        form = form_of(latex=latex, csv=csv)
+        # What is written to a file or a pipe is the table alone.
+        told = console if form == "text" else errors
+        if file.is_file():
+            say_loading(file.name, told)
         from atoll.platform.config.experiment import load_experiment
 
-        form = form_of(latex=latex, csv=csv)
         experiment = load_experiment(file, settings_of(overrides, workers))
-        say_loading(experiment.run.name)
         from atoll.platform.attack_runs.audit_run import run_audit
 
         log_to_terminal(experiment.log.level)
         quiet_flower()
-        observers = console_observers(directories, progress=experiment.log.progress)
+        observers = console_observers(directories, progress=experiment.log.progress, told=told)
         result = run_audit(experiment, out=out, observers=observers)
         print_tables([result.table()], form)
         if result.is_refuted:
@@ -133,6 +137,7 @@ def doctor(
 ) -> None:
     """Replay a captured client's true batches, and say whether the capture is consistent."""
     with clear_errors():
+        say_loading(capture.resolve().name, console, "PyTorch")
         from atoll.attacks.capture_validation.replay import diagnose_capture
 
         log_to_terminal("info")
@@ -160,16 +165,17 @@ def labels(
 ) -> None:
     """Count clients' labels from the head gradients that an alignment strategy asked for."""
     with clear_errors():
+        form = form_of(latex=latex, csv=csv)
+        told = console if form == "text" else errors
+        say_loading(run_directory.resolve().name, told, "PyTorch")
         from atoll.platform.attack_runs.label_counts import run_labels
 
-        form = form_of(latex=latex, csv=csv)
         log_to_terminal("info")
         result = run_labels(run_directory, public=public, out=out, ask=who_is_trusted(trust_code))
         if form == "text":
             console.print(result.table())
         else:
             print_tables([result.plain_table()], form)
-        told = console if form == "text" else errors
         told.print(f"rows: {result.directory}", soft_wrap=True)
 
 
@@ -188,9 +194,11 @@ def membership(
 ) -> None:
     """Tell clients' examples from others by a run's captures, and show how well it worked."""
     with clear_errors():
+        form = form_of(latex=latex, csv=csv)
+        told = console if form == "text" else errors
+        say_loading(run_directory.resolve().name, told, "PyTorch")
         from atoll.platform.attack_runs.membership_run import run_membership
 
-        form = form_of(latex=latex, csv=csv)
         log_to_terminal("info")
         result = run_membership(
             run_directory,
@@ -200,7 +208,6 @@ def membership(
             ask=who_is_trusted(trust_code),
         )
         print_tables([result.table()], form)
-        told = console if form == "text" else errors
         told.print(f"rows: {result.directory}", soft_wrap=True)
 
 
@@ -221,6 +228,7 @@ def train_generator(
 ) -> None:
     """Train the generator of a data set, for attacks that need one; it is kept in the cache."""
     with clear_errors():
+        say_loading(dataset, console, "PyTorch")
         from atoll.platform.attack_runs.generator_training import run_training
 
         log_to_terminal("info")
