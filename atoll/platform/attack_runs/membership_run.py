@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from atoll.attacks.base.attack import ignore_progress
 from atoll.attacks.captures.capture import SUM, Capture, faults_of
 from atoll.attacks.captures.capture_files import find_captures, read_capture, read_truth
+from atoll.attacks.membership.active_server import ACTIVE_THREAT
 from atoll.attacks.membership.candidate_signals import Candidates, RoundSignals, signals_of
 from atoll.attacks.membership.operating_points import Interval, auroc, found_at
 from atoll.attacks.membership.passive_scores import SCORES
@@ -21,6 +22,7 @@ from atoll.attacks.threat.capabilities import ThreatModel
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.tasks.classification import Classification
 from atoll.errors import AttackError, CaptureError
+from atoll.platform.attack_runs.active_membership import ACTIVE, ASCENT, active_scores
 from atoll.platform.attack_runs.attack_rows import write_rows
 from atoll.platform.attack_runs.attack_run import ATTACKS_FOLDER, dataset_of, uses_of
 from atoll.platform.attack_runs.shadows.shadow_attacks import (
@@ -43,7 +45,10 @@ ROWS = "membership.parquet"
 # A client's examples that are candidates, and as many others.
 CANDIDATES = 200
 FALSE_RATES = (0.01, 0.001)
-METHODS = (*SCORES, *(column for columns in COLUMNS.values() for column in columns))
+# Which scores an attack gives beside the passive ones.
+ATTACKS: Mapping[str, tuple[str, ...]] = {**COLUMNS, "active": (ACTIVE,)}
+METHODS = (*SCORES, *(column for columns in ATTACKS.values() for column in columns))
+Attack = Literal["lira", "rmia", "active"]
 Scores = Mapping[str, NDArray[np.float64]]
 
 
@@ -56,8 +61,9 @@ class MembershipRun:
     directory : Path
         Has ``membership.parquet`` and ``membership.html``.
     threat : ThreatModel
-        What the server knows beside the messages: nothing, or what shadow federations need. That
-        an example is a candidate is the question, not knowledge.
+        What the server has beside the messages, for all methods together: nothing, or what shadow
+        federations and an active server need. That an example is a candidate is the question, not
+        knowledge.
     rows : list[dict]
         One a candidate of a client: node_id, member, index (in the training split of members, in
         the test split of others), and a score a method.
@@ -74,7 +80,9 @@ class MembershipRun:
 
     def threat_of(self, method: str) -> ThreatModel:
         """Return what a method needs to know."""
-        return ThreatModel() if method in SCORES else self.threat
+        if method == ACTIVE:
+            return ACTIVE_THREAT
+        return ThreatModel() if method in SCORES else SHADOW_THREAT
 
     def figures(self, method: str, node: int | None = None) -> dict[str, Interval]:
         """Return the AUROC and the true-positive rates of a method.
@@ -131,8 +139,9 @@ class MembershipRun:
 def run_membership(
     run_directory: Path,
     *,
-    attack: Sequence[ShadowAttack] = (),
+    attack: Sequence[Attack] = (),
     shadows: ShadowSettings | None = None,
+    ascent: float = ASCENT,
     candidates: int = CANDIDATES,
     same_classes: bool = False,
     seed: int = 0,
@@ -146,11 +155,14 @@ def run_membership(
     ----------
     run_directory : Path
         A run of an experiment with ``[capture]``.
-    attack : Sequence of "lira" and "rmia"
-        Attacks with shadow federations, which are run on Ray and kept in
-        ``RUN_DIR/attacks/shadows``; the passive scores are always there.
+    attack : Sequence of "lira", "rmia" and "active"
+        The first two need shadow federations, which are run on Ray and kept in
+        ``RUN_DIR/attacks/shadows``. An active server sends each client one more model. The passive
+        scores are always there.
     shadows : ShadowSettings, optional
         How many shadow federations, and the attacks' settings.
+    ascent : float
+        How far the active server moves the model, by its norm: 0 to 10.
     candidates : int
         Members of each client that are asked about, at most; as many test examples, which no
         client has, are asked about beside them.
@@ -177,9 +189,11 @@ def run_membership(
     >>> found = run_membership(Path("runs/quickstart"))  # doctest: +SKIP
     >>> found.figures("cosine")["TPR at 1.0%"].value  # doctest: +SKIP
     """
-    unknown = [name for name in attack if name not in COLUMNS]
+    unknown = [name for name in attack if name not in ATTACKS]
     if unknown:
-        raise AttackError(f"attack = {unknown[0]!r}: expected {' or '.join(COLUMNS)}")
+        raise AttackError(f"attack = {unknown[0]!r}: expected {', '.join(ATTACKS)}")
+    if not 0.0 <= ascent <= 10.0:
+        raise AttackError(f"ascent = {ascent:g}: expected 0 to 10")
     settings = shadows or ShadowSettings()
     settings.check()
     check_run_directory(run_directory)
@@ -198,11 +212,15 @@ def run_membership(
             for node in nodes
         ]
         scores = [_passive(suspect, captures) for suspect in suspects]
-        if attack:
-            found = shadow_scores(
-                run_directory, suspects, dataset, attack, settings, seed, progress
-            )
-            scores = [{**own, **more} for own, more in zip(scores, found, strict=True)]
+        more = []
+        with_shadows: list[ShadowAttack] = [name for name in attack if name != "active"]
+        if with_shadows:
+            given = (suspects, dataset, with_shadows, settings, seed, progress)
+            more.append(shadow_scores(run_directory, *given))
+        if "active" in attack:
+            more.append(active_scores(run_directory, suspects, ascent, seed))
+        for found in more:
+            scores = [{**own, **other} for own, other in zip(scores, found, strict=True)]
     shared = set.intersection(*(set(own) for own in scores))
     rows = [
         row
@@ -211,7 +229,12 @@ def run_membership(
     ]
     directory = new_run_directory(out, run_directory / ATTACKS_FOLDER, "membership")
     write_rows(directory / ROWS, rows)
-    result = MembershipRun(directory, SHADOW_THREAT if attack else ThreatModel(), rows)
+    threat = ThreatModel()
+    if with_shadows:
+        threat = threat.with_(SHADOW_THREAT.capabilities)
+    if "active" in attack:
+        threat = threat.with_(ACTIVE_THREAT.capabilities)
+    result = MembershipRun(directory, threat, rows)
     write_membership_report(
         directory,
         rows,

@@ -185,7 +185,9 @@ def membership(
     ] = False,
     attack: Annotated[
         list[str] | None,
-        typer.Option(help="lira or rmia, with shadow federations; repeatable."),
+        typer.Option(
+            help="lira or rmia, with shadow federations; active: a malicious server; repeatable."
+        ),
     ] = None,
     shadows: Annotated[int, typer.Option(min=4, help="Shadow federations, an even number.")] = 64,
     variance: Annotated[
@@ -193,6 +195,12 @@ def membership(
     ] = "auto",
     rmia_a: Annotated[float, typer.Option(min=0.0, max=1.0, help="RMIA's a.")] = 0.3,
     rmia_gamma: Annotated[float, typer.Option(min=1.0, help="RMIA's gamma.")] = 1.0,
+    ascent: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=10.0, help="How far the active server moves the model, by its norm."
+        ),
+    ] = 0.1,
     seed: Annotated[
         int, typer.Option(min=0, help="Draws the candidates, and the shadow federations.")
     ] = 0,
@@ -214,13 +222,16 @@ def membership(
         with AttackProgress(told, "shadow federations", "") as progress:
             result = run_membership(
                 run_directory,
-                attack=[_one_of(name, ("lira", "rmia"), "--attack") for name in attack or ()],
+                attack=[
+                    _one_of(name, ("lira", "rmia", "active"), "--attack") for name in attack or ()
+                ],
                 shadows=ShadowSettings(
                     shadows,
                     _one_of(variance, ("auto", "example", "fixed"), "--variance"),
                     rmia_a,
                     rmia_gamma,
                 ),
+                ascent=ascent,
                 candidates=candidates,
                 same_classes=same_classes,
                 seed=seed,

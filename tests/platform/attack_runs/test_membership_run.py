@@ -97,7 +97,8 @@ def test_others_can_have_the_classes_of_the_members(directory: Path) -> None:
 
 def test_settings_out_of_range_are_refused_before_a_file_is_read() -> None:
     for given, message in (
-        ({"attack": ["lyra"]}, "attack = 'lyra': expected lira or rmia"),
+        ({"attack": ["lyra"]}, "attack = 'lyra': expected lira, rmia, active"),
+        ({"ascent": -1.0}, "ascent = -1: expected 0 to 10"),
         ({"shadows": ShadowSettings(7)}, "shadows = 7: expected an even number, at least 4"),
         ({"shadows": ShadowSettings(a=2.0)}, "rmia-a = 2: expected 0 to 1"),
         ({"shadows": ShadowSettings(gamma=0.5)}, "rmia-gamma = 0.5: expected at least 1"),

@@ -1,0 +1,110 @@
+"""A server that sends a model of its making, to see which examples the client's training undoes.
+
+The server moves the model uphill on the loss of the candidates before it sends it. A client that
+has one of them lowers that loss again in its training; one that has not leaves it higher (the
+active attack of Nasr, Shokri and Houmansadr, "Comprehensive Privacy Analysis of Deep Learning",
+2019, section III: gradient ascent). There one target is moved at a time, and the classifier is
+trained; here all candidates are moved at once, and the score is the drop of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from atoll.attacks.captures.capture import Capture
+from atoll.attacks.membership.candidate_signals import Candidates
+from atoll.attacks.threat.capabilities import Capability, ThreatModel
+from atoll.attacks.threat.victim_model import load_state
+from atoll.clients.models.model_building import build_model
+
+ACTIVE_THREAT = ThreatModel.of(Capability.CHOOSES_MODEL)
+STEPS = 10
+
+
+def ascended(
+    capture: Capture, candidates: Candidates, ascent: float, steps: int = STEPS
+) -> dict[str, Tensor]:
+    """Return the model of a capture, moved uphill on the candidates' mean loss.
+
+    Parameters
+    ----------
+    capture : Capture
+        Whose broadcast model is moved.
+    candidates : Candidates
+        On whose loss.
+    ascent : float
+        Lengths of the steps together, by the norm of the parameters; at least 0.
+    steps : int
+        Steps of equal length along the normalised gradient.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        The arrays of the broadcast model, by name; buffers are as they were.
+
+    Raises
+    ------
+    CaptureError
+        If the capture's arrays do not fit the model.
+    """
+    module = _model_of(capture)
+    load_state(module, capture.broadcast)
+    module.eval()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    length = ascent / steps * float(_norm([p.detach() for p in parameters]))
+    task = capture.federation.task
+    for _ in range(steps if ascent else 0):
+        loss = task.mean_loss(module(candidates.inputs), candidates.labels)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        scale = length / float(_norm(gradients).clamp_min(1e-30))
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.add_(gradient, alpha=scale)
+    state = module.state_dict()
+    return {name: state[name].detach().clone() for name in capture.broadcast}
+
+
+def loss_drops(
+    capture: Capture,
+    candidates: Candidates,
+    sent: Mapping[str, Tensor],
+    replied: Mapping[str, Tensor],
+) -> Tensor:
+    """Return by how much each candidate's loss is lower in the reply than in what was sent.
+
+    Parameters
+    ----------
+    capture : Capture
+        Of the client: the federation is read from it.
+    candidates : Candidates
+        Whom it is about.
+    sent, replied : Mapping[str, Tensor]
+        Two models, by the keys of the broadcast.
+
+    Returns
+    -------
+    Tensor
+        float64, shape (n,).
+    """
+    module = _model_of(capture)
+    losses: list[Tensor] = []
+    module.eval()
+    for state in (sent, replied):
+        load_state(module, state)
+        with torch.no_grad():
+            outputs = module(candidates.inputs).double()
+            losses.append(capture.federation.task.losses(outputs, candidates.labels).double())
+    return losses[0] - losses[1]
+
+
+def _model_of(capture: Capture) -> nn.Module:
+    info = capture.federation
+    return build_model(info.model, info.inputs, info.task, info.model_seed)
+
+
+def _norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm
