@@ -27,6 +27,7 @@ from typing import Any
 import ray
 
 from atoll import Experiment, MembershipRun, ShadowSettings, run, run_audit, run_membership
+from atoll.platform.cluster.connection import patient_start
 from atoll.platform.reports.tables import Cell, Table, as_markdown
 from atoll.platform.runs.federation import prepare
 from benchmarks.recorded import date_and_commit
@@ -171,7 +172,8 @@ def main() -> None:
     logging.getLogger("atoll").setLevel(logging.ERROR)
     print(f"{date_and_commit()}, seeds {list(given.seeds)}\n", flush=True)
     # One Ray for all runs.
-    ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    with patient_start():
+        ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in (given.only,) if given.only else ("audits", "mechanisms", "membership"):

@@ -30,6 +30,7 @@ from atoll.files.recorded import (
     write_recorded_text,
 )
 from atoll.platform.arenas.arena_checks import check_before_run
+from atoll.platform.arenas.arena_membership import membership_rows, membership_table
 from atoll.platform.arenas.arena_plan import Arena, facts_of, jobs_of
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.cluster.capacity import WorkerRequest
@@ -48,6 +49,7 @@ from atoll.platform.sweeps.sweep import OnEnd, run_sweep
 from atoll.platform.sweeps.trials import TRIALS
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
+MEMBERSHIP = "membership.parquet"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
 # Which attacks there will be, for whoever watches.
 LABELS = "jobs.json"
@@ -219,6 +221,10 @@ class _ArenaRun:
             federations_left=self._federations_left(),
             attacks_left=attacks_left,
         )
+        members = membership_rows(arena, directory / FEDERATIONS)
+        if members:
+            write_recorded_rows(directory / MEMBERSHIP, members)
+            facts = replace(facts, membership=list(membership_table(members, facts)))
         report = write_arena_report(directory, rows, arena.baseline, images, facts)
         return ArenaResult(directory, report, self._failed, facts.federations_left, attacks_left)
 

@@ -43,6 +43,7 @@ from atoll.platform.run_directory.identity import relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.randomness import derive_seed
+from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
 
 logger = logging.getLogger("atoll")
 
@@ -352,6 +353,8 @@ def _check(experiment: Experiment, federation: Federation) -> None:
         problem = "its data have domains, which shadow federations do not keep apart"
     elif flower.overrides_start(federation.strategy):
         problem = f"{type(federation.strategy).__name__} has rounds of its own"
+    elif isinstance(federation.strategy, AsynchronousStrategy):
+        problem = f"{type(federation.strategy).__name__} waits for no reply"
     elif not isinstance(list(nested_strategies(federation.strategy))[-1], FedAvg):
         problem = f"{type(federation.strategy).__name__} is not derived from FedAvg"
     if problem is not None:
