@@ -34,7 +34,7 @@ from benchmarks.recorded import date_and_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
-ROUNDS = 4
+ROUNDS = 2
 DELTA = 1e-3
 # By name, the sections that differ.
 DEFENSES: dict[str, dict[str, Any]] = {
@@ -64,7 +64,7 @@ def overfitted(seed: int, changes: dict[str, Any]) -> Experiment:
         "client": {"learning_rate": 0.1, "batch_size": 8, "epochs": 10},
         "strategy": {"name": "FedAvg", "fraction_train": 1.0, "fraction_evaluate": 0.0},
         "capture": {"nodes": "all", "rounds": list(range(1, ROUNDS + 1))},
-        "ray": {"workers": 1},
+        "ray": {"workers": 2},
         "log": {"progress": False},
     }
     for section, keys in changes.items():
@@ -83,7 +83,7 @@ def audited(seed: int, epsilon: float) -> Experiment:
             "strategy": {"name": "FedAvg", "fraction_train": 1.0, "fraction_evaluate": 0.0},
             "privacy": {"epsilon": epsilon, "delta": DELTA, "sampling": "poisson"},
             "audit": {"canaries": 150},
-            "ray": {"workers": 1},
+            "ray": {"workers": 2},
             "log": {"progress": False},
         }
     )
@@ -99,7 +99,7 @@ def noisy(seed: int, epsilon: float, keys: dict[str, Any]) -> Experiment:
             "client": {"learning_rate": 0.05, "momentum": 0.9, "batch_size": 32},
             "strategy": {"name": "FedAvg", "fraction_train": 0.2, "fraction_evaluate": 0.0},
             "privacy": {"epsilon": epsilon, "delta": DELTA, "clipping_norm": 0.5, **keys},
-            "ray": {"workers": 1},
+            "ray": {"workers": 2},
             "log": {"progress": False},
         }
     )
@@ -173,7 +173,7 @@ def main() -> None:
     print(f"{date_and_commit()}, seeds {list(given.seeds)}\n", flush=True)
     # One Ray for all runs.
     with patient_start():
-        ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in (given.only,) if given.only else ("audits", "mechanisms", "membership"):
