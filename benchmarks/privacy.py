@@ -118,7 +118,7 @@ def membership_table(seeds: Sequence[int], folder: Path) -> Table:
             found.append(
                 run_membership(
                     done.directory,
-                    attack=["lira", "rmia"],
+                    attack=["lira", "rmia", "active"],
                     shadows=settings,
                     candidates=40,
                     seed=seed,

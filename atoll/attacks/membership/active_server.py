@@ -3,8 +3,9 @@
 The server moves the model uphill on the loss of the candidates before it sends it. A client that
 has one of them lowers that loss again in its training; one that has not leaves it higher (the
 active attack of Nasr, Shokri and Houmansadr, "Comprehensive Privacy Analysis of Deep Learning",
-2019, section III: gradient ascent). There one target is moved at a time, and the classifier is
-trained; here all candidates are moved at once, and the score is the drop of the loss.
+2019, section III: gradient ascent). There one target is moved at a time, and a classifier is
+trained; here all candidates are moved at once, and the score is the loss that the reply leaves. How
+much it fell says less: most of a large ascent is undone for everybody.
 """
 
 from __future__ import annotations
@@ -67,13 +68,10 @@ def ascended(
     return {name: state[name].detach().clone() for name in capture.broadcast}
 
 
-def loss_drops(
-    capture: Capture,
-    candidates: Candidates,
-    sent: Mapping[str, Tensor],
-    replied: Mapping[str, Tensor],
+def replied_losses(
+    capture: Capture, candidates: Candidates, replied: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return by how much each candidate's loss is lower in the reply than in what was sent.
+    """Return each candidate's loss at the model of a reply, in evaluation mode.
 
     Parameters
     ----------
@@ -81,8 +79,8 @@ def loss_drops(
         Of the client: the federation is read from it.
     candidates : Candidates
         Whom it is about.
-    sent, replied : Mapping[str, Tensor]
-        Two models, by the keys of the broadcast.
+    replied : Mapping[str, Tensor]
+        The model, by the keys of the broadcast.
 
     Returns
     -------
@@ -90,14 +88,12 @@ def loss_drops(
         float64, shape (n,).
     """
     module = _model_of(capture)
-    losses: list[Tensor] = []
     module.eval()
-    for state in (sent, replied):
-        load_state(module, state)
-        with torch.no_grad():
-            outputs = module(candidates.inputs).double()
-            losses.append(capture.federation.task.losses(outputs, candidates.labels).double())
-    return losses[0] - losses[1]
+    load_state(module, replied)
+    with torch.no_grad():
+        outputs = module(candidates.inputs).double()
+        losses: Tensor = capture.federation.task.losses(outputs, candidates.labels).double()
+    return losses
 
 
 def _model_of(capture: Capture) -> nn.Module:

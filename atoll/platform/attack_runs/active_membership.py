@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atoll import flower
 from atoll.attacks.captures.capture import MODEL_RECORD, Capture, faults_of
-from atoll.attacks.membership.active_server import ascended, loss_drops
+from atoll.attacks.membership.active_server import ascended, replied_losses
 from atoll.clients.apps.client_app import make_client_app
 from atoll.errors import AttackError
 from atoll.flower.arrays import array_record, to_array, view
@@ -23,13 +23,13 @@ from atoll.platform.runs.federation import prepare
 from atoll.randomness import derive_seed
 
 ACTIVE = "active server"
-ASCENT = 0.1
+ASCENT = 1.0
 
 
 def active_scores(
     run_directory: Path, suspects: Sequence[Suspect], ascent: float, seed: int
 ) -> list[dict[str, NDArray[np.float64]]]:
-    """Return the active server's score of each suspect's candidates.
+    """Return the active server's score of each suspect's candidates: the negative loss.
 
     Each client is sent the model of its last captured round, moved uphill, as the message of the
     round after the run's last; the client's own code answers, with its mods and its examples.
@@ -68,8 +68,8 @@ def active_scores(
             [reply] = grid.send_and_receive([message])
             [arrays] = reply.content.array_records.values()
             replied = {name: torch.from_numpy(np.array(view(arrays[name]))) for name in sent}
-            drops = loss_drops(capture, suspect.candidates, sent, replied)
-        found.append({ACTIVE: drops.numpy()})
+            losses = replied_losses(capture, suspect.candidates, replied)
+        found.append({ACTIVE: -losses.numpy()})
     return found
 
 

@@ -200,7 +200,7 @@ def membership(
         typer.Option(
             min=0.0, max=10.0, help="How far the active server moves the model, by its norm."
         ),
-    ] = 0.1,
+    ] = 1.0,
     seed: Annotated[
         int, typer.Option(min=0, help="Draws the candidates, and the shadow federations.")
     ] = 0,
