@@ -299,9 +299,12 @@ class SelectionSettings(Section):
         example's gradient (Paul et al., 2021, "Deep Learning on a Data Diet"). "random": a number
         that says nothing, to compare with.
     drop : float
-        The share of each client's examples that is left out: those of the lowest scores.
+        The share of examples that is left out: those of the lowest scores.
     score_rounds : int
         The client's rounds in which its examples are scored.
+    over : str
+        "client": the share is of each client's examples. "federation": of all clients' together, by
+        a threshold that the strategy DataDiet finds from the sum of their histograms.
 
     Examples
     --------
@@ -313,6 +316,7 @@ class SelectionSettings(Section):
     score: Literal["el2n", "grand", "random"] = "el2n"
     drop: Annotated[float, Field(ge=1e-9, lt=1.0, examples=[0.3])]
     score_rounds: Rounds = 10
+    over: Literal["client", "federation"] = "client"
 
 
 class ClientSettings(Section):

@@ -21,6 +21,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.heterogeneity.data_diet import DataDiet
 from atoll.strategies.heterogeneity.term_strategy import TermStrategy
 
 SELECTION = "client.selection.score"
@@ -77,7 +78,14 @@ def check_terms(made: Components) -> None:
             check_classes(task, client)
         except ValueError as error:
             raise InvalidExperimentError(f"{SELECTION} = 'el2n': {error}") from None
-    for strategy in nested_strategies(made.strategy):
+    strategies = list(nested_strategies(made.strategy))
+    is_federated = selection is not None and selection.over == "federation"
+    if is_federated and not any(isinstance(strategy, DataDiet) for strategy in strategies):
+        raise InvalidExperimentError(
+            f"client.selection.over = 'federation': strategy.name = "
+            f"{made.experiment.strategy.name!r} does not ask for scores; expected 'DataDiet'"
+        )
+    for strategy in strategies:
         name = type(strategy).__name__
         if isinstance(strategy, AlignmentStrategy) and (terms or selection is not None):
             first = f"{KEY} has {terms[0].name!r}" if terms else SELECTION

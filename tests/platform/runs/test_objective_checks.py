@@ -102,6 +102,18 @@ def check(**tables: Any) -> None:
             "client.vectorize = True: client.selection scores the examples of one client at a",
         ),
         (
+            {"client": {"selection": {"drop": 0.3, "over": "federation"}}},
+            "client.selection.over = 'federation': strategy.name = 'FedAvg' does not ask for",
+        ),
+        (
+            {"strategy": {"name": "DataDiet"}},
+            "strategy.name = 'DataDiet': clients score no examples; expected a table [client.sel",
+        ),
+        (
+            {"strategy": {"name": "DataDiet"}, "client": {"selection": {"drop": 0.3}}},
+            "'DataDiet': client.selection.over = 'client': each client has a threshold of its own",
+        ),
+        (
             {"client": {"objective": [{"name": "fedlc"}], "loss": f"{OWN}:halved"}},
             "client.objective.name = 'fedlc': it changes the cross-entropy, and client.loss",
         ),

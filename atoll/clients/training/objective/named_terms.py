@@ -32,10 +32,12 @@ TERMS: Registry[type[ObjectiveTerm]] = Registry(
         "nested-dropout": f"{_PLACE}.noisy_labels:NestedDropout",
         "co-teaching": f"{_PLACE}.noisy_labels:CoTeaching",
         "ps-kd": f"{_PLACE}.soft_targets:SelfDistillation",
+        "conr": f"{_PLACE}.imbalanced_targets:ContrastiveRegularizer",
         "scaffold": f"{_PLACE}.drift_correction:ControlVariates",
         "feddyn": f"{_PLACE}.drift_correction:DynamicRegularizer",
         "fednova": f"{_PLACE}.reported_updates:NormalizedUpdates",
         "fedexp": f"{_PLACE}.reported_updates:ReportedNorms",
+        "selection": f"{_PLACE}.score_histogram:ScoreHistogram",
     },
 )
 # A strategy's message that holds a record of this name and a term's asks for that term.
