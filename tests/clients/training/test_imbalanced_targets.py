@@ -106,7 +106,5 @@ def test_a_client_descends_the_loss_and_the_contrast_in_the_units_of_its_targets
 
 def test_a_classification_is_refused() -> None:
     terms = find_terms([TermSettings(name="conr")])
-    with pytest.raises(
-        InvalidExperimentError, match="'conr': it is about targets that are n"
-    ):
+    with pytest.raises(InvalidExperimentError, match="'conr': it is about targets that are n"):
         check_terms(terms, classes_of(4), ClientSettings())
