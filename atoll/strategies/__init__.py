@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SANDMask,
     )
     from atoll.strategies.alignment.methods.hessians import CMA, HGP, Hutchinson
+    from atoll.strategies.alignment.methods.newton import GNS
     from atoll.strategies.alignment.methods.regularizers import (
         CORAL,
         IGA,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
     from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
     from atoll.strategies.asynchronous.fed_buff import FedBuff
+    from atoll.strategies.heterogeneity.data_diet import DataDiet
     from atoll.strategies.heterogeneity.fed_dyn import FedDyn
     from atoll.strategies.heterogeneity.fed_exp import FedExP
     from atoll.strategies.heterogeneity.fed_nova import FedNova
@@ -74,6 +76,7 @@ __all__ = [
     "ERM",
     "FLAME",
     "FLOWER_STRATEGIES",
+    "GNS",
     "HGP",
     "IGA",
     "IRM",
@@ -151,6 +154,7 @@ _MODULES = {
         "SANDMask",
     ),
     "atoll.strategies.alignment.methods.hessians": ("CMA", "HGP", "Hutchinson"),
+    "atoll.strategies.alignment.methods.newton": ("GNS",),
     "atoll.strategies.alignment.methods.regularizers": (
         "CORAL",
         "FedIIR",
