@@ -42,6 +42,7 @@ CLIENTS, ROUNDS, TESTED = 5, 60, 2000
 METHODS: dict[str, list[dict[str, Any]]] = {
     "cross-entropy": [],
     "ELR": [{"name": "elr"}],
+    "ELR of CIFAR-100": [{"name": "elr", "weight": 7.0, "beta": 0.9}],
     "nested dropout": [{"name": "nested-dropout"}],
     "co-teaching": [{"name": "co-teaching"}],
 }
