@@ -32,6 +32,7 @@ TERMS: Registry[type[ObjectiveTerm]] = Registry(
         "nested-dropout": f"{_PLACE}.noisy_labels:NestedDropout",
         "co-teaching": f"{_PLACE}.noisy_labels:CoTeaching",
         "ps-kd": f"{_PLACE}.soft_targets:SelfDistillation",
+        "backslash": f"{_PLACE}.coding_rate:CodingRate",
         "conr": f"{_PLACE}.imbalanced_targets:ContrastiveRegularizer",
         "scaffold": f"{_PLACE}.drift_correction:ControlVariates",
         "feddyn": f"{_PLACE}.drift_correction:DynamicRegularizer",
