@@ -38,6 +38,16 @@ def check_objective(experiment: Experiment) -> None:
     """
     client, model = experiment.client, experiment.model
     terms = find_terms(client.objective)
+    for key in ("masks", "compander"):
+        if getattr(model, key) is not None and experiment.capture is not None:
+            raise InvalidExperimentError(
+                f"model.{key} is set: attacks on [capture] know gradients of weights alone; {ONE}"
+            )
+    for term in terms:
+        if term.term.needs_masks and model.masks is None:
+            raise InvalidExperimentError(
+                f"{KEY} has {term.name!r}: the model has no masks; expected a table [model.masks]"
+            )
     if client.selection is not None:
         first = f"{SELECTION} = {client.selection.score!r}"
         _check_vectorized(client, "client.selection scores the examples of one client at a time")

@@ -33,6 +33,7 @@ TERMS: Registry[type[ObjectiveTerm]] = Registry(
         "co-teaching": f"{_PLACE}.noisy_labels:CoTeaching",
         "ps-kd": f"{_PLACE}.soft_targets:SelfDistillation",
         "backslash": f"{_PLACE}.coding_rate:CodingRate",
+        "r-amt": f"{_PLACE}.masks:RegularizedMasks",
         "conr": f"{_PLACE}.imbalanced_targets:ContrastiveRegularizer",
         "scaffold": f"{_PLACE}.drift_correction:ControlVariates",
         "feddyn": f"{_PLACE}.drift_correction:DynamicRegularizer",
