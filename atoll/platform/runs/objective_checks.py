@@ -82,6 +82,7 @@ def check_terms(made: Components) -> None:
     client, task = made.experiment.client, made.dataset.task
     terms = find_terms(client.objective)
     named_terms.check_terms(terms, task, client)
+    named_terms.check_models(terms, made.model)
     selection = client.selection
     if selection is not None and selection.score == "el2n":
         try:

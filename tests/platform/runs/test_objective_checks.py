@@ -114,6 +114,24 @@ def check(**tables: Any) -> None:
             "'DataDiet': client.selection.over = 'client': each client has a threshold of its own",
         ),
         (
+            {"client": {"objective": [{"name": "gradient-boosting"}]}},
+            "client.objective.name = 'gradient-boosting': the model does not end in two linear",
+        ),
+        (
+            {
+                "client": {"objective": [{"name": "gradient-boosting", "stages": 7}]},
+                "model": {"name": "boosted-mlp"},
+            },
+            "'gradient-boosting': stages = 7: the last hidden layer has 200 neurons; expected a",
+        ),
+        (
+            {
+                "client": {"objective": [{"name": "gradient-boosting"}], "weight_decay": 0.1},
+                "model": {"name": "boosted-mlp"},
+            },
+            "client.weight_decay = 0.1 would move the groups of other stages; expected 0",
+        ),
+        (
             {"client": {"objective": [{"name": "r-amt"}]}},
             "client.objective has 'r-amt': the model has no masks; expected a table [model.masks]",
         ),

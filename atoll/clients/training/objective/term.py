@@ -319,6 +319,15 @@ class ObjectiveTerm(Section):
             With what it is and what was expected.
         """
 
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model on which the term cannot act.
+
+        Raises
+        ------
+        ValueError
+            With what it lacks and what was expected.
+        """
+
     def begin(self, context: TermContext) -> TermRun:
         """Return what the term does in a client's training."""
         raise NotImplementedError
