@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.platform.cli.durations import seconds_of
 from atoll.platform.cli.printed_tables import CsvOption, LatexOption, form_of, print_tables
 from atoll.platform.cli.terminal import (
     INTERRUPTED,
@@ -93,6 +94,13 @@ def arena(
     out: Annotated[
         Path | None, typer.Option(help="The arena directory; by default run.out/run.name.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop after this time (45m, 2h) with the report of what has ended; the same "
+            "command goes on from there."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List the federations only; no code is imported."),
@@ -106,6 +114,7 @@ def arena(
     with clear_errors(lambda: directories[0] if directories else None, "arena.toml"):
         form = form_of(latex=latex, csv=csv)
         told = console if form == "text" else errors
+        seconds = seconds_of(budget, "--budget")
         if not dry_run:
             say_loading(file.name, told)
         from atoll.platform.arenas.arena_plan import load_arena
@@ -128,6 +137,7 @@ def arena(
         result = run_arena(
             planned,
             directories[0],
+            budget=seconds,
             on_federation=progress.on_federation,
             on_job=progress.on_job,
             trust_code=trust_code,
@@ -135,6 +145,12 @@ def arena(
         if form != "text":
             print_tables(arena_tables(result.directory), form)
         told.print(f"report: {result.report}", soft_wrap=True)
+        if result.federations_left or result.attacks_left:
+            told.print(
+                f"the budget of {budget} is spent; left: {result.federations_left} federations, "
+                f"and {result.attacks_left} attacks on those that ended; the same command goes on",
+                soft_wrap=True,
+            )
         if result.failed:
             for part, reason in result.failed.items():
                 errors.print(f"failed: {part}: {reason}", soft_wrap=True)

@@ -132,6 +132,7 @@ def run_sweep(
     sweep: Sweep,
     directory: Path,
     *,
+    wanted: Callable[[Trial], bool] = lambda trial: True,
     on_start: OnStart = lambda trials, finished, parallel: None,
     on_end: OnEnd = lambda end: None,
 ) -> SweepResult:
@@ -143,6 +144,8 @@ def run_sweep(
         The sweep.
     directory : Path
         Its directory (:func:`sweep_directory`).
+    wanted : Callable
+        Tells which trials to run; the others wait for another time.
     on_start : Callable
         Told how many trials there are, how many are finished, and how many run at once.
     on_end : Callable
@@ -174,18 +177,23 @@ def run_sweep(
         table = TrialTable(directory, sweep)
         check_same_data(directory, [t for t in sweep.trials if table.has_ended(t)])
         table.write()
-        failed = _run_missing(sweep, directory, table, on_start, on_end)
+        missing = [trial for trial in table.missing() if wanted(trial)]
+        failed = _run_missing(sweep, directory, table, missing, on_start, on_end)
         return _finish(sweep, directory, table, failed)
     finally:
         lock.release()
 
 
 def _run_missing(
-    sweep: Sweep, directory: Path, table: TrialTable, on_start: OnStart, on_end: OnEnd
+    sweep: Sweep,
+    directory: Path,
+    table: TrialTable,
+    missing: list[Trial],
+    on_start: OnStart,
+    on_end: OnEnd,
 ) -> dict[str, str]:
-    """Run the trials that have not ended; return why some failed, by their names."""
-    missing = table.missing()
-    finished = len(sweep.trials) - len(missing)
+    """Run trials that have not ended; return why some failed, by their names."""
+    finished = len(sweep.trials) - len(table.missing())
     if not missing:
         on_start(len(sweep.trials), finished, 0)
         return {}
@@ -197,7 +205,7 @@ def _run_missing(
         whole = WorkerAllocator.of(cluster, settings).wait()
         parallel, workers = _shares(sweep, whole.workers, len(missing))
         on_start(len(sweep.trials), finished, parallel)
-        running = _Running(sweep, directory, table, workers, parallel, whole.gpus)
+        running = _Running(sweep, directory, table, missing, workers, parallel, whole.gpus)
         # Only now: Ray sets a handler of its own when it starts.
         with terminated_as_interrupt():
             return running.run(on_end, finished, len(sweep.trials))
@@ -243,6 +251,7 @@ class _Running:
         sweep: Sweep,
         directory: Path,
         table: TrialTable,
+        missing: list[Trial],
         workers: int,
         parallel: int,
         gpu_share: float,
@@ -250,7 +259,7 @@ class _Running:
         self._sweep, self._directory, self._table = sweep, directory, table
         self._workers, self._parallel = workers, parallel
         self._gpu_share = gpu_share
-        self._waiting = deque(table.missing())
+        self._waiting = deque(missing)
         self._under_way: dict[Any, tuple[Trial, float]] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._task = ray.remote(run_trial)

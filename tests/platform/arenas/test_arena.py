@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -114,6 +115,34 @@ def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
     assert trials == []
     assert len(ends) == len(jobs[::3])
     assert (result.directory / "results.parquet").read_bytes() == before
+
+
+def test_a_budget_ends_it_with_a_report_and_the_next_call_goes_on_to_the_same_bits(
+    finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path, cluster: None
+) -> None:
+    arena, result, _ = finished
+    directory = Path(shutil.copytree(result.directory, tmp_path / "out"))
+    jobs = sorted((directory / "jobs").iterdir())
+    for lost in jobs[1:]:
+        shutil.rmtree(lost)
+    ended: list[JobEnd] = []
+
+    def wait_for_the_end(end: JobEnd) -> None:
+        ended.append(end)
+        time.sleep(60)
+
+    part = run_arena(arena, directory, budget=8.0, on_job=wait_for_the_end)
+    assert len(ended) <= 1
+    assert (part.federations_left, part.attacks_left) == (0, len(jobs) - 1 - len(ended))
+    assert f"{part.attacks_left} attacks on the others, are still to be run" in " ".join(
+        part.report.read_text().split()
+    )
+    whole = run_arena(arena, directory)
+    assert (whole.federations_left, whole.attacks_left) == (0, 0)
+    assert "still to be run" not in whole.report.read_text()
+    assert (directory / "results.parquet").read_bytes() == (
+        result.directory / "results.parquet"
+    ).read_bytes()
 
 
 @pytest.mark.long

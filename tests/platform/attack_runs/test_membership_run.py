@@ -15,6 +15,9 @@ from atoll.platform.attack_runs.membership_run import MembershipRun, run_members
 from atoll.platform.config.experiment import Experiment
 from tests.support.attacks.captured import a_spec, captured, folder_of
 
+# Its fixtures take longer than its tests.
+pytestmark = pytest.mark.xdist_group("membership-run")
+
 NODES = (1, 2, 3, 4)
 EXAMPLES = 20
 

@@ -19,7 +19,7 @@ from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.ledger import Ledger
 from tests.support.runs.browser import result_in_page
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("figures-in-a-browser")]
 
 CONFIG = """
 [run]

@@ -200,6 +200,12 @@ def warnings(cells: Sequence[Cell], found: Sequence[Finding], facts: ArenaFacts)
             f"{len(facts.failed)} federations or attacks failed, and what they would have shown is "
             f"missing here. The first: {reason}"
         )
+    if facts.federations_left or facts.attacks_left:
+        yield (
+            f"The arena has not ended: {facts.federations_left} federations, and "
+            f"{facts.attacks_left} attacks on the others, are still to be run. Intervals become "
+            "narrower when they are ('atoll arena' again goes on)."
+        )
     yield from _no_better_than_chance(cells, facts)
     yield from _below_the_floor(cells, found)
     few = sorted({f.clients for f in found if f.clients < FEW_VICTIMS})

@@ -73,6 +73,8 @@ class ArenaFacts:
         Of Python and packages.
     failed : Mapping[str, str]
         Why federations and attacks failed.
+    federations_left, attacks_left : int
+        How many federations, and how many attacks on those that ended, a time budget left out.
     """
 
     tables: Mapping[str, Any] = field(default_factory=dict)
@@ -80,6 +82,8 @@ class ArenaFacts:
     classes: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    federations_left: int = 0
+    attacks_left: int = 0
 
     @property
     def settings(self) -> Mapping[str, Any]:
