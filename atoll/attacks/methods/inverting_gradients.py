@@ -7,20 +7,17 @@ from typing import Literal
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.fedleak_options import FedLeakOptions
 from atoll.attacks.base.group import Group
-from atoll.attacks.base.optimization_attack import (
-    OptimizationAttack,
-    best_restarts,
-    matching_objective,
-)
+from atoll.attacks.base.optimization_attack import best_restarts, matching_objective
+from atoll.attacks.base.prior_attack import PriorAttack, image_cost, with_prior_values
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import minimize
-from atoll.attacks.optim.priors import total_variation
+from atoll.attacks.optim.priors import PriorCost, total_variation
 from atoll.attacks.optim.step_rules import step_rule
 from atoll.attacks.optim.step_size_schedules import SCHEDULES
 from atoll.clients.ranges import Iterations, Rate, Weight
 
 
-class InvertingGradients(FedLeakOptions, OptimizationAttack):
+class InvertingGradients(FedLeakOptions, PriorAttack):
     """Adam on the sign of the gradient of 1 - cosine + total variation, pixels kept in their box.
 
     Of a client that takes several steps, the steps are unrolled and the change of the parameters
@@ -53,12 +50,16 @@ class InvertingGradients(FedLeakOptions, OptimizationAttack):
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""
+        prior = self.prior_for(group.first)
+        priors: list[tuple[float, PriorCost]] = [(self.tv, total_variation)]
+        if prior is not None:
+            priors.append((self.prior_weight, image_cost(prior, group.first)))
         minimum = minimize(
             matching_objective(
                 group,
                 self.partial(COSTS[self.cost]),
                 lambda values: values[0],
-                [(self.tv, total_variation)],
+                priors,
             ),
             [group.image_noise],
             step_rule(self.rule, self.learning_rate),
@@ -68,4 +69,4 @@ class InvertingGradients(FedLeakOptions, OptimizationAttack):
             regularization=self.gradient_regularization,
             on_step=lambda done: progress(done, self.steps),
         )
-        return best_restarts(group, minimum, minimum.values[0])
+        return with_prior_values(best_restarts(group, minimum, minimum.values[0]), prior)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.group import Group
-from atoll.attacks.base.optimization_attack import OptimizationAttack, matching_objective
+from atoll.attacks.base.optimization_attack import matching_objective
+from atoll.attacks.base.prior_attack import PriorAttack, row_cost
 from atoll.attacks.metrics.table_cells import TableMetrics
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import minimize
@@ -26,7 +27,7 @@ from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.ranges import Iterations, Rate, Repetitions
 
 
-class TabLeak(OptimizationAttack):
+class TabLeak(PriorAttack):
     """Adam on the sign of the gradient of relaxed rows' matching cost, pooled over restarts.
 
     Attributes
@@ -57,9 +58,15 @@ class TabLeak(OptimizationAttack):
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""
         space = _space_of(group)
+        prior = self.prior_for(group.first)
         start = 2 * torch.special.ndtr(group.noise(group.first.num_examples, space.width)) - 1
         minimum = minimize(
-            matching_objective(group, COSTS[self.cost], lambda values: space.relaxed(values[0])),
+            matching_objective(
+                group,
+                COSTS[self.cost],
+                lambda values: space.relaxed(values[0]),
+                [] if prior is None else [(self.prior_weight, row_cost(prior))],
+            ),
             [start],
             step_rule(self.rule, self.learning_rate),
             self.steps,
@@ -82,6 +89,7 @@ class TabLeak(OptimizationAttack):
                     cost_path=minimum.path[own][best].cpu(),
                     restart=best,
                     entropy=entropy,
+                    prior=None if prior is None else prior.value(pooled),
                 )
             )
         return results

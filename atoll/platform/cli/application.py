@@ -114,6 +114,7 @@ class Commands(CommandGroup):
         "explain": reference.explain,
         "list": reference.list_names,
         "train-generator": attacks.train_generator,
+        "train-prior": attacks.train_prior,
     }
 
 
