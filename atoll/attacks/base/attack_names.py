@@ -22,6 +22,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "dlg": "atoll.attacks.methods.dlg:DLG",
         "idlg": "atoll.attacks.methods.dlg:IDLG",
         "inverting-gradients": "atoll.attacks.methods.inverting_gradients:InvertingGradients",
+        "local-epochs": "atoll.attacks.methods.local_epochs:LocalEpochs",
         "plug-and-play": "atoll.attacks.methods.plug_and_play:PlugAndPlay",
         "gradinversion": "atoll.attacks.methods.gradinversion:GradInversion",
         "rog": "atoll.attacks.methods.rog:ROG",
