@@ -17,6 +17,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "class-mean": "atoll.attacks.methods.baselines:ClassMean",
         "linear-layer": "atoll.attacks.methods.linear_layer:LinearLayer",
         "spear": "atoll.attacks.methods.spear.attack:SPEAR",
+        "april": "atoll.attacks.methods.april:APRIL",
         "imprint": "atoll.attacks.methods.imprint_attack:Imprint",
         "r-gap": "atoll.attacks.methods.rgap:RGAP",
         "dlg": "atoll.attacks.methods.dlg:DLG",
