@@ -25,6 +25,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "inverting-gradients": "atoll.attacks.methods.inverting_gradients:InvertingGradients",
         "local-epochs": "atoll.attacks.methods.local_epochs:LocalEpochs",
         "plug-and-play": "atoll.attacks.methods.plug_and_play:PlugAndPlay",
+        "guided-diffusion": "atoll.attacks.methods.guided_diffusion:GuidedDiffusion",
         "gradinversion": "atoll.attacks.methods.gradinversion:GradInversion",
         "rog": "atoll.attacks.methods.rog:ROG",
         "gifd": "atoll.attacks.methods.gifd:GIFD",

@@ -21,7 +21,7 @@ from atoll.attacks.priors.prior_files import SEEN, read_about
 from atoll.attacks.threat.capabilities import ThreatModel
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.data.inputs.base import Inputs
-from atoll.clients.ranges import Positive, Weight
+from atoll.clients.ranges import Positive
 from atoll.clients.sections import FilePath
 from atoll.errors import AttackError
 
@@ -40,14 +40,11 @@ class PriorAttack(OptimizationAttack):
     prior_strength : float
         Factor of the value of "total-variation" and "gaussian"; of "diffusion" the deviation of
         the noise that its proximal map takes away. The strength of "lpn" is its training's.
-    prior_weight : float
-        What the prior's value, divided by the number of pixels or cells, counts for.
     """
 
     prior: str = NONE
     prior_path: FilePath | None = None
     prior_strength: Positive = 0.1
-    prior_weight: Weight = 1.0
 
     @property
     def threat(self) -> ThreatModel:

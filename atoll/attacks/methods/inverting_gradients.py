@@ -33,6 +33,8 @@ class InvertingGradients(FedLeakOptions, PriorAttack):
         What the total variation counts for. The original's default is 1e-1, and that of the
         implementation in GIFD's release, which takes no sign, 1e-4; the best one depends on the
         model and the data.
+    prior_weight : float
+        What the value of ``prior``, divided by the number of pixels, counts for.
     rule : str
         "signed-adam" (the paper's) or "adam".
     schedule : str
@@ -44,6 +46,7 @@ class InvertingGradients(FedLeakOptions, PriorAttack):
     steps: Iterations = 4800
     learning_rate: Rate = 0.1
     tv: Weight = 1e-2
+    prior_weight: Weight = 1.0
     rule: Literal["signed-adam", "adam"] = "signed-adam"
     schedule: Literal["step", "cosine", "constant"] = "step"
     cost: Literal["cosine", "layerwise-cosine", "l2"] = "cosine"

@@ -24,7 +24,7 @@ from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.step_rules import step_rule
 from atoll.attacks.threat.table_space import TableSpace
 from atoll.clients.data.inputs.table import TableInputs
-from atoll.clients.ranges import Iterations, Rate, Repetitions
+from atoll.clients.ranges import Iterations, Rate, Repetitions, Weight
 
 
 class TabLeak(PriorAttack):
@@ -42,6 +42,8 @@ class TabLeak(PriorAttack):
         "signed-adam" (the paper's) or "adam".
     cost : str
         A name in :data:`~atoll.attacks.optim.matching.COSTS`.
+    prior_weight : float
+        What the value of ``prior``, divided by the number of cells, counts for.
     pooling : "median", "mean" or "best"
         How restarts are put together; "best" takes the one of the least matching cost.
     """
@@ -53,6 +55,7 @@ class TabLeak(PriorAttack):
     learning_rate: Rate = 0.06
     rule: Literal["signed-adam", "adam"] = "signed-adam"
     cost: Literal["cosine", "layerwise-cosine", "l2"] = "cosine"
+    prior_weight: Weight = 1.0
     pooling: Literal["median", "mean", "best"] = "median"
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:

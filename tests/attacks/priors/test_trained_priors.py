@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -129,3 +130,35 @@ def test_a_score_network_takes_away_nothing_where_there_is_no_noise() -> None:
     images = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(network(images, torch.full((2,), 1e-6)), images, atol=1e-5, rtol=0)
     assert Diffusion(network, 0.1).value(images).shape == (2,)
+
+
+@pytest.mark.slow
+def test_guided_diffusion_beats_as_many_steps_of_inverting_gradients(
+    files: dict[str, Path],
+) -> None:
+    victims = [[0], [1]]
+    given = {"prior_path": str(files["diffusion"]), "levels": 30}
+    every = attacked("guided-diffusion", RELU, victims, alignment=1.0, **given)
+    assert {len(one.reconstruction.cost_path) for one in every} == {30}
+    plain = attacked("inverting-gradients", RELU, victims, steps=30)
+    assert fmean(figures(every, "psnr")) > fmean(figures(plain, "psnr")) + 3
+    adaptive = attacked("guided-diffusion", RELU, victims, pause=4, **given)
+    assert max(len(one.reconstruction.cost_path) for one in adaptive) <= 22
+    assert fmean(figures(adaptive, "psnr")) > fmean(figures(every, "psnr")) - 2
+    never = attacked("guided-diffusion", RELU, victims, alignment=0.0, pause=30, **given)
+    assert {len(one.reconstruction.cost_path) for one in never} == {1}
+    assert fmean(figures(never, "psnr")) < fmean(figures(every, "psnr")) - 3
+
+
+def test_whom_a_victim_is_attacked_with_does_not_matter(files: dict[str, Path]) -> None:
+    given = {"prior_path": str(files["diffusion"]), "levels": 6, "churn": 0.5, "pause": 2}
+    together = attacked("guided-diffusion", RELU, [[0], [1]], **given)
+    [alone] = attacked("guided-diffusion", RELU, [[0]], **given)
+    torch.testing.assert_close(alone.images, together[0].images, rtol=0, atol=1e-3)
+    [calm] = attacked("guided-diffusion", RELU, [[0]], **{**given, "churn": 0.0})
+    assert not torch.equal(calm.images, alone.images)
+
+
+def test_guided_diffusion_refuses_other_priors(files: dict[str, Path]) -> None:
+    with pytest.raises(AttackError, match="prior = 'total-variation': expected 'diffusion'"):
+        attacked("guided-diffusion", RELU, [[0]], prior="total-variation")
