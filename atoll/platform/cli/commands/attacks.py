@@ -1,4 +1,4 @@
-"""``atoll attack``, ``audit``, ``membership``, ``labels``, ``doctor`` and ``train-generator``."""
+"""``atoll attack``, ``audit``, ``membership``, ``labels``, ``doctor``, ``train-...``."""
 
 from __future__ import annotations
 
@@ -277,6 +277,43 @@ def train_generator(
             path,
             _one_of(split, ("test", "train"), "--split"),
             settings or (),
+            seed=seed,
+            threads=threads,
+            console=console,
+        )
+
+
+def train_prior(
+    dataset: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    kind: Annotated[
+        str, typer.Option(help="lpn (learned proximal network) or diffusion (score network).")
+    ] = "lpn",
+    path: Annotated[
+        Path | None, typer.Option(help="A folder with its files, in place of a download.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
+    ] = "test",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+) -> None:
+    """Train a prior of a data set's images, for attacks with a setting 'prior'."""
+    with clear_errors():
+        from atoll.platform.attack_runs.prior_training import run_prior_training
+
+        log_to_terminal("info")
+        run_prior_training(
+            dataset,
+            path,
+            _one_of(kind, ("lpn", "diffusion"), "--kind"),
+            _one_of(split, ("test", "train"), "--split"),
+            settings or (),
+            out,
             seed=seed,
             threads=threads,
             console=console,
