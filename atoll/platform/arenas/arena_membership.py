@@ -12,7 +12,7 @@ from atoll.platform.arenas.arena_plan import Arena, setting_of
 from atoll.platform.attack_runs.membership_run import ROWS, MembershipRun, run_membership
 from atoll.platform.reports.arena.facts import ArenaFacts
 from atoll.platform.run_directory.run_files import read_result, read_table
-from atoll.platform.sweeps.trials import TRIALS
+from atoll.platform.sweeps.trial_rows import TRIALS
 
 FOLDER = "arena-membership"
 

@@ -33,7 +33,7 @@ from atoll.platform.run_directory.run_files import (
 )
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
-from atoll.platform.sweeps.trials import TRIALS
+from atoll.platform.sweeps.trial_rows import TRIALS
 from atoll.strategies.privacy.central_dp import EPSILON
 from atoll.trust import CodeUse, uses_in
 

@@ -35,8 +35,8 @@ from atoll.platform.reports.arena.conclusion import (
 )
 from atoll.platform.reports.arena.definitions import READING, definitions_of
 from atoll.platform.reports.arena.facts import ArenaFacts, assumptions, threats_of
-from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
-from atoll.platform.reports.drawing import Figure
+from atoll.platform.reports.figures.arena_figures import attacker_of, frontier, heat_map
+from atoll.platform.reports.figures.drawing import Figure
 from atoll.platform.reports.page import render
 
 REPORT, PAGE, PICTURES = "report", "index.html", "pictures"

@@ -9,7 +9,7 @@ from typing import Any
 
 from atoll.attacks.membership.operating_points import roc
 from atoll.files.atomic import write_text
-from atoll.platform.reports.drawing import Curve, Curves
+from atoll.platform.reports.figures.drawing import Curve, Curves
 from atoll.platform.reports.page import render
 from atoll.platform.reports.tables import Table
 

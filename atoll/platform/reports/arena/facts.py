@@ -33,6 +33,7 @@ MEANINGS = {
     "from the update",
     Capability.PUBLIC_DATA: "has public examples of the same kind as the clients'",
     Capability.GENERATOR: "has a generator of such images, trained on public data",
+    Capability.PRIOR: "has a prior of such examples, trained on public data",
     Capability.CHOOSES_MODEL: "is malicious: it chooses the model that it sends",
 }
 
