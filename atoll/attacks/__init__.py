@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from atoll.attacks.poisoning.moments import MomentScaling
     from atoll.attacks.poisoning.poison import Poison
     from atoll.attacks.poisoning.update_poison import GaussianUpdate, SignFlip, UpdatePoison
+    from atoll.attacks.priors import PRIORS
+    from atoll.attacks.priors.prior import Prior
     from atoll.attacks.threat.capabilities import Capability, Given, ThreatModel
     from atoll.attacks.threat.image_space import ImageSpace
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
@@ -91,6 +93,7 @@ __all__ = [
     "LBFGS",
     "LPIPS",
     "POISONS",
+    "PRIORS",
     "Adam",
     "Attack",
     "Attacked",
@@ -133,6 +136,7 @@ __all__ = [
     "PixelBackdoor",
     "Poison",
     "Precode",
+    "Prior",
     "PublicData",
     "Quantization",
     "Reconstruction",
@@ -249,6 +253,8 @@ _MODULES = {
         "SignFlip",
         "UpdatePoison",
     ),
+    "atoll.attacks.priors": ("PRIORS",),
+    "atoll.attacks.priors.prior": ("Prior",),
     "atoll.attacks.threat.capabilities": ("Capability", "Given", "ThreatModel"),
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),

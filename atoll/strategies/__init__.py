@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
 
+from atoll import flower
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.lazy import attach
@@ -242,7 +243,8 @@ def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy
             str(wrapped.get("name", "FedAvg")), inner, f"{key}.strategy"
         )
     try:
-        strategy = kind(**values)
+        with flower.without_evaluation_warning():
+            strategy = kind(**values)
     except InvalidExperimentError:
         raise
     except Exception as error:

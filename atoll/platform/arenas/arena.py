@@ -30,12 +30,15 @@ from atoll.files.recorded import (
     write_recorded_text,
 )
 from atoll.platform.arenas.arena_checks import check_before_run
+from atoll.platform.arenas.arena_membership import membership_rows, membership_table
 from atoll.platform.arenas.arena_plan import Arena, facts_of, jobs_of
+from atoll.platform.arenas.jobs_file import write_jobs
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
 from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.pool.mapping import map_over_cluster
+from atoll.platform.reports.arena.facts import ArenaFacts
 from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.run_directory.interrupts import (
     TimeBudget,
@@ -45,12 +48,11 @@ from atoll.platform.run_directory.interrupts import (
 from atoll.platform.run_directory.run_files import read_result
 from atoll.platform.run_directory.run_lock import RunLock, is_free
 from atoll.platform.sweeps.sweep import OnEnd, run_sweep
-from atoll.platform.sweeps.trials import TRIALS
+from atoll.platform.sweeps.trial_rows import TRIALS
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
+MEMBERSHIP = "membership.parquet"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
-# Which attacks there will be, for whoever watches.
-LABELS = "jobs.json"
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class _ArenaRun:
         )
         jobs, without = jobs_of_federations(self._arena, self._directory / FEDERATIONS)
         self._failed |= {**done.failed, **without}
-        self._write_labels(jobs)
+        write_jobs(self._directory, jobs, self._conditions, self._facts(jobs))
         of_seed = [job for job in jobs if job.seed == seed]
         self._failed |= self._attack(of_seed, cluster, on_job)
 
@@ -213,14 +215,25 @@ class _ArenaRun:
         write_recorded_rows(directory / COSTS, costs)
         write_recorded_json(directory / FAILED, self._failed)
         images = {key: store.images(key) for key in ended} if arena.settings.pictures else {}
-        attacks_left = sum(key not in store and key not in self._failed for key in keys)
-        facts = replace(
-            facts_of(arena, directory / FEDERATIONS, self._failed),
-            federations_left=self._federations_left(),
-            attacks_left=attacks_left,
-        )
+        facts = self._facts(jobs)
+        write_jobs(directory, jobs, self._conditions, facts)
+        members = membership_rows(arena, directory / FEDERATIONS)
+        if members:
+            write_recorded_rows(directory / MEMBERSHIP, members)
+            facts = replace(facts, membership=list(membership_table(members, facts)))
         report = write_arena_report(directory, rows, arena.baseline, images, facts)
-        return ArenaResult(directory, report, self._failed, facts.federations_left, attacks_left)
+        return ArenaResult(
+            directory, report, self._failed, facts.federations_left, facts.attacks_left
+        )
+
+    def _facts(self, jobs: Sequence[Job]) -> ArenaFacts:
+        """Return what the report says beside the rows, as far as it is known."""
+        keys = {job.key(self._conditions) for job in jobs}
+        return replace(
+            facts_of(self._arena, self._directory / FEDERATIONS, self._failed),
+            federations_left=self._federations_left(),
+            attacks_left=sum(key not in self._store and key not in self._failed for key in keys),
+        )
 
     def _federations_left(self) -> int:
         """Return how many federations have neither ended nor failed."""
@@ -229,11 +242,6 @@ class _ArenaRun:
             str(trial) not in self._failed and read_result(trials / trial.name) is None
             for trial in self._arena.federations.trials
         )
-
-    def _write_labels(self, jobs: Sequence[Job]) -> None:
-        """Write what whoever watches cannot know of the jobs: their keys, and labels."""
-        told = [{"key": job.key(self._conditions), "labels": dict(job.labels)} for job in jobs]
-        write_recorded_json(self._directory / LABELS, {"jobs": told})
 
     def _attack(
         self, jobs: list[Job], cluster: Cluster, on_job: Callable[[JobEnd], None]

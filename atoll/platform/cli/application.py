@@ -10,7 +10,15 @@ import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from atoll.platform.cli import apps, attacks, finished_runs, reference, runs, starters, sweeps
+from atoll.platform.cli.commands import (
+    apps,
+    attacks,
+    finished_runs,
+    reference,
+    runs,
+    starters,
+    sweeps,
+)
 from atoll.platform.cli.terminal import console
 
 
@@ -114,6 +122,7 @@ class Commands(CommandGroup):
         "explain": reference.explain,
         "list": reference.list_names,
         "train-generator": attacks.train_generator,
+        "train-prior": attacks.train_prior,
     }
 
 

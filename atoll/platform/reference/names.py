@@ -135,6 +135,12 @@ def _generators() -> Mapping[str, Any]:
     return {"DATASET": ours, **GENERATORS}
 
 
+def _priors() -> Mapping[str, Any]:
+    from atoll.attacks.priors import PRIORS
+
+    return PRIORS
+
+
 def _keys_of_dataset(name: str, entry: Any) -> list[Key]:
     return keys_of_settings(entry.options)
 
@@ -194,7 +200,8 @@ def _keys_of_section(name: str, kind: Any) -> list[Key]:
 
 
 def _keys_of_poison(name: str, kind: Any) -> list[Key]:
-    from atoll.platform.config.poisoning import GIVEN, PoisonSettings
+    from atoll.platform.config.poisoning import GIVEN
+    from atoll.platform.config.sections import PoisonSettings
 
     if isinstance(kind, str):
         return []
@@ -252,6 +259,9 @@ KINDS_OF_NAMES: Registry[Kind] = Registry(
             "",
             _generators,
             _no_keys,
+        ),
+        "priors": Kind(
+            "priors of examples, for attacks that have a setting 'prior'", "", _priors, _no_keys
         ),
     },
 )

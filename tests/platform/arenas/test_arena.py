@@ -14,7 +14,8 @@ from atoll.attacks.arena.arena_run import JobEnd
 from atoll.errors import RunDirectoryError
 from atoll.platform.arenas.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
 from atoll.platform.arenas.arena_plan import Arena, load_arena
-from atoll.platform.cli.watch import watch
+from atoll.platform.cli.live_page.views import view_of
+from atoll.platform.cli.watching.watch import watch
 from atoll.platform.sweeps.sweep import TrialEnd
 from tests.platform.arenas.test_arena_plan import ARENA
 
@@ -36,7 +37,6 @@ def finished(
     return arena, run_arena(arena, folder / "out", on_job=ends.append), ends
 
 
-@pytest.mark.long
 def test_every_attack_meets_every_defense(
     finished: tuple[Arena, ArenaResult, list[JobEnd]],
 ) -> None:
@@ -98,6 +98,17 @@ def test_it_is_watched_as_its_directory_tells(
         f"{count} of {count} federations ended, {len(ends)} of {len(ends)} attacks ended -> "
         f"{result.directory}"
     )
+
+
+def test_the_live_page_says_what_the_report_says(
+    finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path
+) -> None:
+    _, result, _ = finished
+    folder = tmp_path / result.directory.name
+    folder.mkdir()
+    page = view_of(result.directory).write(folder)
+    assert page is not None
+    assert page.read_text() == result.report.read_text()
 
 
 def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(

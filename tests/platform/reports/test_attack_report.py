@@ -53,6 +53,13 @@ def test_it_says_whose_images_and_how_they_were_attacked(page: Path) -> None:
     assert len(text) < 60_000
 
 
+def test_of_an_attack_that_names_no_labels_none_are_shown(page: Path) -> None:
+    text = page.read_text()
+    assert re.search("identified, label [0-9]+<", text)
+    assert "label accuracy" not in text
+    assert "labels right" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("width", [360, 1400])
