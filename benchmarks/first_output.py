@@ -32,6 +32,8 @@ def programs(folder: Path) -> dict[str, list[str]]:
         "`atoll --help`": [*ATOLL, "--help"],
         "`atoll list`": [*ATOLL, "list"],
         "`atoll explain KEY`": [*ATOLL, "explain", "client.gradient_clip"],
+        "`atoll runs`": [*ATOLL, "runs", str(folder)],
+        "`atoll audit FILE`": [*ATOLL, "audit", str(experiment), "--out", str(folder / "audit")],
         "`atoll run FILE`": [*ATOLL, "run", str(experiment), "--out", str(folder / "run")],
     }
 

@@ -43,11 +43,17 @@ hypothesis.settings.load_profile("untimed")
 _rays_seen: set[Path] = set()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the shared Ray as using Ray."""
+    """Mark what uses the shared Ray as using Ray, and keep a module of these in one process.
+
+    Their fixtures are runs that last longer than the tests, and a second process would repeat them.
+    """
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("ray") is not None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

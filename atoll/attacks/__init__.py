@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from atoll.attacks.defenses.clipping import Clipping
     from atoll.attacks.defenses.defense import Defense, Estimate, Task
     from atoll.attacks.defenses.dp_sgd import DPSGD
+    from atoll.attacks.defenses.entropy_coding import EntropyCoding
     from atoll.attacks.defenses.local_dp import LocalDP
     from atoll.attacks.defenses.mixup import MixUp
     from atoll.attacks.defenses.noise import GaussianNoise
@@ -106,6 +107,7 @@ __all__ = [
     "Diagnosis",
     "DistributedBackdoor",
     "EdgeCaseBackdoor",
+    "EntropyCoding",
     "Estimate",
     "ExamplePoison",
     "Features",
@@ -202,6 +204,7 @@ _MODULES = {
     "atoll.attacks.defenses.clipping": ("Clipping",),
     "atoll.attacks.defenses.defense": ("Defense", "Estimate", "Task"),
     "atoll.attacks.defenses.dp_sgd": ("DPSGD",),
+    "atoll.attacks.defenses.entropy_coding": ("EntropyCoding",),
     "atoll.attacks.defenses.local_dp": ("LocalDP",),
     "atoll.attacks.defenses.mixup": ("MixUp",),
     "atoll.attacks.defenses.noise": ("GaussianNoise",),

@@ -43,6 +43,7 @@ from atoll.flower.strategies import (
     overrides_start,
     reply_counts,
     route_start_to,
+    without_evaluation_warning,
 )
 
 __all__ = [
@@ -85,4 +86,5 @@ __all__ = [
     "speak_for",
     "unavailable_reply",
     "with_records",
+    "without_evaluation_warning",
 ]

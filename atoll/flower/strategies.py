@@ -26,6 +26,7 @@ __all__ = [
     "reply_counts",
     "route_start_to",
     "sample_nodes",
+    "without_evaluation_warning",
 ]
 
 flower_logger = logging.getLogger("flwr")
@@ -64,6 +65,23 @@ def log_errors_only() -> None:
     """Have Flower log nothing below an error."""
     # Flower sets the level when its logger's module is first imported, which it is by now.
     flower_logger.setLevel(logging.ERROR)
+
+
+@contextmanager
+def without_evaluation_warning() -> Iterator[None]:
+    """Within this context a strategy is made without a warning of ``fraction_evaluate = 0``.
+
+    Whoever sets the key knows; the warning is in a terminal's colours, in notebooks too.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("fraction_evaluate is set to 0.0")
+
+    flower_logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        flower_logger.removeFilter(keep)
 
 
 def log_start(

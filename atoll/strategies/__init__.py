@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
 
+from atoll import flower
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.lazy import attach
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         SANDMask,
     )
     from atoll.strategies.alignment.methods.hessians import CMA, HGP, Hutchinson
+    from atoll.strategies.alignment.methods.newton import GNS
     from atoll.strategies.alignment.methods.regularizers import (
         CORAL,
         IGA,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
     from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
     from atoll.strategies.asynchronous.fed_buff import FedBuff
+    from atoll.strategies.heterogeneity.data_diet import DataDiet
     from atoll.strategies.heterogeneity.fed_dyn import FedDyn
     from atoll.strategies.heterogeneity.fed_exp import FedExP
     from atoll.strategies.heterogeneity.fed_nova import FedNova
@@ -74,6 +77,7 @@ __all__ = [
     "ERM",
     "FLAME",
     "FLOWER_STRATEGIES",
+    "GNS",
     "HGP",
     "IGA",
     "IRM",
@@ -88,6 +92,7 @@ __all__ = [
     "AsynchronousStrategy",
     "CenteredClipping",
     "CentralDP",
+    "DataDiet",
     "DeadlineFedAvg",
     "DomainGradients",
     "Domains",
@@ -150,6 +155,7 @@ _MODULES = {
         "SANDMask",
     ),
     "atoll.strategies.alignment.methods.hessians": ("CMA", "HGP", "Hutchinson"),
+    "atoll.strategies.alignment.methods.newton": ("GNS",),
     "atoll.strategies.alignment.methods.regularizers": (
         "CORAL",
         "FedIIR",
@@ -175,6 +181,7 @@ _MODULES = {
     "atoll.strategies.asynchronous.deadline": ("DeadlineFedAvg",),
     "atoll.strategies.asynchronous.fed_buff": ("FedBuff",),
     "atoll.strategies.asynchronous.asynchronous_strategy": ("AsynchronousStrategy",),
+    "atoll.strategies.heterogeneity.data_diet": ("DataDiet",),
     "atoll.strategies.heterogeneity.fed_dyn": ("FedDyn",),
     "atoll.strategies.heterogeneity.fed_exp": ("FedExP",),
     "atoll.strategies.heterogeneity.fed_nova": ("FedNova",),
@@ -236,7 +243,8 @@ def build_strategy(name: str, arguments: Mapping[str, Any], key: str = "strategy
             str(wrapped.get("name", "FedAvg")), inner, f"{key}.strategy"
         )
     try:
-        strategy = kind(**values)
+        with flower.without_evaluation_warning():
+            strategy = kind(**values)
     except InvalidExperimentError:
         raise
     except Exception as error:

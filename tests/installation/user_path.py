@@ -42,6 +42,33 @@ accuracy = run.evaluate()["accuracy"]
 assert accuracy == run.rounds.column("server_accuracy").to_pylist()[-1], accuracy
 """
 
+# The live page of a run that has ended: its address, how the run stands, its report; then ctrl-C.
+WEB = """
+import re
+import signal
+import subprocess
+from urllib.request import urlopen
+
+command = ["atoll", "watch", "runs/first", "--web"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+    try:
+        found = None
+        while found is None:
+            line = watching.stdout.readline()
+            assert line, "it ended without an address"
+            found = re.search("http://127[.]0[.]0[.]1:[0-9]+/[^ ]+/", line)
+        url = found[0]
+        with urlopen(f"{url}events") as events:
+            state = events.readline().decode()
+        assert "finished, 2 rounds" in state, state
+        with urlopen(f"{url}report/") as page:
+            assert "first" in page.read().decode()
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0, watching.returncode
+    finally:
+        watching.kill()
+"""
+
 NOTEBOOK = f"""
 import nbformat
 from nbclient import NotebookClient
@@ -107,6 +134,7 @@ STEPS = [
         ("runs/first/result.json", "runs/first/report.html", "runs/first/rounds.parquet"),
     ),
     Step("watch", [ATOLL, "watch", "runs/first", "--once"], says="accuracy"),
+    Step("watch --web", python(WEB)),
     Step("open_run, predict, evaluate", python(OPEN)),
     Step(
         "export",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,10 @@ HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "scipy", "sklearn", "opacus")
             ("torch", "pandas", "scipy", "sklearn", "opacus"),
         ),
         ("atoll.platform.runs.app_run", ("ray.autoscaler.sdk", "prometheus_client")),
+        # A file with an error is refused, a run is watched and folders are listed without them.
+        ("atoll.platform.config.experiment", ("torch", "ray", "flwr")),
+        ("atoll.platform.cli.watching.watch", ("torch", "ray", "flwr")),
+        ("atoll.platform.results.inventory", ("torch", "ray", "flwr")),
     ],
 )
 def test_an_import_brings_nothing_that_is_not_used(module: str, unused: tuple[str, ...]) -> None:
@@ -40,3 +45,40 @@ def test_help_loads_what_it_prints_with(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("run x.toml", "x.toml"),
+        ("audit x.toml", "x.toml"),
+        ("audit x.toml --csv", "x.toml"),
+        ("arena x.toml", "x.toml"),
+        ("sweep x.toml", "x.toml"),
+        ("attack runs/a --attack idlg", "a"),
+        ("membership runs/a --latex", "a"),
+        ("labels runs/a", "a"),
+        ("doctor runs/a", "a"),
+        ("export runs/a --to torch --out b", "a"),
+        ("watch runs/a --web", "a"),
+        ("data get digits", "digits"),
+        ("train-generator digits", "digits"),
+    ],
+)
+def test_a_command_says_that_it_loads_before_it_loads(
+    tmp_path: Path, command: str, name: str
+) -> None:
+    (tmp_path / "x.toml").write_text("[audit]\n")
+    # Each import of these fails: what is printed was printed before.
+    code = (
+        "import sys\nsys.modules |= dict.fromkeys(('torch', 'numpy', 'ray', 'flwr', 'pydantic'))\n"
+        "from atoll.platform.cli.application import application\n"
+        f"application({command.split()!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    is_table = "--csv" in command or "--latex" in command
+    said, silent = (done.stderr, done.stdout) if is_table else (done.stdout, done.stderr)
+    assert said.startswith(f"{name}: loading PyTorch"), done
+    assert "loading" not in silent

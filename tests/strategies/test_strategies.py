@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from logging.handlers import BufferingHandler
+
 import pytest
 from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 
@@ -83,3 +86,17 @@ def test_arguments_arrive_and_a_users_class_is_imported() -> None:
 def test_wrong_ones_are_clear_errors(name: str, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidExperimentError, match=message):
         build_strategy(name, arguments)
+
+
+def test_that_no_client_evaluates_is_asked_for_and_no_warning() -> None:
+    flower, told = logging.getLogger("flwr"), BufferingHandler(10)
+    flower.addHandler(told)
+    try:
+        build_strategy("FedAvg", {"fraction_evaluate": 0.0})
+        assert told.buffer == []
+        FedAvg(fraction_evaluate=0.0)
+        assert [str(record.msg).partition(" ")[0] for record in told.buffer] == [
+            "fraction_evaluate"
+        ]
+    finally:
+        flower.removeHandler(told)

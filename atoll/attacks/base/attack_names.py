@@ -38,6 +38,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "tableak": "atoll.attacks.methods.tableak:TabLeak",
         "dager": "atoll.attacks.methods.dager:Dager",
         "embedding-rows": "atoll.attacks.methods.embedding_rows:EmbeddingRows",
+        "lamp": "atoll.attacks.methods.lamp:Lamp",
     },
 )
 
@@ -49,7 +50,7 @@ BASELINES = frozenset(
 # Attacks by the kind of examples that they reconstruct, where these are not images alone.
 ON_KINDS: Mapping[str, tuple[str, ...]] = {
     "table": ("tableak", "spear", "marginal-sample", "marginal-mode"),
-    "tokens": ("dager", "embedding-rows", "marginal-sample", "marginal-mode"),
+    "tokens": ("dager", "lamp", "embedding-rows", "marginal-sample", "marginal-mode"),
 }
 # Those of them that reconstruct images too.
 ON_IMAGES_TOO = frozenset({"spear"})

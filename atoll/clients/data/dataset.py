@@ -7,17 +7,16 @@ labels and domains are NumPy views of the mapping, and pickling a data set sends
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from atoll.clients.data.arrow_columns import map_columns, numbers_of, write_columns
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.inputs.table import TableInputs
@@ -277,10 +276,7 @@ def write_dataset(name: str, decoded: Decoded, folder: Path) -> None:
 
 def write_labels(folder: Path, split: str, labels: NDArray[Any]) -> None:
     """Write other labels beside a split's examples: they are read in place of its own."""
-    batch = pa.record_batch({"label": _rows(labels)})
-    path = folder / LABELS.format(split)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    write_columns(folder / LABELS.format(split), {"label": labels})
 
 
 def write_about(dataset: Dataset, inputs: AnyInputs, task: AnyTask, folder: Path) -> None:
@@ -350,60 +346,33 @@ def fingerprint_of(decoded: Decoded) -> str:
 
 
 def _write_split(path: Path, split: Split) -> None:
-    columns = {"input": _rows(split.inputs), "label": _rows(split.labels)}
-    for name, values in (
-        ("domain", split.domains),
-        ("group", split.groups),
-        ("aspect", split.aspects),
-    ):
-        if values is not None:
-            columns[name] = pa.array(values)
-    batch = pa.record_batch(columns)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-
-
-def _rows(values: NDArray[Any]) -> pa.Array:
-    """Return an array with a row for each example: bytes of images, lists of other numbers."""
-    values = np.ascontiguousarray(values)
-    if values.ndim == 1:
-        return pa.array(values)
-    size = math.prod(values.shape[1:])
-    if values.dtype == np.uint8:
-        buffers = [None, pa.py_buffer(values)]
-        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(values), buffers)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), size)
-
-
-def _map_batch(path: Path) -> pa.RecordBatch:
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except (OSError, pa.ArrowException) as error:
-        raise DataUnavailableError(f"{path}: cannot be read ({error})") from error
+    write_columns(
+        path,
+        {
+            "input": split.inputs,
+            "label": split.labels,
+            "domain": split.domains,
+            "group": split.groups,
+            "aspect": split.aspects,
+        },
+    )
 
 
 def _map_split(path: Path, inputs: AnyInputs, task: AnyTask) -> Split:
-    batch, others = _map_batch(path), path.parent / LABELS.format(path.stem)
-    labels = (_map_batch(others) if others.exists() else batch).column("label")
+    batch, others = map_columns(path), path.parent / LABELS.format(path.stem)
+    labels = (map_columns(others) if others.exists() else batch).column("label")
     names = batch.schema.names
     # Images were once the only inputs.
     stored = batch.column("input" if "input" in names else "image")
     targets = task.blank_targets(1).numpy()
 
     def optional(name: str, kind: type[np.generic]) -> NDArray[Any] | None:
-        return _numbers(batch.column(name), kind, ()) if name in names else None
+        return numbers_of(batch.column(name), kind, ()) if name in names else None
 
     return Split(
-        inputs=_numbers(stored, inputs.stored_dtype, inputs.stored_shape),
-        labels=_numbers(labels, targets.dtype.type, targets.shape[1:]),
+        inputs=numbers_of(stored, inputs.stored_dtype, inputs.stored_shape),
+        labels=numbers_of(labels, targets.dtype.type, targets.shape[1:]),
         domains=optional("domain", np.int64),
         groups=optional("group", np.int64),
         aspects=optional("aspect", np.float32),
     )
-
-
-def _numbers(column: pa.Array, kind: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
-    # pa.Array.to_numpy would import pandas, in every worker too.
-    values = column.values if isinstance(column, pa.FixedSizeListArray) else column
-    found = np.frombuffer(values.buffers()[1], kind)
-    return found[: len(column) * math.prod(shape)].reshape(-1, *shape)

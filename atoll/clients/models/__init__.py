@@ -15,6 +15,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
     {
         "linear": "atoll.clients.models.mlp:linear",
         "mlp": "atoll.clients.models.mlp:mlp",
+        "boosted-mlp": "atoll.clients.models.mlp:boosted_mlp",
         "mlp-irm": "atoll.clients.models.mlp:irm_mlp",
         "lenet": "atoll.clients.models.cnn:lenet",
         "lenet-sigmoid": "atoll.clients.models.cnn:sigmoid_lenet",

@@ -40,7 +40,7 @@ from atoll.platform.attack_runs.attack_rows import write_rows
 from atoll.platform.attack_runs.reconstructed_cells import reconstructed_cells
 from atoll.platform.config.experiment import parse_value
 from atoll.platform.reports import tables as reports
-from atoll.platform.reports.attack_report import PAGE, write_attack_report
+from atoll.platform.reports.attack_report import PAGE, names_label, write_attack_report
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
 from atoll.platform.runs.session import new_run_directory
@@ -98,7 +98,9 @@ def plain_table_of(result: AttackRun) -> reports.Table:
     """Return the metrics of an attack: mean, worst and best over all examples."""
     first = result.rows[0]
     rows: list[list[reports.Cell]] = []
-    for name in result.means():
+    # Of an attack that names no labels there is no share that is right.
+    left_out = () if any(map(names_label, result.rows)) else ("label_accuracy",)
+    for name in (name for name in result.means() if name not in left_out):
         values = [float(row[name]) for row in result.rows if row[name] is not None]
         if values:
             rows.append([TITLES[name], fmean(values), min(values), max(values)])

@@ -10,7 +10,15 @@ import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from atoll.platform.cli import apps, attacks, finished_runs, reference, runs, starters, sweeps
+from atoll.platform.cli.commands import (
+    apps,
+    attacks,
+    finished_runs,
+    reference,
+    runs,
+    starters,
+    sweeps,
+)
 from atoll.platform.cli.terminal import console
 
 

@@ -128,9 +128,11 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def say_loading(name: str, told: Console = console) -> None:
-    """Say that a run begins, before what it needs is imported: that takes seconds."""
-    line = f"{name}: loading PyTorch, Flower and Ray"
+def say_loading(
+    name: str, told: Console = console, libraries: str = "PyTorch, Flower and Ray"
+) -> None:
+    """Say that a command begins, before the libraries that it needs are imported: seconds."""
+    line = f"{name}: loading {libraries}"
     told.print(line, style="dim", soft_wrap=True, markup=False)
 
 
@@ -157,7 +159,11 @@ def settings_of(overrides: list[str] | None, workers: int | None) -> list[str]:
 
 
 def console_observers(
-    directories: list[Path], *, progress: bool = True, lines: bool = True
+    directories: list[Path],
+    *,
+    progress: bool = True,
+    lines: bool = True,
+    told: Console = console,
 ) -> Callable[[Path], list[Observer]]:
     """Return what makes a run's progress; the run's directory is added to ``directories``.
 
@@ -169,13 +175,15 @@ def console_observers(
         Whether rounds are shown.
     lines : bool
         Whether there is a line a round where there is no terminal.
+    told : Console
+        Where it is shown.
     """
 
     def make(directory: Path) -> list[Observer]:
-        from atoll.platform.cli.progress import ConsoleProgress
+        from atoll.platform.cli.output.progress import ConsoleProgress
 
         directories.append(directory)
-        return [ConsoleProgress(console, live=progress, lines=lines)]
+        return [ConsoleProgress(told, live=progress, lines=lines)]
 
     return make
 

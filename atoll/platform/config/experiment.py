@@ -15,13 +15,13 @@ from atoll.errors import InvalidExperimentError
 from atoll.files import reading
 from atoll.main_module import with_references
 from atoll.platform.config.consistency import problems_of
-from atoll.platform.config.poisoning import PoisonSettings
 from atoll.platform.config.privacy.audit_settings import AuditSettings
 from atoll.platform.config.privacy.settings import PrivacySettings
 from atoll.platform.config.sections import (
     CaptureSettings,
     LayersSettings,
     LogSettings,
+    PoisonSettings,
     RaySettings,
     RunSettings,
     StrategySettings,

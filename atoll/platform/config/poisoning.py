@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
-from pydantic import ConfigDict, Field
 from torch import nn
 
 from atoll.attacks.poisoning import POISON_REFERENCES, POISONS
@@ -14,11 +13,11 @@ from atoll.attacks.poisoning.poison import Poison
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.mods import as_settings
 from atoll.clients.noprop.noprop_settings import is_noprop
-from atoll.clients.ranges import Count, Rounds, Share
-from atoll.clients.settings import ClientSettings, ModSettings, Section
+from atoll.clients.settings import ClientSettings, ModSettings
 from atoll.error_messages import closest, validated
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.client_mods import with_references
+from atoll.platform.config.sections import NO_POISON
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.randomness import derive_seed
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
@@ -26,39 +25,9 @@ from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment
 
-NONE = "none"
 # Fields of an attack that a run sets.
 GIVEN = ("seed", "dataset")
 SECURE = "secure-aggregation"
-
-
-class PoisonSettings(Section):
-    """``[poison]``: which clients attack, and how; other keys are the attack's settings.
-
-    Attributes
-    ----------
-    attack : str
-        A registered attack, ``module:Class``, or "none".
-    nodes : tuple[int, ...] or float
-        Node numbers of the attacker's clients, from 1; or their share of the clients, which are
-        then drawn from the seed.
-    start_round : int
-        The first round in which they attack.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    attack: Annotated[str, Field(examples=["sign-flip"])] = NONE
-    nodes: Annotated[
-        Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | Share,
-        Field(examples=[[1, 2]]),
-    ] = 0.2
-    start_round: Rounds = 1
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The attack's own settings."""
-        return dict(self.model_extra or {})
 
 
 def poisoned_nodes(experiment: Experiment, clients: int) -> tuple[int, ...]:
@@ -72,7 +41,7 @@ def poisoned_nodes(experiment: Experiment, clients: int) -> tuple[int, ...]:
         How many clients there are.
     """
     settings = experiment.poison
-    if settings is None or settings.attack == NONE:
+    if settings is None or settings.attack == NO_POISON:
         return ()
     if isinstance(settings.nodes, tuple):
         return tuple(sorted(set(settings.nodes)))

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Weight
+from atoll.clients.ranges import Count, Number, Processors, Rounds, Seconds, Seed, Share, Weight
 from atoll.clients.sections import FilePath, Section, UserFunction
 from atoll.platform.config.label_selector import LabelSelector
 
 # A worker is a process: what is beyond this is a mistake.
 MAX_WORKERS = 10_000
+NO_POISON = "none"
 
 
 # Tags are cells of tables and words of command lines.
@@ -236,3 +237,32 @@ class CaptureSettings(Section):
         Field(examples=[[1, 2]]),
     ]
     rounds: Annotated[tuple[Rounds, ...], Field(strict=False, min_length=1, examples=[[1, 5]])]
+
+
+class PoisonSettings(Section):
+    """``[poison]``: which clients attack, and how; other keys are the attack's settings.
+
+    Attributes
+    ----------
+    attack : str
+        A registered attack, ``module:Class``, or "none".
+    nodes : tuple[int, ...] or float
+        Node numbers of the attacker's clients, from 1; or their share of the clients, which are
+        then drawn from the seed.
+    start_round : int
+        The first round in which they attack.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    attack: Annotated[str, Field(examples=["sign-flip"])] = NO_POISON
+    nodes: Annotated[
+        Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] | Share,
+        Field(examples=[[1, 2]]),
+    ] = 0.2
+    start_round: Rounds = 1
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The attack's own settings."""
+        return dict(self.model_extra or {})

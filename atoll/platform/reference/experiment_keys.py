@@ -24,7 +24,7 @@ SECTIONS = {
     "ray": "atoll.platform.config.sections:RaySettings",
     "log": "atoll.platform.config.sections:LogSettings",
     "capture": "atoll.platform.config.sections:CaptureSettings",
-    "poison": "atoll.platform.config.poisoning:PoisonSettings",
+    "poison": "atoll.platform.config.sections:PoisonSettings",
     "privacy": "atoll.platform.config.privacy.settings:PrivacySettings",
     "audit": "atoll.platform.config.privacy.audit_settings:AuditSettings",
     "sweep": "atoll.platform.config.sweep_sections:SweepSettings",

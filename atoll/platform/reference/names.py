@@ -200,7 +200,8 @@ def _keys_of_section(name: str, kind: Any) -> list[Key]:
 
 
 def _keys_of_poison(name: str, kind: Any) -> list[Key]:
-    from atoll.platform.config.poisoning import GIVEN, PoisonSettings
+    from atoll.platform.config.poisoning import GIVEN
+    from atoll.platform.config.sections import PoisonSettings
 
     if isinstance(kind, str):
         return []

@@ -35,8 +35,8 @@ from atoll.platform.reports.arena.conclusion import (
 )
 from atoll.platform.reports.arena.definitions import READING, definitions_of
 from atoll.platform.reports.arena.facts import ArenaFacts, assumptions, threats_of
-from atoll.platform.reports.arena_figures import attacker_of, frontier, heat_map
-from atoll.platform.reports.drawing import Figure
+from atoll.platform.reports.figures.arena_figures import attacker_of, frontier, heat_map
+from atoll.platform.reports.figures.drawing import Figure
 from atoll.platform.reports.page import render
 
 REPORT, PAGE, PICTURES = "report", "index.html", "pictures"
@@ -103,6 +103,7 @@ def write_arena_report(
         parts=[_part(cells, facts, *where) for where in dict.fromkeys(map(_setting_round, cells))],
         pairs=[_pair_row(pair) for pair in pairs_of(rows, baseline)],
         baseline=baseline,
+        membership=facts.membership,
         pictures=_draw_pictures(directory / REPORT / PICTURES, rows, images),
         attacks=[[n, _as_toml(own)] for n, own in facts.settings.get("attacks", {}).items()],
         defenses=[

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from atoll.attacks.arena.arena_summary import Cell
 from atoll.attacks.arena.paired_tests import Interval
 from atoll.attacks.metrics.kinds import DIGITS
-from atoll.platform.reports.arena_figures import attacker_of
+from atoll.platform.reports.figures.arena_figures import attacker_of
 from atoll.platform.reports.tables import Cell as Shown
 from atoll.platform.reports.tables import Estimate, Table
 

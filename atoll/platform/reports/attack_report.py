@@ -65,7 +65,10 @@ def write_attack_report(
     """
     first = rows[0]
     shown = best_and_worst([row["psnr"] for row in rows], MAX_PICTURES)
-    measured = {"LPIPS": first["lpips"] is not None}
+    measured = {
+        "LPIPS": first["lpips"] is not None,
+        "labels right": any(map(names_label, rows)),
+    }
     page = render(
         "attack.html.jinja",
         kind="Atoll attack",
@@ -80,7 +83,7 @@ def write_attack_report(
                 "; ".join(in_words(first["threat"], first["attack"], first["label_source"])),
             ),
             ("threat model", first["threat"]),
-            ("settings", ", ".join(f"{key} = {value}" for key, value in settings.items())),
+            ("settings", ", ".join(f"{k} = {v}" for k, v in settings.items()) or "it has none"),
             ("seed", seed),
             ("model", f"{first['model']}, BatchNorm {first['batch_norm']}"),
         ],
@@ -91,7 +94,7 @@ def write_attack_report(
                 meaning,
             )
             for name, text, meaning in definitions_of("images")
-            if name in ("identified", "PSNR", "SSIM", "MSE", "labels right") or measured.get(name)
+            if name in ("identified", "PSNR", "SSIM", "MSE") or measured.get(name)
         ],
         pictures=[
             {
@@ -117,12 +120,19 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 def _metrics(row: Mapping[str, Any]) -> str:
-    parts = [f"PSNR {row['psnr']:.1f} dB", f"SSIM {row['ssim']:.3f}", f"MSE {row['mse']:.4f}"]
+    parts = [f"PSNR {row['psnr']:.1f} dB", f"SSIM {row['ssim']:.3f}", f"MSE {row['mse']:.3g}"]
     if row["lpips"] is not None:
         parts.append(f"LPIPS {row['lpips']:.3f}")
     parts.append("identified" if row["identified"] else "not identified")
-    parts.append(f"label {row['label']}, found {row['label_found']}")
+    if row["label"] is not None:
+        found = f", found {row['label_found']}" if names_label(row) else ""
+        parts.append(f"label {row['label']}{found}")
     return ", ".join(parts)
+
+
+def names_label(row: Mapping[str, Any]) -> bool:
+    """Tell whether the attack says what an example's label is; some reconstruct images alone."""
+    return row.get("label_found") is not None and row["label_found"] >= 0
 
 
 def _data_url(image: Tensor) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from atoll.platform.reports.drawing import Figure, figures_json
+from atoll.platform.reports.figures.drawing import Figure, figures_json
 
 SCRIPTS = ("axes.js", "figures.js", "grids.js", "page.js")
 STYLES = "page.css"

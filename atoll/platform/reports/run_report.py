@@ -14,17 +14,17 @@ import tomli_w
 from atoll.credentials import tables_without_credentials
 from atoll.files.atomic import write_text
 from atoll.platform.callbacks.metric_names import is_main, label_of
-from atoll.platform.reports.client_figures import (
+from atoll.platform.reports.figures.client_figures import (
     clients_curves,
     curve_figures,
     last_round_figures,
     privacy_figures,
 )
-from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
-from atoll.platform.reports.drawing import Figure
-from atoll.platform.reports.figures import all_figures
+from atoll.platform.reports.figures.domain_figures import domain_figures, statistic_rows
+from atoll.platform.reports.figures.drawing import Figure
+from atoll.platform.reports.figures.personal_figures import personal_figures, personal_rows
+from atoll.platform.reports.figures.run_figures import all_figures
 from atoll.platform.reports.page import render
-from atoll.platform.reports.personal_figures import personal_figures, personal_rows
 from atoll.platform.reports.run_head import facts
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atoll.files.atomic import write_text
-from atoll.platform.reports.drawing import Curve, Curves, Dash, Figure, late_range
+from atoll.platform.reports.figures.drawing import Curve, Curves, Dash, Figure, late_range
 from atoll.platform.reports.page import render
 from atoll.platform.results.comparison import Comparison, Section
 from atoll.platform.results.groups import Series, series_of
@@ -48,6 +48,7 @@ def write_page(comparison: Comparison, out: Path) -> None:
         kind="Atoll",
         figures=figures,
         title=comparison.title,
+        runs=sum(len(g.runs) for section in comparison.sections for g in section.groups),
         warnings=comparison.warnings,
         sections=sections,
         band=BAND,

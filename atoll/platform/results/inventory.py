@@ -36,7 +36,7 @@ from atoll.platform.run_directory.run_files import (
     read_rounds,
 )
 from atoll.platform.run_directory.run_lock import is_in_use
-from atoll.platform.sweeps.trials import FAILED, TABLE, TRIALS, WAITING, read_trials
+from atoll.platform.sweeps.trial_rows import FAILED, TABLE, TRIALS, WAITING, read_trials
 
 # How deep folders are looked into.
 DEPTH = 4

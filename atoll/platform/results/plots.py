@@ -18,8 +18,8 @@ from atoll.errors import InvalidExperimentError, RunDirectoryError
 from atoll.extras import require
 from atoll.files.atomic import replacing
 from atoll.lazy import LazyModule
-from atoll.platform.reports.arena_figures import attacker_of
-from atoll.platform.reports.drawing import axis_range
+from atoll.platform.reports.figures.arena_figures import attacker_of
+from atoll.platform.reports.figures.drawing import axis_range
 from atoll.platform.results.groups import Band, Group, Series, series_of
 
 matplotlib = LazyModule("matplotlib")

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from atoll.clients.data.catalog import DATASETS
 from atoll.errors import RunDirectoryError
+from atoll.lazy import LazyModule
 from atoll.platform.config.experiment import ADDED_TABLES
 from atoll.platform.results.labels import flattened
 from atoll.platform.run_directory.identity import RunIdentity, relevant
@@ -24,13 +24,15 @@ from atoll.platform.run_directory.run_files import (
     read_result,
     read_rounds,
 )
-from atoll.platform.sweeps.trials import EARLY, FINISHED, TABLE, TRIALS, read_trials
+from atoll.platform.sweeps.trial_rows import EARLY, FINISHED, TABLE, TRIALS, read_trials
 
 SWEEP_FILE, ARENA_FILE = "sweep.toml", "arena.toml"
 RESULTS_OF_AN_ARENA = "results.parquet"
 # A folder with a file of such a name may be the user's own, with the experiment in it.
 INSIDE = {ARENA_FILE: "federations", SWEEP_FILE: TRIALS}
 Kind = Literal["run", "sweep", "arena"]
+# It loads PyTorch.
+known_datasets = LazyModule("atoll.clients.data.known_datasets")
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def data_key(tables: Mapping[str, Any], identity: RunIdentity | None) -> DataKey
     name, options = str(data.get("dataset", "?")), data.get("options", {})
     contents = json.dumps(options, sort_keys=True)
     key = name.casefold()
-    is_drawn = key in DATASETS and DATASETS[key].base is not None and "seed" not in options
+    datasets = known_datasets.DATASETS
+    is_drawn = key in datasets and datasets[key].base is not None and "seed" not in options
     if identity is not None and not is_drawn:
         contents = identity.data.get(name, contents)
     held_out = tuple(sorted(map(str, data.get("held_out", ()))))

@@ -18,8 +18,8 @@ from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.run_files import CONFIG
 from atoll.platform.run_directory.run_lock import DirectoryInUseError, RunLock
 from atoll.platform.runs.federation_run import run
-from atoll.platform.sweeps.trial_stopping import STOPPED, AskAfterRound, TrialStopped
-from atoll.platform.sweeps.trials import log_of
+from atoll.platform.sweeps.trial_rows import STOPPED, log_of
+from atoll.platform.sweeps.trial_stopping import AskAfterRound, TrialStopped
 
 # How long a trial of a killed sweep may go on.
 ORPHAN_SECONDS = 60.0

@@ -31,8 +31,6 @@ logger = logging.getLogger("atoll")
 # Ray Tune is an extra of Ray's.
 schedulers = LazyModule("ray.tune.schedulers")
 
-STOPPED = "stopped.json"
-
 
 class TrialStopped(Exception):  # noqa: N818 - it is no error
     """A trial is not to go on.

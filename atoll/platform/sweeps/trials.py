@@ -1,4 +1,4 @@
-"""``trials.parquet``: what became of each of a sweep's trials, up to date while it runs."""
+"""The table of a sweep's trials, up to date while it runs."""
 
 from __future__ import annotations
 
@@ -8,65 +8,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
-
 from atoll.credentials import without_credentials
 from atoll.errors import RunDirectoryError
-from atoll.files.manifests import read_verified
-from atoll.files.reading import parse_json
 from atoll.files.recorded import write_recorded_rows
 from atoll.platform.run_directory.identity import RunIdentity
-from atoll.platform.run_directory.run_files import read_result, read_table
+from atoll.platform.run_directory.run_files import read_result
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of
-from atoll.platform.sweeps.trial_stopping import STOPPED
+from atoll.platform.sweeps.trial_rows import (
+    EARLY,
+    FAILED,
+    FINISHED,
+    SCHEMA,
+    STOPPED,
+    TABLE,
+    WAITING,
+    place_of,
+    stopped_row,
+)
 from atoll.source_identity import references_in, source_hashes
 
 logger = logging.getLogger("atoll")
-
-TRIALS, TABLE = "trials", "trials.parquet"
-WAITING, FINISHED, EARLY, FAILED = "waiting", "finished", "stopped", "failed"
-
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("trial", pa.string()),
-        ("method", pa.string()),
-        ("hyperparameters", pa.string()),
-        ("held_out", pa.string()),
-        ("seed", pa.int64()),
-        ("for_validation", pa.bool_()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("directory", pa.string()),
-        ("rounds", pa.int64()),
-        ("of_rounds", pa.int64()),
-        ("seconds", pa.float64()),
-        ("parameters_sha256", pa.string()),
-        ("metrics", pa.string()),
-    ]
-)
-
-
-class _Stopped(BaseModel):
-    """``stopped.json`` in the run directory of a trial that was stopped early."""
-
-    model_config = ConfigDict(strict=True)
-
-    round: int
-    metric: str
-    value: float
-    seconds: float
-
-
-def place_of(directory: Path, trial: Trial) -> Path:
-    """Return a trial's run directory."""
-    return directory / TRIALS / trial.name
-
-
-def log_of(place: Path) -> Path:
-    """Return the log of a trial, beside its run directory."""
-    return place.with_name(f"{place.name}.log")
 
 
 class TrialTable:
@@ -157,17 +118,6 @@ def _result_of(place: Path) -> dict[str, Any] | None:
         return None
 
 
-def stopped_row(place: Path) -> dict[str, Any]:
-    """Return what the ledger says of a trial that was stopped early."""
-    path = place / STOPPED
-    stopped = parse_json(read_verified(path), str(path), _Stopped, finite=False)
-    return {
-        "rounds": stopped.round,
-        "seconds": stopped.seconds,
-        "metrics": json.dumps({stopped.metric: stopped.value}),
-    }
-
-
 def check_same_data(directory: Path, trials: Sequence[Trial]) -> None:
     """Refuse to go on with a sweep whose ended trials were run on other data than there are now.
 
@@ -194,19 +144,3 @@ def check_same_data(directory: Path, trials: Sequence[Trial]) -> None:
         config = trial.experiment.to_dict()
         for name in before.changed_code(source_hashes(references_in(config))):
             logger.warning("the module %s is not what it was when %s was run", name, trial)
-
-
-def read_trials(directory: Path) -> Sequence[dict[str, Any]]:
-    """Return the rows of a sweep's table of trials.
-
-    Raises
-    ------
-    RunDirectoryError
-        If it cannot be read.
-    """
-    table = read_table(directory / TABLE, needed=SCHEMA)
-    for name in ("key", "trial", "status", "directory", "of_rounds"):
-        if table.column(name).null_count:
-            raise RunDirectoryError(f"{directory / TABLE}: its column {name!r} has gaps")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows

@@ -14,7 +14,8 @@ from torch import Tensor
 from atoll.clients.moments.statistic import Statistic
 from atoll.errors import InvalidExperimentError
 from atoll.strategies.alignment.alignment_settings import AlignmentSettings
-from atoll.strategies.alignment.moments.domain_moments import Domains, StoredMoments
+from atoll.strategies.alignment.moments.domain_moments import Domains
+from atoll.strategies.alignment.moments.stored_moments import StoredMoments
 
 logger = logging.getLogger("atoll")
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -5,9 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atoll.attacks.arena.arena_job import Conditions, Job, Knowledge
-from atoll.attacks.arena.arena_run import JobEnd, run_jobs, table_of
+from atoll.attacks.arena.arena_run import JobEnd, first_victims_first, run_jobs, table_of
 from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.defenses import REFERENCES
@@ -131,3 +134,33 @@ def test_images_are_kept_only_where_they_are_asked_for(
     assert both[0].shape == both[1].shape == (1, 1, 8, 8)
     files = {p.name for p in (tmp_path / "without").rglob("*") if p.is_file()}
     assert files == {"manifest.json", "rows.parquet", "seconds.parquet"}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from(KNOWLEDGE)))
+)
+def test_first_victims_come_first_and_nothing_is_lost(
+    cells: list[tuple[str, str, Knowledge]],
+) -> None:
+    jobs = [
+        Job(federation, (Path(str(place)),), attack, {}, knowledge, 0)
+        for place, (federation, attack, knowledge) in enumerate(cells)
+    ]
+    ordered = first_victims_first(jobs)
+    assert sorted(jobs, key=lambda job: int(job.captures[0].name)) == sorted(
+        ordered, key=lambda job: int(job.captures[0].name)
+    )
+    seen: Counter[tuple[str, str, str]] = Counter()
+    ranks = []
+    for job in ordered:
+        cell = (job.federation, job.attack, job.knowledge)
+        ranks.append(seen[cell])
+        seen[cell] += 1
+    assert ranks == sorted(ranks)
+    for cell in set(cells):
+        of_cell = [
+            int(job.captures[0].name)
+            for job in ordered
+            if (job.federation, job.attack, job.knowledge) == cell
+        ]
+        assert of_cell == sorted(of_cell)

@@ -15,6 +15,9 @@ from atoll.attacks.generators.biggan import BLOCKS, load_biggan
 from atoll.errors import DataUnavailableError
 from tests.support.attacks.stage_checks import check_stages
 
+# Its fixtures take longer than its tests.
+pytestmark = pytest.mark.xdist_group("biggan")
+
 WIDTH, CONDITION, TRUNCATIONS = 128, 256, 51
 
 

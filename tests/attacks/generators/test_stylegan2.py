@@ -14,6 +14,9 @@ from atoll.attacks.generators.stylegan2_weights import read_stylegan2, widths_of
 from atoll.errors import DataUnavailableError
 from tests.support.attacks.stage_checks import check_stages
 
+# Its fixtures take longer than its tests.
+pytestmark = pytest.mark.xdist_group("stylegan2")
+
 STYLE = 512
 # config-f: channels at 4x4, 8x8, ...
 CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64, 32)

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ from atoll.attacks.arena.arena_run import JobEnd
 from atoll.errors import RunDirectoryError
 from atoll.platform.arenas.arena import ArenaResult, arena_directory, jobs_of_federations, run_arena
 from atoll.platform.arenas.arena_plan import Arena, load_arena
-from atoll.platform.cli.watch import watch
+from atoll.platform.cli.live_page.views import view_of
+from atoll.platform.cli.watching.watch import watch
 from atoll.platform.sweeps.sweep import TrialEnd
 from tests.platform.arenas.test_arena_plan import ARENA
 
@@ -35,7 +37,6 @@ def finished(
     return arena, run_arena(arena, folder / "out", on_job=ends.append), ends
 
 
-@pytest.mark.long
 def test_every_attack_meets_every_defense(
     finished: tuple[Arena, ArenaResult, list[JobEnd]],
 ) -> None:
@@ -99,6 +100,17 @@ def test_it_is_watched_as_its_directory_tells(
     )
 
 
+def test_the_live_page_says_what_the_report_says(
+    finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path
+) -> None:
+    _, result, _ = finished
+    folder = tmp_path / result.directory.name
+    folder.mkdir()
+    page = view_of(result.directory).write(folder)
+    assert page is not None
+    assert page.read_text() == result.report.read_text()
+
+
 def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
     finished: tuple[Arena, ArenaResult, list[JobEnd]], cluster: None
 ) -> None:
@@ -114,6 +126,34 @@ def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
     assert trials == []
     assert len(ends) == len(jobs[::3])
     assert (result.directory / "results.parquet").read_bytes() == before
+
+
+def test_a_budget_ends_it_with_a_report_and_the_next_call_goes_on_to_the_same_bits(
+    finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path, cluster: None
+) -> None:
+    arena, result, _ = finished
+    directory = Path(shutil.copytree(result.directory, tmp_path / "out"))
+    jobs = sorted((directory / "jobs").iterdir())
+    for lost in jobs[1:]:
+        shutil.rmtree(lost)
+    ended: list[JobEnd] = []
+
+    def wait_for_the_end(end: JobEnd) -> None:
+        ended.append(end)
+        time.sleep(60)
+
+    part = run_arena(arena, directory, budget=8.0, on_job=wait_for_the_end)
+    assert len(ended) <= 1
+    assert (part.federations_left, part.attacks_left) == (0, len(jobs) - 1 - len(ended))
+    assert f"{part.attacks_left} attacks on the others, are still to be run" in " ".join(
+        part.report.read_text().split()
+    )
+    whole = run_arena(arena, directory)
+    assert (whole.federations_left, whole.attacks_left) == (0, 0)
+    assert "still to be run" not in whole.report.read_text()
+    assert (directory / "results.parquet").read_bytes() == (
+        result.directory / "results.parquet"
+    ).read_bytes()
 
 
 @pytest.mark.long

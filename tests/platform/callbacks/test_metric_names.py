@@ -16,7 +16,7 @@ from atoll.platform.callbacks.metric_names import (
     metrics_in,
 )
 from atoll.platform.callbacks.observers import RoundRecord
-from atoll.platform.cli.run_standing import read_rounds
+from atoll.platform.cli.watching.run_standing import read_rounds
 from atoll.platform.run_directory.ledger import Ledger
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.callbacks.round_figures import line_of
-from atoll.platform.cli.progress import ConsoleProgress
-from atoll.platform.cli.round_table import RoundTable
+from atoll.platform.cli.output.progress import ConsoleProgress
+from atoll.platform.cli.output.round_table import RoundTable
 from tests.support.paths import ROOT
 from tests.support.runs.terminal import in_terminal
 

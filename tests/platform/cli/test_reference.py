@@ -15,9 +15,9 @@ import typer
 from packaging import version
 from typer.testing import CliRunner
 
-from atoll.platform.cli import reference
 from atoll.platform.cli.application import application
-from atoll.platform.cli.columns import indented, name_lines
+from atoll.platform.cli.commands import reference
+from atoll.platform.cli.output.columns import indented, name_lines
 from atoll.platform.reference.names import kinds, names_of
 from tests.support.paths import ROOT
 

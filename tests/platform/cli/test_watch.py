@@ -12,12 +12,13 @@ from rich.console import Console
 
 from atoll.errors import RunDirectoryError
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.cli.run_standing import read_rounds
-from atoll.platform.cli.watch import watch
+from atoll.platform.cli.watching.run_standing import read_rounds
+from atoll.platform.cli.watching.watch import watch
 from atoll.platform.run_directory.ledger import Ledger
 from atoll.platform.run_directory.run_files import CONFIG, ROUNDS
 from atoll.platform.sweeps.sweep_plan import load_sweep
-from atoll.platform.sweeps.trials import TrialTable, place_of
+from atoll.platform.sweeps.trial_rows import place_of
+from atoll.platform.sweeps.trials import TrialTable
 
 RESULT: dict[str, Any] = {
     "status": "finished",

@@ -1,8 +1,8 @@
 """The figures of an arena's report."""
 
 from atoll.attacks.arena.arena_summary import cells_of
-from atoll.platform.reports.arena_figures import frontier
-from atoll.platform.reports.drawing import Level
+from atoll.platform.reports.figures.arena_figures import frontier
+from atoll.platform.reports.figures.drawing import Level
 
 
 def row(attack: str, defense: str, psnr: float, accuracy: float | None, **more: object):

@@ -12,6 +12,9 @@ from atoll.platform.attack_runs.attack_run import AttackRun, plain_table_of
 from atoll.platform.reports.attack_report import write_attack_report
 from tests.support.runs.browser import result_in_page
 
+# Its fixtures take longer than its tests.
+pytestmark = pytest.mark.xdist_group("attack-report")
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,6 +51,13 @@ def test_it_says_whose_images_and_how_they_were_attacked(page: Path) -> None:
     assert "run &lt;b&gt;" in text
     assert not re.search(r"<td>\d+\.\d{6,}", text)
     assert len(text) < 60_000
+
+
+def test_of_an_attack_that_names_no_labels_none_are_shown(page: Path) -> None:
+    text = page.read_text()
+    assert re.search("identified, label [0-9]+<", text)
+    assert "label accuracy" not in text
+    assert "labels right" not in text
 
 
 @pytest.mark.slow

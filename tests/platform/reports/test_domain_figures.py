@@ -8,8 +8,8 @@ import pytest
 
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.callbacks.observers import RoundRecord
-from atoll.platform.reports.domain_figures import domain_figures, statistic_rows
-from atoll.platform.reports.figures import all_figures
+from atoll.platform.reports.figures.domain_figures import domain_figures, statistic_rows
+from atoll.platform.reports.figures.run_figures import all_figures
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.ledger import Ledger
 from atoll.platform.run_directory.run_files import CLIENT_SCHEMA, read_table
@@ -131,3 +131,16 @@ def test_validation_is_drawn_beside_the_test_and_is_no_way_of_inference(tmp_path
     assert not any("inference" in title for title in drawn)
     curves = {curve.name: list(curve.y) for curve in drawn["Accuracy"].series}
     assert curves == {"on the server's test data": [0.5], "on validation data": [0.75]}
+
+
+def test_accuracy_and_loss_come_first_and_axes_have_words(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "[run]\n")
+    metrics = {"calibration_error": 0.25, "loss": 1.0, "accuracy": 0.5}
+    ledger.on_round(
+        RoundRecord(1, 1, 1.0, 1, 1, 0, 7, train_metrics={}, server_metrics=metrics, clients={})
+    )
+    ledger.flush()
+    rounds = read_table(tmp_path / "rounds.parquet")
+    drawn = all_figures(rounds, CLIENT_SCHEMA.empty_table(), None)
+    assert [title for title, _ in drawn[:3]] == ["Accuracy", "Loss", "Calibration error"]
+    assert [figure.y_title for _, figure in drawn[:3]] == ["accuracy", "loss", "calibration error"]

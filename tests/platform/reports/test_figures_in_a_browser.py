@@ -14,12 +14,12 @@ from PIL import Image
 
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
-from atoll.platform.reports.drawing import axis_range, figures_json, late_range, lines
+from atoll.platform.reports.figures.drawing import axis_range, figures_json, late_range, lines
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.ledger import Ledger
 from tests.support.runs.browser import result_in_page
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("figures-in-a-browser")]
 
 CONFIG = """
 [run]
@@ -189,6 +189,20 @@ def test_a_click_shows_one_client_and_a_legend_hides_a_curve(report: Path) -> No
     assert found["after"] == [*found["before"], *chosen]
     assert found["chosen"] == "3"
     assert found["hidden"] == ["on the server's test data"]
+
+
+@pytest.mark.slow
+def test_on_paper_the_whole_experiment_is_open(report: Path) -> None:
+    script = """
+    const details = document.querySelector('details');
+    const found = [details.open];
+    for (const event of ['beforeprint', 'afterprint']) {
+      window.dispatchEvent(new Event(event));
+      found.push(details.open);
+    }
+    return found;
+    """
+    assert result_in_page(report, script) == [False, True, False]
 
 
 def test_axes_are_for_the_rounds_that_differ() -> None:

@@ -53,7 +53,6 @@ def listed(*arguments: object) -> list[dict]:
     return json.loads(stdout)
 
 
-@pytest.mark.long
 def test_runs_are_listed_with_their_figures(runs: Path) -> None:
     entries = {entry["name"]: entry for entry in listed(runs)}
     assert set(entries) == {
@@ -141,6 +140,7 @@ def test_runs_that_differ_in_the_seed_are_one_row_with_students_interval(
     page = out.read_text()
     assert "client.learning_rate = 0.05 (3 seeds)" in page
     assert "Test accuracy" in page
+    assert "A comparison of 6 runs." in page
     assert 'src="http' not in page
 
 
@@ -326,6 +326,7 @@ def test_trials_that_held_a_domain_out_are_not_pooled_with_those_that_had_it(
     assert "metrics, colored-digits, held out e0.1" in stdout
 
 
+@pytest.mark.long
 def test_a_sweep_is_listed_with_its_best_trial(sweep: tuple[Path, str]) -> None:
     directory, _ = sweep
     [entry] = listed(directory.parent)

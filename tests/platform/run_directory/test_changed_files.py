@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from atoll.attacks.capture_validation.replay import diagnose_capture
 from atoll.errors import AtollError
-from atoll.platform.cli.run_standing import read_info
+from atoll.platform.cli.watching.run_standing import read_info
 from atoll.platform.reports.run_report import headline, write_report
 from atoll.platform.run_directory.run_config import load_run_config
 from tests.support.runs.changed_files import (

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from atoll import Experiment, run
 from atoll.errors import InvalidExperimentError
 from atoll.platform.cli.application import application
-from atoll.platform.cli.plan import plan_lines
+from atoll.platform.cli.output.plan import plan_lines
 from atoll.platform.runs.plan import plan_run
 
 TABLES: dict[str, dict[str, Any]] = {

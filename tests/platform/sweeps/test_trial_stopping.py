@@ -15,7 +15,8 @@ from atoll.platform.run_directory.run_files import RESULT
 from atoll.platform.runs.federation_run import run
 from atoll.platform.sweeps.sweep import TrialEnd, run_sweep
 from atoll.platform.sweeps.sweep_plan import load_sweep
-from atoll.platform.sweeps.trial_stopping import STOPPED, Halving
+from atoll.platform.sweeps.trial_rows import STOPPED
+from atoll.platform.sweeps.trial_stopping import Halving
 
 SWEEP = """
 [run]

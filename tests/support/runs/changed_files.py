@@ -24,7 +24,7 @@ from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import read_capture, read_truth
 from atoll.errors import AtollError
 from atoll.files.recorded import write_recorded_json, write_recorded_rows
-from atoll.platform.cli.watch import watch
+from atoll.platform.cli.watching.watch import watch
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore
 from atoll.platform.run_directory.identity import RunIdentity
 from atoll.platform.run_directory.run_files import (
@@ -38,7 +38,7 @@ from atoll.platform.run_directory.run_files import (
     read_table,
 )
 from atoll.platform.runs.layerwise.block_files import UnitFiles, UnitState
-from atoll.platform.sweeps.trials import SCHEMA, read_trials, stopped_row
+from atoll.platform.sweeps.trial_rows import SCHEMA, read_trials, stopped_row
 from tests.support.runs.foreign_files import write_run
 
 EXAMPLES = int(os.environ.get("ATOLL_FUZZ_EXAMPLES", "15"))

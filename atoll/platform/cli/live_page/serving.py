@@ -8,7 +8,7 @@ from rich.console import Console
 
 from atoll.platform.cli.live_page.server import LiveServer
 from atoll.platform.cli.live_page.views import view_of
-from atoll.platform.cli.watch import wait_for
+from atoll.platform.cli.watching.watch import wait_for
 
 
 def serve(directory: Path, console: Console, *, port: int = 0, every: float = 2.0) -> None:

@@ -6,25 +6,22 @@ is out of date never replaces the run's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from atoll.attacks.arena.result_store import JobStore
 from atoll.errors import RunDirectoryError
-from atoll.files.manifests import read_verified
-from atoll.files.reading import Line, parse_json, read_toml
+from atoll.files.reading import read_toml
 from atoll.platform.arenas.arena import (
     ARENA_CONFIG,
     FEDERATIONS,
     JOBS,
-    LABELS,
     RESULTS,
 )
-from atoll.platform.cli.run_standing import read_info, standing_of
+from atoll.platform.arenas.jobs_file import JOBS_FILE, read_jobs
+from atoll.platform.cli.watching.run_standing import read_info, standing_of
 from atoll.platform.reports.arena_report import write_arena_report
 from atoll.platform.reports.run_report import REPORT, write_report
 from atoll.platform.results.comparison import compare
@@ -37,7 +34,7 @@ from atoll.platform.run_directory.run_files import (
     read_result,
     read_rounds,
 )
-from atoll.platform.sweeps.trials import TABLE, TRIALS, WAITING, read_trials
+from atoll.platform.sweeps.trial_rows import TABLE, TRIALS, WAITING, read_trials
 
 
 @dataclass(frozen=True)
@@ -193,14 +190,14 @@ class ArenaView:
         """Return which attacks have ended."""
         jobs = self.directory / JOBS
         ended = sorted(path.name for path in jobs.iterdir()) if jobs.is_dir() else []
-        return ended, _states([self.directory / LABELS, self.directory / RESULTS])
+        return ended, _states([self.directory / JOBS_FILE, self.directory / RESULTS])
 
     def standing(self) -> Standing:
         """Return how its federations and attacks stand."""
         federations = self.directory / FEDERATIONS
         parts, ended = _trials(federations) if (federations / TABLE).exists() else ((), 0)
         text = f"{ended} of {len(parts)} federations ended"
-        jobs = read_labels(self.directory)
+        jobs = read_jobs(self.directory, {}).jobs
         if jobs:
             done = sum(job.key in self._store for job in jobs)
             text += f", {done} of {len(jobs)} attacks ended"
@@ -208,7 +205,9 @@ class ArenaView:
 
     def write(self, folder: Path) -> Path | None:
         """Write the report of the attacks that have ended."""
-        ended = [job for job in read_labels(self.directory) if job.key in self._store]
+        tables = read_toml(self.directory / ARENA_CONFIG)
+        recorded = read_jobs(self.directory, tables)
+        ended = [job for job in recorded.jobs if job.key in self._store]
         rows = [
             {"key": job.key, **job.labels, **row}
             for job in ended
@@ -216,40 +215,14 @@ class ArenaView:
         ]
         if not rows:
             return None
-        settings = read_toml(self.directory / ARENA_CONFIG).get("arena", {})
+        facts = recorded.facts
+        waiting = {job.key for job in recorded.jobs} - {job.key for job in ended}
+        facts = replace(facts, attacks_left=len(waiting - facts.failed.keys()))
+        settings = tables.get("arena", {})
         baseline = settings.get("baseline") or next(iter(settings.get("attacks", {})), "")
         keeps = settings.get("pictures", False)
         images = {job.key: self._store.images(job.key) for job in ended} if keeps else {}
-        return write_arena_report(folder, rows, str(baseline), images)
-
-
-class _Job(BaseModel):
-    """An attack's key, and its columns beside the result."""
-
-    model_config = ConfigDict(strict=True)
-
-    key: Line
-    labels: dict[str, str | int | float | bool | None]
-
-
-class _Jobs(BaseModel):
-    """The file of an arena's attacks."""
-
-    model_config = ConfigDict(strict=True)
-
-    jobs: list[_Job]
-
-
-def read_labels(directory: Path) -> Sequence[_Job]:
-    """Return an arena's attacks; none before its federations have ended.
-
-    Raises
-    ------
-    RunDirectoryError
-        If they cannot be read.
-    """
-    path = directory / LABELS
-    return parse_json(read_verified(path), str(path), _Jobs).jobs if path.exists() else []
+        return write_arena_report(folder, rows, str(baseline), images, facts)
 
 
 def trial_directories(directory: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from atoll.attacks.arena.paired_tests import CONFIDENCE, Interval
 from atoll.attacks.base.attack_names import BASELINES
 from atoll.attacks.metrics.kinds import TITLES
 from atoll.platform.reports.arena.facts import ArenaFacts
-from atoll.platform.reports.arena_figures import attacker_of
+from atoll.platform.reports.figures.arena_figures import attacker_of
 
 Row = Mapping[str, Any]
 
@@ -200,6 +200,12 @@ def warnings(cells: Sequence[Cell], found: Sequence[Finding], facts: ArenaFacts)
             f"{len(facts.failed)} federations or attacks failed, and what they would have shown is "
             f"missing here. The first: {reason}"
         )
+    if facts.federations_left or facts.attacks_left:
+        yield (
+            f"The arena has not ended: {facts.federations_left} federations, and "
+            f"{facts.attacks_left} attacks on the others, are still to be run. Intervals become "
+            "narrower when they are ('atoll arena' again goes on)."
+        )
     yield from _no_better_than_chance(cells, facts)
     yield from _below_the_floor(cells, found)
     few = sorted({f.clients for f in found if f.clients < FEW_VICTIMS})
@@ -235,7 +241,7 @@ def _below_the_floor(cells: Sequence[Cell], found: Sequence[Finding]) -> Iterato
     ]
     if weak:
         yield (
-            f"Against {', '.join(weak)} even the strongest attack identifies no more examples than "
+            f"Against {_listed(weak)} even the strongest attack identifies no more examples than "
             "a baseline that hardly looks at the update. This is evidence neither of leakage nor "
             "of the defense's strength: another attack may do better."
         )
@@ -321,3 +327,9 @@ def _counts(rows: Sequence[Row]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
         )
         for key, own in members.items()
     }
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -74,6 +74,10 @@ class ArenaFacts:
         Of Python and packages.
     failed : Mapping[str, str]
         Why federations and attacks failed.
+    federations_left, attacks_left : int
+        How many federations, and how many attacks on those that ended, a time budget left out.
+    membership : Sequence of rows
+        Figures of membership inference: setting, defense, epsilon, method and what it finds.
     """
 
     tables: Mapping[str, Any] = field(default_factory=dict)
@@ -81,6 +85,9 @@ class ArenaFacts:
     classes: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    federations_left: int = 0
+    attacks_left: int = 0
+    membership: Sequence[Sequence[str]] = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:

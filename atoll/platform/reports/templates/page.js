@@ -228,6 +228,15 @@
     draw(view);
     sizes.observe(view.canvas);
   }
+  // On paper nothing can be opened.
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const each of opened) each.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const each of opened) each.open = false;
+  });
   window.atollFigures = {
     svg: (number) => svgText(views[number]),
     png: (number) => pngUrl(views[number]),

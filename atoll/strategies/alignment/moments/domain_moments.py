@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.moments.head_statistics import HessianProduct
-from atoll.clients.moments.moment_messages import DomainSums, Term
+from atoll.clients.moments.moment_messages import Term
 from atoll.clients.moments.moved_head import MovedHeadRisk
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistics import Loss
@@ -29,15 +28,7 @@ from atoll.strategies.alignment.moments.domain_weights import DomainWeights, Wei
 from atoll.strategies.alignment.moments.example_rows import ExampleRows
 from atoll.strategies.alignment.moments.local_exchange import HERE, LocalExchange
 from atoll.strategies.alignment.moments.moment_exchange import Exchange
-
-
-class StoredMoments(TypedDict):
-    """A domain's last moments, for rounds without a client of it; plain data, for checkpoints."""
-
-    count: int
-    server_round: int
-    # By the place in the round and the statistic's name.
-    values: dict[str, Tensor]
+from atoll.strategies.alignment.moments.stored_moments import StoredMoments, means_of
 
 
 @dataclass(frozen=True)
@@ -370,7 +361,7 @@ class Domains:
         for index, statistic in enumerate(statistics):
             key = f"{self._calls}/{statistic.name}"
             self._calls += store
-            means = self._means(answers, index)
+            means = means_of(answers, index, self._weighted.count_of)
             rows = [
                 means[name] if name in means else self._remembered(name, key, means, store)
                 for name in self.names
@@ -379,15 +370,6 @@ class Domains:
                 self._fresh[key] = means
             result.append(torch.stack(rows))
         return result
-
-    def _means(self, answers: Mapping[int, DomainSums], index: int) -> dict[str, Tensor]:
-        sums: dict[str, Tensor] = {}
-        for answer in answers.values():
-            for (i, name), values in answer.sums.items():
-                if i == index:
-                    exact = values.to(torch.float64)
-                    sums[name] = sums[name] + exact if name in sums else exact
-        return {name: total / self._weighted.count_of[name] for name, total in sums.items()}
 
     def _remembered(self, name: str, key: str, means: Mapping[str, Tensor], store: bool) -> Tensor:
         """Return a stored moment of a domain that is not here; a cotangent of it leads nowhere."""

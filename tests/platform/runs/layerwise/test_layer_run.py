@@ -21,7 +21,7 @@ from atoll.clients.noprop.networks.inference import Inference, Noise
 from atoll.clients.noprop.networks.network import noprop_dt
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.callbacks.observers import RunInfo
-from atoll.platform.cli.progress import ConsoleProgress
+from atoll.platform.cli.output.progress import ConsoleProgress
 from atoll.platform.config.experiment import read_tables
 from atoll.platform.reports.run_report import headline
 from atoll.platform.runs.federation import prepare

@@ -1,0 +1,119 @@
+"""Client's update as a function of its tokens' embeddings, in the place of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from atoll.attacks.threat.observation import Observation
+from atoll.attacks.threat.simulation import ClientSimulation
+from atoll.clients.data.inputs.tokens import TokenInputs
+from atoll.errors import AttackError
+
+
+class EmbeddedClient:
+    """Simulation of a client whose texts are given as embeddings.
+
+    Sequences are as long as the longest of the batch, where the update tells how long that is: by
+    the gradient of a table with a row for each place. Else they fill all places.
+
+    Parameters
+    ----------
+    observation : Observation
+        Of a classification of token sequences.
+
+    Attributes
+    ----------
+    length : int
+        Places of the sequences.
+    table : Tensor
+        The tokens' embeddings, shape (vocabulary, width).
+    matched : tuple[int, ...]
+        The places of the parameters whose gradients depend on the embeddings given: all but the
+        table's own.
+
+    Raises
+    ------
+    AttackError
+        If the model has no embedding of the tokens.
+    """
+
+    def __init__(self, observation: Observation) -> None:
+        assert isinstance(observation.inputs, TokenInputs)
+        self._inputs = observation.inputs
+        self._simulation = ClientSimulation.of(observation)
+        self._embedding = _embedding_of(observation)
+        self.table = self._table_of(observation)
+        own = observation.model.place_of(self._embedding.weight)
+        self.matched = tuple(p for p in range(len(observation.target)) if p != own)
+        self.length = _longest(observation, self._inputs.length)
+
+    def update(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return the update of texts with these embeddings; differentiable by them.
+
+        Parameters
+        ----------
+        embeddings : Tensor
+            Shape (n, length, width).
+        labels : Tensor
+            int64, shape (n,).
+        """
+        count = len(embeddings)
+        padding = self._inputs.padding
+        # Which tokens these are does not matter, but that they are none of padding.
+        tokens = torch.full((count, self._inputs.length), padding)
+        tokens[:, : self.length] = 1 if padding == 0 else 0
+        missing = self._inputs.length - self.length
+        rest = self.table[padding].expand(count, missing, -1)
+        with self._replaced(torch.cat([embeddings, rest], 1)):
+            update = self._simulation(tokens, labels)
+        return tuple(update[place] for place in self.matched)
+
+    def nearest(self, embeddings: Tensor) -> Tensor:
+        """Return the tokens whose embeddings have the smallest angle to these: (n, length)."""
+        table = nn.functional.normalize(self.table, dim=1)
+        similar = nn.functional.normalize(embeddings, dim=-1) @ table.T
+        similar[..., self._inputs.padding] = -torch.inf
+        return similar.argmax(-1)
+
+    def _table_of(self, observation: Observation) -> Tensor:
+        table = self._embedding.weight.detach()
+        return table[: observation.inputs.vocabulary]  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _replaced(self, embeddings: Tensor) -> Iterator[None]:
+        """Let the model's embedding return these, while it lasts."""
+
+        def replace(module: nn.Module, tokens: tuple[Tensor, ...], found: Tensor) -> Tensor:
+            return embeddings.expand_as(found)
+
+        handle = self._embedding.register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _embedding_of(observation: Observation) -> nn.Embedding:
+    inputs = observation.inputs
+    assert isinstance(inputs, TokenInputs)
+    for module in observation.model.module.modules():
+        if isinstance(module, nn.Embedding) and module.num_embeddings >= inputs.vocabulary:
+            return module
+    raise AttackError(
+        f"{observation.name}: the model has no embedding of {inputs.vocabulary} tokens; expected "
+        "one"
+    )
+
+
+def _longest(observation: Observation, length: int) -> int:
+    """Return up to which place there are tokens, by the gradient of the places' embeddings."""
+    for name, gradient in zip(observation.model.names, observation.target, strict=True):
+        if "position" in name and gradient.dim() == 2 and len(gradient) >= length:
+            sizes = gradient[:length].double().norm(dim=1)
+            used = (sizes > 1e-3 * sizes.max()).nonzero()
+            return int(used.max()) + 1 if len(used) else length
+    return length

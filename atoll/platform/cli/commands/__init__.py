@@ -1,0 +1,1 @@
+"""The commands of ``atoll``, a function each, with their options."""

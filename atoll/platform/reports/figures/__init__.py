@@ -1,0 +1,1 @@
+"""Figures of reports, as data that a page draws."""
