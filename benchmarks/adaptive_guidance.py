@@ -1,11 +1,16 @@
-"""Guided diffusion with and without adaptive guidance, and a rival, on the captures of a run.
+"""Guided diffusion with and without adaptive guidance, and a rival.
 
-The victims are clients' training images; the prior has seen test images alone. Figures are paired
-by image. Run it, in some minutes:
+The victims are clients with one training image each, and an untrained model each; or, with
+``--run``, those that a run has captured. The prior has seen test images alone. Figures are paired
+by image. Run it, in a minute:
 
-    atoll train-prior digits --kind diffusion --out digits.diffusion --set steps=600 --set width=16
+    atoll train-prior digits --kind diffusion --out digits.diffusion --set steps=400 --set width=8
+    python -m benchmarks.adaptive_guidance digits.diffusion
+
+or, with ResNet-8 in a federation:
+
     atoll run experiments/guided-diffusion.toml
-    python -m benchmarks.adaptive_guidance runs/guided-diffusion digits.diffusion
+    python -m benchmarks.adaptive_guidance digits.diffusion --run runs/guided-diffusion
 
 An evaluation is one of the matching cost with its gradient. Inverting Gradients has as many as
 guided diffusion has levels, and ten times as many.
@@ -23,8 +28,10 @@ from scipy.stats import t
 
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture_files import find_captures
+from atoll.attacks.example_victims import example_victim
 from atoll.attacks.victims import attack_victims, observe_victims, read_victims, references_of
 from atoll.clients.data.catalog import load_dataset
+from atoll.clients.settings import ModelSettings
 
 
 def arms(levels: int, prior: Path) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -42,13 +49,19 @@ def arms(levels: int, prior: Path) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
     parser.add_argument("prior", type=Path)
+    parser.add_argument("--run", type=Path, help="of experiments/guided-diffusion.toml, say")
+    parser.add_argument("--model", default="lenet-relu", help="where there is no run")
+    parser.add_argument("--victims", type=int, default=12, help="where there is no run")
     parser.add_argument("--levels", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    victims = read_victims(find_captures(given.run))
+    if given.run is None:
+        model = ModelSettings(name=given.model)
+        victims = [example_victim(model, seed=seed) for seed in range(given.victims)]
+    else:
+        victims = read_victims(find_captures(given.run))
     dataset = load_dataset(victims[0].capture.federation.dataset)
     references = references_of(dataset)
     first: list[float] | None = None

@@ -19,6 +19,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "spear": "atoll.attacks.methods.spear.attack:SPEAR",
         "april": "atoll.attacks.methods.april:APRIL",
         "imprint": "atoll.attacks.methods.imprint_attack:Imprint",
+        "class-fishing": "atoll.attacks.methods.class_fishing:ClassFishing",
         "r-gap": "atoll.attacks.methods.rgap:RGAP",
         "dlg": "atoll.attacks.methods.dlg:DLG",
         "idlg": "atoll.attacks.methods.dlg:IDLG",

@@ -28,4 +28,6 @@ REFERENCES: dict[str, str] = {
         "mixup": "mixup:MixUp",
     }.items()
 }
+# Mods that look at what a client got, and change nothing of what it sends.
+CHECKS: dict[str, str] = {"model-check": "atoll.attacks.defenses.model_check:ModelCheck"}
 DEFENSES: Registry[type[Defense]] = Registry("defense", REFERENCES)

@@ -30,15 +30,17 @@ class SentUpdate:
     parameters : list[Tensor]
         The broadcast arrays that an update changes: of floating point, without BatchNorm's running
         statistics.
+    keys : list[str]
+        Their keys.
     """
 
     def __init__(self, message: Message) -> None:
         sent = list(message.content.array_records.values())[:1]
         start = {key: view(array) for record in sent for key, array in record.items()}
         self._start_keys = start.keys()
-        self._keys = [key for key, values in start.items() if _is_update(key, values)]
+        self.keys = [key for key, values in start.items() if _is_update(key, values)]
         self._is_gradient = _replies_gradient(message)
-        self.parameters = [torch.from_numpy(np.array(start[key])) for key in self._keys]
+        self.parameters = [torch.from_numpy(np.array(start[key])) for key in self.keys]
 
     def is_in(self, reply: Message) -> bool:
         """Tell whether a reply has one ArrayRecord, whose keys are those of the message's."""
@@ -48,14 +50,14 @@ class SentUpdate:
     def read(self, reply: Message) -> list[Tensor]:
         """Return the update in a reply, shaped as :attr:`parameters`."""
         [arrays] = reply.content.array_records.values()
-        after = [torch.from_numpy(np.array(view(arrays[key]))) for key in self._keys]
+        after = [torch.from_numpy(np.array(view(arrays[key]))) for key in self.keys]
         return list(torch._foreach_sub(after, self._origin()))
 
     def write(self, reply: Message, update: Sequence[Tensor]) -> None:
         """Put another update into a reply."""
         [(place, arrays)] = reply.content.array_records.items()
         sent = torch._foreach_add(self._origin(), list(update))
-        changed = dict(zip(self._keys, sent, strict=True))
+        changed = dict(zip(self.keys, sent, strict=True))
         reply.content[place] = array_record(
             {
                 key: to_array(changed[key].numpy()) if key in changed else array

@@ -29,6 +29,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "resnet18": "atoll.clients.models.resnet:resnet18",
         "resnet50": "atoll.clients.models.resnet50:resnet50",
         "vit": "atoll.clients.models.vision_transformer:vit",
+        "fishing": "atoll.clients.models.fishing_head:fishing",
         "gru": "atoll.clients.models.texts.recurrent:gru",
         "char-transformer": "atoll.clients.models.texts.transformer:char_transformer",
         "text-mean": "atoll.clients.models.texts.embedding_mean:text_mean",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp.strategy import Strategy
 
-from atoll.attacks.defenses import REFERENCES
+from atoll.attacks.defenses import CHECKS, REFERENCES
 from atoll.attacks.defenses.order import check_order
 from atoll.clients.mods import CLIENT_MODS, KEY, as_settings, find_mods
 from atoll.clients.settings import ClientSettings
@@ -22,7 +22,8 @@ from atoll.strategies.sec_agg_plus import SecAggPlus
 if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment
 
-MODS: Registry[Any] = Registry("mod", {**CLIENT_MODS, **REFERENCES})
+PLACES = {**REFERENCES, **CHECKS}
+MODS: Registry[Any] = Registry("mod", {**CLIENT_MODS, **PLACES})
 
 
 def with_references(client: ClientSettings) -> ClientSettings:
@@ -31,7 +32,7 @@ def with_references(client: ClientSettings) -> ClientSettings:
     for entry in client.mods:
         settings = as_settings(entry)
         name = MODS.check(settings.name, KEY)
-        entries.append(settings.model_copy(update={"name": REFERENCES.get(name, name)}))
+        entries.append(settings.model_copy(update={"name": PLACES.get(name, name)}))
     return client.model_copy(update={"mods": tuple(entries)})
 
 

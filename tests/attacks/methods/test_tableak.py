@@ -92,3 +92,24 @@ def test_labels_that_are_numbers_must_be_given(tmp_path: Path) -> None:
     [observation] = observe_victims([victim], attack)
     [found] = attack.run_checked([observation])
     assert found.examples.shape == (1, 4)
+
+
+def test_a_gaussian_prior_of_public_rows_changes_what_is_found(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, TABLE, CLASSES)
+    references = references_of(dataset)
+    victim = victim_of(dataset, MLP, examples=2)
+    found = []
+    for settings in ({}, {"prior": "none"}, {"prior": "gaussian"}):
+        attack = TabLeak(restarts=2, steps=5, labels="given", **settings)
+        observations = observe_victims([victim], attack, public=references.public)
+        [attacked] = attack_victims(
+            "tableak", attack, [victim], observations, candidates=references.candidates
+        )
+        found.append(attacked)
+    assert torch.equal(found[0].examples, found[1].examples)
+    assert not torch.equal(found[0].examples, found[2].examples)
+    assert "prior_value" not in found[1].rows[0]
+    assert found[2].rows[0]["prior_value"] > 0
+    assert "public data" in found[2].rows[0]["threat"]
+    with pytest.raises(AttackError, match="prior = 'total-variation': is of images"):
+        observe_victims([victim], TabLeak(prior="total-variation"))
