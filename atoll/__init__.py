@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from atoll.platform.attack_runs.audit_run import AuditResult, run_audit
     from atoll.platform.attack_runs.label_counts import LabelsRun, run_labels
     from atoll.platform.attack_runs.membership_run import MembershipRun, run_membership
+    from atoll.platform.attack_runs.shadows.shadow_attacks import ShadowSettings
     from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
     from atoll.platform.config.experiment import Experiment, load_experiment
     from atoll.platform.grid.grid_config import GridConfig
@@ -80,6 +81,7 @@ __all__ = [
     "RunDirectoryError",
     "RunInfo",
     "RunResult",
+    "ShadowSettings",
     "Sweep",
     "SweepResult",
     "TableModel",
@@ -122,6 +124,7 @@ _MODULES = {
     "atoll.platform.attack_runs.attack_run": ("AttackRun", "run_attack"),
     "atoll.platform.attack_runs.audit_run": ("AuditResult", "run_audit"),
     "atoll.platform.attack_runs.membership_run": ("MembershipRun", "run_membership"),
+    "atoll.platform.attack_runs.shadows.shadow_attacks": ("ShadowSettings",),
     "atoll.platform.attack_runs.label_counts": ("LabelsRun", "run_labels"),
     "atoll.platform.callbacks.observers": ("Observer", "RoundRecord", "RunInfo"),
     "atoll.platform.config.experiment": ("Experiment", "load_experiment"),

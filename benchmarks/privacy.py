@@ -1,44 +1,58 @@
-"""Membership of clients' examples, and audits of epsilon, with and without defenses.
+"""Membership of clients' examples, audits of epsilon and noise of the server, in small federations.
 
-``python -m benchmarks.privacy`` runs small federations that overfit with seeds 0, 1 and 2 and
-prints the tables of docs/results/privacy.md.
+``python -m benchmarks.privacy`` runs small federations with seeds 0, 1 and 2 and prints the tables
+of docs/results/privacy.md.
 
 - membership: 10 clients with 40 digits each train a perceptron for many passes; every update is
-  captured. Scores of all candidates of all seeds are put together.
+  captured. Scores of all candidates of all seeds are put together. LiRA and RMIA have 32 shadow
+  federations a seed without defense, where they are stacked, and 8 with one.
 - audits: 200 clients of which 150 are canaries, at several budgets.
+- mechanisms: fresh noise and DP-FTRL's tree at the same budgets, on the quickstart's data and
+  cohorts with 6,000 images and a linear model.
 
-``--only membership`` or ``--only audits`` runs one of the two; ``--seeds 0`` one seed.
+``--only NAME`` runs one of the three; ``--seeds 0`` one seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from atoll import Experiment, MembershipRun, run, run_audit, run_membership
+import ray
+
+from atoll import Experiment, MembershipRun, ShadowSettings, run, run_audit, run_membership
+from atoll.platform.cluster.connection import patient_start
 from atoll.platform.reports.tables import Cell, Table, as_markdown
+from atoll.platform.runs.federation import prepare
 from benchmarks.recorded import date_and_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
-ROUNDS = 4
+ROUNDS = 2
 DELTA = 1e-3
 # By name, the sections that differ.
 DEFENSES: dict[str, dict[str, Any]] = {
     "none": {},
-    "clipping to 0.1": {"client": {"mods": [{"name": "clipping", "bound": 0.1}]}},
     "examples, epsilon = 8": {"privacy": {"epsilon": 8.0, "delta": DELTA, "level": "example"}},
-    "local, epsilon = 8 a round": {
-        "client": {
-            "mods": [{"name": "local-dp", "clipping_norm": 0.5, "epsilon": 8.0, "delta": DELTA}]
-        }
+    "clients, epsilon = 8": {
+        "privacy": {"epsilon": 8.0, "delta": DELTA, "sampling": "poisson"},
     },
 }
+# Shadow federations without a defense, and with one: these are run one at a time.
+STACKED, ALONE = 32, 8
 BUDGETS = (2.0, 8.0, 30.0)
+MECHANISMS: dict[str, dict[str, Any]] = {
+    "fresh noise, Poisson sampling": {"sampling": "poisson", "mechanism": "gaussian"},
+    "fresh noise, epochs": {"sampling": "epochs", "mechanism": "gaussian"},
+    "tree, epochs": {"sampling": "epochs", "mechanism": "tree"},
+}
+SERVER_BUDGETS = (8.0, 32.0)
 
 
 def overfitted(seed: int, changes: dict[str, Any]) -> Experiment:
@@ -50,7 +64,7 @@ def overfitted(seed: int, changes: dict[str, Any]) -> Experiment:
         "client": {"learning_rate": 0.1, "batch_size": 8, "epochs": 10},
         "strategy": {"name": "FedAvg", "fraction_train": 1.0, "fraction_evaluate": 0.0},
         "capture": {"nodes": "all", "rounds": list(range(1, ROUNDS + 1))},
-        "ray": {"workers": 1},
+        "ray": {"workers": 2},
         "log": {"progress": False},
     }
     for section, keys in changes.items():
@@ -69,7 +83,23 @@ def audited(seed: int, epsilon: float) -> Experiment:
             "strategy": {"name": "FedAvg", "fraction_train": 1.0, "fraction_evaluate": 0.0},
             "privacy": {"epsilon": epsilon, "delta": DELTA, "sampling": "poisson"},
             "audit": {"canaries": 150},
-            "ray": {"workers": 1},
+            "ray": {"workers": 2},
+            "log": {"progress": False},
+        }
+    )
+
+
+def noisy(seed: int, epsilon: float, keys: dict[str, Any]) -> Experiment:
+    """Return the quickstart at a smaller size, with a budget."""
+    return Experiment.from_dict(
+        {
+            "run": {"name": "mechanism", "seed": seed, "rounds": 25, "evaluate_every": 25},
+            "data": {"dataset": "mnist", "clients": 100, "train_examples": 6000},
+            "model": {"name": "linear"},
+            "client": {"learning_rate": 0.05, "momentum": 0.9, "batch_size": 32},
+            "strategy": {"name": "FedAvg", "fraction_train": 0.2, "fraction_evaluate": 0.0},
+            "privacy": {"epsilon": epsilon, "delta": DELTA, "clipping_norm": 0.5, **keys},
+            "ray": {"workers": 2},
             "log": {"progress": False},
         }
     )
@@ -84,7 +114,17 @@ def membership_table(seeds: Sequence[int], folder: Path) -> Table:
         for seed in seeds:
             done = run(overfitted(seed, changes), out=folder / f"membership-{number}-{seed}")
             accuracies.append(done.metrics["server_accuracy"])
-            found.append(run_membership(done.directory, candidates=40, seed=seed))
+            settings = ShadowSettings(ALONE if changes else STACKED)
+            found.append(
+                run_membership(
+                    done.directory,
+                    attack=["lira", "rmia", "active"],
+                    shadows=settings,
+                    candidates=40,
+                    seed=seed,
+                )
+            )
+            print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
         pooled = MembershipRun(folder, found[0].threat, [row for f in found for row in f.rows])
         for method in pooled.methods:
             figures = pooled.figures(method)
@@ -110,20 +150,42 @@ def audit_rows(seeds: Sequence[int], folder: Path) -> Iterator[list[Cell]]:
             ]
 
 
+def mechanism_rows(seeds: Sequence[int], folder: Path) -> Iterator[list[Cell]]:
+    """Yield a row a budget and mechanism: accuracies of the seeds, and the noise."""
+    for epsilon in SERVER_BUDGETS:
+        for place, (name, keys) in enumerate(MECHANISMS.items()):
+            accuracies, noise = [], 0.0
+            for seed in seeds:
+                experiment = noisy(seed, epsilon, keys)
+                done = run(experiment, out=folder / f"noise-{epsilon:g}-{place}-{seed}")
+                accuracies.append(done.metrics["server_accuracy"])
+                noise = prepare(experiment).strategy.noise_multiplier  # type: ignore[attr-defined]
+            shown = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
+            yield [f"{epsilon:g}", name, f"{noise:.2f}", f"{fmean(accuracies):.3f}", shown]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--only", choices=("membership", "audits"))
+    parser.add_argument("--only", choices=("membership", "audits", "mechanisms"))
     given = parser.parse_args()
     logging.getLogger("atoll").setLevel(logging.ERROR)
     print(f"{date_and_commit()}, seeds {list(given.seeds)}\n", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        if given.only != "audits":
-            print(as_markdown(membership_table(given.seeds, Path(folder))), flush=True)
-        if given.only != "membership":
-            header = ["budget", "seed", "claim", "bound", "one-shot", "right", "verdict"]
-            rows = list(audit_rows(given.seeds, Path(folder)))
-            print(as_markdown(Table("audits", header, rows)), flush=True)
+    # One Ray for all runs.
+    with patient_start():
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in (given.only,) if given.only else ("audits", "mechanisms", "membership"):
+            if part == "membership":
+                table = membership_table(given.seeds, folder)
+            elif part == "audits":
+                header = ["budget", "seed", "claim", "bound", "one-shot", "right", "verdict"]
+                table = Table(part, header, list(audit_rows(given.seeds, folder)))
+            else:
+                header = ["budget", "mechanism", "noise multiplier", "accuracy", "of each seed"]
+                table = Table(part, header, list(mechanism_rows(given.seeds, folder)))
+            print(f"{as_markdown(table)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from atoll.attacks.defenses.clipping import Clipping
     from atoll.attacks.defenses.defense import Defense, Estimate, Task
     from atoll.attacks.defenses.dp_sgd import DPSGD
+    from atoll.attacks.defenses.entropy_coding import EntropyCoding
     from atoll.attacks.defenses.local_dp import LocalDP
     from atoll.attacks.defenses.mixup import MixUp
     from atoll.attacks.defenses.noise import GaussianNoise
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     from atoll.attacks.poisoning.moments import MomentScaling
     from atoll.attacks.poisoning.poison import Poison
     from atoll.attacks.poisoning.update_poison import GaussianUpdate, SignFlip, UpdatePoison
+    from atoll.attacks.priors import PRIORS
+    from atoll.attacks.priors.prior import Prior
     from atoll.attacks.threat.capabilities import Capability, Given, ThreatModel
     from atoll.attacks.threat.image_space import ImageSpace
     from atoll.attacks.threat.label_leakage import LeakedLabels, leaked_labels
@@ -90,6 +93,7 @@ __all__ = [
     "LBFGS",
     "LPIPS",
     "POISONS",
+    "PRIORS",
     "Adam",
     "Attack",
     "Attacked",
@@ -103,6 +107,7 @@ __all__ = [
     "Diagnosis",
     "DistributedBackdoor",
     "EdgeCaseBackdoor",
+    "EntropyCoding",
     "Estimate",
     "ExamplePoison",
     "Features",
@@ -131,6 +136,7 @@ __all__ = [
     "PixelBackdoor",
     "Poison",
     "Precode",
+    "Prior",
     "PublicData",
     "Quantization",
     "Reconstruction",
@@ -198,6 +204,7 @@ _MODULES = {
     "atoll.attacks.defenses.clipping": ("Clipping",),
     "atoll.attacks.defenses.defense": ("Defense", "Estimate", "Task"),
     "atoll.attacks.defenses.dp_sgd": ("DPSGD",),
+    "atoll.attacks.defenses.entropy_coding": ("EntropyCoding",),
     "atoll.attacks.defenses.local_dp": ("LocalDP",),
     "atoll.attacks.defenses.mixup": ("MixUp",),
     "atoll.attacks.defenses.noise": ("GaussianNoise",),
@@ -246,6 +253,8 @@ _MODULES = {
         "SignFlip",
         "UpdatePoison",
     ),
+    "atoll.attacks.priors": ("PRIORS",),
+    "atoll.attacks.priors.prior": ("Prior",),
     "atoll.attacks.threat.capabilities": ("Capability", "Given", "ThreatModel"),
     "atoll.attacks.threat.label_leakage": ("LeakedLabels", "leaked_labels"),
     "atoll.attacks.threat.labels": ("infer_labels",),

@@ -275,7 +275,8 @@ def attack_victims(
         label, label_found and label_accuracy (of the victim's labels as a multiset; None where no
         class is predicted), cost, restart and cpu_seconds (the attack's, over all victims). Of
         images also seen (whether the attack's generator was trained on that very image; None if
-        that is not known) and oracle_psnr (of the best stage, where there are stages).
+        that is not known) and oracle_psnr (of the best stage, where there are stages). Of attacks
+        with a prior by name also prior_value, its value of the example.
 
     Examples
     --------
@@ -327,6 +328,8 @@ def _measured(
         examples = examples.nan_to_num(nan=0.5)
         columns["seen"] = list(attack.has_seen(observation, victim.truth.pixels))
         columns["oracle_psnr"] = _oracle_psnr(result, truth)
+    if result.prior is not None:
+        columns["prior_value"] = result.prior[order].tolist()
     shared = {
         "attack": name,
         "threat": str(attack.threat),

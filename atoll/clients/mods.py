@@ -38,6 +38,7 @@ CLIENT_MODS: dict[str, Any] = {
         )
     },
     "secure-aggregation": "atoll.clients.secure_aggregation:SecureAggregationMod",
+    "mask-bits": "atoll.clients.mask_bits:MaskBits",
 }
 MODS: Registry[Any] = Registry("mod", CLIENT_MODS)
 # Flower's mods take any number. With an epsilon or a sensitivity of 0 there is no noise.

@@ -18,16 +18,17 @@ from atoll.clients.ranges import (
     Examples,
     Megabytes,
     Norm,
-    Positive,
     Rate,
     Rounds,
     Seconds,
     Steps,
     Weight,
-    Width,
 )
 from atoll.clients.sections import FilePath, Names, UserFunction
 from atoll.clients.sections import Section as Section
+from atoll.clients.weight_settings import AdapterSettings as AdapterSettings
+from atoll.clients.weight_settings import CompanderSettings as CompanderSettings
+from atoll.clients.weight_settings import MaskSettings as MaskSettings
 
 
 class PartitionSettings(Section):
@@ -153,31 +154,6 @@ class DataSettings(Section):
         return {**self.options, **{key: name for key, name in columns.items() if name is not None}}
 
 
-class AdapterSettings(Section):
-    """``[model.adapters]``: small trained updates of frozen layers.
-
-    Attributes
-    ----------
-    kind : str
-        "lora": to a linear layer's weight a product of two narrow matrices is added (Hu et al.,
-        2021, arXiv 2106.09685).
-    rank : int
-        The narrow side of the two matrices.
-    alpha : float
-        The product is multiplied by ``alpha / rank``.
-    targets : tuple[str, ...]
-        Ends of the layers' names; by default all linear layers but the head.
-    trained : tuple[str, ...]
-        Beginnings of the names of layers that are trained whole; by default the head.
-    """
-
-    kind: Literal["lora"] = "lora"
-    rank: Width = 8
-    alpha: Positive = 16.0
-    targets: Annotated[tuple[str, ...], Field(strict=False, examples=[["query", "value"]])] = ()
-    trained: Annotated[tuple[str, ...], Field(strict=False, examples=[["head"]])] = ()
-
-
 class ModelSettings(Section):
     """``[model]``: which model; other keys are the model's keyword arguments.
 
@@ -187,6 +163,10 @@ class ModelSettings(Section):
         A registered model or ``module:callable``.
     adapters : AdapterSettings or None
         What is trained in place of the model's parameters; only that travels.
+    masks : MaskSettings or None
+        Masks of the frozen weights are trained in their place; only these and the head travel.
+    compander : CompanderSettings or None
+        Weights are an increasing function of what is trained.
 
     Examples
     --------
@@ -199,6 +179,8 @@ class ModelSettings(Section):
 
     name: str = "lenet"
     adapters: Annotated[AdapterSettings | None, Field(examples=[{"rank": 8}])] = None
+    masks: Annotated[MaskSettings | None, Field(examples=[{"scale": 0.01}])] = None
+    compander: Annotated[CompanderSettings | None, Field(examples=[{"scale": 1.0}])] = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -299,9 +281,12 @@ class SelectionSettings(Section):
         example's gradient (Paul et al., 2021, "Deep Learning on a Data Diet"). "random": a number
         that says nothing, to compare with.
     drop : float
-        The share of each client's examples that is left out: those of the lowest scores.
+        The share of examples that is left out: those of the lowest scores.
     score_rounds : int
         The client's rounds in which its examples are scored.
+    over : str
+        "client": the share is of each client's examples. "federation": of all clients' together, by
+        a threshold that the strategy DataDiet finds from the sum of their histograms.
 
     Examples
     --------
@@ -313,6 +298,7 @@ class SelectionSettings(Section):
     score: Literal["el2n", "grand", "random"] = "el2n"
     drop: Annotated[float, Field(ge=1e-9, lt=1.0, examples=[0.3])]
     score_rounds: Rounds = 10
+    over: Literal["client", "federation"] = "client"
 
 
 class ClientSettings(Section):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SANDMask,
     )
     from atoll.strategies.alignment.methods.hessians import CMA, HGP, Hutchinson
+    from atoll.strategies.alignment.methods.newton import GNS
     from atoll.strategies.alignment.methods.regularizers import (
         CORAL,
         IGA,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
     from atoll.strategies.asynchronous.deadline import DeadlineFedAvg
     from atoll.strategies.asynchronous.fed_buff import FedBuff
+    from atoll.strategies.heterogeneity.data_diet import DataDiet
     from atoll.strategies.heterogeneity.fed_dyn import FedDyn
     from atoll.strategies.heterogeneity.fed_exp import FedExP
     from atoll.strategies.heterogeneity.fed_nova import FedNova
@@ -75,6 +77,7 @@ __all__ = [
     "ERM",
     "FLAME",
     "FLOWER_STRATEGIES",
+    "GNS",
     "HGP",
     "IGA",
     "IRM",
@@ -89,6 +92,7 @@ __all__ = [
     "AsynchronousStrategy",
     "CenteredClipping",
     "CentralDP",
+    "DataDiet",
     "DeadlineFedAvg",
     "DomainGradients",
     "Domains",
@@ -151,6 +155,7 @@ _MODULES = {
         "SANDMask",
     ),
     "atoll.strategies.alignment.methods.hessians": ("CMA", "HGP", "Hutchinson"),
+    "atoll.strategies.alignment.methods.newton": ("GNS",),
     "atoll.strategies.alignment.methods.regularizers": (
         "CORAL",
         "FedIIR",
@@ -176,6 +181,7 @@ _MODULES = {
     "atoll.strategies.asynchronous.deadline": ("DeadlineFedAvg",),
     "atoll.strategies.asynchronous.fed_buff": ("FedBuff",),
     "atoll.strategies.asynchronous.asynchronous_strategy": ("AsynchronousStrategy",),
+    "atoll.strategies.heterogeneity.data_diet": ("DataDiet",),
     "atoll.strategies.heterogeneity.fed_dyn": ("FedDyn",),
     "atoll.strategies.heterogeneity.fed_exp": ("FedExP",),
     "atoll.strategies.heterogeneity.fed_nova": ("FedNova",),

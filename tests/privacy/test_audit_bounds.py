@@ -34,6 +34,40 @@ def test_the_p_value_is_the_theorems(guesses: int, epsilon: float, delta: float)
         assert p_value(12, guesses, right, epsilon, delta) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("canaries", "guesses", "right", "epsilon", "delta", "expected"),
+    [
+        (1000, 100, 90, 1.0, 1e-5, 0.0008412885614385305),
+        (1000, 1000, 600, 0.3, 1e-4, 0.05811847244519229),
+        (200, 200, 190, 2.0, 1e-3, 0.019461021017561017),
+        (150, 76, 60, 0.5, 1e-3, 0.01674987891370356),
+    ],
+)
+def test_the_p_value_is_that_of_the_papers_code(
+    canaries: int, guesses: int, right: int, epsilon: float, delta: float, expected: float
+) -> None:
+    # The code of the paper's appendix, as zj-jayzhang/one_round_auditing has it (91fd340), run.
+    assert p_value(canaries, guesses, right, epsilon, delta) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "dimensions", "delta", "expected"),
+    [
+        (0.03, 0.01, 10_000, 1e-5, 16.67549440282806),
+        (0.05, 0.012, 10_000, 1e-6, 45.025285334703796),
+        (0.01, 0.009, 10_000, 1e-5, 7.357787432430718),
+        (0.002, 0.01, 10_000, 1e-3, 0.453920155741713),
+        (0.2, 0.02, 2_000, 1e-7, 110.5632154805095),
+    ],
+)
+def test_the_one_shot_estimate_is_that_of_the_papers_code(
+    mean: float, deviation: float, dimensions: int, delta: float, expected: float
+) -> None:
+    # one_shot_epe of google-research/federated (a5af8c4), run.
+    found = epsilon_between((mean, deviation), (0.0, dimensions**-0.5), delta)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_bound_is_the_last_epsilon_that_is_refuted() -> None:
     bound = epsilon_bound(50, 40, 38, 1e-4, 0.95)
     assert p_value(50, 40, 38, bound - 1e-6, 1e-4) <= 0.05 < p_value(50, 40, 38, bound + 1e-6, 1e-4)

@@ -80,6 +80,8 @@ class Reconstruction:
         blank.
     entropy : Tensor or None
         float64, shape (n, columns): for attacks that tell how uncertain they are of each cell.
+    prior : Tensor or None
+        Shape (n,): for attacks with a prior by name, its value of each example.
 
     Examples
     --------
@@ -99,6 +101,7 @@ class Reconstruction:
     stages: tuple[Stage, ...] = ()
     found: Tensor | None = None
     entropy: Tensor | None = None
+    prior: Tensor | None = None
 
     @property
     def images(self) -> Tensor:

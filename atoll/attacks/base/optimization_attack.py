@@ -18,7 +18,7 @@ from atoll.attacks.base.attack import Attack, LabelSource, Progress, Reconstruct
 from atoll.attacks.base.group import Group, NoiseSource
 from atoll.attacks.optim.matching import Cost
 from atoll.attacks.optim.minimize import Minimum, NuisanceObjective, Objective
-from atoll.attacks.optim.priors import Prior
+from atoll.attacks.optim.priors import PriorCost
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.labels import LabelMethod, head_gradient, infer_labels
 from atoll.attacks.threat.observation import Observation
@@ -179,7 +179,7 @@ def matching_objective(
     group: Group,
     cost: Cost,
     decode: Decode,
-    priors: Sequence[tuple[float, Prior]] = (),
+    priors: Sequence[tuple[float, PriorCost]] = (),
     *,
     matching_weight: float = 1.0,
     targets_of: Callable[[list[Tensor]], Tensor] | None = None,
@@ -195,7 +195,7 @@ def matching_objective(
         Between simulated and observed updates.
     decode : Decode
         From variables to normalised images, (candidates, n, channels, height, width).
-    priors : Sequence[tuple[float, Prior]]
+    priors : Sequence[tuple[float, PriorCost]]
         On the images, with their weights; those of weight 0 are left out.
     matching_weight : float
         Weight of the matching cost beside the priors.

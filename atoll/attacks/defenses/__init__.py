@@ -20,6 +20,7 @@ REFERENCES: dict[str, str] = {
         "sign": "quantization:Sign",
         "quantization": "quantization:Quantization",
         "nearest-quantization": "quantization:NearestQuantization",
+        "entropy-coding": "entropy_coding:EntropyCoding",
         "soteria": "soteria:Soteria",
         "precode": "precode:Precode",
         "outpost": "outpost:Outpost",

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from atoll.attacks.captures.capture import Capture, check_update
 from atoll.attacks.threat.victim_model import load_state
 from atoll.clients.models.model_building import build_model
+from atoll.errors import CaptureError
 
 # Candidates whose gradients are in memory at once.
 AT_ONCE = 32
@@ -103,6 +106,43 @@ def signals_of(captures: Sequence[Capture], candidates: Candidates) -> RoundSign
         norms = flat.norm(dim=1)
         found.append((*losses, norms, flat @ directions.T / norms.clamp_min(1e-30)[:, None]))
     return RoundSignals(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def losses_after(capture: Capture, candidates: Candidates) -> NDArray[np.float64]:
+    """Return the candidates' losses at the model that a client sent back, in evaluation mode.
+
+    Parameters
+    ----------
+    capture : Capture
+        Of a client that sent a model.
+    candidates : Candidates
+        Whom it is about.
+
+    Returns
+    -------
+    NDArray[float64]
+        Shape (n,).
+
+    Raises
+    ------
+    CaptureError
+        If the client sent a gradient, or its arrays do not fit the model.
+    """
+    if capture.replies_gradient:
+        raise CaptureError(f"{capture.name}: the reply is a gradient; expected a trained model")
+    federation = capture.federation
+    module = build_model(
+        federation.model, federation.inputs, federation.task, federation.model_seed
+    )
+    check_update(capture, {k: p for k, p in module.named_parameters() if p.requires_grad})
+    load_state(module, capture.update)
+    module.eval()
+    with torch.no_grad():
+        outputs = module(candidates.inputs).double()
+        losses: NDArray[np.float64] = (
+            federation.task.losses(outputs, candidates.labels).double().numpy()
+        )
+    return losses
 
 
 def _vector(capture: Capture, before: Mapping[str, Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ from atoll.attacks.base.optimization_attack import (
 from atoll.attacks.optim.matching import squared_l2
 from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.priors import (
-    Prior,
+    PriorCost,
     batch_norm_statistics,
     batch_statistics,
     group_consistency,
@@ -115,8 +115,8 @@ class GradInversion(OptimizationAttack):
         )
         return best_restarts(group, minimum, minimum.values[0])
 
-    def _priors(self, group: Group) -> list[tuple[float, Prior]]:
-        priors: list[tuple[float, Prior]] = [(self.tv, total_variation), (self.l2, l2_norm)]
+    def _priors(self, group: Group) -> list[tuple[float, PriorCost]]:
+        priors: list[tuple[float, PriorCost]] = [(self.tv, total_variation), (self.l2, l2_norm)]
         if group.restarts > 1:
             priors.append((self.group, group_consistency(group.restarts)))
         if self._knows_statistics(group.first):

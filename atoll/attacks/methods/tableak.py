@@ -16,17 +16,18 @@ from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction
 from atoll.attacks.base.group import Group
-from atoll.attacks.base.optimization_attack import OptimizationAttack, matching_objective
+from atoll.attacks.base.optimization_attack import matching_objective
+from atoll.attacks.base.prior_attack import PriorAttack, row_cost
 from atoll.attacks.metrics.table_cells import TableMetrics
 from atoll.attacks.optim.matching import COSTS
 from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.step_rules import step_rule
 from atoll.attacks.threat.table_space import TableSpace
 from atoll.clients.data.inputs.table import TableInputs
-from atoll.clients.ranges import Iterations, Rate, Repetitions
+from atoll.clients.ranges import Iterations, Rate, Repetitions, Weight
 
 
-class TabLeak(OptimizationAttack):
+class TabLeak(PriorAttack):
     """Adam on the sign of the gradient of relaxed rows' matching cost, pooled over restarts.
 
     Attributes
@@ -41,6 +42,8 @@ class TabLeak(OptimizationAttack):
         "signed-adam" (the paper's) or "adam".
     cost : str
         A name in :data:`~atoll.attacks.optim.matching.COSTS`.
+    prior_weight : float
+        What the value of ``prior``, divided by the number of cells, counts for.
     pooling : "median", "mean" or "best"
         How restarts are put together; "best" takes the one of the least matching cost.
     """
@@ -52,14 +55,21 @@ class TabLeak(OptimizationAttack):
     learning_rate: Rate = 0.06
     rule: Literal["signed-adam", "adam"] = "signed-adam"
     cost: Literal["cosine", "layerwise-cosine", "l2"] = "cosine"
+    prior_weight: Weight = 1.0
     pooling: Literal["median", "mean", "best"] = "median"
 
     def attack_group(self, group: Group, progress: Progress) -> list[Reconstruction]:
         """Attack observations that share their broadcast model."""
         space = _space_of(group)
+        prior = self.prior_for(group.first)
         start = 2 * torch.special.ndtr(group.noise(group.first.num_examples, space.width)) - 1
         minimum = minimize(
-            matching_objective(group, COSTS[self.cost], lambda values: space.relaxed(values[0])),
+            matching_objective(
+                group,
+                COSTS[self.cost],
+                lambda values: space.relaxed(values[0]),
+                [] if prior is None else [(self.prior_weight, row_cost(prior))],
+            ),
             [start],
             step_rule(self.rule, self.learning_rate),
             self.steps,
@@ -82,6 +92,7 @@ class TabLeak(OptimizationAttack):
                     cost_path=minimum.path[own][best].cpu(),
                     restart=best,
                     entropy=entropy,
+                    prior=None if prior is None else prior.value(pooled),
                 )
             )
         return results

@@ -17,7 +17,8 @@ from torch.func import functional_call, vmap
 from atoll.attacks.threat.victim_model import VictimModel
 from atoll.errors import AttackError
 
-Prior = Callable[[Tensor], Tensor]
+# A prior as a cost of stacks of candidates.
+PriorCost = Callable[[Tensor], Tensor]
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ def l2_norm(images: Tensor) -> Tensor:
     return squares.clamp_min(1e-12).sqrt() / (height * width)
 
 
-def group_consistency(restarts: int) -> Prior:
+def group_consistency(restarts: int) -> PriorCost:
     """Return the prior that a victim's restarts agree (GradInversion; Yin et al., 2021, eq. 11).
 
     It is the squared distance from the restarts' mean, a constant in the derivative, over the
@@ -103,7 +104,7 @@ def batch_norm_statistics(
     model: VictimModel,
     statistics: Sequence[Mapping[str, tuple[Tensor, Tensor]]],
     first_weight: float = 10.0,
-) -> Prior:
+) -> PriorCost:
     """Return the prior that features have known means and variances (Yin et al., 2021, eq. 10).
 
     It is the sum over layers of the distance of the batch's mean from the known one, plus that of

@@ -67,6 +67,8 @@ class Capability(StrEnum):
     """Images of the same kind as the client's, but not the client's."""
     GENERATOR = "generator"
     """A generator trained on public data."""
+    PRIOR = "prior"
+    """A prior of the client's kind of examples, trained on public data."""
     CHOOSES_MODEL = "chooses the model"
     """The server is malicious: it picks the architecture and parameters that it sends."""
 
@@ -74,7 +76,7 @@ class Capability(StrEnum):
 ORACLE = frozenset(
     {Capability.LABELS, Capability.BATCH_ORDER, Capability.NOISE, Capability.BUFFERS}
 )
-DATA = frozenset({Capability.PUBLIC_DATA, Capability.GENERATOR})
+DATA = frozenset({Capability.PUBLIC_DATA, Capability.GENERATOR, Capability.PRIOR})
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ class ThreatModel:
         """The class: how far the attacker is from a server that just does its work.
 
         A "malicious server" sends a model of its making. A "data-enhanced eavesdropper" has a
-        generator or public data, an "informed eavesdropper" knows the client's training or its
-        defense, an "eavesdropper" neither. "with oracle" says that it was also told something
+        generator, a prior or public data, an "informed eavesdropper" knows the client's training or
+        its defense, an "eavesdropper" neither. "with oracle" says that it was also told something
         that no server sees: labels, the order of batches, the client's noise, or buffers that the
         client keeps.
         """

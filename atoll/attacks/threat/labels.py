@@ -11,14 +11,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.tasks.classification import Classification
 from atoll.errors import AttackError
 
-LabelMethod = Literal["auto", "idlg", "gradinversion", "counts"]
+LabelMethod = Literal["auto", "idlg", "gradinversion", "counts", "interpolated"]
 # How often the mean probability is estimated again from the counts.
 ROUNDS = 5
+# Images of noise, on which the probabilities of a model are estimated.
+NOISE_IMAGES = 64
 
 
 def infer_labels(observation: Observation, method: LabelMethod = "auto") -> Tensor:
@@ -32,7 +35,9 @@ def infer_labels(observation: Observation, method: LabelMethod = "auto") -> Tens
         "idlg": of one image, the class whose row of the weight gradient has the least sum (Zhao et
         al., 2020). "gradinversion": of images of distinct classes, the classes whose rows have the
         least minima (Yin et al., 2021, eq. 8). "counts": how often each class occurs, repeated
-        labels allowed (:func:`label_counts`). "auto" is "idlg" for one image, else "counts".
+        labels allowed (:func:`label_counts`). "interpolated": the same for several local steps, in
+        which the model changes (:func:`counts_over_steps`). "auto" is "idlg" for one image, else
+        "counts".
 
     Raises
     ------
@@ -64,7 +69,9 @@ def infer_labels(observation: Observation, method: LabelMethod = "auto") -> Tens
                 "at most one image a class"
             )
         return weight.min(1).values.topk(images, largest=False).indices.sort().values
-    counts = label_counts(observation)
+    counts = (
+        counts_over_steps(observation) if method == "interpolated" else label_counts(observation)
+    )
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
@@ -119,6 +126,47 @@ def label_counts(observation: Observation) -> Tensor:
     parameters = observation.model.parameters
     head, head_bias = parameters[names[at_weight]], parameters[names[at_bias]]
     return counts_of_head(weight, bias, head, head_bias, images)
+
+
+def counts_over_steps(observation: Observation) -> Tensor:
+    """Return how often each class occurs in the images behind an update of several steps.
+
+    The bias's mean gradient is the mean probability over the steps minus the classes' shares. The
+    probability is estimated from images of noise at the first and the last model, which are both
+    known, and interpolated between (Dimitrov et al., 2022, sec. 4.3).
+
+    Returns
+    -------
+    Tensor
+        int64, shape (classes,); the sum is ``observation.num_images``.
+
+    Raises
+    ------
+    AttackError
+        If the model's head has no bias, or the learning rate is not known.
+    """
+    _, bias = head_gradient(observation)
+    training, model = observation.training, observation.model
+    if bias is None or training is None:
+        raise AttackError(
+            f"{observation.name}: labels by 'interpolated' need a head with a bias, and the "
+            "client's learning rate; expected 'counts'"
+        )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(NOISE_IMAGES, *observation.space.shape, generator=generator)
+    noise = observation.space.clip(noise.to(model.device))
+    last = {
+        name: parameter - training.learning_rate * change
+        for (name, parameter), change in zip(
+            model.parameters.items(), observation.target, strict=True
+        )
+    }
+    ends = [
+        torch.softmax(functional_call(model.module, parameters, (noise,)), 1).mean(0)
+        for parameters in (model.parameters, last)
+    ]
+    images = observation.num_images
+    return whole_numbers(images * ((ends[0] + ends[1]) / 2 - bias), images)
 
 
 def counts_of_head(

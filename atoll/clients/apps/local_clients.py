@@ -22,6 +22,7 @@ from atoll.clients.apps.training_messages import (
     model_arrays_of,
     partition_of,
     proximal_mu_of,
+    term_arrays_of,
 )
 from atoll.clients.apps.vectorized_clients import VectorizedClients
 from atoll.clients.arrays.weighted_sum import WeightedSum
@@ -30,8 +31,9 @@ from atoll.clients.moments.moment_messages import MomentsQuery, TrainingTerms
 from atoll.clients.training.example_mods import changed_examples, has_example_mods
 from atoll.clients.training.local_training import TrainingResult, batches, train
 from atoll.clients.training.objective.node_memory import NodeMemory
-from atoll.clients.training.selection import selected
+from atoll.clients.training.selection import SELECTION, selected
 from atoll.clients.training.summed_training import SummedTraining
+from atoll.clients.training.terms.score_histogram import HISTOGRAM
 from atoll.randomness import seed_everything
 
 
@@ -148,19 +150,20 @@ class LocalClients:
             generator=torch.Generator().manual_seed(seed),
             task=resources.dataset.task,
             proximal_mu=proximal_mu_of(config),
-            kept=self._kept(context, inputs, labels, seed),
+            kept=self._kept(message, context, inputs, labels, seed),
             terms=self.terms.begin(message, context, partition, inputs, labels),
         )
 
     def _kept(
-        self, context: Context, inputs: ClientInputs, labels: Tensor, seed: int
+        self, message: Message, context: Context, inputs: ClientInputs, labels: Tensor, seed: int
     ) -> Tensor | None:
         """Return the examples that a client trains on, at the model that is loaded."""
         selection, task = self._spec.client.selection, self._resources.dataset.task
         if selection is None:
             return None
-        memory = NodeMemory(context.state, "selection")
-        return selected(selection, memory, self._resources.model, task, inputs, labels, seed)
+        memory, sent = NodeMemory(context.state, SELECTION), term_arrays_of(message, SELECTION)
+        model, counts = self._resources.model, sent.get(HISTOGRAM)
+        return selected(selection, memory, model, task, inputs, labels, seed, counts)
 
     def answer_query(self, message: Message, context: Context) -> Message:
         """Answer a query for moments; see :mod:`atoll.clients.moments`."""

@@ -15,6 +15,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
     {
         "linear": "atoll.clients.models.mlp:linear",
         "mlp": "atoll.clients.models.mlp:mlp",
+        "boosted-mlp": "atoll.clients.models.mlp:boosted_mlp",
         "mlp-irm": "atoll.clients.models.mlp:irm_mlp",
         "lenet": "atoll.clients.models.cnn:lenet",
         "lenet-sigmoid": "atoll.clients.models.cnn:sigmoid_lenet",
@@ -27,6 +28,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "resnet8": "atoll.clients.models.resnet:resnet8",
         "resnet18": "atoll.clients.models.resnet:resnet18",
         "resnet50": "atoll.clients.models.resnet50:resnet50",
+        "vit": "atoll.clients.models.vision_transformer:vit",
         "gru": "atoll.clients.models.texts.recurrent:gru",
         "char-transformer": "atoll.clients.models.texts.transformer:char_transformer",
         "text-mean": "atoll.clients.models.texts.embedding_mean:text_mean",

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.models.head_outputs import HeadOutputs
@@ -131,7 +132,7 @@ class SplitModel:
     @property
     def has_linear_head(self) -> bool:
         """Whether the head is one linear layer, so that closed forms hold."""
-        return isinstance(self.head, nn.Linear)
+        return isinstance(self.head, nn.Linear) and not parametrize.is_parametrized(self.head)
 
     def sizes(self, outputs: HeadOutputs) -> ModelSizes:
         """Return the sizes of moments, given the outputs of any batch."""

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from atoll.clients.tasks.output_loss import CROSS_ENTROPY, OutputLoss
 
@@ -103,7 +104,7 @@ class HeadOutputs:
     @property
     def has_linear_head(self) -> bool:
         """Whether the closed forms hold."""
-        return isinstance(self.head, nn.Linear)
+        return isinstance(self.head, nn.Linear) and not parametrize.is_parametrized(self.head)
 
     def as_matrices(self, vectors: Tensor) -> Tensor:
         """Return vectors of the head's parameters, (..., h), as (..., outputs, d [+ 1])."""

@@ -36,6 +36,22 @@ def mlp(image_shape: tuple[int, int, int], classes: int, hidden: Layers = (200,)
     return nn.Sequential(*layers, nn.Linear(width, classes))
 
 
+def boosted_mlp(image_shape: tuple[int, int, int], classes: int, hidden: Width = 200) -> nn.Module:
+    """Return a network of one hidden layer whose last layer is 0: nothing is predicted at first.
+
+    The term ``gradient-boosting`` trains it (Emami & Martinez-Munoz, 2023).
+
+    Parameters
+    ----------
+    hidden : int
+        Neurons, of all groups together.
+    """
+    last = nn.Linear(hidden, classes)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image_shape), hidden), nn.Tanh(), last)
+
+
 def irm_mlp(image_shape: tuple[int, int, int], classes: int, hidden: Width = 390) -> nn.Module:
     """Return the Colored MNIST network of the IRM paper: two hidden layers of ReLU.
 

@@ -22,6 +22,8 @@ GIVEN_UNLESS_SET = ("inputs", "outputs", "task")
 AS_NOPROP = ("chained-blocks", "equal-cnn")
 # The argument by which a model names another that takes what it does not know itself.
 WITHIN = ("base", "body")
+# Keys that replace what is trained of a model's weights.
+REPLACING = ("adapters", "masks", "compander")
 
 
 def check_arguments(settings: ModelSettings) -> None:
@@ -35,13 +37,25 @@ def check_arguments(settings: ModelSettings) -> None:
         With the key, the value and what was expected.
     """
     name = MODELS.check(settings.name, "model.name")
+    given = [key for key in REPLACING if getattr(settings, key) is not None]
+    if given and (name in AS_NOPROP or is_noprop(settings)):
+        raise InvalidExperimentError(
+            f"model.{given[0]} is set: model.name = {name!r} is trained block by block; expected "
+            "another model"
+        )
+    if len(given) > 1:
+        raise InvalidExperimentError(
+            f"model.{given[0]} and model.{given[1]} are set: each replaces what is trained of a "
+            "weight; expected one of them"
+        )
     if settings.adapters is not None:
         require("peft", what="model.adapters")
-        if name in AS_NOPROP or is_noprop(settings):
-            raise InvalidExperimentError(
-                f"model.adapters is set: model.name = {name!r} is trained block by block; expected "
-                "another model"
-            )
+    masks = settings.masks
+    if masks is not None and masks.scale <= masks.threshold:
+        raise InvalidExperimentError(
+            f"model.masks.scale = {masks.scale:g}: no weight would count at first; expected more "
+            f"than model.masks.threshold = {masks.threshold:g}"
+        )
     if name in AS_NOPROP:
         parse_model(ModelSettings.model_validate({"name": "noprop-dt", **settings.arguments}))
     elif is_noprop(settings):

@@ -18,6 +18,8 @@ from atoll.clients.data.inputs.images import ImageInputs, images_of
 from atoll.clients.models import MODELS
 from atoll.clients.models.adapters import with_adapters
 from atoll.clients.models.model_arguments import check_arguments
+from atoll.clients.models.weights.compander import with_compander
+from atoll.clients.models.weights.masks import with_masks
 from atoll.clients.settings import ModelSettings
 from atoll.clients.tasks.classification import Classification, classes_of
 from atoll.clients.tasks.task import Task
@@ -79,8 +81,7 @@ def build_model(
             model = make(**(given_arguments(make, given, wanted) | settings.arguments))
             if not isinstance(model, nn.Module):
                 raise TypeError(f"it returned a {type(model).__name__}, not a torch.nn.Module")
-            if settings.adapters is not None:
-                model = with_adapters(model, settings.adapters)
+            model = _reparametrised(model, settings)
             _check_dtypes(model)
             wanted.check_outputs(blank_outputs(model, given))
         except UntrustedCodeError:
@@ -90,6 +91,17 @@ def build_model(
                 f"model.name = {settings.name!r} on {given.described}: "
                 f"{str(error) or type(error).__name__}"
             ) from error
+    return model
+
+
+def _reparametrised(model: nn.Module, settings: ModelSettings) -> nn.Module:
+    """Return a model with what is trained in the place of its weights."""
+    if settings.adapters is not None:
+        return with_adapters(model, settings.adapters)
+    if settings.masks is not None:
+        return with_masks(model, settings.masks)
+    if settings.compander is not None:
+        return with_compander(model, settings.compander)
     return model
 
 

@@ -34,6 +34,9 @@ class ClientBatch:
         The weight of FedProx's term; None for that of the settings.
     terms : Sequence[ClientObjective]
         Each client's, all linear; empty without any.
+    starts : Sequence[Tensor] or None
+        By trainable parameter, each (clients, *shape): where each client starts; None if all do
+        at the model's parameters.
     """
 
     inputs: Tensor
@@ -43,6 +46,7 @@ class ClientBatch:
     generators: Sequence[torch.Generator]
     proximal_mu: float | None = None
     terms: Sequence[ClientObjective] = ()
+    starts: Sequence[Tensor] | None = None
 
     def plans(self, settings: ClientSettings) -> list[list[Tensor]]:
         """Return each client's batches: per step, indices into the examples of all clients.

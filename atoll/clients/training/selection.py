@@ -17,8 +17,11 @@ from atoll.clients.settings import SelectionSettings
 from atoll.clients.tasks.losses import probabilities_of, targets_of
 from atoll.clients.tasks.task import Task
 from atoll.clients.training.objective.node_memory import NodeMemory
+from atoll.clients.training.score_bins import bins_of, lowest_bin
 from atoll.randomness import derive_seed
 
+# The name of what a node keeps, and of what a message holds for its selection.
+SELECTION = "selection"
 # Examples that are scored at once.
 BATCH = 256
 Scores = Callable[[nn.Module, Task, Tensor, Tensor], Tensor]
@@ -32,6 +35,7 @@ def selected(
     inputs: ClientInputs,
     labels: Tensor,
     seed: int,
+    counts: Tensor | None = None,
 ) -> Tensor | None:
     """Return which examples a client trains on; None for all.
 
@@ -49,11 +53,14 @@ def selected(
         The client's examples, shape (n, ...).
     seed : int
         Of random scores.
+    counts : Tensor, optional
+        With ``over = "federation"``: how many scores of all clients are in each bin.
 
     Returns
     -------
     Tensor or None
-        int64, shape (k,), in order: n minus the share that is dropped, rounded, and at least 1.
+        int64, shape (k,), in order, at least 1: n minus the share that is dropped, rounded; with
+        ``over = "federation"`` those of the lowest bin of these counts and higher ones.
     """
     kept = memory.read(labels.device)
     rounds = int(kept["rounds"]) if kept else 0
@@ -62,7 +69,11 @@ def selected(
         mean = now if not rounds else kept["scores"] + (now - kept["scores"]) / (rounds + 1)
         memory.write({"scores": mean, "rounds": torch.tensor(rounds + 1)})
         return None
-    count = max(1, round((1.0 - settings.drop) * len(labels)))
+    if counts is not None:
+        lowest = lowest_bin(counts, settings.drop)
+        count = max(1, int((bins_of(kept["scores"], settings) >= lowest).sum()))
+    else:
+        count = max(1, round((1.0 - settings.drop) * len(labels)))
     # Of equal scores the first examples stay.
     order = torch.argsort(kept["scores"], descending=True, stable=True)
     return order[:count].sort().values

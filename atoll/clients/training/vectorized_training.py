@@ -8,7 +8,7 @@ their number of steps: finished clients are the last of the stack, and later ste
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -146,6 +146,21 @@ class VectorizedTrainer:
             )
         return [trained[client] for client in range(len(batch.counts))]
 
+    def train_stacked(self, batch: ClientBatch) -> list[Tensor]:
+        """Train as :meth:`train` does, and return the clients' parameters stacked.
+
+        Returns
+        -------
+        list[Tensor]
+            By trainable parameter, each (clients, *shape).
+        """
+        clients = len(batch.counts)
+        trained = [p.new_empty(clients, *p.shape) for p in self._global.values()]
+        for group in self._trained(batch, batch.plans(self._settings)):
+            for parameters, values in zip(trained, group.stacked, strict=True):
+                parameters[group.clients] = values
+        return trained
+
     def train_and_sum(self, batch: ClientBatch) -> SummedTraining:
         """Train as :meth:`train` does, and return only the sum of the clients' models.
 
@@ -153,7 +168,8 @@ class VectorizedTrainer:
         at the global parameters, and no client's model is made (``fed_sgd.py``).
         """
         plans, counts = batch.plans(self._settings), batch.counts
-        if not batch.terms and is_linear(self._settings) and all(len(plan) <= 1 for plan in plans):
+        is_one_step = not batch.terms and all(len(plan) <= 1 for plan in plans)
+        if is_one_step and batch.starts is None and is_linear(self._settings):
             self._model.train()
             return one_step_sum(self._model, self._settings, self._task, batch, plans)
         total = zero_sum(self._model)
@@ -170,7 +186,7 @@ class VectorizedTrainer:
         self._model.train()
         by_steps = sorted(range(len(plans)), key=lambda client: len(plans[client]), reverse=True)
         for group in self._groups(by_steps):
-            stacked = self._stacked(len(group))
+            stacked = self._stacked(group, batch.starts)
             update = UpdateRule(
                 stacked,
                 self._settings,
@@ -207,13 +223,15 @@ class VectorizedTrainer:
         size = -(-len(clients) // -(-len(clients) // most))
         return [clients[start : start + size] for start in range(0, len(clients), size)]
 
-    def _stacked(self, clients: int) -> list[Tensor]:
-        """Return the global parameters, once per client, in memory that is used again."""
+    def _stacked(self, group: list[int], starts: Sequence[Tensor] | None) -> list[Tensor]:
+        """Return what each client starts with, in memory that is used again."""
+        clients = len(group)
         if not self._buffers or len(self._buffers[0]) < clients:
             self._buffers = [p.new_empty(clients, *p.shape) for p in self._global.values()]
         stacked = [buffer[:clients] for buffer in self._buffers]
-        for copies, parameter in zip(stacked, self._global.values(), strict=True):
-            copies.copy_(parameter)
+        given = self._global.values() if starts is None else [start[group] for start in starts]
+        for copies, parameters in zip(stacked, given, strict=True):
+            copies.copy_(parameters)
         return stacked
 
     def _run(

@@ -30,6 +30,7 @@ from atoll.files.recorded import (
     write_recorded_text,
 )
 from atoll.platform.arenas.arena_checks import check_before_run
+from atoll.platform.arenas.arena_membership import membership_rows, membership_table
 from atoll.platform.arenas.arena_plan import Arena, facts_of, jobs_of
 from atoll.platform.arenas.jobs_file import write_jobs
 from atoll.platform.callbacks.metric_names import SERVER_ACCURACY
@@ -50,6 +51,7 @@ from atoll.platform.sweeps.sweep import OnEnd, run_sweep
 from atoll.platform.sweeps.trial_rows import TRIALS
 
 ARENA_CONFIG, FEDERATIONS, JOBS = "arena.toml", "federations", "jobs"
+MEMBERSHIP = "membership.parquet"
 RESULTS, COSTS, FAILED = "results.parquet", "costs.parquet", "failed.json"
 
 
@@ -215,6 +217,10 @@ class _ArenaRun:
         images = {key: store.images(key) for key in ended} if arena.settings.pictures else {}
         facts = self._facts(jobs)
         write_jobs(directory, jobs, self._conditions, facts)
+        members = membership_rows(arena, directory / FEDERATIONS)
+        if members:
+            write_recorded_rows(directory / MEMBERSHIP, members)
+            facts = replace(facts, membership=list(membership_table(members, facts)))
         report = write_arena_report(directory, rows, arena.baseline, images, facts)
         return ArenaResult(
             directory, report, self._failed, facts.federations_left, facts.attacks_left

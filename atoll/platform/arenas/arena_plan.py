@@ -25,6 +25,7 @@ from atoll.platform.reports.run_head import deltas_of
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
+    ROUNDS,
     read_config,
     read_result,
     read_rows,
@@ -33,7 +34,11 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
 from atoll.platform.sweeps.trial_rows import TRIALS
+from atoll.strategies.privacy.central_dp import EPSILON
 from atoll.trust import CodeUse, uses_in
+
+# The server's epsilon, in the table of rounds.
+SPENT = f"train_{EPSILON}"
 
 
 class _ArenaFile(Section):
@@ -165,7 +170,7 @@ def jobs_of(arena: Arena, trial: Trial, directory: Path, accuracy: float | None)
     """
     labels = {
         "defense": trial.method,
-        "setting": _setting_of(trial),
+        "setting": setting_of(trial),
         "seed": trial.seed,
         "accuracy": accuracy,
     }
@@ -195,19 +200,33 @@ def facts_of(arena: Arena, federations: Path, failed: Mapping[str, str]) -> Aren
         if read_result(place) is None:
             continue
         versions = {**read_config(place).get("versions", {})}
-        clients = read_rows(place / CLIENTS, CLIENT_SCHEMA)
-        epsilon = pc.max(clients.column("epsilon")).as_py()
-        if epsilon is not None:
-            mods = trial.experiment.to_dict().get("client", {}).get("mods")
-            deltas = [delta for _, delta in deltas_of(mods)]
-            where = (_setting_of(trial), trial.method)
+        spent = _spent(trial, place)
+        if spent is not None:
+            where = (setting_of(trial), trial.method)
             before = privacy.get(where, Privacy(0.0, None))
-            privacy[where] = Privacy(max(epsilon, before.epsilon), max(deltas, default=None))
+            privacy[where] = Privacy(max(spent.epsilon, before.epsilon), spent.delta)
     classes = len(dataset_of(arena.federations.base).task.class_names) or None
     return ArenaFacts(arena.tables(), privacy, classes, versions, dict(failed))
 
 
-def _setting_of(trial: Trial) -> str:
+def _spent(trial: Trial, place: Path) -> Privacy | None:
+    """Return what a federation has spent: its clients, or the server on what clients take part."""
+    clients = read_rows(place / CLIENTS, CLIENT_SCHEMA)
+    epsilon = pc.max(clients.column("epsilon")).as_py()
+    settings = trial.experiment.privacy
+    if epsilon is None and settings is not None and settings.level == "client":
+        rounds = read_table(place / ROUNDS)
+        if SPENT in rounds.column_names:
+            epsilon = pc.max(rounds.column(SPENT)).as_py()
+    if epsilon is None:
+        return None
+    deltas = [delta for _, delta in deltas_of(trial.experiment.to_dict()["client"].get("mods"))]
+    deltas += [] if settings is None else [settings.delta]
+    return Privacy(epsilon, max(deltas, default=None))
+
+
+def setting_of(trial: Trial) -> str:
+    """Return the grid's keys and values of a federation, as text."""
     return ", ".join(f"{key} = {value}" for key, value in trial.choices) or "as in the file"
 
 

@@ -7,15 +7,22 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from atoll.attacks.audits.canary_clients import canary_cosines, is_included
+from atoll.attacks.audits.canary_examples import example_cosines
+from atoll.attacks.captures.capture_files import find_captures, read_capture
+from atoll.clients.models.model_building import build_model
 from atoll.errors import InvalidExperimentError
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.callbacks.observers import Observer
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment, load_experiment
-from atoll.platform.config.privacy.budget import spent_after
-from atoll.platform.config.privacy.canaries import canary_nodes
+from atoll.platform.config.privacy.budget import spent_after, with_private_examples
+from atoll.platform.config.privacy.canaries import are_examples, canary_nodes
 from atoll.platform.config.privacy.notes import guarantees
+from atoll.platform.config.sections import CaptureSettings
 from atoll.platform.reports.tables import Cell, Table
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.federation_run import run
@@ -113,13 +120,21 @@ def run_audit(
     audit = experiment.audit
     if audit is None:
         raise InvalidExperimentError("audit: no such section; expected [audit] with canaries")
-    done = run(experiment, out=out, observers=observers)
+    if are_examples(experiment):
+        experiment = _recording(experiment)
     federation = prepare(experiment)
+    _check_sizes(experiment, federation)
+    done = run(experiment, out=out, observers=observers)
     rounds = int(done.summary["rounds"])
     claim, delta = _claim(experiment, federation, rounds)
-    nodes, seed = canary_nodes(experiment), experiment.run.seed
-    cosines = canary_cosines(federation.initial_arrays, done.arrays, nodes, seed)
-    coins = [is_included(seed, node) for node in nodes]
+    seed = experiment.run.seed
+    if are_examples(experiment):
+        numbered = range(audit.canaries)
+        cosines = example_scores(done.directory, numbered, seed)
+    else:
+        numbered = canary_nodes(experiment)
+        cosines = canary_cosines(federation.initial_arrays, done.arrays, numbered, seed)
+    coins = [is_included(seed, number) for number in numbered]
     bound = audit_scores(cosines, coins, delta, audit.confidence)
     numbers = sum(math.prod(array.shape) for array in done.arrays.values())
     there = [cosine for cosine, coin in zip(cosines, coins, strict=True) if coin]
@@ -140,12 +155,58 @@ def run_audit(
     return result
 
 
+def _recording(experiment: Experiment) -> Experiment:
+    """Return the experiment with captures of the client that has canary examples."""
+    if experiment.capture is not None:
+        raise InvalidExperimentError(
+            "audit: records the client with canary examples itself; expected no [capture]"
+        )
+    rounds = tuple(range(1, experiment.run.rounds + 1))
+    capture = CaptureSettings(nodes=(experiment.data.clients,), rounds=rounds)
+    return experiment.model_copy(update={"capture": capture})
+
+
+def _check_sizes(experiment: Experiment, federation: Federation) -> None:
+    """Refuse more canary examples than the client has."""
+    audit, sizes = experiment.audit, federation.partition.sizes
+    assert audit is not None
+    if are_examples(experiment) and audit.canaries > sizes[-1]:
+        raise InvalidExperimentError(
+            f"audit.canaries = {audit.canaries}: node {len(sizes)} has {sizes[-1]} examples; "
+            "expected at most as many"
+        )
+
+
+def example_scores(directory: Path, canaries: range, seed: int) -> NDArray[np.float64]:
+    """Return the cosines of canary examples with all updates of their client: the server's view.
+
+    Parameters
+    ----------
+    directory : Path
+        Of a run that captured that client alone.
+    canaries : range
+        Their places.
+    seed : int
+        Of their coins and directions.
+    """
+    captures = [read_capture(path) for path in find_captures(directory)]
+    info = captures[0].federation
+    model = build_model(info.model, info.inputs, info.task, info.model_seed)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    changes = [
+        {name: capture.update[name] - capture.broadcast[name] for name in shapes}
+        for capture in captures
+    ]
+    return example_cosines(changes, shapes, len(canaries), seed)
+
+
 def _claim(
     experiment: Experiment, federation: Federation, rounds: int
 ) -> tuple[float | None, float]:
     """Return the epsilon that is claimed, and its delta."""
     if experiment.privacy is not None:
-        return spent_after(experiment, federation.strategy, rounds), experiment.privacy.delta
+        private = with_private_examples(experiment)
+        return spent_after(private, federation.strategy, rounds), experiment.privacy.delta
     client = with_references(experiment.client)
     found = list(guarantees(client, federation.partition.sizes, rounds))
     of_clients = [spent for spent in found if spent.protects == "clients"]

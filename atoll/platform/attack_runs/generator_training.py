@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from atoll.attacks.generators.trained_generator import (
     SplitName,
@@ -21,11 +20,10 @@ from atoll.clients.data.catalog import load_dataset
 from atoll.error_messages import validated
 from atoll.files.atomic import replacing
 from atoll.platform.attack_runs.attack_run import parse_settings
+from atoll.platform.attack_runs.training_progress import TrainingProgress
 
 SAMPLES = "samples.png"
 SAMPLES_A_CLASS = 10
-# Without a terminal, a line in so many steps.
-LINE_STEPS = 500
 
 
 def run_training(
@@ -74,7 +72,7 @@ def run_training(
             f"a generator of {dataset.name} from its {split} split, {settings.steps:,} steps"
         )
     torch.set_num_threads(threads)
-    with _TrainingProgress(console, settings.steps) as progress:
+    with TrainingProgress(console, settings.steps, " nats a pixel") as progress:
         folder = train_generator(dataset, settings, split, on_step=progress.on_step)
     generator = load_trained(name, folder)
     labels = torch.arange(len(dataset.classes)).repeat_interleave(SAMPLES_A_CLASS)
@@ -82,37 +80,6 @@ def run_training(
     _save_grid(images, SAMPLES_A_CLASS, folder / SAMPLES)
     console.print(f"generator and samples: {folder}", soft_wrap=True)
     return folder
-
-
-class _TrainingProgress:
-    """A bar on a terminal, lines elsewhere."""
-
-    def __init__(self, console: Console, steps: int) -> None:
-        self._console, self._steps = console, steps
-        self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=steps, figures="")
-
-    def __enter__(self) -> _TrainingProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def on_step(self, done: int, loss: float) -> None:
-        """Show how far it is."""
-        figures = f"loss {loss:.4f} nats a pixel"
-        self._bar.update(self._task, completed=done, figures=figures)
-        if not self._console.is_terminal and (done % LINE_STEPS == 0 or done == self._steps):
-            self._console.print(f"step {done}/{self._steps}  {figures}", soft_wrap=True)
 
 
 def _save_grid(images: torch.Tensor, columns: int, path: Path) -> None:

@@ -122,6 +122,7 @@ class Commands(CommandGroup):
         "explain": reference.explain,
         "list": reference.list_names,
         "train-generator": attacks.train_generator,
+        "train-prior": attacks.train_prior,
     }
 
 

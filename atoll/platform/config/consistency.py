@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.directions import DIRECTIONS
+from atoll.platform.config.privacy.canaries import are_examples
 from atoll.platform.config.sections import StrategySettings
 
 if TYPE_CHECKING:
@@ -184,18 +185,13 @@ def _audit(experiment: Experiment) -> Iterator[str]:
     audit, clients = experiment.audit, experiment.data.clients
     if audit is None:
         return
-    if audit.canaries >= clients:
+    if audit.canaries >= clients and not are_examples(experiment):
         yield (
             f"audit.canaries = {audit.canaries}: there are data.clients = {clients}; expected "
             "fewer, so that some train"
         )
     if experiment.layers is not None:
         yield "audit: is of a federation; expected none with [layers]"
-    if experiment.privacy is not None and experiment.privacy.level == "example":
-        yield (
-            "audit: its canaries are clients, and privacy.level = 'example' hides examples; "
-            "expected privacy.level = 'client'"
-        )
 
 
 def _private_examples(privacy: PrivacySettings) -> Iterator[str]:

@@ -111,6 +111,9 @@ class ArenaSettings(Section):
         Whether the perceptual distance is measured.
     batch_norm : "train" or "eval"
         How attackers believe BatchNorm to run at the client.
+    membership : int or None
+        Candidates of each captured client in membership inference beside the inversions, and as
+        many test examples; by default there is none.
     pictures : bool
         Whether the clients' images and their reconstructions are kept, and shown in the report.
     cpus_per_job, gpus_per_job : float
@@ -139,6 +142,7 @@ class ArenaSettings(Section):
     ] = 1000
     lpips: bool = False
     batch_norm: Literal["train", "eval"] = "train"
+    membership: Annotated[Examples | None, Field(examples=[100])] = None
     pictures: bool = False
     cpus_per_job: Processors = 1.0
     gpus_per_job: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.0

@@ -135,6 +135,12 @@ def _generators() -> Mapping[str, Any]:
     return {"DATASET": ours, **GENERATORS}
 
 
+def _priors() -> Mapping[str, Any]:
+    from atoll.attacks.priors import PRIORS
+
+    return PRIORS
+
+
 def _keys_of_dataset(name: str, entry: Any) -> list[Key]:
     return keys_of_settings(entry.options)
 
@@ -253,6 +259,9 @@ KINDS_OF_NAMES: Registry[Kind] = Registry(
             "",
             _generators,
             _no_keys,
+        ),
+        "priors": Kind(
+            "priors of examples, for attacks that have a setting 'prior'", "", _priors, _no_keys
         ),
     },
 )

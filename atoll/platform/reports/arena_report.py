@@ -103,6 +103,7 @@ def write_arena_report(
         parts=[_part(cells, facts, *where) for where in dict.fromkeys(map(_setting_round, cells))],
         pairs=[_pair_row(pair) for pair in pairs_of(rows, baseline)],
         baseline=baseline,
+        membership=facts.membership,
         pictures=_draw_pictures(directory / REPORT / PICTURES, rows, images),
         attacks=[[n, _as_toml(own)] for n, own in facts.settings.get("attacks", {}).items()],
         defenses=[

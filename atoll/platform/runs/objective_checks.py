@@ -21,6 +21,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.runs.components import Components
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.heterogeneity.data_diet import DataDiet
 from atoll.strategies.heterogeneity.term_strategy import TermStrategy
 
 SELECTION = "client.selection.score"
@@ -37,6 +38,16 @@ def check_objective(experiment: Experiment) -> None:
     """
     client, model = experiment.client, experiment.model
     terms = find_terms(client.objective)
+    for key in ("masks", "compander"):
+        if getattr(model, key) is not None and experiment.capture is not None:
+            raise InvalidExperimentError(
+                f"model.{key} is set: attacks on [capture] know gradients of weights alone; {ONE}"
+            )
+    for term in terms:
+        if term.term.needs_masks and model.masks is None:
+            raise InvalidExperimentError(
+                f"{KEY} has {term.name!r}: the model has no masks; expected a table [model.masks]"
+            )
     if client.selection is not None:
         first = f"{SELECTION} = {client.selection.score!r}"
         _check_vectorized(client, "client.selection scores the examples of one client at a time")
@@ -71,13 +82,21 @@ def check_terms(made: Components) -> None:
     client, task = made.experiment.client, made.dataset.task
     terms = find_terms(client.objective)
     named_terms.check_terms(terms, task, client)
+    named_terms.check_models(terms, made.model)
     selection = client.selection
     if selection is not None and selection.score == "el2n":
         try:
             check_classes(task, client)
         except ValueError as error:
             raise InvalidExperimentError(f"{SELECTION} = 'el2n': {error}") from None
-    for strategy in nested_strategies(made.strategy):
+    strategies = list(nested_strategies(made.strategy))
+    is_federated = selection is not None and selection.over == "federation"
+    if is_federated and not any(isinstance(strategy, DataDiet) for strategy in strategies):
+        raise InvalidExperimentError(
+            f"client.selection.over = 'federation': strategy.name = "
+            f"{made.experiment.strategy.name!r} does not ask for scores; expected 'DataDiet'"
+        )
+    for strategy in strategies:
         name = type(strategy).__name__
         if isinstance(strategy, AlignmentStrategy) and (terms or selection is not None):
             first = f"{KEY} has {terms[0].name!r}" if terms else SELECTION

@@ -29,7 +29,11 @@ from atoll.platform.cluster.bounded_waits import answer, get, wait_for_one
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.reports.tables import Table
-from atoll.platform.run_directory.interrupts import terminated_as_interrupt
+from atoll.platform.run_directory.interrupts import (
+    TimeBudget,
+    interrupted_when_spent,
+    terminated_as_interrupt,
+)
 from atoll.platform.run_directory.run_lock import RunLock, is_free
 from atoll.platform.runs.started_cluster import main_code_of
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial
@@ -93,12 +97,15 @@ class SweepResult:
         The same as tables, for other forms.
     failed : dict[str, str]
         Why trials failed, by their description.
+    left : int
+        How many trials have neither ended nor failed: the budget did not reach them.
     """
 
     directory: Path
     tables: str
     failed: dict[str, str]
     printed: list[Table] = field(default_factory=list)
+    left: int = 0
 
 
 OnEnd = Callable[[TrialEnd], None]
@@ -127,6 +134,7 @@ def run_sweep(
     directory: Path,
     *,
     wanted: Callable[[Trial], bool] = lambda trial: True,
+    budget: float | None = None,
     on_start: OnStart = lambda trials, finished, parallel: None,
     on_end: OnEnd = lambda end: None,
 ) -> SweepResult:
@@ -140,6 +148,9 @@ def run_sweep(
         Its directory (:func:`sweep_directory`).
     wanted : Callable
         Tells which trials to run; the others wait for another time.
+    budget : float, optional
+        Seconds after which what runs is stopped with a checkpoint, and the tables made of what has
+        ended; the next call goes on from there. None for the whole sweep.
     on_start : Callable
         Told how many trials there are, how many are finished, and how many run at once.
     on_end : Callable
@@ -149,6 +160,8 @@ def run_sweep(
     ------
     AtollError
         If a trial cannot be run, the directory is in use, or no worker fits on the cluster.
+    ValueError
+        If there is a budget, and this is not the main thread.
 
     Examples
     --------
@@ -157,6 +170,7 @@ def run_sweep(
     >>> result = run_sweep(sweep, Path("runs/emoji"))  # doctest: +SKIP
     >>> print(result.tables)  # doctest: +SKIP
     """
+    time_budget = TimeBudget(budget)
     try:
         (directory / TRIALS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -172,7 +186,13 @@ def run_sweep(
         check_same_data(directory, [t for t in sweep.trials if table.has_ended(t)])
         table.write()
         missing = [trial for trial in table.missing() if wanted(trial)]
-        failed = _run_missing(sweep, directory, table, missing, on_start, on_end)
+        failed: dict[str, str] = {}
+        try:
+            with interrupted_when_spent(time_budget):
+                _run_missing(sweep, directory, table, missing, failed, on_start, on_end)
+        except KeyboardInterrupt:
+            if not time_budget.is_spent:
+                raise
         return _finish(sweep, directory, table, failed)
     finally:
         lock.release()
@@ -183,14 +203,15 @@ def _run_missing(
     directory: Path,
     table: TrialTable,
     missing: list[Trial],
+    failed: dict[str, str],
     on_start: OnStart,
     on_end: OnEnd,
-) -> dict[str, str]:
-    """Run trials that have not ended; return why some failed, by their names."""
+) -> None:
+    """Run trials that have not ended; add why some failed, by their names."""
     finished = len(sweep.trials) - len(table.missing())
     if not missing:
         on_start(len(sweep.trials), finished, 0)
-        return {}
+        return
     check_trials(missing)
     settings = sweep.base.ray.model_copy(update={"workers": "auto"})
     cluster = Cluster(settings.address)
@@ -202,7 +223,7 @@ def _run_missing(
         running = _Running(sweep, directory, table, missing, workers, parallel, whole.gpus)
         # Only now: Ray sets a handler of its own when it starts.
         with terminated_as_interrupt():
-            return running.run(on_end, finished, len(sweep.trials))
+            running.run(failed, on_end, finished, len(sweep.trials))
     finally:
         cluster.close()
 
@@ -260,8 +281,7 @@ class _Running:
         self._options = {"num_cpus": 0, "max_retries": 2, "scheduling_strategy": here}
         self._halving = _start_halving(sweep, directory, here)
 
-    def run(self, on_end: OnEnd, done: int, of: int) -> dict[str, str]:
-        failed: dict[str, str] = {}
+    def run(self, failed: dict[str, str], on_end: OnEnd, done: int, of: int) -> None:
         try:
             while self._waiting or self._under_way:
                 while self._waiting and len(self._under_way) < self._parallel:
@@ -287,7 +307,6 @@ class _Running:
         except KeyboardInterrupt:
             self._interrupt()
             raise
-        return failed
 
     def _start(self, trial: Trial) -> None:
         place = place_of(self._directory, trial)
@@ -342,4 +361,5 @@ def _finish(
     text = write_results(directory, ended, curves)
     printed = tables_of(figures_of(ended, curves))
     described = {str(trial): failed[trial.name] for trial in sweep.trials if trial.name in failed}
-    return SweepResult(directory, text, described, printed)
+    left = sum(t.name not in failed and not table.has_ended(t) for t in sweep.trials)
+    return SweepResult(directory, text, described, printed, left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import ArrayRecord, Message
 
 from atoll import flower
+from atoll.clients.arrays.coded_uploads import uploaded_bytes
 from atoll.clients.arrays.weighted_sum import Structure
 from atoll.platform.messages.exchange import Exchange
 from atoll.platform.messages.outcome import ClientReply, Failure, Metrics, plain_metrics
@@ -102,7 +103,8 @@ def _validated(
     structure: Structure | None = None
     is_summed = False
     if arrays is not None:
-        bytes_up = sum(len(array.data) for array in arrays.values())
+        of_arrays = sum(len(array.data) for array in arrays.values())
+        bytes_up = uploaded_bytes(metrics, of_arrays)
         if expected is not None:
             structure = structure_of(arrays)
         is_summed = chunk_sum is not None and structure == expected

@@ -22,6 +22,7 @@ _MODULES = {
     "representation": ("FedSR", "FedL2R"),
     "gradients": ("ANDMask", "SANDMask", "MLDG", "Fish"),
     "updates": ("FedGMA", "FedDGGA"),
+    "newton": ("GNS",),
 }
 ALIGNMENT_STRATEGIES = {
     name: f"{__name__}.methods.{module}:{name}"

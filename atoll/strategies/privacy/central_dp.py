@@ -106,6 +106,8 @@ class CentralDP(Strategy):
         self.mechanism = mechanism
         self.accountant: Accountant = accountant
         self.seed = seed
+        # Whoever runs the federation again with other noise draws the same cohorts.
+        self.noise_seed = seed
         self._broadcast: ArrayRecord | None = None
 
     # --- what is claimed -----------------------------------------------------------------------
@@ -221,8 +223,8 @@ class CentralDP(Strategy):
         deviation = multiplier * self.clipping_norm
         if self.mechanism == "tree":
             epoch = self.clients // self.cohort
-            return tree_noise(shapes, deviation, server_round, epoch, self.seed)
-        return fresh_noise(shapes, deviation, server_round, self.seed)
+            return tree_noise(shapes, deviation, server_round, epoch, self.noise_seed)
+        return fresh_noise(shapes, deviation, server_round, self.noise_seed)
 
     def _adapt(self, server_round: int, norms: Sequence[float]) -> None:
         if self.quantile is None:
@@ -235,7 +237,7 @@ class CentralDP(Strategy):
             rate=self.clipping_rate,
             count_deviation=self._count_deviation,
             server_round=server_round,
-            seed=self.seed,
+            seed=self.noise_seed,
         )
 
 

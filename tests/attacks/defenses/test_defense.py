@@ -22,7 +22,7 @@ from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradie
 
 NAMES = list(DEFENSES)
 # What mimics nothing: its expectation is the gradient, or it is not a function of the gradient.
-UNCHANGED = {"gaussian-noise", "mixup", "quantization"}
+UNCHANGED = {"gaussian-noise", "mixup", "quantization", "entropy-coding"}
 ARGUMENTS = {"outpost": {"noise": 0.0, "decay": 0.0}}
 DETERMINISTIC = ["clipping", "top-k", "sign", "nearest-quantization", "soteria", "outpost"]
 

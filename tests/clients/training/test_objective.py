@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from flwr.app import RecordDict
 from torch import Tensor, nn
 
-from atoll.clients.settings import ClientSettings, TermSettings
+from atoll.clients.models.weights.masks import with_masks
+from atoll.clients.settings import ClientSettings, MaskSettings, TermSettings
+from atoll.clients.tasks.classification import classes_of
+from atoll.clients.tasks.regression import Regression
 from atoll.clients.training.objective.named_terms import (
     TERMS,
+    check_terms,
     find_terms,
     obstacle_to_vectorizing,
 )
@@ -96,6 +100,35 @@ def test_the_gradient_norm_penalty_is_that_of_double_backpropagation() -> None:
     assert_trained(model, expected, atol=2e-4)
 
 
+def test_the_norm_of_the_outputs_gradient_is_that_of_double_backpropagation() -> None:
+    inputs, _ = some_examples(17)
+    inputs, task = inputs.double(), Regression()
+    targets = inputs.sum(1)
+    term = {"name": "gradient-norm", "weight": 0.2, "radius": 1e-3, "of": "output"}
+    settings = settings_with(term, epochs=2)
+
+    def gradient(model: nn.Module, chosen: Tensor) -> list[Tensor]:
+        outputs = model(inputs[chosen])
+        loss = 0.5 * (outputs.squeeze(-1) - targets[chosen]).square().mean()
+        of_output = gradient_of(outputs.mean(), model, create_graph=True)
+        return gradient_of(loss + 0.2 * norm_of(of_output), model)
+
+    model = small_network(classes=1).double()
+    plain = copy.deepcopy(model)
+    expected = by_hand(model, settings, gradient)
+    train_with(model, inputs, targets, settings, task=task)
+    assert_trained(model, expected, atol=2e-4)
+    train_with(plain, inputs, targets, settings_with(epochs=2), task=task)
+    change = norm_of([a - b for a, b in zip(plain.parameters(), expected, strict=True)])
+    assert float(change.detach()) > 0.01
+
+
+def test_the_mean_output_of_classes_is_refused() -> None:
+    terms = find_terms([TermSettings(name="gradient-norm", of="output")])  # type: ignore[call-arg]
+    with pytest.raises(InvalidExperimentError, match="the mean output of a classification is no"):
+        check_terms(terms, classes_of(4), ClientSettings())
+
+
 def test_a_function_of_ones_own_is_a_term() -> None:
     inputs, labels = some_examples(17)
     settings = settings_with({"name": f"{OWN}:squared_outputs", "weight": 0.5})
@@ -125,6 +158,8 @@ def test_a_term_of_weight_0_leaves_every_bit_and_any_other_does_not(name: str) -
         state = RecordDict()
         for number in (1, 2):
             model = small_network(number)
+            if TERMS[name].needs_masks:
+                model = with_masks(model, MaskSettings())
             rounds = {"server_round": number, "num_rounds": 2}
             train_with(model, inputs, labels, settings, state=state, **rounds)
         trained.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))

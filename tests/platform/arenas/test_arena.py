@@ -37,7 +37,6 @@ def finished(
     return arena, run_arena(arena, folder / "out", on_job=ends.append), ends
 
 
-@pytest.mark.long
 def test_every_attack_meets_every_defense(
     finished: tuple[Arena, ArenaResult, list[JobEnd]],
 ) -> None:

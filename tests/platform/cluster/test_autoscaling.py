@@ -91,6 +91,7 @@ def test_as_many_nodes_come_as_the_run_could_use_and_the_autoscaler_has(
     assert found["still_there"] == 2
 
 
+@pytest.mark.long
 def test_what_no_node_has_is_an_error_that_says_so(found: dict[str, Any]) -> None:
     what = (
         "ray.cpus_per_worker = 2, ray.gpus_per_worker = 0: no node of this Ray cluster has as much"
@@ -103,20 +104,24 @@ def test_what_no_node_has_is_an_error_that_says_so(found: dict[str, Any]) -> Non
     assert ("nor can its autoscaler bring such a node" in never) == (found["version"] == "v2")
 
 
+@pytest.mark.long
 def test_nodes_are_let_go_when_the_grid_closes(found: dict[str, Any]) -> None:
     assert found["coming_at_last"] == 0
 
 
+@pytest.mark.long
 def test_as_many_workers_work_as_fit_where_more_are_asked_for(found: dict[str, Any]) -> None:
     # The others wait for nodes, and share no CPU meanwhile.
     assert found["given"] == {"workers": 2, "nodes": 2}
 
 
+@pytest.mark.long
 def test_nodes_with_labels_come_for_a_label_selector(found: dict[str, Any]) -> None:
     # Ray's older autoscaler does not look at labels.
     assert found["labelled"] == (["b"] if found["version"] == "v2" else None)
 
 
+@pytest.mark.long
 def test_the_nodes_of_a_killed_driver_are_let_go(found: dict[str, Any]) -> None:
     assert found["let_go_when_killed"]
 

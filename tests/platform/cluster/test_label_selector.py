@@ -40,6 +40,7 @@ def test_workers_are_on_nodes_with_the_labels_alone(found: dict[str, Any]) -> No
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_labels_that_no_node_has_are_refused_without_a_wait(found: dict[str, Any]) -> None:
     # The error of a cluster that has no autoscaler: nothing has been waited for.
     assert found["refused"] == (

@@ -46,6 +46,7 @@ def test_workers_are_on_every_node_with_processors(found: dict[str, Any]) -> Non
     assert found["come_and_go"]["nodes"]["1"] == [0, 1]
 
 
+@pytest.mark.long
 def test_a_node_killed_mid_round_costs_no_update_and_changes_no_bit(found: dict[str, Any]) -> None:
     seen = found["come_and_go"]
     assert seen["nodes"]["2"] == [0, 1]
@@ -54,12 +55,14 @@ def test_a_node_killed_mid_round_costs_no_update_and_changes_no_bit(found: dict[
     assert seen["sha256"] == found["undisturbed"]["small"]
 
 
+@pytest.mark.long
 def test_a_node_that_joins_is_used_from_the_next_round(found: dict[str, Any]) -> None:
     seen = found["come_and_go"]
     assert 2 in seen["nodes"]["5"]
     assert seen["workers"]["6"] == 4
 
 
+@pytest.mark.long
 def test_sums_of_a_large_model_are_added_up_on_their_nodes(found: dict[str, Any]) -> None:
     made, moved = found["large"]["traffic"][0]
     assert made == 12 * SUM_BYTES
@@ -68,6 +71,7 @@ def test_sums_of_a_large_model_are_added_up_on_their_nodes(found: dict[str, Any]
     assert 2 <= moved // SUM_BYTES <= 8
 
 
+@pytest.mark.long
 def test_sums_that_are_lost_with_their_node_are_made_again(found: dict[str, Any]) -> None:
     seen = found["large"]
     assert seen["errors"] == []

@@ -43,6 +43,7 @@ def test_workers_share_gpus_by_fractions(found: dict[str, Any]) -> None:
     assert len({node for node, _ in seen}) == 2
 
 
+@pytest.mark.long
 def test_a_worker_never_spans_nodes(found: dict[str, Any]) -> None:
     assert found["large"]["workers"] == 2
     assert "ray.cpus_per_worker = 4" in found["refused"]

@@ -50,6 +50,7 @@ def test_without_room_there_are_fewer_workers_and_the_same_bits(found: dict[str,
     assert found["deaths"] == 0
 
 
+@pytest.mark.long
 def test_a_client_that_fits_nowhere_ends_the_run_with_what_to_lower(found: dict[str, Any]) -> None:
     assert "node 8 alone does not fit into the memory of GPU 0 of node" in found["refused"]
     assert "CUDA out of memory" in found["refused"]

@@ -53,7 +53,6 @@ def listed(*arguments: object) -> list[dict]:
     return json.loads(stdout)
 
 
-@pytest.mark.long
 def test_runs_are_listed_with_their_figures(runs: Path) -> None:
     entries = {entry["name"]: entry for entry in listed(runs)}
     assert set(entries) == {
@@ -327,6 +326,7 @@ def test_trials_that_held_a_domain_out_are_not_pooled_with_those_that_had_it(
     assert "metrics, colored-digits, held out e0.1" in stdout
 
 
+@pytest.mark.long
 def test_a_sweep_is_listed_with_its_best_trial(sweep: tuple[Path, str]) -> None:
     directory, _ = sweep
     [entry] = listed(directory.parent)

@@ -102,6 +102,78 @@ def check(**tables: Any) -> None:
             "client.vectorize = True: client.selection scores the examples of one client at a",
         ),
         (
+            {"client": {"selection": {"drop": 0.3, "over": "federation"}}},
+            "client.selection.over = 'federation': strategy.name = 'FedAvg' does not ask for",
+        ),
+        (
+            {"strategy": {"name": "DataDiet"}},
+            "strategy.name = 'DataDiet': clients score no examples; expected a table [client.sel",
+        ),
+        (
+            {"strategy": {"name": "DataDiet"}, "client": {"selection": {"drop": 0.3}}},
+            "'DataDiet': client.selection.over = 'client': each client has a threshold of its own",
+        ),
+        (
+            {"client": {"objective": [{"name": "gradient-boosting"}]}},
+            "client.objective.name = 'gradient-boosting': the model does not end in two linear",
+        ),
+        (
+            {
+                "client": {"objective": [{"name": "gradient-boosting", "stages": 7}]},
+                "model": {"name": "boosted-mlp"},
+            },
+            "'gradient-boosting': stages = 7: the last hidden layer has 200 neurons; expected a",
+        ),
+        (
+            {
+                "client": {"objective": [{"name": "gradient-boosting"}], "weight_decay": 0.1},
+                "model": {"name": "boosted-mlp"},
+            },
+            "client.weight_decay = 0.1 would move the groups of other stages; expected 0",
+        ),
+        (
+            {"client": {"objective": [{"name": "r-amt"}]}},
+            "client.objective has 'r-amt': the model has no masks; expected a table [model.masks]",
+        ),
+        (
+            {"client": {"mods": ["mask-bits"]}},
+            "client.mods has 'mask-bits': the model has no masks to send; expected a table [model",
+        ),
+        (
+            {
+                "client": {"mods": [{"name": "mask-bits", "threshold": 0.1}]},
+                "model": {"name": "mlp", "masks": {"scale": 1.0, "threshold": 0.5}},
+            },
+            "client.mods has 'mask-bits': threshold = 0.1, and the model's masks have 0.5; exp",
+        ),
+        (
+            {"model": {"name": "mlp", "masks": {}, "compander": {}}},
+            "model.masks and model.compander are set: each replaces what is trained of a weight",
+        ),
+        (
+            {"model": {"name": "mlp", "masks": {"scale": 0.001}}},
+            "model.masks.scale = 0.001: no weight would count at first; expected more than model",
+        ),
+        (
+            {"model": {"name": "linear", "masks": {}}},
+            "model.masks: no linear or convolutional layer beside the head",
+        ),
+        (
+            {"model": {"name": "mlp", "compander": {"scale": 0.01}}},
+            "model.compander.scale = 0.01: a weight of 0.1",
+        ),
+        (
+            {"model": {"name": "noprop-dt", "masks": {}}},
+            "model.masks is set: model.name = 'noprop-dt' is trained block by block; expected",
+        ),
+        (
+            {
+                "model": {"name": "mlp", "compander": {}},
+                "capture": {"nodes": [1], "rounds": [1]},
+            },
+            "model.compander is set: attacks on [capture] know gradients of weights alone",
+        ),
+        (
             {"client": {"objective": [{"name": "fedlc"}], "loss": f"{OWN}:halved"}},
             "client.objective.name = 'fedlc': it changes the cross-entropy, and client.loss",
         ),

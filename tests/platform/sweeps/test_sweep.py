@@ -150,6 +150,26 @@ def test_a_trial_that_fails_does_not_stop_the_others_and_is_tried_again(
     assert sorted(str(end.error) for end in ends) == sorted(messages)
 
 
+def test_a_budget_ends_a_sweep_with_its_tables_and_the_next_call_goes_on(
+    tmp_path: Path, cluster: None
+) -> None:
+    sweep, directory = planned(tmp_path, "run.rounds=2"), tmp_path / "out"
+    ended: list[TrialEnd] = []
+
+    def wait_for_the_end(end: TrialEnd) -> None:
+        ended.append(end)
+        time.sleep(60)
+
+    part = run_sweep(sweep, directory, budget=15.0, on_end=wait_for_the_end)
+    assert len(ended) <= 1
+    assert part.failed == {}
+    assert part.left == 4 - len(ended)
+    assert {row["status"] for row in rows(part)} <= {"finished", "waiting"}
+    whole = run_sweep(sweep, directory)
+    assert whole.left == 0
+    assert {row["status"] for row in rows(whole)} == {"finished"}
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 

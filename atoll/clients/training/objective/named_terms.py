@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from atoll.clients.settings import ClientSettings, TermSettings
 from atoll.clients.tasks.task import Task
@@ -32,10 +32,15 @@ TERMS: Registry[type[ObjectiveTerm]] = Registry(
         "nested-dropout": f"{_PLACE}.noisy_labels:NestedDropout",
         "co-teaching": f"{_PLACE}.noisy_labels:CoTeaching",
         "ps-kd": f"{_PLACE}.soft_targets:SelfDistillation",
+        "backslash": f"{_PLACE}.coding_rate:CodingRate",
+        "gradient-boosting": f"{_PLACE}.boosting:GradientBoosting",
+        "r-amt": f"{_PLACE}.masks:RegularizedMasks",
+        "conr": f"{_PLACE}.imbalanced_targets:ContrastiveRegularizer",
         "scaffold": f"{_PLACE}.drift_correction:ControlVariates",
         "feddyn": f"{_PLACE}.drift_correction:DynamicRegularizer",
         "fednova": f"{_PLACE}.reported_updates:NormalizedUpdates",
         "fedexp": f"{_PLACE}.reported_updates:ReportedNorms",
+        "selection": f"{_PLACE}.score_histogram:ScoreHistogram",
     },
 )
 # A strategy's message that holds a record of this name and a term's asks for that term.
@@ -125,6 +130,21 @@ def asks_for_terms(records: RecordDict) -> bool:
 def record_of_term(term: ObjectiveTerm) -> ConfigRecord:
     """Return the record by which a strategy asks for a term."""
     return ConfigRecord(term.model_dump())
+
+
+def check_models(terms: Sequence[NamedTerm], model: nn.Module) -> None:
+    """Refuse terms that cannot act on a model.
+
+    Raises
+    ------
+    InvalidExperimentError
+        With the term's name, and what was expected.
+    """
+    for named in terms:
+        try:
+            named.term.check_model(model)
+        except ValueError as error:
+            raise InvalidExperimentError(f"{KEY}.name = {named.name!r}: {error}") from None
 
 
 def check_terms(terms: Sequence[NamedTerm], task: Task, settings: ClientSettings) -> None:

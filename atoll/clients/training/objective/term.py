@@ -295,6 +295,8 @@ class ObjectiveTerm(Section):
     once_a_step: ClassVar[bool] = False
     # Whether a run has a :attr:`TermRun.gradient`.
     asks_for_second_gradient: ClassVar[bool] = False
+    # Whether the model must have masks, which are what the term is about.
+    needs_masks: ClassVar[bool] = False
     # Whether a run acts by ``offset`` and ``pull`` alone, which vectorised clients can do.
     is_linear: ClassVar[bool] = False
 
@@ -315,6 +317,15 @@ class ObjectiveTerm(Section):
         ------
         ValueError
             With what it is and what was expected.
+        """
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model on which the term cannot act.
+
+        Raises
+        ------
+        ValueError
+            With what it lacks and what was expected.
         """
 
     def begin(self, context: TermContext) -> TermRun:

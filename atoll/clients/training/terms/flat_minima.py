@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from atoll.clients.ranges import Positive
+from atoll.clients.settings import ClientSettings
+from atoll.clients.tasks.regression import Regression
+from atoll.clients.tasks.task import Task
+from atoll.clients.training.gradients import gradients_of
 from atoll.clients.training.objective.term import (
     GradientAt,
     ObjectiveTerm,
+    TermBatch,
     TermContext,
     TermRun,
 )
@@ -47,10 +52,11 @@ class SharpnessAware(ObjectiveTerm):
 
 
 class GradientNormPenalty(ObjectiveTerm):
-    """Penalty weight ||grad L|| of the gradient's norm, by a finite difference along it.
+    """Penalty weight ||grad L|| of a gradient's norm, by a finite difference along it.
 
     Its gradient is weight H g/||g||, which is (g(w + r g/||g||) - g)/r for a small r: one more
-    gradient a step (Zhao et al., 2022, "Penalizing Gradient Norm", eq. 8).
+    gradient a step (Zhao et al., 2022, "Penalizing Gradient Norm", eq. 8), and two more where the
+    gradient is not the loss's.
 
     Attributes
     ----------
@@ -58,20 +64,58 @@ class GradientNormPenalty(ObjectiveTerm):
         What the norm is multiplied by.
     radius : float
         r: how far the second gradient is from the first.
+    of : str
+        Whose gradient by the parameters: the "loss", or the mean "output" of a regression (IGNITE;
+        Dao et al., 2024).
     """
 
     asks_for_second_gradient: ClassVar[bool] = True
 
     radius: Positive = 0.01
+    of: Literal["loss", "output"] = "loss"
+
+    def check(self, task: Task, settings: ClientSettings) -> None:
+        """Refuse a mean output that means nothing."""
+        if self.of == "output" and not isinstance(task, Regression):
+            raise ValueError(
+                f"of = 'output': the mean output of a {task.kind} is no prediction; expected a "
+                "regression, or 'loss'"
+            )
 
     def begin(self, context: TermContext) -> TermRun:
         """Return the step's gradient and the penalty's."""
+        if self.of == "output":
+            return self._of_output(context)
 
         def gradient(first: list[Tensor], at: GradientAt) -> list[Tensor]:
             second = at(uphill(first, self.radius))
             return _mixed(first, second, self.weight / self.radius)
 
         return TermRun(gradient=gradient)
+
+    def _of_output(self, context: TermContext) -> TermRun:
+        by_name = dict(context.model.named_parameters())
+        parameters: list[Tensor] = [by_name[name] for name in context.names]
+        seen: list[Tensor] = []
+
+        def loss(batch: TermBatch) -> Tensor:
+            seen[:] = [batch.inputs]
+            return batch.outputs.new_zeros(())
+
+        def of_output() -> list[Tensor]:
+            return list(gradients_of(context.model(seen[0]).mean(), parameters))
+
+        def gradient(first: list[Tensor], at: GradientAt) -> list[Tensor]:
+            here, kept = of_output(), [p.detach().clone() for p in parameters]
+            with torch.no_grad():
+                torch._foreach_add_(parameters, uphill(here, self.radius))
+            there = of_output()
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, kept)
+            slope = torch._foreach_sub(there, here)
+            return list(torch._foreach_add(first, slope, alpha=self.weight / self.radius))
+
+        return TermRun(loss=loss, gradient=gradient)
 
 
 def uphill(gradients: Sequence[Tensor], radius: float) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""``atoll attack``, ``audit``, ``membership``, ``labels``, ``doctor`` and ``train-generator``."""
+"""``atoll attack``, ``audit``, ``membership``, ``labels``, ``doctor``, ``train-...``."""
 
 from __future__ import annotations
 
@@ -186,7 +186,30 @@ def membership(
     candidates: Annotated[
         int, typer.Option(min=2, help="Members of each client that are asked about, at most.")
     ] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the candidates.")] = 0,
+    same_classes: Annotated[
+        bool, typer.Option(help="Ask about others of the classes of the members.")
+    ] = False,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="lira or rmia, with shadow federations; active: a malicious server; repeatable."
+        ),
+    ] = None,
+    shadows: Annotated[int, typer.Option(min=4, help="Shadow federations, an even number.")] = 64,
+    variance: Annotated[
+        str, typer.Option(help="LiRA's: example, fixed, or auto (fixed below 64 shadows).")
+    ] = "auto",
+    rmia_a: Annotated[float, typer.Option(min=0.0, max=1.0, help="RMIA's a.")] = 0.3,
+    rmia_gamma: Annotated[float, typer.Option(min=1.0, help="RMIA's gamma.")] = 1.0,
+    ascent: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=10.0, help="How far the active server moves the model, by its norm."
+        ),
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Draws the candidates, and the shadow federations.")
+    ] = 0,
     out: RowsOption = None,
     trust_code: TrustOption = False,
     latex: LatexOption = False,
@@ -198,17 +221,34 @@ def membership(
         told = console if form == "text" else errors
         say_loading(run_directory.resolve().name, told, "PyTorch")
         from atoll.platform.attack_runs.membership_run import run_membership
+        from atoll.platform.attack_runs.shadows.shadow_attacks import ShadowSettings
+        from atoll.platform.cli.output.attack_table import AttackProgress
+        from atoll.platform.reports.membership_report import PAGE
 
         log_to_terminal("info")
-        result = run_membership(
-            run_directory,
-            candidates=candidates,
-            seed=seed,
-            out=out,
-            ask=who_is_trusted(trust_code),
-        )
+        with AttackProgress(told, "shadow federations", "") as progress:
+            result = run_membership(
+                run_directory,
+                attack=[
+                    _one_of(name, ("lira", "rmia", "active"), "--attack") for name in attack or ()
+                ],
+                shadows=ShadowSettings(
+                    shadows,
+                    _one_of(variance, ("auto", "example", "fixed"), "--variance"),
+                    rmia_a,
+                    rmia_gamma,
+                ),
+                ascent=ascent,
+                candidates=candidates,
+                same_classes=same_classes,
+                seed=seed,
+                out=out,
+                progress=progress,
+                ask=who_is_trusted(trust_code),
+            )
         print_tables([result.table()], form)
         told.print(f"rows: {result.directory}", soft_wrap=True)
+        told.print(f"page: {result.directory / PAGE}", soft_wrap=True)
 
 
 def train_generator(
@@ -237,6 +277,43 @@ def train_generator(
             path,
             _one_of(split, ("test", "train"), "--split"),
             settings or (),
+            seed=seed,
+            threads=threads,
+            console=console,
+        )
+
+
+def train_prior(
+    dataset: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    kind: Annotated[
+        str, typer.Option(help="lpn (learned proximal network) or diffusion (score network).")
+    ] = "lpn",
+    path: Annotated[
+        Path | None, typer.Option(help="A folder with its files, in place of a download.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
+    ] = "test",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seeds the training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+) -> None:
+    """Train a prior of a data set's images, for attacks with a setting 'prior'."""
+    with clear_errors():
+        from atoll.platform.attack_runs.prior_training import run_prior_training
+
+        log_to_terminal("info")
+        run_prior_training(
+            dataset,
+            path,
+            _one_of(kind, ("lpn", "diffusion"), "--kind"),
+            _one_of(split, ("test", "train"), "--split"),
+            settings or (),
+            out,
             seed=seed,
             threads=threads,
             console=console,

@@ -29,6 +29,14 @@ from atoll.trust import importing_only, uses_in
 if TYPE_CHECKING:
     from atoll.platform.sweeps.sweep_plan import Sweep
 
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Stop after this time (45m, 2h) with the results of what has ended; the same command "
+        "goes on from there."
+    ),
+]
+
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="An experiment file with a section [sweep].")],
@@ -38,6 +46,7 @@ def sweep(
         Path | None,
         typer.Option(help="The sweep directory; by default run.out/run.name."),
     ] = None,
+    budget: BudgetOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the trials only; no code is imported.")
     ] = False,
@@ -51,6 +60,7 @@ def sweep(
         form = form_of(latex=latex, csv=csv)
         # What is written to a file or a pipe are the tables alone.
         told = console if form == "text" else errors
+        seconds = seconds_of(budget, "--budget")
         if not dry_run:
             say_loading(file.name, told)
         from atoll.platform.sweeps.sweep_plan import load_sweep
@@ -72,13 +82,23 @@ def sweep(
         directories.append(sweep_directory(planned, out))
         with SweepProgress(told, directories[0]) as progress:
             result = run_sweep(
-                planned, directories[0], on_start=progress.on_start, on_end=progress.on_end
+                planned,
+                directories[0],
+                budget=seconds,
+                on_start=progress.on_start,
+                on_end=progress.on_end,
             )
         if form == "text":
             console.print(result.tables, soft_wrap=True)
         else:
             print_tables(result.printed, form)
         told.print(f"tables: {result.directory / 'results.md'}", soft_wrap=True)
+        if result.left:
+            told.print(
+                f"the budget of {budget} is spent; left: {result.left} trials; the same command "
+                "goes on",
+                soft_wrap=True,
+            )
         if result.failed:
             errors.print(
                 f"{len(result.failed)} trials failed; 'atoll sweep' again tries them again"
@@ -94,13 +114,7 @@ def arena(
     out: Annotated[
         Path | None, typer.Option(help="The arena directory; by default run.out/run.name.")
     ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Stop after this time (45m, 2h) with the report of what has ended; the same "
-            "command goes on from there."
-        ),
-    ] = None,
+    budget: BudgetOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="List the federations only; no code is imported."),

@@ -12,19 +12,29 @@ from atoll.platform.attack_runs.attack_run import AttackRun, plain_table_of, tit
 
 
 class AttackProgress:
-    """A bar of an attack's steps; called with how many of how many are done."""
+    """A bar of an attack's steps; called with how many of how many are done.
 
-    def __init__(self, console: Console) -> None:
+    Parameters
+    ----------
+    console : Console
+        Where to.
+    doing : str
+        What stands before the bar.
+    unit : str
+        What is counted.
+    """
+
+    def __init__(self, console: Console, doing: str = "attacking", unit: str = "steps") -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task("attacking", total=None, visible=False)
+        self._task = self._bar.add_task(doing, total=None, visible=False)
 
     def __call__(self, done: int, total: int) -> None:
         """Show the steps done."""

@@ -19,9 +19,10 @@ class AuditSettings(Section):
     ----------
     canaries : int
         How many clients are canaries: those with the largest node ids. By a coin of its own a
-        canary's update is a random direction, or zero.
+        canary's update is a random direction, or zero. With ``privacy.level = "example"`` it is
+        how many examples of the last client are, and their gradients.
     norm : float or None
-        The L2 norm of a canary's update before mods and the server clip it; by default ten times
+        The L2 norm of a canary's update, or gradient, before it is clipped; by default ten times
         ``privacy.clipping_norm``.
     confidence : float
         With which epsilon is above the bound.

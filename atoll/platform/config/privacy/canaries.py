@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment
 
 CANARY_CLIENTS = "atoll.attacks.audits.canary_clients:CanaryClients"
+CANARY_EXAMPLES = "atoll.attacks.audits.canary_examples:CanaryExamples"
 # A canary's norm by the clipping norm: a canary is always clipped.
 BEYOND = 10.0
 
@@ -26,15 +27,22 @@ def with_canaries(experiment: Experiment) -> Experiment:
     audit = experiment.audit
     if audit is None:
         return experiment
-    arguments = {
-        "name": CANARY_CLIENTS,
-        "first": canary_nodes(experiment).start,
-        "norm": _norm(experiment),
-        "seed": experiment.run.seed,
-    }
+    shared = {"norm": _norm(experiment), "seed": experiment.run.seed}
+    if are_examples(experiment):
+        of_client = {"node": experiment.data.clients, "canaries": audit.canaries}
+        arguments = {"name": CANARY_EXAMPLES, **of_client, **shared}
+    else:
+        first = canary_nodes(experiment).start
+        arguments = {"name": CANARY_CLIENTS, "first": first, **shared}
     mods = (*experiment.client.mods, ModSettings.model_validate(arguments))
     client = experiment.client.model_copy(update={"mods": mods})
     return experiment.model_copy(update={"client": client})
+
+
+def are_examples(experiment: Experiment) -> bool:
+    """Tell whether canaries are examples of the last client: ``[privacy]`` hides examples."""
+    privacy = experiment.privacy
+    return privacy is not None and privacy.level == "example"
 
 
 def canary_nodes(experiment: Experiment) -> range:

@@ -33,6 +33,7 @@ MEANINGS = {
     "from the update",
     Capability.PUBLIC_DATA: "has public examples of the same kind as the clients'",
     Capability.GENERATOR: "has a generator of such images, trained on public data",
+    Capability.PRIOR: "has a prior of such examples, trained on public data",
     Capability.CHOOSES_MODEL: "is malicious: it chooses the model that it sends",
 }
 
@@ -75,6 +76,8 @@ class ArenaFacts:
         Why federations and attacks failed.
     federations_left, attacks_left : int
         How many federations, and how many attacks on those that ended, a time budget left out.
+    membership : Sequence of rows
+        Figures of membership inference: setting, defense, epsilon, method and what it finds.
     """
 
     tables: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +87,7 @@ class ArenaFacts:
     failed: Mapping[str, str] = field(default_factory=dict)
     federations_left: int = 0
     attacks_left: int = 0
+    membership: Sequence[Sequence[str]] = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -100,6 +100,8 @@ class Curves:
         Whether x is of whole numbers.
     member : str
         Which of the clients' curves are added at a click; none if empty.
+    powers : bool
+        Whether x and y are exponents of ten, of which the axes show the powers.
     """
 
     series: Sequence[Curve]
@@ -111,6 +113,7 @@ class Curves:
     height: int = 230
     whole: bool = True
     member: str = ""
+    powers: bool = False
     kind: str = field(default="curves", init=False)
 
 

@@ -58,8 +58,8 @@ function drawLegend(svg, rows, top) {
   });
 }
 
-function yAxis(svg, box, range, ticks) {
-  const labels = labelsOf(ticks);
+function yAxis(svg, box, range, ticks, spec) {
+  const labels = tickLabels(spec, ticks);
   const place = (v) => box.top + box.height * (1 - (v - range[0]) / (range[1] - range[0]));
   ticks.at.forEach((value, number) => {
     const y = place(value);
@@ -91,6 +91,16 @@ function drawCategories(svg, box, names, labels, center) {
   });
 }
 
+/** The labels of ticks; of exponents, the powers of ten. */
+function tickLabels(spec, ticks) {
+  return spec.powers ? ticks.at.map((value) => meant(spec, value)) : labelsOf(ticks);
+}
+
+/** A value of a figure for a person. */
+function meant(spec, value) {
+  return shown(spec.powers && value !== null ? Number((10 ** value).toPrecision(4)) : value);
+}
+
 /** Curves, points and bars over numbers or categories. */
 function drawCurves(spec, width, state) {
   const series = [...spec.series, ...(state.chosen ?? [])];
@@ -103,13 +113,13 @@ function drawCurves(spec, width, state) {
   const named = series.length > 1 || series[0]?.named || spec.level ? entries : [];
   const range = yRange(spec, visible, state);
   const plotHeight = spec.height ?? 230;
-  const ticks = ticksOf(range, plotHeight / 36);
-  const left = Math.max(...labelsOf(ticks).map(widthOf), 10) + 10;
+  const ticks = ticksOf(range, plotHeight / 36, spec.powers);
+  const left = Math.max(...tickLabels(spec, ticks).map(widthOf), 10) + 10;
   const slot = spec.categories ? (width - left - 32) / spec.categories.length : 0;
   const labels = spec.categories ? categoryLabels(spec.categories, slot) : null;
   const sizes = { left, below: labels?.below ?? TICK };
   const { svg, box } = frame(spec, width, plotHeight, sizes, named);
-  const y = yAxis(svg, box, range, ticks);
+  const y = yAxis(svg, box, range, ticks, spec);
   const x = spec.categories
     ? (number) => box.left + (box.width * (number + 0.5)) / spec.categories.length
     : numbersBelow(svg, box, xRange(visible, state), spec);
@@ -161,7 +171,7 @@ function xRange(visible, state) {
 function numbersBelow(svg, box, range, spec) {
   const place = (v) => box.left + (box.width * (v - range[0])) / (range[1] - range[0]);
   const ticks = ticksOf(range, box.width / 70, spec.whole);
-  const labels = labelsOf(ticks);
+  const labels = tickLabels(spec, ticks);
   ticks.at.forEach((value, number) => {
     const at = { class: "tick", "text-anchor": "middle", y: box.top + box.height + 15 };
     add(svg, "text", { ...at, x: place(value) }, labels[number]);
@@ -222,10 +232,10 @@ function nearest(spec, visible, x, y, px, py) {
   }
   if (best === null || best.distance > 60) return null;
   const { each, n, value } = best;
-  const where = spec.categories ? spec.categories[value] : `${spec.x_title} ${shown(value)}`;
-  const lines = [each.texts?.[n] ?? each.name, where, `${spec.y_title} ${shown(each.y[n])}`];
+  const where = spec.categories ? spec.categories[value] : `${spec.x_title} ${meant(spec, value)}`;
+  const lines = [each.texts?.[n] ?? each.name, where, `${spec.y_title} ${meant(spec, each.y[n])}`];
   if (each.low && each.low[n] !== null && each.low[n] !== each.high[n]) {
-    lines.push(`from ${shown(each.low[n])} to ${shown(each.high[n])}`);
+    lines.push(`from ${meant(spec, each.low[n])} to ${meant(spec, each.high[n])}`);
   }
   return { lines: lines.filter(Boolean), pick: each.ids?.[n] };
 }

@@ -1,0 +1,1 @@
+"""Weights of layers as functions of what is trained: masks, and companders."""

@@ -1,0 +1,1 @@
+"""Shadow federations: the victim's experiment run again, on examples that the attacker chose."""

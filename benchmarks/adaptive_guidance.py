@@ -1,0 +1,85 @@
+"""Guided diffusion with and without adaptive guidance, and a rival, on the captures of a run.
+
+The victims are clients' training images; the prior has seen test images alone. Figures are paired
+by image. Run it, in some minutes:
+
+    atoll train-prior digits --kind diffusion --out digits.diffusion --set steps=600 --set width=16
+    atoll run experiments/guided-diffusion.toml
+    python -m benchmarks.adaptive_guidance runs/guided-diffusion digits.diffusion
+
+An evaluation is one of the matching cost with its gradient. Inverting Gradients has as many as
+guided diffusion has levels, and ten times as many.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from scipy.stats import t
+
+from atoll.attacks.base.attack_building import build_attack
+from atoll.attacks.captures.capture_files import find_captures
+from atoll.attacks.victims import attack_victims, observe_victims, read_victims, references_of
+from atoll.clients.data.catalog import load_dataset
+
+
+def arms(levels: int, prior: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the arms by name: an attack and its settings."""
+    guided = {"prior_path": str(prior), "levels": levels}
+    fewer = {"levels": 2 * levels // 3, "alignment": 1.0}
+    return {
+        "guided at every level": ("guided-diffusion", {**guided, "alignment": 1.0}),
+        "adaptive guidance": ("guided-diffusion", {**guided, "pause": levels // 8}),
+        "two thirds of the levels": ("guided-diffusion", {**guided, **fewer}),
+        "Inverting Gradients": ("inverting-gradients", {"steps": levels, "tv": 1e-3}),
+        "Inverting Gradients, 10x": ("inverting-gradients", {"steps": 10 * levels, "tv": 1e-3}),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("prior", type=Path)
+    parser.add_argument("--levels", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    victims = read_victims(find_captures(given.run))
+    dataset = load_dataset(victims[0].capture.federation.dataset)
+    references = references_of(dataset)
+    first: list[float] | None = None
+    print("| attack | PSNR, dB | over the first row | identified | evaluations |")
+    print("|---|---|---|---|---|")
+    for name, (attack_name, settings) in arms(given.levels, given.prior).items():
+        attack = build_attack(attack_name, settings)
+        observations = observe_victims(victims, attack, public=references.public, mode="eval")
+        rows, evaluations = list[dict[str, Any]](), list[int]()
+        for seed in range(given.seeds):
+            found = attack_victims(
+                name, attack, victims, observations, candidates=references.candidates, seed=seed
+            )
+            rows += [row for one in found for row in one.rows]
+            is_guided = attack_name == "guided-diffusion"
+            evaluations += [
+                len(one.reconstruction.cost_path) if is_guided else settings["steps"]
+                for one in found
+            ]
+        psnr = [row["psnr"] for row in rows]
+        first = first or psnr
+        over = [a - b for a, b in zip(psnr, first, strict=True)]
+        # Images are the sample; the seeds of one image are not independent of each other.
+        images = [fmean(over[place :: len(victims)]) for place in range(len(victims))]
+        half = float(t.ppf(0.975, len(images) - 1)) * stdev(images) / len(images) ** 0.5
+        print(
+            f"| {name} | {fmean(psnr):.2f} | {fmean(over):+.2f} +- {half:.2f} | "
+            f"{fmean(row['identified'] for row in rows):.2f} | {fmean(evaluations):.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

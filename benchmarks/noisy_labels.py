@@ -1,0 +1,161 @@
+"""Accuracy under wrong labels: the last round and the best, with the same trials for each method.
+
+``python -m benchmarks.noisy_labels --out FILE`` runs what is not in FILE yet, and
+``python -m benchmarks.noisy_labels --table FILE`` prints the table of docs/results/objectives.md. A
+trial is a kind of noise, its rate, a method and a seed. Labels of the test examples are right.
+
+- last: the server's accuracy after the last round.
+- best: the highest accuracy after any round. It is chosen on the test examples, so it says how much
+  a run lost to its wrong labels, and is no estimate of accuracy.
+
+A trial calls the ClientApp in this process, for every client in every round, and averages as FedAvg
+does: that gives the arrays of ``atoll run`` at a fraction of what starting it costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from atoll import Experiment
+from atoll.clients import evaluate, make_client_app
+from atoll.clients.arrays.weighted_sum import WeightedSum
+from atoll.clients.data.dataset import Dataset
+from atoll.flower import assume_identity
+from atoll.platform.runs.federation import Federation, prepare
+from benchmarks.recorded import date_and_commit
+
+SEEDS = (0, 1, 2)
+NOISES = (("symmetric", 0.2), ("symmetric", 0.4), ("pair-flip", 0.2), ("pair-flip", 0.4))
+CLIENTS, ROUNDS, TESTED = 5, 60, 2000
+# What [[client.objective]] has; a method that must know the noise's rate is told it.
+METHODS: dict[str, list[dict[str, Any]]] = {
+    "cross-entropy": [],
+    "ELR": [{"name": "elr"}],
+    "ELR of CIFAR-100": [{"name": "elr", "weight": 7.0, "beta": 0.9}],
+    "nested dropout": [{"name": "nested-dropout"}],
+    "co-teaching": [{"name": "co-teaching"}],
+}
+
+
+def main() -> None:
+    """Run trials, or print the table."""
+    parser = argparse.ArgumentParser(description="Methods against wrong labels.")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
+    parser.add_argument("--table", type=Path, help="such a file: prints its table")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")
+    given = parser.parse_args()
+    if given.table is not None:
+        print_table(json.loads(given.table.read_text()))
+        return
+    torch.set_num_threads(1)
+    for name in ("flwr", "atoll"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    assume_identity()
+    began = time.monotonic()
+    found = json.loads(given.out.read_text()) if given.out.exists() else []
+    done = {(t["kind"], t["rate"], t["method"], t["seed"]) for t in found}
+    for key in trials(given.methods, given.seeds):
+        if key in done:
+            continue
+        if time.monotonic() - began > given.seconds:
+            print("out of time; run it again for the rest")
+            break
+        started = time.monotonic()
+        accuracies = accuracies_of(prepare(experiment_of(*key)))
+        named = dict(zip(("kind", "rate", "method", "seed"), key, strict=True))
+        figures = {"last": accuracies[-1], "best": max(accuracies)}
+        found.append({**named, **figures, "run": date_and_commit()})
+        given.out.write_text(json.dumps(found, indent=1))
+        print(*key, figures, f"{time.monotonic() - started:.1f} s", flush=True)
+
+
+def trials(methods: list[str], seeds: list[int]) -> Iterator[tuple[str, float, str, int]]:
+    """Yield every trial, a whole seed at a time."""
+    for seed in seeds:
+        for kind, rate in NOISES:
+            for method in methods:
+                yield kind, rate, method, seed
+
+
+def experiment_of(kind: str, rate: float, method: str, seed: int) -> Experiment:
+    """Return a trial's experiment."""
+    terms = [dict(term) for term in METHODS[method]]
+    for term in terms:
+        if term["name"] == "co-teaching":
+            term["forget_rate"] = rate
+    return Experiment.from_dict(
+        {
+            "run": {"seed": seed, "rounds": ROUNDS},
+            "data": {
+                "dataset": "fashion-mnist",
+                "clients": CLIENTS,
+                "train_examples": 1000,
+                "test_examples": TESTED,
+                "label_noise": {"kind": kind, "rate": rate},
+            },
+            "model": {"name": "mlp"},
+            "client": {"learning_rate": 0.1, "epochs": 2, "batch_size": 20, "objective": terms},
+        }
+    )
+
+
+def accuracies_of(federation: Federation) -> list[float]:
+    """Return the server's accuracy after each round."""
+    app, dataset = make_client_app(federation.spec), Dataset(federation.spec.dataset)
+    model = federation.spec.build_model(dataset)
+    server, tested = federation.spec.arrays_of(model), np.arange(TESTED)
+    contexts = [
+        Context(1, i + 1, {"partition-id": i, "num-partitions": CLIENTS}, RecordDict(), {})
+        for i in range(CLIENTS)
+    ]
+    arrays, accuracies = federation.initial_arrays, []
+    for number in range(1, ROUNDS + 1):
+        total = WeightedSum()
+        for place, context in enumerate(contexts):
+            content = RecordDict(
+                {"arrays": arrays, "config": ConfigRecord({"server-round": number})}
+            )
+            message = Message(content, dst_node_id=place + 1, message_type="train")
+            reply = app(message, context).content
+            sent: ArrayRecord = reply.array_records["arrays"]
+            total.add(sent, reply.metric_records["metrics"]["num-examples"])
+        arrays = total.mean()
+        server.load(arrays)
+        accuracies.append(float(evaluate(model, dataset, dataset.test, tested)["accuracy"]))
+    return accuracies
+
+
+def print_table(found: list[dict[str, Any]]) -> None:
+    """Print the table: a row a noise and method, mean and range over the seeds."""
+    print(", ".join(sorted({trial["run"] for trial in found})))
+    print("\n| noise | method | last | best | best minus last | seeds |")
+    print("|---|---|---|---|---|---|")
+    for kind, rate in NOISES:
+        for method in METHODS:
+            rows = [t for t in found if (t["kind"], t["rate"], t["method"]) == (kind, rate, method)]
+            if rows:
+                lost = statistics.fmean(t["best"] - t["last"] for t in rows)
+                cells = [_cell([t[name] for t in rows]) for name in ("last", "best")]
+                noise = f"{kind}, {rate:.0%}"
+                print(f"| {noise} | {method} | {' | '.join(cells)} | {lost:.3f} | {len(rows)} |")
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    main()
