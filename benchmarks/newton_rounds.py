@@ -93,21 +93,24 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     assume_identity()
     print(date_and_commit())
+    lowest = min(given.targets)
     for model in MODELS:
         heads = [f"{target:g}" for target in given.targets]
         print(f"\n{model}\n\n| strategy | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
         for name, make in STRATEGIES.items():
             rates = RATES if name != "GNS" else RATES[:1]
             found = [
-                [list(losses(model, make(rate), seed, given.rounds)) for seed in SEEDS]
+                [list(losses(model, make(rate), seed, given.rounds, lowest)) for seed in SEEDS]
                 for rate in rates
             ]
             cells = [_cell(found, rates, target) for target in given.targets]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def losses(model: str, tables: tuple[Tables, Tables], seed: int, rounds: int) -> Iterator[float]:
-    """Yield the mean loss over the training examples after each round."""
+def losses(
+    model: str, tables: tuple[Tables, Tables], seed: int, rounds: int, lowest: float
+) -> Iterator[float]:
+    """Yield the mean loss over the training examples after each round, until it is the lowest."""
     strategy_table, client = tables
     experiment = Experiment.from_dict(
         {
@@ -134,7 +137,10 @@ def losses(model: str, tables: tuple[Tables, Tables], seed: int, rounds: int) ->
         if not all(np.isfinite(array.numpy()).all() for array in arrays.values()):
             return
         server.load(arrays)
-        yield float(evaluate(network, dataset, dataset.train, chosen)["loss"])
+        loss = float(evaluate(network, dataset, dataset.train, chosen)["loss"])
+        yield loss
+        if loss <= lowest:
+            return
 
 
 def _cell(found: list[list[list[float]]], rates: tuple[float, ...], target: float) -> str:
@@ -145,7 +151,7 @@ def _cell(found: list[list[list[float]]], rates: tuple[float, ...], target: floa
         if all(first is not None for first in firsts):
             best = min(best, (float(np.mean([float(f) for f in firsts if f is not None])), rate))
     if best[0] == float("inf"):
-        return f"over {max(len(run) for runs in found for run in runs)}"
+        return "not reached"
     return f"{best[0]:.1f}" + ("" if len(rates) == 1 else f" (rate {best[1]:g})")
 
 

@@ -7,9 +7,6 @@ trial is a kind of noise, its rate, a method and a seed. Labels of the test exam
 - last: the server's accuracy after the last round.
 - best: the highest accuracy after any round. It is chosen on the test examples, so it says how much
   a run lost to its wrong labels, and is no estimate of accuracy.
-
-A trial calls the ClientApp in this process, for every client in every round, and averages as FedAvg
-does: that gives the arrays of ``atoll run`` at a fraction of what starting it costs.
 """
 
 from __future__ import annotations
@@ -23,16 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from atoll import Experiment
-from atoll.clients import evaluate, make_client_app
-from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.data.dataset import Dataset
 from atoll.flower import assume_identity
-from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.federation import prepare
+from benchmarks.in_process import rounds_of
 from benchmarks.recorded import date_and_commit
 
 SEEDS = (0, 1, 2)
@@ -74,7 +67,8 @@ def main() -> None:
             print("out of time; run it again for the rest")
             break
         started = time.monotonic()
-        accuracies = accuracies_of(prepare(experiment_of(*key)))
+        federation = prepare(experiment_of(*key))
+        accuracies = [done.accuracy for done in rounds_of(federation, ROUNDS, TESTED)]
         named = dict(zip(("kind", "rate", "method", "seed"), key, strict=True))
         figures = {"last": accuracies[-1], "best": max(accuracies)}
         found.append({**named, **figures, "run": date_and_commit()})
@@ -110,32 +104,6 @@ def experiment_of(kind: str, rate: float, method: str, seed: int) -> Experiment:
             "client": {"learning_rate": 0.1, "epochs": 2, "batch_size": 20, "objective": terms},
         }
     )
-
-
-def accuracies_of(federation: Federation) -> list[float]:
-    """Return the server's accuracy after each round."""
-    app, dataset = make_client_app(federation.spec), Dataset(federation.spec.dataset)
-    model = federation.spec.build_model(dataset)
-    server, tested = federation.spec.arrays_of(model), np.arange(TESTED)
-    contexts = [
-        Context(1, i + 1, {"partition-id": i, "num-partitions": CLIENTS}, RecordDict(), {})
-        for i in range(CLIENTS)
-    ]
-    arrays, accuracies = federation.initial_arrays, []
-    for number in range(1, ROUNDS + 1):
-        total = WeightedSum()
-        for place, context in enumerate(contexts):
-            content = RecordDict(
-                {"arrays": arrays, "config": ConfigRecord({"server-round": number})}
-            )
-            message = Message(content, dst_node_id=place + 1, message_type="train")
-            reply = app(message, context).content
-            sent: ArrayRecord = reply.array_records["arrays"]
-            total.add(sent, reply.metric_records["metrics"]["num-examples"])
-        arrays = total.mean()
-        server.load(arrays)
-        accuracies.append(float(evaluate(model, dataset, dataset.test, tested)["accuracy"]))
-    return accuracies
 
 
 def print_table(found: list[dict[str, Any]]) -> None:

@@ -39,10 +39,10 @@ DELTA = 1e-3
 # By name, the sections that differ.
 DEFENSES: dict[str, dict[str, Any]] = {
     "none": {},
-    "examples, epsilon = 8": {"privacy": {"epsilon": 8.0, "delta": DELTA, "level": "example"}},
     "clients, epsilon = 8": {
         "privacy": {"epsilon": 8.0, "delta": DELTA, "sampling": "poisson"},
     },
+    "examples, epsilon = 8": {"privacy": {"epsilon": 8.0, "delta": DELTA, "level": "example"}},
 }
 # Shadow federations without a defense, and with one: these are run one at a time.
 STACKED, ALONE = 32, 8
@@ -105,10 +105,8 @@ def noisy(seed: int, epsilon: float, keys: dict[str, Any]) -> Experiment:
     )
 
 
-def membership_table(seeds: Sequence[int], folder: Path) -> Table:
-    """Return the figures of each defense and method, over the candidates of all seeds."""
-    rows: list[list[Cell]] = []
-    header = ["defense", "accuracy", "method"]
+def membership_tables(seeds: Sequence[int], folder: Path) -> Iterator[Table]:
+    """Yield the figures of each defense by method, over the candidates of all seeds."""
     for number, (name, changes) in enumerate(DEFENSES.items()):
         found, accuracies = [], []
         for seed in seeds:
@@ -126,12 +124,13 @@ def membership_table(seeds: Sequence[int], folder: Path) -> Table:
             )
             print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
         pooled = MembershipRun(folder, found[0].threat, [row for f in found for row in f.rows])
+        rows: list[list[Cell]] = []
         for method in pooled.methods:
             figures = pooled.figures(method)
-            header = ["defense", "accuracy", "method", *figures]
             shown = [f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in figures.values()]
-            rows.append([name, f"{sum(accuracies) / len(accuracies):.3f}", method, *shown])
-    return Table("membership", header, rows)
+            rows.append([method, *shown])
+        accuracy = f"accuracy {fmean(accuracies):.3f}"
+        yield Table(f"{name}: {accuracy}", ["method", *figures], rows)
 
 
 def audit_rows(seeds: Sequence[int], folder: Path) -> Iterator[list[Cell]]:
@@ -178,8 +177,10 @@ def main() -> None:
         folder = Path(name)
         for part in (given.only,) if given.only else ("audits", "mechanisms", "membership"):
             if part == "membership":
-                table = membership_table(given.seeds, folder)
-            elif part == "audits":
+                for table in membership_tables(given.seeds, folder):
+                    print(f"{as_markdown(table)}\n", flush=True)
+                continue
+            if part == "audits":
                 header = ["budget", "seed", "claim", "bound", "one-shot", "right", "verdict"]
                 table = Table(part, header, list(audit_rows(given.seeds, folder)))
             else:

@@ -63,6 +63,7 @@ def test_help_loads_what_it_prints_with(arguments: list[str]) -> None:
         ("watch runs/a --web", "a"),
         ("data get digits", "digits"),
         ("train-generator digits", "digits"),
+        ("train-prior digits --out p", "digits"),
     ],
 )
 def test_a_command_says_that_it_loads_before_it_loads(

@@ -59,6 +59,7 @@ class Kind(Enum):
     ONE_RECORD = "Flower's, for messages of one record"
     FLOWER_DP = "Flower's, on the update, for a guarantee"
     MASK = "secure aggregation"
+    VOTE = "on the scores of masks, which it turns into votes"
 
 
 class Status(Enum):
@@ -121,12 +122,17 @@ _UNMASKED = Verdict(
     "the protocol's messages have no place for weights, terms and queries, which clients would "
     "answer unmasked",
 )
+_VOTES = Verdict(
+    Status.REFUSED,
+    "the mod sends votes on masks, and a round is a step of what clients train or of its gradient",
+)
 
 _ALL: Mapping[Kind, Verdict] = {
     Kind.OBSERVER: _SAME,
     Kind.OWN_LOSS: _OTHER_LOSS,
     Kind.ONE_RECORD: _MANY_RECORDS,
     Kind.MASK: _UNMASKED,
+    Kind.VOTE: _VOTES,
 }
 _WITH_STEPS: Mapping[Kind, Verdict] = {
     **_ALL,
@@ -181,6 +187,7 @@ KINDS: Mapping[str, Kind] = {
     "adaptiveclipping_mod": Kind.ONE_RECORD,
     "LocalDpMod": Kind.FLOWER_DP,
     "secure-aggregation": Kind.MASK,
+    "mask-bits": Kind.VOTE,
     "dp-sgd": Kind.DP_STEP,
     "local-dp": Kind.DP_UPDATE,
     "mixup": Kind.OWN_LOSS,

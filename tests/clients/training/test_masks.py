@@ -16,6 +16,7 @@ from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.mask_bits import MaskBits
 from atoll.clients.models.weights.masks import masks_of, with_masks
 from atoll.clients.settings import MaskSettings
+from atoll.flower.arrays import array_record, to_array
 from tests.support.clients.objectives import (
     settings_with,
     small_network,
@@ -106,3 +107,19 @@ def test_masks_are_sent_as_bits_and_their_mean_is_a_vote() -> None:
     assert np.array_equal(sent.mean(0) > 0.02, kept.sum(0) >= 2)
     head = sum(replies[0]["arrays"][k].numpy().nbytes for k in replies[0]["arrays"] if k != key)
     assert replies[0]["metrics"]["coded-bytes"] == head + -(-sent[0].size // 8)
+
+
+def test_a_vote_would_lose_what_a_gradient_of_scores_says() -> None:
+    """Why the mod is refused with strategies whose clients reply with gradients."""
+    flower.assume_identity()
+    key = "0.parametrizations.weight.original"
+    sent = array_record({key: to_array(np.array([[-3.0, 0.5, 2.0]], np.float32))})
+    asked = Message(RecordDict({"arrays": sent}), dst_node_id=1, message_type="train")
+
+    def app(message: Message, context: Context) -> Message:
+        content = {"arrays": sent, "metrics": MetricRecord({"loss": 1.0})}
+        return Message(RecordDict(content), reply_to=message)  # type: ignore[arg-type]
+
+    context = Context(1, 1, {"partition-id": 0}, RecordDict(), {})
+    reply = MaskBits(threshold=0.25)(asked, context, app).content
+    assert reply["arrays"][key].numpy().tolist() == [[0.0, 0.5, 0.5]]

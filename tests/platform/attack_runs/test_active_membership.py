@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 from atoll.attacks import example_victim
 from atoll.attacks.membership.active_server import ascended, replied_losses
@@ -15,6 +16,7 @@ from atoll.attacks.membership.candidate_signals import Candidates
 from atoll.clients.models.model_building import build_model
 from atoll.errors import AttackError
 from atoll.platform.attack_runs.membership_run import MembershipRun, run_membership
+from atoll.platform.cli.application import application
 from atoll.platform.config.experiment import Experiment
 from tests.support.attacks.captured_run import captured_run
 
@@ -96,3 +98,13 @@ def test_clients_with_a_state_are_refused(tmp_path: Path) -> None:
     (run / "config.toml").write_text(kept.to_toml())
     with pytest.raises(AttackError, match="--attack active: clients keep a state"):
         attacked(run)
+
+
+def test_the_command_prints_figures_and_the_page(directory: Path) -> None:
+    given = ["membership", str(directory), "--candidates", "5", "--attack", "active", "--csv"]
+    done = CliRunner().invoke(application, given)
+    assert done.exit_code == 0, done.output
+    assert "active server" in done.stdout
+    refused = CliRunner().invoke(application, [*given[:-2], "lyra"])
+    assert refused.exit_code != 0
+    assert "--attack lyra: expected lira or rmia or active" in refused.output

@@ -106,6 +106,8 @@ def test_a_run_that_goes_on_is_shown_as_it_goes_on(tmp_path: Path, joining: dict
             assert browser.evaluate(f"{SHOWN}.contentWindow.scrollY") == 300
             browser.wait_until("document.title == 'run: finished, 120 rounds'")
             browser.wait_until(f"/rounds\\s+120/.test({REPORT})")
+            alone = browser.evaluate("document.getElementById('alone').href")
+            assert re.fullmatch(rf"{re.escape(url)}report/\?[0-9]+", alone)
             # All this in one page, that was never loaded again.
             assert browser.evaluate(
                 "window.stayed && document.getElementById('problem').innerText == ''"

@@ -15,7 +15,9 @@ from PIL import Image
 from atoll.files.recorded import write_recorded_json
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.reports.figures.drawing import axis_range, figures_json, late_range, lines
+from atoll.platform.reports.membership_report import write_membership_report
 from atoll.platform.reports.run_report import write_report
+from atoll.platform.reports.tables import Table
 from atoll.platform.run_directory.ledger import Ledger
 from tests.support.runs.browser import result_in_page
 
@@ -221,3 +223,23 @@ def test_what_figures_hold_ends_no_element_and_is_finite() -> None:
     text = figures_json([("<b>", drawn)])
     assert not set(text) & set("<>&")
     assert "null,0.123457" in text
+
+
+@pytest.mark.slow
+def test_axes_of_powers_show_what_exponents_stand_for(tmp_path: Path) -> None:
+    scores = [(0.9, True), (0.4, True), (0.5, False), (0.1, False)] * 25
+    rows = [
+        {"node_id": 1, "member": member, "index": place, "loss": score}
+        for place, (score, member) in enumerate(scores)
+    ]
+    table = Table("100 candidates", ["node", "method"], [["all", "loss"]])
+    page = write_membership_report(
+        tmp_path, rows, {"loss": "eavesdropper"}, (table, table), run="small"
+    )
+    script = """
+        return [...document.querySelectorAll("svg.figure text.tick")].map((t) => t.textContent);
+    """
+    ticks = result_in_page(page, script)
+    # Below the figure, then beside it: from a hundredth to one.
+    assert {"0.01", "0.1", "1"} <= set(ticks)
+    assert not [tick for tick in ticks if tick.startswith("-")]

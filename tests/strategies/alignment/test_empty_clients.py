@@ -27,7 +27,7 @@ NAMES = [name for name in ALIGNMENT_STRATEGIES if name != "FedSR"]
 
 
 def arguments_of(name: str) -> dict[str, Any]:
-    given: dict[str, Any] = {} if name in ("FedGMA", "FedDGGA", "Mixup") else dict(STEP)
+    given: dict[str, Any] = {} if name in ("FedGMA", "FedDGGA", "Mixup", "GNS") else dict(STEP)
     if name in ("IRM", "VREx", "Fishr", "EQRM"):
         given["anneal_rounds"] = 0
     return given

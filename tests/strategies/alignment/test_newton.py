@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll.errors import InvalidExperimentError
+from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import GNS, build_strategy
 from tests.strategies.heterogeneity import test_against_plain_loops
 from tests.support.strategies.small_federation import (
@@ -139,6 +140,21 @@ def test_a_model_at_its_optimum_stays(tmp_path: Path) -> None:
     arrays, metrics = federation.round(GNS())
     assert metrics["accepted"] == 0.0
     assert hex_of(arrays) == hex_of(federation.arrays)
+
+
+def test_a_strategy_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    federation, first = make_federation(tmp_path, LAYOUT), GNS()
+    arrays, _ = federation.round(first)
+    encoder = StateEncoder()
+    tree = encoder.attributes(first, "strategy")
+    assert encoder.skipped == []
+    whole, metrics = federation.round(first, 2, arrays)
+    second = GNS()
+    StateDecoder(encoder.arrays).restore_attributes(second, tree)
+    assert hex_of(federation.round(second, 2, arrays)[0]) == hex_of(whole)
+    # A new strategy begins with a shorter step.
+    _, of_new = federation.round(GNS(), 2, arrays)
+    assert of_new["smoothness"] < metrics["smoothness"]
 
 
 class Zeros(nn.Module):

@@ -36,7 +36,7 @@ MIXED = LAYOUTS["several domains on a client"]
 ON_SERVER = ("ANDMask", "SANDMask", "MLDG", "Fish")
 BY_UPDATES = ("FedGMA", "FedDGGA")
 # FedSR needs a model of its own; see test_representation.py.
-OTHERS = (*ON_SERVER, *BY_UPDATES, "Mixup", "FedSR")
+OTHERS = (*ON_SERVER, *BY_UPDATES, "Mixup", "FedSR", "GNS")
 BY_PENALTY = [name for name in ALIGNMENT_STRATEGIES if name not in OTHERS]
 EXACT_STEP = {
     "client_update": "gradient",

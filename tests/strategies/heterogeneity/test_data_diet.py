@@ -17,6 +17,7 @@ from atoll.clients.settings import ClientSettings, SelectionSettings
 from atoll.clients.training.objective.node_memory import NodeMemory
 from atoll.clients.training.score_bins import BINS, bins_of, lowest_bin
 from atoll.platform.config.aggregation import aggregation_of
+from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from atoll.strategies import DataDiet
 from tests.support.strategies.small_federation import SmallFederation, hex_of, make_federation
 
@@ -94,3 +95,17 @@ def test_before_there_is_a_quantile_it_is_federated_averaging(tmp_path: Path) ->
 
 def test_the_strategy_uses_sums_alone() -> None:
     assert aggregation_of(DataDiet()).sum_replies
+
+
+def test_a_strategy_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    keys = {"drop": 0.4, "score_rounds": 1, "over": "federation"}
+    federation, first = federation_of(tmp_path, **keys), DataDiet(**ALL)
+    arrays, _ = rounds(first, federation, 1)
+    encoder = StateEncoder()
+    tree = encoder.attributes(first, "strategy")
+    assert encoder.skipped == []
+    whole, _ = federation.round(first, 2, arrays)
+    second = DataDiet(**ALL)
+    StateDecoder(encoder.arrays).restore_attributes(second, tree)
+    assert hex_of(federation.round(second, 2, arrays)[0]) == hex_of(whole)
+    assert hex_of(federation.round(DataDiet(**ALL), 2, arrays)[0]) != hex_of(whole)

@@ -44,6 +44,7 @@ SETTINGS = {
     "AFL": {**STEP, "eta": 10.0},
     "CMA": {**STEP, "penalty_weight": 0.1},
     "Fish": {**LOCAL, "server_learning_rate": 1e-3},
+    "GNS": LOCAL,
     "FedGMA": LOCAL,
     "FedDGGA": LOCAL,
     "Mixup": LOCAL,

@@ -121,11 +121,13 @@ class _Stack:
                 total.add_values(self._values([values[place] for values in stacked]), count)
             if (server_round, client) in self._plan.asked:
                 self._ask(server_round, client, stacked)
-        with random_state_kept():
-            aggregated = [
-                _aggregated(strategy, server_round, total)
-                for strategy, total in zip(self._strategies, totals, strict=True)
-            ]
+        aggregated = arrays
+        if totals[0].weight:
+            with random_state_kept():
+                aggregated = [
+                    _aggregated(strategy, server_round, total)
+                    for strategy, total in zip(self._strategies, totals, strict=True)
+                ]
         # Evaluations are not run, but their clients are drawn by the same generator.
         list(
             self._strategies[0].configure_evaluate(

@@ -304,6 +304,7 @@ def train_prior(
 ) -> None:
     """Train a prior of a data set's images, for attacks with a setting 'prior'."""
     with clear_errors():
+        say_loading(dataset, console, "PyTorch")
         from atoll.platform.attack_runs.prior_training import run_prior_training
 
         log_to_terminal("info")

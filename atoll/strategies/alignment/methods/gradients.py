@@ -37,6 +37,8 @@ class DomainGradients:
 
     Attributes
     ----------
+    counts : mapping
+        As given.
     names : tuple[str, ...]
         The domains, in alphabetical order.
     parameters : list[str]
@@ -46,7 +48,7 @@ class DomainGradients:
     """
 
     def __init__(self, exchange: MomentExchange, counts: Mapping[int, Mapping[str, int]]) -> None:
-        self.exchange = exchange
+        self.exchange, self.counts = exchange, counts
         self._held = {node: tuple(sorted(held)) for node, held in counts.items() if held}
         self.names = tuple(sorted({name for held in self._held.values() for name in held}))
         self.parameters: list[str] = []

@@ -9,23 +9,21 @@ steps for all gamma lie in the same basis, so that one round of products serves 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord
 from torch import Tensor
 
 from atoll.clients.moments.head_statistics import HeadGradient
 from atoll.clients.moments.statistics import Loss
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.flower.arrays import array_record, to_array, view
-from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.strategies.alignment.methods.gradients import DomainGradients, GradientStrategy
 from atoll.strategies.alignment.moments.domain_moments import Domains
 from atoll.strategies.alignment.moments.domain_weights import Weighting
-from atoll.strategies.alignment.moments.moment_exchange import MomentExchange
 from atoll.strategies.strategy_fields import Count, NonNegative, Positive
 
 # Of the released code: halvings of gamma in a round, its least value, and what is added to it.
@@ -35,7 +33,7 @@ SHORTEST = 1e-10
 
 
 @dataclass(kw_only=True, eq=False)
-class GNS(AlignmentStrategy):
+class GNS(GradientStrategy):
     """Gradient-regularized Newton steps of the head; a round is one step, and clients take none.
 
     With gamma = ``smoothness`` at first, the regularisation ||g||/gamma and the step d, a trial is
@@ -64,7 +62,8 @@ class GNS(AlignmentStrategy):
     >>> _ = torch.nn.init.zeros_(model.weight), torch.nn.init.zeros_(model.bias)
     >>> images, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 1, 0])
     >>> strategy = GNS()
-    >>> move = strategy.step(Domains.of_model(model, {"a": (images, labels)}, "examples"))
+    >>> domains = Domains.of_model(model, {"a": (images, labels)}, "examples")
+    >>> move, losses = strategy.newton_step(domains)
     >>> tuple(move.shape), strategy.memory["smoothness"].item() > strategy.smoothness
     ((6,), True)
     """
@@ -72,7 +71,6 @@ class GNS(AlignmentStrategy):
     min_domains: ClassVar[int] = 1
     domain_weights: Weighting = "examples"
     penalty_weight: NonNegative = 0.0
-    client_update: Literal["gradient"] = "gradient"
     server_optimizer: Literal["sgd"] = "sgd"
     server_learning_rate: Positive | None = 1.0
     smoothness: Positive = 1.0
@@ -86,45 +84,33 @@ class GNS(AlignmentStrategy):
                 "strategy.name = 'GNS': its step has no learning rate and no decay; expected "
                 "neither server_learning_rate, server_weight_decay nor l2"
             )
-        self._after: ArrayRecord | None = None
-
-    @property
-    def measures(self) -> bool:
-        """Gradients and Hessian products are moments."""
-        return True
 
     @property
     def needs_linear_head(self) -> bool:
         """The server must know which arrays are the head's."""
         return True
 
-    def training_messages(
-        self,
-        server_round: int,
-        exchange: MomentExchange,
-        counts: Mapping[int, Mapping[str, int]],
-        config: ConfigRecord,
-    ) -> list[Message]:
-        """Take the step; clients report their loss at the model that it leads to."""
-        asked = replace(exchange, before_gradient=False)
-        move = self.step(Domains(asked, counts, self.domain_weights))
-        self._after = moved_head(exchange.arrays, self._trained, move)
-        moved = replace(exchange, arrays=self._after)
-        return super().training_messages(server_round, moved, counts, config)
+    def new_arrays(self, gradients: DomainGradients) -> ArrayRecord:
+        """Return the model with its head moved."""
+        exchange = replace(gradients.exchange, before_gradient=False)
+        move, losses = self.newton_step(Domains(exchange, gradients.counts, self.domain_weights))
+        gradients.loss.update(zip(gradients.names, losses.tolist(), strict=True))
+        return moved_head(exchange.arrays, self._trained, move)
 
-    def step(self, domains: Domains) -> Tensor:
-        """Return the head's move: float64, shape (h,); zeros if no trial was good.
+    def newton_step(self, domains: Domains) -> tuple[Tensor, Tensor]:
+        """Return the head's move, float64, shape (h,), and the domains' losses, shape (n,).
 
-        :attr:`memory` has the gamma of the next round's first trial.
+        The move is zero if no trial was good. :attr:`memory` has the gamma of the next round's
+        first trial.
         """
-        losses, gradients = domains.moments(Loss(), HeadGradient())
-        loss = float(domains.mean(losses.detach()))
-        gradient = domains.mean(gradients.detach()).double()
+        losses, gradients = (found.detach() for found in domains.moments(Loss(), HeadGradient()))
+        loss = float(domains.mean(losses))
+        gradient = domains.mean(gradients).double()
         norm = float(torch.linalg.vector_norm(gradient))
         smoothness = float(self.memory.get("smoothness", self.smoothness))
         self._report.update({"head_loss": loss, "gradient_norm": norm, "accepted": 0.0})
         if not norm:
-            return torch.zeros_like(gradient)
+            return torch.zeros_like(gradient), losses
         basis, projected = krylov_basis(domains, gradient, self.products)
         for first in range(0, MOST_TRIALS, self.trials):
             tried = [smoothness / 2**place for place in range(first, first + self.trials)]
@@ -139,12 +125,8 @@ class GNS(AlignmentStrategy):
                     self._report.update({"accepted": 1.0, "smoothness": gamma})
                     following = max(2 * gamma, LEAST_SMOOTHNESS)
                     self.memory["smoothness"] = torch.tensor(following, dtype=torch.float64)
-                    return moves[place]
-        return torch.zeros_like(gradient)
-
-    def _step(self, broadcast: ArrayRecord, mean: ArrayRecord) -> ArrayRecord:
-        """Return the model with the moved head."""
-        return broadcast if self._after is None else self._after
+                    return moves[place], losses
+        return torch.zeros_like(gradient), losses
 
 
 def krylov_basis(domains: Domains, gradient: Tensor, products: int) -> tuple[Tensor, Tensor]:
