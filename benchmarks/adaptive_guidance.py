@@ -40,7 +40,7 @@ def arms(levels: int, prior: Path) -> dict[str, tuple[str, dict[str, Any]]]:
     fewer = {"levels": 2 * levels // 3, "alignment": 1.0}
     return {
         "guided at every level": ("guided-diffusion", {**guided, "alignment": 1.0}),
-        "adaptive guidance": ("guided-diffusion", {**guided, "pause": levels // 8}),
+        "adaptive guidance": ("guided-diffusion", {**guided, "pause": levels // 6}),
         "two thirds of the levels": ("guided-diffusion", {**guided, **fewer}),
         "Inverting Gradients": ("inverting-gradients", {"steps": levels, "tv": 1e-3}),
         "Inverting Gradients, 10x": ("inverting-gradients", {"steps": 10 * levels, "tv": 1e-3}),
@@ -53,13 +53,16 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="of experiments/guided-diffusion.toml, say")
     parser.add_argument("--model", default="lenet-relu", help="where there is no run")
     parser.add_argument("--victims", type=int, default=12, help="where there is no run")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first victim")
+    parser.add_argument("--arms", nargs="*", help="some of the names only")
     parser.add_argument("--levels", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.run is None:
         model = ModelSettings(name=given.model)
-        victims = [example_victim(model, seed=seed) for seed in range(given.victims)]
+        seeds = range(given.first, given.first + given.victims)
+        victims = [example_victim(model, seed=seed) for seed in seeds]
     else:
         victims = read_victims(find_captures(given.run))
     dataset = load_dataset(victims[0].capture.federation.dataset)
@@ -68,6 +71,8 @@ def main() -> None:
     print("| attack | PSNR, dB | over the first row | identified | evaluations |")
     print("|---|---|---|---|---|")
     for name, (attack_name, settings) in arms(given.levels, given.prior).items():
+        if given.arms is not None and name not in given.arms:
+            continue
         attack = build_attack(attack_name, settings)
         observations = observe_victims(victims, attack, public=references.public, mode="eval")
         rows, evaluations = list[dict[str, Any]](), list[int]()

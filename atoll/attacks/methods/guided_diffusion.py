@@ -67,7 +67,7 @@ class GuidedDiffusion(PriorAttack):
     guidance: Positive = 0.3
     churn: Fraction = 0.0
     alignment: Fraction = 0.995
-    pause: NonNegativeCount = 10
+    pause: NonNegativeCount = 15
 
     def check(self, observation: Observation) -> None:
         """Refuse another prior than a score network."""
