@@ -25,7 +25,7 @@ from atoll.attacks.base.optimization_attack import matching_objective
 from atoll.attacks.captures.capture_files import find_captures
 from atoll.attacks.generators.generator_loading import load_generator
 from atoll.attacks.generators.staged_generator import Features, StagedGenerator
-from atoll.attacks.methods.inverting_gradients import InvertingGradients
+from atoll.attacks.methods.matching.inverting_gradients import InvertingGradients
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.optim.minimize import minimize
 from atoll.attacks.optim.priors import total_variation

@@ -5,7 +5,7 @@ import torch
 
 from atoll.attacks.defenses import REFERENCES
 from atoll.attacks.defenses.adaptive import mimic_of
-from atoll.attacks.methods.inverting_gradients import InvertingGradients
+from atoll.attacks.methods.matching.inverting_gradients import InvertingGradients
 from atoll.attacks.metrics.pixels import psnr
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.threat.capabilities import Capability, ThreatModel

@@ -7,7 +7,7 @@ import torch
 
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.aggregate_capture import aggregate_captures, aggregate_truths
-from atoll.attacks.methods.class_fishing import fished_only
+from atoll.attacks.methods.exact.class_fishing import fished_only
 from atoll.attacks.threat.observation import observe, used_examples
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of

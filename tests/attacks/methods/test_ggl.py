@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.attacks.methods.generator_sample import GeneratorSample
-from atoll.attacks.methods.ggl import GGL, divergence
+from atoll.attacks.methods.generative.generator_sample import GeneratorSample
+from atoll.attacks.methods.generative.ggl import GGL, divergence
 from atoll.clients.data.catalog import load_dataset
 from tests.support.attacks.digit_generator import (
     TINY_STYLEGAN2,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atoll.attacks.methods.gias import GIAS
+from atoll.attacks.methods.generative.gias import GIAS
 from tests.support.attacks.digit_generator import (
     TINY_STYLEGAN2,
     digit_generator,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.generator_attack import draw, stack
-from atoll.attacks.methods.gifd import GIFD
-from atoll.attacks.methods.inverting_gradients import InvertingGradients
+from atoll.attacks.methods.generative.gifd import GIFD
+from atoll.attacks.methods.matching.inverting_gradients import InvertingGradients
 from atoll.attacks.metrics.image_assignment import assign
 from atoll.attacks.optim.matching import cosine
 from atoll.attacks.threat.capabilities import Capability

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.attacks.methods.lamp import Lamp, another_order
+from atoll.attacks.methods.texts.lamp import Lamp, another_order
 from atoll.attacks.optim.language_prior import PAIR_WEIGHT, BigramPrior
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.embedded_texts import EmbeddedClient

@@ -11,7 +11,7 @@ import torch
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.base.group import Group
 from atoll.attacks.base.optimization_attack import matching_objective
-from atoll.attacks.methods.local_epochs import (
+from atoll.attacks.methods.matching.local_epochs import (
     _with_images_of_epochs,
     average_over_epochs,
     epochs_of,

@@ -11,8 +11,8 @@ import torch
 from atoll.attacks.arena.applicability import check_fits
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.example_victims import example_victim
-from atoll.attacks.methods.spear.attack import SPEAR, expected_samples
-from atoll.attacks.methods.spear.directions import (
+from atoll.attacks.methods.exact.spear.attack import SPEAR, expected_samples
+from atoll.attacks.methods.exact.spear.directions import (
     decompose,
     inputs_of,
     reweight,

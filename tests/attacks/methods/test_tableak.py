@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.attacks.methods.tableak import TabLeak
+from atoll.attacks.methods.tables.tableak import TabLeak
 from atoll.attacks.threat.table_space import TableSpace
 from atoll.attacks.victims import attack_victims, observe_victims, references_of
 from atoll.clients.models.model_building import build_model
@@ -74,7 +74,7 @@ def test_rows_are_reconstructed_by_a_gradient_or_several_steps(
 
 
 def test_pooling_is_of_rows_in_one_order(tmp_path: Path) -> None:
-    from atoll.attacks.methods.tableak import _aligned
+    from atoll.attacks.methods.tables.tableak import _aligned
 
     stored = torch.from_numpy(dataset_of(tmp_path, TABLE, CLASSES).train.inputs[:4].copy())
     space = TableSpace(TABLE)

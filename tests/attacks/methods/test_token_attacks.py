@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from atoll.attacks.base.attack_building import build_attack
-from atoll.attacks.methods.dager import Dager
+from atoll.attacks.methods.texts.dager import Dager
 from atoll.attacks.threat.attention_spans import LayerInputs, Span, attention_layers, span_of
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad
 
 from atoll.attacks.base.attack import LabelSource, Reconstruction, SeparateAttack
-from atoll.attacks.methods.spear.directions import (
+from atoll.attacks.methods.exact.spear.directions import (
     Decomposition,
     Directions,
     agreement,
@@ -20,7 +20,7 @@ from atoll.attacks.methods.spear.directions import (
     settle,
     sparsest_basis,
 )
-from atoll.attacks.methods.spear.first_layer import FirstLayer, first_layer
+from atoll.attacks.methods.exact.spear.first_layer import FirstLayer, first_layer
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.ranges import Fraction, Iterations
 from atoll.clients.tasks.classification import Classification

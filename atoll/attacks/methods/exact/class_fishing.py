@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atoll.attacks.base.attack import Progress, Reconstruction, ignore_progress
-from atoll.attacks.methods.inverting_gradients import InvertingGradients
+from atoll.attacks.methods.matching.inverting_gradients import InvertingGradients
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
 from atoll.errors import AttackError

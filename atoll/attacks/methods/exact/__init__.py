@@ -1,0 +1,1 @@
+"""Attacks that solve for examples: from gradients of linear layers and of attention."""

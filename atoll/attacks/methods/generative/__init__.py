@@ -1,0 +1,1 @@
+"""Attacks that search what a generative model can make."""

@@ -1,0 +1,1 @@
+"""Attacks that optimise examples until their update matches the observed one."""

@@ -1,0 +1,1 @@
+"""Attacks on sequences of tokens."""
