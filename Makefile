@@ -3,8 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests are handed out one by one; those that share a fixture which takes long are a group.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+# tests/conftest.py says how tests are distributed.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 FAST := ATOLL_FUZZ_EXAMPLES=5 $(PYTEST) -m "not ray and not slow" --hypothesis-profile fast
 INSTALLED := $(VENV)/.installed
 PFL_INSTALLED := .venv-pfl/.installed

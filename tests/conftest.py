@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import cache
+from glob import glob
 from pathlib import Path
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -15,6 +17,7 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 # Ray would write one into the home folder. It asks for it whatever the user has set otherwise.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = "a-token-of-the-tests"
+ROOT = Path(__file__).resolve().parents[1]
 # Temporary folders of this process and of those it starts are in one that is removed at its end.
 # Its path is short because sockets of Ray's are in it, and theirs are limited to 107 characters.
 FOLDER = Path(tempfile.mkdtemp(prefix="at-", dir="/tmp"))
@@ -29,6 +32,8 @@ os.environ["XDG_STATE_HOME"] = str(FOLDER / "state")
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite("tests.support")
 
@@ -40,20 +45,36 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
-_rays_seen: set[Path] = set()
+_rays_seen: set[str] = set()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the shared Ray as using Ray, and keep a module of these in one process.
-
-    Their fixtures are runs that last longer than the tests, and a second process would repeat them.
-    """
+    """Mark what uses the shared Ray as using Ray."""
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+class FixtureScheduling(LoadScopeScheduling):
+    """Distribution of tests one by one, but for modules that have fixtures of their own.
+
+    These are runs that last longer than the tests, and a second process would repeat them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if has_module_fixtures(path) else nodeid
+
+
+@cache
+def has_module_fixtures(path: str) -> bool:
+    """Tell whether a test file, relative to the repository, has fixtures of scope "module"."""
+    return 'scope="module"' in (ROOT / path).read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FixtureScheduling:
+    """Distribute tests over processes; pytest-xdist's own groups do not work with pytest 9."""
+    return FixtureScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +122,8 @@ def rays(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     yield
     patterns = ("ray/session_2*", "*/session_2*", "*/ray/session_2*")
-    started = {path for pattern in patterns for path in FOLDER.glob(pattern)} - _rays_seen
+    # Path.glob raises where a folder goes in the meantime.
+    started = {path for pattern in patterns for path in glob(f"{FOLDER}/{pattern}")} - _rays_seen
     if not started:
         return
     _rays_seen.update(started)

@@ -90,7 +90,10 @@ def test_wrong_ones_are_clear_errors(name: str, arguments: dict[str, object], me
 
 def test_that_no_client_evaluates_is_asked_for_and_no_warning() -> None:
     flower, told = logging.getLogger("flwr"), BufferingHandler(10)
+    level = flower.level
     flower.addHandler(told)
+    # A command of another test may have made it quiet.
+    flower.setLevel(logging.WARNING)
     try:
         build_strategy("FedAvg", {"fraction_evaluate": 0.0})
         assert told.buffer == []
@@ -100,3 +103,4 @@ def test_that_no_client_evaluates_is_asked_for_and_no_warning() -> None:
         ]
     finally:
         flower.removeHandler(told)
+        flower.setLevel(level)

@@ -58,9 +58,10 @@ class Devices:
         left = self._hours - self._into_period(node, start)
         if work <= left:
             return start + work
-        whole, rest = divmod(work - left, self._hours)
+        # Work that fills the last hours ends with them, not at the device's next appearance.
+        whole, rest = divmod(work - left - 1, self._hours)
         away = self._period - self._hours
-        return start + left + away + whole * self._period + rest
+        return start + left + away + whole * self._period + rest + 1
 
     def next_appearance(self, node: int, moment: int) -> int:
         """Return the first moment from ``moment`` on at which a device is there (microseconds)."""

@@ -15,9 +15,6 @@ from atoll.attacks.generators.biggan import BLOCKS, load_biggan
 from atoll.errors import DataUnavailableError
 from tests.support.attacks.stage_checks import check_stages
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("biggan")
-
 WIDTH, CONDITION, TRUNCATIONS = 128, 256, 51
 
 
@@ -141,6 +138,7 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_sized_checkpoint_makes_what_the_released_network_makes_from_every_stage(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -14,9 +14,6 @@ from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSet
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("generator-training")
-
 SETTINGS = TrainingSettings(steps=250, width=32, latent=16)
 SAMPLES = 600
 

@@ -14,9 +14,6 @@ from atoll.attacks.generators.stylegan2_weights import read_stylegan2, widths_of
 from atoll.errors import DataUnavailableError
 from tests.support.attacks.stage_checks import check_stages
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("stylegan2")
-
 STYLE = 512
 # config-f: channels at 4x4, 8x8, ...
 CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64, 32)
@@ -139,6 +136,7 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_real_sized_checkpoint_makes_what_the_released_network_makes_from_every_stage(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:

@@ -27,9 +27,6 @@ from tests.support.attacks.digit_generator import (
     victim,
 )
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("gifd")
-
 STEPS = 40
 VICTIMS = [3, 7, 12, 25]
 

@@ -56,7 +56,14 @@ def test_entropy_is_least_where_restarts_agree() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", [{}, {"batch_size": 1, "epochs": 1}, {"epochs": 3}])
+@pytest.mark.parametrize(
+    "client",
+    [
+        {},
+        pytest.param({"batch_size": 1, "epochs": 1}, marks=pytest.mark.long),
+        pytest.param({"epochs": 3}, marks=pytest.mark.long),
+    ],
+)
 def test_rows_are_reconstructed_by_a_gradient_or_several_steps(
     client: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -238,6 +238,7 @@ def test_robust_strategies_train_in_flowers_own_loop(strategy: dict[str, Any]) -
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_run_has_the_same_bits_on_one_worker_and_two(cluster: Any, tmp_path: Path) -> None:
     from atoll import run
 

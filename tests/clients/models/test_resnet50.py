@@ -22,9 +22,6 @@ from atoll.clients.settings import ModelSettings
 from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("resnet50")
-
 BLOCKS = {2: "abc", 3: "abcd", 4: "abcdef", 5: "abc"}
 
 

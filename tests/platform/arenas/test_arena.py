@@ -111,6 +111,7 @@ def test_the_live_page_says_what_the_report_says(
     assert page.read_text() == result.report.read_text()
 
 
+@pytest.mark.long
 def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
     finished: tuple[Arena, ArenaResult, list[JobEnd]], cluster: None
 ) -> None:
@@ -128,6 +129,7 @@ def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
     assert (result.directory / "results.parquet").read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_budget_ends_it_with_a_report_and_the_next_call_goes_on_to_the_same_bits(
     finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path, cluster: None
 ) -> None:

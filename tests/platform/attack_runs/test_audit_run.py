@@ -147,6 +147,7 @@ def test_more_canary_examples_than_the_client_has_are_refused() -> None:
         run_audit(captured)
 
 
+@pytest.mark.long
 def test_dp_sgd_is_audited_by_its_own_run(tmp_path: Path, cluster: None) -> None:
     found = run_audit(with_canary_examples(4.0), out=tmp_path / "run")
     assert found.claim == pytest.approx(gaussian_epsilon(4.0, 3, 1e-5))

@@ -21,9 +21,6 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.reports.membership_report import roc_figure
 from tests.support.attacks.captured import a_spec, captured, folder_of
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("membership-run")
-
 NODES = (1, 2, 3, 4)
 EXAMPLES = 20
 

@@ -12,9 +12,6 @@ from atoll.platform.attack_runs.attack_run import AttackRun, plain_table_of
 from atoll.platform.reports.attack_report import write_attack_report
 from tests.support.runs.browser import result_in_page
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("attack-report")
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:

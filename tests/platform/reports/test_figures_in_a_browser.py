@@ -21,7 +21,7 @@ from atoll.platform.reports.tables import Table
 from atoll.platform.run_directory.ledger import Ledger
 from tests.support.runs.browser import result_in_page
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("figures-in-a-browser")]
+pytestmark = pytest.mark.timeout(300)
 
 CONFIG = """
 [run]

@@ -40,7 +40,7 @@ def test_onnx_gives_the_logits_of_the_model(
         *("export", directory, "--to", "onnx", "--out", out, "--round", "best")
     )
     assert code == 0, stderr
-    assert stdout == f"exported: {out}\n"
+    assert stdout == f"small: loading PyTorch\nexported: {out}\n"
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     run = atoll.open_run(directory)
     with torch.no_grad():

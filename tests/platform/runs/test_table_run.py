@@ -37,6 +37,7 @@ def experiment(path: Path, **tables: dict[str, Any]) -> Experiment:
     return Experiment.from_dict({k: {**v, **tables.get(k, {})} for k, v in base.items()})
 
 
+@pytest.mark.long
 def test_it_is_resumed_to_the_same_bits_and_refused_with_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def test_what_trains_travels_with_the_same_bits(
     assert all(not np.array_equal(one[key].numpy(), before[key]) for key in one)
 
 
+@pytest.mark.long
 def test_an_opened_run_has_the_whole_model(cluster: None, tmp_path: Path) -> None:
     tables = _experiment(tmp_path, 1).to_dict()
     tables["data"] = {"dataset": "digits", "clients": 4, "train_examples": 200}

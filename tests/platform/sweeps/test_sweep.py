@@ -150,6 +150,7 @@ def test_a_trial_that_fails_does_not_stop_the_others_and_is_tried_again(
     assert sorted(str(end.error) for end in ends) == sorted(messages)
 
 
+@pytest.mark.long
 def test_a_budget_ends_a_sweep_with_its_tables_and_the_next_call_goes_on(
     tmp_path: Path, cluster: None
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atoll.strategies.asynchronous.devices import Devices
@@ -25,6 +25,7 @@ def time_there(devices: Devices, node: int, start: int, end: int) -> int:
     seconds=st.integers(1, 3 * PERIOD).map(lambda count: count / 1e6),
     moment=st.integers(0, 5 * PERIOD),
 )
+@example(node=1, availability=0.01, seconds=0.00085, moment=0)
 def test_work_goes_on_only_while_the_device_is_there(
     node: int, availability: float, seconds: float, moment: int
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_round_ends_at_its_deadline_and_stragglers_count_later_or_never() -> N
 
 
 @pytest.mark.parametrize("change", [{"staleness_exponent": 2.0}, {"server_learning_rate": 0.5}])
+@pytest.mark.long
 def test_what_late_replies_count_for_changes_the_model(change: dict[str, float]) -> None:
     options = {"concurrency": 6, "buffer_size": 2, "device_spread": 1.0, "fraction_evaluate": 0.0}
     plain, _ = on_ray(build_strategy("FedBuff", options), 5)

@@ -224,6 +224,7 @@ def test_lira_finds_members_of_an_overfitted_federation_and_nobody_else(tmp_path
     assert nobody.low < 0.5 < nobody.high
 
 
+@pytest.mark.long
 def test_finished_federations_are_read_and_not_run_again(tmp_path: Path, cluster: None) -> None:
     runs = made(tmp_path, experiment(strategy={"fraction_train": 1.0}))
     told: list[tuple[int, int]] = []

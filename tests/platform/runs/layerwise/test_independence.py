@@ -28,9 +28,6 @@ from tests.support.runs.layer_runs import (
     spec_of,
 )
 
-# Its fixtures take longer than its tests.
-pytestmark = pytest.mark.xdist_group("independence")
-
 EPOCHS = 2
 BLOCKS = ["block-01", "block-02", "block-03"]
 
