@@ -48,6 +48,8 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = False
 # Progress of Ray and of the run.
 nb_output_stderr = "remove"
+# A cell may write a file that is no Python: rows with "?", say.
+suppress_warnings = ["misc.highlighting_failure"]
 
 autosummary_generate = True
 autosummary_ignore_module_all = False

@@ -69,4 +69,4 @@ class Prior(ABC):
 
     @abstractmethod
     def prox(self, examples: Tensor) -> Tensor:
-        """Return the proximal map of each example x: the minimum of |u - x|^2 / 2 + R(u) over u."""
+        """Return the proximal map of each example x: the u of least ``|u - x|^2 / 2 + R(u)``."""

@@ -30,6 +30,7 @@ from atoll.strategies.alignment.moments.moment_exchange import (
 )
 from atoll.strategies.alignment.server_optimizer import ServerOptimizer, difference
 from atoll.strategies.alignment.training_terms import training_terms
+from atoll.strategies.evaluation_weights import weighted_by_examples
 from atoll.strategies.mean_only import uses_mean_only
 
 logger = logging.getLogger("atoll")
@@ -222,11 +223,8 @@ class AlignmentStrategy(AlignmentMethod):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' evaluations by their examples."""
-        of_training, self.weighted_by_key = self.weighted_by_key, "num-examples"
-        try:
+        with weighted_by_examples(self):
             return super().aggregate_evaluate(server_round, replies)
-        finally:
-            self.weighted_by_key = of_training
 
     def _step(self, broadcast: ArrayRecord, mean: ArrayRecord) -> ArrayRecord:
         if self.server_optimizer == "average":

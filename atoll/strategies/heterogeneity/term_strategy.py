@@ -16,6 +16,7 @@ from atoll.clients.training.objective.named_terms import RECORD, record_of_term
 from atoll.clients.training.objective.term import ObjectiveTerm
 from atoll.errors import InvalidExperimentError
 from atoll.flower.arrays import array_record
+from atoll.strategies.evaluation_weights import weighted_by_examples
 from atoll.strategies.mean_only import uses_mean_only
 
 
@@ -118,6 +119,13 @@ class TermStrategy(FedAvg):
         after = self.next_model(self._sent, model, beside, metrics, weight)
         self._sent = ArrayRecord()
         return after, metrics
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average the clients' evaluations by their examples."""
+        with weighted_by_examples(self):
+            return super().aggregate_evaluate(server_round, replies)
 
     def broadcast(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return what is sent beside the model: nothing, unless a strategy overrides it."""
