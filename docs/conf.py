@@ -41,7 +41,7 @@ html_static_path = ["_static"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# A guide that fails, or takes more than two minutes, fails the build.
+# A guide that fails, or has a cell that takes more than ten minutes, fails the build.
 nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_in_temp = True
