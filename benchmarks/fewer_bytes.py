@@ -17,7 +17,7 @@ from atoll import Experiment
 from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
 from benchmarks.in_process import rounds_of
-from benchmarks.recorded import date_and_commit
+from benchmarks.recorded import date_and_commit, mean_and_range
 
 SEEDS = (0, 1, 2)
 CLIENTS, ROUNDS, TESTED = 5, 20, 2000
@@ -62,8 +62,10 @@ def main() -> None:
         last = [rounds[-1].accuracy for rounds in done]
         size = statistics.fmean(r.bytes_up for rounds in done for r in rounds)
         plain = plain or size
-        spread = f"{statistics.fmean(last):.3f} ({min(last):.3f} to {max(last):.3f})"
-        print(f"| {method} | {spread} | {size / 1e3:.1f} | {size / plain:.1%} |", flush=True)
+        print(
+            f"| {method} | {mean_and_range(last)} | {size / 1e3:.1f} | {size / plain:.1%} |",
+            flush=True,
+        )
 
 
 def _federation(method: str, seed: int) -> Any:

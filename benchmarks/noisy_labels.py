@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,12 @@ from atoll import Experiment
 from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
 from benchmarks.in_process import rounds_of
-from benchmarks.recorded import date_and_commit
+from benchmarks.recorded import date_and_commit, mean_and_range, run_missing
 
 SEEDS = (0, 1, 2)
 NOISES = (("symmetric", 0.2), ("symmetric", 0.4), ("pair-flip", 0.2), ("pair-flip", 0.4))
 CLIENTS, ROUNDS, TESTED = 5, 60, 2000
+KEY = ("kind", "rate", "method", "seed")
 # What [[client.objective]] has; a method that must know the noise's rate is told it.
 METHODS: dict[str, list[dict[str, Any]]] = {
     "cross-entropy": [],
@@ -57,23 +57,13 @@ def main() -> None:
     for name in ("flwr", "atoll"):
         logging.getLogger(name).setLevel(logging.ERROR)
     assume_identity()
-    began = time.monotonic()
-    found = json.loads(given.out.read_text()) if given.out.exists() else []
-    done = {(t["kind"], t["rate"], t["method"], t["seed"]) for t in found}
-    for key in trials(given.methods, given.seeds):
-        if key in done:
-            continue
-        if time.monotonic() - began > given.seconds:
-            print("out of time; run it again for the rest")
-            break
-        started = time.monotonic()
-        federation = prepare(experiment_of(*key))
-        accuracies = [done.accuracy for done in rounds_of(federation, ROUNDS, TESTED)]
-        named = dict(zip(("kind", "rate", "method", "seed"), key, strict=True))
-        figures = {"last": accuracies[-1], "best": max(accuracies)}
-        found.append({**named, **figures, "run": date_and_commit()})
-        given.out.write_text(json.dumps(found, indent=1))
-        print(*key, figures, f"{time.monotonic() - started:.1f} s", flush=True)
+    run_missing(trials(given.methods, given.seeds), KEY, figures_of, given.out, given.seconds)
+
+
+def figures_of(*key: Any) -> dict[str, Any]:
+    """Run a trial, and return its accuracies."""
+    accuracies = [done.accuracy for done in rounds_of(prepare(experiment_of(*key)), ROUNDS, TESTED)]
+    return {"last": accuracies[-1], "best": max(accuracies), "run": date_and_commit()}
 
 
 def trials(methods: list[str], seeds: list[int]) -> Iterator[tuple[str, float, str, int]]:
@@ -116,13 +106,9 @@ def print_table(found: list[dict[str, Any]]) -> None:
             rows = [t for t in found if (t["kind"], t["rate"], t["method"]) == (kind, rate, method)]
             if rows:
                 lost = statistics.fmean(t["best"] - t["last"] for t in rows)
-                cells = [_cell([t[name] for t in rows]) for name in ("last", "best")]
+                cells = [mean_and_range([t[name] for t in rows]) for name in ("last", "best")]
                 noise = f"{kind}, {rate:.0%}"
                 print(f"| {noise} | {method} | {' | '.join(cells)} | {lost:.3f} | {len(rows)} |")
-
-
-def _cell(values: list[float]) -> str:
-    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ import json
 import logging
 import math
 import statistics
-import subprocess
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,19 +32,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import Tensor, nn
 
 from atoll import Experiment
-from atoll.clients import make_client_app
-from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.flower import assume_identity
 from atoll.platform.callbacks.worst_tenth import worst_tenth
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
+from benchmarks.in_process import LocalClients, mean_of
+from benchmarks.recorded import commit, mean_and_range, run_missing
 
 SEEDS = (0, 1, 2)
 RATES = (0.05,)
+KEY = ("data", "method", "rate", "seed")
 Tables = dict[str, Any]
 DATA: dict[str, Tables] = {
     "digits": {
@@ -123,22 +121,10 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("atoll").setLevel(logging.ERROR)
-    began = time.monotonic()
     assume_identity()
-    found = json.loads(given.out.read_text()) if given.out.exists() else []
-    done = {(t["data"], t["method"], t["rate"], t["seed"]) for t in found}
-    for key in trials(given.data, given.methods, given.seeds):
-        if key in done or key[:2] in WITHOUT:
-            continue
-        if time.monotonic() - began > given.seconds:
-            print("out of time; run it again for the rest")
-            break
-        started = time.monotonic()
-        figures = figures_of(experiment_of(*key))
-        named = dict(zip(("data", "method", "rate", "seed"), key, strict=True))
-        found.append({**named, **figures, "commit": commit()})
-        given.out.write_text(json.dumps(found, indent=1))
-        print(*key, figures, f"{time.monotonic() - started:.1f} s", flush=True)
+    run_missing(
+        trials(given.data, given.methods, given.seeds), KEY, figures_of, given.out, given.seconds
+    )
 
 
 def trials(
@@ -149,7 +135,8 @@ def trials(
         for data in names:
             for rate in RATES:
                 for method in methods:
-                    yield data, method, rate, seed
+                    if (data, method) not in WITHOUT:
+                        yield data, method, rate, seed
 
 
 def experiment_of(data: str, method: str, rate: float, seed: int) -> Experiment:
@@ -172,8 +159,9 @@ def experiment_of(data: str, method: str, rate: float, seed: int) -> Experiment:
     return with_natural_clients(experiment)
 
 
-def figures_of(experiment: Experiment) -> dict[str, float]:
+def figures_of(*key: Any) -> dict[str, Any]:
     """Run a trial, and return what clients' own models come to in the last round."""
+    experiment = experiment_of(*key)
     rows = evaluations_of(prepare(experiment), experiment.run.rounds)
     shared = [row["accuracy"] for row in rows]
     own = [row.get("personal-accuracy", row["accuracy"]) for row in rows]
@@ -182,32 +170,16 @@ def figures_of(experiment: Experiment) -> dict[str, float]:
         "own": statistics.fmean(own),
         "gain": statistics.fmean(own) - statistics.fmean(shared),
         "worst tenth": worst_tenth(torch.tensor(own).double().numpy(), 1.0),
+        "commit": commit(),
     }
 
 
 def evaluations_of(federation: Federation, rounds: int) -> list[dict[str, Any]]:
     """Return what each client answers to an evaluation after the last round."""
-    app, clients = make_client_app(federation.spec), len(federation.partition)
-    contexts = [
-        Context(1, i + 1, {"partition-id": i, "num-partitions": clients}, RecordDict(), {})
-        for i in range(clients)
-    ]
-
-    def ask(kind: str, server_round: int, arrays: ArrayRecord) -> Iterator[RecordDict]:
-        for place, context in enumerate(contexts):
-            config = ConfigRecord({"server-round": server_round})
-            content = RecordDict({"arrays": arrays, "config": config})
-            reply = app(Message(content, dst_node_id=place + 1, message_type=kind), context)
-            yield reply.content
-
-    arrays = federation.initial_arrays
+    clients, arrays = LocalClients(federation), federation.initial_arrays
     for server_round in range(1, rounds + 1):
-        total = WeightedSum()
-        for content in ask("train", server_round, arrays):
-            metrics = content.metric_records["metrics"]
-            total.add(content.array_records["arrays"], metrics["num-examples"])
-        arrays = total.mean()
-    return [dict(c.metric_records["metrics"]) for c in ask("evaluate", rounds, arrays)]
+        arrays = mean_of(clients.ask("train", server_round, arrays))
+    return [dict(c.metric_records["metrics"]) for c in clients.ask("evaluate", rounds, arrays)]
 
 
 def print_tables(found: list[dict[str, Any]]) -> None:
@@ -228,21 +200,10 @@ def print_tables(found: list[dict[str, Any]]) -> None:
                     by_rate[trial["rate"]].append(trial)
             if by_rate:
                 rate = max(by_rate, key=lambda r: statistics.fmean(t["own"] for t in by_rate[r]))
-                cells = [_cell([trial[name] for trial in by_rate[rate]]) for name in COLUMNS]
+                cells = [
+                    mean_and_range([trial[name] for trial in by_rate[rate]]) for name in COLUMNS
+                ]
                 print(f"| {method} | {rate:g} | {' | '.join(cells)} | {len(by_rate[rate])} |")
-
-
-def _cell(values: list[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{statistics.fmean(values):.3f} ({low:.3f} to {high:.3f})"
-
-
-def commit() -> str:
-    """Return the commit of this tree, with a plus sign if it was changed since."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
-    )
-    return told.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class EmbeddedClient:
         assert isinstance(observation.inputs, TokenInputs)
         self._inputs = observation.inputs
         self._simulation = ClientSimulation.of(observation)
-        self._embedding = _embedding_of(observation)
-        self.table = self._table_of(observation)
+        self._embedding = token_embedding(observation)
+        self.table = self._embedding.weight.detach()[: self._inputs.vocabulary]
         own = observation.model.place_of(self._embedding.weight)
         self.matched = tuple(p for p in range(len(observation.target)) if p != own)
         self.length = _longest(observation, self._inputs.length)
@@ -79,10 +79,6 @@ class EmbeddedClient:
         similar[..., self._inputs.padding] = -torch.inf
         return similar.argmax(-1)
 
-    def _table_of(self, observation: Observation) -> Tensor:
-        table = self._embedding.weight.detach()
-        return table[: observation.inputs.vocabulary]  # type: ignore[attr-defined]
-
     @contextmanager
     def _replaced(self, embeddings: Tensor) -> Iterator[None]:
         """Let the model's embedding return these, while it lasts."""
@@ -97,15 +93,31 @@ class EmbeddedClient:
             handle.remove()
 
 
-def _embedding_of(observation: Observation) -> nn.Embedding:
-    inputs = observation.inputs
+def token_embedding(observation: Observation, *, trained: bool = False) -> nn.Embedding:
+    """Return the table of the tokens' embeddings.
+
+    Parameters
+    ----------
+    observation : Observation
+        Of token sequences.
+    trained : bool
+        Whether only a table that the client trains will do.
+
+    Raises
+    ------
+    AttackError
+        If the model has none.
+    """
+    inputs, model = observation.inputs, observation.model
     assert isinstance(inputs, TokenInputs)
-    for module in observation.model.module.modules():
-        if isinstance(module, nn.Embedding) and module.num_embeddings >= inputs.vocabulary:
+    for module in model.module.modules():
+        if not isinstance(module, nn.Embedding) or module.num_embeddings < inputs.vocabulary:
+            continue
+        if not trained or model.place_of(module.weight) is not None:
             return module
+    kind = "trained embedding" if trained else "embedding"
     raise AttackError(
-        f"{observation.name}: the model has no embedding of {inputs.vocabulary} tokens; expected "
-        "one"
+        f"{observation.name}: the model has no {kind} of {inputs.vocabulary} tokens; expected one"
     )
 
 

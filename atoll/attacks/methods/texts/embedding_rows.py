@@ -11,13 +11,13 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from atoll.attacks.base.attack import Reconstruction, SeparateAttack
 from atoll.attacks.threat.capabilities import Capability
+from atoll.attacks.threat.embedded_texts import token_embedding
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.data.inputs.tokens import TokenInputs
-from atoll.errors import AttackError
 
 
 class EmbeddingRows(SeparateAttack):
@@ -38,13 +38,15 @@ class EmbeddingRows(SeparateAttack):
 
     def check(self, observation: Observation) -> None:
         """Refuse a model without a table of embeddings that is trained."""
-        _embedding(observation)
+        token_embedding(observation, trained=True)
 
     def reconstruct(self, observation: Observation, seed: int) -> Reconstruction:
         """Read the rows' lengths."""
         inputs, count = observation.inputs, observation.num_examples
         assert isinstance(inputs, TokenInputs)
-        lengths = observation.target[_embedding(observation)].double().norm(dim=1).cpu()
+        place = observation.model.place_of(token_embedding(observation, trained=True).weight)
+        assert place is not None
+        lengths = observation.target[place].double().norm(dim=1).cpu()
         lengths[inputs.padding] = 0.0
         occurs = lengths > self.tolerance * lengths.max()
         tokens = torch.full((count, inputs.length), inputs.padding, dtype=torch.int32)
@@ -61,18 +63,3 @@ def _bag(lengths: Tensor, occurs: Tensor, count: int) -> Tensor:
         return found
     times = (lengths[found] / lengths[found].min()).round().long()
     return torch.repeat_interleave(found, times)
-
-
-def _embedding(observation: Observation) -> int:
-    """Return the place of the tokens' embedding in the update."""
-    inputs, model = observation.inputs, observation.model
-    assert isinstance(inputs, TokenInputs)
-    for module in model.module.modules():
-        if isinstance(module, nn.Embedding) and module.num_embeddings >= inputs.vocabulary:
-            place = model.place_of(module.weight)
-            if place is not None:
-                return place
-    raise AttackError(
-        f"{observation.name}: the model has no trained embedding of {inputs.vocabulary} tokens; "
-        "expected one"
-    )

@@ -29,6 +29,20 @@ from atoll.platform.cli.terminal import (
 RowsOption = Annotated[
     Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
 ]
+# Of the commands that train what an attack needs.
+DatasetArgument = Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")]
+FilesOption = Annotated[
+    Path | None, typer.Option(help="A folder with its files, in place of a download.")
+]
+SplitOption = Annotated[
+    str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
+]
+TrainingOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seeds the training.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Processor threads.")]
 
 
 def attack(
@@ -252,19 +266,12 @@ def membership(
 
 
 def train_generator(
-    dataset: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
-    path: Annotated[
-        Path | None, typer.Option(help="A folder with its files, in place of a download.")
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
-    ] = "test",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the training.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    dataset: DatasetArgument,
+    path: FilesOption = None,
+    split: SplitOption = "test",
+    settings: TrainingOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
 ) -> None:
     """Train the generator of a data set, for attacks that need one; it is kept in the cache."""
     with clear_errors():
@@ -284,23 +291,16 @@ def train_generator(
 
 
 def train_prior(
-    dataset: Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")],
+    dataset: DatasetArgument,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     kind: Annotated[
         str, typer.Option(help="lpn (learned proximal network) or diffusion (score network).")
     ] = "lpn",
-    path: Annotated[
-        Path | None, typer.Option(help="A folder with its files, in place of a download.")
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
-    ] = "test",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the training.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    path: FilesOption = None,
+    split: SplitOption = "test",
+    settings: TrainingOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
 ) -> None:
     """Train a prior of a data set's images, for attacks with a setting 'prior'."""
     with clear_errors():
