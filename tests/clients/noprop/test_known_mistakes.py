@@ -60,7 +60,7 @@ def network_of(made: Design, shared: SharedPart, parts: dict[str, TrainingUnit])
     return network.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_block_that_saw_z_t_in_training_fails_in_stochastic_inference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

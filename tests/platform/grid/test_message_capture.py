@@ -59,8 +59,11 @@ THIRD_AND_FIFTH: dict[str, Any] = {"nodes": [3, 5], "rounds": [1, 2]}
     "tables",
     [
         {},
-        {"client": {"vectorize": True}},
-        {"client": {"mods": ["tests.support.user_code.doubling_mod:doubled"]}},
+        pytest.param({"client": {"vectorize": True}}, marks=pytest.mark.long),
+        pytest.param(
+            {"client": {"mods": ["tests.support.user_code.doubling_mod:doubled"]}},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_recording_does_not_change_the_run_by_a_bit(

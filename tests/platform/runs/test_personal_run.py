@@ -61,10 +61,8 @@ run(load_experiment(Path(sys.argv[1])), out=Path(sys.argv[2]), observers=lambda 
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "client", [LOCAL_DITTO[0], *(pytest.param(c, marks=pytest.mark.long) for c in LOCAL_DITTO[1:])]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("client", LOCAL_DITTO)
 def test_what_nodes_keep_survives_a_kill_to_the_same_bits(
     client: dict[str, Any], tmp_path: Path, joining: dict[str, str]
 ) -> None:

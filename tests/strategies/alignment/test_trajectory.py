@@ -118,7 +118,11 @@ PENALTIES: dict[str, tuple[str, dict[str, Any], Callable[[Any], Tensor]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reset", [False, True], ids=["as the script", "with a new Adam"])
+@pytest.mark.parametrize(
+    "reset",
+    [False, pytest.param(True, marks=pytest.mark.long)],
+    ids=["as the script", "with a new Adam"],
+)
 @pytest.mark.parametrize("method", PENALTIES)
 def test_parameters_stay_together_through_the_anneal_step(
     method: str, reset: bool, tmp_path: Path
