@@ -1,4 +1,4 @@
-"""``benchmarks/centralised.py`` trains what the federation trains."""
+"""``benchmarks/accuracy/centralised.py`` trains what the federation trains."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from atoll.flower.arrays import view
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation_run import run
 from atoll.platform.sweeps.sweep_plan import Trial
-from benchmarks.centralised import Centralised
-from benchmarks.centralised import run as run_centralised
+from benchmarks.accuracy.centralised import Centralised
+from benchmarks.accuracy.centralised import run as run_centralised
 
 ROUNDS = 6
 

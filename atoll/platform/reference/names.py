@@ -69,7 +69,7 @@ class Source:
 
 
 def _datasets() -> Mapping[str, Any]:
-    from atoll.clients.data.catalog import DATASETS
+    from atoll.clients.data.catalog.loading import DATASETS
 
     return DATASETS
 

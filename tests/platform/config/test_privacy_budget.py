@@ -12,10 +12,10 @@ from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.errors import InvalidExperimentError, RunDirectoryError
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.run_directory.identity import RunIdentity
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.components import Components
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import run
-from atoll.platform.runs.preflight import check_settings
 from atoll.strategies import CentralDP
 
 

@@ -22,7 +22,7 @@ from atoll.attacks.capture_validation.replay import diagnose_capture
 from atoll.attacks.captures.capture_files import CAPTURES, find_captures, read_capture, read_truth
 from atoll.attacks.threat.label_leakage import leaked_labels, share_recovered
 from atoll.attacks.victims import references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError, CaptureError, InvalidExperimentError
 from atoll.platform.attack_runs.attack_run import run_attack
 from atoll.platform.attack_runs.label_counts import run_labels

@@ -16,9 +16,9 @@ from atoll import open_run, run
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import resume
-from atoll.platform.runs.preflight import check_settings
 
 DATA = {"dataset": "digits", "clients": 5, "client_test_fraction": 0.3}
 LOCAL_DITTO: list[dict[str, Any]] = [{"local": "head"}, {"personal": {"name": "ditto"}}]
