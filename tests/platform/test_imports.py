@@ -82,4 +82,4 @@ def test_a_command_says_that_it_loads_before_it_loads(
     is_table = "--csv" in command or "--latex" in command
     said, silent = (done.stderr, done.stdout) if is_table else (done.stdout, done.stderr)
     assert said.startswith(f"{name}: loading PyTorch"), done
-    assert "loading" not in silent
+    assert f"{name}: loading" not in silent
