@@ -69,7 +69,8 @@ def runs(
     Example: atoll runs --tag paper --where strategy.name=FedAvg --sort metric
     """
     with clear_errors():
-        errors.print(f"{folder}: looking for runs", style="dim", soft_wrap=True, markup=False)
+        if folder.is_dir():
+            errors.print(f"{folder}: looking for runs", style="dim", soft_wrap=True, markup=False)
         from atoll.platform.results import inventory
 
         log_to_terminal("error")
