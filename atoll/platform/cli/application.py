@@ -125,6 +125,7 @@ class Commands(CommandGroup):
         "list": reference.list_names,
         "train-generator": attacks.train_generator,
         "train-prior": attacks.train_prior,
+        "unlearn-class": unlearning.unlearn_class,
     }
 
 

@@ -1,4 +1,4 @@
-"""``atoll unlearn``."""
+"""``atoll unlearn`` and ``unlearn-class``."""
 
 from __future__ import annotations
 
@@ -86,3 +86,47 @@ def unlearn(
         )
         print_tables([result.table()], form)
         told.print(f"figures: {result.directory / UNLEARNING}", soft_wrap=True)
+
+
+def unlearn_class(
+    generator: Annotated[
+        str, typer.Argument(help="A data set with a trained generator, or a generator's folder.")
+    ],
+    undesired: Annotated[
+        str, typer.Option("--class", metavar="CLASS", help="Its name, or its number from 0.")
+    ],
+    out: Annotated[Path, typer.Option(help="The new generator's folder.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="repulsion, gamma, steps, ...; may be repeated."
+        ),
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option(help="A folder with the data set's files, not a download.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="One seed, one generator.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    latex: LatexOption = False,
+    csv: CsvOption = False,
+) -> None:
+    """Remove a class from a trained generator (Adapt-then-Unlearn), and judge its samples."""
+    with clear_errors():
+        form = form_of(latex=latex, csv=csv)
+        told = console if form == "text" else errors
+        say_loading(generator, told, "PyTorch")
+        from atoll.platform.unlearning.class_unlearning_run import run_class_unlearning
+
+        log_to_terminal("info")
+        result = run_class_unlearning(
+            generator,
+            undesired,
+            out,
+            settings or (),
+            path=path,
+            seed=seed,
+            threads=threads,
+            console=told,
+        )
+        print_tables([result.table()], form)
+        told.print(f"generator: {result.folder}", soft_wrap=True)
