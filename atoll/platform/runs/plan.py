@@ -29,9 +29,9 @@ from atoll.platform.config.estimate import TIMED_EXAMPLES
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.unlearning.problems import absent_nodes
 from atoll.platform.grid.node_ids import NodeIds
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
-from atoll.platform.runs.preflight import check_settings
 from atoll.randomness import derive_seed, seed_everything
 
 FLOAT_BYTES = 4

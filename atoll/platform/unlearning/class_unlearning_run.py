@@ -22,8 +22,8 @@ from atoll.attacks.generators.trained_generator import (
     write_trained,
 )
 from atoll.attacks.generators.vae_training import TrainingSettings
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset, Split
 from atoll.error_messages import closest, validated
 from atoll.errors import InvalidExperimentError
 from atoll.extras import require

@@ -13,7 +13,7 @@ from torch import nn
 from atoll.attacks.membership.candidate_signals import Candidates
 from atoll.attacks.membership.model_scores import model_scores
 from atoll.attacks.membership.operating_points import auroc, found_at
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.tasks.classification import Classification
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain

@@ -19,7 +19,7 @@ from atoll.attacks.generators.class_unlearning import (
 from atoll.attacks.generators.sample_judge import frechet_distance
 from atoll.attacks.generators.trained_generator import load_trained, read_about
 from atoll.attacks.generators.vae_training import TrainingSettings
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.platform.unlearning.class_unlearning_run import class_number
 from tests.support.attacks.digit_generator import digit_generator
 from tests.support.runs.finished_runs import command, refused

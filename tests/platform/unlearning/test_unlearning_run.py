@@ -13,9 +13,9 @@ import pytest
 import atoll
 from atoll.errors import AtollError, InvalidExperimentError
 from atoll.platform.config.experiment import Experiment, load_experiment
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import run
-from atoll.platform.runs.preflight import check_settings
 from tests.support.runs.finished_runs import command, refused
 
 LAST, CLIENTS, PARTS = 5, 5, 5
