@@ -56,11 +56,11 @@ def ascent_of(unlearn: UnlearnSettings, batch_size: int, task: Task) -> Ascent:
             f"{task.metrics[0]!r}; expected one"
         )
     return Ascent(
-        epochs=unlearn.epochs,
-        learning_rate=unlearn.learning_rate,
-        momentum=unlearn.momentum,
-        gradient_clip=unlearn.gradient_clip,
-        batch_size=unlearn.batch_size or batch_size,
+        epochs=unlearn.ascent_epochs,
+        learning_rate=unlearn.ascent_learning_rate,
+        momentum=unlearn.ascent_momentum,
+        gradient_clip=unlearn.ascent_gradient_clip,
+        batch_size=unlearn.ascent_batch_size or batch_size,
         stop=float(stop),
         is_projected=unlearn.method == PROJECTED_ASCENT,
         radius=unlearn.radius,

@@ -110,7 +110,7 @@ def run_unlearning(
         Rounds of repair by the others, of "retrain" all rounds; by default 3, of "retrain" the
         run's.
     settings : Mapping, optional
-        Other keys of ``[unlearn]``: ``learning_rate``, ``stop``, ``radius``, ...
+        Other keys of ``[unlearn]``: ``ascent_learning_rate``, ``stop``, ``radius``, ...
     candidates : int
         Examples of the clients that left that membership inference is asked about, at most; as
         many test examples of the same classes are asked about beside them.

@@ -138,7 +138,7 @@ def test_each_method_comes_to_a_model_of_its_own(before: Path, tmp_path: Path) -
             "run.rounds = 1: unlearn.method = 'projected-ascent' has 2 rounds before",
         ),
         (unlearned("fine-tune") | {"client": {"local": "head"}}, "client.local"),
-        (unlearned("retrain", epochs=0), "unlearn.epochs = 0"),
+        (unlearned("retrain", ascent_epochs=0), "unlearn.ascent_epochs = 0"),
     ],
 )
 def test_what_cannot_be_unlearned_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -32,15 +32,15 @@ class UnlearnSettings(Section):
         ball around a model that the others make first (Halimi et al., 2022).
     run : Path or None
         The run directory whose last model is unlearned; none for "retrain".
-    epochs : int
+    ascent_epochs : int
         Passes of the ascent over a leaving client's examples, at most.
-    learning_rate : float
+    ascent_learning_rate : float
         The ascent's.
-    momentum : float
+    ascent_momentum : float
         The ascent's, in [0, 1).
-    gradient_clip : float
+    ascent_gradient_clip : float
         The largest norm of a gradient in the ascent.
-    batch_size : int or None
+    ascent_batch_size : int or None
         Examples a step of the ascent; by default ``client.batch_size``.
     stop : float or None
         The task's main metric on the client's examples at which the ascent ends; by default, of
@@ -56,13 +56,13 @@ class UnlearnSettings(Section):
     """
 
     nodes: Annotated[tuple[Count, ...], Field(strict=False, min_length=1, examples=[[3]])]
-    method: Method
+    method: Annotated[Method, Field(examples=["projected-ascent"])]
     run: Annotated[FilePath | None, Field(examples=["runs/quickstart"])] = None
-    epochs: Epochs = 5
-    learning_rate: Rate = 0.01
-    momentum: Decay = 0.9
-    gradient_clip: Norm = 5.0
-    batch_size: Annotated[BatchSize | None, Field(examples=[128])] = None
+    ascent_epochs: Epochs = 5
+    ascent_learning_rate: Rate = 0.01
+    ascent_momentum: Decay = 0.9
+    ascent_gradient_clip: Norm = 5.0
+    ascent_batch_size: Annotated[BatchSize | None, Field(examples=[128])] = None
     stop: Annotated[Number | None, Field(examples=[0.12])] = None
     radius: Annotated[Positive | None, Field(examples=[1.0])] = None
 
