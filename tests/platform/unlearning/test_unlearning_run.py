@@ -87,10 +87,11 @@ def test_a_client_is_unlearned_in_its_ball_by_the_command(before: Path, tmp_path
     assert rounds["server_erased_accuracy"].to_pylist()[1] <= 0.12
     assert rounds["server_accuracy"].to_pylist()[-1] > 0.7
     assert (out / "report.html").stat().st_size > 0
-    # Any number of workers, one result; and a run that is over stays as it is.
-    again = atoll.run_unlearning(
-        before, [LAST], "projected-ascent", rounds=2, out=tmp_path / "again"
-    )
+    # Any number of workers, and from a checkpoint after the ascent, one result.
+    for rounds in (1, 2):
+        again = atoll.run_unlearning(
+            before, [LAST], "projected-ascent", rounds=rounds, out=tmp_path / "again", resume=True
+        )
     assert sha256(again.directory) == sha256(out)
     code, shown, _ = command("unlearn", before, *given, "--out", out, "--resume", "--csv")
     assert code == 0
