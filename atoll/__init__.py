@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from atoll.platform.runs.run_result import RunResult
     from atoll.platform.sweeps.sweep import SweepResult, run_sweep
     from atoll.platform.sweeps.sweep_plan import Sweep, load_sweep
+    from atoll.platform.unlearning.unlearning_run import UnlearningResult, run_unlearning
     from atoll.trust import CodeUse
 
 __version__ = "0.1.0"
@@ -87,6 +88,7 @@ __all__ = [
     "TableModel",
     "TokenModel",
     "UnknownNameError",
+    "UnlearningResult",
     "UntrustedCodeError",
     "__version__",
     "load_arena",
@@ -104,6 +106,7 @@ __all__ = [
     "run_membership",
     "run_rounds",
     "run_sweep",
+    "run_unlearning",
 ]
 
 _MODULES = {
@@ -144,6 +147,7 @@ _MODULES = {
     "atoll.platform.runs.run_result": ("RunResult",),
     "atoll.platform.sweeps.sweep": ("SweepResult", "run_sweep"),
     "atoll.platform.sweeps.sweep_plan": ("Sweep", "load_sweep"),
+    "atoll.platform.unlearning.unlearning_run": ("UnlearningResult", "run_unlearning"),
     "atoll.trust": ("CodeUse",),
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)

@@ -106,6 +106,7 @@ NEED_A_RUN = {
     "run_membership",
     "run_rounds",
     "run_sweep",
+    "run_unlearning",
 }
 # Their examples are shown and not run: they fetch weights, or read what a run has recorded.
 NEED_FILES = {"LPIPS", "leaked_labels", "tokenizer_of"}

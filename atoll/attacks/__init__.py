@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from atoll.attacks.poisoning.collusion import ALIE, InnerProduct, MinMax, MinSum
     from atoll.attacks.poisoning.edge_cases import EdgeCaseBackdoor
     from atoll.attacks.poisoning.example_poison import ExamplePoison, LabelFlip
+    from atoll.attacks.poisoning.fang import FangKrum, FangTrimmedMean
     from atoll.attacks.poisoning.honest_updates import CollusionPoison
     from atoll.attacks.poisoning.moments import MomentScaling
     from atoll.attacks.poisoning.poison import Poison
@@ -110,6 +111,8 @@ __all__ = [
     "EntropyCoding",
     "Estimate",
     "ExamplePoison",
+    "FangKrum",
+    "FangTrimmedMean",
     "Features",
     "FederationInfo",
     "GaussianNoise",
@@ -241,6 +244,7 @@ _MODULES = {
         "MinSum",
     ),
     "atoll.attacks.poisoning.edge_cases": ("EdgeCaseBackdoor",),
+    "atoll.attacks.poisoning.fang": ("FangKrum", "FangTrimmedMean"),
     "atoll.attacks.poisoning.example_poison": (
         "ExamplePoison",
         "LabelFlip",

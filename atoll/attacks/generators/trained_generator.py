@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.conditional import ConditionalGenerator
@@ -37,8 +38,8 @@ FORMAT = 1
 SAVE_EVERY = 250
 
 
-class _About(BaseModel):
-    """``generator.json``."""
+class About(BaseModel):
+    """``generator.json``: what a generator is of."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -148,12 +149,54 @@ def train_generator(
         "classes": generator.classes,
         "settings": settings.model_dump(mode="json"),
     }
-    seen = torch.from_numpy(np.sort(image_hashes(examples.images)))
-    with appearing(folder) as made:
-        save_file({**generator.state_dict(), SEEN: seen}, made / WEIGHTS)
-        (made / ABOUT).write_text(json.dumps(about, indent=1))
+    write_trained(folder, generator, np.sort(image_hashes(examples.images)), about)
     partial.unlink(missing_ok=True)
     return folder
+
+
+def write_trained(
+    folder: Path, generator: nn.Module, seen: NDArray[np.uint64], about: Mapping[str, Any]
+) -> None:
+    """Write a generator's folder, which appears as a whole.
+
+    Parameters
+    ----------
+    folder : Path
+        A new one.
+    generator : nn.Module
+        The generator.
+    seen : NDArray[uint64]
+        Hashes of the images that it was trained on, ascending.
+    about : Mapping
+        For ``generator.json``.
+    """
+    with appearing(folder) as made:
+        weights = {**generator.state_dict(), SEEN: torch.from_numpy(seen)}
+        save_file(weights, made / WEIGHTS)
+        (made / ABOUT).write_text(json.dumps(dict(about), indent=1))
+
+
+def read_about(folder: Path) -> About:
+    """Return what the generator in a folder is of.
+
+    Raises
+    ------
+    DataUnavailableError
+        If there is none.
+    """
+    return read_json(folder / ABOUT, About, error=DataUnavailableError)
+
+
+def find_trained(name: str) -> Path:
+    """Return the folder of a generator: itself, or that of a data set's with default settings.
+
+    Raises
+    ------
+    DataUnavailableError
+        If there is none.
+    """
+    folder = Path(name).expanduser()
+    return folder if (folder / ABOUT).is_file() else _find(name, GeneratorSettings())
 
 
 def load_trained(
@@ -177,7 +220,7 @@ def load_trained(
     """
     folder = _find(name, wanted or GeneratorSettings()) if path is None else path
     try:
-        about = read_json(folder / ABOUT, _About, error=DataUnavailableError)
+        about = read_about(folder)
         weights = load_file(folder / WEIGHTS)
         channels, height, width = about.image_shape
         settings = TrainingSettings.model_validate(about.settings)
@@ -200,7 +243,7 @@ def _find(name: str, wanted: GeneratorSettings) -> Path:
     """Return the folder of a data set's generator; those that there are, are named if not."""
     others = []
     for place in sorted(_kept().glob(f"{name}-*/{ABOUT}")):
-        about = read_json(place, _About, error=DataUnavailableError)
+        about = read_about(place.parent)
         if about.dataset != name:
             continue
         found = {"split": about.split, **about.settings}

@@ -10,7 +10,7 @@ the prior, so a Gaussian is fitted to them in the end, and latents are drawn fro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import numpy as np
@@ -91,6 +91,12 @@ class GeneratorTraining:
         How many there are.
     settings : TrainingSettings
         Steps and sizes.
+
+    Attributes
+    ----------
+    penalty : callable or None
+        Returns what is added to each step's loss, a scalar in the graph of the generator's
+        parameters.
     """
 
     def __init__(
@@ -113,6 +119,19 @@ class GeneratorTraining:
         self._parameters: list[Tensor] = [*self.generator.parameters(), *self.encoder.parameters()]
         self._optimizer = Adam(settings.learning_rate, 0.0)
         self.loss = math.nan
+        self.penalty: Callable[[], Tensor] | None = None
+
+    def start_from(self, generator: nn.Module, encoder: nn.Module | None = None) -> None:
+        """Begin with the parameters of another generator, and of its encoder if there is one."""
+        self.generator.load_state_dict(
+            {name: generator.state_dict()[name] for name in self.generator.state_dict()}
+        )
+        if encoder is not None:
+            self.encoder.load_state_dict(encoder.state_dict())
+
+    def train_encoder_alone(self) -> None:
+        """Leave the generator as it is in all steps."""
+        self._parameters = list(self.encoder.parameters())
 
     def take_step(self) -> None:
         """Take one step of the optimiser; ``loss`` is in nats a pixel."""
@@ -130,6 +149,8 @@ class GeneratorTraining:
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         # The Gaussian likelihood at its best variance, which is the error itself.
         loss = 0.5 * torch.log(error + LEAST_VARIANCE) + divergence / images[0].numel()
+        if self.penalty is not None:
+            loss = loss + self.penalty()
         gradients = torch.autograd.grad(loss, self._parameters)
         progress = self.step / settings.steps
         self._optimizer.learning_rate = (

@@ -23,6 +23,8 @@ POISON_REFERENCES: dict[str, str] = {
         "ipm": "collusion:InnerProduct",
         "min-max": "collusion:MinMax",
         "min-sum": "collusion:MinSum",
+        "fang-krum": "fang:FangKrum",
+        "fang-trimmed-mean": "fang:FangTrimmedMean",
         "moment-scaling": "moments:MomentScaling",
     }.items()
 }

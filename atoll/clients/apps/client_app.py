@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from atoll.clients.apps.batch_app import BatchClientApp
 from atoll.clients.apps.client_spec import ClientSpec as ClientSpec
 from atoll.clients.apps.client_spec import RoundExamples
+from atoll.clients.apps.leaving_clients import ASCENT
 from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.apps.noprop_clients import make_noprop_app, noprop_clients_of
 from atoll.clients.apps.training_messages import metrics_of
@@ -40,6 +41,7 @@ class FederatedClientApp(BatchClientApp):
         self._clients = clients_of(spec)
         # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
         self.train(mods=mods)(self._clients.train)
+        self.train(ASCENT, mods=mods)(self._clients.leaving.ascend)
         self.evaluate()(self._clients.evaluate)
         self.query(MOMENTS, mods=[mod for mod in mods if isinstance(mod, QueryMod)])(
             self._clients.answer_query

@@ -14,6 +14,7 @@ from atoll.clients.apps.aligned_clients import AlignedClients
 from atoll.clients.apps.client_resources import ClientResources
 from atoll.clients.apps.client_spec import ClientSpec, RoundExamples
 from atoll.clients.apps.client_terms import ClientTerms
+from atoll.clients.apps.leaving_clients import LeavingClients
 from atoll.clients.apps.personal_clients import PersonalClients
 from atoll.clients.apps.training_messages import (
     answer,
@@ -55,6 +56,8 @@ class LocalClients:
         Their training in one batch.
     terms : ClientTerms
         What they minimise beside the loss.
+    leaving : LeavingClients
+        Their part in unlearning.
     """
 
     def __init__(self, spec: ClientSpec) -> None:
@@ -64,6 +67,7 @@ class LocalClients:
         self.aligned = AlignedClients(self._resources)
         self.personal = PersonalClients(self._resources)
         self.vectorized = VectorizedClients(self._resources, self.terms, self.personal)
+        self.leaving = LeavingClients(self._resources)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return clients_of, (self._spec,)

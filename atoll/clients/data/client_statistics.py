@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -89,7 +89,11 @@ def needs_statistics(dataset: Dataset) -> bool:
 
 
 def fit_to_clients(
-    dataset: Dataset, partition: Partition, test_fraction: float, seed: int
+    dataset: Dataset,
+    partition: Partition,
+    test_fraction: float,
+    seed: int,
+    absent: Collection[int] = (),
 ) -> Dataset:
     """Return a data set with the statistics of its clients.
 
@@ -101,6 +105,8 @@ def fit_to_clients(
         Its clients.
     test_fraction, seed
         As for :meth:`Partition.split`: a client's own test examples are not counted.
+    absent : Collection[int]
+        Clients, from 0, that have no part in the statistics.
 
     Returns
     -------
@@ -118,7 +124,7 @@ def fit_to_clients(
     """
     if not needs_statistics(dataset):
         return dataset
-    clients = range(len(partition))
+    clients = [client for client in range(len(partition)) if client not in absent]
 
     def training(client: int) -> Indices:
         return partition.split(client, test_fraction, seed)[0]
@@ -136,15 +142,28 @@ def fit_to_clients(
     return _written(dataset, inputs, task)
 
 
-def fitted(dataset: Dataset, settings: DataSettings, seed: int) -> Dataset:
+def fitted(
+    dataset: Dataset, settings: DataSettings, seed: int, absent: Collection[int] = ()
+) -> Dataset:
     """Return a data set with the statistics of the clients that ``[data]`` and a run's seed make.
 
     One that needs none is returned as it is, and not dealt.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The data set.
+    settings : DataSettings
+        ``[data]``.
+    seed : int
+        The run's.
+    absent : Collection[int]
+        As for :func:`fit_to_clients`.
     """
     if not needs_statistics(dataset):
         return dataset
     partition = partition_dataset(dataset, settings, seed)
-    return fit_to_clients(dataset, partition, settings.client_test_fraction, seed)
+    return fit_to_clients(dataset, partition, settings.client_test_fraction, seed, absent)
 
 
 def first_sums(dataset: Dataset, indices: Indices) -> FirstSums:

@@ -39,6 +39,7 @@ from atoll.files.atomic import replacing, write_json
 from atoll.platform.attack_runs.attack_rows import write_rows
 from atoll.platform.attack_runs.reconstructed_cells import reconstructed_cells
 from atoll.platform.config.experiment import parse_value
+from atoll.platform.config.unlearning.problems import never_clients
 from atoll.platform.reports import tables as reports
 from atoll.platform.reports.attack_report import PAGE, names_label, write_attack_report
 from atoll.platform.run_directory.run_config import load_run_config
@@ -259,7 +260,7 @@ def dataset_of(run_directory: Path) -> Dataset:
     experiment = load_run_config(run_directory)
     data, seed = experiment.data, experiment.run.seed
     dataset = load_dataset(data.dataset, data.path, data.dataset_options, seed)
-    return fitted(dataset, data, seed)
+    return fitted(dataset, data, seed, never_clients(experiment))
 
 
 def uses_of(run_directory: Path, captures: Sequence[Capture]) -> list[CodeUse]:

@@ -261,7 +261,7 @@ def _suspect(
     asked = min(count, len(truth.labels), len(dataset.test))
     inside = np.sort(generator.choice(len(truth.labels), asked, replace=False))
     if same_classes:
-        outside = _of_classes(truth.labels[inside].numpy(), dataset, generator)
+        outside = of_classes(truth.labels[inside].numpy(), dataset, generator)
     else:
         outside = np.sort(generator.choice(len(dataset.test), asked, replace=False))
     inputs = own[0].federation.inputs
@@ -278,7 +278,7 @@ def _suspect(
     return Suspect(Asked(node, rounds, truth.indices[inside].numpy(), outside), own, examples)
 
 
-def _of_classes(
+def of_classes(
     labels: NDArray[np.int64], dataset: Dataset, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return test examples of these classes; those that are missing are of any."""

@@ -26,6 +26,8 @@ MAIN = ("accuracy", "auroc", "rmse", "mae", "deviance", "perplexity", LOSS)
 EPSILON_SPENT, DELTA_SPENT = f"{TRAIN}_{EPSILON}", f"{TRAIN}_{DELTA}"
 # Of poisoned clients, beside those.
 ATTACK_SUCCESS = "attack_success"
+# Before a task's metric: on the examples of clients that have left.
+ERASED = "erased"
 # On the terminal, in this order.
 SHORT_LABELS = {SERVER: "server", EVALUATE: "clients", TRAIN: "train"}
 # In figures, by the start of a column, in this order.

@@ -18,6 +18,7 @@ from atoll.platform.cli.commands import (
     runs,
     starters,
     sweeps,
+    unlearning,
 )
 from atoll.platform.cli.terminal import console
 
@@ -116,6 +117,7 @@ class Commands(CommandGroup):
         "labels": attacks.labels,
         "membership": attacks.membership,
         "audit": attacks.audit,
+        "unlearn": unlearning.unlearn,
         "arena": sweeps.arena,
         "doctor": attacks.doctor,
         "flower": apps.flower,
@@ -123,6 +125,7 @@ class Commands(CommandGroup):
         "list": reference.list_names,
         "train-generator": attacks.train_generator,
         "train-prior": attacks.train_prior,
+        "unlearn-class": unlearning.unlearn_class,
     }
 
 

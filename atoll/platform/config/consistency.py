@@ -9,6 +9,7 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.tasks.directions import DIRECTIONS
 from atoll.platform.config.privacy.canaries import are_examples
 from atoll.platform.config.sections import StrategySettings
+from atoll.platform.config.unlearning.problems import unlearning_problems
 
 if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment
@@ -303,5 +304,6 @@ CHECKS: tuple[Callable[[Experiment], Iterable[str]], ...] = (
     _capture,
     _privacy,
     _audit,
+    unlearning_problems,
     _data_source,
 )

@@ -26,6 +26,7 @@ from atoll.platform.config.sections import (
     RunSettings,
     StrategySettings,
 )
+from atoll.platform.config.unlearning.settings import UnlearnSettings
 
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)
@@ -42,7 +43,7 @@ class Experiment(Section):
     ----------
     run, data, model, client, strategy, ray, log
         The sections of an experiment file; each has defaults.
-    layers, capture, poison, privacy, audit
+    layers, capture, poison, privacy, audit, unlearn
         Optional sections; None if the file does not have them.
 
     Examples
@@ -65,6 +66,7 @@ class Experiment(Section):
     poison: PoisonSettings | None = None
     privacy: PrivacySettings | None = None
     audit: AuditSettings | None = None
+    unlearn: UnlearnSettings | None = None
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any]) -> Experiment:
@@ -101,8 +103,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Parameters
     ----------
     path : Path
-        A TOML file; a relative ``data.path`` (or ``data.options.test_path``) in it is relative to
-        the file.
+        A TOML file; a relative ``data.path`` (``data.options.test_path``, ``unlearn.run``) in it is
+        relative to the file.
     overrides : Sequence[str]
         ``section.key=value``, the value as in TOML or a bare word; they win over the file.
 
@@ -140,7 +142,7 @@ def read_tables(path: Path) -> dict[str, Any]:
         tables.pop(name, None)
     data = tables.get("data")
     options = data.get("options") if isinstance(data, dict) else None
-    for table, key in ((data, "path"), (options, "test_path")):
+    for table, key in ((data, "path"), (options, "test_path"), (tables.get("unlearn"), "run")):
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str((path.parent / Path(table[key]).expanduser()).resolve())
     return tables
@@ -181,7 +183,7 @@ def with_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             table[part] = dict(inner)
             table = table[part]
         value = parse_value(text.strip())
-        if parts == ["data", "path"] and isinstance(value, str):
+        if parts in (["data", "path"], ["unlearn", "run"]) and isinstance(value, str):
             # As relative paths in a file are to the file, those on the command line are to here.
             value = str(Path(value).expanduser().absolute())
         table[parts[-1]] = value

@@ -52,6 +52,8 @@ class GridConfig:
         Folders that the app opens; they are brought to nodes that do not have them.
     name : str
         Name of the workers in Ray's dashboard.
+    absent : frozenset[int]
+        Nodes that have left: they are not among the grid's nodes, and answer who still asks them.
     nodes_timeout : float
         Seconds to wait for the nodes that an autoscaler brings, if none is there.
     label_selector : dict[str, str], optional
@@ -80,6 +82,7 @@ class GridConfig:
     vectorize: bool | Literal["auto"] = False
     data: Sequence[Path] = ()
     name: str = "federation"
+    absent: frozenset[int] = frozenset()
     nodes_timeout: float = NODES_TIMEOUT
     label_selector: dict[str, str] | None = None
     address: str | None = None

@@ -31,6 +31,7 @@ from atoll.attacks.captures.capture import (
 )
 from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
 from atoll.clients.apps.client_app import ClientSpec, examples_of
+from atoll.clients.apps.leaving_clients import ASCENT
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.models.model_building import model_seed
 from atoll.clients.moments.moment_messages import QUERY
@@ -83,7 +84,9 @@ class CaptureRecorder:
     def nodes(self, message_type: str, server_round: int) -> Collection[int]:
         """Return whose replies to messages of this type are recorded in this round."""
         # Only these replies say something of a client's examples.
-        is_recorded = message_type == QUERY or message_type.partition(".")[0] == "train"
+        kind, _, action = message_type.partition(".")
+        # A client that ascends does not train as a capture's replay would.
+        is_recorded = message_type == QUERY or (kind == "train" and action != ASCENT)
         if not is_recorded or server_round not in self._settings.rounds:
             return ()
         nodes = self._settings.nodes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Reversible, Set
+from collections.abc import Iterable, Iterator, Reversible, Sequence, Set
 
 
 class NodeIds(Set[int], Reversible[int]):
@@ -12,13 +12,19 @@ class NodeIds(Set[int], Reversible[int]):
     ----------
     count : int
         N.
+    absent : Set[int]
+        Those that are left out.
     """
 
-    def __init__(self, count: int) -> None:
-        self._ids = range(1, count + 1)
+    def __init__(self, count: int, absent: Set[int] = frozenset()) -> None:
+        everyone = range(1, count + 1)
+        self._ids: Sequence[int] = everyone
+        if absent:
+            self._ids = tuple(node for node in everyone if node not in absent)
+        self._known: range | frozenset[int] = frozenset(self._ids) if absent else everyone
 
     def __contains__(self, node: object) -> bool:
-        return node in self._ids
+        return node in self._known
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._ids)

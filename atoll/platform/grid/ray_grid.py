@@ -155,8 +155,8 @@ class RayGrid(Grid):
         return Run(**vars(self._run))
 
     def get_node_ids(self) -> NodeIds:
-        """Return the ids of all nodes, 1 to N."""
-        return NodeIds(self._num_nodes)
+        """Return the ids of all nodes, 1 to N, without those that have left."""
+        return NodeIds(self._num_nodes, self._config.absent)
 
     def get_nodes(self) -> list[Any]:
         """Return all nodes, as Flower describes them."""

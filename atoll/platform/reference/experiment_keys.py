@@ -27,6 +27,7 @@ SECTIONS = {
     "poison": "atoll.platform.config.sections:PoisonSettings",
     "privacy": "atoll.platform.config.privacy.settings:PrivacySettings",
     "audit": "atoll.platform.config.privacy.audit_settings:AuditSettings",
+    "unlearn": "atoll.platform.config.unlearning.settings:UnlearnSettings",
     "sweep": "atoll.platform.config.sweep_sections:SweepSettings",
     "arena": "atoll.platform.config.sweep_sections:ArenaSettings",
 }

@@ -31,6 +31,7 @@ from atoll.clients.training.evaluation import evaluate, metrics_by_domain
 from atoll.errors import DataUnavailableError, RunDirectoryError
 from atoll.files.reading import parse_json
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.unlearning.problems import never_clients
 from atoll.platform.results.kept_checkpoints import WhichRound, checkpoints_of, choose_round
 from atoll.platform.results.models.pixel_model import InputFormat
 from atoll.platform.results.models.predictions import Predictions
@@ -166,7 +167,7 @@ class RecordedRun:
         data, seed = self.config.data, self.config.run.seed
         with self._trusted():
             loaded = load_dataset(data.dataset, data.path, data.dataset_options, seed)
-            dataset = fitted(loaded, data, seed)
+            dataset = fitted(loaded, data, seed, never_clients(self.config))
         identity = self.identity
         was = None if identity is None else identity.data.get(data.dataset)
         if was not in (None, dataset.fingerprint):

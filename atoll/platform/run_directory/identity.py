@@ -35,6 +35,8 @@ IRRELEVANT: Mapping[str, Sequence[str]] = {
         *("name", "out", "tags", "checkpoint_every"),
         *("keep_checkpoints", "keep", "keep_metric", "keep_mode"),
     ),
+    # The model that is unlearned is known by its hash, wherever it lies.
+    "unlearn": ("run",),
     "ray": ("address", "workers", "cpus_per_worker", "nodes_timeout", "label_selector"),
 }
 # Keys that runs of before have not, with the value that leaves a run as it was.

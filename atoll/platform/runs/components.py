@@ -19,6 +19,8 @@ from atoll.clients.training.stacked.vectorized_training import obstacle_to_vecto
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.privacy.budget import with_budget, with_private_examples
 from atoll.platform.config.privacy.canaries import with_canaries
+from atoll.platform.config.unlearning.problems import never_clients
+from atoll.platform.runs.unlearning import with_unlearning
 from atoll.strategies import build_strategy
 
 # Components of other experiments that are kept: a model may be large.
@@ -80,9 +82,11 @@ class Components:
         if data.label_noise is not None:
             noise = ("noise", repr(source), repr(data.label_noise), seed)
             dataset = cache.once(noise, with_label_noise, dataset, data.label_noise, seed)
-        of_clients = (dataset, partition, data.client_test_fraction, seed)
-        dataset = cache.once(("statistics", repr(data), seed), fit_to_clients, *of_clients)
+        absent = never_clients(experiment)
+        of_clients = (dataset, partition, data.client_test_fraction, seed, absent)
+        dataset = cache.once(("statistics", repr(data), seed, absent), fit_to_clients, *of_clients)
         arguments = (experiment.model, dataset.inputs, dataset.task)
+        strategy = with_unlearning(strategy, experiment, dataset.task)
         initial = model_seed(seed)
         model = cache.once(("model", repr(arguments), seed), build_model, *arguments, initial)
         return cls(experiment, strategy, dataset, partition, model, cache)

@@ -25,6 +25,7 @@ from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.run_directory.run_files import PARTITION
 from atoll.platform.runs.checks.preflight import check_components
 from atoll.platform.runs.components import ComponentCache, Components
+from atoll.platform.runs.unlearning import starting_model
 from atoll.strategies.robust.fl_trust import FLTrust
 
 # Clients whose class histograms are kept.
@@ -77,7 +78,7 @@ def prepare(experiment: Experiment, cache: ComponentCache | None = None) -> Fede
     for strategy in nested_strategies(made.strategy):
         if isinstance(strategy, FLTrust):
             strategy.train_on_root = RootTraining(spec, strategy.root_examples)
-    initial_arrays = spec.arrays_of(made.model).read()
+    initial_arrays = starting_model(experiment, spec.arrays_of(made.model).read())
     return Federation(made.dataset, made.partition, spec, made.strategy, initial_arrays)
 
 

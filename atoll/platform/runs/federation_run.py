@@ -14,26 +14,21 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from atoll import flower
-from atoll.clients.data.partitioning.domains import test_sets
 from atoll.errors import RunDirectoryError
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import Observer, RoundRecord
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import Experiment, load_experiment
-from atoll.platform.config.poisoning import poison_of
 from atoll.platform.config.privacy.budget import spent_after, with_private_examples
 from atoll.platform.grid.message_capture import CaptureRecorder, SumRecorder
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.reports.run_report import REPORT, write_report
-from atoll.platform.rounds.attack_success import AttackSuccess
 from atoll.platform.rounds.client_failures import ClientFailures
 from atoll.platform.rounds.kept_round import KeptRound
 from atoll.platform.rounds.privacy_budget import PrivacyBudget
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.round_options import StoppingRule
-from atoll.platform.rounds.server_diagnostics import ServerDiagnostics
-from atoll.platform.rounds.server_evaluation import Diagnostics, ServerEvaluation
-from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.run_directory.checkpoint import CheckpointStore, parameters_sha256
 from atoll.platform.run_directory.identity import FROZEN, RunIdentity, relevant
 from atoll.platform.run_directory.interrupts import terminated_as_interrupt
 from atoll.platform.run_directory.run_config import load_run_config
@@ -51,11 +46,12 @@ from atoll.platform.runs.layerwise.network_arrays import network_arrays
 from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.platform.runs.run_observers import observers_of
 from atoll.platform.runs.run_result import RunResult
+from atoll.platform.runs.server_figures import server_evaluation
 from atoll.platform.runs.session import Session, claim_run_directory, versions
 from atoll.platform.runs.started_cluster import StartedCluster, main_code_of
+from atoll.platform.runs.unlearning import UNLEARNED
 from atoll.randomness import derive_seed, seed_everything
 from atoll.source_identity import references_in, source_hashes
-from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.trust import Ask, admitted, note, refuse, uses_in
 
@@ -288,10 +284,14 @@ def _session(
     data = {experiment.data.dataset: federation.dataset.fingerprint}
     if federation.spec.frozen is not None:
         data[FROZEN] = federation.spec.frozen
+    if experiment.unlearn is not None and experiment.unlearn.run is not None:
+        data[UNLEARNED] = parameters_sha256(federation.initial_arrays)
     config = experiment.to_dict()
     if experiment.data.path is not None:
         # In config.toml a relative path would be relative to the run directory.
         config["data"]["path"] = str(experiment.data.path.absolute())
+    if experiment.unlearn is not None and experiment.unlearn.run is not None:
+        config["unlearn"]["run"] = str(experiment.unlearn.run.absolute())
     return Session(
         lock.directory,
         config if start.has_own_config else None,
@@ -315,17 +315,8 @@ def _run_rounds(
 ) -> ArrayRecord:
     settings, strategy = experiment.run, federation.strategy
     seed_everything(derive_seed(settings.seed, "server"))
-    sets = test_sets(federation.dataset, experiment.data.held_out, experiment.data.test_examples)
-    place = (grid, federation.dataset, federation.spec, sets)
-    every = strategy.diagnostics_every if isinstance(strategy, AlignmentStrategy) else 0
-    diagnostics: list[Diagnostics] = []
-    if every and sets.validation:
-        diagnostics.append(ServerDiagnostics(*place, every))
-    poison = poison_of(experiment, len(federation.partition), federation.dataset)
-    if poison is not None and poison.has_goal:
-        diagnostics.append(AttackSuccess(*place, poison))
     told = session.ledger.on_confusion
-    evaluation = ServerEvaluation(*place, diagnostics, settings.metrics or (), told)
+    evaluation = server_evaluation(experiment, federation, grid, told)
     options = session.options(
         name=settings.name,
         checkpoint_every=settings.checkpoint_every,

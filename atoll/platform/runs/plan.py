@@ -27,6 +27,8 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.training.evaluation import ModelData
 from atoll.platform.config.estimate import TIMED_EXAMPLES
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.unlearning.problems import absent_nodes
+from atoll.platform.grid.node_ids import NodeIds
 from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
@@ -119,15 +121,15 @@ def plan_run(experiment: Experiment) -> RunPlan:
     strategy = copy.deepcopy(federation.strategy)
     seed_everything(derive_seed(experiment.run.seed, "server"))
     is_layerwise = experiment.layers is not None
-    clients = experiment.data.clients
+    nodes = NodeIds(experiment.data.clients, absent_nodes(experiment))
     return RunPlan(
         experiment,
         federation,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         model_bytes=_array_bytes(RecordDict({"arrays": arrays})),
-        training=None if is_layerwise else _exchange(strategy, "train", arrays, clients),
-        evaluation=None if is_layerwise else _exchange(strategy, "evaluate", arrays, clients),
+        training=None if is_layerwise else _exchange(strategy, "train", arrays, nodes),
+        evaluation=None if is_layerwise else _exchange(strategy, "evaluate", arrays, nodes),
         activations=None
         if is_noprop(experiment.model)
         else _activations(model, federation.dataset, experiment.client.batch_size),
@@ -145,8 +147,8 @@ class _Asked(Exception):  # noqa: N818 - it is no error
 class _SilentGrid(Grid):
     """A grid that knows its nodes and sends nothing."""
 
-    def __init__(self, clients: int) -> None:
-        self._nodes = range(1, clients + 1)
+    def __init__(self, nodes: NodeIds) -> None:
+        self._nodes = nodes
         self._run = flower.new_run()
 
     def set_run(self, run: Any) -> None:
@@ -174,12 +176,14 @@ class _SilentGrid(Grid):
         raise _Asked(messages)
 
 
-def _exchange(strategy: Strategy, kind: str, arrays: ArrayRecord, clients: int) -> Exchange | None:
+def _exchange(
+    strategy: Strategy, kind: str, arrays: ArrayRecord, nodes: NodeIds
+) -> Exchange | None:
     configure: Callable[..., Iterable[Message]] = getattr(strategy, f"configure_{kind}")
     flower.assume_identity()
     before = random.getstate(), np.random.get_state()
     try:
-        messages, is_query = list(configure(1, arrays, ConfigRecord(), _SilentGrid(clients))), False
+        messages, is_query = list(configure(1, arrays, ConfigRecord(), _SilentGrid(nodes))), False
     except _Asked as asked:
         messages, is_query = asked.messages, True
     except Exception:

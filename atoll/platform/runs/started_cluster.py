@@ -11,6 +11,7 @@ from atoll.main_module import MainCode
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.config.unlearning.problems import absent_nodes
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.runs.federation import Federation
 from atoll.platform.worker.worker_setup import make_with_main
@@ -74,6 +75,7 @@ class StartedCluster:
             label_selector=ray_settings.label_selector,
             data=(federation.spec.dataset, federation.spec.partition),
             name=name,
+            absent=absent_nodes(experiment),
             cluster=self.connection,
         )
 

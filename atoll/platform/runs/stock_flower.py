@@ -21,6 +21,7 @@ from atoll.clients.apps.noprop_clients import CAPACITY
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.clients.training.evaluation import evaluate, metrics_by_domain
+from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment, load_experiment
 from atoll.platform.run_directory.checkpoint import Checkpoint, CheckpointStore, parameters_sha256
 from atoll.platform.runs.federation import Federation, prepare
@@ -43,6 +44,11 @@ def _federation(file: str, overrides: str, clients: int | None) -> tuple[Experim
         settings.append(f"data.clients={clients}")
     loaded = load_experiment(path if path.is_absolute() else ROOT / path, settings)
     experiment = with_natural_clients(loaded)
+    if experiment.unlearn is not None:
+        raise InvalidExperimentError(
+            f"{file}: has a section [unlearn], whose clients stock Flower would draw; expected "
+            "'atoll run', or a file without"
+        )
     return experiment, prepare(experiment)
 
 

@@ -263,3 +263,28 @@ def test_success_is_in_the_ledger(cluster: Any, tmp_path: Path) -> None:
     assert 0.5 < result.metrics["server_attack_success"] <= 1.0
     assert torch.isfinite(torch.tensor(result.metrics["server_accuracy"]))
     assert "Attack success" in (tmp_path / "run" / "report.html").read_text()
+
+
+NOPROP: dict[str, Any] = {
+    "model": {"name": "noprop-dt", "block": "small", "steps": 2, "norm": "group"},
+    "client": {"optimizer": "adamw", "learning_rate": 1e-3, "batch_size": 40},
+    "strategy": {"name": "Layerwise"},
+}
+
+
+def test_blocks_of_a_noprop_network_are_poisoned_like_other_models() -> None:
+    plain = replies(made(**NOPROP)[1])
+    attack = {"attack": "sign-flip", "nodes": [2, 5], "factor": 3.0}
+    found = replies(made(attack, **NOPROP)[1])
+    for node in range(1, CLIENTS + 1):
+        factor = -3.0 if node in (2, 5) else 1.0
+        assert np.allclose(found[node], factor * plain[node], atol=1e-6)
+    with pytest.raises(InvalidExperimentError, match="reads its own; expected an attack on"):
+        made({"attack": "label-flip", "nodes": [2]}, **NOPROP)
+
+
+def test_layers_that_are_trained_without_clients_are_not_poisoned() -> None:
+    alone = {**NOPROP, "layers": {}}
+    del alone["strategy"]
+    with pytest.raises(InvalidExperimentError, match="there are no clients; expected one of the"):
+        made({"attack": "sign-flip", "nodes": [2]}, **alone)

@@ -94,6 +94,19 @@ def test_statistics_are_those_of_all_clients_training_examples() -> None:
     assert fit_to_clients(fitted, partition, 0.25, seed=3) is fitted
 
 
+def test_clients_that_are_absent_have_no_part_in_them() -> None:
+    dataset = made()
+    owners = np.random.default_rng(1).integers(0, 5, len(dataset.train))
+    partition = dealt(owners, 7)
+    fitted = fit_to_clients(dataset, partition, 0.0, seed=3, absent={1, 4})
+    rows = dataset.train.inputs[~np.isin(owners, [1, 4])]
+    assert isinstance(fitted.inputs, TableInputs)
+    column = fitted.inputs.columns[0]
+    assert isinstance(column, NumberColumn)
+    assert column.mean == pytest.approx(np.nanmean(rows[:, 0]), rel=1e-12)
+    assert column.mean != fit_to_clients(dataset, partition, 0.0, seed=3).inputs.columns[0].mean  # type: ignore[union-attr]
+
+
 def test_counts_are_not_standardised_and_fixed_columns_stay() -> None:
     dataset = made(loss="poisson")
     partition = dealt(np.zeros(len(dataset.train), np.int64), 1)

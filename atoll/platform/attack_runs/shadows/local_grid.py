@@ -43,6 +43,8 @@ class LocalGrid(Grid):
         Of the clients' random states.
     on_reply : callable
         Told of each training message and its reply.
+    absent : frozenset[int]
+        Nodes that have left, as for :class:`~atoll.platform.grid.grid_config.GridConfig`.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class LocalGrid(Grid):
         num_nodes: int,
         seed: int = 0,
         on_reply: OnReply = lambda message, reply: None,
+        absent: frozenset[int] = frozenset(),
     ) -> None:
         flower.assume_identity()
         self._app = app
         self._num_nodes = num_nodes
         self._seed = seed
         self._on_reply = on_reply
+        self._absent = absent
         self._contexts: dict[int, Context] = {}
         self._run = flower.new_run()
 
@@ -70,8 +74,8 @@ class LocalGrid(Grid):
         return self._run
 
     def get_node_ids(self) -> NodeIds:
-        """Return the ids of all nodes, 1 to N."""
-        return NodeIds(self._num_nodes)
+        """Return the ids of all nodes, 1 to N, without those that have left."""
+        return NodeIds(self._num_nodes, self._absent)
 
     def create_message(
         self,

@@ -349,6 +349,8 @@ def _check(experiment: Experiment, federation: Federation) -> None:
     problem = None
     if experiment.layers is not None:
         problem = "[layers] trains without rounds of clients"
+    elif experiment.unlearn is not None:
+        problem = "[unlearn] begins with another run's model, or has clients leave"
     elif federation.dataset.domains:
         problem = "its data have domains, which shadow federations do not keep apart"
     elif flower.overrides_start(federation.strategy):

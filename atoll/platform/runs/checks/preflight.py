@@ -46,12 +46,14 @@ from atoll.platform.config.personal import (
     obstacle_to_batching,
     warn_of_evaluation,
 )
-from atoll.platform.config.poisoning import check_poison_on, check_poison_settings
+from atoll.platform.config.poisoning import check_poison_on, check_poison_settings, poison_of
 from atoll.platform.config.privacy.budget import with_budget, with_private_examples
 from atoll.platform.config.privacy.canaries import with_canaries
 from atoll.platform.config.privacy.notes import warn_of_privacy
 from atoll.platform.config.robust_aggregation import check_robust
 from atoll.platform.config.strategy_wrappers import nested_strategies
+from atoll.platform.config.unlearning.checks import check_unlearning
+from atoll.platform.config.unlearning.problems import absent_nodes
 from atoll.platform.runs.checks.objective_checks import check_objective, check_terms
 from atoll.platform.runs.components import Components
 from atoll.strategies import build_strategy
@@ -182,11 +184,17 @@ def _check_mods_on_model(made: Components) -> None:
 
 
 def _check_robust(made: Components) -> None:
-    check_robust(made.strategy, len(made.partition))
+    check_robust(made.strategy, len(made.partition) - len(absent_nodes(made.experiment)))
 
 
 def _check_poison(made: Components) -> None:
     check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
+
+
+def _check_unlearning(made: Components) -> None:
+    experiment = made.experiment
+    poison = poison_of(experiment, len(made.partition), made.dataset)
+    check_unlearning(experiment, made.strategy, made.partition.sizes.tolist(), poison)
 
 
 def _warn_of_mods(made: Components) -> None:
@@ -258,6 +266,7 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _check_alignment,
     _check_mods_on_model,
     _check_poison,
+    _check_unlearning,
     _check_robust,
     _warn_of_mods,
     _warn_of_guarantees,

@@ -1,0 +1,1 @@
+"""Unlearning of clients: the run that undoes their part, and what their examples tell of it."""
