@@ -34,7 +34,7 @@ from atoll.attacks.victims import Victim, attack_victims, observe_victims, refer
 from atoll.clients.data.catalog import load_dataset
 from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.image_tensors import to_tensor
-from atoll.clients.models.imprint_block import ImprintBlock, aim
+from atoll.clients.models.malicious.imprint_block import ImprintBlock, aim
 from atoll.clients.models.model_building import build_model
 from atoll.clients.noprop.block_training.example_source import GivenExamples
 from atoll.clients.noprop.block_training.layer_training import (

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from atoll.strategies.heterogeneity.scaffold import SCAFFOLD
     from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
     from atoll.strategies.layerwise.layerwise_strategy import Layerwise
+    from atoll.strategies.loki import LOKI
     from atoll.strategies.mean_only import uses_mean_only
     from atoll.strategies.privacy.central_dp import CentralDP
     from atoll.strategies.robust.centered_clipping import CenteredClipping
@@ -81,6 +82,7 @@ __all__ = [
     "HGP",
     "IGA",
     "IRM",
+    "LOKI",
     "MLDG",
     "MMD",
     "SCAFFOLD",
@@ -140,6 +142,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         **LAYERWISE_STRATEGIES,
         **ROBUST_STRATEGIES,
         "SecAggPlus": SecAggPlus,
+        "LOKI": "atoll.strategies.loki:LOKI",
     },
 )
 
@@ -188,6 +191,7 @@ _MODULES = {
     "atoll.strategies.heterogeneity.scaffold": ("SCAFFOLD",),
     "atoll.strategies.layerwise.asynchronous_layerwise": ("AsynchronousLayerwise",),
     "atoll.strategies.layerwise.layerwise_strategy": ("Layerwise",),
+    "atoll.strategies.loki": ("LOKI",),
     "atoll.strategies.mean_only": ("uses_mean_only",),
     "atoll.strategies.robust.centered_clipping": ("CenteredClipping",),
     "atoll.strategies.robust.fl_trust": ("FLTrust",),

@@ -30,7 +30,7 @@ NEEDED = {
 def test_there_are_eighteen_of_flower_and_ours() -> None:
     assert len(FLOWER_STRATEGIES) == 18
     ours = {*ALIGNMENT_STRATEGIES, *ASYNCHRONOUS_STRATEGIES, *HETEROGENEITY_STRATEGIES}
-    ours |= {*LAYERWISE_STRATEGIES, *ROBUST_STRATEGIES, "SecAggPlus"}
+    ours |= {*LAYERWISE_STRATEGIES, *ROBUST_STRATEGIES, "SecAggPlus", "LOKI"}
     assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ours}
 
 

@@ -20,6 +20,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "spear": "atoll.attacks.methods.exact.spear.attack:SPEAR",
         "april": "atoll.attacks.methods.exact.april:APRIL",
         "imprint": "atoll.attacks.methods.exact.imprint_attack:Imprint",
+        "loki": "atoll.attacks.methods.exact.loki:LOKI",
         "class-fishing": "atoll.attacks.methods.exact.class_fishing:ClassFishing",
         "r-gap": "atoll.attacks.methods.exact.rgap:RGAP",
         "dlg": "atoll.attacks.methods.matching.dlg:DLG",

@@ -58,6 +58,7 @@ from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.layerwise.layerwise_checks import check_layerwise
+from atoll.strategies.loki import LOKI
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -185,6 +186,12 @@ def _check_robust(made: Components) -> None:
     check_robust(made.strategy, len(made.partition))
 
 
+def _check_kernels(made: Components) -> None:
+    for strategy in nested_strategies(made.strategy):
+        if isinstance(strategy, LOKI):
+            strategy.check_model(made.model.state_dict(), len(made.partition))
+
+
 def _check_poison(made: Components) -> None:
     check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
 
@@ -259,6 +266,7 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _check_mods_on_model,
     _check_poison,
     _check_robust,
+    _check_kernels,
     _warn_of_mods,
     _warn_of_guarantees,
     _check_buffers,

@@ -1,0 +1,1 @@
+"""Models that a malicious server sends to read clients' examples off their updates."""
