@@ -32,7 +32,7 @@ class LOKI(SeparateAttack):
     Attributes
     ----------
     noise : float
-        A row changes nothing in a set where the change is below this share of the set's largest.
+        A row that changes by less than this share of the largest change holds no image.
     margin : float
         How far outside [0, 1] an image may lie. Two images in one bin often do not pass.
     """
@@ -61,13 +61,13 @@ def separated_images(observation: Observation, noise: float) -> tuple[Tensor, Te
     Parameters
     ----------
     noise : float
-        Below this share of a set's largest change there was none.
+        Below this share of the largest change there was none.
 
     Returns
     -------
     tuple[Tensor, Tensor]
         Normalised images, float64, shape (n, channels, height, width), those of the first set
-        first; and numbers from 0 to 1, shape (n,): the change by the set's largest.
+        first; and numbers from 0 to 1, shape (n,): the change by the largest.
     """
     name, block = block_of(observation)
     names, size = observation.model.names, math.prod(observation.space.shape)
@@ -76,7 +76,7 @@ def separated_images(observation: Observation, noise: float) -> tuple[Tensor, Te
     scale, shift = _scale_and_shift(block)
     change = change.view(len(change), block.sets, size) / scale
     sizes = change.abs().mean(2)
-    sizes = sizes / sizes.amax(0).clamp_min(torch.finfo(sizes.dtype).tiny)
+    sizes = sizes / sizes.max().clamp_min(torch.finfo(sizes.dtype).tiny)
     sets, bins = (sizes > noise).T.nonzero(as_tuple=True)
     rows = change[bins, sets]
     low, width = _bins_of(block, scale, size)
