@@ -18,6 +18,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -135,15 +136,18 @@ def figures_of(
 ) -> dict[str, Any]:
     """Return the share of images that are read, and the strength that was chosen."""
     key = (arm, clients, batch, steps, bins)
-    strength = 1.0
-    if arm.startswith("imprint"):
-        shares = {
-            given: share_read(psnr_of(experiment(*key, OTHER_SEED, given))) for given in STRENGTHS
-        }
-        strength = max(shares, key=lambda given: shares[given])
+    strength = chosen_strength(*key) if arm.startswith("imprint") else 1.0
     psnr = psnr_of(experiment(*key, seed, strength))
     median = float(torch.tensor(psnr).median())
     return {"read": share_read(psnr), "median": median, "strength": strength}
+
+
+@cache
+def chosen_strength(arm: str, clients: int, batch: int, steps: int, bins: int) -> float:
+    """Return the strength at which the most images of another seed are read."""
+    key = (arm, clients, batch, steps, bins, OTHER_SEED)
+    shares = {given: share_read(psnr_of(experiment(*key, given))) for given in STRENGTHS}
+    return max(shares, key=lambda given: shares[given])
 
 
 def share_read(psnr: list[float]) -> float:
@@ -154,9 +158,9 @@ def share_read(psnr: list[float]) -> float:
 def trials(
     clients: Iterable[int], batches: Iterable[int], bins: int, seeds: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the trials, a first seed of all before the second."""
-    for seed, count, batch in product(range(seeds), clients, batches):
-        for arm, steps in product(ARMS, (1, 4)):
+    """Yield the trials, the seeds of each after one another."""
+    for count, batch, arm, steps in product(clients, batches, ARMS, (1, 4)):
+        for seed in range(seeds):
             # Of clients that take several steps the imprint block's sum is not recorded.
             if steps == 1 or not arm.startswith("imprint"):
                 yield arm, count, batch, steps, bins, seed

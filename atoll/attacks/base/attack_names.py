@@ -22,6 +22,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         "imprint": "atoll.attacks.methods.exact.imprint_attack:Imprint",
         "loki": "atoll.attacks.methods.exact.loki:LOKI",
         "class-fishing": "atoll.attacks.methods.exact.class_fishing:ClassFishing",
+        "feature-fishing": "atoll.attacks.methods.exact.feature_fishing:FeatureFishing",
         "r-gap": "atoll.attacks.methods.exact.rgap:RGAP",
         "dlg": "atoll.attacks.methods.matching.dlg:DLG",
         "idlg": "atoll.attacks.methods.matching.dlg:IDLG",

@@ -18,6 +18,7 @@ FITS: list[tuple[str, dict[str, Any], int]] = [
     ("april", VIT, 1),
     ("class-fishing", FISHING, 4),
     ("loki", LOKI, 4),
+    ("feature-fishing", FISHING, 4),
     ("local-epochs", {"name": "mlp"}, 4),
     ("plug-and-play", {"name": "mlp"}, 4),
     ("class-fishing", {"name": "mlp"}, 4),
@@ -26,10 +27,10 @@ FITS: list[tuple[str, dict[str, Any], int]] = [
     ("loki", {"name": "mlp"}, 4),
 ]
 REFUSED = {
-    5: "does not fish for a class",
-    6: "model.first = 'attention'",
-    7: "has 2 images",
-    8: "no kernels that keep clients apart",
+    6: "does not fish for a class",
+    7: "model.first = 'attention'",
+    8: "has 2 images",
+    9: "no kernels that keep clients apart",
 }
 
 

@@ -14,7 +14,7 @@ from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 from atoll.flower import assume_identity
 from atoll.strategies import build_strategy
-from atoll.strategies.loki import LOKI
+from atoll.strategies.malicious.loki import LOKI
 
 
 class Nodes:

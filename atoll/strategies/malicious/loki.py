@@ -1,4 +1,4 @@
-"""LOKI's server: FedAvg that sends each client of a round kernels of its own.
+"""Server of LOKI: FedAvg that sends each client of a round kernels of its own.
 
 See :mod:`atoll.clients.models.malicious.loki_block` for the model. The rest of the model is trained
 as by FedAvg; the block is sent as it was at first in every round.

@@ -1,0 +1,53 @@
+"""Feature fishing through SecAgg+ in a real run: one of several examples of a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atoll.attacks.captures.capture_files import find_captures, read_truth
+from atoll.errors import InvalidExperimentError
+from atoll.platform.attack_runs.attack_run import run_attack
+from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.federation import prepare
+from atoll.platform.runs.federation_run import run
+
+TARGET = 3
+
+
+def experiment(**model: Any) -> Experiment:
+    return Experiment.from_dict(
+        {
+            "run": {"rounds": 5, "seed": 1},
+            "data": {"dataset": "digits", "clients": 4, "examples_per_client": 8},
+            "model": model or {"name": "fishing", "base": "mlp", "target": TARGET},
+            "client": {"batch_size": 8, "learning_rate": 0.1, "mods": ["secure-aggregation"]},
+            "strategy": {
+                "name": "SecAggPlus",
+                "strategy": {"name": "FeatureFishing", "fraction_evaluate": 0.0},
+                "max_weight": 8.0,
+            },
+            "capture": {"nodes": "all", "rounds": [5]},
+            "ray": {"workers": 1},
+        }
+    )
+
+
+@pytest.mark.long
+def test_one_of_several_is_taken_out_of_a_masked_sum(tmp_path: Path, cluster: None) -> None:
+    run(experiment(), out=tmp_path / "run")
+    [capture] = find_captures(tmp_path / "run")
+    assert int((read_truth(capture).labels == TARGET).sum()) > 1
+    result = run_attack(
+        tmp_path / "run", "feature-fishing", settings={"steps": 150, "tv": 1e-3}, lpips=False
+    )
+    [fished] = [row for row in result.rows if row["label_found"] == TARGET]
+    assert fished["label"] == TARGET
+    assert fished["psnr"] > 20
+
+
+def test_another_model_is_refused_before_the_run() -> None:
+    with pytest.raises(InvalidExperimentError, match="expected model.name = 'fishing'"):
+        prepare(experiment(name="mlp"))
