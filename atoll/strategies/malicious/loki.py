@@ -7,11 +7,10 @@ as by FedAvg; the block is sent as it was at first in every round.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
@@ -42,7 +41,7 @@ class LOKI(FedAvg):
     """
 
     # The parameters of the model's block, as they were sent in this round.
-    _block: Mapping[str, Array] = MappingProxyType({})
+    _block = ArrayRecord()
 
     def check_model(self, parameters: Mapping[str, Tensor], clients: int) -> None:
         """Refuse a model that does not have a set of kernels for each client of a round.
@@ -69,7 +68,9 @@ class LOKI(FedAvg):
     ) -> Iterable[Message]:
         """Return FedAvg's messages, each with the kernels of its client."""
         prefix = _prefix(arrays)
-        self._block = {key: array for key, array in arrays.items() if key.startswith(prefix)}
+        self._block = array_record(
+            {key: array for key, array in arrays.items() if key.startswith(prefix)}
+        )
         kernels = {
             part: torch.from_numpy(np.array(view(arrays[f"{prefix}kernels.{part}"])))
             for part in ("weight", "bias")
@@ -96,6 +97,7 @@ class LOKI(FedAvg):
         mean, metrics = super().aggregate_train(server_round, replies)
         if mean is not None:
             mean = array_record({**mean, **self._block})
+        self._block = ArrayRecord()
         return mean, metrics
 
 
