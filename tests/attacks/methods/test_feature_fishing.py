@@ -13,7 +13,7 @@ from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.aggregate_capture import aggregate_captures, aggregate_truths
 from atoll.attacks.threat.observation import observe, used_examples
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.models.malicious.fishing_head import find_fishing_head
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings

@@ -14,7 +14,7 @@ from atoll.attacks.captures.aggregate_capture import aggregate_captures, aggrega
 from atoll.attacks.methods.exact.loki import separated_images
 from atoll.attacks.threat.observation import observe, used_examples
 from atoll.attacks.victims import Attacked, Victim, attack_victims, observe_victims, references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.models.malicious.loki_block import LokiBlock, kernels_of_set
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings

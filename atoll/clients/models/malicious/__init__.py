@@ -1,1 +1,1 @@
-"""Models that a malicious server sends to read clients' examples off their updates."""
+"""Models of a malicious server, which make updates give examples away."""
