@@ -25,17 +25,17 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord
 
 from atoll.attacks import ATTACKS, attack_victims, find_captures, observe_victims, read_victims
 from atoll.attacks.victims import references_of
-from atoll.clients import load_dataset, make_client_app
+from atoll.clients import load_dataset
 from atoll.flower import assume_identity
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.message_capture import SumRecorder
-from atoll.platform.messages.packing import fresh_copy
-from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.federation import prepare
 from atoll.strategies import SecAggPlus
+from benchmarks.accuracy.in_process import LocalGrid
 from benchmarks.accuracy.recorded import date_and_commit, run_missing
 
 # Deviation of the brightness of the test split's digits, which no client has; its mean is 0.00.
@@ -47,34 +47,6 @@ ARMS = ("LOKI", "one set of kernels", "imprint", "imprint, times clients")
 OTHER_SEED = 1000
 # An image is taken for read above this PSNR, in dB.
 READ = 30.0
-
-
-class LocalGrid:
-    """All clients of a federation in this process, as a strategy sees a grid."""
-
-    def __init__(self, federation: Federation) -> None:
-        self._app, self._clients = make_client_app(federation.spec), len(federation.partition)
-        self._contexts = {
-            i + 1: Context(
-                1, i + 1, {"partition-id": i, "num-partitions": self._clients}, RecordDict(), {}
-            )
-            for i in range(self._clients)
-        }
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the clients' nodes."""
-        return list(self._contexts)
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        """Return the clients' answers."""
-        replies = []
-        for message in messages:
-            # Messages to several clients share their content, and a client may change it.
-            message.content = fresh_copy(message.content)
-            replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
-        return replies
 
 
 def experiment(
