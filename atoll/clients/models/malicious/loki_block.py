@@ -126,8 +126,10 @@ def loki(
     distribution : "normal" or "laplace"
         What the server takes the brightness of images (the mean of the normalised pixels) to be
         distributed as; thresholds are its quantiles.
-    center, spread : float
-        Its mean and standard deviation.
+    center : float
+        The distribution's mean.
+    spread : float
+        The distribution's standard deviation.
     scale : float
         LOKI's convolutional scaling factor; 500 in the released code. Weights behind the kernels
         are that much smaller, and their gradients that much larger.
