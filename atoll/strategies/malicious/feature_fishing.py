@@ -35,7 +35,9 @@ class FeatureFishing(FedAvg):
     of the updates alone the server reads the mean of each feature over them, and takes the feature
     with the largest mean. The next head lets those through that are below the mean, and so on: some
     log2 of the class's examples rounds, if clients have the same examples and all take part. The
-    layers before the head are sent as they were at first in every round.
+    layers before the head are sent as they were at first in every round. Clients must have examples
+    of the class alone: one of another class whose feature is above the threshold is taken for the
+    class, and has a gradient of its own.
 
     Parameters
     ----------
