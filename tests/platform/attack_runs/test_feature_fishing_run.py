@@ -13,6 +13,7 @@ from atoll.platform.attack_runs.attack_run import run_attack
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import run
+from tests.support.user_code.one_class import examples_of
 
 TARGET = 3
 
@@ -25,7 +26,7 @@ def experiment(**model: Any) -> Experiment:
                 "dataset": "digits",
                 "clients": 3,
                 "partition": {
-                    "name": "tests.support.user_code.one_class:examples_of",
+                    "name": f"{examples_of.__module__}:{examples_of.__name__}",
                     "label": TARGET,
                     "examples": 4,
                 },
