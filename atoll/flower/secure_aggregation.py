@@ -1,6 +1,6 @@
 """The parts of Flower's SecAgg+ workflow that only its older API has."""
 
-from flwr.common import Code, FitIns, FitRes, Status, parameters_to_ndarrays
+from flwr.common import Code, FitIns, FitRes, Parameters, Status, parameters_to_ndarrays
 from flwr.compat.common.recorddict_compat import (
     arrayrecord_to_parameters,
     fitres_to_recorddict,
@@ -12,6 +12,7 @@ __all__ = [
     "Code",
     "FitIns",
     "FitRes",
+    "Parameters",
     "Status",
     "WorkflowState",
     "arrayrecord_to_parameters",

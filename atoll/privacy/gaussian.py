@@ -12,8 +12,8 @@ from atoll.extras import OptionalModule
 
 special = OptionalModule("scipy.special", "privacy accounting")
 
-# e^epsilon is a double up to here; no budget is near.
-MAX_EPSILON = 700.0
+# Where the search begins; no budget is near.
+HIGH_EPSILON = 700.0
 HALVINGS = 100
 
 
@@ -25,7 +25,7 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
     mu : float
         The sensitivity by the noise's deviation, >= 0.
     epsilon : float
-        In [0, 700].
+        At least 0.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
 
 
 def exact_gaussian_epsilon(mu: float, delta: float) -> float:
-    """Return the exact epsilon of a Gaussian mechanism at a delta; infinite above 700.
+    """Return the exact epsilon of a Gaussian mechanism at a delta.
 
     Parameters
     ----------
@@ -56,9 +56,10 @@ def exact_gaussian_epsilon(mu: float, delta: float) -> float:
     """
     if gaussian_delta(mu, 0.0) <= delta:
         return 0.0
-    low, high = 0.0, MAX_EPSILON
+    low, high = 0.0, HIGH_EPSILON
     if gaussian_delta(mu, high) > delta:
-        return math.inf
+        # What zero-concentrated differential privacy bounds it by (Bun and Steinke, 2016).
+        low, high = high, mu**2 / 2 + mu * math.sqrt(-2 * math.log(delta))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if gaussian_delta(mu, middle) > delta:

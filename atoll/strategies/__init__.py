@@ -19,6 +19,7 @@ from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.heterogeneity import HETEROGENEITY_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
+from atoll.strategies.malicious import MALICIOUS_STRATEGIES
 from atoll.strategies.robust import ROBUST_STRATEGIES
 from atoll.strategies.sec_agg_plus import SecAggPlus
 from atoll.strategies.strategy_arguments import check_arguments
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from atoll.strategies.heterogeneity.scaffold import SCAFFOLD
     from atoll.strategies.layerwise.asynchronous_layerwise import AsynchronousLayerwise
     from atoll.strategies.layerwise.layerwise_strategy import Layerwise
+    from atoll.strategies.malicious.feature_fishing import FeatureFishing
+    from atoll.strategies.malicious.loki import LOKI
     from atoll.strategies.mean_only import uses_mean_only
     from atoll.strategies.privacy.central_dp import CentralDP
     from atoll.strategies.robust.centered_clipping import CenteredClipping
@@ -81,6 +84,7 @@ __all__ = [
     "HGP",
     "IGA",
     "IRM",
+    "LOKI",
     "MLDG",
     "MMD",
     "SCAFFOLD",
@@ -97,6 +101,7 @@ __all__ = [
     "DomainGradients",
     "Domains",
     "FLTrust",
+    "FeatureFishing",
     "FedBuff",
     "FedDGGA",
     "FedDyn",
@@ -140,6 +145,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         **LAYERWISE_STRATEGIES,
         **ROBUST_STRATEGIES,
         "SecAggPlus": SecAggPlus,
+        **MALICIOUS_STRATEGIES,
     },
 )
 
@@ -188,6 +194,8 @@ _MODULES = {
     "atoll.strategies.heterogeneity.scaffold": ("SCAFFOLD",),
     "atoll.strategies.layerwise.asynchronous_layerwise": ("AsynchronousLayerwise",),
     "atoll.strategies.layerwise.layerwise_strategy": ("Layerwise",),
+    "atoll.strategies.malicious.feature_fishing": ("FeatureFishing",),
+    "atoll.strategies.malicious.loki": ("LOKI",),
     "atoll.strategies.mean_only": ("uses_mean_only",),
     "atoll.strategies.robust.centered_clipping": ("CenteredClipping",),
     "atoll.strategies.robust.fl_trust": ("FLTrust",),

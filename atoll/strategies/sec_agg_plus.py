@@ -22,6 +22,7 @@ from atoll.flower.arrays import array_record, to_array, view
 from atoll.flower.secure_aggregation import (
     FitIns,
     FitRes,
+    Parameters,
     WorkflowState,
     arrayrecord_to_parameters,
     parameters_to_ndarrays,
@@ -158,12 +159,17 @@ class _Round:
 
     def configure_fit(self, server_round: int, *_: Any) -> list[tuple[_Node, FitIns]]:
         """Return the instruction of each client."""
-        parameters = arrayrecord_to_parameters(self._arrays, keep_input=True)
         keys = json.dumps(list(self._arrays))
-        return [
-            (_Node(node_id), FitIns(parameters, {**_config(message), KEYS: keys}))
-            for node_id, message in self._messages.items()
-        ]
+        # Clients that get the same model share its parameters.
+        sent: dict[int, Parameters] = {}
+        instructions = []
+        for node_id, message in self._messages.items():
+            arrays = next(iter(message.content.array_records.values()), self._arrays)
+            if id(arrays) not in sent:
+                sent[id(arrays)] = arrayrecord_to_parameters(arrays, keep_input=True)
+            config = {**_config(message), KEYS: keys}
+            instructions.append((_Node(node_id), FitIns(sent[id(arrays)], config)))
+        return instructions
 
     def aggregate_fit(
         self, server_round: int, results: list[tuple[_Node, FitRes]], failures: list[Exception]

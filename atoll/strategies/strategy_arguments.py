@@ -62,6 +62,8 @@ ARGUMENTS: Mapping[str, Any] = {
     "reconstruction_threshold": NodeShare,
     "max_weight": Positive,
     "clipping_range": Deviation,
+    # FeatureFishing
+    "scale": Positive,
     # Layerwise and its asynchronous form
     "layers_per_client": Count | None,
     "delays": Annotated[list[Count], Field(min_length=1, max_length=100_000)],

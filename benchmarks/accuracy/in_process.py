@@ -16,6 +16,7 @@ from atoll.clients import evaluate, make_client_app
 from atoll.clients.arrays.coded_uploads import uploaded_bytes
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.files.dataset import Dataset
+from atoll.platform.messages.packing import fresh_copy
 from atoll.platform.runs.federation import Federation
 
 
@@ -58,6 +59,40 @@ class LocalClients:
             content = RecordDict({"arrays": arrays, "config": config})
             message = Message(content, dst_node_id=place + 1, message_type=kind)
             yield self._app(message, context).content
+
+
+class LocalGrid:
+    """All clients of a federation in this process, as a strategy sees a grid.
+
+    Parameters
+    ----------
+    federation : Federation
+        The federation.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self._app, self._clients = make_client_app(federation.spec), len(federation.partition)
+        self._contexts = {
+            i + 1: Context(
+                1, i + 1, {"partition-id": i, "num-partitions": self._clients}, RecordDict(), {}
+            )
+            for i in range(self._clients)
+        }
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the clients' nodes."""
+        return list(self._contexts)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Return the clients' answers."""
+        replies = []
+        for message in messages:
+            # Messages to several clients share their content, and a client may change it.
+            message.content = fresh_copy(message.content)
+            replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
+        return replies
 
 
 def mean_of(replies: Iterable[RecordDict]) -> ArrayRecord:

@@ -1,4 +1,4 @@
-"""Membership of clients' examples, audits of epsilon and noise of the server, in small federations.
+"""Membership of clients' examples and audits of epsilon, in small federations.
 
 ``python -m benchmarks.privacy.audits`` runs small federations with seeds 0, 1 and 2 and prints the
 tables of docs/results/privacy.md.
@@ -7,10 +7,9 @@ tables of docs/results/privacy.md.
   captured. Scores of all candidates of all seeds are put together. LiRA and RMIA have 32 shadow
   federations a seed without defense, where they are stacked, and 8 with one.
 - audits: 200 clients of which 150 are canaries, at several budgets.
-- mechanisms: fresh noise and DP-FTRL's tree at the same budgets, on the quickstart's data and
-  cohorts with 6,000 images and a linear model.
 
-``--only NAME`` runs one of the three; ``--seeds 0`` one seed.
+``--only NAME`` runs one of the two; ``--seeds 0`` one seed. ``benchmarks.privacy.server_noise``
+compares the server's mechanisms.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import ray
 from atoll import Experiment, MembershipRun, ShadowSettings, run, run_audit, run_membership
 from atoll.platform.cluster.connection import patient_start
 from atoll.platform.reports.tables import Cell, Table, as_markdown
-from atoll.platform.runs.federation import prepare
 from benchmarks.accuracy.recorded import date_and_commit
 
 SEEDS = (0, 1, 2)
@@ -46,12 +44,6 @@ DEFENSES: dict[str, dict[str, Any]] = {
 # Shadow federations without a defense, and with one: these are run one at a time.
 STACKED, ALONE = 32, 8
 BUDGETS = (2.0, 8.0, 30.0)
-MECHANISMS: dict[str, dict[str, Any]] = {
-    "fresh noise, Poisson sampling": {"sampling": "poisson", "mechanism": "gaussian"},
-    "fresh noise, epochs": {"sampling": "epochs", "mechanism": "gaussian"},
-    "tree, epochs": {"sampling": "epochs", "mechanism": "tree"},
-}
-SERVER_BUDGETS = (8.0, 32.0)
 
 
 def overfitted(seed: int, changes: dict[str, Any]) -> Experiment:
@@ -82,22 +74,6 @@ def audited(seed: int, epsilon: float) -> Experiment:
             "strategy": {"name": "FedAvg", "fraction_train": 1.0, "fraction_evaluate": 0.0},
             "privacy": {"epsilon": epsilon, "delta": DELTA, "sampling": "poisson"},
             "audit": {"canaries": 150},
-            "ray": {"workers": 2},
-            "log": {"progress": False},
-        }
-    )
-
-
-def noisy(seed: int, epsilon: float, keys: dict[str, Any]) -> Experiment:
-    """Return the quickstart at a smaller size, with a budget."""
-    return Experiment.from_dict(
-        {
-            "run": {"name": "mechanism", "seed": seed, "rounds": 25, "evaluate_every": 25},
-            "data": {"dataset": "mnist", "clients": 100, "train_examples": 6000},
-            "model": {"name": "linear"},
-            "client": {"learning_rate": 0.05, "momentum": 0.9, "batch_size": 32},
-            "strategy": {"name": "FedAvg", "fraction_train": 0.2, "fraction_evaluate": 0.0},
-            "privacy": {"epsilon": epsilon, "delta": DELTA, "clipping_norm": 0.5, **keys},
             "ray": {"workers": 2},
             "log": {"progress": False},
         }
@@ -148,24 +124,10 @@ def audit_rows(seeds: Sequence[int], folder: Path) -> Iterator[list[Cell]]:
             ]
 
 
-def mechanism_rows(seeds: Sequence[int], folder: Path) -> Iterator[list[Cell]]:
-    """Yield a row a budget and mechanism: accuracies of the seeds, and the noise."""
-    for epsilon in SERVER_BUDGETS:
-        for place, (name, keys) in enumerate(MECHANISMS.items()):
-            accuracies, noise = [], 0.0
-            for seed in seeds:
-                experiment = noisy(seed, epsilon, keys)
-                done = run(experiment, out=folder / f"noise-{epsilon:g}-{place}-{seed}")
-                accuracies.append(done.metrics["server_accuracy"])
-                noise = prepare(experiment).strategy.noise_multiplier  # type: ignore[attr-defined]
-            shown = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
-            yield [f"{epsilon:g}", name, f"{noise:.2f}", f"{fmean(accuracies):.3f}", shown]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--only", choices=("membership", "audits", "mechanisms"))
+    parser.add_argument("--only", choices=("membership", "audits"))
     given = parser.parse_args()
     logging.getLogger("atoll").setLevel(logging.ERROR)
     print(f"{date_and_commit()}, seeds {list(given.seeds)}\n", flush=True)
@@ -174,17 +136,13 @@ def main() -> None:
         ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in (given.only,) if given.only else ("audits", "mechanisms", "membership"):
+        for part in (given.only,) if given.only else ("audits", "membership"):
             if part == "membership":
                 for table in membership_tables(given.seeds, folder):
                     print(f"{as_markdown(table)}\n", flush=True)
                 continue
-            if part == "audits":
-                header = ["budget", "seed", "claim", "bound", "one-shot", "right", "verdict"]
-                table = Table(part, header, list(audit_rows(given.seeds, folder)))
-            else:
-                header = ["budget", "mechanism", "noise multiplier", "accuracy", "of each seed"]
-                table = Table(part, header, list(mechanism_rows(given.seeds, folder)))
+            header = ["budget", "seed", "claim", "bound", "one-shot", "right", "verdict"]
+            table = Table(part, header, list(audit_rows(given.seeds, folder)))
             print(f"{as_markdown(table)}\n", flush=True)
 
 

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.privacy.accounting import Mechanism, noise_for
 from atoll.privacy.gaussian import exact_gaussian_epsilon, gaussian_delta
+from atoll.privacy.opacus_accountant import composed_epsilon
 
 
 @pytest.mark.parametrize("mu", [0.1, 1.0, 3.0])
@@ -24,11 +26,27 @@ def test_delta_is_the_integral_of_what_one_density_has_above_the_other(
 
 
 def test_epsilon_inverts_delta() -> None:
-    for mu in (0.01, 0.3, 2.0, 20.0):
+    for mu in (0.01, 0.3, 2.0, 20.0, 60.0, 1e3, 1e5):
         epsilon = exact_gaussian_epsilon(mu, 1e-6)
-        assert epsilon == 0.0 or gaussian_delta(mu, epsilon) == pytest.approx(1e-6, rel=1e-6)
+        assert epsilon == 0.0 or gaussian_delta(mu, epsilon) == pytest.approx(1e-6, rel=1e-3)
     assert exact_gaussian_epsilon(0.0, 1e-6) == 0.0
-    assert exact_gaussian_epsilon(1e3, 1e-6) == math.inf
+
+
+@pytest.mark.parametrize(("noise", "uses"), [(1.0, 1), (0.5, 3), (4.0, 100), (20.0, 50)])
+def test_uses_of_a_clients_data_spend_the_exact_epsilon_and_not_renyis_bound(
+    noise: float, uses: int
+) -> None:
+    exact = gaussian_epsilon(noise, uses, 1e-5)
+    # The least epsilon at which the densities of the sum of all uses differ by no more than delta.
+    mu = math.sqrt(uses) / noise
+    x = np.linspace(-60, 60, 2_000_001)
+    p = np.exp(-((x - mu) ** 2) / 2) / math.sqrt(2 * math.pi)
+    q = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    for epsilon, side in ((0.999 * exact, 1), (1.001 * exact, -1)):
+        delta = float(np.maximum(p - math.exp(epsilon) * q, 0).sum() * (x[1] - x[0]))
+        assert side * (delta - 1e-5) > 0
+    bound = composed_epsilon("rdp", noise, 1.0, uses, 1e-5)
+    assert 1.02 * exact < bound < 1.4 * exact
 
 
 # Printed by dp-accounting 0.6.0 (RdpAccountant, and PLDAccountant in the last column) for cohorts

@@ -14,6 +14,7 @@ from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from atoll.strategies.asynchronous import ASYNCHRONOUS_STRATEGIES
 from atoll.strategies.heterogeneity import HETEROGENEITY_STRATEGIES
 from atoll.strategies.layerwise import LAYERWISE_STRATEGIES
+from atoll.strategies.malicious import MALICIOUS_STRATEGIES
 from atoll.strategies.robust import ROBUST_STRATEGIES
 
 WRAPPED = {"noise_multiplier": 0.5, "num_sampled_clients": 10, "strategy": {"name": "FedMedian"}}
@@ -30,7 +31,8 @@ NEEDED = {
 def test_there_are_eighteen_of_flower_and_ours() -> None:
     assert len(FLOWER_STRATEGIES) == 18
     ours = {*ALIGNMENT_STRATEGIES, *ASYNCHRONOUS_STRATEGIES, *HETEROGENEITY_STRATEGIES}
-    ours |= {*LAYERWISE_STRATEGIES, *ROBUST_STRATEGIES, "SecAggPlus"}
+    ours |= {*LAYERWISE_STRATEGIES, *ROBUST_STRATEGIES, *MALICIOUS_STRATEGIES}
+    ours |= {"SecAggPlus"}
     assert set(STRATEGIES) == {*FLOWER_STRATEGIES, *ours}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.capture_validation.normalization_check import Scaling, explain
 from atoll.attacks.capture_validation.update_comparison import agree, compare, flat
+from atoll.attacks.captures.aggregate_capture import check_simulated
 from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check_update, faults_of
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.captures.truth_checks import check_truth
@@ -278,6 +279,7 @@ def _check_replayable(capture: Capture, truth: Truth) -> None:
         raise CaptureError(
             f"{where}: is of a {capture.message_type!r} message; expected a training message"
         )
+    check_simulated(capture)
     if capture.sent.value("statistics") or capture.sent.value("mixup") is not None:
         raise CaptureError(
             f"{where}: the strategy added terms to the client's loss; expected plain training"

@@ -53,7 +53,7 @@ class LocalDP(BoundedDefense):
     delta: Delta = 1e-5
 
     def model_post_init(self, context: Any, /) -> None:
-        """Refuse to go without Opacus, which says what is spent."""
+        """Refuse to go without the extra ``dp``, whose packages say what is spent."""
         require("opacus", what=self.name)
 
     @property

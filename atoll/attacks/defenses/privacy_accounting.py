@@ -1,4 +1,4 @@
-"""Privacy accounting: Renyi differential privacy by Opacus, with a count kept by each client.
+"""Privacy accounting of composed Gaussian mechanisms, with a count kept by each client.
 
 No amplification is claimed: neither by the sampling of clients (a client's own messages are what
 is accounted for), nor by that of examples (our batches are shuffled passes, to which the accounting
@@ -8,16 +8,17 @@ Each use of the data is one Gaussian mechanism; uses compose.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context
 
-from atoll.privacy.opacus_accountant import composed_epsilon
+from atoll.privacy.gaussian import exact_gaussian_epsilon
 
 
 @lru_cache(maxsize=1024)
 def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
-    """Return the epsilon of ``uses`` composed Gaussian mechanisms.
+    """Return the exact epsilon of ``uses`` composed Gaussian mechanisms (Balle and Wang, 2018).
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def gaussian_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
     delta : float
         In (0, 1).
     """
-    return composed_epsilon("rdp", noise_multiplier, 1.0, uses, delta) if uses else 0.0
+    return exact_gaussian_epsilon(math.sqrt(uses) / noise_multiplier, delta)
 
 
 def count_uses(context: Context, name: str, more: int) -> int:

@@ -48,9 +48,26 @@ def roc(members: Scores, others: Scores) -> tuple[NDArray[np.float64], NDArray[n
     """
     inside, outside = np.sort(np.asarray(members)), np.sort(np.asarray(others))
     thresholds = np.unique(np.concatenate([inside, outside]))[::-1]
-    true = 1 - np.searchsorted(inside, thresholds) / len(inside)
-    false = 1 - np.searchsorted(outside, thresholds) / len(outside)
+    true = (len(inside) - np.searchsorted(inside, thresholds)) / len(inside)
+    false = (len(outside) - np.searchsorted(outside, thresholds)) / len(outside)
     return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+
+
+def steps(
+    false: NDArray[np.float64], true: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the rates of :func:`roc` as a curve of what is reached at each false-positive rate.
+
+    Between two thresholds it stays at the lower true-positive rate: a straight line would split the
+    ties of the next one.
+
+    Examples
+    --------
+    >>> false, true = steps(*roc([1.0, 1.0], [1.0, 0.0]))
+    >>> false.tolist(), true.tolist()
+    ([0.0, 0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0, 1.0])
+    """
+    return np.repeat(false, 2)[1:], np.repeat(true, 2)[:-1]
 
 
 def auroc(members: Scores, others: Scores) -> Interval:
@@ -76,7 +93,9 @@ def found_at(members: Scores, others: Scores, false_rate: float) -> Interval:
 
     The interval is Clopper and Pearson's. The threshold is the least at which no larger share of
     the others is taken for members. With fewer than ``1 / false_rate`` others it is above all of
-    them.
+    them. A threshold does not split a tie: where more others than are allowed share a score, the
+    members with that score are not found either. Scores with few values, RMIA's with a small
+    population say, may so find nobody at a low rate.
 
     Parameters
     ----------
@@ -90,6 +109,8 @@ def found_at(members: Scores, others: Scores, false_rate: float) -> Interval:
     >>> found = found_at([3.0, 2.0, 0.0], [1.0] * 99 + [2.5], false_rate=0.01)
     >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
     (0.667, 0.094, 0.992)
+    >>> found_at([1.0] * 50 + [0.5] * 50, [1.0] * 2 + [0.0] * 98, false_rate=0.01).value
+    0.0
     """
     highest = np.sort(np.asarray(others, np.float64))[::-1]
     allowed = math.floor(false_rate * len(highest) + 1e-9)

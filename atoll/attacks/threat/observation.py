@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from atoll.attacks.captures.aggregate_capture import check_simulated
 from atoll.attacks.captures.capture import Capture, Truth, check_update
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.image_space import ImageSpace
@@ -242,6 +243,8 @@ def observe(
     [7]
     """
     info = capture.federation
+    if Capability.TRAINING in threat:
+        check_simulated(capture)
     model = build_victim(
         info.model, info.inputs, info.task, capture.broadcast, mode, device, info.model_seed
     )

@@ -22,6 +22,7 @@ MODELS: Registry[Callable[..., nn.Module]] = Registry(
         "lenet-relu": "atoll.clients.models.images.cnn:relu_lenet",
         "cnn-leaky": "atoll.clients.models.images.cnn:leaky_cnn",
         "imprint": "atoll.clients.models.malicious.imprint_block:imprint",
+        "loki": "atoll.clients.models.malicious.loki_block:loki",
         "cnn-small": "atoll.clients.models.images.cnn:small_cnn",
         "cnn-pfl": "atoll.clients.models.images.cnn:benchmark_cnn",
         "cnn-domainbed": "atoll.clients.models.images.cnn:domainbed_cnn",

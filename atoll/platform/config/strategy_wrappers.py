@@ -18,6 +18,7 @@ from atoll.errors import InvalidExperimentError
 from atoll.platform.config.aggregation import aggregation_of
 from atoll.strategies.asynchronous.asynchronous_strategy import AsynchronousStrategy
 from atoll.strategies.heterogeneity.term_strategy import TermStrategy
+from atoll.strategies.malicious.loki import LOKI
 from atoll.strategies.sec_agg_plus import SecAggPlus
 
 # Strategies whose clients clip, and the mod of Flower's by which they do.
@@ -55,7 +56,8 @@ def check_wrapped(strategy: Strategy, mods: Sequence[str], *, is_mean: bool) -> 
                 f"client.mods = {list(mods)}: under {name} clients must clip their updates, or its "
                 f"noise is for nothing; expected {mod!r} among them"
             )
-        if isinstance(inner, AsynchronousStrategy):
+        is_apart = isinstance(inner, LOKI) and not isinstance(outer, SecAggPlus)
+        if is_apart or isinstance(inner, AsynchronousStrategy):
             raise InvalidExperimentError(
                 f"{key}.name = {within!r}: its clients begin with different models, which {name} "
                 "would take for one; expected a synchronous strategy, FedAvg say"

@@ -20,7 +20,12 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from atoll import flower
-from atoll.attacks.captures.aggregate_capture import aggregate_truths, as_one_client, steps_of
+from atoll.attacks.captures.aggregate_capture import (
+    aggregate_truths,
+    as_one_client,
+    keeps_clients_apart,
+    steps_of,
+)
 from atoll.attacks.captures.capture import (
     MODEL_RECORD,
     SUM,
@@ -167,7 +172,9 @@ class SumRecorder(CaptureRecorder):
     ------
     InvalidExperimentError
         If a client takes several steps, or one on some of its examples: then no client could have
-        sent the sum, and there is no attack on it.
+        sent the sum, and there is no attack on it, unless the model keeps clients apart
+        (:func:`~atoll.attacks.captures.aggregate_capture.keeps_clients_apart`) and each passes over
+        all of its examples.
     """
 
     def __init__(
@@ -180,6 +187,8 @@ class SumRecorder(CaptureRecorder):
         super().__init__(directory, settings, spec, dataset)
         most = max(map(self._clients.num_examples, range(self._clients.count)))
         steps, batch_size = steps_of(spec.client, most), spec.client.batch_size
+        if keeps_clients_apart(self._info) and spec.client.steps is None:
+            return
         if steps > 1 or batch_size < most:
             raise InvalidExperimentError(
                 f"capture: under SecAggPlus the sum of the clients is recorded; with "

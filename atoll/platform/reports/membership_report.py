@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atoll.attacks.membership.operating_points import roc
+from atoll.attacks.membership.operating_points import roc, steps
 from atoll.files.atomic import write_text
 from atoll.platform.reports.figures.drawing import Curve, Curves
 from atoll.platform.reports.page import render
@@ -93,7 +93,7 @@ def roc_figure(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Cur
     for place, method in enumerate(methods):
         members = [row[method] for row in rows if row["member"]]
         others = [row[method] for row in rows if not row["member"]]
-        false, true = roc(members, others)
+        false, true = steps(*roc(members, others))
         x = [math.log10(max(rate, least_false)) for rate in false.tolist()]
         y = [math.log10(max(rate, least_true)) for rate in true.tolist()]
         curves.append(Curve(method, x, y, color=place, named=True))

@@ -13,16 +13,25 @@ from tests.support.attacks.real_updates import client_update
 
 VIT = {"name": "vit", "patch": 2, "width": 32, "first": "attention"}
 FISHING = {"name": "fishing", "base": "mlp", "target": 3}
+LOKI = {"name": "loki", "base": "mlp", "sets": 2, "bins": 8}
 FITS: list[tuple[str, dict[str, Any], int]] = [
     ("april", VIT, 1),
     ("class-fishing", FISHING, 4),
+    ("loki", LOKI, 4),
+    ("feature-fishing", FISHING, 4),
     ("local-epochs", {"name": "mlp"}, 4),
     ("plug-and-play", {"name": "mlp"}, 4),
     ("class-fishing", {"name": "mlp"}, 4),
     ("april", {**VIT, "first": "residual"}, 1),
     ("april", VIT, 2),
+    ("loki", {"name": "mlp"}, 4),
 ]
-REFUSED = {4: "does not fish for a class", 5: "model.first = 'attention'", 6: "has 2 images"}
+REFUSED = {
+    6: "does not fish for a class",
+    7: "model.first = 'attention'",
+    8: "has 2 images",
+    9: "no kernels that keep clients apart",
+}
 
 
 @pytest.mark.parametrize("place", range(len(FITS)))

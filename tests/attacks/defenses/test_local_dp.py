@@ -46,7 +46,7 @@ def test_a_clients_rounds_add_up() -> None:
     multiplier = math.sqrt(2 * math.log(1.25e5))
     for uses, epsilon in enumerate(spent, 1):
         exact = exact_epsilon(multiplier, uses, 1e-5)
-        assert exact <= epsilon <= 1.25 * exact
+        assert epsilon == pytest.approx(exact, rel=1e-9)
     # The classical bound of one round holds.
     assert spent[0] <= 1.0
 

@@ -23,12 +23,10 @@ def exact_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:
     ("noise_multiplier", "uses", "delta"),
     [(1.0, 1, 1e-5), (0.5, 3, 1e-5), (4.0, 100, 1e-6), (10.0, 25, 1e-3)],
 )
-def test_epsilon_bounds_the_exact_one_closely(
-    noise_multiplier: float, uses: int, delta: float
-) -> None:
+def test_epsilon_is_the_exact_one(noise_multiplier: float, uses: int, delta: float) -> None:
     exact = exact_epsilon(noise_multiplier, uses, delta)
     ours = gaussian_epsilon(noise_multiplier, uses, delta)
-    assert exact <= ours <= 1.2 * exact + 0.05
+    assert ours == pytest.approx(exact, rel=1e-9)
 
 
 def test_nothing_is_spent_before_the_first_use() -> None:

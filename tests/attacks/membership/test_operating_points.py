@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import binom
+from sklearn.metrics import roc_curve
 
-from atoll.attacks.membership.operating_points import auroc, found_at, roc
+from atoll.attacks.membership.operating_points import auroc, found_at, roc, steps
 
 
 @pytest.fixture
@@ -57,3 +58,32 @@ def test_areas_are_covered_by_their_intervals() -> None:
         # Of two normals one deviation apart: Phi(1 / sqrt 2).
         covered += found.low <= 0.7602 <= found.high
     assert covered >= 180
+
+
+def tied_at_the_top() -> tuple[np.ndarray, np.ndarray]:
+    """Scores as RMIA's with 20 of a population: many members and some others have the highest."""
+    generator = np.random.default_rng(2)
+    members = np.clip(generator.binomial(20, 0.9, 300), 0, 20) / 20
+    return members, generator.binomial(20, 0.5, 300) / 20
+
+
+@pytest.mark.parametrize("others_at_the_top", [0, 1, 3, 30])
+def test_tied_scores_have_scikit_learns_curve_and_no_threshold_splits_them(
+    others_at_the_top: int,
+) -> None:
+    members, others = tied_at_the_top()
+    others[:others_at_the_top] = 1.0
+    is_member = np.r_[np.ones(len(members)), np.zeros(len(others))]
+    theirs = roc_curve(is_member, np.r_[members, others], drop_intermediate=False)
+    false, true = roc(members, others)
+    np.testing.assert_array_equal(false, theirs[0])
+    np.testing.assert_array_equal(true, theirs[1])
+    for rate in (0.0, 0.001, 0.01, 0.05, 0.5):
+        reached = true[false <= rate].max()
+        assert found_at(members, others, rate).value == reached
+        x, y = steps(false, true)
+        # The curve that is drawn says the same.
+        assert y[x <= rate].max() == reached
+    # All members at the top are found, or none of them.
+    found = found_at(members, others, 0.01).value
+    assert found == 0.0 if others_at_the_top > 3 else found >= (members == 1.0).mean()

@@ -109,6 +109,11 @@ def private(where: str, **arguments: object) -> dict[str, object]:
             r"strategy.strategy.name = 'FedBuff': its clients begin with different models",
         ),
         (
+            private("ServerSideFixed", strategy={"name": "LOKI"}),
+            [],
+            r"strategy.strategy.name = 'LOKI': its clients begin with different models",
+        ),
+        (
             {"name": "SecAggPlus", "strategy": {"name": "DeadlineFedAvg"}},
             ["secure-aggregation"],
             r"strategy.strategy.name = 'DeadlineFedAvg': its clients begin with different models",

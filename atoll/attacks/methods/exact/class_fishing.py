@@ -54,10 +54,14 @@ class ClassFishing(InvertingGradients):
             def report(done: int, total: int, place: int = place) -> None:
                 progress(place * total + done, len(observations) * total)
 
-            fished = fished_only(observation)
+            fished = self.fished(observation)
             found = super().run([fished], seed=seed, progress=report) if fished else []
             results.append(_among(observation, found[0] if found else None))
         return results
+
+    def fished(self, observation: Observation) -> Observation | None:
+        """Return the observation that is inverted; None if nothing was fished."""
+        return fished_only(observation)
 
     def _labels_of(self, observation: Observation) -> Tensor:
         labels: Tensor = torch.full(

@@ -54,8 +54,9 @@ class Imprint(SeparateAttack):
         images = pixels.view(-1, *observation.space.shape)
         plausible = self._is_image(observation, images) & self._is_in_bin(block, bins, pixels)
         # Those that pass come first, and among them those with the strongest gradient.
-        order = torch.argsort(biases[bins].abs() + 1e30 * plausible, descending=True)
-        return _first(observation, images[order], plausible[order])
+        strength = biases[bins].abs() / biases.abs().max()
+        order = torch.argsort(strength + 2.0 * plausible, descending=True)
+        return first_images(observation, images[order], plausible[order])
 
     def _is_image(self, observation: Observation, images: Tensor) -> Tensor:
         unit = observation.space.denormalize(images)
@@ -70,7 +71,7 @@ class Imprint(SeparateAttack):
         return (brightness > low - slack) & (brightness <= high + slack)
 
 
-def _first(observation: Observation, images: Tensor, plausible: Tensor) -> Reconstruction:
+def first_images(observation: Observation, images: Tensor, plausible: Tensor) -> Reconstruction:
     """Return as many images as the client had; those that were not found are grey."""
     count = observation.num_images
     result = torch.full((count, *observation.space.shape), 0.5)

@@ -22,8 +22,6 @@ from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError
 
 Distribution = Literal["normal", "laplace"]
-
-
 Bins = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
@@ -95,7 +93,7 @@ def imprint(
         rounding of the weights that come back.
     """
     shares = [(index + 0.5) / bins for index in range(bins)]
-    thresholds = torch.tensor([_quantile(distribution, share) for share in shares])
+    thresholds = torch.tensor([quantile(distribution, share) for share in shares])
     block = ImprintBlock(math.prod(image_shape), center + spread * thresholds, strength)
     seed = int(torch.randint(2**31, (1,)))
     try:
@@ -105,7 +103,7 @@ def imprint(
     return nn.Sequential(block, network)
 
 
-def _quantile(distribution: Distribution, share: float) -> float:
+def quantile(distribution: Distribution, share: float) -> float:
     """Return a quantile of the distribution with mean 0 and standard deviation 1."""
     if distribution == "normal":
         return NormalDist().inv_cdf(share)

@@ -96,7 +96,7 @@ OF_ALL: tuple[Definition, ...] = (
     (
         "epsilon",
         "of differential privacy at the stated delta: the largest that any client has spent at the "
-        "federation's end, by Renyi accounting of Gaussian mechanisms, without amplification by "
+        "federation's end, the exact one of composed Gaussian mechanisms, without amplification by "
         "sampling; dp-sgd protects one example, local-dp all data of a client. Of [privacy] at the "
         "level of clients: the server's, for its draws",
         "less is a stronger guarantee, and holds for attacks that nobody has tried",

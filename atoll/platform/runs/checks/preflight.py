@@ -60,6 +60,8 @@ from atoll.strategies import build_strategy
 from atoll.strategies.alignment.alignment_checks import check_federation
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.layerwise.layerwise_checks import check_layerwise
+from atoll.strategies.malicious.feature_fishing import FeatureFishing
+from atoll.strategies.malicious.loki import LOKI
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -187,6 +189,12 @@ def _check_robust(made: Components) -> None:
     check_robust(made.strategy, len(made.partition) - len(absent_nodes(made.experiment)))
 
 
+def _check_malicious(made: Components) -> None:
+    for strategy in nested_strategies(made.strategy):
+        if isinstance(strategy, LOKI | FeatureFishing):
+            strategy.check_model(made.model.state_dict(), len(made.partition))
+
+
 def _check_poison(made: Components) -> None:
     check_poison_on(made.experiment, len(made.partition), made.dataset, made.model)
 
@@ -268,6 +276,7 @@ COMPONENTS: tuple[Callable[[Components], None], ...] = (
     _check_poison,
     _check_unlearning,
     _check_robust,
+    _check_malicious,
     _warn_of_mods,
     _warn_of_guarantees,
     _check_buffers,
