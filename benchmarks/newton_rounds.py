@@ -19,16 +19,17 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from atoll import Experiment
-from atoll.clients import evaluate, make_client_app
+from atoll.clients import evaluate
 from atoll.clients.data.dataset import Dataset
 from atoll.flower import assume_identity
-from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.federation import prepare
+from benchmarks.in_process import LocalClients
 from benchmarks.recorded import date_and_commit
 
 SEEDS, CLIENTS, EXAMPLES = (0, 1, 2), 10, 1000
@@ -61,25 +62,6 @@ def frozen_network(image_shape: tuple[int, int, int], classes: int) -> nn.Module
     pixels = int(np.prod(image_shape))
     body = nn.Sequential(nn.Flatten(), nn.Linear(pixels, 100), nn.Tanh()).requires_grad_(False)
     return nn.Sequential(body, nn.Linear(100, classes))
-
-
-class Nodes:
-    """The nodes of a federation in this process: all that a strategy asks a grid for."""
-
-    def __init__(self, federation: Federation) -> None:
-        self._app = make_client_app(federation.spec)
-        self._contexts = [
-            Context(1, i + 1, {"partition-id": i, "num-partitions": CLIENTS}, RecordDict(), {})
-            for i in range(CLIENTS)
-        ]
-
-    def get_node_ids(self) -> list[int]:
-        """Return the nodes, from 1."""
-        return list(range(1, CLIENTS + 1))
-
-    def send_and_receive(self, messages: list[Message], **_: Any) -> list[Message]:
-        """Return each message's reply."""
-        return [self._app(m, self._contexts[m.metadata.dst_node_id - 1]) for m in messages]
 
 
 def main() -> None:
@@ -123,15 +105,15 @@ def losses(
     )
     federation = prepare(experiment)
     strategy: Strategy = federation.strategy
-    grid = Nodes(federation)
+    clients = LocalClients(federation)
     dataset = Dataset(federation.spec.dataset)
     network = federation.spec.build_model(dataset)
     server = federation.spec.arrays_of(network)
     chosen = np.concatenate([federation.partition.indices(i) for i in range(CLIENTS)])
     arrays = federation.initial_arrays
     for number in range(1, rounds + 1):
-        asked = strategy.configure_train(number, arrays, ConfigRecord(), cast(Grid, grid))
-        after, _ = strategy.aggregate_train(number, grid.send_and_receive(list(asked)))
+        asked = strategy.configure_train(number, arrays, ConfigRecord(), cast(Grid, clients))
+        after, _ = strategy.aggregate_train(number, clients.send_and_receive(asked))
         assert after is not None
         arrays = after
         if not all(np.isfinite(array.numpy()).all() for array in arrays.values()):
