@@ -67,6 +67,10 @@ def frozen_network(image_shape: tuple[int, int, int], classes: int) -> nn.Module
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Rounds to a loss.")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument(
+        "--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES)
+    )
     parser.add_argument("--rounds", type=int, default=60, help="at most")
     parser.add_argument("--targets", nargs="+", type=float, default=[0.5, 0.2, 0.1])
     given = parser.parse_args()
@@ -76,10 +80,11 @@ def main() -> None:
     assume_identity()
     print(date_and_commit())
     lowest = min(given.targets)
-    for model in MODELS:
+    for model in given.models:
         heads = [f"{target:g}" for target in given.targets]
         print(f"\n{model}\n\n| strategy | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
-        for name, make in STRATEGIES.items():
+        for name in given.strategies:
+            make = STRATEGIES[name]
             rates = RATES if name != "GNS" else RATES[:1]
             found = [
                 [list(losses(model, make(rate), seed, given.rounds, lowest)) for seed in SEEDS]
