@@ -35,8 +35,8 @@ Tables = dict[str, Any]
 Trial = dict[str, Any]
 # Rounds, [data] and [model] of a data set.
 DATA: dict[str, tuple[int, Tables, Tables]] = {
-    "fashion-mnist": (25, {"dataset": "fashion-mnist", "train_examples": 2000}, {"name": "mlp"}),
-    "cifar10": (25, {"dataset": "cifar10", "train_examples": 2000}, {"name": "cnn-small"}),
+    "fashion-mnist": (20, {"dataset": "fashion-mnist", "train_examples": 1000}, {"name": "mlp"}),
+    "cifar10": (20, {"dataset": "cifar10", "train_examples": 1000}, {"name": "cnn-small"}),
 }
 RATES = (0.02, 0.05, 0.1, 0.2)
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=["fashion-mnist"])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--targets", nargs="+", type=float, default=[0.7, 0.75, 0.8])
+    parser.add_argument("--targets", nargs="+", type=float, default=[0.65, 0.7, 0.75])
     parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
     parser.add_argument("--table", type=Path, help="such a file: prints its tables")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")

@@ -83,7 +83,7 @@ def figures_of(part: str, method: str, seed: int) -> dict[str, Any]:
             "data": {
                 "dataset": "fashion-mnist",
                 "clients": CLIENTS,
-                "train_examples": 2000,
+                "train_examples": 1000,
                 "test_examples": TESTED,
             },
             "model": {"name": "mlp"},
