@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.images.image_tensors import to_tensor
 from benchmarks.workloads import WORKLOADS, data_of
 
 

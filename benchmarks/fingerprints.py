@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.paths import ROOT
+
 # By name: the experiment, and what of it is smaller.
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quickstart": ("quickstart", ()),

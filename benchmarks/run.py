@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.own_ray import own_ray
-from benchmarks.processor_time import MARK
+from benchmarks.paths import ROOT
+from benchmarks.scaling.own_ray import own_ray
+from benchmarks.scaling.processor_time import MARK
 from benchmarks.workloads import WORKLOADS
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
 README = ROOT / "benchmarks" / "README.md"
 PFL_PYTHON = ROOT / ".venv-pfl" / "bin" / "python"

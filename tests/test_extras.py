@@ -20,7 +20,7 @@ from atoll.platform.arenas.arena_checks import check_before_run
 from atoll.platform.arenas.arena_plan import load_arena
 from atoll.platform.attack_runs.attack_run import run_attack
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.preflight import check_settings
+from atoll.platform.runs.checks.preflight import check_settings
 from tests.support.paths import ROOT
 from tests.support.runs.foreign_files import write_run
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from atoll.attacks.captures.capture import MODEL_RECORD, Capture, Content, FederationInfo, Truth
 from atoll.attacks.threat.observation import used_examples
 from atoll.attacks.victims import Victim
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ClientSettings, ModelSettings

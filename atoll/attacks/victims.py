@@ -22,7 +22,7 @@ from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.pixels import psnr
 from atoll.attacks.threat.observation import Mimic, Observation, PublicData, observe, used_examples
 from atoll.attacks.threat.victim_model import BatchNormMode
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import CaptureError
 

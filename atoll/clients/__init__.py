@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from atoll.clients.apps.client_app import make_client_app
     from atoll.clients.apps.client_spec import ClientSpec
     from atoll.clients.arrays.model_arrays import ModelArrays
-    from atoll.clients.data.catalog import DATASETS, load_dataset
+    from atoll.clients.data.catalog.loading import DATASETS, load_dataset
     from atoll.clients.data.client_statistics import fit_to_clients
-    from atoll.clients.data.dataset import Dataset, Split
-    from atoll.clients.data.image_tensors import to_tensor
+    from atoll.clients.data.files.dataset import Dataset, Split
+    from atoll.clients.data.images.image_tensors import to_tensor
     from atoll.clients.data.inputs.base import Inputs
     from atoll.clients.data.inputs.images import ImageInputs
     from atoll.clients.data.inputs.table import CategoryColumn, NumberColumn, TableInputs
@@ -165,7 +165,7 @@ _MODULES = {
     "atoll.clients.apps.client_app": ("make_client_app",),
     "atoll.clients.apps.client_spec": ("ClientSpec",),
     "atoll.clients.arrays.model_arrays": ("ModelArrays",),
-    "atoll.clients.data.catalog": ("DATASETS", "load_dataset"),
+    "atoll.clients.data.catalog.loading": ("DATASETS", "load_dataset"),
     "atoll.clients.data.partitioning.partition": (
         "Partition",
         "class_histogram",
@@ -173,8 +173,8 @@ _MODULES = {
     ),
     "atoll.clients.data.partitioning.partitioners": ("PARTITIONERS",),
     "atoll.clients.data.client_statistics": ("fit_to_clients",),
-    "atoll.clients.data.dataset": ("Dataset", "Split"),
-    "atoll.clients.data.image_tensors": ("to_tensor",),
+    "atoll.clients.data.files.dataset": ("Dataset", "Split"),
+    "atoll.clients.data.images.image_tensors": ("to_tensor",),
     "atoll.clients.data.inputs.base": ("Inputs",),
     "atoll.clients.data.inputs.images": ("ImageInputs",),
     "atoll.clients.data.inputs.table": ("CategoryColumn", "NumberColumn", "TableInputs"),

@@ -117,11 +117,16 @@ def to_array(values: NDArray[Any]) -> Array:
     contiguous = np.asarray(values, order="C")
     values_as_bytes = contiguous.reshape(-1).view(np.uint8).data
     data = b"".join((_header(contiguous.dtype, contiguous.shape), values_as_bytes))
+    return array_of(_name(contiguous.dtype), contiguous.shape, _SERIALISATION, data)
+
+
+def array_of(dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> Array:
+    """Return ``Array(dtype, shape, stype, data)`` of fields whose types are known.
+
+    Flower's ``__init__`` and ``__setattr__`` would cost more than the copy of a small array.
+    """
     array: Array = Array.__new__(Array)
-    # Flower's __init__ and __setattr__ would cost more than the copy of a small array.
-    array.__dict__.update(
-        dtype=_name(contiguous.dtype), shape=contiguous.shape, stype=_SERIALISATION, data=data
-    )
+    array.__dict__.update(dtype=dtype, shape=shape, stype=stype, data=data)
     return array
 
 
@@ -162,16 +167,15 @@ def quickly_recorded(state_dict: Mapping[str, Any]) -> ArrayRecord:
     TypeError
         As Flower does: if a key is no string, or NumPy has no such dtype.
     """
-    record = ArrayRecord()
     for key in state_dict:
         if not isinstance(key, str):
             raise TypeError(f"Key must be of type `str` but `{type(key)}` was passed.")
-    # Assigning arrays one by one would check the types of keys and values again.
-    record.__dict__["_data"] = {
-        key: Array.from_numpy_ndarray(tensor.detach().cpu().numpy())
-        for key, tensor in state_dict.items()
-    }
-    return record
+    return array_record(
+        {
+            key: Array.from_numpy_ndarray(tensor.detach().cpu().numpy())
+            for key, tensor in state_dict.items()
+        }
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -195,8 +199,8 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
 def array_record(arrays: Mapping[str, Array]) -> ArrayRecord:
     """Return ``ArrayRecord(arrays)``, without making every ``Array`` again."""
     record = ArrayRecord()
-    for key, array in arrays.items():
-        record[key] = array
+    # Assigning arrays one by one would check the types of keys and values.
+    record.__dict__["_data"] = dict(arrays)
     return record
 
 

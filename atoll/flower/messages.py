@@ -18,6 +18,8 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.task_identity import TaskIdentity
 
+from atoll.flower.arrays import array_of, array_record
+
 RUN_ID = 1
 TASK_ID = 1
 
@@ -215,4 +217,13 @@ def dump_records(records: RecordDict) -> bytes:
 
 def load_records(data: bytes) -> RecordDict:
     """Read what :func:`dump_records` wrote."""
-    return recorddict_from_proto(ProtoRecordDict.FromString(data))
+    records = RecordDict()
+    for item in ProtoRecordDict.FromString(data).items:
+        if item.WhichOneof("value") != "array_record":
+            records.update(recorddict_from_proto(ProtoRecordDict(items=[item])))
+            continue
+        protos = {each.key: each.value for each in item.array_record.items}
+        records[item.key] = array_record(
+            {k: array_of(p.dtype, tuple(p.shape), p.stype, p.data) for k, p in protos.items()}
+        )
+    return records

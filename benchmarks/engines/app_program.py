@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks.engines.timing import RoundClock
-from benchmarks.processor_time import MARK, ProcessorTime
+from benchmarks.scaling.processor_time import MARK, ProcessorTime
 
 APPS = Path(__file__).resolve().parents[1] / "apps"
 SAMPLE_SECONDS = 0.2

@@ -17,7 +17,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings
 from atoll.clients.training.local_training import train

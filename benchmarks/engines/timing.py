@@ -7,7 +7,7 @@ import resource
 import time
 from itertools import pairwise
 
-from benchmarks.processor_time import of_this_benchmark
+from benchmarks.scaling.processor_time import of_this_benchmark
 
 
 def peak_mb() -> float:

@@ -21,7 +21,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from atoll.platform.reference.experiment_keys import description_of_section, keys_in, sections
 from atoll.platform.reference.keys import REQUIRED, SECTION, UNSET, Key
-from atoll.platform.reference.names import describe_name, kinds, names_of
+from atoll.platform.reference.kinds import kinds
+from atoll.platform.reference.names import describe_name, names_of
 
 # Defaults that are said in words.
 WORDS = (UNSET, REQUIRED, SECTION)

@@ -27,17 +27,20 @@ from atoll.attacks.threat.observation import observe
 from atoll.clients.apps.client_app import FederatedClientApp, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.inputs.images import images_of
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings, ModSettings
 from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.losses import mean_loss
-from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.gradients import gradients_of
 from atoll.clients.training.local_training import train
+from atoll.clients.training.stacked.client_batch import ClientBatch
+from atoll.clients.training.stacked.vectorized_training import (
+    VectorizedTrainer,
+    obstacle_to_vectorizing,
+)
 from atoll.clients.training.step_mods import LocalStep
-from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
 from atoll.errors import AtollError, InvalidExperimentError
 from atoll.flower import assume_identity
 from tests.support.attacks.attacking import attacked

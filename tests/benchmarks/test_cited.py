@@ -16,7 +16,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"]
 def test_each_is_in_the_root_of_a_checkout() -> None:
     pages = [ROOT / name for name in PAGES] + sorted((ROOT / "docs").rglob("*.md"))
     cited = {name for page in pages for name in CITED.findall(page.read_text())} - {"NAME"}
-    assert {"run", "gifd", "centralised", "scale"} <= cited
+    assert {"run", "privacy.gifd", "accuracy.centralised", "scaling.scale"} <= cited
     # As ``python -m`` looks for them; another distribution has a package of this name too.
     code = (
         "import importlib.util\n"
@@ -28,5 +28,5 @@ def test_each_is_in_the_root_of_a_checkout() -> None:
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = [ROOT / "benchmarks" / f"{name}.py" for name in sorted(cited)]
+    found = [ROOT / "benchmarks" / f"{name.replace('.', '/')}.py" for name in sorted(cited)]
     assert done.stdout.splitlines() == list(map(str, found))

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 WALK = Path(__file__).with_name("user_path.py")
 NOTEBOOKS = ("nbclient", "ipykernel")
 NAMES = """
-from atoll.platform.reference.names import describe_name, kinds, names_of
+from atoll.platform.reference.kinds import kinds
+from atoll.platform.reference.names import describe_name, names_of
 for kind, _ in kinds():
     for name, _ in names_of(kind):
         describe_name(kind, name)

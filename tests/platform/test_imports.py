@@ -17,10 +17,10 @@ HEAVY = ("pyarrow", "pydantic", "torch", "pandas", "scipy", "sklearn", "opacus")
     [
         ("atoll.platform.worker.actor", HEAVY),
         (
-            "atoll.platform.runs.app_run",
+            "atoll.platform.runs.apps.app_run",
             ("torch", "pandas", "scipy", "sklearn", "opacus"),
         ),
-        ("atoll.platform.runs.app_run", ("ray.autoscaler.sdk", "prometheus_client")),
+        ("atoll.platform.runs.apps.app_run", ("ray.autoscaler.sdk", "prometheus_client")),
         # A file with an error is refused, a run is watched and folders are listed without them.
         ("atoll.platform.config.experiment", ("torch", "ray", "flwr")),
         ("atoll.platform.cli.watching.watch", ("torch", "ray", "flwr")),
@@ -82,4 +82,4 @@ def test_a_command_says_that_it_loads_before_it_loads(
     is_table = "--csv" in command or "--latex" in command
     said, silent = (done.stderr, done.stdout) if is_table else (done.stdout, done.stderr)
     assert said.startswith(f"{name}: loading PyTorch"), done
-    assert "loading" not in silent
+    assert f"{name}: loading" not in silent

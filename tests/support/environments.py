@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.install_size import closure
+from benchmarks.cost.install_size import closure
 from tests.support.paths import ROOT
 
 

@@ -26,7 +26,7 @@ from atoll.attacks.victims import (
     read_victims,
     references_of,
 )
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.trust import CodeUse, admitted, references_in, uses_in
 

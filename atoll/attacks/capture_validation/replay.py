@@ -22,7 +22,7 @@ from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.captures.truth_checks import check_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
 from atoll.clients.arrays.travelling import travelling_state
-from atoll.clients.data.catalog import kept_dataset
+from atoll.clients.data.catalog.loading import kept_dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.mods import as_settings
 from atoll.clients.moments.example_passes import BATCH

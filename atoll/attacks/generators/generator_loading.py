@@ -10,7 +10,7 @@ from atoll.attacks.generators import GENERATORS
 from atoll.attacks.generators.resized import Resized
 from atoll.attacks.generators.staged_generator import StagedGenerator
 from atoll.attacks.generators.trained_generator import GeneratorSettings, load_trained
-from atoll.clients.data.catalog import DATASETS
+from atoll.clients.data.catalog.loading import DATASETS
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, UnknownNameError
 

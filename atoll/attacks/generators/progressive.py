@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.staged_generator import Features, StagedGenerator
-from atoll.clients.data.downloads import NpmPackage
+from atoll.clients.data.files.downloads import NpmPackage
 from atoll.clients.models.pretrained import cached_weights, contiguous, read_tfjs
 from atoll.errors import DataUnavailableError
 

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
-from atoll.clients.data.cache import cache_root
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.cache import cache_root
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
 from atoll.files.atomic import appearing, atomic_file

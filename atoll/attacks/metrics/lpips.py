@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from atoll.clients.data.cache import cache_root, scratch_folder
-from atoll.clients.data.downloads import PythonPackage
+from atoll.clients.data.files.cache import cache_root, scratch_folder
+from atoll.clients.data.files.downloads import PythonPackage
 from atoll.errors import DataUnavailableError
 from atoll.files.atomic import appearing
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.poisoning.example_poison import Class, ExamplePoison, SomeShare, check_class
 from atoll.attacks.poisoning.poison import classes_of
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.ranges import Pixels, Positive
 

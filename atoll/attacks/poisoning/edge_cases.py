@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.poisoning.example_poison import Class, ExamplePoison, SomeShare, check_class
 from atoll.attacks.poisoning.poison import classes_of, opened
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.files.dataset import Dataset, Split
 from atoll.clients.data.inputs.base import Inputs
 
 # Examples whose inputs are in memory at once.

@@ -16,7 +16,7 @@ from atoll import flower
 from atoll.attacks.defenses.sent_update import SentUpdate
 from atoll.attacks.poisoning.poison import Poison, classes_of, is_train, refusal
 from atoll.clients.apps.training_messages import partition_of
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.ranges import NonNegativeCount, Positive
 from atoll.clients.training.example_mods import on_examples
 

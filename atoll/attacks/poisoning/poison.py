@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from atoll import flower
 from atoll.clients.apps.training_messages import config_of, partition_of, round_of
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.mods import QueryMod
 from atoll.clients.ranges import Count, Rounds, Seed
 from atoll.clients.sections import FilePath, Section

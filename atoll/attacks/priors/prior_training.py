@@ -11,7 +11,7 @@ from atoll.attacks.generators.trained_generator import SplitName, image_hashes
 from atoll.attacks.priors.prior_files import PriorAbout, write_prior
 from atoll.attacks.priors.proximal_training import ProximalSettings, ProximalTraining
 from atoll.attacks.priors.score_training import ScoreSettings, ScoreTraining
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import InvalidExperimentError
 

@@ -18,7 +18,7 @@ from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.apps.training_messages import round_of
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.data.client_inputs import ClientInputs, StoredInputs, client_inputs
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.training.evaluation import evaluate
 from atoll.clients.training.learning_rates import learning_rate_at

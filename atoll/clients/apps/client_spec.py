@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.travelling import frozen_sha256
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.models.model_building import build_model, model_seed
 from atoll.clients.personal.local_names import local_names
 from atoll.clients.settings import ClientSettings, ModelSettings

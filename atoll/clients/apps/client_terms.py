@@ -15,6 +15,7 @@ from atoll.clients.data.client_inputs import ClientInputs
 from atoll.clients.models.head import find_head
 from atoll.clients.training.objective.client_objective import ClientObjective, NamedTerm
 from atoll.clients.training.objective.named_terms import (
+    asks_for_terms,
     check_terms,
     find_terms,
     obstacle_to_vectorizing,
@@ -35,6 +36,7 @@ class ClientTerms:
 
     def __init__(self, resources: ClientResources) -> None:
         self._resources = resources
+        self._asked_for: tuple[str, list[NamedTerm]] = ("", [])
 
     @cached_property
     def _own(self) -> list[NamedTerm]:
@@ -47,15 +49,32 @@ class ClientTerms:
             return "client.selection scores the examples of one client at a time"
         return obstacle_to_vectorizing(self._own)
 
+    @cached_property
+    def _head(self) -> nn.Module | None:
+        try:
+            return find_head(self._resources.model)
+        except ValueError:
+            return None
+
+    def _terms_in(self, message: Message) -> list[NamedTerm]:
+        """Return the terms that a message asks for; those of a round's messages are alike."""
+        records = message.content
+        if not asks_for_terms(records):
+            return []
+        asked = repr(records.config_records)
+        if self._asked_for[0] != asked:
+            self._asked_for = asked, terms_in(records)
+        return self._asked_for[1]
+
     def obstacle_in(self, message: Message) -> str | None:
         """Return why clients of a message cannot train vectorised, or None."""
-        return obstacle_to_vectorizing(terms_in(message.content))
+        return obstacle_to_vectorizing(self._terms_in(message))
 
     def state_kept_for(self, message: Message) -> str | None:
         """Return why a node's answer to a message changes its state, or None if it does not."""
         if self._resources.spec.client.selection is not None:
             return "client.selection keeps scores with each node"
-        for named in (*self._own, *terms_in(message.content)):
+        for named in (*self._own, *self._terms_in(message)):
             if named.term.keeps_state():
                 return f"the term {named.name!r} keeps state with each node"
         return None
@@ -81,7 +100,7 @@ class ClientTerms:
         inputs, labels : ClientInputs, Tensor
             Its examples, shape (n, ...).
         """
-        asked_for = terms_in(message.content)
+        asked_for = self._terms_in(message)
         terms: Sequence[NamedTerm] = (*self._own, *asked_for)
         if not terms:
             return None
@@ -107,17 +126,10 @@ class ClientTerms:
                 inputs=inputs,
                 labels=labels,
                 indices=indices,
-                head=_head_of(model),
+                head=self._head,
                 memory=NodeMemory(context.state, named.name),
                 received=term_arrays_of(message, named.name),
             )
             for named in terms
         ]
         return ClientObjective(terms, contexts)
-
-
-def _head_of(model: nn.Module) -> nn.Module | None:
-    try:
-        return find_head(model)
-    except ValueError:
-        return None

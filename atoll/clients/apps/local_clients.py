@@ -32,7 +32,7 @@ from atoll.clients.training.example_mods import changed_examples, has_example_mo
 from atoll.clients.training.local_training import TrainingResult, batches, train
 from atoll.clients.training.objective.node_memory import NodeMemory
 from atoll.clients.training.selection import SELECTION, selected
-from atoll.clients.training.summed_training import SummedTraining
+from atoll.clients.training.stacked.summed_training import SummedTraining
 from atoll.clients.training.terms.score_histogram import HISTOGRAM
 from atoll.randomness import seed_everything
 

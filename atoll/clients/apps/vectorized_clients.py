@@ -22,11 +22,14 @@ from atoll.clients.apps.training_messages import (
     round_of,
 )
 from atoll.clients.data.client_inputs import LARGE_BYTES, tensor_bytes
-from atoll.clients.training.client_batch import ClientBatch
 from atoll.clients.training.local_training import TrainingResult
 from atoll.clients.training.objective.named_terms import RECORD
-from atoll.clients.training.summed_training import SummedTraining
-from atoll.clients.training.vectorized_training import VectorizedTrainer, obstacle_to_vectorizing
+from atoll.clients.training.stacked.client_batch import ClientBatch
+from atoll.clients.training.stacked.summed_training import SummedTraining
+from atoll.clients.training.stacked.vectorized_training import (
+    VectorizedTrainer,
+    obstacle_to_vectorizing,
+)
 from atoll.randomness import seed_everything
 
 

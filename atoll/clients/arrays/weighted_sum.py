@@ -4,11 +4,12 @@ A sum is kept in float64 and rounded once, at the end; replies are added in the 
 and chunk sums along a fixed tree, so the mean has the same bits for any number of workers.
 
 :class:`WeightedSum` is the one fold of replies' arrays. The platform adds to it: ``chunk_sum`` the
-check for NaN, ``sum_tree`` the order of chunks, ``node_sums`` the node on which two sums are
-added, ``cohort_sums`` the whole of an exchange. Vectorised clients add their stacked parameters to
-the same object (``clients/training/summed_training.py``). Sums that are of another kind have their
-own: secure aggregation's (integers modulo a power of two), the domains' statistics of alignment
-(torch, differentiated through), and differences from several versions of a model (asynchronous).
+check for NaN, ``sum_tree`` the order of chunks, ``node_sums`` the node on which two sums are added,
+``cohort_sums`` the whole of an exchange. Vectorised clients add their stacked parameters to the
+same object (``clients/training/stacked/summed_training.py``). Sums that are of another kind have
+their own: secure aggregation's (integers modulo a power of two), the domains' statistics of
+alignment (torch, differentiated through), and differences from several versions of a model
+(asynchronous).
 """
 
 from __future__ import annotations

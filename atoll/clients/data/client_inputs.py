@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll.clients.data.augmentation import Augmentation, draw_augmentation, vary_pixels
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
+from atoll.clients.data.images.augmentation import Augmentation, draw_augmentation, vary_pixels
 from atoll.clients.data.inputs.base import Inputs
 
 # A client with larger inputs than this (bytes) has no more than a batch of them in memory.

@@ -18,8 +18,8 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import cache_root
-from atoll.clients.data.dataset import Dataset, write_about
+from atoll.clients.data.files.cache import cache_root
+from atoll.clients.data.files.dataset import Dataset, write_about
 from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.inputs.table import CategoryColumn, Column, NumberColumn, TableInputs
 from atoll.clients.data.label_noise import link_examples

@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from atoll.clients.data.cache import cache_root
-from atoll.clients.data.dataset import Dataset, Decoded, write_dataset
+from atoll.clients.data.files.cache import cache_root
+from atoll.clients.data.files.dataset import Dataset, Decoded, write_dataset
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_files import TableRows
 from atoll.clients.data.tables.table_options import TableOptions

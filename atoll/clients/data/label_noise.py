@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import cache_root
-from atoll.clients.data.dataset import Dataset, write_about, write_labels
+from atoll.clients.data.files.cache import cache_root
+from atoll.clients.data.files.dataset import Dataset, write_about, write_labels
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.settings import LabelNoise
 from atoll.clients.tasks.classification import Classification

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from atoll.clients.data.dataset import Dataset
 from atoll.clients.data.datasets.folder import NORMALIZATIONS
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.images import ImageInputs, images_of
 from atoll.clients.models import MODELS

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from atoll.clients.data.cache import cache_root, scratch_folder
-from atoll.clients.data.downloads import NpmPackage, Source
+from atoll.clients.data.files.cache import cache_root, scratch_folder
+from atoll.clients.data.files.downloads import NpmPackage, Source
 from atoll.errors import DataUnavailableError
 from atoll.files.atomic import appearing
 from atoll.files.reading import read_json

@@ -1,7 +1,7 @@
 """Statistics of a Gaussian representation z ~ N(mu(x), diag(sigma(x)^2)).
 
 Those of FedSR (Nguyen et al., NeurIPS 2022); the model's head must be a
-:class:`~atoll.clients.models.gaussian_model.GaussianHead`.
+:class:`~atoll.clients.models.images.gaussian_model.GaussianHead`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.clients.models.gaussian_model import GaussianHead
 from atoll.clients.models.head import ModelSizes
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.models.images.gaussian_model import GaussianHead
 from atoll.clients.moments.statistic import DomainContext, Statistic
 
 

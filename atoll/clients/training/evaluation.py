@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.data.dataset import Split
+from atoll.clients.data.files.dataset import Split
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.tasks.task import Measured, Metrics, Task

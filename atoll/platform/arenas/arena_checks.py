@@ -1,7 +1,7 @@
 """Preflight checks of an arena, in the order in which they are made.
 
 1. :func:`check_settings`: labels and attacks.
-2. Each federation's settings, as a sweep's (:mod:`atoll.platform.runs.preflight`).
+2. Each federation's settings, as a sweep's (:mod:`atoll.platform.runs.checks.preflight`).
 3. :func:`check_federations`: the number of jobs; defenses on the models that they act on.
 4. :func:`check_before_run`: what attacks need beside a capture, whether they fit any federation,
    and each federation's data, partition, model and strategy.

@@ -17,6 +17,7 @@ from atoll.clients.settings import Section
 from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
 from atoll.platform.arenas.arena_checks import check_federations, check_settings
+from atoll.platform.callbacks.metric_names import EPSILON_SPENT
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.experiment import ARENA, read_tables, with_overrides
 from atoll.platform.config.sweep_sections import ArenaSettings, SweepSettings
@@ -34,11 +35,9 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
 from atoll.platform.sweeps.trial_rows import TRIALS
-from atoll.strategies.privacy.central_dp import EPSILON
 from atoll.trust import CodeUse, uses_in
 
 # The server's epsilon, in the table of rounds.
-SPENT = f"train_{EPSILON}"
 
 
 class _ArenaFile(Section):
@@ -216,8 +215,8 @@ def _spent(trial: Trial, place: Path) -> Privacy | None:
     settings = trial.experiment.privacy
     if epsilon is None and settings is not None and settings.level == "client":
         rounds = read_table(place / ROUNDS)
-        if SPENT in rounds.column_names:
-            epsilon = pc.max(rounds.column(SPENT)).as_py()
+        if EPSILON_SPENT in rounds.column_names:
+            epsilon = pc.max(rounds.column(EPSILON_SPENT)).as_py()
     if epsilon is None:
         return None
     deltas = [delta for _, delta in deltas_of(trial.experiment.to_dict()["client"].get("mods"))]

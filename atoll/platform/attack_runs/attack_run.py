@@ -30,9 +30,9 @@ from atoll.attacks.victims import (
     read_victims,
     references_of,
 )
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.client_statistics import fitted
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import AttackError, CaptureError, DataUnavailableError
 from atoll.files.atomic import replacing, write_json

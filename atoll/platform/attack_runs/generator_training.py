@@ -16,7 +16,7 @@ from atoll.attacks.generators.trained_generator import (
     train_generator,
 )
 from atoll.attacks.generators.vae_training import TrainingSettings
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.error_messages import validated
 from atoll.files.atomic import replacing
 from atoll.platform.attack_runs.attack_run import parse_settings
@@ -41,7 +41,7 @@ def run_training(
     Parameters
     ----------
     name, path
-        As for :func:`~atoll.clients.data.catalog.load_dataset`.
+        As for :func:`~atoll.clients.data.catalog.loading.load_dataset`.
     split : "test" or "train"
         Which examples it sees.
     overrides : Sequence[str]

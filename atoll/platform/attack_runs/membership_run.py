@@ -19,7 +19,7 @@ from atoll.attacks.membership.candidate_signals import Candidates, RoundSignals,
 from atoll.attacks.membership.operating_points import Interval, auroc, found_at
 from atoll.attacks.membership.passive_scores import SCORES
 from atoll.attacks.threat.capabilities import ThreatModel
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.tasks.classification import Classification
 from atoll.errors import AttackError, CaptureError
 from atoll.platform.attack_runs.active_membership import ACTIVE, ASCENT, active_scores

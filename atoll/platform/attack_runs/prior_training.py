@@ -13,7 +13,7 @@ from atoll.attacks.priors.prior_files import PriorKind
 from atoll.attacks.priors.prior_training import PriorSettings, train_prior
 from atoll.attacks.priors.proximal_training import ProximalSettings
 from atoll.attacks.priors.score_training import ScoreSettings
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.platform.attack_runs.attack_run import parse_settings
@@ -42,7 +42,7 @@ def run_prior_training(
     Parameters
     ----------
     name, path
-        As for :func:`~atoll.clients.data.catalog.load_dataset`.
+        As for :func:`~atoll.clients.data.catalog.loading.load_dataset`.
     kind : "lpn" or "diffusion"
         Which prior.
     split : "test" or "train"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from atoll.clients.tasks.directions import direction_of
+from atoll.privacy.kinds import DELTA, EPSILON
 
 Mode = Literal["max", "min"]
 TRAIN, EVALUATE, SERVER = "train", "evaluate", "server"
@@ -21,6 +22,8 @@ ROUND = "round"
 # The metrics that a person is shown: of a group the first of these that it has, and the loss.
 LOSS = "loss"
 MAIN = ("accuracy", "auroc", "rmse", "mae", "deviance", "perplexity", LOSS)
+# What the server's noise has spent so far, and at which delta.
+EPSILON_SPENT, DELTA_SPENT = f"{TRAIN}_{EPSILON}", f"{TRAIN}_{DELTA}"
 # Of poisoned clients, beside those.
 ATTACK_SUCCESS = "attack_success"
 # On the terminal, in this order.

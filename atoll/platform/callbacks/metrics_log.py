@@ -11,6 +11,7 @@ import numpy as np
 
 from atoll.credentials import tables_without_credentials
 from atoll.platform.callbacks.observers import Observer, RoundRecord
+from atoll.privacy.kinds import EPSILON
 
 # Columns of a round's clients whose distributions are of interest.
 DISTRIBUTIONS = ("loss", "accuracy", "epsilon", "examples", "seconds")
@@ -34,8 +35,8 @@ class MetricsLog(Observer, ABC):
     """Writes a step a round, its number the step (an observer).
 
     Of a round these are written: every metric, those by class with the classes' names; means over
-    the clients of each domain; distributions over clients; and the largest epsilon that a client
-    has spent so far.
+    the clients of each domain; distributions over clients; and the largest epsilon that has been
+    spent so far, by a client or under the server's noise.
 
     Parameters
     ----------
@@ -57,7 +58,8 @@ class MetricsLog(Observer, ABC):
             **dict(self._by_class(record)),
             **dict(_by_domain(record)),
         }
-        spent = [e for e in record.clients.get("epsilon", ()) if e is not None]
+        central = record.train_metrics.get(EPSILON)
+        spent = [e for e in (*record.clients.get("epsilon", ()), central) if e is not None]
         if spent:
             self._epsilon = max([*spent, *([] if self._epsilon is None else [self._epsilon])])
         if self._epsilon is not None:

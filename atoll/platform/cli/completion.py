@@ -9,7 +9,7 @@ Choices = list[tuple[str, str]]
 
 def complete_kind(incomplete: str) -> Choices:
     """Complete a kind of names."""
-    from atoll.platform.reference.names import kinds
+    from atoll.platform.reference.kinds import kinds
 
     return _beginning(kinds(), incomplete)
 

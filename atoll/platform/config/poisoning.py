@@ -10,7 +10,7 @@ from torch import nn
 
 from atoll.attacks.poisoning import POISON_REFERENCES, POISONS
 from atoll.attacks.poisoning.poison import Poison
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.mods import as_settings
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ClientSettings, ModSettings

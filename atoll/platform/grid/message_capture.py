@@ -31,7 +31,7 @@ from atoll.attacks.captures.capture import (
 )
 from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
 from atoll.clients.apps.client_app import ClientSpec, examples_of
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.models.model_building import model_seed
 from atoll.clients.moments.moment_messages import QUERY
 from atoll.errors import InvalidExperimentError

@@ -24,13 +24,13 @@ from atoll.platform.cluster.capacity import WorkerRequest
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.aggregation import Aggregation
-from atoll.platform.grid.exchange_runner import ExchangeRunner, OnExchange, OnProgress
+from atoll.platform.grid.exchange.exchange_runner import ExchangeRunner, OnExchange, OnProgress
+from atoll.platform.grid.exchange.vectorization import VectorizationChoice
 from atoll.platform.grid.grid_config import GridConfig
 from atoll.platform.grid.mailbox import Mailbox, Posted
 from atoll.platform.grid.node_ids import NodeIds
 from atoll.platform.grid.node_queues import NodeQueues
 from atoll.platform.grid.stream import Stream
-from atoll.platform.grid.vectorization import VectorizationChoice
 from atoll.platform.pool.pool_start import start_pool
 from atoll.platform.run_directory.node_states import NodeStates
 

@@ -15,11 +15,11 @@ from typing import Literal, Protocol
 from flwr.app import Message
 
 from atoll.errors import EngineError
-from atoll.platform.grid.cohort import late_outcome
-from atoll.platform.grid.dispatch import DispatchedExchange
+from atoll.platform.grid.exchange.cohort import late_outcome
+from atoll.platform.grid.exchange.dispatch import DispatchedExchange
+from atoll.platform.grid.exchange.replies import reply_of
 from atoll.platform.grid.mailbox import Mailbox
 from atoll.platform.grid.node_queues import NodeQueues
-from atoll.platform.grid.replies import reply_of
 from atoll.platform.messages.outcome import Outcome
 from atoll.platform.pool.worker_pool import WorkerPool
 

@@ -89,7 +89,7 @@ class Chunk:
         Per client: its message's id.
     draws : tuple[tuple[int, ...], ...]
         Per client: what its random state derives from beside the seed, the kind of message and
-        the partition (see :class:`~atoll.platform.grid.draws.Draws`).
+        the partition (see :class:`~atoll.platform.grid.exchange.draws.Draws`).
     states : dict[int, bytes]
         The serialised ``Context.state`` of the nodes that have one.
     kept : dict[int, StateReference]

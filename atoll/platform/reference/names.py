@@ -19,7 +19,7 @@ from atoll.platform.reference.keys import (
     keys_of_dataclass,
     keys_of_settings,
 )
-from atoll.registry import Registry
+from atoll.platform.reference.kinds import KINDS
 
 KeysOf = Callable[[str, Any], list[Key]]
 
@@ -53,29 +53,23 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of names.
+class Source:
+    """Where the names of a kind and their keys are found.
 
     Attributes
     ----------
-    about : str
-        What its names are for, and the key that holds one.
-    section : str
-        The table that holds a name's own keys.
     entries : Callable
         Returns what each name stands for.
     keys_of : Callable
         Returns the keys of a name.
     """
 
-    about: str
-    section: str
     entries: Callable[[], Mapping[str, Any]]
     keys_of: KeysOf
 
 
 def _datasets() -> Mapping[str, Any]:
-    from atoll.clients.data.catalog import DATASETS
+    from atoll.clients.data.catalog.loading import DATASETS
 
     return DATASETS
 
@@ -213,63 +207,19 @@ def _no_keys(name: str, entry: Any) -> list[Key]:
     return []
 
 
-KINDS_OF_NAMES: Registry[Kind] = Registry(
-    "kind",
-    {
-        "datasets": Kind("data sets: data.dataset", "data.options", _datasets, _keys_of_dataset),
-        "models": Kind("models: model.name", "model", _models, _keys_of_model),
-        "partitioners": Kind(
-            "how examples are dealt to clients: data.partition.name",
-            "data.partition",
-            _partitioners,
-            _keys_of_partitioner,
-        ),
-        "strategies": Kind(
-            "what the server does: strategy.name", "strategy", _strategies, _keys_of_strategy
-        ),
-        "mods": Kind(
-            "what clients do to messages, defenses among them: client.mods",
-            "client.mods",
-            _mods,
-            _keys_of_mod,
-        ),
-        "personal": Kind(
-            "how a client's own model is made: client.personal.name",
-            "client.personal",
-            _personal,
-            _keys_of_section,
-        ),
-        "terms": Kind(
-            "what clients minimise beside the loss: client.objective",
-            "client.objective",
-            _terms,
-            _keys_of_section,
-        ),
-        "attacks": Kind(
-            "reconstruction of clients' images: atoll attack --attack, arena.attacks",
-            "arena.attacks",
-            _attacks,
-            _keys_of_section,
-        ),
-        "poisons": Kind(
-            "what poisoned clients do: poison.attack", "poison", _poisons, _keys_of_poison
-        ),
-        "generators": Kind(
-            "generators of images, for attacks that have a setting 'generator'",
-            "",
-            _generators,
-            _no_keys,
-        ),
-        "priors": Kind(
-            "priors of examples, for attacks that have a setting 'prior'", "", _priors, _no_keys
-        ),
-    },
-)
-
-
-def kinds() -> list[tuple[str, str]]:
-    """Return the kinds of names, and what each is for."""
-    return [(name, kind.about) for name, kind in KINDS_OF_NAMES.items()]
+SOURCES = {
+    "datasets": Source(_datasets, _keys_of_dataset),
+    "models": Source(_models, _keys_of_model),
+    "partitioners": Source(_partitioners, _keys_of_partitioner),
+    "strategies": Source(_strategies, _keys_of_strategy),
+    "mods": Source(_mods, _keys_of_mod),
+    "personal": Source(_personal, _keys_of_section),
+    "terms": Source(_terms, _keys_of_section),
+    "attacks": Source(_attacks, _keys_of_section),
+    "poisons": Source(_poisons, _keys_of_poison),
+    "generators": Source(_generators, _no_keys),
+    "priors": Source(_priors, _no_keys),
+}
 
 
 def names_of(kind: str) -> list[tuple[str, str]]:
@@ -280,7 +230,7 @@ def names_of(kind: str) -> list[tuple[str, str]]:
     UnknownNameError
         If there is no such kind.
     """
-    found = KINDS_OF_NAMES[_kind(kind)]
+    found = SOURCES[_kind(kind)]
     return [(name, _line_of(entry)) for name, entry in found.entries().items()]
 
 
@@ -293,7 +243,7 @@ def describe_name(kind: str, name: str) -> Named:
         If there is no such kind, or no such name of that kind; the message gives the nearest.
     """
     chosen = _kind(kind)
-    found = KINDS_OF_NAMES[chosen]
+    found = SOURCES[chosen]
     entries = found.entries()
     by_folded_name = {known.casefold(): known for known in entries}
     known = by_folded_name.get(name.casefold())
@@ -305,7 +255,7 @@ def describe_name(kind: str, name: str) -> Named:
         known,
         _line_of(entry),
         _text_of(entry),
-        found.section,
+        KINDS[chosen].section,
         found.keys_of(known, entry),
         _takes_more(known, entry),
     )
@@ -313,7 +263,7 @@ def describe_name(kind: str, name: str) -> Named:
 
 def keys_of_kind(kind: str) -> set[str]:
     """Return the names of all keys that the names of a kind take."""
-    found = KINDS_OF_NAMES[_kind(kind)]
+    found = SOURCES[_kind(kind)]
     return {
         key.name for name, entry in found.entries().items() for key in found.keys_of(name, entry)
     }
@@ -321,7 +271,7 @@ def keys_of_kind(kind: str) -> set[str]:
 
 def names_with(kind: str, key: str) -> dict[str, Key]:
     """Return the names of a kind that take a key, each with that key."""
-    found = KINDS_OF_NAMES[_kind(kind)]
+    found = SOURCES[_kind(kind)]
     taking = {}
     for name, entry in found.entries().items():
         for own in found.keys_of(name, entry):
@@ -331,10 +281,10 @@ def names_with(kind: str, key: str) -> dict[str, Key]:
 
 
 def _kind(name: str) -> str:
-    by_folded_name = {known.casefold(): known for known in KINDS_OF_NAMES}
+    by_folded_name = {known.casefold(): known for known in KINDS}
     known = by_folded_name.get(name.casefold()) or by_folded_name.get(f"{name.casefold()}s")
     if known is None:
-        hint = closest(name, list(KINDS_OF_NAMES))
+        hint = closest(name, list(KINDS))
         raise UnknownNameError(f"atoll list {name}: no such kind; {hint}")
     return known
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atoll.lazy import LazyModule
+from atoll.platform.callbacks.metric_names import DELTA_SPENT, EPSILON_SPENT
 from atoll.platform.run_directory.run_files import Engine
 
 dp_sgd = LazyModule("atoll.attacks.defenses.dp_sgd")
@@ -25,7 +26,7 @@ LONGEST = 300
 
 
 def facts(
-    config: Mapping[str, Any], engine: Engine | None, clients: pa.Table
+    config: Mapping[str, Any], engine: Engine | None, rounds: pa.Table, clients: pa.Table
 ) -> list[tuple[str, str]]:
     """Return what a run is, as pairs of a name and a text.
 
@@ -35,8 +36,8 @@ def facts(
         ``config.toml``; nothing is taken for granted of what is in it.
     engine : Engine or None
         ``engine.json``, which knows the number of parameters.
-    clients : Table
-        ``clients.parquet``, for the privacy that was spent.
+    rounds, clients : Table
+        ``rounds.parquet`` and ``clients.parquet``, for the privacy that was spent.
     """
     found = [
         ("data", _data(config)),
@@ -44,7 +45,8 @@ def facts(
         ("method", _named(config, "strategy")),
         ("clients", _client(config)),
         ("defenses and other mods", _mods(config)),
-        ("privacy spent", _privacy(config, clients)),
+        ("privacy", ", ".join(_pairs(privacy_of(config), " = "))),
+        ("privacy spent", _central(rounds) or _of_clients(config, clients)),
         ("seed", _text(_table(config, "run").get("seed", ""))),
         ("versions", ", ".join(_pairs(_table(config, "versions"), " "))),
     ]
@@ -97,11 +99,26 @@ def _mods(config: Mapping[str, Any]) -> str:
     return "; ".join(_with_settings(mod) if isinstance(mod, dict) else _text(mod) for mod in mods)
 
 
-def _privacy(config: Mapping[str, Any], clients: pa.Table) -> str:
+def privacy_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a run's ``[privacy]``; empty without one."""
+    return _table(config, "privacy")
+
+
+def _central(rounds: pa.Table) -> str:
+    """Return what the server's noise has spent."""
+    if EPSILON_SPENT not in rounds.column_names or not len(rounds):
+        return ""
+    last = rounds.slice(len(rounds) - 1).to_pylist()[0]
+    return f"epsilon = {_text(last[EPSILON_SPENT])} at delta = {_text(last.get(DELTA_SPENT))}"
+
+
+def _of_clients(config: Mapping[str, Any], clients: pa.Table) -> str:
     epsilon = pc.max(clients.column("epsilon")).as_py()
     if epsilon is None:
         return ""
-    deltas = sorted({delta for _, delta in deltas_of(_table(config, "client").get("mods"))})
+    found = {delta for _, delta in deltas_of(_table(config, "client").get("mods"))}
+    of_budget = privacy_of(config).get("delta")
+    deltas = sorted({*found, *([of_budget] if isinstance(of_budget, float) else [])})
     at = f" at delta = {', '.join(f'{delta:g}' for delta in deltas)}" if deltas else ""
     return f"epsilon = {epsilon:.4g}{at}, the largest of any client so far"
 

@@ -13,19 +13,19 @@ import tomli_w
 
 from atoll.credentials import tables_without_credentials
 from atoll.files.atomic import write_text
-from atoll.platform.callbacks.metric_names import is_main, label_of
+from atoll.platform.callbacks.metric_names import EPSILON_SPENT, is_main, label_of
 from atoll.platform.reports.figures.client_figures import (
     clients_curves,
     curve_figures,
     last_round_figures,
-    privacy_figures,
 )
 from atoll.platform.reports.figures.domain_figures import domain_figures, statistic_rows
 from atoll.platform.reports.figures.drawing import Figure
 from atoll.platform.reports.figures.personal_figures import personal_figures, personal_rows
+from atoll.platform.reports.figures.privacy_figures import privacy_figures
 from atoll.platform.reports.figures.run_figures import all_figures
 from atoll.platform.reports.page import render
-from atoll.platform.reports.run_head import facts
+from atoll.platform.reports.run_head import facts, privacy_of
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
@@ -78,7 +78,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
         *domain_figures(rounds, partition),
         *all_figures(rounds, clients, partition, layers, read_confusion(directory)),
         *personal_figures(clients),
-        *privacy_figures(clients),
+        *privacy_figures(rounds, clients, privacy_of(config)),
         *last_round_figures(clients),
     ]
     of_clients = curve_figures(clients)
@@ -90,7 +90,7 @@ def write_report(directory: Path, result: Mapping[str, Any] | None = None) -> Pa
         clients=clients_curves(clients),
         title=directory.resolve().name,
         headline=headline(directory, result or {}),
-        facts=facts(config, read_engine(directory), clients),
+        facts=facts(config, read_engine(directory), rounds, clients),
         finished=result is not None,
         main_figures=range(len(main)),
         client_figures=range(len(main), len(main) + len(of_clients)),
@@ -122,6 +122,8 @@ def headline(directory: Path, result: Mapping[str, Any] | None = None) -> dict[s
             if is_main(key) and isinstance(value, float):
                 is_tiny = 0.0 < abs(value) < LEAST_SHOWN
                 figures[label_of(key)] = f"{value:.3g}" if is_tiny else f"{value:.4f}"
+        if last.get(EPSILON_SPENT) is not None:
+            figures["epsilon spent"] = f"{last[EPSILON_SPENT]:.4g}"
     figures |= _of_members(directory)
     if "wall_seconds" in result:
         figures["seconds"] = f"{result['wall_seconds']:.1f}"

@@ -32,7 +32,7 @@ RESULTS_OF_AN_ARENA = "results.parquet"
 INSIDE = {ARENA_FILE: "federations", SWEEP_FILE: TRIALS}
 Kind = Literal["run", "sweep", "arena"]
 # It loads PyTorch.
-known_datasets = LazyModule("atoll.clients.data.known_datasets")
+known_datasets = LazyModule("atoll.clients.data.catalog.known_datasets")
 
 
 @dataclass(frozen=True)

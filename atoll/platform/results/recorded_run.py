@@ -17,9 +17,9 @@ from torch import nn
 
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.travelling import frozen_sha256
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.client_statistics import fitted
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.files.dataset import Dataset, Split
 from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.partitioning.domains import TestSets, test_sets
 from atoll.clients.data.texts.tokenizers import Tokenizer

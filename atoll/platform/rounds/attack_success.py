@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atoll.attacks.poisoning.poison import Poison
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.training.evaluation import batch_of
 from atoll.platform.callbacks.metric_names import ATTACK_SUCCESS

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from atoll.errors import RunDirectoryError
-from atoll.platform.grid.dispatch import ExchangeReport
+from atoll.platform.grid.exchange.dispatch import ExchangeReport
 from atoll.platform.messages.outcome import Failure
 
 logger = logging.getLogger("atoll")

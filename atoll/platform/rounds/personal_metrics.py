@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from atoll.clients.personal.metric_prefix import PERSONAL
 from atoll.clients.tasks.directions import direction_of
 from atoll.platform.callbacks.worst_tenth import worst_tenth
-from atoll.platform.grid.dispatch import ExchangeReport
+from atoll.platform.grid.exchange.dispatch import ExchangeReport
 from atoll.platform.messages.outcome import Metrics
 
 EVALUATE = "evaluate"

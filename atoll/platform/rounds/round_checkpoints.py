@@ -8,8 +8,8 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import Result, Strategy
 
 from atoll.errors import CorruptCheckpointError
+from atoll.platform.grid.exchange.vectorization import VectorizationChoice
 from atoll.platform.grid.ray_grid import RayGrid
-from atoll.platform.grid.vectorization import VectorizationChoice
 from atoll.platform.rounds.array_history import ArrayHistory
 from atoll.platform.rounds.round_boundaries import first_round
 from atoll.platform.rounds.round_options import RoundOptions

@@ -26,7 +26,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from atoll import flower
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.config.aggregation import Aggregation, aggregation_of
-from atoll.platform.grid.dispatch import ExchangeReport
+from atoll.platform.grid.exchange.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_boundaries import announce, end_round, is_evaluated
 from atoll.platform.rounds.round_checkpoints import RoundCheckpoints

@@ -9,7 +9,7 @@ from flwr.app import MetricRecord
 
 from atoll.clients.personal.metric_prefix import PERSONAL
 from atoll.platform.callbacks.observers import RoundRecord
-from atoll.platform.grid.dispatch import ExchangeReport
+from atoll.platform.grid.exchange.dispatch import ExchangeReport
 from atoll.platform.messages.outcome import Metrics
 from atoll.platform.rounds.personal_metrics import personal_metrics
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs

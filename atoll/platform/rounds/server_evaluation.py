@@ -15,7 +15,7 @@ from torch import nn
 
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import TestSets
 from atoll.clients.training.evaluation import Evaluation, evaluate, metrics_by_domain
 from atoll.platform.grid.ray_grid import RayGrid

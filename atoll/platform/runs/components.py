@@ -9,13 +9,13 @@ from typing import Any
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.client_statistics import fit_to_clients
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.label_noise import with_label_noise
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.models.model_building import build_model, model_seed
-from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.clients.training.stacked.vectorized_training import obstacle_to_vectorizing
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.privacy.budget import with_budget, with_private_examples
 from atoll.platform.config.privacy.canaries import with_canaries

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from atoll.clients.apps.client_app import ClientSpec
 from atoll.clients.apps.root_training import RootTraining
 from atoll.clients.arrays.travelling import frozen_sha256
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import training_domains
 from atoll.clients.data.partitioning.partition import Partition, class_histogram
 from atoll.clients.tasks.classification import Classification
@@ -23,8 +23,8 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.poisoning import poisoned_client
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.platform.run_directory.run_files import PARTITION
+from atoll.platform.runs.checks.preflight import check_components
 from atoll.platform.runs.components import ComponentCache, Components
-from atoll.platform.runs.preflight import check_components
 from atoll.strategies.robust.fl_trust import FLTrust
 
 # Clients whose class histograms are kept.
@@ -60,7 +60,7 @@ def prepare(experiment: Experiment, cache: ComponentCache | None = None) -> Fede
     ------
     AtollError
         If the data cannot be had, a name or an argument is wrong, or the experiment cannot be run
-        (:func:`~atoll.platform.runs.preflight.check_components`).
+        (:func:`~atoll.platform.runs.checks.preflight.check_components`).
     """
     made = Components.of(experiment, cache)
     check_components(made)

@@ -44,11 +44,11 @@ from atoll.platform.run_directory.run_files import (
     read_result,
 )
 from atoll.platform.run_directory.run_lock import RunLock
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import Federation, domain_of, prepare, write_partition
 from atoll.platform.runs.layerwise.layerwise_run import LayerwiseTraining, start_workers
 from atoll.platform.runs.layerwise.network_arrays import network_arrays
 from atoll.platform.runs.natural_clients import with_natural_clients
-from atoll.platform.runs.preflight import check_settings
 from atoll.platform.runs.run_observers import observers_of
 from atoll.platform.runs.run_result import RunResult
 from atoll.platform.runs.session import Session, claim_run_directory, versions

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from atoll.clients.data.catalog import DATASETS, load_dataset
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.catalog.loading import DATASETS, load_dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.partitioning.domains import check_held_out
 from atoll.clients.data.partitioning.partition import chosen_examples

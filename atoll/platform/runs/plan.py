@@ -27,9 +27,9 @@ from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.training.evaluation import ModelData
 from atoll.platform.config.estimate import TIMED_EXAMPLES
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
-from atoll.platform.runs.preflight import check_settings
 from atoll.randomness import derive_seed, seed_everything
 
 FLOAT_BYTES = 4

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import check_held_out, training_domains
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.settings import Section

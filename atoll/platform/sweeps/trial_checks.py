@@ -1,4 +1,4 @@
-"""Preflight checks of many trials (:mod:`atoll.platform.runs.preflight`): each setting once.
+"""Preflight checks of many trials (:mod:`atoll.platform.runs.checks.preflight`): each setting once.
 
 The trials of a sweep differ in a few keys and in their seeds. What is wrong with one of them is
 known in a second, from one data set, partition and model of each kind; found by the trials
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.checks.preflight import check_components, check_settings
 from atoll.platform.runs.components import ComponentCache, Components
-from atoll.platform.runs.preflight import check_components, check_settings
 
 if TYPE_CHECKING:
     from atoll.platform.sweeps.sweep_plan import Trial
@@ -31,7 +31,7 @@ class SettingsChecks:
         self._settings: dict[str, str | None] = {}
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse what :func:`~atoll.platform.runs.preflight.check_settings` refuses.
+        """Refuse what :func:`~atoll.platform.runs.checks.preflight.check_settings` refuses.
 
         Raises
         ------

@@ -8,12 +8,12 @@ import numpy as np
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.models.gaussian_model import GaussianHead
 from atoll.clients.models.head import try_head
+from atoll.clients.models.images.gaussian_model import GaussianHead
 from atoll.errors import InvalidExperimentError
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
 from atoll.strategies.alignment.methods.hessians import CMA

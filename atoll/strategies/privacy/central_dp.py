@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from atoll.flower.arrays import array_record, to_array, view
 from atoll.privacy.accounting import Mechanism
-from atoll.privacy.kinds import Accountant, Sampling
+from atoll.privacy.kinds import DELTA, EPSILON, Accountant, Sampling
 from atoll.strategies.privacy.clipping import next_norm, noise_beside_counts
 from atoll.strategies.privacy.cohorts import draw_cohort
 from atoll.strategies.privacy.noise import fresh_noise, tree_noise
@@ -29,7 +29,6 @@ from atoll.strategies.privacy.noise import fresh_noise, tree_noise
 # The count's noise by the cohort, of adaptive clipping (Andrew et al., 2021, section 3.1).
 COUNT_NOISE = 0.05
 # Metrics of a round that this strategy adds.
-EPSILON, DELTA = "privacy_epsilon", "privacy_delta"
 NORM, CLIPPED = "clipping_norm", "clipped_share"
 
 Vector = dict[str, NDArray[np.float64]]

@@ -14,7 +14,7 @@ from atoll.attacks.arena.arena_run import JobEnd, first_victims_first, run_jobs,
 from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import write_capture
 from atoll.attacks.defenses import REFERENCES
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.settings import ModSettings
 from tests.support.attacks.captured import a_spec, captured, folder_of
 

@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from atoll.attacks.defenses.model_check import ModelCheck, suspicious_weights
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.flower import assume_identity

@@ -11,8 +11,8 @@ from sklearn.svm import SVC
 
 from atoll.attacks.generators.conditional import ConditionalGenerator
 from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset
 
 SETTINGS = TrainingSettings(steps=250, width=32, latent=16)
 SAMPLES = 600

@@ -16,7 +16,7 @@ from atoll.attacks.generators.trained_generator import (
     train_generator,
 )
 from atoll.attacks.generators.vae_training import TrainingSettings
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import DataUnavailableError, InvalidExperimentError, UnknownNameError
 
 SETTINGS = TrainingSettings(steps=4, batch_size=8, width=8, latent=4)

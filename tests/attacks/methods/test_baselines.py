@@ -9,7 +9,7 @@ import torch
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.threat.observation import PublicData, observe
 from atoll.attacks.victims import references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError
 from tests.support.attacks.attacking import attacked, figures
 from tests.support.attacks.real_updates import client_update

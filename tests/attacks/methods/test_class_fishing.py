@@ -11,7 +11,7 @@ from atoll.attacks.methods.exact.class_fishing import fished_only
 from atoll.attacks.threat.observation import observe, used_examples
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError
 from tests.support.attacks.attacking import attacked, figures
 from tests.support.attacks.real_updates import client_update

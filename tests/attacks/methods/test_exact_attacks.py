@@ -10,9 +10,9 @@ import torch
 
 from atoll.attacks.threat.capabilities import ThreatModel
 from atoll.attacks.threat.observation import observe
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_tensors import to_tensor
-from atoll.clients.models.imprint_block import ImprintBlock, aim
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.images.image_tensors import to_tensor
+from atoll.clients.models.malicious.imprint_block import ImprintBlock, aim
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.errors import AttackError

@@ -6,7 +6,7 @@ import torch
 
 from atoll.attacks.methods.generative.generator_sample import GeneratorSample
 from atoll.attacks.methods.generative.ggl import GGL, divergence
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from tests.support.attacks.digit_generator import (
     TINY_STYLEGAN2,
     digit_generator,

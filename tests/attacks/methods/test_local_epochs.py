@@ -21,7 +21,7 @@ from atoll.attacks.optim.matching import cosine
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.labels import infer_labels
 from atoll.attacks.threat.observation import observe
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError
 from tests.support.attacks.attacking import attacked, figures
 from tests.support.attacks.real_updates import client_update

@@ -16,7 +16,7 @@ from atoll.attacks.threat.attention_spans import LayerInputs, Span, attention_la
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.victims import Attacked, Victim, attack_victims, observe_victims, references_of
-from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.tasks.next_token import IGNORED, NextToken
 from atoll.errors import AttackError

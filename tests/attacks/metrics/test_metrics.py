@@ -19,7 +19,7 @@ from atoll.attacks.metrics.identification import identified
 from atoll.attacks.metrics.lpips import ALEXNET, LPIPS, SCALE, SHIFT, VGG16, read_checkpoint
 from atoll.attacks.metrics.pixels import mse, psnr
 from atoll.attacks.metrics.ssim import ssim
-from atoll.clients.data.cache import cache_root
+from atoll.clients.data.files.cache import cache_root
 from atoll.errors import DataUnavailableError
 
 

@@ -23,7 +23,7 @@ from atoll.attacks import (
 )
 from atoll.attacks.poisoning.collusion import Direction, alie_z
 from atoll.clients import load_dataset
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 
 HONEST = torch.randn(6, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
 DIRECTIONS: tuple[Direction, ...] = ("std", "unit", "sign")

@@ -19,8 +19,8 @@ from atoll.clients.moments.moment_messages import MOMENTS
 from atoll.errors import InvalidExperimentError
 from atoll.flower.arrays import view
 from atoll.platform.config.poisoning import poisoned_nodes
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import Federation, prepare
-from atoll.platform.runs.preflight import check_settings
 from atoll.strategies import build_strategy
 from tests.support.strategies.small_federation import LocalGrid
 

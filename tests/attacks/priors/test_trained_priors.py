@@ -17,7 +17,7 @@ from atoll.attacks.priors.prior_training import PriorSettings, train_prior
 from atoll.attacks.priors.proximal_training import ProximalSettings
 from atoll.attacks.priors.score_network import ScoreNetwork
 from atoll.attacks.priors.score_training import ScoreSettings
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError, DataUnavailableError
 from tests.support.attacks.attacking import attacked, figures
 

@@ -9,7 +9,7 @@ import torch
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.labels import infer_labels, label_counts
 from atoll.attacks.threat.observation import Observation, observe
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError
 from tests.support.attacks.real_updates import client_update
 

@@ -17,7 +17,7 @@ from atoll.attacks.threat.labels import infer_labels
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError, CaptureError
 from tests.support.attacks.digit_generator import digit_generator
 from tests.support.attacks.layer_updates import DT, layer_update

@@ -16,9 +16,9 @@ from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data import client_inputs
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import (

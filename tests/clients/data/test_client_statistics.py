@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.client_statistics import (
     CenteredSums,
     FirstSums,
@@ -22,7 +22,7 @@ from atoll.clients.data.client_statistics import (
     first_sums,
     fit_to_clients,
 )
-from atoll.clients.data.dataset import Dataset, Decoded, write_dataset
+from atoll.clients.data.files.dataset import Dataset, Decoded, write_dataset
 from atoll.clients.data.inputs.table import CategoryColumn, NumberColumn, TableInputs
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.data.tables.table_decoding import decode_table

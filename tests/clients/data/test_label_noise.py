@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from atoll.clients import Dataset, LabelNoise, load_dataset
-from atoll.clients.data.dataset import Decoded, Split, write_dataset
+from atoll.clients.data.files.dataset import Decoded, Split, write_dataset
 from atoll.clients.data.label_noise import noisy_labels, with_label_noise
 from atoll.clients.tasks.multi_label import MultiLabel
 from atoll.clients.tasks.regression import Regression

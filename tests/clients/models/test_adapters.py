@@ -14,7 +14,7 @@ from atoll.clients import (
     train,
 )
 from atoll.clients.arrays.travelling import frozen_sha256, travelling_state
-from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.clients.training.stacked.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import InvalidExperimentError
 
 pytest.importorskip("peft")

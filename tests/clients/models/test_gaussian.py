@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from atoll.clients.models.gaussian_model import GaussianHead, GaussianModel
+from atoll.clients.models.images.gaussian_model import GaussianHead, GaussianModel
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.errors import InvalidExperimentError

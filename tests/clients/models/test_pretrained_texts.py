@@ -14,7 +14,7 @@ from atoll.clients import (
 )
 from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.models.texts.minilm import Bert, BertSizes
-from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.clients.training.stacked.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import InvalidExperimentError
 
 transformers = pytest.importorskip("transformers")

@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.inputs.images import images_of
+from atoll.clients.models.images.resnet50 import FrozenBatchNorm2d, ResNet50, resnet50
 from atoll.clients.models.model_building import build_model, warn_of_other_normalization
 from atoll.clients.models.pretrained import from_keras, read_tfjs, read_weights
-from atoll.clients.models.resnet50 import FrozenBatchNorm2d, ResNet50, resnet50
 from atoll.clients.settings import ModelSettings
-from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.clients.training.stacked.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 
 BLOCKS = {2: "abc", 3: "abcd", 4: "abcdef", 5: "abc"}

@@ -18,7 +18,7 @@ from atoll.clients.models.tables import OneHotRows
 from atoll.clients.settings import ModelSettings
 from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.regression import Regression
-from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.clients.training.stacked.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import InvalidExperimentError
 
 TASK = Classification(classes=("a", "b", "c"))

@@ -11,7 +11,7 @@ from atoll.clients import (
     TokenInputs,
     build_model,
 )
-from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.clients.training.stacked.vectorized_training import obstacle_to_vectorizing
 from atoll.errors import InvalidExperimentError
 
 INPUTS = TokenInputs(length=7, vocabulary=11, padding=0)

@@ -18,7 +18,7 @@ from atoll.clients.models.head import SplitModel
 from atoll.clients.models.model_building import build_model
 from atoll.clients.models.weights.masks import masks_of
 from atoll.clients.settings import CompanderSettings, MaskSettings, ModelSettings
-from atoll.clients.training.vectorized_training import obstacle_to_vectorizing
+from atoll.clients.training.stacked.vectorized_training import obstacle_to_vectorizing
 
 SHAPE = (1, 8, 8)
 IMAGES = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0))

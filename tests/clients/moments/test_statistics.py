@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atoll.clients.models.gaussian_model import GaussianHead
 from atoll.clients.models.head import SplitModel
 from atoll.clients.models.head_outputs import HeadOutputs
+from atoll.clients.models.images.gaussian_model import GaussianHead
 from atoll.clients.moments.head_statistics import (
     HeadGradient,
     HessianDiagonal,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.noprop.block_training import block_objective as objectives
 from atoll.clients.noprop.block_training.epoch_training import train_epoch
 from atoll.clients.noprop.block_training.example_source import Examples
@@ -60,7 +60,7 @@ def network_of(made: Design, shared: SharedPart, parts: dict[str, TrainingUnit])
     return network.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_block_that_saw_z_t_in_training_fails_in_stochastic_inference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.noprop.block_training.epoch_training import train_epoch
 from atoll.clients.noprop.block_training.example_source import Examples
 from atoll.clients.noprop.block_training.training_memory import (

@@ -16,8 +16,8 @@ from torch import nn
 from atoll import Experiment
 from atoll.clients import ClientSettings, evaluate, load_dataset, train
 from atoll.errors import EngineError, InvalidExperimentError
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
-from atoll.platform.runs.preflight import check_settings
 
 MODULE = """
 import torch

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import confusion_matrix
 
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import (
     test_sets as domain_sets,  # pytest would collect it
 )

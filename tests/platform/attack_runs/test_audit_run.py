@@ -18,8 +18,8 @@ from atoll.platform.attack_runs.membership_run import run_membership
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.config.privacy.canaries import CANARY_EXAMPLES
 from atoll.platform.config.sections import CaptureSettings
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
-from atoll.platform.runs.preflight import check_settings
 from atoll.privacy.one_run import audit_scores
 from tests.support.attacks.captured_run import captured_run
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from atoll.attacks.captures.capture_files import write_capture
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.settings import ClientSettings
 from atoll.errors import AttackError, CaptureError, RunDirectoryError
 from atoll.platform.attack_runs.membership_run import MembershipRun, run_membership

@@ -21,7 +21,7 @@ from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.callbacks.tensorboard import TensorBoardLog
 from atoll.platform.callbacks.wandb_log import WandbLog
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.preflight import check_settings
+from atoll.platform.runs.checks.preflight import check_settings
 
 PASSWORD, KEY = "a-secret-word", "0123456789abcdef0123456789abcdef01234567"
 CONFIG = Experiment.from_dict(

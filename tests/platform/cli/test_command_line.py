@@ -240,7 +240,8 @@ workers = 1
 """
 
 
-@pytest.mark.parametrize("what", ["layers", pytest.param("flower", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("what", ["layers", "flower"])
 def test_sigterm_ends_every_kind_of_run_as_ctrl_c_does(tmp_path: Path, what: str) -> None:
     directory = tmp_path / "run"
     (tmp_path / "layers.toml").write_text(LAYERS)

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from atoll.platform.cli.application import application
 from atoll.platform.cli.commands import reference
 from atoll.platform.cli.output.columns import indented, name_lines
-from atoll.platform.reference.names import kinds, names_of
+from atoll.platform.reference.kinds import kinds
+from atoll.platform.reference.names import names_of
 from tests.support.paths import ROOT
 
 

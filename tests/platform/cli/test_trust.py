@@ -22,7 +22,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from atoll.attacks.arena.arena_job import Conditions, Job, run_job
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import AtollError, UntrustedCodeError
 from atoll.files.recorded import write_recorded_text

@@ -9,9 +9,9 @@ from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.client_mods import MODS, with_references
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import run
-from atoll.platform.runs.preflight import check_settings
 
 
 def experiment(*mods: object, model: dict[str, object] | None = None) -> Experiment:

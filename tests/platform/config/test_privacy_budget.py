@@ -11,11 +11,13 @@ import pytest
 from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.errors import InvalidExperimentError, RunDirectoryError
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.reports.figures.drawing import Curves, Level
+from atoll.platform.reports.figures.privacy_figures import privacy_figures
 from atoll.platform.run_directory.identity import RunIdentity
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.components import Components
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import run
-from atoll.platform.runs.preflight import check_settings
 from atoll.strategies import CentralDP
 
 
@@ -132,6 +134,14 @@ def test_a_run_stops_before_its_budget_is_overspent(tmp_path: Path, cluster: Non
     assert isinstance(strategy, CentralDP)
     assert spent[-1] == strategy.epsilon(len(rows)) <= 3.0 < strategy.epsilon(len(rows) + 1)
     assert {row["train_privacy_delta"] for row in rows} == {1e-3}
+    # The report has the curve, the budget as a line across, and the last value at its head.
+    tables = [pq.read_table(result.directory / f"{name}.parquet") for name in ("rounds", "clients")]
+    [(title, figure)] = privacy_figures(*tables, {"epsilon": 3.0})
+    assert isinstance(figure, Curves)
+    assert (figure.series[0].y, figure.level) == (spent, Level("budget", 3.0))
+    page = (result.directory / "report.html").read_text()
+    assert title in page
+    assert f"epsilon = {spent[-1]:g} at delta = 0.001" in page
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from atoll.clients.ranges import CONFIG
 from atoll.clients.settings import ModelSettings, Section
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
-from atoll.platform.runs.preflight import check_settings
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.strategies import STRATEGIES
 from atoll.strategies.strategy_arguments import ARGUMENTS
 

@@ -22,7 +22,7 @@ from atoll.errors import (
 )
 from atoll.platform.arenas.arena_plan import load_arena
 from atoll.platform.config.experiment import Experiment, load_experiment
-from atoll.platform.runs.preflight import check_settings
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.sweeps.sweep_plan import load_sweep
 from tests.support.paths import ROOT
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll import flower
-from atoll.platform.grid.draws import Draws
+from atoll.platform.grid.exchange.draws import Draws
 from atoll.platform.grid.mailbox import Mailbox
 from atoll.platform.grid.node_ids import NodeIds
 from atoll.platform.grid.node_queues import NodeQueues

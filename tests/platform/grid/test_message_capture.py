@@ -22,7 +22,7 @@ from atoll.attacks.capture_validation.replay import diagnose_capture
 from atoll.attacks.captures.capture_files import CAPTURES, find_captures, read_capture, read_truth
 from atoll.attacks.threat.label_leakage import leaked_labels, share_recovered
 from atoll.attacks.victims import references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError, CaptureError, InvalidExperimentError
 from atoll.platform.attack_runs.attack_run import run_attack
 from atoll.platform.attack_runs.label_counts import run_labels
@@ -59,8 +59,11 @@ THIRD_AND_FIFTH: dict[str, Any] = {"nodes": [3, 5], "rounds": [1, 2]}
     "tables",
     [
         {},
-        {"client": {"vectorize": True}},
-        {"client": {"mods": ["tests.support.user_code.doubling_mod:doubled"]}},
+        pytest.param({"client": {"vectorize": True}}, marks=pytest.mark.long),
+        pytest.param(
+            {"client": {"mods": ["tests.support.user_code.doubling_mod:doubled"]}},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_recording_does_not_change_the_run_by_a_bit(

@@ -26,7 +26,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.aggregation import aggregation_of
-from atoll.platform.grid.dispatch import ExchangeReport
+from atoll.platform.grid.exchange.dispatch import ExchangeReport
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import run_rounds
 from atoll.platform.rounds.round_options import RoundOptions

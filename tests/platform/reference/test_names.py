@@ -9,7 +9,8 @@ import pytest
 from atoll.clients.models import MODELS
 from atoll.errors import UnknownNameError
 from atoll.platform.reference.docstrings import descriptions_of
-from atoll.platform.reference.names import describe_name, kinds, names_of, names_with
+from atoll.platform.reference.kinds import kinds
+from atoll.platform.reference.names import describe_name, names_of, names_with
 
 ALL = [(kind, name) for kind, _ in kinds() for name, _ in names_of(kind)]
 

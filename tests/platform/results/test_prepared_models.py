@@ -24,7 +24,7 @@ from atoll.clients import (
     TokenInputs,
     build_model,
 )
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.client_statistics import fitted
 from atoll.clients.data.texts.tokenizers import tokenizer_of
 from atoll.platform.results.exports.formats import (

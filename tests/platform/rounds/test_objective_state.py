@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 from atoll.clients.apps.client_app import ClientSpec, FederatedClientApp, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.partitioning.partition import partition_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import (

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.models.head_outputs import HeadOutputs
 from atoll.clients.models.model_building import build_model
 from atoll.platform.callbacks.observers import RoundRecord

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.training.evaluation import evaluate
 from atoll.errors import InvalidExperimentError

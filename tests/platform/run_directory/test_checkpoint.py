@@ -273,7 +273,13 @@ class Stop(Exception):
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("name", strategies())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("FedAdam", "DP") else pytest.mark.long)
+        for name in strategies()
+    ],
+)
 def test_a_resumed_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     def run(directory: Path, stop_after: int | None = None, workers: int = 1) -> str:
         seed_everything(7)

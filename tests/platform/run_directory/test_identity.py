@@ -111,6 +111,7 @@ def draw_images(folder: Path, seed: int) -> None:
         Image.fromarray(pixels).save(place / f"{number}.png")
 
 
+@pytest.mark.long
 def test_a_run_goes_on_by_itself_and_never_on_other_data(
     tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

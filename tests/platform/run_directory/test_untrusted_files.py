@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from atoll.attacks.arena.result_store import JobStore
 from atoll.attacks.captures.capture_files import read_capture, read_truth
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.errors import (
     AtollError,

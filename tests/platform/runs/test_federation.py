@@ -68,8 +68,15 @@ def test_together_and_in_turn_end_close_to_each_other(tmp_path: Path) -> None:
         np.testing.assert_allclose(array.numpy(), arrays[1][key].numpy(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("vectorize", [True, False])
-@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize(
+    ("vectorize", "batch_size"),
+    [
+        (True, 8),
+        (False, 1),
+        pytest.param(True, 1, marks=pytest.mark.long),
+        pytest.param(False, 8, marks=pytest.mark.long),
+    ],
+)
 def test_a_client_whose_training_gives_nan_is_found_and_the_others_count(
     tmp_path: Path, vectorize: bool, batch_size: int
 ) -> None:

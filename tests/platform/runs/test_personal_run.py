@@ -16,9 +16,9 @@ from atoll import open_run, run
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.run_directory.checkpoint import CheckpointStore
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.federation_run import resume
-from atoll.platform.runs.preflight import check_settings
 
 DATA = {"dataset": "digits", "clients": 5, "client_test_fraction": 0.3}
 LOCAL_DITTO: list[dict[str, Any]] = [{"local": "head"}, {"personal": {"name": "ditto"}}]
@@ -61,10 +61,8 @@ run(load_experiment(Path(sys.argv[1])), out=Path(sys.argv[2]), observers=lambda 
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "client", [LOCAL_DITTO[0], *(pytest.param(c, marks=pytest.mark.long) for c in LOCAL_DITTO[1:])]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("client", LOCAL_DITTO)
 def test_what_nodes_keep_survives_a_kill_to_the_same_bits(
     client: dict[str, Any], tmp_path: Path, joining: dict[str, str]
 ) -> None:

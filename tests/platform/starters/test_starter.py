@@ -83,10 +83,8 @@ def test_a_kind_that_is_none_is_answered_with_the_nearest(tmp_path: Path) -> Non
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=() if kind == "images" else pytest.mark.long) for kind in KINDS],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_it_says_to_do_next_runs(kind: str, tmp_path: Path) -> None:
     write_starter(STARTERS[kind], tmp_path)
     for command in STARTERS[kind].commands:

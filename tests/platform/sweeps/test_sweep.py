@@ -48,6 +48,7 @@ run.seed = [0, 1]
 [sweep.variants.prox.client]
 proximal_mu = 0.5
 """
+ONE_SEED = SWEEP.replace("[0, 1]", "[0]")
 
 
 def planned(tmp_path: Path, *overrides: str, text: str = SWEEP) -> Sweep:
@@ -61,18 +62,18 @@ def rows(result: SweepResult, table: str = "trials") -> list[dict]:
 
 
 def test_trials_are_runs_and_a_finished_one_is_not_run_again(tmp_path: Path, cluster: None) -> None:
-    sweep, directory = planned(tmp_path), tmp_path / "out"
+    sweep, directory = planned(tmp_path, text=ONE_SEED), tmp_path / "out"
     ends: list[TrialEnd] = []
     result = run_sweep(sweep, directory, on_end=ends.append)
-    assert [end.done for end in ends] == [1, 2, 3, 4]
-    assert {end.of for end in ends} == {4}
+    assert [end.done for end in ends] == [1, 2]
+    assert {end.of for end in ends} == {2}
     assert result.failed == {}
     for trial, row in zip(sweep.trials, rows(result), strict=True):
         assert (row["method"], row["seed"], row["status"]) == (trial.method, trial.seed, "finished")
         assert (Path(row["directory"]) / "report.html").exists()
     # A trial comes to the bits of the run that it stands for.
-    alone = run(sweep.trials[2].experiment, out=tmp_path / "alone")
-    assert rows(result)[2]["parameters_sha256"] == alone.summary["parameters_sha256"]
+    alone = run(sweep.trials[1].experiment, out=tmp_path / "alone")
+    assert rows(result)[1]["parameters_sha256"] == alone.summary["parameters_sha256"]
     # The table's figure is the one in the run's ledger.
     ledger = pq.read_table(tmp_path / "alone" / "rounds.parquet")
     [first] = [
@@ -93,25 +94,30 @@ def test_trials_are_runs_and_a_finished_one_is_not_run_again(tmp_path: Path, clu
     }
     text = (directory / "results.md").read_text()
     assert "| method | e0.9 (held out) | grey (probe) | e0.2 (training) |" in text
-    assert "(2 seeds)" in text
 
     written = {path: path.stat().st_mtime_ns for path in directory.glob("trials/*/result.json")}
-    assert len(written) == 4
-    grown = planned(tmp_path, text=SWEEP.replace("[0, 1]", "[0, 1, 2]"))
+    assert len(written) == 2
     ends.clear()
-    result = run_sweep(grown, directory, on_end=ends.append)
-    assert sorted(end.trial.seed for end in ends) == [2, 2]
+    result = run_sweep(planned(tmp_path), directory, on_end=ends.append)
+    assert sorted(end.trial.seed for end in ends) == [1, 1]
     assert all(path.stat().st_mtime_ns == before for path, before in written.items())
-    assert "(3 seeds)" in result.tables
+    assert "(2 seeds)" in result.tables
 
+
+@pytest.mark.long
+def test_a_damaged_trial_is_run_again_and_one_of_other_data_refused(
+    tmp_path: Path, cluster: None
+) -> None:
+    sweep, directory = planned(tmp_path, text=ONE_SEED), tmp_path / "out"
+    result = run_sweep(sweep, directory)
     # One trial's result is cut off, and another's ledger: the first is made again, and the second
     # is said to be missing in the table.
     first, second = (Path(row["directory"]) for row in rows(result)[:2])
     whole, ledger = (first / "result.json").read_text(), second / "rounds.parquet"
     (first / "result.json").write_text(whole[:40])
     ledger.write_bytes(b"")
-    ends.clear()
-    damaged = run_sweep(grown, directory, on_end=ends.append)
+    ends: list[TrialEnd] = []
+    damaged = run_sweep(sweep, directory, on_end=ends.append)
     assert [(end.trial.name, end.error) for end in ends] == [(first.name, None)]
     assert (
         json.loads((first / "result.json").read_text())["metrics"] == json.loads(whole)["metrics"]
@@ -124,7 +130,7 @@ def test_trials_are_runs_and_a_finished_one_is_not_run_again(tmp_path: Path, clu
     tables["data"]["colored-digits"] = "00"
     write_recorded_json(first / "identity.json", tables)
     with pytest.raises(RunDirectoryError, match=r"other data \(colored-digits\): SHA-256 00 there"):
-        run_sweep(grown, directory)
+        run_sweep(sweep, directory)
 
 
 @pytest.mark.long
@@ -181,7 +187,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(
     tmp_path: Path, cluster: None, number: signal.Signals
 ) -> None:
     settings = ("run.rounds=12", "sweep.parallel=1")
-    sweep = planned(tmp_path, *settings, text=SWEEP.replace("[0, 1]", "[0]"))
+    sweep = planned(tmp_path, *settings, text=ONE_SEED)
     directory = tmp_path / "out"
     command = [sys.executable, "-m", "atoll", "sweep", str(tmp_path / "sweep.toml")]
     options = [word for setting in settings for word in ("--set", setting)]

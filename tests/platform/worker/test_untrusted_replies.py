@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atoll import flower
-from atoll.platform.grid.replies import replies_of, settle_mismatches
+from atoll.platform.grid.exchange.replies import replies_of, settle_mismatches
 from atoll.platform.messages.exchange import Chunk, Envelope, Exchange
 from atoll.platform.messages.packing import pack, structure_of
 from atoll.platform.worker.client_runner import ClientRunner

@@ -9,7 +9,7 @@ import pytest
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.errors import InvalidExperimentError
 from atoll.strategies import build_strategy

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atoll.clients import Classification, MultiLabel, Regression, TokenInputs
-from atoll.clients.data.dataset import Decoded, Split
+from atoll.clients.data.files.dataset import Decoded, Split
 from tests.strategies.alignment.test_exactness import (
     METHODS,
     SEEDED,

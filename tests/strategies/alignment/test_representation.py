@@ -15,9 +15,9 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
-from atoll.clients.models.gaussian_model import GaussianHead, GaussianModel
+from atoll.clients.models.images.gaussian_model import GaussianHead, GaussianModel
 from atoll.clients.settings import ClientSettings
 from atoll.errors import InvalidExperimentError
 from atoll.randomness import derive_seed

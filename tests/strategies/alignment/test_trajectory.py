@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split, write_dataset
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.models.mlp import irm_mlp
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
@@ -118,7 +118,11 @@ PENALTIES: dict[str, tuple[str, dict[str, Any], Callable[[Any], Tensor]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reset", [False, True], ids=["as the script", "with a new Adam"])
+@pytest.mark.parametrize(
+    "reset",
+    [False, pytest.param(True, marks=pytest.mark.long)],
+    ids=["as the script", "with a new Adam"],
+)
 @pytest.mark.parametrize("method", PENALTIES)
 def test_parameters_stay_together_through_the_anneal_step(
     method: str, reset: bool, tmp_path: Path

@@ -10,7 +10,7 @@ from atoll.attacks.base.attack import Attack
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.threat.observation import used_examples
 from atoll.attacks.victims import Attacked, Victim, attack_victims, observe_victims, references_of
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from tests.support.attacks.real_updates import client_update
 
 # The client's gradient is read off its weights: a large step loses least to rounding.

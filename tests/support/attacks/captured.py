@@ -10,7 +10,7 @@ from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.client_spec import ClientSpec
 from atoll.clients.apps.local_clients import clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.partitioning.partition import partition_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, ModSettings

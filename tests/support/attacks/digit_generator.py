@@ -15,7 +15,7 @@ from atoll.attacks.generators.trained_generator import train_generator
 from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.attacks.metrics.pixels import psnr
 from atoll.attacks.threat.observation import Mimic, Observation, observe
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from tests.support.attacks.real_updates import client_update
 
 # A generator as an experiment file names it.

@@ -10,8 +10,8 @@ import torch
 from flwr.app import RecordDict
 
 from atoll.attacks.captures.capture import Capture, Content, Truth
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.noprop.block_training.example_source import GivenExamples
 from atoll.clients.noprop.block_training.layer_training import (
     LayerTraining,

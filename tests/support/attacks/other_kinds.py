@@ -8,7 +8,7 @@ import numpy as np
 
 from atoll.attacks.example_victims import example_victim
 from atoll.attacks.victims import Victim
-from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.inputs.kinds import AnyInputs
 from atoll.clients.data.inputs.table import CategoryColumn, NumberColumn, TableInputs
 from atoll.clients.data.inputs.tokens import TokenInputs

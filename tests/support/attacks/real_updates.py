@@ -12,9 +12,9 @@ from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Tru
 from atoll.attacks.threat.capabilities import ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.threat.simulation import ClientSimulation
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.clients.training.local_training import batches, train

@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_app import ClientSpec, make_client_app
-from atoll.clients.data.catalog import load_dataset
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.catalog.loading import load_dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition, partition_dataset
 from atoll.clients.personal.method import PersonalClient, PersonalMethod
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, PartitionSettings

@@ -17,7 +17,7 @@ import ray
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from atoll.clients.data.dataset import Decoded, Split, write_dataset
+from atoll.clients.data.files.dataset import Decoded, Split, write_dataset
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.rounds.round_loop import run_rounds

@@ -9,7 +9,7 @@ import torch
 
 from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
 from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.files.recorded import write_recorded_json

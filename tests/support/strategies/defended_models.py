@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from atoll.clients.models.gaussian_model import gaussian_representation
+from atoll.clients.models.images.gaussian_model import gaussian_representation
 from atoll.clients.models.variational_bottleneck import precode
 
 

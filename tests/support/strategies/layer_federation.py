@@ -9,8 +9,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from atoll.clients.apps.client_app import make_client_app
 from atoll.platform.config.experiment import Experiment
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
-from atoll.platform.runs.preflight import check_settings
 from tests.support.strategies.small_federation import LocalGrid
 
 CLIENTS = 4

@@ -21,7 +21,7 @@ from atoll import flower
 from atoll.clients.apps.client_app import ClientSpec, FederatedClientApp, make_client_app
 from atoll.clients.apps.local_clients import LocalClients, clients_of
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.partitioning.partition import Partition

@@ -15,7 +15,7 @@ from atoll.attacks.base.attack import Reconstruction, SeparateAttack
 from atoll.attacks.base.optimization_attack import to_unit
 from atoll.attacks.threat.labels import infer_labels
 from atoll.attacks.threat.observation import Observation
-from atoll.clients.models.vision_transformer import VisionTransformer
+from atoll.clients.models.images.vision_transformer import VisionTransformer
 from atoll.clients.ranges import Share
 from atoll.errors import AttackError
 

@@ -1,8 +1,8 @@
 """Class fishing: one class's examples out of a large batch, or a sum of clients (Wen et al., 2022).
 
-The server sends a model of :mod:`atoll.clients.models.fishing_head`. The bias's gradient says how
-many examples of the class there are, and the rest of the update is theirs: where there is one, it
-is inverted as that of a batch of one. Secure aggregation does not hinder it.
+The server sends a model of :mod:`atoll.clients.models.malicious.fishing_head`. The bias's gradient
+says how many examples of the class there are, and the rest of the update is theirs: where there is
+one, it is inverted as that of a batch of one. Secure aggregation does not hinder it.
 """
 
 from __future__ import annotations

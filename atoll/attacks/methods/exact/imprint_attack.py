@@ -1,7 +1,8 @@
 """Robbing the Fed: images read off the gradient of an imprint block (Fowl et al., 2022).
 
-The server sends a model of :mod:`atoll.clients.models.imprint_block`. The difference of the
-gradients of neighbouring bins is that of the images whose brightness lies between their thresholds.
+The server sends a model of :mod:`atoll.clients.models.malicious.imprint_block`. The difference of
+the gradients of neighbouring bins is that of the images whose brightness lies between their
+thresholds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from atoll.attacks.base.attack import Reconstruction, SeparateAttack
 from atoll.attacks.base.optimization_attack import to_unit
 from atoll.attacks.threat.capabilities import Capability
 from atoll.attacks.threat.observation import Observation
-from atoll.clients.models.imprint_block import ImprintBlock
+from atoll.clients.models.malicious.imprint_block import ImprintBlock
 from atoll.clients.ranges import Share
 from atoll.errors import AttackError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from atoll.clients.data.dataset import Decoded
+from atoll.clients.data.files.dataset import Decoded
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_files import TableRows, find_file
 from atoll.clients.data.tables.table_options import Name, TableOptions

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atoll.clients.data.dataset import Decoded
+from atoll.clients.data.files.dataset import Decoded
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_files import find_file, read_rows
 from atoll.clients.data.tables.table_options import Name, TableOptions

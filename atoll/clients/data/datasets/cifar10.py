@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atoll.clients.data.dataset import Decoded, Split
+from atoll.clients.data.files.dataset import Decoded, Split
 from atoll.errors import DataUnavailableError
 from atoll.files.reading import read_json
 

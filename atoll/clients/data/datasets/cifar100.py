@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atoll.clients.data.dataset import Decoded
 from atoll.clients.data.datasets.cifar10 import read_records
+from atoll.clients.data.files.dataset import Decoded
 from atoll.errors import DataUnavailableError
 
 CLASSES = 100

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from atoll.clients.data.dataset import Dataset, Decoded, Split
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split
 from atoll.clients.data.options import Preset
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atoll.clients.data.dataset import Decoded, Split
+from atoll.clients.data.files.dataset import Decoded, Split
 
 FILE = Path(__file__).with_name("digits.npz")
 TEST_EVERY = 5

@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.dataset import Decoded, Split
 from atoll.clients.data.datasets.image_files import (
     ImageFile,
     ImageFiles,
@@ -29,6 +28,7 @@ from atoll.clients.data.datasets.image_files import (
     read_picture,
 )
 from atoll.clients.data.domain_names import check_domain_names
+from atoll.clients.data.files.dataset import Decoded, Split
 from atoll.clients.ranges import Pixels, Seed
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from atoll.clients.data.dataset import Decoded, Split
+from atoll.clients.data.files.dataset import Decoded, Split
 from atoll.clients.data.inputs.table import NumberColumn, TableInputs
 from atoll.clients.data.tables.cells import numbers_of, texts_of
 from atoll.clients.data.tables.table_decoding import decode_table

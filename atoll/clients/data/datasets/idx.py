@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.dataset import Decoded, Split
+from atoll.clients.data.files.dataset import Decoded, Split
 from atoll.errors import DataUnavailableError
 
 DIGITS = tuple("0123456789")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
-from atoll.clients.data.dataset import Dataset, Decoded, Split
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split
 from atoll.clients.data.options import Preset
 from atoll.clients.ranges import Seed
 from atoll.clients.settings import Section

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.ranges import Pixels
 

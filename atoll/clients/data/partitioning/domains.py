@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.files.dataset import Dataset, Split
 from atoll.clients.tasks.classification import Classification
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError

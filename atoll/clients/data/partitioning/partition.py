@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import cache_root
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.files.cache import cache_root
+from atoll.clients.data.files.dataset import Dataset, Split
 from atoll.clients.data.partitioning.domains import check_held_out, is_sorted, trainable
 from atoll.clients.data.partitioning.partitioners import (
     NAME,

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atoll.clients.data.dataset import Decoded, Split
 from atoll.clients.data.domain_names import check_domain_names
+from atoll.clients.data.files.dataset import Decoded, Split
 from atoll.clients.data.inputs.table import CategoryColumn, NumberColumn, TableInputs
 from atoll.clients.data.tables.cells import texts_of
 from atoll.clients.data.tables.columns import check_names, coded, find_inputs, input_names

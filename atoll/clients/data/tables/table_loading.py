@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from atoll.clients.data.cache import cache_root
-from atoll.clients.data.dataset import Dataset, write_dataset
+from atoll.clients.data.files.cache import cache_root
+from atoll.clients.data.files.dataset import Dataset, write_dataset
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_files import read_rows, sha256_of_files
 from atoll.clients.data.tables.table_options import TableOptions

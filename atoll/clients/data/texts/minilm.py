@@ -6,8 +6,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from atoll.clients.data.cache import cache_root, scratch_folder
-from atoll.clients.data.downloads import PythonPackage
+from atoll.clients.data.files.cache import cache_root, scratch_folder
+from atoll.clients.data.files.downloads import PythonPackage
 from atoll.errors import DataUnavailableError
 from atoll.files.atomic import appearing
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from atoll.clients.data.dataset import Decoded, Split
+from atoll.clients.data.files.dataset import Decoded, Split
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.texts.tokenizers import MINILM, Tokenizer, make_tokenizer
 from atoll.clients.ranges import Share

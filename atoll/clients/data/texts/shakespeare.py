@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atoll.clients.data.dataset import Decoded, Split
+from atoll.clients.data.files.dataset import Decoded, Split
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.texts.characters import CharacterTokenizer
 from atoll.clients.data.texts.sequences import last_tokens, next_tokens

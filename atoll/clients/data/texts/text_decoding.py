@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import cache_root
-from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.domain_names import check_domain_names
+from atoll.clients.data.files.cache import cache_root
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.tables.cells import texts_of
 from atoll.clients.data.tables.table_decoding import (

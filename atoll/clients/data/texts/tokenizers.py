@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.dataset import TOKENIZER, Dataset
+from atoll.clients.data.files.dataset import TOKENIZER, Dataset
 from atoll.clients.data.texts.characters import KIND, CharacterTokenizer
 from atoll.clients.data.texts.minilm import minilm_file
 from atoll.clients.data.texts.subwords import SubwordTokenizer

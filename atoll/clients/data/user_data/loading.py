@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.clients.data.cache import cache_root, scratch_folder
-from atoll.clients.data.dataset import (
+from atoll.clients.data.domain_names import check_domain_names
+from atoll.clients.data.files.cache import cache_root, scratch_folder
+from atoll.clients.data.files.dataset import (
     Dataset,
     Decoded,
     Split,
     fingerprint_of,
     write_dataset,
 )
-from atoll.clients.data.domain_names import check_domain_names
 from atoll.clients.data.user_data.examples import EXPECTED, Columns, is_split, read_columns
 from atoll.clients.data.user_data.loaded_data import COLUMNS, LoadedData
 from atoll.clients.data.user_data.own_tables import decode_own_table, is_table
@@ -214,7 +214,7 @@ def _decoded(data: LoadedData, seed: int, scratch: Path) -> Decoded:
 
 def _check_augmentation(name: str) -> None:
     # It loads PyTorch, which a check of options does without.
-    from atoll.clients.data.augmentation import AUGMENTATIONS
+    from atoll.clients.data.images.augmentation import AUGMENTATIONS
 
     known = ["none", *AUGMENTATIONS]
     if name not in known:

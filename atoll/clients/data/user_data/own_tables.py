@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atoll.clients.data.dataset import Decoded
+from atoll.clients.data.files.dataset import Decoded
 from atoll.clients.data.tables.table_decoding import decode_table
 from atoll.clients.data.tables.table_files import TableRows
 from atoll.clients.data.tables.table_options import TableOptions

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.files.dataset import Dataset, Split
 
 
 class ExampleSource(Protocol):

@@ -62,7 +62,7 @@ class ControlVariates(ObjectiveTerm):
                 # c_i+ - c_i = - c - (y_i - x)/(K lr).
                 scale = -1.0 / (done.steps * done.learning_rate)
                 change = list(torch._foreach_mul(done.moved, scale))
-                change = list(torch._foreach_sub(change, server))
+                torch._foreach_sub_(change, server)
             if done.steps:
                 new = torch._foreach_add(own, change)
                 context.memory.write(context.by_name(list(new)))

@@ -12,7 +12,7 @@ from flwr.app import Message
 from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.training_messages import config_of, round_of
 from atoll.clients.arrays.travelling import travelling_state
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.flower.arrays import view
 from atoll.platform.attack_runs.shadows.local_grid import LocalGrid
 from atoll.platform.attack_runs.shadows.shadow_plan import Losses, Questions, ShadowPlan

@@ -21,7 +21,7 @@ from atoll.attacks.membership.shadow_scores import (
     relative_membership,
 )
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.errors import AttackError
 from atoll.platform.attack_runs.shadows.shadow_runs import (
     Asked,

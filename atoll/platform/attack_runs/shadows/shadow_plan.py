@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atoll.attacks.membership.shadow_design import Indices, ShadowDesign, Target
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.randomness import derive_seed
 
 # By round and client: the losses of its candidates, then those of the population.

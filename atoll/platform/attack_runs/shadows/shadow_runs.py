@@ -21,7 +21,7 @@ from safetensors.numpy import load, save_file
 
 from atoll import flower
 from atoll.attacks.membership.shadow_design import Indices, ShadowDesign, Target
-from atoll.clients.data.dataset import TOKENIZER, Dataset, Decoded, Split, write_dataset
+from atoll.clients.data.files.dataset import TOKENIZER, Dataset, Decoded, Split, write_dataset
 from atoll.clients.tasks.classification import Classification
 from atoll.errors import AttackError, EngineError, RunDirectoryError
 from atoll.files.atomic import appearing, replacing

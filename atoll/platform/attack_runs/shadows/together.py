@@ -26,9 +26,9 @@ from atoll.clients.apps.training_messages import config_of, proximal_mu_of
 from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.noprop.noprop_settings import is_noprop
-from atoll.clients.training.client_batch import ClientBatch
-from atoll.clients.training.stacked_layers import stacked_linear_layers
-from atoll.clients.training.vectorized_training import VectorizedTrainer
+from atoll.clients.training.stacked.client_batch import ClientBatch
+from atoll.clients.training.stacked.stacked_layers import stacked_linear_layers
+from atoll.clients.training.stacked.vectorized_training import VectorizedTrainer
 from atoll.flower.arrays import view
 from atoll.platform.attack_runs.shadows.local_grid import LocalGrid, random_state_kept
 from atoll.platform.attack_runs.shadows.shadow_plan import Losses, Questions, ShadowPlan

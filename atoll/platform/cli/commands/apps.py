@@ -65,7 +65,7 @@ def flower(
     directories: list[Path] = []
     with clear_errors(lambda: directories[0] if directories else None):
         say_loading(app_dir.resolve().name)
-        from atoll.platform.runs.app_run import TABLE, AppRun, run_flower_app
+        from atoll.platform.runs.apps.app_run import TABLE, AppRun, run_flower_app
         from atoll.trust import note, uses_in
 
         log_to_terminal("info")
@@ -106,7 +106,7 @@ def data_get(
     """Fetch a data set into the cache and verify it."""
     with clear_errors():
         say_loading(name, console, "PyTorch")
-        from atoll.clients.data.catalog import load_dataset
+        from atoll.clients.data.catalog.loading import load_dataset
         from atoll.platform.cli.output.plan import predicted
 
         log_to_terminal("info")

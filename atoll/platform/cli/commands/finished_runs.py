@@ -69,6 +69,7 @@ def runs(
     Example: atoll runs --tag paper --where strategy.name=FedAvg --sort metric
     """
     with clear_errors():
+        errors.print(f"{folder}: looking for runs", style="dim", soft_wrap=True, markup=False)
         from atoll.platform.results import inventory
 
         log_to_terminal("error")

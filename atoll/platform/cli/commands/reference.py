@@ -10,6 +10,7 @@ import typer
 from atoll.platform.cli.completion import complete_key, complete_kind, complete_name
 from atoll.platform.cli.output.columns import indented, name_lines
 from atoll.platform.cli.terminal import clear_errors, console
+from atoll.platform.reference.kinds import kinds
 
 if TYPE_CHECKING:
     from atoll.platform.reference.keys import Key
@@ -20,8 +21,7 @@ def list_names(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="datasets, models, partitioners, strategies, mods, attacks, poisons or "
-            "generators.",
+            help="A kind of names: models, attacks and others. Without it, all kinds are shown.",
             autocompletion=complete_kind,
         ),
     ] = None,
@@ -32,12 +32,13 @@ def list_names(
 ) -> None:
     """List the kinds of names that experiment files can use, the names of one, or a name's keys."""
     with clear_errors():
-        from atoll.platform.reference.names import describe_name, kinds, names_of
-
         if kind is None:
             _show(name_lines(kinds(), _width()))
             _show(["", "atoll list KIND lists names, atoll list KIND NAME shows a name's keys"])
-        elif name is None:
+            return
+        from atoll.platform.reference.names import describe_name, names_of
+
+        if name is None:
             _show(name_lines(names_of(kind), _width()))
         else:
             _show(_lines_of_name(describe_name(kind, name)))

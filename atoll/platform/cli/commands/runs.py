@@ -78,7 +78,7 @@ def resume(
 
         check_run_directory(run_directory)
         say_loading(run_directory.resolve().name)
-        from atoll.platform.runs.app_run import is_app_run, resume_app
+        from atoll.platform.runs.apps.app_run import is_app_run, resume_app
         from atoll.platform.runs.federation_run import resume as resume_run
         from atoll.trust import admitted, uses_in
 

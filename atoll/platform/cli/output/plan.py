@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.settings import ClientSettings
 from atoll.platform.cli.output.columns import name_lines
 from atoll.platform.cli.terminal import console

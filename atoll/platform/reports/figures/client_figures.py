@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from atoll.platform.reports.figures.drawing import Curve, Curves, Figure, Group,
 # What clients report.
 MEASURED = ("accuracy", "loss", "epsilon")
 TITLES = {"accuracy": "Clients' accuracy", "loss": "Clients' loss"}
-PRIVACY = "Privacy spent by clients"
 # A page with the curves of a million clients would open in no browser.
 MAX_CLIENTS, MAX_VALUES, MAX_POINTS = 500, 20_000, 1_000
 QUARTILES = (25, 50, 75)
@@ -60,8 +58,8 @@ def curve_figures(clients: pa.Table) -> list[tuple[str, Figure]]:
     made: list[tuple[str, Figure]] = []
     for measure, title in TITLES.items():
         curves = [
-            _median(f"{phase}, median", own, place)
-            for place, (phase, own) in enumerate(_phases(clients, measure))
+            medians(f"{phase}, median", own, place)
+            for place, (phase, own) in enumerate(phases_with(clients, measure))
         ]
         if curves:
             spans = [(curve.x, curve.low or (), curve.high or ()) for curve in curves]
@@ -70,23 +68,7 @@ def curve_figures(clients: pa.Table) -> list[tuple[str, Figure]]:
     return made
 
 
-def privacy_figures(clients: pa.Table) -> list[tuple[str, Figure]]:
-    """Return the epsilon that clients have spent as the rounds went, where they spend any."""
-    made: list[tuple[str, Figure]] = []
-    for phase, own in _phases(clients, "epsilon"):
-        largest = own.group_by("round").aggregate([("value", "max")]).sort_by("round")
-        rounds = largest.column("round").to_pylist()
-        so_far = list(accumulate(largest.column("value_max").to_pylist(), max))
-        curves = [
-            Curve("largest of any client so far", rounds, so_far),
-            _median("median over the round's clients", own, 1),
-        ]
-        title = PRIVACY if phase == "train" else f"{PRIVACY}, {phase}"
-        made.append((title, Curves(curves, "epsilon", member="epsilon")))
-    return made
-
-
-def _median(name: str, rows: pa.Table, color: int) -> Curve:
+def medians(name: str, rows: pa.Table, color: int) -> Curve:
     """Return a curve of medians over clients, with a band of the quartiles."""
     values: dict[int, list[float]] = defaultdict(list)
     for number, value in zip(
@@ -117,7 +99,7 @@ def clients_curves(clients: pa.Table) -> dict[str, Any] | None:
     shown = order[: min(MAX_CLIENTS, most)]
     curves: dict[str, list[dict[str, Any]]] = {}
     for measure in MEASURED:
-        for phase, own in _phases(clients, measure):
+        for phase, own in phases_with(clients, measure):
             of = _by_client(own, shown)
             curves.setdefault(measure, []).append({"name": phase, "of": of})
     left_out = ""
@@ -155,7 +137,7 @@ def _by(rows: Rows, key: str) -> dict[Any, Rows]:
     return dict(found)
 
 
-def _phases(clients: pa.Table, measure: str) -> Iterator[tuple[str, pa.Table]]:
+def phases_with(clients: pa.Table, measure: str) -> Iterator[tuple[str, pa.Table]]:
     """Yield the phases in which a measure was reported, with the rows that have it."""
     known = clients.filter(pc.is_finite(clients.column(measure)))
     for phase in sorted(set(known.column("phase").to_pylist())):

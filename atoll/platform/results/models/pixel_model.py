@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atoll.clients.data.dataset import Split
+from atoll.clients.data.files.dataset import Split
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.clients.tasks.classification import Classification
 from atoll.clients.tasks.kinds import AnyTask

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.files.dataset import Dataset, Split
 from atoll.clients.data.inputs.base import Inputs
 from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.data.inputs.tokens import TokenInputs

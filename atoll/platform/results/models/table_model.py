@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.table import FARTHEST, CategoryColumn, NumberColumn, TableInputs
 from atoll.clients.tasks.kinds import AnyTask
 from atoll.errors import DataUnavailableError

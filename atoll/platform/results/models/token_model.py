@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atoll.clients.data.dataset import TOKENIZER, Dataset
+from atoll.clients.data.files.dataset import TOKENIZER, Dataset
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.texts.tokenizers import Tokenizer, tokenizer_of
 from atoll.clients.tasks.kinds import AnyTask

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.clients.noprop.block_training.epoch_training import EpochResult, train_epoch
 from atoll.clients.noprop.block_training.example_source import Examples

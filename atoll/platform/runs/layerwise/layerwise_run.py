@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.data.partitioning.domains import test_sets
 from atoll.clients.noprop.block_training.training_units import (
     HEAD,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_spec import ClientSpec
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.noprop.block_training.training_units import index_of, make_unit
 from atoll.clients.noprop.networks.blocks import Block
 from atoll.clients.noprop.networks.design import Design, SharedPart

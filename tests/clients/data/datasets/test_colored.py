@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from atoll.clients.data.catalog import check_options, load_dataset
-from atoll.clients.data.dataset import Dataset, Split
+from atoll.clients.data.catalog.loading import check_options, load_dataset
+from atoll.clients.data.files.dataset import Dataset, Split
 from atoll.errors import InvalidExperimentError
 
 

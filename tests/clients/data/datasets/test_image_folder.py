@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atoll.clients.data import dataset as store
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.datasets import folder as folder_module
 from atoll.clients.data.datasets.folder import (
     FolderOptions,
@@ -25,6 +24,7 @@ from atoll.clients.data.datasets.folder import (
     folder_key,
 )
 from atoll.clients.data.datasets.image_files import list_images, read_picture
+from atoll.clients.data.files import dataset as store
 from atoll.clients.data.partitioning.domains import warn_of_unequal_classes
 from atoll.clients.data.partitioning.partition import partition_dataset
 from atoll.clients.settings import DataSettings, PartitionSettings
@@ -363,7 +363,8 @@ def test_what_the_disk_has_no_room_for_is_refused_first(
 def test_two_processes_that_prepare_the_same_data_end_with_one(tmp_path: Path) -> None:
     root = fill(tmp_path / "data", {"a/x": 60, "a/y": 60, "b/x": 60, "b/y": 60})
     code = (
-        "import sys; from pathlib import Path; from atoll.clients.data.catalog import load_dataset;"
+        "import sys; from pathlib import Path;"
+        "from atoll.clients.data.catalog.loading import load_dataset;"
         "d = load_dataset('folder', Path(sys.argv[1]), {'image_size': 32}); print(d.fingerprint)"
     )
     environment = {**os.environ, "ATOLL_CACHE": str(tmp_path / "cache")}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.datasets.heart_disease import HOSPITALS, stratified_split
 from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.tasks.classification import Classification

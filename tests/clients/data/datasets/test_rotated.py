@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 
 
 def test_every_image_is_in_one_domain_turned_by_its_angle(tmp_path, monkeypatch) -> None:

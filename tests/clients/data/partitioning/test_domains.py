@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atoll.clients.data.catalog import load_dataset
+from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.partitioning.domains import (
     test_sets as sets_of,  # pytest would take it for a test
 )

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atoll.clients.data import class_histogram, load_dataset, partition_dataset
-from atoll.clients.data.dataset import Split
+from atoll.clients.data.files.dataset import Split
 from atoll.clients.data.partitioning.partition import deal
 from atoll.clients.data.partitioning.partitioners import ARGUMENTS, GIVEN, PARTITIONERS
 from atoll.clients.settings import DataSettings, PartitionSettings

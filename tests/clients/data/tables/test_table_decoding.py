@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from atoll.clients.data.catalog import check_options, load_dataset
-from atoll.clients.data.dataset import Decoded
+from atoll.clients.data.catalog.loading import check_options, load_dataset
+from atoll.clients.data.files.dataset import Decoded
 from atoll.clients.data.inputs.table import CategoryColumn, NumberColumn, TableInputs
 from atoll.clients.data.tables.table_decoding import decode_table, test_mask
 from atoll.clients.data.tables.table_files import TableRows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atoll.clients import load_dataset, tokenizer_of
-from atoll.clients.data.dataset import Decoded
+from atoll.clients.data.files.dataset import Decoded
 from atoll.clients.data.texts.characters import CharacterTokenizer
 from atoll.clients.data.texts.sentiment import SentimentOptions, decode_sentiment
 from atoll.clients.data.texts.shakespeare import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.clients.data.dataset import Dataset, Decoded, Split, write_dataset
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.data.texts.characters import CharacterTokenizer
 from atoll.clients.data.texts.sequences import last_tokens, next_tokens, padded

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from atoll.clients import LoadedData, load_dataset
-from atoll.clients.data.catalog import check_options
+from atoll.clients.data.catalog.loading import check_options
 from atoll.errors import DataUnavailableError, EngineError, InvalidExperimentError
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from atoll.clients import LoadedData
-from atoll.clients.data.dataset import Decoded
+from atoll.clients.data.files.dataset import Decoded
 from atoll.clients.data.inputs.table import TableInputs
 from atoll.clients.data.user_data.own_tables import decode_own_table, is_table
 from atoll.clients.tasks.classification import Classification

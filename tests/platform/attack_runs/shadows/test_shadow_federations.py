@@ -17,7 +17,7 @@ from atoll.attacks.membership.shadow_scores import (
     likelihood_ratio,
     relative_membership,
 )
-from atoll.clients.data.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.partition import Partition
 from atoll.errors import AttackError, RunDirectoryError
 from atoll.platform.attack_runs.shadows.alone import run_alone

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from atoll.clients.arrays.model_arrays import ModelArrays
-from atoll.clients.data.image_tensors import to_tensor
+from atoll.clients.data.images.image_tensors import to_tensor
 from atoll.clients.data.partitioning import domains
 from atoll.clients.noprop.networks.inference import Inference, Noise
 from atoll.clients.noprop.networks.network import noprop_dt
@@ -24,10 +24,10 @@ from atoll.platform.callbacks.observers import RunInfo
 from atoll.platform.cli.output.progress import ConsoleProgress
 from atoll.platform.config.experiment import read_tables
 from atoll.platform.reports.run_report import headline
+from atoll.platform.runs.checks.preflight import check_settings
 from atoll.platform.runs.federation import prepare
 from atoll.platform.runs.layerwise.job_messages import counted_messages
 from atoll.platform.runs.layerwise.network_arrays import network_arrays, write_manifest
-from atoll.platform.runs.preflight import check_settings
 from tests.support.paths import EXPERIMENTS
 from tests.support.runs.layer_runs import InProcessPool, experiment, hashes, run_here
 

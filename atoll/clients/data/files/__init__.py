@@ -1,0 +1,1 @@
+"""Data sets as files: fetched, cached, and memory-mapped Arrow at rest."""

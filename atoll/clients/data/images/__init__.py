@@ -1,0 +1,1 @@
+"""Images: tensors of them, and their augmentation."""

@@ -1,0 +1,1 @@
+"""Models of a malicious server, which make updates give examples away."""

@@ -1,0 +1,1 @@
+"""One exchange of messages: instructions out, outcomes, sums and replies back."""

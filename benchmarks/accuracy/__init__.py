@@ -1,0 +1,1 @@
+"""Accuracy of methods, with the same trials for each."""

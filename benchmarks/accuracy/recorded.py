@@ -1,0 +1,71 @@
+"""What tables and lists of trials have in common: commits, spreads, and trials that are missing."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paths import ROOT
+
+
+def commit() -> str:
+    """Return the commit of this tree, with a plus sign if it was changed since."""
+    git = ["git", "describe", "--always", "--dirty=+"]
+    told = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
+    return told.stdout.strip()
+
+
+def mean_and_range(values: Sequence[float]) -> str:
+    """Return the mean with the least and the largest value, as a cell of a table."""
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def run_missing(
+    keys: Iterable[tuple[Any, ...]],
+    names: Sequence[str],
+    figures_of: Callable[..., dict[str, Any]],
+    out: Path,
+    seconds: float,
+) -> None:
+    """Run the trials that are not in a JSON file yet, and add each to it as it ends.
+
+    Parameters
+    ----------
+    keys : Iterable[tuple]
+        The trials.
+    names : Sequence[str]
+        What the parts of a key are called in the file.
+    figures_of : Callable
+        Called with the parts of a key; returns what the file has beside them.
+    out : Path
+        The file.
+    seconds : float
+        After these no trial is begun.
+    """
+    began = time.monotonic()
+    found = json.loads(out.read_text()) if out.exists() else []
+    done = {tuple(trial[name] for name in names) for trial in found}
+    for key in keys:
+        if key in done:
+            continue
+        if time.monotonic() - began > seconds:
+            print("out of time; run it again for the rest")
+            break
+        started = time.monotonic()
+        figures = figures_of(*key)
+        found.append({**dict(zip(names, key, strict=True)), **figures})
+        out.write_text(json.dumps(found, indent=1))
+        print(*key, figures, f"{time.monotonic() - started:.1f} s", flush=True)
+
+
+def date_and_commit() -> str:
+    """Return them as a table's heading has them."""
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return f"{datetime.date.today()}, commit {commit.strip()}"

@@ -1,0 +1,1 @@
+"""Attacks, audits, poisoned clients and unlearning."""

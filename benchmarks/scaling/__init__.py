@@ -1,0 +1,1 @@
+"""Growth with clients, models and workers, and long runs under faults."""
