@@ -7,7 +7,8 @@ round 1.
 There is no Ray, no other client and no evaluation. The attacker does not know of the defense
 (``knowledge = ["naive"]``).
 
-A figure is the mean over the client's examples, and then over the seeds.
+A figure is the mean over the client's examples, and then over the seeds. Where an attack says that
+it cannot answer (DAGER, of an update that is all noise), it counts as 0.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from atoll.clients import make_client_app
 from atoll.clients.apps.client_app import examples_of
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.models.model_building import model_seed
+from atoll.errors import AttackError
 from atoll.flower import assume_identity
 from atoll.flower.arrays import view
 from atoll.platform.runs.federation import prepare
@@ -124,9 +126,12 @@ def figures_by(tables: Tables, settings: dict[str, Tables]) -> Callable[..., Tab
         references = references_of(dataset)
         seen = observe_victims([victim], built, public=references.public)
         began = time.process_time()
-        [attacked] = attack_victims(
-            attack, built, [victim], seen, candidates=references.candidates, seed=seed
-        )
+        try:
+            [attacked] = attack_victims(
+                attack, built, [victim], seen, candidates=references.candidates, seed=seed
+            )
+        except AttackError as error:
+            return {"no answer": str(error), "commit": commit()}
         of_all = {
             name: statistics.fmean(float(row[name]) for row in attacked.rows)
             for name in METRICS
@@ -209,8 +214,8 @@ def print_tables(found: list[Tables]) -> None:
 
 def _cells(same: list[Tables], names: list[str]) -> Iterator[str]:
     for name in names:
-        values = [trial[name] for trial in same if name in trial]
-        yield f"{statistics.fmean(values):.3f}" if values else "-"
+        lacking = all(name not in trial and "no answer" not in trial for trial in same)
+        yield "-" if lacking else f"{statistics.fmean(t.get(name, 0.0) for t in same):.3f}"
 
 
 if __name__ == "__main__":
