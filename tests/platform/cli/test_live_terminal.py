@@ -54,7 +54,9 @@ def test_every_round_has_a_line_that_stays_above_the_bar(
     env = {**joining, "PYTHONPATH": str(ROOT)}
     seen = in_terminal(command, columns=columns, env=env, cwd=tmp_path)
     assert seen.returncode == 0, seen.last
-    assert seen.frames[0][0].split() == ["terminal:", "loading", "PyTorch,", "Flower", "and", "Ray"]
+    assert seen.frames[0][0].split() == [
+        *("terminal.toml:", "loading", "PyTorch,", "Flower", "and", "Ray")
+    ]
     assert not seen.is_cursor_hidden
     table = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()
     rows = [line.split() for line in seen.last if re.match(r" *\d/6 ", line)]
