@@ -20,6 +20,7 @@ from atoll.clients.arrays.coded_uploads import uploaded_bytes
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.files.dataset import Dataset
 from atoll.platform.runs.federation import Federation
+from atoll.randomness import seed_everything
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def strategy_rounds(federation: Federation, rounds: int, tested: int) -> Iterato
     """
     clients, server = LocalClients(federation), _Server(federation, tested)
     strategy: Strategy = federation.strategy
+    # A strategy samples clients, which decides the order in which replies are added up.
+    seed_everything(federation.spec.seed)
     arrays, grid = federation.initial_arrays, cast(Grid, clients)
     for number in range(1, rounds + 1):
         sent = list(strategy.configure_train(number, arrays, ConfigRecord(), grid))

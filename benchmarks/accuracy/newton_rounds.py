@@ -29,6 +29,7 @@ from atoll.clients import evaluate
 from atoll.clients.data.files.dataset import Dataset
 from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
+from atoll.randomness import seed_everything
 from benchmarks.accuracy.in_process import LocalClients
 from benchmarks.accuracy.recorded import date_and_commit
 
@@ -110,6 +111,7 @@ def losses(
     )
     federation = prepare(experiment)
     strategy: Strategy = federation.strategy
+    seed_everything(seed)
     clients = LocalClients(federation)
     dataset = Dataset(federation.spec.dataset)
     network = federation.spec.build_model(dataset)
