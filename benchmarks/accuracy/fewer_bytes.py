@@ -1,4 +1,4 @@
-"""Accuracy against the bytes that a client sends: coded updates, top-k, BackSlash, and masks.
+"""Accuracy against the bytes that a client sends: coded updates, top-k, BackSlash, masks and LoRA.
 
 ``python -m benchmarks.accuracy.fewer_bytes`` prints the table of docs/results/objectives.md. Bytes
 are what a run's ledger has in ``bytes_up``: the code's, where uploads are coded.
@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"masks": {}},
         {**ADAM, "mods": ["mask-bits"], "objective": [{"name": "r-amt"}]},
     ),
+    "LoRA of random weights, rank 8": ({"adapters": {"rank": 8}}, {}),
 }
 
 

@@ -1,4 +1,4 @@
-"""Rounds of a federation in this process, averaged as FedAvg does.
+"""Rounds of a federation in this process: by its strategy, or averaged as FedAvg does.
 
 A client's reply is that of ``atoll run``; there is no Ray, and every client trains in every round.
 That gives the arrays of a run at a fraction of what starting it costs.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from atoll.clients import evaluate, make_client_app
 from atoll.clients.arrays.coded_uploads import uploaded_bytes
@@ -18,6 +21,7 @@ from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.files.dataset import Dataset
 from atoll.platform.messages.packing import fresh_copy
 from atoll.platform.runs.federation import Federation
+from atoll.randomness import seed_everything
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,22 @@ class Round:
 
     Attributes
     ----------
-    accuracy : float
+    accuracy, calibration_error : float
         The server's, on the test examples.
-    bytes_up : float
-        What a client sent, on average.
+    bytes_up, bytes_down : float
+        What a client sent and was sent, on average.
     """
 
     accuracy: float
+    calibration_error: float
     bytes_up: float
+    bytes_down: float
 
 
 class LocalClients:
     """The clients of a federation, called one after another; each keeps its state.
+
+    To a strategy it is a grid, whose nodes are numbered from 1.
 
     Parameters
     ----------
@@ -52,13 +60,22 @@ class LocalClients:
             for i in range(clients)
         ]
 
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes."""
+        return [context.node_id for context in self._contexts]
+
+    def send_and_receive(self, messages: Iterable[Message], **_: Any) -> list[Message]:
+        """Return each message's reply."""
+        return [self._app(m, self._contexts[m.metadata.dst_node_id - 1]) for m in messages]
+
     def ask(self, kind: str, server_round: int, arrays: ArrayRecord) -> Iterator[RecordDict]:
         """Yield what each client answers to a message of a kind: "train", "evaluate"."""
-        for place, context in enumerate(self._contexts):
-            config = ConfigRecord({"server-round": server_round})
+        config = ConfigRecord({"server-round": server_round})
+        for node in self.get_node_ids():
             content = RecordDict({"arrays": arrays, "config": config})
-            message = Message(content, dst_node_id=place + 1, message_type=kind)
-            yield self._app(message, context).content
+            message = Message(content, dst_node_id=node, message_type=kind)
+            [reply] = self.send_and_receive([message])
+            yield reply.content
 
 
 class LocalGrid:
@@ -105,19 +122,57 @@ def mean_of(replies: Iterable[RecordDict]) -> ArrayRecord:
 
 
 def rounds_of(federation: Federation, rounds: int, tested: int) -> Iterator[Round]:
-    """Yield the rounds of a federation; the server tests on the first ``tested`` examples."""
-    clients, dataset = LocalClients(federation), Dataset(federation.spec.dataset)
-    model = federation.spec.build_model(dataset)
-    server, chosen = federation.spec.arrays_of(model), np.arange(tested)
+    """Yield the rounds of a federation, averaged; the server tests on ``tested`` examples."""
+    clients, server = LocalClients(federation), _Server(federation, tested)
     arrays = federation.initial_arrays
     for number in range(1, rounds + 1):
-        replies = list(clients.ask("train", number, arrays))
+        sent, replies = arrays, list(clients.ask("train", number, arrays))
         arrays = mean_of(replies)
-        server.load(arrays)
-        accuracy = float(evaluate(model, dataset, dataset.test, chosen)["accuracy"])
-        yield Round(accuracy, float(np.mean([_bytes_of(reply) for reply in replies])))
+        yield server.round_of(arrays, [RecordDict({"arrays": sent})], replies)
 
 
-def _bytes_of(reply: RecordDict) -> int:
-    sizes = (len(array.data) for array in reply.array_records["arrays"].values())
-    return uploaded_bytes(reply.metric_records["metrics"], sum(sizes))
+def strategy_rounds(federation: Federation, rounds: int, tested: int) -> Iterator[Round]:
+    """Yield the rounds of a federation's strategy; the server tests on ``tested`` examples.
+
+    It ends before ``rounds`` where the model is no longer finite.
+    """
+    clients, server = LocalClients(federation), _Server(federation, tested)
+    strategy: Strategy = federation.strategy
+    # A strategy samples clients, which decides the order in which replies are added up.
+    seed_everything(federation.spec.seed)
+    arrays, grid = federation.initial_arrays, cast(Grid, clients)
+    for number in range(1, rounds + 1):
+        sent = list(strategy.configure_train(number, arrays, ConfigRecord(), grid))
+        replies = clients.send_and_receive(sent)
+        after, _ = strategy.aggregate_train(number, replies)
+        if after is None or not all(np.isfinite(a.numpy()).all() for a in after.values()):
+            return
+        arrays = after
+        yield server.round_of(arrays, [m.content for m in sent], [m.content for m in replies])
+
+
+class _Server:
+    """Evaluation of a round's model on the first test examples."""
+
+    def __init__(self, federation: Federation, tested: int) -> None:
+        self._dataset = Dataset(federation.spec.dataset)
+        self._model = federation.spec.build_model(self._dataset)
+        self._arrays, self._chosen = federation.spec.arrays_of(self._model), np.arange(tested)
+
+    def round_of(
+        self, arrays: ArrayRecord, sent: list[RecordDict], replies: list[RecordDict]
+    ) -> Round:
+        """Return the round with that model and these messages."""
+        self._arrays.load(arrays)
+        found = evaluate(self._model, self._dataset, self._dataset.test, self._chosen)
+        coded = [uploaded_bytes(r.metric_records["metrics"], _bytes_of(r)) for r in replies]
+        return Round(
+            float(found["accuracy"]),
+            float(found.metrics()["calibration_error"]),  # type: ignore[arg-type]
+            float(np.mean(coded)),
+            float(np.mean([_bytes_of(message) for message in sent])),
+        )
+
+
+def _bytes_of(content: RecordDict) -> int:
+    return sum(len(a.data) for record in content.array_records.values() for a in record.values())

@@ -19,16 +19,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from atoll import Experiment
-from atoll.clients import evaluate, make_client_app
+from atoll.clients import evaluate
 from atoll.clients.data.files.dataset import Dataset
 from atoll.flower import assume_identity
-from atoll.platform.runs.federation import Federation, prepare
+from atoll.platform.runs.federation import prepare
+from atoll.randomness import seed_everything
+from benchmarks.accuracy.in_process import LocalClients
 from benchmarks.accuracy.recorded import date_and_commit
 
 SEEDS, CLIENTS, EXAMPLES = (0, 1, 2), 10, 1000
@@ -63,28 +65,13 @@ def frozen_network(image_shape: tuple[int, int, int], classes: int) -> nn.Module
     return nn.Sequential(body, nn.Linear(100, classes))
 
 
-class Nodes:
-    """The nodes of a federation in this process: all that a strategy asks a grid for."""
-
-    def __init__(self, federation: Federation) -> None:
-        self._app = make_client_app(federation.spec)
-        self._contexts = [
-            Context(1, i + 1, {"partition-id": i, "num-partitions": CLIENTS}, RecordDict(), {})
-            for i in range(CLIENTS)
-        ]
-
-    def get_node_ids(self) -> list[int]:
-        """Return the nodes, from 1."""
-        return list(range(1, CLIENTS + 1))
-
-    def send_and_receive(self, messages: list[Message], **_: Any) -> list[Message]:
-        """Return each message's reply."""
-        return [self._app(m, self._contexts[m.metadata.dst_node_id - 1]) for m in messages]
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Rounds to a loss.")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument(
+        "--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES)
+    )
     parser.add_argument("--rounds", type=int, default=60, help="at most")
     parser.add_argument("--targets", nargs="+", type=float, default=[0.5, 0.2, 0.1])
     given = parser.parse_args()
@@ -94,10 +81,11 @@ def main() -> None:
     assume_identity()
     print(date_and_commit())
     lowest = min(given.targets)
-    for model in MODELS:
+    for model in given.models:
         heads = [f"{target:g}" for target in given.targets]
         print(f"\n{model}\n\n| strategy | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
-        for name, make in STRATEGIES.items():
+        for name in given.strategies:
+            make = STRATEGIES[name]
             rates = RATES if name != "GNS" else RATES[:1]
             found = [
                 [list(losses(model, make(rate), seed, given.rounds, lowest)) for seed in SEEDS]
@@ -123,15 +111,16 @@ def losses(
     )
     federation = prepare(experiment)
     strategy: Strategy = federation.strategy
-    grid = Nodes(federation)
+    seed_everything(seed)
+    clients = LocalClients(federation)
     dataset = Dataset(federation.spec.dataset)
     network = federation.spec.build_model(dataset)
     server = federation.spec.arrays_of(network)
     chosen = np.concatenate([federation.partition.indices(i) for i in range(CLIENTS)])
     arrays = federation.initial_arrays
     for number in range(1, rounds + 1):
-        asked = strategy.configure_train(number, arrays, ConfigRecord(), cast(Grid, grid))
-        after, _ = strategy.aggregate_train(number, grid.send_and_receive(list(asked)))
+        asked = strategy.configure_train(number, arrays, ConfigRecord(), cast(Grid, clients))
+        after, _ = strategy.aggregate_train(number, clients.send_and_receive(asked))
         assert after is not None
         arrays = after
         if not all(np.isfinite(array.numpy()).all() for array in arrays.values()):

@@ -43,7 +43,7 @@ from benchmarks.accuracy.in_process import LocalClients, mean_of
 from benchmarks.accuracy.recorded import commit, mean_and_range, run_missing
 
 SEEDS = (0, 1, 2)
-RATES = (0.05,)
+RATES = (0.05, 0.02, 0.1)
 KEY = ("data", "method", "rate", "seed")
 Tables = dict[str, Any]
 DATA: dict[str, Tables] = {

@@ -49,7 +49,7 @@ class EmbeddedClient:
         self.table = self._embedding.weight.detach()[: self._inputs.vocabulary]
         own = observation.model.place_of(self._embedding.weight)
         self.matched = tuple(p for p in range(len(observation.target)) if p != own)
-        self.length = _longest(observation, self._inputs.length)
+        self.length = longest_text(observation, self._inputs.length)
 
     def update(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Return the update of texts with these embeddings; differentiable by them.
@@ -121,8 +121,16 @@ def token_embedding(observation: Observation, *, trained: bool = False) -> nn.Em
     )
 
 
-def _longest(observation: Observation, length: int) -> int:
-    """Return up to which place there are tokens, by the gradient of the places' embeddings."""
+def longest_text(observation: Observation, length: int) -> int:
+    """Return up to which place there are tokens, by the gradient of the places' embeddings.
+
+    Parameters
+    ----------
+    observation : Observation
+        Of token sequences.
+    length : int
+        The places of a sequence: the answer where no such gradient tells.
+    """
     for name, gradient in zip(observation.model.names, observation.target, strict=True):
         if "position" in name and gradient.dim() == 2 and len(gradient) >= length:
             sizes = gradient[:length].double().norm(dim=1)

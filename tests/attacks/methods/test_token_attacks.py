@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,12 +16,13 @@ from atoll.attacks.threat.attention_spans import LayerInputs, Span, attention_la
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe
 from atoll.attacks.victims import Attacked, Victim, attack_victims, observe_victims, references_of
-from atoll.clients.data.files.dataset import Dataset
+from atoll.clients.data.files.dataset import Dataset, Decoded, Split, write_dataset
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.tasks.next_token import IGNORED, NextToken
 from atoll.errors import AttackError
 from tests.support.attacks.other_kinds import (
     CLASSES,
+    EXAMPLES,
     LENGTH,
     TABLE,
     TOKENS,
@@ -75,6 +77,26 @@ def test_one_text_is_recovered_exactly(tmp_path: Path) -> None:
         assert torch.equal(result.examples, result.truth)
         assert [row["exact_match"] for row in result.rows] == [True]
         assert result.rows[0]["token_accuracy"] == 1.0
+
+
+def test_a_text_of_few_different_tokens_is_recovered_exactly(tmp_path: Path) -> None:
+    """Inputs of one token differ by its places alone: some of that is below the update's rounding.
+
+    Such a direction is missing in the span, and true tokens are further from it than the threshold.
+    """
+    inputs = TokenInputs(length=48, vocabulary=VOCABULARY)
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, 12, (EXAMPLES, inputs.length)).astype(np.int32)
+    lengths = generator.integers(24, inputs.length, EXAMPLES)
+    tokens[np.arange(inputs.length) >= lengths[:, None]] = inputs.padding
+    split = Split(tokens, generator.integers(0, 2, EXAMPLES))
+    write_dataset(
+        "repeated", Decoded(task=CLASSES, train=split, test=split, inputs=inputs), tmp_path
+    )
+    dataset = Dataset(tmp_path)
+    victims = [victim_of(dataset, TEXT, seed=seed) for seed in range(4)]
+    for result in attacked("dager", dataset, victims):
+        assert torch.equal(result.examples, result.truth)
 
 
 @pytest.mark.parametrize("examples", [1, 2, 3])

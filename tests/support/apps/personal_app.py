@@ -74,4 +74,7 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # Under this name workers can import what the app calls; a script's own caches have no name.
+    from tests.support.apps import personal_app
+
+    personal_app.main(Path(sys.argv[1]))

@@ -28,6 +28,7 @@ from atoll.attacks.threat.attention_spans import (
     span_of,
 )
 from atoll.attacks.threat.capabilities import Capability
+from atoll.attacks.threat.embedded_texts import longest_text
 from atoll.attacks.threat.observation import Observation
 from atoll.clients.data.inputs.tokens import TokenInputs
 from atoll.clients.ranges import Repetitions, Share, Steps
@@ -118,13 +119,16 @@ class _Search:
         distances[inputs.padding] = torch.inf
         limit = max(threshold, RELAXED * float(distances[:, 0].min()))
         most = PER_SEQUENCE * observation.num_examples
+        longest = longest_text(observation, inputs.length)
+        knows_longest = longest < inputs.length
         candidates = []
-        for of_place in distances.T:
+        for of_place in distances.T[:longest]:
             nearest = of_place.argsort(stable=True)[:most]
             within = nearest[of_place[nearest] <= limit].tolist()
-            if not within:
+            if not within and not knows_longest:
                 break
-            candidates.append(within)
+            # Of a token that is repeated, the places' share of the span can be below rounding.
+            candidates.append(within or nearest[:1].tolist())
         second = (layers[1], span_of(observation, layers[1])) if len(layers) > 1 else None
         return cls(inputs_of, inputs, limit, candidates, second)
 

@@ -1,0 +1,123 @@
+"""Accuracy and calibration with soft targets (PS-KD), and without the easiest examples (EL2N).
+
+``python -m benchmarks.accuracy.targets_and_examples --out FILE`` runs what is not in FILE yet, and
+``python -m benchmarks.accuracy.targets_and_examples --table FILE`` prints the tables of
+docs/results/objectives.md. A trial is a method and a seed; figures are those after the last round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atoll import Experiment
+from atoll.flower import assume_identity
+from atoll.platform.runs.federation import prepare
+from benchmarks.accuracy.in_process import strategy_rounds
+from benchmarks.accuracy.recorded import commit, mean_and_range, run_missing
+
+SEEDS = (0, 1, 2)
+CLIENTS, ROUNDS, TESTED, SCORED = 5, 30, 2000, 5
+KEY = ("part", "method", "seed")
+Tables = dict[str, Any]
+
+
+def _without(score: str, over: str = "client") -> Tables:
+    """Return the tables of a run without the 30 % of examples that have the lowest scores."""
+    selection = {"score": score, "drop": 0.3, "score_rounds": SCORED, "over": over}
+    name = "DataDiet" if over == "federation" else "FedAvg"
+    return {"client": {"selection": selection}, "strategy": {"name": name}}
+
+
+def _taught_by(teacher: str) -> Tables:
+    return {"client": {"objective": [{"name": "ps-kd", "teacher": teacher}]}}
+
+
+# What an experiment has beside the common tables.
+PARTS: dict[str, dict[str, Tables]] = {
+    "soft targets": {
+        "FedAvg": {},
+        "PS-KD, the server's last model": _taught_by("server"),
+        "PS-KD, the client's last model": _taught_by("local"),
+    },
+    "fewer examples": {
+        "all examples": {},
+        "without 30 % at random": _without("random"),
+        "without the 30 % of lowest EL2N of each client": _without("el2n"),
+        "without the 30 % of lowest EL2N of the federation": _without("el2n", "federation"),
+    },
+}
+
+
+def main() -> None:
+    """Run trials, or print the tables."""
+    parser = argparse.ArgumentParser(description="Soft targets, and fewer examples.")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
+    parser.add_argument("--table", type=Path, help="such a file: prints its tables")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")
+    given = parser.parse_args()
+    if given.table is not None:
+        print_tables(json.loads(given.table.read_text()))
+        return
+    torch.set_num_threads(1)
+    for name in ("flwr", "atoll"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    assume_identity()
+    keys = [(p, method, s) for s in given.seeds for p in given.parts for method in PARTS[p]]
+    run_missing(keys, KEY, figures_of, given.out, given.seconds)
+
+
+def figures_of(part: str, method: str, seed: int) -> dict[str, Any]:
+    """Run a trial, and return what the last round comes to."""
+    tables = PARTS[part][method]
+    experiment = Experiment.from_dict(
+        {
+            "run": {"seed": seed, "rounds": ROUNDS},
+            "data": {
+                "dataset": "fashion-mnist",
+                "clients": CLIENTS,
+                "train_examples": 1000,
+                "test_examples": TESTED,
+            },
+            "model": {"name": "mlp"},
+            "strategy": tables.get("strategy", {"name": "FedAvg"}),
+            "client": {
+                "learning_rate": 0.1,
+                "epochs": 2,
+                "batch_size": 20,
+                **tables.get("client", {}),
+            },
+        }
+    )
+    *_, last = strategy_rounds(prepare(experiment), ROUNDS, TESTED)
+    return {
+        "accuracy": last.accuracy,
+        "calibration error": last.calibration_error,
+        "commit": commit(),
+    }
+
+
+def print_tables(found: list[dict[str, Any]]) -> None:
+    """Print a table a part: mean and range over the seeds."""
+    print(f"commit {', '.join(sorted({trial['commit'] for trial in found}))}")
+    for part, methods in PARTS.items():
+        print(f"\n{part}\n\n| method | accuracy | calibration error | seeds |\n|---|---|---|---|")
+        for method in methods:
+            rows = [t for t in found if (t["part"], t["method"]) == (part, method)]
+            if rows:
+                cells = [
+                    mean_and_range([t[name] for t in rows])
+                    for name in ("accuracy", "calibration error")
+                ]
+                print(f"| {method} | {' | '.join(cells)} | {len(rows)} |")
+
+
+if __name__ == "__main__":
+    main()
