@@ -5,9 +5,11 @@ from scipy import stats
 from torch import Tensor
 
 from atoll.attacks.defenses.dp_sgd import DPSGD
+from atoll.clients.models.texts.minilm import Bert, BertSizes
 from atoll.clients.tasks.losses import losses_of
+from atoll.clients.training.step_mods import LocalStep
 from tests.attacks.defenses.test_privacy import exact_epsilon
-from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
+from tests.support.attacks.one_step import CLASSES, a_model, a_step, a_task, flat, gradient
 
 
 def per_sample(step) -> list[Tensor]:  # type: ignore[no-untyped-def]
@@ -20,9 +22,18 @@ def without_noise(clipping_norm: float) -> DPSGD:
     return DPSGD.model_construct(clipping_norm=clipping_norm, noise_multiplier=1e-12)
 
 
-@pytest.mark.parametrize("model", ["lenet", "resnet8"])
+def a_text_step(examples: int) -> LocalStep:
+    """A step of BERT's encoder on texts of several lengths."""
+    torch.manual_seed(0)
+    model = Bert(BertSizes(50, 9, 8, 1, 2, 16), padding=0, outputs=CLASSES)
+    tokens = torch.randint(1, 50, (examples, 7))
+    tokens[torch.arange(7) >= torch.randint(2, 8, (examples, 1))] = 0
+    return a_step(model, examples, inputs=tokens)
+
+
+@pytest.mark.parametrize("model", ["lenet", "resnet8", "bert"])
 def test_every_examples_gradient_is_clipped_before_the_mean(model: str) -> None:
-    step = a_step(a_model(model), examples=5)
+    step = a_text_step(5) if model == "bert" else a_step(a_model(model), examples=5)
     single = per_sample(step)
     bound = float(torch.stack([g.norm() for g in single]).median())
     expected = sum(g * min(1.0, bound / float(g.norm())) for g in single) / 5

@@ -20,9 +20,11 @@ def a_model(name: str = "lenet", seed: int = 0, **arguments: object) -> nn.Modul
     return build_model(settings, SHAPE, CLASSES, seed)
 
 
-def a_step(model: nn.Module, examples: int = 4, seed: int = 0) -> LocalStep:
+def a_step(
+    model: nn.Module, examples: int = 4, seed: int = 0, inputs: Tensor | None = None
+) -> LocalStep:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(examples, *SHAPE, generator=generator)
+    images = torch.randn(examples, *SHAPE, generator=generator) if inputs is None else inputs
     labels = torch.randint(CLASSES, (examples,), generator=generator)
 
     def objective() -> tuple[Tensor, Tensor]:

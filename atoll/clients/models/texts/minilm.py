@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -97,8 +98,10 @@ class Bert(nn.Module):
 
     def states(self, tokens: Tensor) -> Tensor:
         """Return the last layer's states: (n, length, width) of tokens (n, length)."""
-        length, is_token = tokens.shape[-1], tokens != self._padding
-        x = self.words(tokens) + self.places.weight[:length] + self.kinds.weight[0]
+        is_token = tokens != self._padding
+        # Looked up for each text, so that each has a gradient of its own (DP-SGD).
+        places = torch.arange(tokens.shape[-1], device=tokens.device).expand_as(tokens)
+        x = self.words(tokens) + self.places(places) + self.kinds(torch.zeros_like(tokens))
         x = self.norm(x)
         for layer in self.layers:
             x = layer(x, is_token[..., None, None, :])
