@@ -41,7 +41,7 @@ class FederatedClientApp(BatchClientApp):
         self._clients = clients_of(spec)
         # Flower's mods ask for what only training messages hold; an evaluation's reply is figures.
         self.train(mods=mods)(self._clients.train)
-        self.train(ASCENT, mods=mods)(self._clients.leaving.ascend)
+        self.train(ASCENT, mods=mods)(self._clients.ascend)
         self.evaluate()(self._clients.evaluate)
         self.query(MOMENTS, mods=[mod for mod in mods if isinstance(mod, QueryMod)])(
             self._clients.answer_query

@@ -56,8 +56,6 @@ class LocalClients:
         Their training in one batch.
     terms : ClientTerms
         What they minimise beside the loss.
-    leaving : LeavingClients
-        Their part in unlearning.
     """
 
     def __init__(self, spec: ClientSpec) -> None:
@@ -67,7 +65,7 @@ class LocalClients:
         self.aligned = AlignedClients(self._resources)
         self.personal = PersonalClients(self._resources)
         self.vectorized = VectorizedClients(self._resources, self.terms, self.personal)
-        self.leaving = LeavingClients(self._resources)
+        self._leaving = LeavingClients(self._resources)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return clients_of, (self._spec,)
@@ -168,6 +166,10 @@ class LocalClients:
         memory, sent = NodeMemory(context.state, SELECTION), term_arrays_of(message, SELECTION)
         model, counts = self._resources.model, sent.get(HISTOGRAM)
         return selected(selection, memory, model, task, inputs, labels, seed, counts)
+
+    def ascend(self, message: Message, context: Context) -> Message:
+        """Answer a message of unlearning; see :mod:`atoll.clients.apps.leaving_clients`."""
+        return self._leaving.ascend(message, context)
 
     def answer_query(self, message: Message, context: Context) -> Message:
         """Answer a query for moments; see :mod:`atoll.clients.moments`."""

@@ -335,10 +335,15 @@ def read_partition(directory: Path) -> dict[str, Any] | None:
 
 def _read_if_there(path: Path, schema: type[Schema], *, finite: bool = True) -> Schema | None:
     """Return a recorded JSON file by its schema; None if the run has not written it."""
-    if not path.exists():
-        check_missing(path)
-        return None
-    return parse_json(read_verified(path), str(path), schema, finite=finite)
+    if path.exists():
+        try:
+            return parse_json(read_verified(path), str(path), schema, finite=finite)
+        except RunDirectoryError:
+            # Resume removes the result of a run that goes on.
+            if path.exists():
+                raise
+    check_missing(path)
+    return None
 
 
 def read_config(directory: Path) -> dict[str, Any]:

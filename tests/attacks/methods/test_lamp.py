@@ -128,6 +128,7 @@ def test_most_tokens_of_a_text_are_recovered_and_one_seed_has_one_result(tmp_pat
     assert torch.equal(found.examples, attacked(tmp_path).examples)
 
 
+@pytest.mark.long
 def test_reordering_and_the_language_model_act(tmp_path: Path) -> None:
     whole = attacked(tmp_path)
     without = attacked(tmp_path, reorderings=0)

@@ -144,6 +144,7 @@ def test_a_run_stops_before_its_budget_is_overspent(tmp_path: Path, cluster: Non
     assert f"epsilon = {spent[-1]:g} at delta = 0.001" in page
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_private_run_has_the_same_bits_however_many_workers(
     tmp_path: Path, cluster: None

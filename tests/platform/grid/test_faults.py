@@ -205,7 +205,8 @@ def test_every_client_failing_leaves_no_new_model(grid: RayGrid) -> None:
     assert len(final) == 0
 
 
-@pytest.mark.parametrize("chunk_size", [3, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("chunk_size", [1, 3])
 def test_a_client_that_kills_is_told_from_those_before_it(chunk_size: int) -> None:
     """Workers have a job ahead: the death must be laid to the job that was running."""
     config = ConfigRecord({"fault": "kill", "nodes": [20, 41]})

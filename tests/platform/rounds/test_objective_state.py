@@ -121,6 +121,7 @@ class KilledError(Exception):
     """The end of a driver in the middle of a round."""
 
 
+@pytest.mark.long
 def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(
     cluster: None, app: FederatedClientApp, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_retraining_is_a_run_that_never_had_the_client(before: Path, tmp_path: P
     assert gone.before["erased accuracy"] > gone.after["erased accuracy"]
 
 
+@pytest.mark.long
 def test_a_client_is_unlearned_in_its_ball_by_the_command(before: Path, tmp_path: Path) -> None:
     given = ("--client", LAST, "--method", "projected-ascent", "--rounds", 2)
     out = tmp_path / "gone"

@@ -82,7 +82,7 @@ def buffered(
     return model, now / 1e6
 
 
-@pytest.mark.parametrize("availability", [1.0, 0.4])
+@pytest.mark.parametrize("availability", [pytest.param(1.0, marks=pytest.mark.long), 0.4])
 def test_fed_buff_is_what_an_event_by_event_simulation_gives(availability: float) -> None:
     options = {"availability": availability, "availability_period": 200.0, "device_spread": 1.0}
     strategy = build_strategy(
