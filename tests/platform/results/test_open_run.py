@@ -143,6 +143,7 @@ def test_rounds_that_are_not_there_are_named(directory: Path, tmp_path: Path) ->
             run.model("best")
 
 
+@pytest.mark.long
 def test_a_given_round_is_kept_whatever_the_others(tmp_path: Path, cluster: None) -> None:
     directory = finished(tmp_path / "third", run={"keep": 3})
     run = atoll.open_run(directory)

@@ -52,6 +52,7 @@ def test_a_killed_workers_layer_goes_on_from_its_checkpoint_while_the_others_tra
     assert any(key.startswith("blocks.2.") for key in again.arrays)
 
 
+@pytest.mark.long
 def test_a_federation_has_layers_bytes_and_memory_of_each_client_in_its_ledger(
     tmp_path: Path,
 ) -> None:
