@@ -27,13 +27,14 @@ from atoll.flower.secure_aggregation import (
     arrayrecord_to_parameters,
     parameters_to_ndarrays,
 )
+from atoll.strategies.strategy_wrapper import StrategyWrapper
 
 logger = logging.getLogger("atoll")
 
 OnSum = Callable[[int, Sequence[Message], ArrayRecord, int], None]
 
 
-class SecAggPlus(Strategy):
+class SecAggPlus(StrategyWrapper):
     """Another strategy under secure aggregation: it aggregates replies that are all the mean.
 
     The strategy must be one that uses the replies' weighted mean alone.
@@ -112,22 +113,6 @@ class SecAggPlus(Strategy):
         """Aggregate the protocol's result."""
         gathered, self._replies = self._replies, []
         return self.strategy.aggregate_train(server_round, gathered)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """See the strategy."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """See the strategy."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """See the strategy."""
-        self.strategy.summary()
 
 
 class _Node:

@@ -17,9 +17,10 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from atoll import flower
 from atoll.clients.apps.leaving_clients import ASCENT
 from atoll.errors import EngineError
+from atoll.strategies.strategy_wrapper import StrategyWrapper
 
 
-class Unlearning(Strategy):
+class Unlearning(StrategyWrapper):
     """Strategy around another, in one of whose rounds clients that leave ascend on their loss.
 
     Parameters
@@ -88,19 +89,3 @@ class Unlearning(Strategy):
                 "nothing is unlearned without it"
             )
         return self._mean.aggregate_train(server_round, answered)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Return the inner strategy's messages."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Return what the inner strategy makes of the replies."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Have the inner strategy sum itself up."""
-        self.strategy.summary()

@@ -7,16 +7,12 @@ are what a run's ledger has in ``bytes_up``: the code's, where uploads are coded
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
 from typing import Any
 
-import torch
-
 from atoll import Experiment
-from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
-from benchmarks.accuracy.in_process import rounds_of
+from benchmarks.accuracy.in_process import quiet_process, rounds_of
 from benchmarks.accuracy.recorded import date_and_commit, mean_and_range
 
 SEEDS = (0, 1, 2)
@@ -51,10 +47,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in ("flwr", "atoll"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    assume_identity()
+    quiet_process()
     print(date_and_commit())
     print("\n| method | accuracy | kB up, a client and round | of FedAvg's |\n|---|---|---|---|")
     plain = None

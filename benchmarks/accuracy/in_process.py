@@ -6,11 +6,13 @@ That gives the arrays of a run at a fraction of what starting it costs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -19,9 +21,18 @@ from atoll.clients import evaluate, make_client_app
 from atoll.clients.arrays.coded_uploads import uploaded_bytes
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.files.dataset import Dataset
+from atoll.flower import assume_identity
 from atoll.platform.messages.packing import fresh_copy
 from atoll.platform.runs.federation import Federation
 from atoll.randomness import seed_everything
+
+
+def quiet_process() -> None:
+    """Make this process one that runs clients: one thread, no log, and Flower's identity."""
+    torch.set_num_threads(1)
+    for name in ("flwr", "atoll"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    assume_identity()
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from atoll import Experiment
-from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
-from benchmarks.accuracy.in_process import strategy_rounds
-from benchmarks.accuracy.recorded import commit, mean_and_range, run_missing
+from benchmarks.accuracy.in_process import quiet_process, strategy_rounds
+from benchmarks.accuracy.recorded import add_trial_options, commit, mean_and_range, run_missing
 
 SEEDS = (0, 1, 2)
 CLIENTS, TESTED = 10, 2000
@@ -80,19 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rounds and bytes under label skew.")
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=["fashion-mnist"])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--targets", nargs="+", type=float, default=[0.65, 0.7, 0.75])
-    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
-    parser.add_argument("--table", type=Path, help="such a file: prints its tables")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")
+    add_trial_options(parser, SEEDS)
     given = parser.parse_args()
     if given.table is not None:
         print_tables(json.loads(given.table.read_text()), sorted(given.targets))
         return
-    torch.set_num_threads(1)
-    for name in ("flwr", "atoll"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    assume_identity()
+    quiet_process()
     keys = trials(given.data, given.methods, given.seeds)
     run_missing(keys, KEY, figures_of, given.out, given.seconds)
 

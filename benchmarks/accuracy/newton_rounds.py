@@ -13,12 +13,10 @@ is measured on the server, on the clients' own examples.
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
-import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -27,10 +25,9 @@ from torch import nn
 from atoll import Experiment
 from atoll.clients import evaluate
 from atoll.clients.data.files.dataset import Dataset
-from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
 from atoll.randomness import seed_everything
-from benchmarks.accuracy.in_process import LocalClients
+from benchmarks.accuracy.in_process import LocalClients, quiet_process
 from benchmarks.accuracy.recorded import date_and_commit
 
 SEEDS, CLIENTS, EXAMPLES = (0, 1, 2), 10, 1000
@@ -75,10 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60, help="at most")
     parser.add_argument("--targets", nargs="+", type=float, default=[0.5, 0.2, 0.1])
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in ("flwr", "atoll"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    assume_identity()
+    quiet_process()
     print(date_and_commit())
     lowest = min(given.targets)
     for model in given.models:

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from atoll import Experiment
-from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
-from benchmarks.accuracy.in_process import rounds_of
-from benchmarks.accuracy.recorded import date_and_commit, mean_and_range, run_missing
+from benchmarks.accuracy.in_process import quiet_process, rounds_of
+from benchmarks.accuracy.recorded import (
+    add_trial_options,
+    date_and_commit,
+    mean_and_range,
+    run_missing,
+)
 
 SEEDS = (0, 1, 2)
 NOISES = (("symmetric", 0.2), ("symmetric", 0.4), ("pair-flip", 0.2), ("pair-flip", 0.4))
@@ -45,18 +45,12 @@ def main() -> None:
     """Run trials, or print the table."""
     parser = argparse.ArgumentParser(description="Methods against wrong labels.")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
-    parser.add_argument("--table", type=Path, help="such a file: prints its table")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")
+    add_trial_options(parser, SEEDS)
     given = parser.parse_args()
     if given.table is not None:
         print_table(json.loads(given.table.read_text()))
         return
-    torch.set_num_threads(1)
-    for name in ("flwr", "atoll"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    assume_identity()
+    quiet_process()
     run_missing(trials(given.methods, given.seeds), KEY, figures_of, given.out, given.seconds)
 
 

@@ -22,12 +22,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import logging
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,12 +33,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll import Experiment
-from atoll.flower import assume_identity
 from atoll.platform.callbacks.worst_tenth import worst_tenth
 from atoll.platform.runs.federation import Federation, prepare
 from atoll.platform.runs.natural_clients import with_natural_clients
-from benchmarks.accuracy.in_process import LocalClients, mean_of
-from benchmarks.accuracy.recorded import commit, mean_and_range, run_missing
+from benchmarks.accuracy.in_process import LocalClients, mean_of, quiet_process
+from benchmarks.accuracy.recorded import add_trial_options, commit, mean_and_range, run_missing
 
 SEEDS = (0, 1, 2)
 RATES = (0.05, 0.02, 0.1)
@@ -110,18 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Personalisation methods.")
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
-    parser.add_argument("--table", type=Path, help="such a file: prints its tables")
-    parser.add_argument("--seconds", type=float, default=570.0, help="begin no trial after these")
+    add_trial_options(parser, SEEDS, seconds=570.0)
     given = parser.parse_args()
     if given.table is not None:
         print_tables(json.loads(given.table.read_text()))
         return
-    torch.set_num_threads(1)
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    logging.getLogger("atoll").setLevel(logging.ERROR)
-    assume_identity()
+    quiet_process()
     run_missing(
         trials(given.data, given.methods, given.seeds), KEY, figures_of, given.out, given.seconds
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import statistics
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from atoll.files.atomic import write_text
 from benchmarks.paths import ROOT
 
 
@@ -24,6 +26,28 @@ def commit() -> str:
 def mean_and_range(values: Sequence[float]) -> str:
     """Return the mean with the least and the largest value, as a cell of a table."""
     return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def add_trial_options(
+    parser: argparse.ArgumentParser, seeds: Sequence[int] | None, *, seconds: float = 1e9
+) -> None:
+    """Add the options of a script whose trials are in a JSON file.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        The script's.
+    seeds : Sequence[int] or None
+        The default of ``--seeds``; None where it is a file's.
+    seconds : float
+        The default of ``--seconds``.
+    """
+    default = None if seeds is None else list(seeds)
+    said = "by default the file's" if seeds is None else None
+    parser.add_argument("--seeds", nargs="+", type=int, default=default, help=said)
+    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
+    parser.add_argument("--table", type=Path, help="such a file: prints its tables")
+    parser.add_argument("--seconds", type=float, default=seconds, help="begin no trial after these")
 
 
 def run_missing(
@@ -60,7 +84,7 @@ def run_missing(
         started = time.monotonic()
         figures = figures_of(*key)
         found.append({**dict(zip(names, key, strict=True)), **figures})
-        out.write_text(json.dumps(found, indent=1))
+        write_text(out, json.dumps(found, indent=1))
         print(*key, figures, f"{time.monotonic() - started:.1f} s", flush=True)
 
 

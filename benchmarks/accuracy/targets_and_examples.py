@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from atoll import Experiment
-from atoll.flower import assume_identity
 from atoll.platform.runs.federation import prepare
-from benchmarks.accuracy.in_process import strategy_rounds
-from benchmarks.accuracy.recorded import commit, mean_and_range, run_missing
+from benchmarks.accuracy.in_process import quiet_process, strategy_rounds
+from benchmarks.accuracy.recorded import add_trial_options, commit, mean_and_range, run_missing
 
 SEEDS = (0, 1, 2)
 CLIENTS, ROUNDS, TESTED, SCORED = 5, 30, 2000, 5
@@ -58,18 +53,12 @@ def main() -> None:
     """Run trials, or print the tables."""
     parser = argparse.ArgumentParser(description="Soft targets, and fewer examples.")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
-    parser.add_argument("--table", type=Path, help="such a file: prints its tables")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")
+    add_trial_options(parser, SEEDS)
     given = parser.parse_args()
     if given.table is not None:
         print_tables(json.loads(given.table.read_text()))
         return
-    torch.set_num_threads(1)
-    for name in ("flwr", "atoll"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    assume_identity()
+    quiet_process()
     keys = [(p, method, s) for s in given.seeds for p in given.parts for method in PARTS[p]]
     run_missing(keys, KEY, figures_of, given.out, given.seconds)
 

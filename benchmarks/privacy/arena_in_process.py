@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import logging
 import statistics
 import time
 import tomllib
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from atoll import Experiment
 from atoll.attacks import (
@@ -44,13 +43,13 @@ from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import MODEL_RECORD
 from atoll.clients import make_client_app
 from atoll.clients.apps.client_app import examples_of
+from atoll.clients.arrays.tensors import tensors_of
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.models.model_building import model_seed
 from atoll.errors import AttackError
-from atoll.flower import assume_identity
-from atoll.flower.arrays import view
 from atoll.platform.runs.federation import prepare
-from benchmarks.accuracy.recorded import commit, run_missing
+from benchmarks.accuracy.in_process import quiet_process
+from benchmarks.accuracy.recorded import add_trial_options, commit, run_missing
 
 KEY = ("setting", "defense", "attack", "seed")
 # Those of rows of a table, and of texts, that a table here has.
@@ -77,18 +76,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="keys and values: settings with all")
     parser.add_argument("--defenses", nargs="+", help="by default the file's")
     parser.add_argument("--attacks", nargs="+", help="by default the file's")
-    parser.add_argument("--seeds", nargs="+", type=int, help="by default the file's")
-    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
-    parser.add_argument("--table", type=Path, help="such a file: prints its tables")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")
+    add_trial_options(parser, None)
     given = parser.parse_args()
     if given.table is not None:
         print_tables(json.loads(given.table.read_text()))
         return
-    torch.set_num_threads(1)
-    for name in ("flwr", "atoll"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    assume_identity()
+    quiet_process()
     tables = tomllib.loads(given.arena.read_text())
     settings = settings_of(tables)
     chosen = [name for name in settings if set(given.only) <= set(name.split(", "))]
@@ -186,17 +179,13 @@ def victim_of(experiment: Experiment) -> tuple[Victim, Dataset]:
             num_rounds=spec.num_rounds,
             model_seed=model_seed(spec.seed),
         ),
-        sent=Content({MODEL_RECORD: _tensors(federation.initial_arrays)}, {"config": values}),
+        sent=Content({MODEL_RECORD: tensors_of(federation.initial_arrays)}, {"config": values}),
         reply=Content(
-            {MODEL_RECORD: _tensors(reply.array_records["arrays"])},
+            {MODEL_RECORD: tensors_of(reply.array_records["arrays"])},
             {"metrics": dict(reply.metric_records["metrics"])},
         ),
     )
     return Victim(capture, truth), dataset
-
-
-def _tensors(arrays: ArrayRecord) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(np.array(view(array))) for key, array in arrays.items()}
 
 
 def print_tables(found: list[Tables]) -> None:

@@ -11,7 +11,6 @@ import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from atoll.attacks.captures.capture import Capture, FederationInfo, Truth, check
 from atoll.attacks.captures.capture_files import ABOUT, read_capture, read_truth
 from atoll.attacks.captures.truth_checks import check_truth
 from atoll.attacks.threat.victim_model import architecture, has_batch_norm, load_state
+from atoll.clients.arrays.tensors import tensors_of
 from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.catalog.loading import kept_dataset
 from atoll.clients.data.inputs.images import ImageInputs
@@ -36,7 +36,7 @@ from atoll.clients.training.gradients import Objective, full_gradient, losses_in
 from atoll.clients.training.local_training import train
 from atoll.errors import CaptureError
 from atoll.extras import require
-from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array
 from atoll.randomness import seed_everything
 from atoll.trust import Ask, admitted, refuse, uses_in
 
@@ -361,7 +361,7 @@ def _replay_layers(
         proximal_mu=capture.proximal_mu,
     )
     sent = array_record({key: to_array(v.numpy()) for key, v in capture.broadcast.items()})
-    trained = {k: torch.from_numpy(np.array(view(a))) for k, a in training.run(sent).arrays.items()}
+    trained = tensors_of(training.run(sent).arrays)
     return [
         trained[name].double() - parameter.detach().double()
         for name, parameter in module.named_parameters()

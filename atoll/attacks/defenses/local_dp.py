@@ -18,6 +18,7 @@ from torch import Tensor
 from atoll.attacks.defenses.defense import Compute, Task
 from atoll.attacks.defenses.observed import BoundedDefense
 from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.ranges import Delta, Epsilon, Norm
 from atoll.clients.training.step_mods import LocalStep
 from atoll.extras import require
@@ -84,7 +85,7 @@ class LocalDP(BoundedDefense):
             reply = self._mod(message, Context(1, 1, {}, RecordDict(), {}), answer)
         defended = reply.content.array_records["arrays"]
         return [
-            torch.from_numpy(np.array(view(array))).to(values.dtype)
+            tensor_of(array).to(values.dtype)
             for array, values in zip(defended.values(), update, strict=True)
         ]
 

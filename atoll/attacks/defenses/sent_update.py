@@ -10,6 +10,7 @@ from flwr.app import Message
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.moments.moment_messages import TrainingTerms
 from atoll.flower.arrays import array_record, to_array, view
 
@@ -50,7 +51,7 @@ class SentUpdate:
     def read(self, reply: Message) -> list[Tensor]:
         """Return the update in a reply, shaped as :attr:`parameters`."""
         [arrays] = reply.content.array_records.values()
-        after = [torch.from_numpy(np.array(view(arrays[key]))) for key in self.keys]
+        after = [tensor_of(arrays[key]) for key in self.keys]
         return list(torch._foreach_sub(after, self._origin()))
 
     def write(self, reply: Message, update: Sequence[Tensor]) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.training.local_training import TrainingResult
 from atoll.clients.training.objective.client_objective import SEPARATOR
 from atoll.clients.training.objective.named_terms import asks_for_terms
 from atoll.clients.training.objective.node_memory import record_of
-from atoll.flower.arrays import array_record, view
+from atoll.flower.arrays import array_record
 
 
 def answer(message: Message, arrays: ArrayRecord, result: TrainingResult) -> Message:
@@ -66,7 +65,7 @@ def term_arrays_of(message: Message, term: str) -> dict[str, Tensor]:
     """Return what a message holds for a term of the objective, by name."""
     prefix = f"{term}{SEPARATOR}"
     return {
-        key.removeprefix(prefix): torch.from_numpy(np.array(view(array)))
+        key.removeprefix(prefix): tensor_of(array)
         for key, array in arrays_of(message).items()
         if key.startswith(prefix)
     }

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.moments.statistic import Statistic
 from atoll.clients.moments.statistic_names import statistic_from_json, to_json
-from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array
 
 MOMENTS = "moments"
 QUERY = f"query.{MOMENTS}"
@@ -310,7 +309,7 @@ def _from_arrays(record: ArrayRecord | None) -> dict[tuple[int, str], Tensor]:
     found = {}
     for key, array in (record or {}).items():
         index, _, domain = key.partition("/")
-        found[int(index), domain] = torch.from_numpy(np.array(view(array)))
+        found[int(index), domain] = tensor_of(array)
     return found
 
 

@@ -14,8 +14,9 @@ from atoll import flower
 from atoll.attacks.captures.capture import MODEL_RECORD, Capture, faults_of
 from atoll.attacks.membership.active_server import ascended, replied_losses
 from atoll.clients.apps.client_app import make_client_app
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.errors import AttackError
-from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array
 from atoll.platform.attack_runs.shadows.local_grid import LocalGrid
 from atoll.platform.attack_runs.shadows.shadow_attacks import Suspect
 from atoll.platform.run_directory.run_config import load_run_config
@@ -67,7 +68,7 @@ def active_scores(
             message = _message(capture, sent, experiment.run.rounds + 1)
             [reply] = grid.send_and_receive([message])
             [arrays] = reply.content.array_records.values()
-            replied = {name: torch.from_numpy(np.array(view(arrays[name]))) for name in sent}
+            replied = {name: tensor_of(arrays[name]) for name in sent}
             losses = replied_losses(capture, suspect.candidates, replied)
         found.append({ACTIVE: -losses.numpy()})
     return found

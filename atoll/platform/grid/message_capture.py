@@ -37,11 +37,11 @@ from atoll.attacks.captures.capture import (
 from atoll.attacks.captures.capture_files import CAPTURES, capture_name, write_capture
 from atoll.clients.apps.client_app import ClientSpec, examples_of
 from atoll.clients.apps.leaving_clients import ASCENT
+from atoll.clients.arrays.tensors import tensors_of
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.models.model_building import model_seed
 from atoll.clients.moments.moment_messages import QUERY
 from atoll.errors import InvalidExperimentError
-from atoll.flower.arrays import view
 from atoll.platform.config.sections import CaptureSettings
 from atoll.platform.messages.outcome import Outcome
 from atoll.platform.messages.packing import unpack
@@ -244,9 +244,7 @@ def _content(records: RecordDict) -> Content:
     arrays, values = {}, {}
     for name, record in records.items():
         if isinstance(record, ArrayRecord):
-            arrays[name] = {
-                key: torch.from_numpy(np.array(view(array))) for key, array in record.items()
-            }
+            arrays[name] = tensors_of(record)
         else:
             values[name] = dict(record.items())
     return Content(arrays, values)

@@ -10,6 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.training.optimizers import SGD, Adam, LocalOptimizer
 from atoll.flower.arrays import array_record, to_array, view
 
@@ -112,4 +113,4 @@ def flat_to_arrays(flat: Tensor, names: list[str], arrays: ArrayRecord) -> Array
 
 
 def _tensor(arrays: ArrayRecord, key: str) -> Tensor:
-    return torch.from_numpy(np.array(view(arrays[key])))
+    return tensor_of(arrays[key])

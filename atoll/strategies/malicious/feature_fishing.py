@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
+from atoll.clients.arrays.tensors import tensors_of
 from atoll.clients.models.malicious.fishing_head import (
     FishingHead,
     find_fishing_head,
     with_threshold,
 )
 from atoll.errors import InvalidExperimentError
-from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array
 from atoll.strategies.mean_only import uses_mean_only
 
 # In units of 1 / scale: how far above the mean of a feature the next threshold is. An example so
@@ -110,7 +110,7 @@ class FeatureFishing(FedAvg):
         mean, metrics = super().aggregate_train(server_round, replies)
         if mean is None:
             return mean, metrics
-        sent, after = _tensors(self._sent), _tensors(mean)
+        sent, after = tensors_of(self._sent), tensors_of(mean)
         head = _head(sent)
         weight, bias = next_head(head, sent, after, self.scale)
         new = {head.weight: to_array(weight.numpy()), head.bias: to_array(bias.numpy())}
@@ -151,10 +151,6 @@ def next_head(
     feature = int(features.argmax()) if head.feature is None else head.feature
     threshold = float(features[feature]) + MARGIN / scale
     return with_threshold(head, sent[head.weight], feature, scale, threshold)
-
-
-def _tensors(arrays: ArrayRecord) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(np.array(view(array))) for key, array in arrays.items()}
 
 
 def _head(parameters: Mapping[str, Tensor]) -> FishingHead:

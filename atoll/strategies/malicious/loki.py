@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.models.malicious.loki_block import block_prefix, kernels_of_set
 from atoll.errors import InvalidExperimentError
-from atoll.flower.arrays import array_record, to_array, view
+from atoll.flower.arrays import array_record, to_array
 from atoll.strategies.mean_only import uses_mean_only
 
 
@@ -72,8 +71,7 @@ class LOKI(FedAvg):
             {key: array for key, array in arrays.items() if key.startswith(prefix)}
         )
         kernels = {
-            part: torch.from_numpy(np.array(view(arrays[f"{prefix}kernels.{part}"])))
-            for part in ("weight", "bias")
+            part: tensor_of(arrays[f"{prefix}kernels.{part}"]) for part in ("weight", "bias")
         }
         messages = list(super().configure_train(server_round, arrays, config, grid))
         total, channels, *_ = kernels["weight"].shape

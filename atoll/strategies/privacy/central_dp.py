@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from atoll.flower.arrays import array_record, to_array, view
@@ -25,6 +25,7 @@ from atoll.privacy.kinds import DELTA, EPSILON, Accountant, Sampling
 from atoll.strategies.privacy.clipping import next_norm, noise_beside_counts
 from atoll.strategies.privacy.cohorts import draw_cohort
 from atoll.strategies.privacy.noise import fresh_noise, tree_noise
+from atoll.strategies.strategy_wrapper import StrategyWrapper
 
 # The count's noise by the cohort, of adaptive clipping (Andrew et al., 2021, section 3.1).
 COUNT_NOISE = 0.05
@@ -34,7 +35,7 @@ NORM, CLIPPED = "clipping_norm", "clipped_share"
 Vector = dict[str, NDArray[np.float64]]
 
 
-class CentralDP(Strategy):
+class CentralDP(StrategyWrapper):
     """Another strategy, which gets the clipped and noisy mean of the clients' updates.
 
     The models that it makes keep client-level differential privacy towards everybody but the
@@ -94,7 +95,7 @@ class CentralDP(Strategy):
         accountant: Accountant = "rdp",
         seed: int = 0,
     ) -> None:
-        self.strategy = strategy
+        self.strategy: FedAvg = strategy
         self.clients = clients
         self.noise_multiplier = noise_multiplier
         self.delta = delta
@@ -174,22 +175,6 @@ class CentralDP(Strategy):
         told[CLIPPED] = sum(norm > self.clipping_norm for norm in norms) / max(len(norms), 1)
         self._adapt(server_round, norms)
         return aggregated, told
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """See the strategy."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """See the strategy."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """See the strategy."""
-        self.strategy.summary()
 
     # --- the mechanism -------------------------------------------------------------------------
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from atoll.flower.arrays import array_record, to_array, view
+from atoll.clients.arrays.tensors import tensor_of
+from atoll.flower.arrays import array_record, to_array
 
 PREFIX = "atoll."
 
@@ -46,9 +46,7 @@ class NodeMemory:
         record = self._state.array_records.get(self._key)
         if record is None:
             return {}
-        return {
-            key: torch.from_numpy(np.array(view(array))).to(device) for key, array in record.items()
-        }
+        return {key: tensor_of(array).to(device) for key, array in record.items()}
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the tensors; none at all removes the record."""

@@ -6,14 +6,13 @@ import copy
 from pathlib import Path
 
 import numpy as np
-import torch
 from flwr.app import Message
 
 from atoll.clients.apps.client_app import make_client_app
 from atoll.clients.apps.training_messages import config_of, round_of
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.data.files.dataset import Dataset
-from atoll.flower.arrays import view
 from atoll.platform.attack_runs.shadows.local_grid import LocalGrid
 from atoll.platform.attack_runs.shadows.shadow_plan import Losses, Questions, ShadowPlan
 from atoll.platform.config.strategy_wrappers import nested_strategies
@@ -54,7 +53,7 @@ def run_alone(plan: ShadowPlan, shadow: int, folder: Path) -> Losses:
             return
         [arrays] = reply.content.array_records.values()
         for name, tensor in state.items():
-            tensor.copy_(torch.from_numpy(np.array(view(arrays[name]))))
+            tensor.copy_(tensor_of(arrays[name]))
         found[key] = questions.losses(model, key[1])
 
     strategy = copy.deepcopy(plan.strategy)

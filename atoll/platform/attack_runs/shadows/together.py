@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -23,13 +22,13 @@ from atoll import flower
 from atoll.clients.apps.client_resources import ClientResources
 from atoll.clients.apps.local_clients import LocalClients
 from atoll.clients.apps.training_messages import config_of, proximal_mu_of
+from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.arrays.travelling import travelling_state
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.training.stacked.client_batch import ClientBatch
 from atoll.clients.training.stacked.stacked_layers import stacked_linear_layers
 from atoll.clients.training.stacked.vectorized_training import VectorizedTrainer
-from atoll.flower.arrays import view
 from atoll.platform.attack_runs.shadows.local_grid import LocalGrid, random_state_kept
 from atoll.platform.attack_runs.shadows.shadow_plan import Losses, Questions, ShadowPlan
 from atoll.platform.config.aggregation import aggregation_of
@@ -106,8 +105,7 @@ class _Stack:
     def _round(self, server_round: int, arrays: list[ArrayRecord]) -> list[ArrayRecord]:
         messages = self._drawn(server_round, arrays)
         starts = [
-            torch.stack([torch.from_numpy(np.array(view(record[name]))) for record in arrays])
-            for name in self._trained
+            torch.stack([tensor_of(record[name]) for record in arrays]) for name in self._trained
         ]
         totals = [WeightedSum() for _ in arrays]
         for message in sorted(messages, key=flower.address):

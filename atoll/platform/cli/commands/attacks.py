@@ -25,24 +25,18 @@ from atoll.platform.cli.terminal import (
     settings_of,
     who_is_trusted,
 )
+from atoll.platform.cli.training_options import (
+    DatasetArgument,
+    FilesOption,
+    SeedOption,
+    SplitOption,
+    ThreadsOption,
+    TrainingOption,
+)
 
 RowsOption = Annotated[
     Path | None, typer.Option(help="Where the rows go; by default in RUN_DIR/attacks.")
 ]
-# Of the commands that train what an attack needs.
-DatasetArgument = Annotated[str, typer.Argument(help="A data set ('atoll list datasets').")]
-FilesOption = Annotated[
-    Path | None, typer.Option(help="A folder with its files, in place of a download.")
-]
-SplitOption = Annotated[
-    str, typer.Option(help="Which examples it sees: test (clients have none of them) or train.")
-]
-TrainingOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="steps, width, ...; may be repeated."),
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seeds the training.")]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="Processor threads.")]
 
 
 def attack(

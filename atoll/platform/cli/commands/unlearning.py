@@ -21,6 +21,7 @@ from atoll.platform.cli.terminal import (
     say_loading,
     who_is_trusted,
 )
+from atoll.platform.cli.training_options import FilesOption, SeedOption, ThreadsOption
 
 METHODS = ("retrain", "fine-tune", "gradient-ascent", "projected-ascent")
 
@@ -102,11 +103,9 @@ def unlearn_class(
             "--set", metavar="KEY=VALUE", help="repulsion, gamma, steps, ...; may be repeated."
         ),
     ] = None,
-    path: Annotated[
-        Path | None, typer.Option(help="A folder with the data set's files, not a download.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="One seed, one generator.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    path: FilesOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 2,
     latex: LatexOption = False,
     csv: CsvOption = False,
 ) -> None:
