@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from atoll.platform.sweeps.sweep import SweepResult, run_sweep
     from atoll.platform.sweeps.sweep_plan import Sweep, load_sweep
     from atoll.platform.unlearning.unlearning_run import UnlearningResult, run_unlearning
-    from atoll.trust import CodeUse
+    from atoll.user_code.trust import CodeUse
 
 __version__ = "0.1.0"
 __all__ = [
@@ -148,6 +148,6 @@ _MODULES = {
     "atoll.platform.sweeps.sweep": ("SweepResult", "run_sweep"),
     "atoll.platform.sweeps.sweep_plan": ("Sweep", "load_sweep"),
     "atoll.platform.unlearning.unlearning_run": ("UnlearningResult", "run_unlearning"),
-    "atoll.trust": ("CodeUse",),
+    "atoll.user_code.trust": ("CodeUse",),
 }
 __getattr__, __dir__ = attach(__name__, _MODULES)

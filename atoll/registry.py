@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError, UnknownNameError
-from atoll.main_module import MAIN
-from atoll.trust import check_import, register
+from atoll.user_code.main_module import MAIN
+from atoll.user_code.trust import check_import, register
 
 T = TypeVar("T")
 

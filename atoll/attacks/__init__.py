@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         write_capture,
     )
     from atoll.attacks.defenses import DEFENSES
+    from atoll.attacks.defenses.base.defense import Defense, Estimate, Task
     from atoll.attacks.defenses.clipping import Clipping
-    from atoll.attacks.defenses.defense import Defense, Estimate, Task
     from atoll.attacks.defenses.dp_sgd import DPSGD
     from atoll.attacks.defenses.entropy_coding import EntropyCoding
     from atoll.attacks.defenses.local_dp import LocalDP
@@ -205,7 +205,7 @@ _MODULES = {
     ),
     "atoll.attacks.defenses": ("DEFENSES",),
     "atoll.attacks.defenses.clipping": ("Clipping",),
-    "atoll.attacks.defenses.defense": ("Defense", "Estimate", "Task"),
+    "atoll.attacks.defenses.base.defense": ("Defense", "Estimate", "Task"),
     "atoll.attacks.defenses.dp_sgd": ("DPSGD",),
     "atoll.attacks.defenses.entropy_coding": ("EntropyCoding",),
     "atoll.attacks.defenses.local_dp": ("LocalDP",),

@@ -20,7 +20,7 @@ from atoll.attacks import ATTACKS
 from atoll.attacks.base.attack_names import attacks_on
 from atoll.attacks.capture_validation.replay import diagnose
 from atoll.attacks.defenses import DEFENSES, REFERENCES
-from atoll.attacks.defenses.defense import Task
+from atoll.attacks.defenses.base.defense import Task
 from atoll.attacks.defenses.dp_sgd import DPSGD
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import observe

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
+from atoll.attacks.defenses.base.privacy_accounting import gaussian_epsilon
 from atoll.privacy.accounting import Mechanism, noise_for
 from atoll.privacy.gaussian import exact_gaussian_epsilon, gaussian_delta
 from atoll.privacy.opacus_accountant import composed_epsilon

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from atoll.attacks.base.adaptive import mimic_of
 from atoll.attacks.base.attack_building import build_attack, can_adapt, find_attack
 from atoll.attacks.captures.aggregate_capture import aggregate_captures, aggregate_truths
-from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.threat.victim_model import BatchNormMode
 from atoll.attacks.victims import (
@@ -28,7 +28,7 @@ from atoll.attacks.victims import (
 )
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
-from atoll.trust import CodeUse, admitted, references_in, uses_in
+from atoll.user_code.trust import CodeUse, admitted, references_in, uses_in
 
 # Part of every key: another number where the same job would give other rows.
 FORMAT = 2

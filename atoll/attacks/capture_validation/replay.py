@@ -38,7 +38,7 @@ from atoll.errors import CaptureError
 from atoll.extras import require
 from atoll.flower.arrays import array_record, to_array
 from atoll.randomness import seed_everything
-from atoll.trust import Ask, admitted, refuse, uses_in
+from atoll.user_code.trust import Ask, admitted, refuse, uses_in
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def diagnose_capture(directory: Path, ask: Ask = refuse) -> Diagnosis:
     directory : Path
         The capture's folder.
     ask : callable
-        Whether code that the capture names may be imported (:mod:`atoll.trust`).
+        Whether code that the capture names may be imported (:mod:`atoll.user_code.trust`).
 
     Raises
     ------

@@ -1,12 +1,12 @@
 """Defenses by name: Flower mods that change what a client sends.
 
-Each is one class derived from :class:`~atoll.attacks.defenses.defense.Defense`. The names are
+Each is one class derived from :class:`~atoll.attacks.defenses.base.defense.Defense`. The names are
 imported when they are asked for.
 """
 
 from __future__ import annotations
 
-from atoll.attacks.defenses.defense import Defense as Defense
+from atoll.attacks.defenses.base.defense import Defense as Defense
 from atoll.registry import Registry
 
 REFERENCES: dict[str, str] = {

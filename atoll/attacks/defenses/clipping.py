@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from atoll.attacks.defenses.defense import Compute, Task
-from atoll.attacks.defenses.observed import BoundedDefense, clipped
+from atoll.attacks.defenses.base.defense import Compute, Task
+from atoll.attacks.defenses.base.observed import BoundedDefense, clipped
 from atoll.clients.ranges import Norm
 
 

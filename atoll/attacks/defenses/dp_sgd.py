@@ -11,9 +11,9 @@ import torch
 from flwr.app import Context
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Task
-from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
+from atoll.attacks.defenses.base.defense import Compute, Task
+from atoll.attacks.defenses.base.observed import BoundedDefense
+from atoll.attacks.defenses.base.privacy_accounting import count_uses, gaussian_epsilon
 from atoll.clients.ranges import Delta, NoiseMultiplier, Norm
 from atoll.clients.training.step_mods import LocalStep
 from atoll.extras import OptionalModule, require

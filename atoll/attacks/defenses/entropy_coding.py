@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from atoll import flower
-from atoll.attacks.defenses.defense import Compute, Defense, Task
-from atoll.attacks.defenses.sent_update import SentUpdate
+from atoll.attacks.defenses.base.defense import Compute, Defense, Task
+from atoll.attacks.defenses.base.sent_update import SentUpdate
 from atoll.clients.arrays.coded_uploads import CODED_BYTES
 from atoll.flower.arrays import view
 

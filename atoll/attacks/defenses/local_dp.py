@@ -15,9 +15,9 @@ from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.clientapp.mod import LocalDpMod
 from torch import Tensor
 
-from atoll.attacks.defenses.defense import Compute, Task
-from atoll.attacks.defenses.observed import BoundedDefense
-from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
+from atoll.attacks.defenses.base.defense import Compute, Task
+from atoll.attacks.defenses.base.observed import BoundedDefense
+from atoll.attacks.defenses.base.privacy_accounting import count_uses, gaussian_epsilon
 from atoll.clients.arrays.tensors import tensor_of
 from atoll.clients.ranges import Delta, Epsilon, Norm
 from atoll.clients.training.step_mods import LocalStep

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from atoll.attacks.defenses.defense import Compute, Defense, Task
+from atoll.attacks.defenses.base.defense import Compute, Defense, Task
 from atoll.clients.training.mixup_objective import mixup_objective
 
 

@@ -15,7 +15,7 @@ from flwr.app import Context, Error, Message
 from torch import Tensor
 
 from atoll import flower
-from atoll.attacks.defenses.sent_update import SentUpdate
+from atoll.attacks.defenses.base.sent_update import SentUpdate
 from atoll.clients.ranges import Fraction
 from atoll.clients.settings import Section
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
-from atoll.attacks.defenses.tensors import gaussian
+from atoll.attacks.defenses.base.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.base.tensors import gaussian
 from atoll.clients.ranges import Deviation
 
 # The median of |N(0, 1)|.

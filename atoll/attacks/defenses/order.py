@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atoll.attacks.defenses.defense import Defense
+from atoll.attacks.defenses.base.defense import Defense
 from atoll.attacks.defenses.dp_sgd import DPSGD
 from atoll.attacks.defenses.precode import Precode
 from atoll.clients.mods import KEY

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
-from atoll.attacks.defenses.tensors import gaussian
+from atoll.attacks.defenses.base.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.base.tensors import gaussian
 from atoll.clients.ranges import Rate, Repetitions, Rounds
 from atoll.clients.training.step_mods import LocalStep
 

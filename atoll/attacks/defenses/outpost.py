@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from atoll.attacks.defenses.defense import Compute, Task
-from atoll.attacks.defenses.observed import MaskedDefense
+from atoll.attacks.defenses.base.defense import Compute, Task
+from atoll.attacks.defenses.base.observed import MaskedDefense
+from atoll.attacks.defenses.base.tensors import gaussian, largest
 from atoll.attacks.defenses.pruning import kept
-from atoll.attacks.defenses.tensors import gaussian, largest
 from atoll.clients.ranges import Share, Weight
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Estimate, Task
-from atoll.attacks.defenses.observed import MaskedDefense
+from atoll.attacks.defenses.base.defense import Compute, Estimate, Task
+from atoll.attacks.defenses.base.observed import MaskedDefense
 from atoll.clients.models.variational_bottleneck import find_bottleneck
 from atoll.clients.ranges import Weight
 

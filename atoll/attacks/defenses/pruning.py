@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from atoll.attacks.defenses.defense import Compute, Task
-from atoll.attacks.defenses.observed import MaskedDefense
-from atoll.attacks.defenses.tensors import largest
+from atoll.attacks.defenses.base.defense import Compute, Task
+from atoll.attacks.defenses.base.observed import MaskedDefense
+from atoll.attacks.defenses.base.tensors import largest
 from atoll.clients.ranges import Share
 
 

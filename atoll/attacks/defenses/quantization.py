@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Defense, Estimate, Task
-from atoll.attacks.defenses.tensors import straight_through
+from atoll.attacks.defenses.base.defense import Compute, Defense, Estimate, Task
+from atoll.attacks.defenses.base.tensors import straight_through
 
 # Of the largest value: less is rounding, in a difference of float32 parameters.
 TOLERANCE = 1e-4

@@ -13,9 +13,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Compute, Estimate, Task
-from atoll.attacks.defenses.observed import MaskedDefense
-from atoll.attacks.defenses.tensors import largest
+from atoll.attacks.defenses.base.defense import Compute, Estimate, Task
+from atoll.attacks.defenses.base.observed import MaskedDefense
+from atoll.attacks.defenses.base.tensors import largest
 from atoll.clients.models.head import find_head
 from atoll.clients.ranges import Share
 from atoll.clients.training.step_mods import LocalStep

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from atoll import flower
-from atoll.attacks.defenses.sent_update import SentUpdate
+from atoll.attacks.defenses.base.sent_update import SentUpdate
 from atoll.attacks.poisoning.poison import Poison, classes_of, is_train, refusal
 from atoll.clients.apps.training_messages import partition_of
 from atoll.clients.data.files.dataset import Dataset

@@ -18,7 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from torch import Tensor
 
 from atoll import flower
-from atoll.attacks.defenses.sent_update import SentUpdate
+from atoll.attacks.defenses.base.sent_update import SentUpdate
 from atoll.attacks.poisoning.poison import flattened
 from atoll.attacks.poisoning.update_poison import UpdatePoison
 from atoll.clients.apps.training_messages import config_of, partition_of, round_of

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from atoll import flower
-from atoll.attacks.defenses.sent_update import SentUpdate
+from atoll.attacks.defenses.base.sent_update import SentUpdate
 from atoll.attacks.poisoning.poison import Poison, flattened, is_train, refusal, shaped_as
 from atoll.clients.apps.training_messages import config_of, partition_of, round_of
 from atoll.clients.ranges import Deviation

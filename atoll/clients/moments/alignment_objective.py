@@ -12,7 +12,7 @@ from atoll.clients.moments.example_passes import Passes
 from atoll.clients.moments.measure import check_head, sums_of
 from atoll.clients.moments.moment_messages import Term, TrainingTerms
 from atoll.clients.moments.statistic import DomainContext
-from atoll.user_code import user_code
+from atoll.user_code.error_places import user_code
 
 
 def reply_weight(terms: TrainingTerms, examples: DomainExamples) -> float:

@@ -12,7 +12,7 @@ from atoll.clients.moments.example_passes import Batch, Passes
 from atoll.clients.moments.moment_messages import DomainSums, MomentsQuery
 from atoll.clients.moments.statistic import DomainContext, Statistic
 from atoll.clients.moments.statistics import Gradient
-from atoll.user_code import user_code
+from atoll.user_code.error_places import user_code
 
 
 def measure(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atoll.errors import InvalidExperimentError
 from atoll.registry import import_attribute
-from atoll.user_code import user_code
+from atoll.user_code.error_places import user_code
 
 LOSS, METRICS = "client.loss", "run.metrics"
 # Takes a model's outputs, shape (n, ...), and the labels, shape (n, ...): returns n values.

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pyarrow.compute as pc
 
 from atoll.attacks.arena.arena_job import Conditions, Job
+from atoll.attacks.base.adaptive import defenses_of
 from atoll.attacks.base.attack_building import can_adapt, find_attack
 from atoll.attacks.captures.capture_files import find_captures
-from atoll.attacks.defenses.adaptive import defenses_of
 from atoll.clients.settings import Section
 from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
@@ -35,7 +35,7 @@ from atoll.platform.run_directory.run_files import (
 from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
 from atoll.platform.sweeps.trial_rows import TRIALS
-from atoll.trust import CodeUse, uses_in
+from atoll.user_code.trust import CodeUse, uses_in
 
 # The server's epsilon, in the table of rounds.
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from atoll.attacks.base.adaptive import mimic_of
 from atoll.attacks.base.attack import Attack, Progress, ignore_progress
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.captures.capture_files import RAW_CLIENT_DATA, find_captures
-from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.metrics.kinds import METRICS, NOUNS, TITLES, kind_of
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.metrics.picture import save_picture
@@ -45,7 +45,7 @@ from atoll.platform.reports.attack_report import PAGE, names_label, write_attack
 from atoll.platform.run_directory.run_config import load_run_config
 from atoll.platform.run_directory.run_files import CONFIG, check_run_directory, read_config
 from atoll.platform.runs.session import new_run_directory
-from atoll.trust import Ask, CodeUse, admitted, references_in, refuse, uses_in
+from atoll.user_code.trust import Ask, CodeUse, admitted, references_in, refuse, uses_in
 
 logger = logging.getLogger("atoll")
 
@@ -204,8 +204,8 @@ def run_attack(
     progress : callable
         Called with the steps done and the number of steps.
     ask : callable
-        Whether code that the run names may be imported (:mod:`atoll.trust`); what ``name`` and
-        ``settings`` name is the caller's own.
+        Whether code that the run names may be imported (:mod:`atoll.user_code.trust`); what
+        ``name`` and ``settings`` name is the caller's own.
 
     Raises
     ------

@@ -26,7 +26,7 @@ from atoll.platform.attack_runs.attack_run import ATTACKS_FOLDER, dataset_of, us
 from atoll.platform.reports import tables as reports
 from atoll.platform.run_directory.run_files import check_run_directory
 from atoll.platform.runs.session import new_run_directory
-from atoll.trust import Ask, admitted, refuse
+from atoll.user_code.trust import Ask, admitted, refuse
 
 MESSAGES, ROWS = "query.moments", "labels.parquet"
 
@@ -111,7 +111,7 @@ def run_labels(
     out : Path, optional
         By default the first free ``RUN_DIR/attacks/labels[-n]``.
     ask : callable
-        Whether code that the run names may be imported (:mod:`atoll.trust`).
+        Whether code that the run names may be imported (:mod:`atoll.user_code.trust`).
 
     Raises
     ------

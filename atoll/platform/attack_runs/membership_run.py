@@ -39,7 +39,7 @@ from atoll.platform.reports.tables import Cell, Table
 from atoll.platform.run_directory.run_files import check_run_directory
 from atoll.platform.runs.session import new_run_directory
 from atoll.randomness import derive_seed
-from atoll.trust import Ask, admitted, refuse
+from atoll.user_code.trust import Ask, admitted, refuse
 
 ROWS = "membership.parquet"
 # A client's examples that are candidates, and as many others.
@@ -175,7 +175,7 @@ def run_membership(
     progress : callable
         Told how many shadow federations of how many are there.
     ask : callable
-        Whether code that the run names may be imported (:mod:`atoll.trust`).
+        Whether code that the run names may be imported (:mod:`atoll.user_code.trust`).
 
     Raises
     ------

@@ -15,7 +15,7 @@ from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
 from atoll.lazy import LazyObject
 from atoll.platform.cli.completion import complete_setting
-from atoll.trust import Ask, CodeUse, refuse, trust
+from atoll.user_code.trust import Ask, CodeUse, refuse, trust
 
 if TYPE_CHECKING:
     from rich.console import Console

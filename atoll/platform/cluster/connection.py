@@ -19,7 +19,7 @@ from ray.job_config import JobConfig
 from atoll.errors import EngineError
 from atoll.platform.cluster.authentication import agreed_with, own_token
 from atoll.platform.cluster.first_driver import let_one_go_first
-from atoll.trust import is_restricted
+from atoll.user_code.trust import is_restricted
 
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 PROBE_SECONDS = 1.0

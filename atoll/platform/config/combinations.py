@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from atoll.attacks.defenses.defense import Defense
+from atoll.attacks.defenses.base.defense import Defense
 from atoll.clients.mods import KEY
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.strategy_wrappers import nested_strategies

@@ -13,7 +13,6 @@ from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, 
 from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.files import reading
-from atoll.main_module import with_references
 from atoll.platform.config.consistency import problems_of
 from atoll.platform.config.privacy.audit_settings import AuditSettings
 from atoll.platform.config.privacy.settings import PrivacySettings
@@ -27,6 +26,7 @@ from atoll.platform.config.sections import (
     StrategySettings,
 )
 from atoll.platform.config.unlearning.settings import UnlearnSettings
+from atoll.user_code.main_module import with_references
 
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)

@@ -54,7 +54,7 @@ from atoll.platform.run_directory.run_files import (
     read_rows,
 )
 from atoll.platform.runs.layerwise.network_arrays import network_arrays
-from atoll.trust import admitted, refuse, trust, uses_in
+from atoll.user_code.trust import admitted, refuse, trust, uses_in
 
 
 def open_run(directory: Path | str, *, trust_code: bool = False) -> RecordedRun:

@@ -51,9 +51,9 @@ from atoll.platform.runs.session import Session, claim_run_directory, versions
 from atoll.platform.runs.started_cluster import StartedCluster, main_code_of
 from atoll.platform.runs.unlearning import UNLEARNED
 from atoll.randomness import derive_seed, seed_everything
-from atoll.source_identity import references_in, source_hashes
 from atoll.strategies.sec_agg_plus import SecAggPlus
-from atoll.trust import Ask, admitted, note, refuse, uses_in
+from atoll.user_code.source_identity import references_in, source_hashes
+from atoll.user_code.trust import Ask, admitted, note, refuse, uses_in
 
 logger = logging.getLogger("atoll")
 
@@ -161,7 +161,7 @@ def resume(
         As for :func:`run`.
     ask : callable
         Whether code that the directory names may be imported, where it is not known to be the
-        user's own (:mod:`atoll.trust`).
+        user's own (:mod:`atoll.user_code.trust`).
 
     Raises
     ------

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from atoll.clients.apps.client_app import make_client_app
-from atoll.main_module import MainCode
 from atoll.platform.cluster.connection import Cluster
 from atoll.platform.cluster.worker_allocation import WorkerAllocator
 from atoll.platform.config.experiment import Experiment
@@ -15,7 +14,8 @@ from atoll.platform.config.unlearning.problems import absent_nodes
 from atoll.platform.grid.ray_grid import RayGrid
 from atoll.platform.runs.federation import Federation
 from atoll.platform.worker.worker_setup import make_with_main
-from atoll.trust import references_in
+from atoll.user_code.main_module import MainCode
+from atoll.user_code.trust import references_in
 
 
 def main_code_of(experiment: Experiment) -> MainCode:

@@ -12,7 +12,6 @@ from typing import Any
 from atoll.credentials import HidingFormatter, without_credentials
 from atoll.errors import AtollError
 from atoll.files.recorded import remove_recorded, write_recorded_json
-from atoll.main_module import MainCode
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.reports.run_report import write_report
 from atoll.platform.run_directory.run_files import CONFIG
@@ -20,6 +19,7 @@ from atoll.platform.run_directory.run_lock import DirectoryInUseError, RunLock
 from atoll.platform.runs.federation_run import run
 from atoll.platform.sweeps.trial_rows import STOPPED, log_of
 from atoll.platform.sweeps.trial_stopping import AskAfterRound, TrialStopped
+from atoll.user_code.main_module import MainCode
 
 # How long a trial of a killed sweep may go on.
 ORPHAN_SECONDS = 60.0

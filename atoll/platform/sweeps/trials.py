@@ -25,7 +25,7 @@ from atoll.platform.sweeps.trial_rows import (
     place_of,
     stopped_row,
 )
-from atoll.source_identity import references_in, source_hashes
+from atoll.user_code.source_identity import references_in, source_hashes
 
 logger = logging.getLogger("atoll")
 

@@ -26,7 +26,7 @@ from atoll.platform.runs.federation_run import run
 from atoll.platform.runs.unlearning import last_model
 from atoll.platform.unlearning.experiment import unlearning_experiment
 from atoll.platform.unlearning.witness import asked_of, figures_of
-from atoll.trust import Ask, admitted, refuse, uses_in
+from atoll.user_code.trust import Ask, admitted, refuse, uses_in
 
 UNLEARNING = "unlearning.json"
 # A client's examples that membership inference is asked about, and as many others.
@@ -125,7 +125,7 @@ def run_unlearning(
     observers : callable, optional
         As of :func:`atoll.run`.
     ask : callable
-        Whether code that the run names may be imported (:mod:`atoll.trust`).
+        Whether code that the run names may be imported (:mod:`atoll.user_code.trust`).
 
     Raises
     ------

@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 from ray import cloudpickle
 
 from atoll.errors import EngineError
-from atoll.main_module import MainCode
 from atoll.platform.worker.actor import WorkerSetup
 from atoll.platform.worker.node_data import NodeData
+from atoll.user_code.main_module import MainCode
 
 
 def make_with_main(main: MainCode, make: Callable[[], ClientApp]) -> ClientApp:

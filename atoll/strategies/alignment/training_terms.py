@@ -9,7 +9,7 @@ from atoll.strategies.alignment.alignment_method import AlignmentMethod
 from atoll.strategies.alignment.moments.domain_moments import Domains
 from atoll.strategies.alignment.moments.moment_exchange import NodesFailedError
 from atoll.strategies.alignment.penalty import check_penalty, check_terms
-from atoll.user_code import user_code
+from atoll.user_code.error_places import user_code
 
 
 def training_terms(

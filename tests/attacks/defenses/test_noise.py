@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
-from atoll.attacks.defenses.defense import Task
+from atoll.attacks.defenses.base.defense import Task
 from atoll.attacks.defenses.noise import GaussianNoise
 from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 

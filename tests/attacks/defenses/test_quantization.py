@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.attacks.defenses.defense import Task
+from atoll.attacks.defenses.base.defense import Task
 from atoll.attacks.defenses.quantization import (
     NearestQuantization,
     Quantization,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from atoll.attacks.audits.canary_clients import is_included
-from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
+from atoll.attacks.defenses.base.privacy_accounting import gaussian_epsilon
 from atoll.errors import EngineError, InvalidExperimentError
 from atoll.platform.attack_runs.audit_run import AuditResult, example_scores, run_audit
 from atoll.platform.attack_runs.membership_run import run_membership

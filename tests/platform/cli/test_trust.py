@@ -26,11 +26,11 @@ from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.settings import ClientSettings, ModelSettings
 from atoll.errors import AtollError, UntrustedCodeError
 from atoll.files.recorded import write_recorded_text
-from atoll.main_module import MainCode
 from atoll.platform.cli import terminal
 from atoll.platform.cli.application import application
 from atoll.platform.config.experiment import Experiment
-from atoll.trust import note, uses_in
+from atoll.user_code.main_module import MainCode
+from atoll.user_code.trust import note, uses_in
 from tests.support.paths import ROOT
 from tests.support.runs.foreign_files import tables_of, write_a_capture, write_run
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
+from atoll.attacks.defenses.base.privacy_accounting import gaussian_epsilon
 from atoll.errors import InvalidExperimentError, RunDirectoryError
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.reports.figures.drawing import Curves, Level

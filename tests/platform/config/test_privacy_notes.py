@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
+from atoll.attacks.defenses.base.privacy_accounting import gaussian_epsilon
 from atoll.clients.settings import ClientSettings, ModSettings
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.privacy.notes import privacy_notes

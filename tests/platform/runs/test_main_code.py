@@ -12,8 +12,8 @@ import pytest
 from nbclient import NotebookClient
 
 from atoll.errors import InvalidExperimentError
-from atoll.main_module import MainCode, main_hashes, reference_to
 from atoll.platform.config.experiment import Experiment
+from atoll.user_code.main_module import MainCode, main_hashes, reference_to
 from tests.support.paths import ROOT
 
 DEFINITIONS = '''
@@ -177,7 +177,7 @@ def test_a_reference_to_what_no_script_defines_says_so() -> None:
 def hashes(folder: Path, text: str, name: str) -> dict[str, str]:
     """The hashes of a script's own definition."""
     ask = (
-        "\nfrom atoll.main_module import main_hashes\nimport json\n"
+        "\nfrom atoll.user_code.main_module import main_hashes\nimport json\n"
         f"print(json.dumps(main_hashes(['__main__:{name}'])))"
     )
     return dict(json.loads(in_process(folder, text + ask, {})))

@@ -22,7 +22,7 @@ import torch
 from flwr.app import ConfigRecord, Message
 
 from atoll.attacks.defenses import DEFENSES
-from atoll.attacks.defenses.defense import Task
+from atoll.attacks.defenses.base.defense import Task
 from atoll.clients.mods import CLIENT_MODS
 from atoll.clients.settings import ClientSettings, ModSettings
 from atoll.errors import InvalidExperimentError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Task
+from atoll.attacks.defenses.base.defense import Task
 from atoll.clients.models.model_building import build_model
 from atoll.clients.settings import ModelSettings
 from atoll.clients.tasks.losses import mean_loss

@@ -36,7 +36,7 @@ from atoll.clients.tasks.regression import Regression
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
-from atoll.source_identity import source_hashes
+from atoll.user_code.source_identity import source_hashes
 
 logger = logging.getLogger("atoll")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from atoll.clients.settings import DataSettings
 from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
-from atoll.user_code import user_code
+from atoll.user_code.error_places import user_code
 
 EXPECTED = (
     "expected a list with one array of places in labels for each client, or one array with the "

@@ -34,8 +34,8 @@ from atoll.errors import InvalidExperimentError
 from atoll.files.atomic import appearing
 from atoll.randomness import derive_seed
 from atoll.registry import import_attribute
-from atoll.source_identity import source_hashes
-from atoll.user_code import user_code
+from atoll.user_code.error_places import user_code
+from atoll.user_code.source_identity import source_hashes
 
 logger = logging.getLogger("atoll")
 

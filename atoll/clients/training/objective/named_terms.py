@@ -16,7 +16,7 @@ from atoll.clients.training.objective.term import ObjectiveTerm, TermBatch, Term
 from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry
-from atoll.user_code import user_code
+from atoll.user_code.error_places import user_code
 
 KEY = "client.objective"
 _PLACE = "atoll.clients.training.terms"

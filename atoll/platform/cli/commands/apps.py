@@ -66,7 +66,7 @@ def flower(
     with clear_errors(lambda: directories[0] if directories else None):
         say_loading(app_dir.resolve().name)
         from atoll.platform.runs.apps.app_run import TABLE, AppRun, run_flower_app
-        from atoll.trust import note, uses_in
+        from atoll.user_code.trust import note, uses_in
 
         log_to_terminal("info")
         settings = AppRun(

@@ -80,7 +80,7 @@ def resume(
         say_loading(run_directory.resolve().name)
         from atoll.platform.runs.apps.app_run import is_app_run, resume_app
         from atoll.platform.runs.federation_run import resume as resume_run
-        from atoll.trust import admitted, uses_in
+        from atoll.user_code.trust import admitted, uses_in
 
         log_to_terminal("info")
         observers, ask = console_observers([]), who_is_trusted(trust_code)

@@ -24,7 +24,7 @@ from atoll.platform.cli.terminal import (
     say_loading,
     settings_of,
 )
-from atoll.trust import importing_only, uses_in
+from atoll.user_code.trust import importing_only, uses_in
 
 if TYPE_CHECKING:
     from atoll.platform.sweeps.sweep_plan import Sweep

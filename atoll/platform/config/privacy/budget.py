@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
+from atoll.attacks.defenses.base.privacy_accounting import gaussian_epsilon
 from atoll.clients.settings import ModSettings
 from atoll.errors import InvalidExperimentError
 from atoll.extras import require

@@ -18,9 +18,9 @@ from flwr.clientapp.mod import LocalDpMod
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from atoll.attacks.defenses.base.privacy_accounting import gaussian_epsilon
 from atoll.attacks.defenses.dp_sgd import DPSGD
 from atoll.attacks.defenses.local_dp import LocalDP
-from atoll.attacks.defenses.privacy_accounting import gaussian_epsilon
 from atoll.clients.mods import find_mods
 from atoll.clients.settings import ClientSettings
 from atoll.platform.config.strategy_wrappers import nested_strategies

@@ -22,7 +22,7 @@ from atoll.platform.runs.apps.app_directory import FlowerApp, on_path, read_app,
 from atoll.platform.runs.apps.app_federation import AppFederation, app_federation
 from atoll.platform.runs.session import Session, claim_run_directory, versions
 from atoll.randomness import derive_seed, seed_everything
-from atoll.source_identity import source_hashes
+from atoll.user_code.source_identity import source_hashes
 
 TABLE = "flower"
 KEEP_CHECKPOINTS = 2

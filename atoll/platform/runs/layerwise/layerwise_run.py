@@ -26,7 +26,6 @@ from atoll.clients.noprop.layer_keys import shared_prefix
 from atoll.clients.noprop.networks.design import Design, SharedPart
 from atoll.clients.noprop.networks.embeddings import prototypes
 from atoll.flower.arrays import array_record, to_array
-from atoll.main_module import MainCode
 from atoll.platform.callbacks.early_stopping import EarlyStopping
 from atoll.platform.callbacks.observers import RoundRecord, RunInfo
 from atoll.platform.cluster.connection import Cluster
@@ -56,6 +55,7 @@ from atoll.platform.runs.layerwise.network_arrays import (
 from atoll.platform.runs.layerwise.network_evaluation import Snapshot, SnapshotEvaluation
 from atoll.platform.runs.session import Session
 from atoll.platform.worker.worker_setup import make_with_main
+from atoll.user_code.main_module import MainCode
 
 if TYPE_CHECKING:
     from atoll.platform.runs.federation import Federation

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from atoll.attacks.base.adaptive import mimic_of
 from atoll.attacks.defenses import REFERENCES
-from atoll.attacks.defenses.adaptive import mimic_of
 from atoll.attacks.methods.matching.inverting_gradients import InvertingGradients
 from atoll.attacks.metrics.pixels import psnr
 from atoll.attacks.optim.matching import cosine

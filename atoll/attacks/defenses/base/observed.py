@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from atoll.attacks.defenses.defense import Defense, Estimate
-from atoll.attacks.defenses.tensors import joint_norm
+from atoll.attacks.defenses.base.defense import Defense, Estimate
+from atoll.attacks.defenses.base.tensors import joint_norm
 
 
 class MaskedDefense(Defense):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from atoll.platform.run_directory.identity import RunIdentity
-from atoll.source_identity import references_in, source_hashes
+from atoll.user_code.source_identity import references_in, source_hashes
 
 FILES = {
     "own_app_x/__init__.py": "",

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from atoll.main_module import MAIN, main_hashes
-from atoll.trust import locate
+from atoll.user_code.main_module import MAIN, main_hashes
+from atoll.user_code.trust import locate
 
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 INSTALLED = ("site-packages", "dist-packages")

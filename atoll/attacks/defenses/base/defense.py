@@ -24,7 +24,7 @@ from flwr.app import Context, Error, Message
 from torch import Tensor, nn
 
 from atoll import flower
-from atoll.attacks.defenses.sent_update import SentUpdate
+from atoll.attacks.defenses.base.sent_update import SentUpdate
 from atoll.clients.apps.training_messages import config_of, round_of
 from atoll.clients.settings import Section
 from atoll.clients.training.step_mods import LocalStep, StepGradient, on_steps

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atoll.attacks.captures.capture import Capture
 from atoll.attacks.defenses import DEFENSES
-from atoll.attacks.defenses.defense import Defense, Estimate
+from atoll.attacks.defenses.base.defense import Defense, Estimate
 from atoll.attacks.threat.capabilities import Capability, ThreatModel
 from atoll.attacks.threat.observation import Mimic, Observation, observe
 from atoll.clients.mods import find_mods

@@ -5,7 +5,7 @@ from flwr.app import Context, RecordDict
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from atoll.attacks.defenses.privacy_accounting import count_uses, gaussian_epsilon
+from atoll.attacks.defenses.base.privacy_accounting import count_uses, gaussian_epsilon
 
 
 def exact_epsilon(noise_multiplier: float, uses: int, delta: float) -> float:

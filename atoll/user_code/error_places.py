@@ -12,7 +12,7 @@ from pathlib import Path
 from atoll.errors import AtollError, EngineError
 
 # What is in these folders, or is no file at all, is nobody's own.
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parents[1])
 _NOT_OWN = (_PACKAGE, *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 

@@ -1,0 +1,1 @@
+"""The base of defenses: their interface, and what several of them share."""
