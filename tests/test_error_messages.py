@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atoll.error_messages import closest, short, validated
+from atoll.error_messages import closest, short
 from atoll.errors import AttackError, InvalidExperimentError
+from atoll.validation import validated
 
 
 class Inner(BaseModel):

@@ -20,9 +20,10 @@ from torch import nn
 from atoll import flower
 from atoll.clients.ranges import Delta, Epsilon, Norm, check_value
 from atoll.clients.settings import ModSettings
-from atoll.error_messages import closest, findings
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry
+from atoll.validation import findings
 
 KEY = "client.mods"
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

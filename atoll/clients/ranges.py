@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from atoll.error_messages import expectation, short
+from atoll.error_messages import short
 from atoll.errors import InvalidExperimentError
+from atoll.validation import expectation
 
 # Counts.
 Rounds = Annotated[int, Field(gt=0, le=10_000_000)]

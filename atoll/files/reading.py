@@ -19,8 +19,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, StringConstraints, TypeAdapter, ValidationError
 
-from atoll.error_messages import first_finding, short
+from atoll.error_messages import short
 from atoll.errors import AtollError, RunDirectoryError
+from atoll.validation import first_finding
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from atoll.platform.reference.experiment_keys import description_of_section, keys_in, sections
-from atoll.platform.reference.keys import REQUIRED, SECTION, UNSET, Key
+from atoll.platform.reference.experiment_keys import sections
+from atoll.platform.reference.key import REQUIRED, SECTION, UNSET, Key
 from atoll.platform.reference.kinds import kinds
 from atoll.platform.reference.names import describe_name, names_of
 
@@ -59,8 +59,8 @@ class NamesDirective(SphinxDirective):
 
 
 def _table(section: str) -> list[str]:
-    title = [f".. rubric:: [{section}]", "", _escaped(description_of_section(section)), ""]
-    return [*title, *_key_rows(keys_in(section))]
+    title = [f".. rubric:: [{section}]", "", _escaped(sections()[section].description), ""]
+    return [*title, *_key_rows(sections()[section].keys)]
 
 
 def _key_rows(keys: Sequence[Key]) -> list[str]:

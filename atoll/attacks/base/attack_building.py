@@ -7,8 +7,8 @@ from typing import Any
 
 from atoll.attacks.base.attack import Attack
 from atoll.attacks.base.attack_names import ATTACKS
-from atoll.error_messages import validated
 from atoll.errors import AtollError, AttackError
+from atoll.validation import validated
 
 
 def find_attack(name: str, key: str) -> type[Attack]:

@@ -24,11 +24,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from atoll.attacks.captures.capture import Capture, Content, FederationInfo, Truth
-from atoll.error_messages import first_finding
 from atoll.errors import CaptureError
 from atoll.files.atomic import appearing
 from atoll.files.manifests import MANIFEST, read_verified, seal
 from atoll.files.reading import parse_json
+from atoll.validation import first_finding
 
 # Format 1 was of images with one label.
 FORMAT = 2

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from atoll.clients.settings import Section
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
+from atoll.validation import validated
 
 Preset = Literal["tiny", "small", "paper"]
 # Options that are keys of ``[data]`` itself.

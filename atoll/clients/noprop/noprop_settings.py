@@ -9,8 +9,8 @@ from pydantic import Field
 
 from atoll.clients.ranges import Decay, Depth, Positive, Repetitions, Weight, Width
 from atoll.clients.settings import ModelSettings, Section
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
+from atoll.validation import validated
 
 # Each is a pass of every test image through a block.
 InferenceSteps = Annotated[int, Field(gt=0, le=100_000)]

@@ -7,9 +7,9 @@ from typing import Any
 
 from atoll.clients.personal.method import PersonalMethod
 from atoll.clients.settings import ClientSettings, PersonalSettings
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry
+from atoll.validation import validated
 
 KEY = "client.personal"
 _PLACE = "atoll.clients.personal"

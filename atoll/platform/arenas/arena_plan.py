@@ -14,7 +14,6 @@ from atoll.attacks.base.adaptive import defenses_of
 from atoll.attacks.base.attack_building import can_adapt, find_attack
 from atoll.attacks.captures.capture_files import find_captures
 from atoll.clients.settings import Section
-from atoll.error_messages import validated
 from atoll.errors import CaptureError, InvalidExperimentError
 from atoll.platform.arenas.arena_checks import check_federations, check_settings
 from atoll.platform.callbacks.metric_names import EPSILON_SPENT
@@ -36,6 +35,7 @@ from atoll.platform.sweeps.axes import SEED
 from atoll.platform.sweeps.sweep_plan import Sweep, Trial, dataset_of, plan_sweep
 from atoll.platform.sweeps.trial_rows import TRIALS
 from atoll.user_code.trust import CodeUse, uses_in
+from atoll.validation import validated
 
 # The server's epsilon, in the table of rounds.
 

@@ -17,10 +17,10 @@ from atoll.attacks.generators.trained_generator import (
 )
 from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.clients.data.catalog.loading import load_dataset
-from atoll.error_messages import validated
 from atoll.files.atomic import replacing
 from atoll.platform.attack_runs.attack_run import parse_settings
 from atoll.platform.attack_runs.training_progress import TrainingProgress
+from atoll.validation import validated
 
 SAMPLES = "samples.png"
 SAMPLES_A_CLASS = 10

@@ -14,10 +14,10 @@ from atoll.attacks.priors.prior_training import PriorSettings, train_prior
 from atoll.attacks.priors.proximal_training import ProximalSettings
 from atoll.attacks.priors.score_training import ScoreSettings
 from atoll.clients.data.catalog.loading import load_dataset
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.platform.attack_runs.attack_run import parse_settings
 from atoll.platform.attack_runs.training_progress import TrainingProgress
+from atoll.validation import validated
 
 SETTINGS: Mapping[PriorKind, type[PriorSettings]] = {
     "lpn": ProximalSettings,

@@ -38,9 +38,9 @@ def complete_dataset(incomplete: str) -> Choices:
 
 def complete_key(incomplete: str) -> Choices:
     """Complete an experiment key or a section."""
-    from atoll.platform.reference.experiment_keys import about_section, all_keys, sections
+    from atoll.platform.reference.experiment_keys import all_keys, sections
 
-    named = [(section, about_section(section)) for section in sections()]
+    named = [(name, section.about) for name, section in sections().items()]
     named += [(name, key.about) for name, key in all_keys().items()]
     return _beginning(named, incomplete)
 

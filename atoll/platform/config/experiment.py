@@ -10,7 +10,6 @@ from typing import Any
 import tomli_w
 
 from atoll.clients.settings import ClientSettings, DataSettings, ModelSettings, Section
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.files import reading
 from atoll.platform.config.consistency import problems_of
@@ -27,6 +26,7 @@ from atoll.platform.config.sections import (
 )
 from atoll.platform.config.unlearning.settings import UnlearnSettings
 from atoll.user_code.main_module import with_references
+from atoll.validation import validated
 
 # Tables that a run directory's config.toml has beside the experiment.
 ADDED_TABLES = ("versions",)

@@ -14,13 +14,14 @@ from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.mods import as_settings
 from atoll.clients.noprop.noprop_settings import is_noprop
 from atoll.clients.settings import ClientSettings, ModSettings
-from atoll.error_messages import closest, validated
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.platform.config.client_mods import with_references
 from atoll.platform.config.sections import NO_POISON
 from atoll.platform.config.strategy_wrappers import nested_strategies
 from atoll.randomness import derive_seed
 from atoll.strategies.alignment.alignment_strategy import AlignmentStrategy
+from atoll.validation import validated
 
 if TYPE_CHECKING:
     from atoll.platform.config.experiment import Experiment

@@ -1,36 +1,21 @@
-"""Every key of experiment, sweep and arena files by its full name, ``client.gradient_clip``."""
+"""Every key of experiment, sweep and arena files by its full name, ``client.gradient_clip``.
+
+They are read from a file that :mod:`atoll.platform.reference.settings_classes` writes: importing
+the settings classes takes most of the time of ``atoll explain``.
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
+import json
+from dataclasses import dataclass
 from functools import cache
-
-from pydantic import BaseModel
+from pathlib import Path
 
 from atoll.error_messages import closest
 from atoll.errors import UnknownNameError
-from atoll.platform.reference.docstrings import plain, summary_of
-from atoll.platform.reference.keys import Key, keys_of_settings, models_in
+from atoll.platform.reference.key import Key
 
-# Sections of a file, in the order in which they are shown, to their settings.
-SECTIONS = {
-    "run": "atoll.platform.config.sections:RunSettings",
-    "data": "atoll.clients.settings:DataSettings",
-    "model": "atoll.clients.settings:ModelSettings",
-    "client": "atoll.clients.settings:ClientSettings",
-    "strategy": "atoll.platform.config.sections:StrategySettings",
-    "layers": "atoll.platform.config.sections:LayersSettings",
-    "ray": "atoll.platform.config.sections:RaySettings",
-    "log": "atoll.platform.config.sections:LogSettings",
-    "capture": "atoll.platform.config.sections:CaptureSettings",
-    "poison": "atoll.platform.config.sections:PoisonSettings",
-    "privacy": "atoll.platform.config.privacy.settings:PrivacySettings",
-    "audit": "atoll.platform.config.privacy.audit_settings:AuditSettings",
-    "unlearn": "atoll.platform.config.unlearning.settings:UnlearnSettings",
-    "sweep": "atoll.platform.config.sweep_sections:SweepSettings",
-    "arena": "atoll.platform.config.sweep_sections:ArenaSettings",
-}
+FILE = Path(__file__).with_name("experiment_keys.json")
 # Tables whose other keys are the arguments of what they name, to the kind of that name.
 OPEN = {
     "data.options": "datasets",
@@ -44,49 +29,48 @@ OPEN = {
 }
 
 
+@dataclass(frozen=True)
+class Section:
+    """A table of experiment files.
+
+    Attributes
+    ----------
+    about : str
+        The line that says what it is for.
+    description : str
+        All that its documentation says before its keys.
+    keys : tuple[Key, ...]
+        Its keys.
+    """
+
+    about: str
+    description: str
+    keys: tuple[Key, ...]
+
+
 @cache
-def sections() -> dict[str, type[BaseModel]]:
-    """Return the settings class of every section, tables within sections among them."""
+def sections() -> dict[str, Section]:
+    """Return every section by its name, tables within sections among them."""
+    read = json.loads(FILE.read_text(encoding="utf-8"))
     return {
-        section: kind
-        for name, place in SECTIONS.items()
-        for section, kind in _nested(name, _class_at(place))
+        name: Section(
+            section["about"], section["description"], tuple(Key(**key) for key in section["keys"])
+        )
+        for name, section in read.items()
     }
-
-
-def _class_at(place: str) -> type[BaseModel]:
-    module, _, attribute = place.partition(":")
-    found: type[BaseModel] = getattr(importlib.import_module(module), attribute)
-    return found
-
-
-def _nested(name: str, kind: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    yield name, kind
-    for key, field in kind.model_fields.items():
-        for inner in models_in(field.annotation):
-            yield from _nested(f"{name}.{key}", inner)
-
-
-@cache
-def keys_in(section: str) -> tuple[Key, ...]:
-    """Return the keys of a section."""
-    return tuple(keys_of_settings(sections()[section]))
 
 
 def own_keys(section: str) -> list[str]:
     """Return the names of a section's keys; none of a table that has only others' keys."""
-    return [key.name for key in keys_in(section)] if section in sections() else []
+    return [key.name for key in sections()[section].keys] if section in sections() else []
 
 
 @cache
 def all_keys() -> dict[str, Key]:
     """Return every key by its full name."""
-    return {f"{section}.{key.name}": key for section in sections() for key in keys_in(section)}
-
-
-def about_section(section: str) -> str:
-    """Return the line that says what a section is for."""
-    return summary_of(sections()[section]).partition(": ")[2]
+    return {
+        f"{name}.{key.name}": key for name, section in sections().items() for key in section.keys
+    }
 
 
 def find(name: str) -> str:
@@ -116,10 +100,3 @@ def find(name: str) -> str:
         else:
             hint = "'atoll explain' lists the sections"
     raise UnknownNameError(f"{name!r}: no such key; {hint}")
-
-
-def description_of_section(section: str) -> str:
-    """Return all that a section's docstring says before its keys."""
-    text = (sections()[section].__doc__ or "").partition("Attributes\n")[0]
-    text = plain(" ".join(text.split())).partition(": ")[2]
-    return text[:1].upper() + text[1:]

@@ -19,44 +19,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from atoll.platform.reference.docstrings import descriptions_of
+from atoll.platform.reference.key import REQUIRED, SECTION, UNSET, Key
 
-# Defaults that are said in words.
-UNSET, REQUIRED, SECTION = "unset", "required", "a section"
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 PLAIN = {Path: "path", str: "string", bool: "boolean", int: "integer", float: "number"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """A key of an experiment file.
-
-    Attributes
-    ----------
-    name : str
-        Its name within its section.
-    type : str
-        What it holds: "number", "list of string", '"sgd", "adam" or "adamw"'.
-    range : str
-        The values that are taken: "1 to 10,000,000"; empty if any is.
-    default : str
-        As TOML writes it; "unset" or "required".
-    about : str
-        Its meaning.
-    example : str
-        A value, as TOML writes it; empty if there is none to show.
-    """
-
-    name: str
-    type: str
-    range: str
-    default: str
-    about: str
-    example: str = ""
-
-    @property
-    def values(self) -> str:
-        """Type and range in one text."""
-        return f"{self.type}, {self.range}" if self.range else self.type
 
 
 def keys_of_settings(kind: type[BaseModel]) -> list[Key]:

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from atoll.error_messages import closest
 from atoll.errors import UnknownNameError
 from atoll.platform.reference.docstrings import descriptions_of, plain, summary_of
+from atoll.platform.reference.key import Key
 from atoll.platform.reference.keys import (
-    Key,
     keys_of_callable,
     keys_of_dataclass,
     keys_of_settings,

@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field
 
 from atoll.clients.settings import Section
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.randomness import derive_seed
+from atoll.validation import validated
 
 KIND = "distribution"
 # Drawn numbers are rounded, so that what a table shows is what was run.

@@ -18,7 +18,6 @@ from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.partitioning.domains import check_held_out, training_domains
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.settings import Section
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.config.sweep_sections import SweepSettings
@@ -34,6 +33,7 @@ from atoll.platform.sweeps.axes import (
 )
 from atoll.platform.sweeps.random_search import Distribution, draw_samples
 from atoll.platform.sweeps.trial_checks import SettingsChecks
+from atoll.validation import validated
 
 # Beyond this a sweep is a mistake; its trials are all worked out before the first is run.
 MAX_TRIALS = 100_000

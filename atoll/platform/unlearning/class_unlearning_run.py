@@ -24,13 +24,14 @@ from atoll.attacks.generators.trained_generator import (
 from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.files.dataset import Dataset, Split
-from atoll.error_messages import closest, validated
+from atoll.error_messages import closest
 from atoll.errors import InvalidExperimentError
 from atoll.extras import require
 from atoll.platform.attack_runs.attack_run import parse_settings
 from atoll.platform.attack_runs.training_progress import TrainingProgress
 from atoll.platform.reports.tables import Cell, Table
 from atoll.platform.runs.session import refuse_if_taken
+from atoll.validation import validated
 
 # Samples that the judge is shown, of all classes alike, and as many real images.
 SAMPLES = 2000

@@ -2,13 +2,13 @@ import pytest
 import torch
 from flwr.app import Context, RecordDict
 from scipy import stats
-from tests.attacks.defenses.base.test_privacy_accounting import exact_epsilon
 from torch import Tensor
 
 from atoll.attacks.defenses.dp_sgd import DPSGD
 from atoll.clients.models.texts.minilm import Bert, BertSizes
 from atoll.clients.tasks.losses import losses_of
 from atoll.clients.training.step_mods import LocalStep
+from tests.attacks.defenses.base.test_privacy_accounting import exact_epsilon
 from tests.support.attacks.one_step import CLASSES, a_model, a_step, a_task, flat, gradient
 
 

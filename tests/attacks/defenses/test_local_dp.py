@@ -6,9 +6,9 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from scipy import stats
-from tests.attacks.defenses.base.test_privacy_accounting import exact_epsilon
 
 from atoll.attacks.defenses.local_dp import LocalDP
+from tests.attacks.defenses.base.test_privacy_accounting import exact_epsilon
 from tests.support.attacks.one_step import a_model, a_step, a_task, flat, gradient
 
 

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError, UnknownNameError
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.reference.experiment_keys import (
-    about_section,
     all_keys,
     find,
-    keys_in,
     sections,
 )
-from atoll.platform.reference.keys import REQUIRED, SECTION, UNSET
+from atoll.platform.reference.key import REQUIRED, SECTION, UNSET
+from atoll.platform.reference.settings_classes import described_sections, settings_classes
+from atoll.validation import validated
 
 TABLES = {name for name in sections() if name in all_keys()}
 
@@ -28,9 +27,15 @@ def fields_of(kind: Any) -> Iterator[str]:
 
 
 def test_every_field_of_every_section_is_a_key() -> None:
-    for section, kind in sections().items():
-        assert [key.name for key in keys_in(section)] == list(kind.model_fields)
+    for section, kind in settings_classes().items():
+        assert [key.name for key in sections()[section].keys] == list(kind.model_fields)
     assert set(Experiment.model_fields) <= set(sections())
+
+
+def test_the_file_of_keys_is_what_the_settings_classes_say() -> None:
+    assert sections() == described_sections(), (
+        "run: python -m atoll.platform.reference.settings_classes"
+    )
 
 
 @pytest.mark.parametrize("name", all_keys())
@@ -44,17 +49,17 @@ def test_a_key_has_a_meaning_and_an_example(name: str) -> None:
 
 @pytest.mark.parametrize("section", sections())
 def test_a_section_says_what_it_is_for(section: str) -> None:
-    assert len(about_section(section)) > 5
+    assert len(sections()[section].about) > 5
 
 
 @pytest.mark.parametrize("name", [name for name in all_keys() if name not in TABLES])
 def test_an_example_is_taken_and_a_default_is_the_default(name: str) -> None:
     section, _, own = name.rpartition(".")
-    kind, key = sections()[section], all_keys()[name]
+    kind, key = settings_classes()[section], all_keys()[name]
     value = tomllib.loads(f"{own} = {key.example}")[own]
     required = {
         field.name: tomllib.loads(f"x = {field.example}")["x"]
-        for field in keys_in(section)
+        for field in sections()[section].keys
         if field.default == REQUIRED
     }
     made = validated(kind, {**required, own: value})
@@ -80,7 +85,7 @@ def test_a_range_is_the_one_that_is_checked(name: str, outside: list[Any]) -> No
     section, _, own = name.rpartition(".")
     for value in outside:
         with pytest.raises(InvalidExperimentError):
-            validated(sections()[section], {own: value})
+            validated(settings_classes()[section], {own: value})
 
 
 def test_ranges_in_words() -> None:

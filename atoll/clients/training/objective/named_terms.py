@@ -13,10 +13,10 @@ from atoll.clients.settings import ClientSettings, TermSettings
 from atoll.clients.tasks.task import Task
 from atoll.clients.training.objective.client_objective import NamedTerm
 from atoll.clients.training.objective.term import ObjectiveTerm, TermBatch, TermContext, TermRun
-from atoll.error_messages import validated
 from atoll.errors import InvalidExperimentError
 from atoll.registry import Registry
 from atoll.user_code.error_places import user_code
+from atoll.validation import validated
 
 KEY = "client.objective"
 _PLACE = "atoll.clients.training.terms"

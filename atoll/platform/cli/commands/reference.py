@@ -13,7 +13,7 @@ from atoll.platform.cli.terminal import clear_errors, console
 from atoll.platform.reference.kinds import kinds
 
 if TYPE_CHECKING:
-    from atoll.platform.reference.keys import Key
+    from atoll.platform.reference.key import Key
     from atoll.platform.reference.names import Named
 
 
@@ -55,10 +55,10 @@ def explain(
 ) -> None:
     """Explain a key of experiment files: type, default, range, meaning and an example."""
     with clear_errors():
-        from atoll.platform.reference.experiment_keys import about_section, all_keys, sections
+        from atoll.platform.reference.experiment_keys import all_keys, sections
 
         if key is None:
-            rows = [(f"[{section}]", about_section(section)) for section in sections()]
+            rows = [(f"[{name}]", section.about) for name, section in sections().items()]
             _show(name_lines(rows, _width()))
             _show(["", "atoll explain SECTION lists keys, atoll explain SECTION.KEY explains one"])
             return
@@ -76,11 +76,13 @@ def _found(key: str) -> str | list[str]:
     from atoll.error_messages import closest
     from atoll.errors import UnknownNameError
     from atoll.platform.reference.experiment_keys import OPEN, find, own_keys
-    from atoll.platform.reference.names import keys_of_kind, names_with
 
     try:
         return find(key)
     except UnknownNameError:
+        # This imports what has the arguments; a key of the file itself is found without.
+        from atoll.platform.reference.names import keys_of_kind, names_with
+
         section, _, argument = key.rpartition(".")
         if section not in OPEN:
             raise
@@ -119,16 +121,12 @@ def _lines_of_key(name: str, key: Key) -> Iterator[str]:
 
 
 def _lines_of_section(section: str) -> Iterator[str]:
-    from atoll.platform.reference.experiment_keys import (
-        OPEN,
-        description_of_section,
-        keys_in,
-    )
+    from atoll.platform.reference.experiment_keys import OPEN, sections
 
     yield f"[{section}]"
-    yield from indented(description_of_section(section), _width(), 2)
+    yield from indented(sections()[section].description, _width(), 2)
     yield ""
-    yield from _key_lines(keys_in(section))
+    yield from _key_lines(sections()[section].keys)
     if section in OPEN:
         yield ""
         yield f"  Other keys are those of the name: atoll list {OPEN[section]} NAME"
