@@ -100,8 +100,11 @@ def rows_hash(tables: Iterable[Path]) -> str:
 def main() -> None:
     """Print a line for each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="which; by default all")
+    names = [*RUNS, "attack", "arena"]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(names)}; all if none")
     chosen = parser.parse_args().names
+    if unknown := sorted(set(chosen) - set(names)):
+        parser.error(f"{', '.join(unknown)}: expected names of {', '.join(names)}")
     with tempfile.TemporaryDirectory() as folder:
         for name, found in fingerprints(Path(folder), chosen):
             print(f"{name:28}{found}", flush=True)
