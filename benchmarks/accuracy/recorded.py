@@ -90,6 +90,4 @@ def run_missing(
 
 def date_and_commit() -> str:
     """Return them as a table's heading has them."""
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return f"{datetime.date.today()}, commit {commit.strip()}"
+    return f"{datetime.date.today()}, commit {commit()}"
