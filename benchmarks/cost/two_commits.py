@@ -1,0 +1,85 @@
+"""Rounds of this checkout beside those of another one, in turn in one run.
+
+``python -m benchmarks.cost.two_commits OTHER`` says whether a change of the code's structure has
+made rounds slower. Workloads are those of ``benchmarks.run``; the ratio is this checkout's figure
+by the other's, the median over repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.accuracy.recorded import date_and_commit
+from benchmarks.paths import ROOT
+from benchmarks.scaling.own_ray import own_ray
+from benchmarks.scaling.processor_time import MARK
+
+ROUNDS = {"noop-1000": 20, "cnn-1000x20": 6, "cnn-100x60": 12, "mlp-1000x20": 12}
+FIGURES = {"round_seconds": "wall", "round_processor_seconds": "processor time"}
+
+
+def figures_of(checkout: Path, workload: str, rounds: int) -> dict[str, float]:
+    """Run the engine of a checkout; return the median of each figure over rounds, in seconds.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails; with what it said.
+    """
+    command = [sys.executable, "-m", "benchmarks.engines.atoll_engine", workload]
+    done = subprocess.run(
+        [*command, "--rounds", str(rounds)],
+        cwd=checkout,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(checkout),
+            MARK: f"{os.getpid()}-{time.monotonic_ns()}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for line in done.stdout.splitlines():
+        if line.startswith("TIMINGS "):
+            timings = json.loads(line.removeprefix("TIMINGS "))
+            return {name: statistics.median(timings[name]) for name in FIGURES}
+    raise RuntimeError(f"{checkout}: {workload} failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def main() -> None:
+    """Print a row for each workload and figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("other", type=Path, help="the folder of the other checkout")
+    parser.add_argument("--workloads", nargs="+", choices=ROUNDS, default=list(ROUNDS))
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    other = arguments.other.resolve()
+    if not (other / "benchmarks" / "engines" / "atoll_engine.py").exists():
+        parser.error(f"{other}: expected a checkout with benchmarks/engines/atoll_engine.py")
+    print(f"{date_and_commit()}\n\n| workload | figure | other | this | ratio |")
+    print("|---|---|---|---|---|")
+    with own_ray():
+        for workload in arguments.workloads:
+            pairs = [
+                tuple(figures_of(place, workload, ROUNDS[workload]) for place in (other, ROOT))
+                for _ in range(arguments.repeats)
+            ]
+            for figure, about in FIGURES.items():
+                before, after = ([pair[i][figure] for pair in pairs] for i in (0, 1))
+                ratio = statistics.median(b / a for a, b in zip(before, after, strict=True))
+                print(
+                    f"| {workload} | {about} | {statistics.median(before):.3f} s | "
+                    f"{statistics.median(after):.3f} s | {ratio:.2f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
