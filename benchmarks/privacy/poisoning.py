@@ -163,7 +163,7 @@ def run_trials(trials: Sequence[Trial], results: Path, budget: float, only: str)
         if key in done or only not in key:
             continue
         if time.monotonic() - began > budget:
-            print("the budget is spent; go on with the same command", file=sys.stderr)
+            print("the budget is spent; the same command continues", file=sys.stderr)
             return
         clock = time.monotonic()
         row = {"cell": cell, **figures_of(trial.experiment)}

@@ -1,7 +1,7 @@
 """Growth of time and memory with clients a round, population, model size and workers.
 
 Run it: ``python -m benchmarks.scaling.scale``. Each point runs in a process of its own and is
-written to ``scale.json`` when it ends; a second start goes on with the points that are missing.
+written to ``scale.json`` when it ends; a second start continues the points that are missing.
 Growth is fitted twice: as a power (the slope of logarithms) and as a line, which also says what ten
 times the largest point would need.
 """

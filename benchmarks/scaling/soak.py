@@ -162,7 +162,7 @@ class Nodes:
 
 
 class Killer:
-    """Kills workers and nodes at random while a run goes on in another thread.
+    """Kills workers and nodes at random while a run continues in another thread.
 
     It works in the main thread: only there can Ray start a node.
 

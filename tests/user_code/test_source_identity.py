@@ -69,6 +69,6 @@ def test_a_change_is_said_when_the_run_goes_on(
     with caplog.at_level(logging.WARNING, "atoll"):
         RunIdentity({}, code={"own": "cc", "other": "bb"}).check_same(tmp_path)
     [said] = [record.getMessage() for record in caplog.records]
-    assert said.startswith("the module own is not what it was when the run began")
+    assert said.startswith("the module own was changed after the run began")
     # A run from before modules were noted says nothing of them.
     assert RunIdentity({}).changed_code({"own": "cc"}) == []

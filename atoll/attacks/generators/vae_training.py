@@ -172,7 +172,7 @@ class GeneratorTraining:
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state.
+        """Continue from a state.
 
         Raises
         ------

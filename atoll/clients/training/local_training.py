@@ -312,7 +312,7 @@ class UpdateRule:
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from an optimiser's state."""
+        """Continue from an optimiser's state."""
         self._optimizer.load_state_dict(state)
 
     def keep_first(self, count: int) -> None:

@@ -38,7 +38,7 @@ class LocalOptimizer(Protocol):
         """Return the state that :meth:`load_state_dict` restores."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
 
 
 class SGD:
@@ -73,7 +73,7 @@ class SGD:
         return {"buffers": self._buffers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._buffers = state["buffers"]
 
 
@@ -132,7 +132,7 @@ class Adam:
         return {"steps": self._steps, "first": self._first, "second": self._second}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._steps = int(state["steps"])
         self._first, self._second = list(state["first"]), list(state["second"])
 

@@ -115,7 +115,7 @@ def run_arena(
         Its directory (:func:`arena_directory`).
     budget : float, optional
         Seconds after which what runs is stopped, and the report made of what has ended; the next
-        call goes on from there. None for the whole arena.
+        call continues from there. None for the whole arena.
     on_federation, on_job : callable
         Told of the end of each federation and of each attack.
     trust_code : bool

@@ -46,5 +46,5 @@ class EarlyStopping:
         return {"best": self._best, "best_round": self._best_round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self._best, self._best_round = state["best"], state["best_round"]

@@ -311,7 +311,7 @@ class RayJobs:
         except (RuntimeError, OSError, RayError) as error:
             raise EngineError(
                 f"{self._address}: job {job} cannot be asked after ({_first_line(error)}); "
-                "submit it again to go on"
+                "submit it again to continue"
             ) from error
 
 

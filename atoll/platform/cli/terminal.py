@@ -113,7 +113,7 @@ def clear_errors(
         if where is not None and (where / config).is_file():
             is_run = config == "config.toml"
             again = f"atoll resume {where}" if is_run else "the same command"
-            errors.print(f"interrupted; go on with: {_escaped(again)}")
+            errors.print(f"interrupted; to continue: {_escaped(again)}")
         else:
             errors.print("interrupted")
         raise typer.Exit(INTERRUPTED) from None

@@ -223,7 +223,7 @@ class WorkerPool:
             return
         with self._turns.driving():
             try:
-                # What ended a run before (a user who went on after Ctrl-C) took its workers.
+                # What ended a run before (a user who continued after Ctrl-C) took its workers.
                 self._start_missing()
                 self._fit()
                 sources = self._turns.unfinished()

@@ -209,7 +209,7 @@ def _text(cell: Cell) -> str:
     if cell is None:
         return "-"
     text = f"{cell:.6g}" if isinstance(cell, float) else str(cell)
-    # Names come from files, which may be somebody else's.
+    # Names come from files, which may be another person's.
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

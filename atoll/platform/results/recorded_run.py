@@ -66,7 +66,7 @@ def open_run(directory: Path | str, *, trust_code: bool = False) -> RecordedRun:
         The run directory.
     trust_code : bool
         Whether code that the directory names and that is not known to be your own (a model of
-        somebody else's) may be imported; only models and data need any.
+        another person's) may be imported; only models and data need any.
 
     Returns
     -------
@@ -248,7 +248,7 @@ class RecordedRun:
         RunDirectoryError
             If there is no checkpoint of that round, or it does not fit the model.
         UntrustedCodeError
-            If the model is somebody else's code.
+            If the model is another person's code.
         """
         arrays, inputs = self.arrays(round), self.inputs
         settings = self.config.model

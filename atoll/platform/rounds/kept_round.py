@@ -61,6 +61,6 @@ class KeptRound:
         return {"metric": self._metric, "best": self._best, "round": self._best_round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; what was the best by another metric is forgotten."""
+        """Continue from a checkpoint; what was the best by another metric is forgotten."""
         if self._keep == "best" and state and state["metric"] == self._metric:
             self._best, self._best_round = state["best"], state["round"]

@@ -59,6 +59,6 @@ class PrivacyBudget:
         return {} if self._other is None else self._other.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         if self._other is not None:
             self._other.load_state_dict(state)

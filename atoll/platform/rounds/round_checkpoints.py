@@ -82,7 +82,7 @@ class RoundCheckpoints:
                 f"the checkpoint of round {checkpoint.server_round} does not fit this strategy and "
                 f"this version of Atoll ({type(error).__name__}: {error})"
             ) from error
-        logger.info("going on after round %d", checkpoint.server_round)
+        logger.info("continuing after round %d", checkpoint.server_round)
         return checkpoint.arrays, first_round(checkpoint, num_rounds)
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -20,10 +20,10 @@ class StoppingRule(Protocol):
         """Return why to stop after this round, or None."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on."""
+        """Return what :meth:`load_state_dict` needs to continue."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Identity of a run: all that its results depend on, kept beside them.
 
-A run goes on only as the run that it was. What it was is written when it begins, as
-``identity.json``: the configuration without what changes no result, the data's hash and the
-versions. Going on with another configuration or other data would give bits that no single run
+A run directory is continued only as the same run. What identifies the run is written at its start,
+as ``identity.json``: the configuration without what changes no result, the data's hash and the
+versions. Continuing with another configuration or other data would give bits that no single run
 could have come to, so it is refused, with what differs; other versions are warned of.
 """
 
@@ -39,7 +39,7 @@ IRRELEVANT: Mapping[str, Sequence[str]] = {
     "unlearn": ("run",),
     "ray": ("address", "workers", "cpus_per_worker", "nodes_timeout", "label_selector"),
 }
-# Keys that runs of before have not, with the value that leaves a run as it was.
+# Keys that earlier runs do not have, with the value that changes nothing.
 SINCE: Mapping[str, Mapping[str, Any]] = {"client": {"objective": []}}
 MISSING = "not set"
 TO_DO = (
@@ -74,7 +74,7 @@ def sha256_of_tables(tables: Mapping[str, Any]) -> str:
 
 
 class _Schema(BaseModel):
-    """``identity.json``; runs of before there was ``code`` have none."""
+    """``identity.json``; ``code`` is empty in earlier runs."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -134,7 +134,7 @@ class RunIdentity:
         return found
 
     def check_same(self, directory: Path) -> None:
-        """Refuse to go on in ``directory`` if it is of another run than this.
+        """Refuse to continue in ``directory`` if it is of another run than this.
 
         More or fewer rounds are the same run, unless the learning rate depends on how many there
         are, or the noise of ``[privacy]`` was found for them.
@@ -169,7 +169,7 @@ class RunIdentity:
             logger.warning("%s was %s when the run began and is %s now", name, was, now)
         for name in before.changed_code(self.code):
             logger.warning(
-                "the module %s is not what it was when the run began: its end is that of neither",
+                "the module %s was changed after the run began: the result is of no single version",
                 name,
             )
 

@@ -175,7 +175,7 @@ class Ledger(Observer):
 
     @classmethod
     def reopen(cls, directory: Path, last_round: int) -> Ledger:
-        """Go on with a run directory after ``last_round``; rows of later rounds are dropped.
+        """Continue a run directory after ``last_round``; rows of later rounds are dropped.
 
         Raises
         ------

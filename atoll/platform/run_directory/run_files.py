@@ -339,7 +339,7 @@ def _read_if_there(path: Path, schema: type[Schema], *, finite: bool = True) -> 
         try:
             return parse_json(read_verified(path), str(path), schema, finite=finite)
         except RunDirectoryError:
-            # Resume removes the result of a run that goes on.
+            # Resume removes the result of a run that continues.
             if path.exists():
                 raise
     check_missing(path)
@@ -376,5 +376,5 @@ def check_run_directory(directory: Path) -> None:
     """
     if not (directory / CONFIG).is_file():
         begins = [name for name in ("sweep", "arena") if (directory / f"{name}.toml").is_file()]
-        hint = f"; 'atoll {begins[0]}' goes on with what is in it" if begins else ""
+        hint = f"; 'atoll {begins[0]}' continues what is in it" if begins else ""
         raise RunDirectoryError(f"{directory}: is not a run directory (it has no {CONFIG}){hint}")

@@ -103,7 +103,7 @@ def run(
     out : Path, optional
         The run directory; by default a new one below ``run.out``.
     resume : bool
-        Whether to go on with the run that is in ``out`` (by default ``run.out/run.name``), if one
+        Whether to continue the run that is in ``out`` (by default ``run.out/run.name``), if one
         is: a job that is tried again then ends as if nothing had happened.
     observers : callable, optional
         Makes observers beside the ledger, given the run directory.
@@ -135,7 +135,7 @@ def run(
     if resume and out is None:
         out = experiment.run.out / experiment.run.name
     if resume and out is not None and (out / CONFIG).is_file():
-        logger.info("%s: there is a run in it, which goes on", out)
+        logger.info("%s: there is a run in it, which continues", out)
         return _go_on(experiment, out, Start.CONTINUED, _Listeners.of(observers, callbacks))
     with claim_run_directory(out, experiment.run.out, experiment.run.name) as lock:
         return _run(experiment, lock, Start.NEW, _Listeners.of(observers, callbacks))
@@ -185,7 +185,7 @@ def resume(
 def _go_on(
     experiment: Experiment, directory: Path, start: Start, listeners: _Listeners
 ) -> RunResult:
-    """Go on with a run that is there."""
+    """Continue a run that is there."""
     finished = _finished(directory, experiment.run.rounds)
     if finished is not None:
         before = RunIdentity.read(directory)

@@ -106,7 +106,7 @@ def refuse_if_taken(out: Path) -> None:
     if not is_free(out, left=(IDENTITY, MANIFEST)):
         raise RunDirectoryError(
             f"--out = {str(out)!r}: is there already and not empty; expected a new directory "
-            f"('atoll resume {out}' goes on with a run)"
+            f"('atoll resume {out}' continues a run)"
         )
 
 

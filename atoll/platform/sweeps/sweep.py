@@ -150,7 +150,7 @@ def run_sweep(
         Tells which trials to run; the others wait for another time.
     budget : float, optional
         Seconds after which what runs is stopped with a checkpoint, and the tables made of what has
-        ended; the next call goes on from there. None for the whole sweep.
+        ended; the next call continues from there. None for the whole sweep.
     on_start : Callable
         Told how many trials there are, how many are finished, and how many run at once.
     on_end : Callable

@@ -21,7 +21,7 @@ from atoll.platform.sweeps.trial_rows import STOPPED, log_of
 from atoll.platform.sweeps.trial_stopping import AskAfterRound, TrialStopped
 from atoll.user_code.main_module import MainCode
 
-# How long a trial of a killed sweep may go on.
+# How long a trial of a killed sweep may continue.
 ORPHAN_SECONDS = 60.0
 
 
@@ -51,7 +51,7 @@ def run_trial(
                 # What a trial leaves that was killed before it could begin.
                 shutil.rmtree(place, ignore_errors=True)
             tables["ray"]["workers"] = workers
-            # As the sweep has it: what is in the directory may be somebody else's.
+            # As the sweep has it: what is in the directory may be another person's.
             run(Experiment.from_dict(tables), out=place, resume=True, callbacks=callbacks)
         except TrialStopped as stop:
             log.info("stopped early after round %d", stop.server_round)

@@ -33,7 +33,7 @@ schedulers = LazyModule("ray.tune.schedulers")
 
 
 class TrialStopped(Exception):  # noqa: N818 - it is no error
-    """A trial is not to go on.
+    """A trial is not to continue.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class TrialStopped(Exception):  # noqa: N818 - it is no error
 
 
 class Halving:
-    """Decides whether trials go on (a Ray actor).
+    """Decides whether trials continue (a Ray actor).
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def asha_scheduler() -> Any:
 
 @dataclass(frozen=True)
 class AskAfterRound:
-    """A run's callback: asks a :class:`Halving` after every round whether to go on.
+    """A run's callback: asks a :class:`Halving` after every round whether to continue.
 
     Attributes
     ----------
@@ -153,7 +153,7 @@ class AskAfterRound:
     mode: Mode | None = None
 
     def __call__(self, record: RoundRecord) -> None:
-        """Raise :class:`TrialStopped` if the trial is not to go on."""
+        """Raise :class:`TrialStopped` if the trial is not to continue."""
         metric = self.metric or record.main_metric
         value = None if metric is None else record.metric(metric)
         is_last = record.server_round == record.num_rounds
@@ -169,7 +169,7 @@ class AskAfterRound:
         Raises
         ------
         TrialStopped
-            If the trial is not to go on.
+            If the trial is not to continue.
         """
         rounds = CheckpointStore(directory / "checkpoints").rounds()
         metric, values = recorded_values(directory, self.metric)

@@ -119,7 +119,7 @@ def _result_of(place: Path) -> dict[str, Any] | None:
 
 
 def check_same_data(directory: Path, trials: Sequence[Trial]) -> None:
-    """Refuse to go on with a sweep whose ended trials were run on other data than there are now.
+    """Refuse to continue a sweep whose ended trials were run on other data than there are now.
 
     That the user's own modules have changed is said.
 
@@ -143,4 +143,4 @@ def check_same_data(directory: Path, trials: Sequence[Trial]) -> None:
             )
         config = trial.experiment.to_dict()
         for name in before.changed_code(source_hashes(references_in(config))):
-            logger.warning("the module %s is not what it was when %s was run", name, trial)
+            logger.warning("the module %s was changed after %s was run", name, trial)

@@ -69,7 +69,7 @@ def unlearning_experiment(
     if read_result(run_directory) is None:
         raise RunDirectoryError(
             f"{run_directory}: has not ended; expected a finished run ('atoll resume "
-            f"{run_directory}' goes on with it)"
+            f"{run_directory}' continues it)"
         )
     known = {"nodes", "method", "run"} & settings.keys()
     if known:

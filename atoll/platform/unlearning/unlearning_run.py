@@ -119,7 +119,7 @@ def run_unlearning(
     out : Path, optional
         The run directory; by default a new one beside ``run_directory``.
     resume : bool
-        Whether to go on with an interrupted run in ``out``.
+        Whether to continue an interrupted run in ``out``.
     workers : int, optional
         Worker processes; by default as the run had.
     observers : callable, optional

@@ -25,7 +25,7 @@ from atoll.platform.worker.gpu_memory import OnGpu, forget_peak, run_on_gpu
 from atoll.platform.worker.sum_tree import Span, TreeSum
 
 if TYPE_CHECKING:
-    # With it come Arrow and all data sets, which an app of somebody's has no use for.
+    # With it come Arrow and all data sets, which a user's own app does not need.
     from atoll.platform.worker.node_data import NodeData
 
 # Apps that do not use it should not wait for it.

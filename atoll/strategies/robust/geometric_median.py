@@ -18,7 +18,7 @@ class GeometricMedian(RobustStrategy):
     While the attacker has less than half of the clients, the median is within 2 (n - m) / (n - 2
     m) times the honest updates' largest distance from any point, whatever the attacker's m of n
     clients send. The paper starts from the mean and takes a few steps; here steps start from the
-    median of each value and go on until they are short, so that a single far update costs none.
+    median of each value and continue until they are short, so that a single far update costs none.
 
     Parameters
     ----------

@@ -331,7 +331,7 @@ def test_files_and_folders_that_are_not_what_they_should_be(
         (("run", experiment, "--out", tmp_path / ("x" * 300)), 1, ": File name too long"),
         (("run", experiment, "--set", f"run.name={'x' * 300}"), 2, "at most 200 characters"),
         (("resume", tmp_path), 1, "is not a run directory"),
-        (("resume", tmp_path / "sweep"), 1, "'atoll sweep' goes on with what is in it"),
+        (("resume", tmp_path / "sweep"), 1, "'atoll sweep' continues what is in it"),
         (("report", tmp_path / "nothing"), 1, "is not a run directory"),
         (("list", "modles"), 2, "did you mean 'models'"),
         (("flower", tmp_path), 2, "expected a Flower app"),

@@ -151,7 +151,7 @@ def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
 
     again = submit("--set", f"run.rounds={ended + 1}")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert f"going on from round {ended + 1}" in again.stdout
+    assert f"continuing from round {ended + 1}" in again.stdout
     assert f"round {ended + 1}/{ended + 1}" in again.stdout
     rounds = pq.read_table(run / "rounds.parquet").column("round").to_pylist()
     assert rounds == list(range(1, ended + 2))

@@ -1,4 +1,4 @@
-"""The raylet beside the driver dies: the run ends, and goes on to the same bits."""
+"""The raylet beside the driver dies: the run ends, and continues to the same bits."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_every_job_that_fits_alone_is_done_and_only_the_others_are_refused(
 
     while queue or running:
         steps += 1
-        assert steps < 40 * (len(needs) + slots), "it goes on for ever"
+        assert steps < 40 * (len(needs) + slots), "it continues for ever"
         for worker in [w for w in idle if queue and gpu.admits(w)]:
             if queue and gpu.admits(worker):
                 gpu.enter(worker)

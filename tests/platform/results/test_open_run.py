@@ -161,7 +161,7 @@ def test_what_is_kept_changes_no_bit_and_a_resumed_run_knows_its_best(
     assert results[0] is not None
     assert results[1] is not None
     assert results[0]["parameters_sha256"] == results[1]["parameters_sha256"]
-    # A run that stops half-way and goes on has kept the same round.
+    # A run that stops half-way and continues has kept the same round.
     atoll.run(experiment(run={"rounds": 3}), out=tmp_path / "half")
     again = atoll.run(experiment(), out=tmp_path / "half", resume=True)
     assert again.summary["parameters_sha256"] == results[0]["parameters_sha256"]

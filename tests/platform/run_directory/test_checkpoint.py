@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, verified, and complete enough to go on to the same bits."""
+"""Checkpoints: whole or not at all, verified, and complete enough to continue to the same bits."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_last_whole_checkpoint_outlives_a_corrupt_newer_one(tmp_path: Path) 
     latest = store.latest()
     assert latest is not None
     assert latest.server_round == 2
-    # The run goes on from round 2, and is killed after round 3.
+    # The run continues from round 2, and is killed after round 3.
     store.write(Checkpoint(3, model()))
     assert store.rounds() == [3]
     again = store.latest()

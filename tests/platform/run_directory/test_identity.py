@@ -1,4 +1,4 @@
-"""A run goes on only as the run that it was: what differs is named, what does not matter may."""
+"""A run is continued only as the same run: what differs is named, unless it changes no result."""
 
 from __future__ import annotations
 

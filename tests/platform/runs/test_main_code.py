@@ -116,7 +116,7 @@ def test_a_script_runs_what_it_defines_and_a_resumed_run_notices_changes(
     assert "rounds 4" in shown
     text = DEFINITIONS.replace('"""A metric."""', '"""Another metric."""') + go_on
     shown = in_process(tmp_path, text.replace("= 4\n", "= 5\n"), joining)
-    assert "the module __main__:top2 is not what it was when the run began" in shown
+    assert "the module __main__:top2 was changed after the run began" in shown
     assert "__main__:Net is not" not in shown
 
 

@@ -75,6 +75,6 @@ def test_a_run_of_ones_own_code(
     # The run knows its data's code, and warns if it is another.
     (tmp_path / f"{name}.py").write_text(MODULE.replace("0.3", "0.2"))
     sys.modules.pop(name)
-    assert "is not what it was when the run began" not in caplog.text
+    assert "was changed after the run began" not in caplog.text
     run(load_experiment(path), out=tmp_path / "run", resume=True)
-    assert f"the module {name} is not what it was when the run began" in caplog.text
+    assert f"the module {name} was changed after the run began" in caplog.text

@@ -1,4 +1,4 @@
-"""A run on a table: its clients are written down, and it goes on as the run that it was."""
+"""A run on a table: its clients are written down, and it is continued as the same run."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_bits(
     _, errors = process.communicate(timeout=60)
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert b"interrupted; go on with: the same command" in errors
+        assert b"interrupted; to continue: the same command" in errors
     result = run_sweep(sweep, directory)
     assert result.failed == {}
     first = rows(result)[0]

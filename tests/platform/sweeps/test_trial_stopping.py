@@ -1,4 +1,4 @@
-"""Trials that are stopped early: by whom they are beaten, and that they go on to the same end."""
+"""Trials that are stopped early: who beats them, and that they continue to the same end."""
 
 from __future__ import annotations
 

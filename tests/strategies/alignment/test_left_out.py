@@ -1,4 +1,4 @@
-"""Nodes that fail queries are left out of the round; the others' round goes on."""
+"""Nodes that fail queries are left out of the round; the others' round continues."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _text(path: Path) -> str:
 def speeches_of(play: str) -> dict[str, list[str]]:
     """Return the speeches of each role of a play, in their order, each on one line.
 
-    A speech begins with a line that is the role's name, after a blank line. It goes on over blank
+    A speech begins with a line that is the role's name, after a blank line. It continues over blank
     lines (a stage direction in between, say) up to the next name or scene.
     """
     paragraphs = [

@@ -33,7 +33,7 @@ def run(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run that is in the run directory, if one is. Without --out, the "
+            help="Continue the run that is in the run directory, if one is. Without --out, the "
             "run directory is run.out/run.name then.",
         ),
     ] = False,
@@ -85,7 +85,7 @@ def resume(
         log_to_terminal("info")
         observers, ask = console_observers([]), who_is_trusted(trust_code)
         if is_app_run(run_directory):
-            # All of a Flower app is somebody's code.
+            # All of a Flower app is a user's code.
             with admitted(uses_in(read_config(run_directory)), run_directory / CONFIG, ask):
                 pass
             resume_app(run_directory, workers=workers, observers=observers)

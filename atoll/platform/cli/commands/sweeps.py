@@ -33,7 +33,7 @@ BudgetOption = Annotated[
     str | None,
     typer.Option(
         help="Stop after this time (45m, 2h) with the results of what has ended; the same command "
-        "goes on from there."
+        "continues from there."
     ),
 ]
 
@@ -96,7 +96,7 @@ def sweep(
         if result.left:
             told.print(
                 f"the budget of {budget} is spent; left: {result.left} trials; the same command "
-                "goes on",
+                "continues",
                 soft_wrap=True,
             )
         if result.failed:
@@ -162,7 +162,7 @@ def arena(
         if result.federations_left or result.attacks_left:
             told.print(
                 f"the budget of {budget} is spent; left: {result.federations_left} federations, "
-                f"and {result.attacks_left} attacks on those that ended; the same command goes on",
+                f"and {result.attacks_left} attacks on the ended ones; the same command continues",
                 soft_wrap=True,
             )
         if result.failed:
@@ -201,7 +201,7 @@ def submit(
         Path | None,
         typer.Option(
             help="The run directory, an absolute path that the cluster shares; by default "
-            "run.out/run.name. If a run is in it already, that goes on."
+            "run.out/run.name. If a run is in it already, that continues."
         ),
     ] = None,
     working_dir: Annotated[
@@ -257,6 +257,6 @@ def submit(
         try:
             code = jobs.follow(job, lambda text: console.out(text, end="", highlight=False))
         except KeyboardInterrupt:
-            errors.print(f"the job goes on; stop it with: ray job stop --address {address} {job}")
+            errors.print(f"the job continues; stop it with: ray job stop --address {address} {job}")
             raise typer.Exit(INTERRUPTED) from None
         raise typer.Exit(code)

@@ -52,7 +52,7 @@ def unlearn(
         Path | None, typer.Option(help="The run directory; by default a new one beside RUN_DIR.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that is in --out, if one is.")
+        bool, typer.Option("--resume", help="Continue the run that is in --out, if one is.")
     ] = False,
     trust_code: TrustOption = False,
     latex: LatexOption = False,

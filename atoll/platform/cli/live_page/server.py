@@ -1,8 +1,8 @@
 """The server of live pages: loopback alone, under a path that only its URL tells.
 
 Every account of a machine can reach its loopback, and every page that a browser shows can send
-requests to it. So a path begins with a secret, requests by another host name are refused (a name
-of somebody else's that resolves to 127.0.0.1), and nothing but GET is answered.
+requests to it. So a path begins with a secret, requests by another host name are refused (an
+attacker's name that resolves to 127.0.0.1), and nothing but GET is answered.
 """
 
 from __future__ import annotations
@@ -179,4 +179,4 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Write nothing: requests are in nobody's interest, and would be above the URL."""
+        """Write nothing: a line for each request would hide the URL."""

@@ -1,4 +1,4 @@
-"""Text in columns for the terminal: the first is never cut, the last goes on below itself."""
+"""Text in columns for the terminal: the first is never cut, the last continues below itself."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class ConsoleProgress(Observer):
     def on_start(self, run: RunInfo) -> None:
         """Say what begins."""
         self._members = run.members
-        going_on = f", going on from round {run.first_round}" if run.first_round > 1 else ""
+        going_on = f", continuing from round {run.first_round}" if run.first_round > 1 else ""
         self._console.print(
             f"[bold]{escape(run.name)}[/bold]: {escape(run.strategy)}, "
             f"{run.clients:,} {run.members}, {run.parameters:,} parameters, "

@@ -28,7 +28,7 @@ from atoll.platform.pool.worker_pool import WorkerPool
 from atoll.platform.run_directory.node_states import NodeStates
 
 if TYPE_CHECKING:
-    # With it come PyTorch and the captures' format, which an app of somebody's has no use for.
+    # With it come PyTorch and the captures' format, which a user's own app does not need.
     from atoll.platform.grid.message_capture import CaptureRecorder
 
 OnExchange = Callable[[ExchangeReport], None]

@@ -97,9 +97,9 @@ class NodeSums:
     def choose(self, waiting: Collection[int], node: str) -> int:
         """Return which of the ``waiting`` chunks a node is to have next.
 
-        It goes on after its last one. Where that is another's already (and at first), it begins in
-        the longest run of chunks that nobody has: at a place where the tree divides it, so that
-        whoever had the chunk before the run can go on too.
+        This is the one after its last. Where that is taken (and at first), it is in the longest
+        run of chunks that no node has: at a place where the tree divides it, so that the node
+        with the chunk before the run can continue too.
         """
         chosen = self._next.get(node)
         if chosen is None or chosen not in waiting:

@@ -204,7 +204,7 @@ def warnings(cells: Sequence[Cell], found: Sequence[Finding], facts: ArenaFacts)
         yield (
             f"The arena has not ended: {facts.federations_left} federations, and "
             f"{facts.attacks_left} attacks on the others, are still to be run. Intervals become "
-            "narrower when they are ('atoll arena' again goes on)."
+            "narrower when they are ('atoll arena' again continues)."
         )
     yield from _no_better_than_chance(cells, facts)
     yield from _below_the_floor(cells, found)

@@ -67,7 +67,7 @@ def export_run(run: RecordedRun, to: str, out: Path, round: WhichRound = "last")
 
 
 def about(run: RecordedRun, model: PreparedModel, server_round: int) -> dict[str, Any]:
-    """Return what an exported model says of itself, as JSON can hold it."""
+    """Return an exported model's metadata, as JSON can hold it."""
     config = tables_without_credentials(run.config.to_dict())
     recorded = read_one(run.directory)
     metrics = {

@@ -96,7 +96,7 @@ def model_card(about: Mapping[str, Any]) -> str:
     Parameters
     ----------
     about : Mapping
-        What an exported model says of itself.
+        Metadata of an exported model.
     """
     metrics = about["metrics"]
     return CARD.format(

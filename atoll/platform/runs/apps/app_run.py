@@ -95,7 +95,7 @@ def is_app_run(directory: Path) -> bool:
 def resume_app(
     directory: Path, *, workers: int | None, observers: Callable[[Path], list[Observer]]
 ) -> dict[str, Any]:
-    """Go on with a Flower app's interrupted run.
+    """Continue a Flower app's interrupted run.
 
     Raises
     ------

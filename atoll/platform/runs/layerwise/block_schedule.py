@@ -4,7 +4,7 @@ A unit is what is trained apart: a block of the network, its head, or a member o
 
 The unit with the fewest epochs comes first, and no unit waits for another; only where blocks train
 what they share does an epoch begin when all have ended the one before. A unit whose worker dies
-goes on from its own checkpoint; one that fails for good is left out, and the run goes on.
+continues from its own checkpoint; one that fails for good is left out, and the run continues.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class UnitSchedule:
     Attributes
     ----------
     restarts : dict[str, int]
-        How often each unit went on from its checkpoint after its worker had died.
+        How often each unit continued from its checkpoint after its worker had died.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class UnitSchedule:
         progress.losses += 1
         if progress.losses < MAX_LOSSES:
             self.restarts[job.payload] += 1
-            logger.warning("%s goes on from its own checkpoint", job.payload)
+            logger.warning("%s continues from its own checkpoint", job.payload)
             return
         reason = f"{progress.losses} workers died in its epoch {progress.next_epoch}"
         report = UnitReport(job.payload, progress.next_epoch, "error", reason)

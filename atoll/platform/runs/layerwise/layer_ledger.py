@@ -35,7 +35,7 @@ class UnitTable:
         self.failed: dict[str, str] = {}
 
     def reopen(self, last_round: int) -> None:
-        """Go on after an epoch; rows of later ones are dropped, and will come again."""
+        """Continue after an epoch; rows of later ones are dropped, and will come again."""
         self._table.truncate(last_round)
         if self._path.exists():
             columns = ["messages", "status", "layer", "reason"]

@@ -1,4 +1,4 @@
-"""Every client fails in every round: stock goes on to the end and to exit code 0."""
+"""Every client fails in every round: stock continues to the end and to exit code 0."""
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp

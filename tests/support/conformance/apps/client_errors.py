@@ -1,4 +1,4 @@
-"""Some clients raise, some answer with an Error; FedAvg goes on with the others."""
+"""Some clients raise, some answer with an Error; FedAvg continues with the others."""
 
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp

@@ -1,4 +1,4 @@
-"""A loop that takes what is there: quick clients go on while a slow one works."""
+"""A loop that takes what is there: quick clients continue while a slow one works."""
 
 import time
 
