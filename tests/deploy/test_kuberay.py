@@ -106,7 +106,7 @@ def pods(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("job", custom("RayJob"))
-def test_a_job_is_tried_again_and_its_command_goes_on(job: dict[str, Any]) -> None:
+def test_a_job_is_tried_again_and_its_command_continues(job: dict[str, Any]) -> None:
     assert job["apiVersion"] == "ray.io/v1"
     spec = job["spec"]
     check_fields(spec, RAY_JOB)

@@ -113,7 +113,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_run_whose_time_is_up_is_requeued_and_goes_on(
+def test_a_run_whose_time_is_up_is_requeued_and_continues(
     slurm: dict[str, str], cluster: None
 ) -> None:
     slurm["TEST_RAY"] = ray.get_runtime_context().gcs_address

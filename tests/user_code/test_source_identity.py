@@ -62,7 +62,7 @@ def test_what_has_no_source_of_the_users_is_left_out() -> None:
     assert list(source_hashes(["numpy.linalg:norm"])) == ["numpy.linalg"]
 
 
-def test_a_change_is_said_when_the_run_goes_on(
+def test_a_change_is_said_when_the_run_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     RunIdentity({}, code={"own": "aa", "other": "bb"}).write(tmp_path)

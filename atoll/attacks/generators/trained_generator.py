@@ -23,19 +23,19 @@ from torch import nn
 
 from atoll.attacks.generators.checkpoints import fill
 from atoll.attacks.generators.conditional import ConditionalGenerator
+from atoll.attacks.generators.network_training import finish_training
 from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
 from atoll.clients.data.files.cache import cache_root
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
-from atoll.files.atomic import appearing, atomic_file
+from atoll.files.atomic import appearing
 from atoll.files.reading import read_json
 
 SplitName = Literal["test", "train"]
 WEIGHTS, ABOUT, SEEN = "weights.safetensors", "generator.json", "seen"
 # Bump to forget generators that older code has trained.
 FORMAT = 1
-SAVE_EVERY = 250
 
 
 class About(BaseModel):
@@ -132,13 +132,7 @@ def train_generator(
     examples = dataset.test if split == "test" else dataset.train
     training = GeneratorTraining(examples.images, examples.labels, len(dataset.classes), settings)
     partial = folder.with_name(f".{folder.name}.safetensors")
-    _go_on(training, partial)
-    while training.step < settings.steps:
-        training.take_step()
-        if training.step % SAVE_EVERY == 0:
-            _save(training, partial)
-        if on_step is not None:
-            on_step(training.step, float(training.loss))
+    finish_training(training, settings.steps, partial, on_step)
     generator = training.finish()
     about = {
         "dataset": dataset.name,
@@ -279,18 +273,3 @@ def _options(wanted: GeneratorSettings) -> list[str]:
 
 def _kept() -> Path:
     return cache_root() / "generators"
-
-
-def _go_on(training: GeneratorTraining, partial: Path) -> None:
-    if not partial.exists():
-        return
-    try:
-        training.restore(load_file(partial))
-    except (OSError, SafetensorError, KeyError, RuntimeError):
-        # It is restarted: the checkpoint cannot be resumed, and training takes minutes at most.
-        partial.unlink(missing_ok=True)
-
-
-def _save(training: GeneratorTraining, partial: Path) -> None:
-    with atomic_file(partial, sync=False) as unfinished:
-        save_file(training.state(), unfinished)

@@ -9,8 +9,7 @@ the prior, so a Gaussian is fitted to them in the end, and latents are drawn fro
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -21,9 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from atoll.attacks.generators.conditional import GROUPS, LEAK, ConditionalGenerator
-from atoll.clients.ranges import BatchSize, Iterations, Rate, Seed, Width
-from atoll.clients.settings import Section
-from atoll.clients.training.optimizers import Adam
+from atoll.attacks.generators.network_training import NetworkTraining, StepSettings
+from atoll.clients.ranges import Iterations, Width
 from atoll.randomness import derive_seed
 
 LEAST_VARIANCE = 1e-6
@@ -31,28 +29,19 @@ LOG_VARIANCES = (-10.0, 4.0)
 ENCODED_AT_ONCE = 1024
 
 
-class TrainingSettings(Section):
+class TrainingSettings(StepSettings):
     """Settings that determine a generator, beside its data.
 
     Attributes
     ----------
-    steps, batch_size : int
-        Of the optimiser, Adam.
-    learning_rate : float
-        Where it starts, > 0; it falls along a cosine to 0.
     latent, width : int
         See :class:`~atoll.attacks.generators.conditional.ConditionalGenerator`; the width is a
         multiple of 8.
-    seed : int
-        One seed, one generator.
     """
 
     steps: Iterations = 4000
-    batch_size: BatchSize = 64
-    learning_rate: Rate = 2e-3
     latent: Width = 64
     width: Annotated[int, Field(gt=0, le=8_192, multiple_of=GROUPS)] = 64
-    seed: Seed = 0
 
 
 class Encoder(nn.Module):
@@ -78,8 +67,8 @@ class Encoder(nn.Module):
         return mean, log_variance.clamp(*LOG_VARIANCES)
 
 
-class GeneratorTraining:
-    """A generator in training, which can be saved and resumed to the same bits.
+class GeneratorTraining(NetworkTraining):
+    """A generator in training.
 
     Parameters
     ----------
@@ -109,17 +98,15 @@ class GeneratorTraining:
         height, width, channels = images.shape[1:]
         shape = (channels, height, width)
         self.settings = settings
-        self.step = 0
         self._pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
         self._labels = torch.from_numpy(np.array(labels))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(settings.seed, "generator"))
             self.generator = ConditionalGenerator(shape, classes, settings.latent, settings.width)
             self.encoder = Encoder(shape, classes, settings.latent)
-        self._parameters: list[Tensor] = [*self.generator.parameters(), *self.encoder.parameters()]
-        self._optimizer = Adam(settings.learning_rate, 0.0)
-        self.loss = math.nan
         self.penalty: Callable[[], Tensor] | None = None
+        modules = {"generator": self.generator, "encoder": self.encoder}
+        super().__init__(settings, "generator", modules, len(self._labels))
 
     def start_from(self, generator: nn.Module, encoder: nn.Module | None = None) -> None:
         """Begin with the parameters of another generator, and of its encoder if there is one."""
@@ -133,13 +120,8 @@ class GeneratorTraining:
         """Leave the generator as it is in all steps."""
         self._parameters = list(self.encoder.parameters())
 
-    def take_step(self) -> None:
-        """Take one step of the optimiser; ``loss`` is in nats a pixel."""
-        settings = self.settings
-        random = torch.Generator().manual_seed(
-            derive_seed(settings.seed, "generator step", self.step)
-        )
-        chosen = torch.randint(len(self._labels), (settings.batch_size,), generator=random)
+    def batch_loss(self, chosen: Tensor, random: torch.Generator) -> Tensor:
+        """Return the loss of a batch in nats a pixel, with the penalty."""
         images, labels = self._pixels[chosen].float() / 255, self._labels[chosen]
         mean, log_variance = self.encoder(images, labels)
         noise = torch.randn(mean.shape, generator=random)
@@ -148,50 +130,8 @@ class GeneratorTraining:
         error = (decoded - images).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         # The Gaussian likelihood at its best variance, which is the error itself.
-        loss = 0.5 * torch.log(error + LEAST_VARIANCE) + divergence / images[0].numel()
-        if self.penalty is not None:
-            loss = loss + self.penalty()
-        gradients = torch.autograd.grad(loss, self._parameters)
-        progress = self.step / settings.steps
-        self._optimizer.learning_rate = (
-            settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-        )
-        with torch.no_grad():
-            self._optimizer.step(self._parameters, list(gradients))
-        self.loss = loss.detach()
-        self.step += 1
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the state that :meth:`restore` resumes from."""
-        moments = self._optimizer.state_dict()
-        state = {"step": torch.tensor(self.step)}
-        for prefix, module in (("generator", self.generator), ("encoder", self.encoder)):
-            state |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
-        for moment in ("first", "second"):
-            state |= {f"{moment}.{i}": value for i, value in enumerate(moments[moment])}
-        return state
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a state.
-
-        Raises
-        ------
-        KeyError, RuntimeError
-            If it is not the state of such a training.
-        """
-        for prefix, module in (("generator", self.generator), ("encoder", self.encoder)):
-            module.load_state_dict(
-                {name: state[f"{prefix}.{name}"] for name in module.state_dict()}
-            )
-        self.step = int(state["step"])
-        count = len(self._parameters) if self.step else 0
-        self._optimizer.load_state_dict(
-            {
-                "steps": self.step,
-                "first": [state[f"first.{i}"] for i in range(count)],
-                "second": [state[f"second.{i}"] for i in range(count)],
-            }
-        )
+        loss: Tensor = 0.5 * torch.log(error + LEAST_VARIANCE) + divergence / images[0].numel()
+        return loss if self.penalty is None else loss + self.penalty()
 
     @torch.no_grad()
     def finish(self) -> ConditionalGenerator:

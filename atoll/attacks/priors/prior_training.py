@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from atoll.attacks.generators.network_training import finish_training
 from atoll.attacks.generators.trained_generator import SplitName, image_hashes
-from atoll.attacks.priors.prior_files import PriorAbout, write_prior
+from atoll.attacks.priors.prior_files import PriorAbout, PriorKind, write_prior
 from atoll.attacks.priors.proximal_training import ProximalSettings, ProximalTraining
 from atoll.attacks.priors.score_training import ScoreSettings, ScoreTraining
 from atoll.clients.data.files.dataset import Dataset
@@ -26,7 +29,9 @@ def train_prior(
     *,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train a prior of a data set's images, and write its file.
+    """Train a prior of a data set's images, or resume an interrupted training; write its file.
+
+    Until it is done, the state is in a hidden file beside it.
 
     Parameters
     ----------
@@ -52,17 +57,16 @@ def train_prior(
         )
     pixels = (dataset.test if split == "test" else dataset.train).images
     images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
-    training = (
+    training: ProximalTraining | ScoreTraining = (
         ProximalTraining(images, settings)
         if isinstance(settings, ProximalSettings)
         else ScoreTraining(images, settings)
     )
-    while training.step < settings.steps:
-        training.take_step()
-        if on_step is not None:
-            on_step(training.step, training.loss)
+    kind: PriorKind = "lpn" if isinstance(settings, ProximalSettings) else "diffusion"
+    partial = path.with_name(f".{path.name}-{_digest(dataset, settings, kind, split)}")
+    finish_training(training, settings.steps, partial, on_step)
     about = PriorAbout(
-        kind="lpn" if isinstance(settings, ProximalSettings) else "diffusion",
+        kind=kind,
         dataset=dataset.name,
         split=split,
         shape=list(images.shape[1:]),
@@ -72,3 +76,15 @@ def train_prior(
         noise=settings.noise,
     )
     write_prior(path, training.finish(), about, image_hashes(pixels))
+    partial.unlink(missing_ok=True)
+
+
+def _digest(dataset: Dataset, settings: PriorSettings, kind: PriorKind, split: SplitName) -> str:
+    """Return what tells one training from another, so that none resumes the state of another."""
+    described = {
+        "dataset": dataset.fingerprint,
+        "kind": kind,
+        "split": split,
+        "settings": settings.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

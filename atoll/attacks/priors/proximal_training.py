@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from atoll.attacks.generators.network_training import NetworkTraining, StepSettings
 from atoll.attacks.priors.convex_network import ConvexNetwork
-from atoll.clients.ranges import BatchSize, Depth, Iterations, Positive, Rate, Seed, Width
-from atoll.clients.settings import Section
-from atoll.clients.training.optimizers import Adam
+from atoll.clients.ranges import Depth, Positive, Width
 from atoll.randomness import derive_seed
 
 # Of the steps, the first half are on the squared error; the rest fall into stages of proximal
@@ -18,15 +15,11 @@ from atoll.randomness import derive_seed
 STAGES = 4
 
 
-class ProximalSettings(Section):
+class ProximalSettings(StepSettings):
     """Settings that determine a learned proximal network, beside its data.
 
     Attributes
     ----------
-    steps, batch_size : int
-        Of the optimiser, Adam.
-    learning_rate : float
-        Where it starts; it falls along a cosine to 0.
     width, layers : int
         Of the input-convex network.
     beta : float
@@ -36,22 +29,16 @@ class ProximalSettings(Section):
     gamma : float
         Last gamma of the proximal matching, in units of the noise's deviation. The smaller, the
         nearer to the maximum of the posterior, and the less there is to descend.
-    seed : int
-        One seed, one network.
     """
 
-    steps: Iterations = 3000
-    batch_size: BatchSize = 64
-    learning_rate: Rate = 2e-3
     width: Width = 32
     layers: Depth = 4
     beta: Positive = 10.0
     noise: Positive = 0.1
     gamma: Positive = 0.3
-    seed: Seed = 0
 
 
-class ProximalTraining:
+class ProximalTraining(NetworkTraining):
     """A learned proximal network in training.
 
     Parameters
@@ -65,45 +52,23 @@ class ProximalTraining:
     ----------
     network : ConvexNetwork
         The network.
-    step : int
-        Steps taken.
-    loss : float
-        The last step's.
     """
 
     def __init__(self, examples: Tensor, settings: ProximalSettings) -> None:
         self.settings = settings
-        self.step = 0
-        self.loss = math.nan
-        self._examples = examples
+        self._clean = examples
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(settings.seed, "proximal network"))
             self.network = ConvexNetwork(
                 tuple(examples.shape[1:]), settings.width, settings.layers, settings.beta
             )
-        self._parameters: list[Tensor] = list(self.network.parameters())
-        self._optimizer = Adam(settings.learning_rate, 0.0)
+        super().__init__(settings, "proximal", {"network": self.network}, len(examples))
 
-    def take_step(self) -> None:
-        """Take one step of the optimiser."""
-        settings = self.settings
-        random = torch.Generator().manual_seed(
-            derive_seed(settings.seed, "proximal step", self.step)
-        )
-        chosen = torch.randint(len(self._examples), (settings.batch_size,), generator=random)
-        clean = self._examples[chosen]
-        noisy = clean + settings.noise * torch.randn(clean.shape, generator=random)
-        errors = (self.network(noisy) - clean).flatten(1).square().mean(1)
-        loss = self._loss(errors)
-        gradients = torch.autograd.grad(loss, self._parameters)
-        progress = self.step / settings.steps
-        self._optimizer.learning_rate = (
-            settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-        )
-        with torch.no_grad():
-            self._optimizer.step(self._parameters, list(gradients))
-        self.loss = float(loss.detach())
-        self.step += 1
+    def batch_loss(self, chosen: Tensor, random: torch.Generator) -> Tensor:
+        """Return the loss of a batch with its noise taken away."""
+        clean = self._clean[chosen]
+        noisy = clean + self.settings.noise * torch.randn(clean.shape, generator=random)
+        return self._loss((self.network(noisy) - clean).flatten(1).square().mean(1))
 
     def _loss(self, errors: Tensor) -> Tensor:
         """Return the mean squared error, or that of proximal matching: 1 - exp(-|e|^2 / gamma^2).

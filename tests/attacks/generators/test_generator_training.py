@@ -89,7 +89,7 @@ def test_a_class_without_images_keeps_the_prior(digits) -> None:
     assert not torch.equal(generator.factor[1], torch.eye(16))
 
 
-def test_gone_on_with_it_ends_at_the_same_bits(digits) -> None:
+def test_resumed_it_ends_at_the_same_bits(digits) -> None:
     settings = TrainingSettings(steps=6, batch_size=8, width=8, latent=4, seed=3)
     whole, first = training_of(digits, settings), training_of(digits, settings)
     for _ in range(6):

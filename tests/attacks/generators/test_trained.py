@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import atoll.attacks.generators.trained_generator as trained
+from atoll.attacks.generators import network_training
 from atoll.attacks.generators.generator_loading import load_generator
 from atoll.attacks.generators.trained_generator import (
     GeneratorSettings,
@@ -52,11 +52,9 @@ def test_the_folder_is_named_by_what_decides_the_generator() -> None:
     assert len(names) == 6
 
 
-def test_an_interrupted_training_is_gone_on_with(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_training_is_resumed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load_dataset("digits")
-    monkeypatch.setattr(trained, "SAVE_EVERY", 2)
+    monkeypatch.setattr(network_training, "SAVE_EVERY", 2)
 
     def stop(step: int, loss: float) -> None:
         if step == 3:

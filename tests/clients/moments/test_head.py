@@ -44,7 +44,7 @@ def test_a_child_called_head_is_the_head_whatever_it_is() -> None:
     assert find_head(model) is model["classifier"]
 
 
-def test_a_model_without_a_head_and_one_that_goes_on_after_it_are_refused() -> None:
+def test_a_model_without_a_head_and_one_that_continues_after_it_are_refused() -> None:
     with pytest.raises(ValueError, match="has no head"):
         try_head(nn.Sequential(nn.Conv2d(1, 1, 1)), images_of((1, 2, 2)), TASK)
     with pytest.raises(ValueError, match="is not the output of the model"):

@@ -118,7 +118,7 @@ def test_measuring_memory_changes_nothing() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_training_goes_on_from_the_optimisers_state_as_torch_would() -> None:
+def test_training_continues_from_the_optimisers_state_as_torch_would() -> None:
     """Two epochs with AdamW, against torch.optim.AdamW on the same batches."""
     dataset = load_dataset("digits")
     examples = Examples(dataset, dataset.train, np.arange(50))

@@ -130,7 +130,7 @@ def test_what_is_finished_is_not_run_again_and_the_table_keeps_its_bits(
 
 
 @pytest.mark.long
-def test_a_budget_ends_it_with_a_report_and_the_next_call_goes_on_to_the_same_bits(
+def test_a_budget_ends_it_with_a_report_and_the_next_call_continues_to_the_same_bits(
     finished: tuple[Arena, ArenaResult, list[JobEnd]], tmp_path: Path, cluster: None
 ) -> None:
     arena, result, _ = finished

@@ -181,7 +181,7 @@ def test_wandb_has_all_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
-def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_in_the_same_wandb_run(tmp_path: Path) -> None:
     ids = []
     for number in (1, 2):
         log = WandbLog(tmp_path, CONFIG, CLASSES)

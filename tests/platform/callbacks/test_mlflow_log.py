@@ -37,7 +37,7 @@ def a_round(server_round: int) -> RoundRecord:
     )
 
 
-def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_in_the_same_mlflow_run(tmp_path: Path) -> None:
     tracking: Any = importlib.import_module("mlflow.tracking")
     server, directory = (tmp_path / "server").as_uri(), tmp_path / "run"
     directory.mkdir()

@@ -189,7 +189,7 @@ def test_a_killed_driver_resumes_to_the_same_bits(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.long
-def test_an_interrupted_run_says_how_to_go_on(
+def test_an_interrupted_run_says_how_to_continue(
     experiment: Path, tmp_path: Path, atoll_here: AtollHere, number: signal.Signals
 ) -> None:
     directory = tmp_path / "run"

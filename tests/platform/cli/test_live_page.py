@@ -89,7 +89,7 @@ def watched(directory: Path, env: dict[str, str]) -> Iterator[str]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_run_that_goes_on_is_shown_as_it_goes_on(tmp_path: Path, joining: dict[str, str]) -> None:
+def test_a_resumed_run_is_shown(tmp_path: Path, joining: dict[str, str]) -> None:
     (tmp_path / "live.toml").write_text(EXPERIMENT)
     out = tmp_path / "run"
     with LiveBrowser() as browser, running("run live.toml --out run", tmp_path, joining):

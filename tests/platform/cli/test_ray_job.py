@@ -119,7 +119,7 @@ def test_a_run_by_rays_own_command(head: str, work: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-def test_a_job_that_was_stopped_goes_on_when_it_is_submitted_again(
+def test_a_job_that_was_stopped_continues_when_it_is_submitted_again(
     head: str, work: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -29,7 +29,7 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_goes_on_when_it_is_submitted_again(work: Path) -> None:
+def test_a_run_continues_when_it_is_submitted_again(work: Path) -> None:
     submission = Submission(
         work / "experiments" / "run.toml",
         out=Path("/shared/my runs/a"),
@@ -44,7 +44,7 @@ def test_a_run_goes_on_when_it_is_submitted_again(work: Path) -> None:
     ]
 
 
-def test_a_sweep_goes_on_by_itself(work: Path) -> None:
+def test_a_sweep_continues_by_itself(work: Path) -> None:
     submission = Submission(work / "sweep.toml", out=Path("/shared/s"), working_dir=work)
     assert shlex.split(submission.entrypoint()) == [
         *("python", "-m", "atoll", "sweep", "sweep.toml", "--out", "/shared/s"),

@@ -220,7 +220,7 @@ def test_an_arenas_job_imports_what_the_arenas_file_names_only(marker: Path) -> 
     assert marker.exists()
 
 
-def test_a_sweeps_trial_goes_on_as_the_sweep_says_and_not_its_directory(
+def test_a_sweeps_trial_continues_as_the_sweep_says_and_not_its_directory(
     marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from atoll.platform.sweeps import trial_process

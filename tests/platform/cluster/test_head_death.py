@@ -79,7 +79,7 @@ def checkpoints(out: Path) -> list[int]:
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.long
-def test_a_run_whose_head_and_driver_were_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_whose_head_and_driver_were_killed_continues_to_the_same_bits(tmp_path: Path) -> None:
     file, out, port = tmp_path / "head.toml", tmp_path / "run", free_port()
     file.write_text(EXPERIMENT)
     command = [sys.executable, "-m", "atoll", "run", str(file), "--out", str(out), "--resume"]

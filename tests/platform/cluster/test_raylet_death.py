@@ -41,7 +41,7 @@ def raylet_of(driver: int) -> psutil.Process:
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.long
-def test_a_run_whose_raylet_was_killed_ends_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_whose_raylet_was_killed_ends_and_continues_to_the_same_bits(tmp_path: Path) -> None:
     file, out = tmp_path / "raylet.toml", tmp_path / "run"
     file.write_text(EXPERIMENT)
     atoll = [sys.executable, "-m", "atoll"]

@@ -56,7 +56,7 @@ def worker_processes(driver: int) -> Iterator[psutil.Process]:
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.long
-def test_a_run_whose_first_worker_processes_are_killed_goes_on_to_the_same_bits(
+def test_a_run_whose_first_worker_processes_are_killed_continues_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
     file, out = tmp_path / "start.toml", tmp_path / "run"

@@ -51,7 +51,7 @@ def test_the_last_keeps_no_other_and_a_number_that_round() -> None:
     assert KeptRound(2).rounds == (2,)
 
 
-def test_it_goes_on_from_a_checkpoint_of_the_same_metric() -> None:
+def test_it_continues_from_a_checkpoint_of_the_same_metric() -> None:
     before = KeptRound("best")
     before.note(record(4, accuracy=0.9))
     after, other = KeptRound("best"), KeptRound("best", "server_loss", "min")

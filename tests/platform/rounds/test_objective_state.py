@@ -69,7 +69,7 @@ def strategy() -> SCAFFOLD:
     return SCAFFOLD(fraction_train=1.0, **ALL)  # type: ignore[arg-type]
 
 
-def test_a_strategy_and_its_nodes_go_on_from_a_checkpoint(
+def test_a_strategy_and_its_nodes_continue_from_a_checkpoint(
     app: FederatedClientApp, tmp_path: Path
 ) -> None:
     """The same as below without workers: what a checkpoint holds is all that matters."""

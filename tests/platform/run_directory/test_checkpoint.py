@@ -245,7 +245,7 @@ def test_a_strategys_state_is_restored_and_what_cannot_be_saved_is_named() -> No
     assert not new.network.weight.any()
 
 
-def test_random_states_go_on_where_they_were() -> None:
+def test_random_states_continue_where_they_were() -> None:
     seed_everything(3)
     encoder = StateEncoder()
     encoded = encoder.value(random_states(), "random")

@@ -54,14 +54,14 @@ def test_what_changes_no_result_may_differ(tmp_path: Path) -> None:
     ).check_same(tmp_path)
 
 
-def test_a_run_from_before_shares_were_chosen_goes_on(tmp_path: Path) -> None:
+def test_a_run_from_before_shares_were_chosen_continues(tmp_path: Path) -> None:
     before = identity()
     before.config["ray"]["gpus_per_worker"] = 0.0
     before.write(tmp_path)
     identity().check_same(tmp_path)
 
 
-def test_a_run_of_a_gpu_does_not_go_on_without_one(tmp_path: Path) -> None:
+def test_a_run_of_a_gpu_does_not_continue_without_one(tmp_path: Path) -> None:
     on_gpu = identity()
     on_gpu.config["ray"]["device"] = "cuda"
     on_gpu.write(tmp_path)
@@ -112,7 +112,7 @@ def draw_images(folder: Path, seed: int) -> None:
 
 
 @pytest.mark.long
-def test_a_run_goes_on_by_itself_and_never_on_other_data(
+def test_a_run_continues_by_itself_and_never_on_other_data(
     tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw_images(tmp_path / "images", 0)

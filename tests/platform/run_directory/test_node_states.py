@@ -68,7 +68,7 @@ def test_a_snapshot_stays_as_it_was_while_its_segments_are_kept(tmp_path: Path) 
         snapshot[1]
 
 
-def test_a_checkpoint_is_an_index_and_a_later_process_goes_on_from_it(tmp_path: Path) -> None:
+def test_a_checkpoint_is_an_index_and_a_later_process_continues_from_it(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     states = NodeStates(segment_bytes=1 << 12)
     states.store_in(store.states_directory)

@@ -85,7 +85,7 @@ def test_a_kill_between_manifest_and_file_leaves_a_readable_run(
     write_report(copy)
 
 
-def test_a_run_that_goes_on_is_sealed_anew_and_one_of_before_is_adopted(copy: Path) -> None:
+def test_a_run_that_continues_is_sealed_anew_and_one_of_before_is_adopted(copy: Path) -> None:
     for has_manifest in (True, False):
         if not has_manifest:
             (copy / "manifest.json").unlink()

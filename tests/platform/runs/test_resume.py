@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ def test_an_interruption_waits_for_the_ledger_and_the_round_is_kept(tmp_path: Pa
     assert [row["round"] for row in rounds(tmp_path / "run")] == [1, 2, 3]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal; a shell that starts tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_who_interrupts_twice_does_not_wait() -> None:
     done = []
     with terminated_as_interrupt(), pytest.raises(KeyboardInterrupt), interrupts_held():

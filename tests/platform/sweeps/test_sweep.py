@@ -157,7 +157,7 @@ def test_a_trial_that_fails_does_not_stop_the_others_and_is_tried_again(
 
 
 @pytest.mark.long
-def test_a_budget_ends_a_sweep_with_its_tables_and_the_next_call_goes_on(
+def test_a_budget_ends_a_sweep_with_its_tables_and_the_next_call_continues(
     tmp_path: Path, cluster: None
 ) -> None:
     sweep, directory = planned(tmp_path, "run.rounds=2"), tmp_path / "out"
@@ -183,7 +183,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.long
-def test_an_interrupted_sweep_goes_on_to_the_same_bits(
+def test_an_interrupted_sweep_continues_to_the_same_bits(
     tmp_path: Path, cluster: None, number: signal.Signals
 ) -> None:
     settings = ("run.rounds=12", "sweep.parallel=1")

@@ -95,7 +95,7 @@ def test_the_trial_that_is_ahead_everywhere_is_never_stopped(
 
 
 @pytest.mark.long
-def test_stopped_trials_stay_in_the_table_and_go_on_when_they_may(
+def test_stopped_trials_stay_in_the_table_and_continue_when_they_may(
     tmp_path: Path, cluster: None
 ) -> None:
     path, directory = tmp_path / "sweep.toml", tmp_path / "out"

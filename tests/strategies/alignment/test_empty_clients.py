@@ -47,7 +47,7 @@ def test_a_round_is_that_of_the_clients_with_examples(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["Mixup", "MLDG"])
-def test_methods_that_draw_go_on_too(name: str, tmp_path: Path) -> None:
+def test_methods_that_draw_continue_too(name: str, tmp_path: Path) -> None:
     federation = make_federation(tmp_path, WITH_EMPTY)
     after, _ = federation.round(build_strategy(name, arguments_of(name)))
     assert hex_of(after) != hex_of(federation.arrays)

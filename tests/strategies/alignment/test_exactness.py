@@ -245,7 +245,9 @@ def test_a_deep_head_takes_the_same_penalties_by_autograd(tmp_path: Path) -> Non
     assert_equal(found, dict(zip(names, whole, strict=True)), TOLERANCE)
 
 
-def test_the_moving_averages_of_fishr_and_fediir_go_on_from_round_to_round(tmp_path: Path) -> None:
+def test_the_moving_averages_of_fishr_and_fediir_are_kept_over_rounds(
+    tmp_path: Path,
+) -> None:
     federation = make_federation(tmp_path, LAYOUTS["domains split over unequal clients"])
     model = copy.deepcopy(federation.model)
     arguments = {

@@ -142,7 +142,7 @@ def test_a_model_at_its_optimum_stays(tmp_path: Path) -> None:
     assert hex_of(arrays) == hex_of(federation.arrays)
 
 
-def test_a_strategy_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+def test_a_strategy_continues_from_a_checkpoint(tmp_path: Path) -> None:
     federation, first = make_federation(tmp_path, LAYOUT), GNS()
     arrays, _ = federation.round(first)
     encoder = StateEncoder()

@@ -189,7 +189,7 @@ def test_domains_without_a_client_keep_their_last_moments(method: str, tmp_path:
         ("FedDGGA", {}),
     ],
 )
-def test_a_resumed_strategy_goes_on_to_the_same_bits(
+def test_a_resumed_strategy_continues_to_the_same_bits(
     name: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     federation = make_federation(tmp_path, SPLIT)

@@ -26,7 +26,7 @@ def time_there(devices: Devices, node: int, start: int, end: int) -> int:
     moment=st.integers(0, 5 * PERIOD),
 )
 @example(node=1, availability=0.01, seconds=0.00085, moment=0)
-def test_work_goes_on_only_while_the_device_is_there(
+def test_work_continues_only_while_the_device_is_there(
     node: int, availability: float, seconds: float, moment: int
 ) -> None:
     devices = Devices(seconds, 0.0, 0.0, availability, period=PERIOD / 1e6)

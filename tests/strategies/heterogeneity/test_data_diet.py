@@ -97,7 +97,7 @@ def test_the_strategy_uses_sums_alone() -> None:
     assert aggregation_of(DataDiet()).sum_replies
 
 
-def test_a_strategy_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+def test_a_strategy_continues_from_a_checkpoint(tmp_path: Path) -> None:
     keys = {"drop": 0.4, "score_rounds": 1, "over": "federation"}
     federation, first = federation_of(tmp_path, **keys), DataDiet(**ALL)
     arrays, _ = rounds(first, federation, 1)

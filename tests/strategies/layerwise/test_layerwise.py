@@ -159,7 +159,7 @@ def test_the_clients_memory_is_the_training_of_one_block_and_the_layers_it_holds
     assert small.fitting(small.needed(1) - 1) == 0
 
 
-def test_a_strategy_goes_on_from_a_checkpoint_to_the_same_bits():
+def test_a_strategy_continues_from_a_checkpoint_to_the_same_bits():
     inner = {"name": "FedAdam", "eta": 0.01}
     asked = experiment(strategy={"strategy": inner, "layers_per_client": 2})
     straight = LayerFederation(asked)

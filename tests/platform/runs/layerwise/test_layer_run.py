@@ -83,7 +83,7 @@ def test_messages_are_counted_where_there_are_any(cluster: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("embedding", ["one-hot", "learned"])
-def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, embedding: str) -> None:
+def test_a_run_that_is_stopped_continues_to_the_same_bits(tmp_path: Path, embedding: str) -> None:
     asked = experiment(run={"rounds": 3}, model={"embedding": embedding})
     straight = run_here(tmp_path / "straight", asked)
 
@@ -103,7 +103,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path: Path, embeddin
 
 
 @pytest.mark.slow
-def test_a_block_that_dies_once_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_block_that_dies_once_continues_from_its_checkpoint(tmp_path: Path) -> None:
     expected = run_here(tmp_path / "calm", experiment())
     deaths = iter([True])
     pool = InProcessPool(lambda job: job.payload == "block-02" and next(deaths, False))
@@ -238,7 +238,7 @@ def test_a_run_that_stopped_early_stays_stopped_though_killed_before_its_result(
 
 
 @pytest.mark.slow
-def test_a_block_that_has_failed_stays_failed_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_block_that_has_failed_stays_failed_when_the_run_continues(tmp_path: Path) -> None:
     asked = experiment(run={"rounds": 3})
 
     def stop(record) -> None:

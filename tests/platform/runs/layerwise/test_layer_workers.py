@@ -19,7 +19,7 @@ from tests.support.runs.layer_runs import experiment, run_here
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def test_a_killed_workers_layer_goes_on_from_its_checkpoint_while_the_others_train(
+def test_a_killed_workers_layer_continues_from_its_checkpoint_while_the_others_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sections = {"run": {"rounds": 3}, "layers": {"inference": "pipeline"}, "ray": {"workers": 2}}
