@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,8 +26,10 @@ ROUNDS = {"noop-1000": 20, "cnn-1000x20": 6, "cnn-100x60": 12, "mlp-1000x20": 12
 FIGURES = {"round_seconds": "wall", "round_processor_seconds": "processor time"}
 
 
-def figures_of(checkout: Path, workload: str, rounds: int) -> dict[str, float]:
+def figures_of(checkout: Path, workload: str, rounds: int, cache: Path) -> dict[str, float]:
     """Run the engine of a checkout; return the median of each figure over rounds, in seconds.
+
+    ``cache`` holds its data sets: another commit's may have another format.
 
     Raises
     ------
@@ -40,6 +43,7 @@ def figures_of(checkout: Path, workload: str, rounds: int) -> dict[str, float]:
         env={
             **os.environ,
             "PYTHONPATH": str(checkout),
+            "ATOLL_CACHE": str(cache),
             MARK: f"{os.getpid()}-{time.monotonic_ns()}",
         },
         capture_output=True,
@@ -65,10 +69,11 @@ def main() -> None:
         parser.error(f"{other}: expected a checkout with benchmarks/engines/atoll_engine.py")
     print(f"{date_and_commit()}\n\n| workload | figure | other | this | ratio |")
     print("|---|---|---|---|---|")
-    with own_ray():
+    with own_ray(), tempfile.TemporaryDirectory() as folder:
+        places = [(other, Path(folder) / "other"), (ROOT, Path(folder) / "this")]
         for workload in arguments.workloads:
             pairs = [
-                tuple(figures_of(place, workload, ROUNDS[workload]) for place in (other, ROOT))
+                [figures_of(at, workload, ROUNDS[workload], cache) for at, cache in places]
                 for _ in range(arguments.repeats)
             ]
             for figure, about in FIGURES.items():
