@@ -32,6 +32,7 @@ def programs(folder: Path) -> dict[str, list[str]]:
         YARDSTICK: [sys.executable, "-c", "import typer; print()"],
         "`atoll --help`": [*ATOLL, "--help"],
         "`atoll list`": [*ATOLL, "list"],
+        "`atoll list models`": [*ATOLL, "list", "models"],
         "`atoll explain KEY`": [*ATOLL, "explain", "client.gradient_clip"],
         "`atoll runs`": [*ATOLL, "runs", str(folder)],
         "`atoll audit FILE`": [*ATOLL, "audit", str(experiment), "--out", str(folder / "audit")],

@@ -1,7 +1,7 @@
 """Every key of experiment, sweep and arena files by its full name, ``client.gradient_clip``.
 
-They are read from a file that :mod:`atoll.platform.reference.settings_classes` writes: importing
-the settings classes takes most of the time of ``atoll explain``.
+They are read from a file that ``python -m atoll.platform.reference`` writes: importing the settings
+classes takes most of the time of ``atoll explain``.
 """
 
 from __future__ import annotations

@@ -1,19 +1,14 @@
-"""The settings class of every section of experiment files, and the file of keys made from them.
-
-``python -m atoll.platform.reference.settings_classes`` writes the file; a test compares it.
-"""
+"""The settings class of every section of experiment files, and its keys."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from atoll.files.atomic import write_json
 from atoll.platform.reference.docstrings import plain, summary_of
-from atoll.platform.reference.experiment_keys import FILE, Section
+from atoll.platform.reference.experiment_keys import Section
 from atoll.platform.reference.keys import keys_of_settings, models_in
 
 # Sections of a file, in the order in which they are shown, to their settings.
@@ -55,12 +50,6 @@ def described_sections() -> dict[str, Section]:
     }
 
 
-def write_keys() -> None:
-    """Write the file of keys."""
-    told = {name: dataclasses.asdict(section) for name, section in described_sections().items()}
-    write_json(FILE, told)
-
-
 def _class_at(place: str) -> type[BaseModel]:
     module, _, attribute = place.partition(":")
     found: type[BaseModel] = getattr(importlib.import_module(module), attribute)
@@ -78,7 +67,3 @@ def _description(kind: type[BaseModel]) -> str:
     text = (kind.__doc__ or "").partition("Attributes\n")[0]
     text = plain(" ".join(text.split())).partition(": ")[2]
     return text[:1].upper() + text[1:]
-
-
-if __name__ == "__main__":
-    write_keys()

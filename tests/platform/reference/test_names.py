@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from atoll.clients.models import MODELS
 from atoll.errors import UnknownNameError
+from atoll.platform.reference import names
+from atoll.platform.reference.described_names import described_names
 from atoll.platform.reference.docstrings import descriptions_of
-from atoll.platform.reference.kinds import kinds
+from atoll.platform.reference.kinds import KINDS, kinds
 from atoll.platform.reference.names import describe_name, names_of, names_with
 
 ALL = [(kind, name) for kind, _ in kinds() for name, _ in names_of(kind)]
@@ -22,6 +28,32 @@ def test_a_name_and_its_keys_are_described(kind: str, name: str) -> None:
     undescribed = [key.name for key in named.keys if not key.about]
     assert not undescribed, f"{kind} {name} has keys without a meaning"
     assert all(key.type for key in named.keys)
+
+
+def test_the_file_of_names_is_what_the_code_says() -> None:
+    found = {
+        kind: {name: describe_name(kind, name) for name, _ in names_of(kind)} for kind in KINDS
+    }
+    assert found == described_names(), "run: python -m atoll.platform.reference"
+
+
+def test_with_another_version_of_flower_names_are_described_from_the_code(
+    tmp_path: Path,
+) -> None:
+    recorded = json.loads(names.FILE.read_text())
+    del recorded["names"]["strategies"]["FedAvg"]
+    (tmp_path / "names.json").write_text(json.dumps(recorded))
+    code = "from pathlib import Path; from atoll.platform.reference import names;"
+    code += f"names.FILE = Path({str(tmp_path / 'names.json')!r}); {{}}"
+    code += "import sys; found = dict(names.names_of('strategies'));"
+    code += "print('FedAvg' in found, 'torch' in sys.modules)"
+    same = subprocess.run(
+        [sys.executable, "-c", code.format("")], capture_output=True, text=True, check=True
+    )
+    assert same.stdout.split() == ["False", "False"]
+    other = code.format("names.versions = lambda: {'flwr': '9.9.9', 'flwr-datasets': '9.9.9'};")
+    anew = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=True)
+    assert anew.stdout.split() == ["True", "True"]
 
 
 def test_a_models_keys_are_its_own_arguments() -> None:

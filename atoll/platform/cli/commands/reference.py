@@ -14,7 +14,7 @@ from atoll.platform.reference.kinds import kinds
 
 if TYPE_CHECKING:
     from atoll.platform.reference.key import Key
-    from atoll.platform.reference.names import Named
+    from atoll.platform.reference.named import Named
 
 
 def list_names(
