@@ -6,7 +6,7 @@ seed; accuracy is that after the last round. Bytes are what a run's ledger has i
 code's, where uploads are coded.
 
 - perceptron: Fashion-MNIST by a perceptron that starts from random weights.
-- MiniLM: the sentiment of texts of four sources, two clients a source, by a pre-trained network.
+- MiniLM: the sentiment of texts of four sources, a client a source, by a pre-trained network.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ TASKS = {
     "MiniLM": Task(
         8,
         250,
-        {"dataset": "sentiment", "clients": 8, "partition": {"name": "domain"}},
+        {"dataset": "sentiment", "clients": 4, "partition": {"name": "domain"}},
         {"name": "minilm"},
         {"optimizer": "adam", "learning_rate": 0.0002, "batch_size": 16, "steps": 5},
         {
