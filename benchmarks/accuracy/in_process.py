@@ -7,6 +7,7 @@ That gives the arrays of a run at a fraction of what starting it costs.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,6 +22,7 @@ from atoll.clients import evaluate, make_client_app
 from atoll.clients.arrays.coded_uploads import uploaded_bytes
 from atoll.clients.arrays.weighted_sum import WeightedSum
 from atoll.clients.data.files.dataset import Dataset
+from atoll.clients.data.partitioning.domains import test_sets
 from atoll.flower import assume_identity
 from atoll.platform.messages.packing import fresh_copy
 from atoll.platform.runs.federation import Federation
@@ -132,20 +134,28 @@ def mean_of(replies: Iterable[RecordDict]) -> ArrayRecord:
     return total.mean()
 
 
-def rounds_of(federation: Federation, rounds: int, tested: int) -> Iterator[Round]:
-    """Yield the rounds of a federation, averaged; the server tests on ``tested`` examples."""
+def rounds_of(
+    federation: Federation, rounds: int, tested: int, *, evaluate_every: int = 1
+) -> Iterator[Round]:
+    """Yield the rounds of a federation, averaged.
+
+    The server tests on at most ``tested`` examples of each domain, in every ``evaluate_every``-th
+    round; the figures of the others are NaN.
+    """
     clients, server = LocalClients(federation), _Server(federation, tested)
     arrays = federation.initial_arrays
     for number in range(1, rounds + 1):
         sent, replies = arrays, list(clients.ask("train", number, arrays))
         arrays = mean_of(replies)
-        yield server.round_of(arrays, [RecordDict({"arrays": sent})], replies)
+        seen = arrays if number % evaluate_every == 0 else None
+        yield server.round_of(seen, [RecordDict({"arrays": sent})], replies)
 
 
 def strategy_rounds(federation: Federation, rounds: int, tested: int) -> Iterator[Round]:
-    """Yield the rounds of a federation's strategy; the server tests on ``tested`` examples.
+    """Yield the rounds of a federation's strategy.
 
-    It ends before ``rounds`` where the model is no longer finite.
+    The server tests on at most ``tested`` examples of each domain. It ends before ``rounds`` where
+    the model is no longer finite.
     """
     clients, server = LocalClients(federation), _Server(federation, tested)
     strategy: Strategy = federation.strategy
@@ -163,23 +173,28 @@ def strategy_rounds(federation: Federation, rounds: int, tested: int) -> Iterato
 
 
 class _Server:
-    """Evaluation of a round's model on the first test examples."""
+    """Evaluation of a round's model on the test examples, as the server of a run has them."""
 
     def __init__(self, federation: Federation, tested: int) -> None:
         self._dataset = Dataset(federation.spec.dataset)
         self._model = federation.spec.build_model(self._dataset)
-        self._arrays, self._chosen = federation.spec.arrays_of(self._model), np.arange(tested)
+        self._arrays = federation.spec.arrays_of(self._model)
+        self._chosen = np.concatenate(test_sets(self._dataset, (), tested).indices)
 
     def round_of(
-        self, arrays: ArrayRecord, sent: list[RecordDict], replies: list[RecordDict]
+        self, arrays: ArrayRecord | None, sent: list[RecordDict], replies: list[RecordDict]
     ) -> Round:
-        """Return the round with that model and these messages."""
-        self._arrays.load(arrays)
-        found = evaluate(self._model, self._dataset, self._dataset.test, self._chosen)
+        """Return the round with that model, or none that is evaluated, and these messages."""
+        accuracy = calibration_error = math.nan
+        if arrays is not None:
+            self._arrays.load(arrays)
+            found = evaluate(self._model, self._dataset, self._dataset.test, self._chosen)
+            accuracy = float(found["accuracy"])
+            calibration_error = float(found.metrics()["calibration_error"])  # type: ignore[arg-type]
         coded = [uploaded_bytes(r.metric_records["metrics"], _bytes_of(r)) for r in replies]
         return Round(
-            float(found["accuracy"]),
-            float(found.metrics()["calibration_error"]),  # type: ignore[arg-type]
+            accuracy,
+            calibration_error,
             float(np.mean(coded)),
             float(np.mean([_bytes_of(message) for message in sent])),
         )

@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rounds and bytes under label skew.")
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=["fashion-mnist"])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--settings", nargs="+", help="names; by default all of each method")
     parser.add_argument("--targets", nargs="+", type=float, default=[0.65, 0.7, 0.75])
     add_trial_options(parser, SEEDS)
     given = parser.parse_args()
@@ -82,19 +83,20 @@ def main() -> None:
         print_tables(json.loads(given.table.read_text()), sorted(given.targets))
         return
     quiet_process()
-    keys = trials(given.data, given.methods, given.seeds)
+    keys = trials(given.data, given.methods, given.settings, given.seeds)
     run_missing(keys, KEY, figures_of, given.out, given.seconds)
 
 
 def trials(
-    names: list[str], methods: list[str], seeds: list[int]
+    names: list[str], methods: list[str], settings: list[str] | None, seeds: list[int]
 ) -> Iterator[tuple[str, str, str, int]]:
     """Yield every trial, a whole seed at a time."""
     for seed in seeds:
         for data in names:
             for method in methods:
                 for setting in METHODS[method]:
-                    yield data, method, setting, seed
+                    if settings is None or setting in settings:
+                        yield data, method, setting, seed
 
 
 def experiment_of(data: str, method: str, setting: str, seed: int) -> Experiment:

@@ -107,24 +107,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Personalisation methods.")
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--rates", nargs="+", type=float, choices=RATES, default=list(RATES))
     add_trial_options(parser, SEEDS, seconds=570.0)
     given = parser.parse_args()
     if given.table is not None:
         print_tables(json.loads(given.table.read_text()))
         return
     quiet_process()
-    run_missing(
-        trials(given.data, given.methods, given.seeds), KEY, figures_of, given.out, given.seconds
-    )
+    keys = trials(given.data, given.methods, given.rates, given.seeds)
+    run_missing(keys, KEY, figures_of, given.out, given.seconds)
 
 
 def trials(
-    names: list[str], methods: list[str], seeds: list[int]
+    names: list[str], methods: list[str], rates: list[float], seeds: list[int]
 ) -> Iterator[tuple[str, str, float, int]]:
     """Yield every trial, a whole seed at a time."""
     for seed in seeds:
         for data in names:
-            for rate in RATES:
+            for rate in rates:
                 for method in methods:
                     if (data, method) not in WITHOUT:
                         yield data, method, rate, seed

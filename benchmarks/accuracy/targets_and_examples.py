@@ -1,4 +1,4 @@
-"""Accuracy and calibration with soft targets (PS-KD), and without the easiest examples (EL2N).
+"""Accuracy and calibration with soft targets (PS-KD), and without the easiest examples.
 
 ``python -m benchmarks.accuracy.targets_and_examples --out FILE`` runs what is not in FILE yet, and
 ``python -m benchmarks.accuracy.targets_and_examples --table FILE`` prints the tables of
@@ -45,6 +45,8 @@ PARTS: dict[str, dict[str, Tables]] = {
         "without 30 % at random": _without("random"),
         "without the 30 % of lowest EL2N of each client": _without("el2n"),
         "without the 30 % of lowest EL2N of the federation": _without("el2n", "federation"),
+        "without the 30 % of lowest GraNd of each client": _without("grand"),
+        "without the 30 % of lowest GraNd of the federation": _without("grand", "federation"),
     },
 }
 
@@ -53,13 +55,20 @@ def main() -> None:
     """Run trials, or print the tables."""
     parser = argparse.ArgumentParser(description="Soft targets, and fewer examples.")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--methods", nargs="+", help="by default all of each part")
     add_trial_options(parser, SEEDS)
     given = parser.parse_args()
     if given.table is not None:
         print_tables(json.loads(given.table.read_text()))
         return
     quiet_process()
-    keys = [(p, method, s) for s in given.seeds for p in given.parts for method in PARTS[p]]
+    keys = [
+        (part, method, seed)
+        for seed in given.seeds
+        for part in given.parts
+        for method in PARTS[part]
+        if given.methods is None or method in given.methods
+    ]
     run_missing(keys, KEY, figures_of, given.out, given.seconds)
 
 
