@@ -115,7 +115,8 @@ def main() -> None:
     if given.table is not None:
         print(as_markdown(audit_table(json.loads(given.table.read_text()))))
         return
-    logging.getLogger("atoll").setLevel(logging.ERROR)
+    for name in ("atoll", "flwr"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     print(f"{date_and_commit()}, seeds {list(given.seeds)}\n", flush=True)
     # One Ray for all runs.
     with patient_start():
