@@ -126,12 +126,11 @@ def test_flowers_clipping_takes_a_canary_that_is_out() -> None:
     mod = CanaryClients(first=1, norm=10.0, seed=5)
     node = next(node for node in range(1, 9) if not is_included(5, node))
     for values in (np.zeros(4_000, np.float32), np.ones(4_000, np.float32)):
-        sent = RecordDict(
-            {"arrays": array_record({"w": to_array(values)}), "config": ConfigRecord()}
-        )
+        arrays = array_record({"w": to_array(values)})
+        sent = RecordDict({"arrays": arrays, "config": ConfigRecord()})
         asked = Message(sent, dst_node_id=node, message_type="train")
         metrics = MetricRecord({"num-examples": 3})
-        answer = RecordDict({"arrays": array_record({"w": to_array(values)}), "metrics": metrics})
+        answer = RecordDict({"arrays": arrays, "metrics": metrics})
         context = Context(1, node, {}, RecordDict(), {})
         reply = mod(asked, context, lambda m, c, answer=answer: Message(answer, reply_to=m))  # type: ignore[misc]
         found = [view(reply.content.array_records["arrays"]["w"]).copy()]
