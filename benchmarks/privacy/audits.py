@@ -95,21 +95,22 @@ def membership_tables(seeds: Sequence[int], folder: Path) -> Iterator[Table]:
         yield Table(f"{name}: {accuracy}", ["method", *figures], rows)
 
 
-def run_audits(seeds: Sequence[int], out: Path, folder: Path, seconds: float) -> Table:
+def run_audits(given: argparse.Namespace, out: Path, folder: Path) -> Table:
     """Run the audits that a file lacks, and return the table of all."""
 
     def figures(mechanism: str, seed: int) -> dict[str, Any]:
         return {"commit": commit(), **audit_figures(mechanism, seed, folder)}
 
-    keys = itertools.product(seeds, MECHANISMS)
+    keys = itertools.product(given.seeds, given.mechanisms or MECHANISMS)
     trials = ((mechanism, seed) for seed, mechanism in keys)
-    run_missing(trials, ("mechanism", "seed"), figures, out, seconds)
+    run_missing(trials, ("mechanism", "seed"), figures, out, given.seconds)
     return audit_table(json.loads(out.read_text()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=("membership", "audits"))
+    parser.add_argument("--mechanisms", nargs="+", choices=MECHANISMS, help="of audits; all")
     add_trial_options(parser, SEEDS)
     given = parser.parse_args()
     if given.table is not None:
@@ -129,7 +130,7 @@ def main() -> None:
                     print(f"{as_markdown(table)}\n", flush=True)
                 continue
             out = given.out or folder / "audits.json"
-            table = run_audits(given.seeds, out, folder, given.seconds)
+            table = run_audits(given, out, folder)
             print(f"{as_markdown(table)}\n", flush=True)
 
 
