@@ -68,12 +68,15 @@ def run_missing(
     figures_of : Callable
         Called with the parts of a key; returns what the file has beside them.
     out : Path
-        The file.
+        The file; an empty list if no trial was run.
     seconds : float
         After these no trial is begun.
     """
     began = time.monotonic()
-    found = json.loads(out.read_text()) if out.exists() else []
+    if not out.exists():
+        # A table of no trials can be printed where there is no time for the first.
+        write_text(out, "[]")
+    found = json.loads(out.read_text())
     done = {tuple(trial[name] for name in names) for trial in found}
     for key in keys:
         if key in done:

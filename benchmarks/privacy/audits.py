@@ -6,7 +6,9 @@ tables of docs/results/privacy.md.
 - membership: 10 clients with 40 digits each train a perceptron for many passes; every update is
   captured. Scores of all candidates of all seeds are put together. LiRA and RMIA have 32 shadow
   federations a seed without defense, where they are stacked, and 8 with one.
-- audits: 200 clients of which 150 are canaries, at several budgets.
+- audits: the mechanisms of ``benchmarks.privacy.audited_mechanisms``. Figures are added to
+  ``--out``, and those that are there are not made again; ``--seconds`` ends it after a while, to be
+  gone on with; ``--table`` prints what there is.
 
 ``--only NAME`` runs one of the two; ``--seeds 0`` one seed. ``benchmarks.privacy.server_noise``
 compares the server's mechanisms.
@@ -15,6 +17,8 @@ compares the server's mechanisms.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import logging
 import sys
 import tempfile
@@ -25,10 +29,11 @@ from typing import Any
 
 import ray
 
-from atoll import Experiment, MembershipRun, ShadowSettings, run, run_audit, run_membership
+from atoll import Experiment, MembershipRun, ShadowSettings, run, run_membership
 from atoll.platform.cluster.connection import patient_start
 from atoll.platform.reports.tables import Cell, Table, as_markdown
-from benchmarks.accuracy.recorded import date_and_commit
+from benchmarks.accuracy.recorded import add_trial_options, commit, date_and_commit, run_missing
+from benchmarks.privacy.audited_mechanisms import MECHANISMS, audit_figures, audit_table
 
 SEEDS = (0, 1, 2)
 ROUNDS = 2
@@ -43,7 +48,6 @@ DEFENSES: dict[str, dict[str, Any]] = {
 }
 # Shadow federations without a defense, and with one: these are run one at a time.
 STACKED, ALONE = 32, 8
-BUDGETS = (2.0, 8.0, 30.0)
 
 
 def overfitted(seed: int, changes: dict[str, Any]) -> Experiment:
@@ -61,23 +65,6 @@ def overfitted(seed: int, changes: dict[str, Any]) -> Experiment:
     for section, keys in changes.items():
         tables[section] = {**tables.get(section, {}), **keys}
     return Experiment.from_dict(tables)
-
-
-def audited(seed: int, epsilon: float) -> Experiment:
-    """Return an experiment with a budget and canaries."""
-    return Experiment.from_dict(
-        {
-            "run": {"name": "audit", "seed": seed, "rounds": 5, "evaluate_every": 5},
-            "data": {"dataset": "digits", "clients": 200},
-            "model": {"name": "mlp", "hidden": [64]},
-            "client": {"learning_rate": 0.1, "batch_size": 8},
-            "strategy": {"name": "FedAvg", "fraction_train": 1.0, "fraction_evaluate": 0.0},
-            "privacy": {"epsilon": epsilon, "delta": DELTA, "sampling": "poisson"},
-            "audit": {"canaries": 150},
-            "ray": {"workers": 2},
-            "log": {"progress": False},
-        }
-    )
 
 
 def membership_tables(seeds: Sequence[int], folder: Path) -> Iterator[Table]:
@@ -108,28 +95,29 @@ def membership_tables(seeds: Sequence[int], folder: Path) -> Iterator[Table]:
         yield Table(f"{name}: {accuracy}", ["method", *figures], rows)
 
 
-def audit_rows(seeds: Sequence[int], folder: Path) -> Iterator[list[Cell]]:
-    """Yield a row a budget and seed."""
-    for epsilon in BUDGETS:
-        for seed in seeds:
-            found = run_audit(audited(seed, epsilon), out=folder / f"audit-{epsilon:g}-{seed}")
-            yield [
-                f"{epsilon:g}",
-                str(seed),
-                f"{found.claim:.3f}",
-                f"{found.bound:.3f}",
-                f"{found.estimate:.3f}",
-                f"{found.right} of {found.guesses}",
-                "refuted" if found.is_refuted else "consistent",
-            ]
+def run_audits(given: argparse.Namespace, out: Path, folder: Path) -> Table:
+    """Run the audits that a file lacks, and return the table of all."""
+
+    def figures(mechanism: str, seed: int) -> dict[str, Any]:
+        return {"commit": commit(), **audit_figures(mechanism, seed, folder)}
+
+    keys = itertools.product(given.seeds, given.mechanisms or MECHANISMS)
+    trials = ((mechanism, seed) for seed, mechanism in keys)
+    run_missing(trials, ("mechanism", "seed"), figures, out, given.seconds)
+    return audit_table(json.loads(out.read_text()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--only", choices=("membership", "audits"))
+    parser.add_argument("--mechanisms", nargs="+", choices=MECHANISMS, help="of audits; all")
+    add_trial_options(parser, SEEDS)
     given = parser.parse_args()
-    logging.getLogger("atoll").setLevel(logging.ERROR)
+    if given.table is not None:
+        print(as_markdown(audit_table(json.loads(given.table.read_text()))))
+        return
+    for name in ("atoll", "flwr"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     print(f"{date_and_commit()}, seeds {list(given.seeds)}\n", flush=True)
     # One Ray for all runs.
     with patient_start():
@@ -141,8 +129,8 @@ def main() -> None:
                 for table in membership_tables(given.seeds, folder):
                     print(f"{as_markdown(table)}\n", flush=True)
                 continue
-            header = ["budget", "seed", "claim", "bound", "one-shot", "right", "verdict"]
-            table = Table(part, header, list(audit_rows(given.seeds, folder)))
+            out = given.out or folder / "audits.json"
+            table = run_audits(given, out, folder)
             print(f"{as_markdown(table)}\n", flush=True)
 
 

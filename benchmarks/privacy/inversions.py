@@ -1,21 +1,23 @@
-"""SPEAR's batches, and Inverting Gradients with FedLeak's options on deeper victims.
+"""SPEAR's batches, and ways of matching gradients on deeper victims.
 
 ``python -m benchmarks.privacy.inversions --only spear`` prints what SPEAR recovers of batches of an
 ``mlp`` without and with noise in the update; ``--only adam`` what of a client that trains with
 Adam; ``--only shifts`` how far the gradient of an image is from that of the same image moved, by
-model; ``--only matching`` compares ways of matching on one model. Victims are real clients' updates
-after one step on training images, on one thread. For ``matching`` the total variation of every
-method is chosen by the same search on other images, and intervals are Student's, paired by image.
+model; ``--only matching`` compares ways of matching (``benchmarks.privacy.matching_methods``), adds
+its trials to ``--out`` and can be gone on with; ``--table`` prints what there is. Victims are real
+clients' updates after one step on training images, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from statistics import fmean, stdev
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,47 +25,16 @@ from torch import Tensor
 
 from atoll.attacks.base.attack_building import build_attack
 from atoll.attacks.captures.capture import MODEL_RECORD
-from atoll.attacks.example_victims import example_victim
 from atoll.attacks.threat.victim_model import VictimModel
 from atoll.attacks.victims import Victim, attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog.loading import load_dataset
 from atoll.clients.data.files.dataset import Dataset
-from atoll.clients.settings import ClientSettings, ModelSettings
-from atoll.platform.results.student import t_factor
+from benchmarks.paths import ROOT
+from benchmarks.privacy.example_clients import victims_of
+from benchmarks.privacy.matching_methods import METHODS, MODELS, matching_lines, run_matching
 
 # Samples of SPEAR's search where noise keeps it from knowing that it is done.
 NOISY_SAMPLES = 2000
-# Total variations that the search tries.
-VARIATIONS = (1e-3, 1e-2, 3e-2)
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    "Inverting Gradients": {},
-    "half of the entries matched": {"matched": 0.5},
-    "tenth of the entries matched": {"matched": 0.1},
-    "gradient regularization 0.5": {"regularization": 0.5},
-}
-# Victims of the search have seeds from here on.
-OTHERS = 1000
-
-
-def victims_of(
-    dataset: Dataset,
-    model: Mapping[str, Any],
-    batch: int,
-    seeds: Sequence[int],
-    **client: Any,
-) -> list[Victim]:
-    """Return a client of its own model for each seed."""
-    settings = ClientSettings.model_validate({"batch_size": batch, "learning_rate": 1.0, **client})
-    return [
-        example_victim(
-            ModelSettings.model_validate(model),
-            settings,
-            examples=batch,
-            seed=seed,
-            dataset=dataset,
-        )
-        for seed in seeds
-    ]
 
 
 def noisy(victim: Victim, share: float) -> Victim:
@@ -136,37 +107,6 @@ def adam(dataset: Dataset, seeds: int, steps: int) -> None:
             )
 
 
-def matching(
-    dataset: Dataset, model: Mapping[str, Any], methods: Sequence[str], given: argparse.Namespace
-) -> None:
-    """Print ways of matching at the total variation that is best for each on other images."""
-    candidates = references_of(dataset).candidates
-    others = victims_of(dataset, model, 1, range(OTHERS, OTHERS + given.others))
-    victims = victims_of(dataset, model, 1, range(given.victims))
-    print(f"{model}, {given.steps} steps, {given.victims} victims, searched on {given.others}")
-    print("| method | tv | PSNR, dB | over the first | SSIM | identified | CPU s an image |")
-    print("|---|---|---|---|---|---|---|")
-    first: list[float] | None = None
-    for method in methods:
-        settings = {"steps": given.steps, **METHODS[method]}
-        found = {}
-        for tv in VARIATIONS:
-            rows, _ = rows_of(others, "inverting-gradients", {**settings, "tv": tv}, candidates)
-            found[tv] = fmean(row["psnr"] for row in rows)
-        tv = max(found, key=lambda value: found[value])
-        rows, seconds = rows_of(victims, "inverting-gradients", {**settings, "tv": tv}, candidates)
-        psnr = [row["psnr"] for row in rows]
-        first = first or psnr
-        over = [a - b for a, b in zip(psnr, first, strict=True)]
-        print(
-            f"| {method} | {tv:g} | {fmean(psnr):.2f} | {fmean(over):+.2f} +- "
-            f"{half_width(over):.2f} | {fmean(row['ssim'] for row in rows):.3f} | "
-            f"{sum(bool(row['identified']) for row in rows)} of {len(rows)} | "
-            f"{seconds / len(rows):.1f} |",
-            flush=True,
-        )
-
-
 def shifts(dataset: Dataset, seeds: int) -> None:
     """Print 1 - cosine of the gradients of images and of the same images moved, by model."""
     print("| model | moved by 1 pixel | 2 | 4 | 8 | another image |")
@@ -200,12 +140,6 @@ def _gradient(model: VictimModel, images: Tensor, label: int) -> Tensor:
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, leaves)]).double()
 
 
-def half_width(differences: Sequence[float]) -> float:
-    """Half the width of Student's 95 % interval of the mean."""
-    count = len(differences)
-    return t_factor(0.95, count - 1) * stdev(differences) / count**0.5
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("spear", "adam", "shifts", "matching"), required=True)
@@ -213,24 +147,34 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 12, 16])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="shares, for spear")
     parser.add_argument("--seeds", type=int, default=5, help="clients of a row of spear and adam")
-    parser.add_argument("--model", choices=("resnet8", "resnet18"), default="resnet18")
+    parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
     parser.add_argument("--victims", type=int, default=20)
+    parser.add_argument("--block", type=int, default=5, help="victims attacked together")
     parser.add_argument("--others", type=int, default=6, help="images of the search")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--methods", nargs="*", choices=tuple(METHODS), default=tuple(METHODS))
+    parser.add_argument("--restarts", type=int, nargs="+", default=[1])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--generator", type=Path, help="a folder; trained if it is not there")
+    parser.add_argument("--generator-steps", type=int, default=4000)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "matching.json")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after these")
+    parser.add_argument("--table", type=Path, help="a file of matching: prints its tables")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.only == "spear":
+    if given.generator is None:
+        given.generator = ROOT / "runs" / f"generator-{given.datasets[0]}"
+    if given.table is not None:
+        print("\n".join(matching_lines(json.loads(given.table.read_text()))))
+    elif given.only == "spear":
         spear(given.datasets, given.batches, given.noise, given.seeds)
     elif given.only == "adam":
         adam(load_dataset(given.datasets[0]), given.seeds, given.steps)
     elif given.only == "shifts":
         shifts(load_dataset(given.datasets[0]), given.seeds)
     else:
-        model: dict[str, Any] = {"name": given.model, "norm": "frozen", "init": "he"}
-        if given.model == "resnet18":
-            model["width"] = 16
-        matching(load_dataset(given.datasets[0]), model, given.methods, given)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        run_matching(given, given.out)
+        print("\n".join(matching_lines(json.loads(given.out.read_text()))))
 
 
 if __name__ == "__main__":

@@ -198,6 +198,9 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for figure in ("accuracy", "success", "worst"):
             here = {k: v for k, v in cells.items() if k[0] == alpha and figure in v[0]}
             attacks = list(dict.fromkeys(key[2] for key in here))
+            if not attacks:
+                # Attacks without a goal have no success.
+                continue
             yield f"\nalpha = {alpha:g}, {figure} (%)\n"
             yield f"| aggregation | {' | '.join(attacks)} |"
             yield f"|---|{'---|' * len(attacks)}"

@@ -49,6 +49,7 @@ EXAMPLES = 200
 METHODS = ("none", "retrain", "fine-tune", "gradient-ascent", "projected-ascent")
 LABELS = {"none": "before", "retrain": "retraining"}
 SEEDS = (0, 1, 2)
+WITNESSES = ("membership", "backdoor")
 CACHE = ComponentCache()
 FIGURES = {
     "test accuracy": "test accuracy",
@@ -185,13 +186,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "unlearning.json")
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--only", choices=WITNESSES, help="of the two federations of a seed")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     if not arguments.table:
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
-        keys = [(seed, witness) for seed in SEEDS for witness in ("membership", "backdoor")]
+        wanted = WITNESSES if arguments.only is None else (arguments.only,)
+        keys = [(seed, witness) for seed in SEEDS for witness in wanted]
         run_missing(
             keys, ("seed", "witness"), figures_of_seed, arguments.results, arguments.seconds
         )

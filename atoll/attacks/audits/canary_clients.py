@@ -1,4 +1,4 @@
-"""Canary clients: clients whose update is a random direction, or nothing, by a coin.
+"""Canary clients: clients whose update is a random direction, or next to nothing, by a coin.
 
 A canary's update is independent of the data and as far from everything else as can be, so what a
 mechanism lets through of it is what it lets through of anybody (Andrew et al., 2024).
@@ -21,6 +21,9 @@ from atoll.flower.arrays import array_record, to_array, view
 from atoll.randomness import derive_seed
 
 Shapes = Mapping[str, tuple[int, ...]]
+# Of a canary's norm, that of one whose coin says no. Flower's clipping divides by the norm, so it
+# cannot be zero.
+OUT = 1e-6
 
 
 def is_included(seed: int, node: int) -> bool:
@@ -78,14 +81,14 @@ class CanaryClients(Section):
     def __call__(
         self, message: Message, context: Context, call_next: flower.ClientAppCallable
     ) -> Message:
-        """Answer a training message of a canary by its direction, or by no change."""
+        """Answer a training message of a canary by its direction, or by next to no change."""
         reply = call_next(message, context)
         node = message.metadata.dst_node_id
         is_training = message.metadata.message_type.startswith("train")
         if node < self.first or not is_training or reply.has_error():
             return reply
         [(name, sent)] = message.content.array_records.items()
-        scale = self.norm if is_included(self.seed, node) else 0.0
+        scale = self.norm * (1.0 if is_included(self.seed, node) else OUT)
         reply.content[name] = _moved(sent, scale, self.seed, node)
         return reply
 

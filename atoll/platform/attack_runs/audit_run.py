@@ -126,7 +126,7 @@ def run_audit(
     _check_sizes(experiment, federation)
     done = run(experiment, out=out, observers=observers)
     rounds = int(done.summary["rounds"])
-    claim, delta = _claim(experiment, federation, rounds)
+    claim, delta = claim_of(experiment, federation, rounds)
     seed = experiment.run.seed
     if are_examples(experiment):
         numbered = range(audit.canaries)
@@ -200,10 +200,20 @@ def example_scores(directory: Path, canaries: range, seed: int) -> NDArray[np.fl
     return example_cosines(changes, shapes, len(canaries), seed)
 
 
-def _claim(
+def claim_of(
     experiment: Experiment, federation: Federation, rounds: int
 ) -> tuple[float | None, float]:
-    """Return the epsilon that is claimed, and its delta."""
+    """Return the epsilon that an experiment claims, or None, and the delta.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its ``[privacy]``, or mods of local privacy, claim it.
+    federation : Federation
+        The experiment's.
+    rounds : int
+        That were run.
+    """
     if experiment.privacy is not None:
         private = with_private_examples(experiment)
         return spent_after(private, federation.strategy, rounds), experiment.privacy.delta

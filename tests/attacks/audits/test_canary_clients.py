@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.differential_privacy import compute_clip_model_update
 from numpy.typing import NDArray
 
 from atoll import flower
@@ -18,7 +19,7 @@ from atoll.attacks.audits.canary_clients import (
     direction,
     is_included,
 )
-from atoll.flower.arrays import view
+from atoll.flower.arrays import array_record, to_array, view
 from atoll.privacy.accounting import Mechanism, noise_for
 from atoll.privacy.one_run import OneRunBound, audit_scores
 from atoll.strategies.privacy.central_dp import CentralDP
@@ -115,5 +116,24 @@ def test_the_mod_sends_a_direction_or_nothing_and_leaves_others_alone() -> None:
         expected = np.ones(4)
         if node >= 3:
             expected = 2.0 * is_included(5, node) * direction({"w": (4,)}, 5, node)["w"]
-        assert update == pytest.approx(expected)
+            assert 0.0 < np.linalg.norm(update - expected) < 3e-6 or is_included(5, node)
+        assert update == pytest.approx(expected, abs=3e-6)
         assert reply.content.metric_records["metrics"]["num-examples"] == 3
+
+
+def test_flowers_clipping_takes_a_canary_that_is_out() -> None:
+    flower.assume_identity()
+    mod = CanaryClients(first=1, norm=10.0, seed=5)
+    node = next(node for node in range(1, 9) if not is_included(5, node))
+    for values in (np.zeros(4_000, np.float32), np.ones(4_000, np.float32)):
+        arrays = array_record({"w": to_array(values)})
+        sent = RecordDict({"arrays": arrays, "config": ConfigRecord()})
+        asked = Message(sent, dst_node_id=node, message_type="train")
+        metrics = MetricRecord({"num-examples": 3})
+        answer = RecordDict({"arrays": arrays, "metrics": metrics})
+        context = Context(1, node, {}, RecordDict(), {})
+        reply = mod(asked, context, lambda m, c, answer=answer: Message(answer, reply_to=m))  # type: ignore[misc]
+        found = [view(reply.content.array_records["arrays"]["w"]).copy()]
+        # It divides by the norm of the update.
+        compute_clip_model_update(found, [values], 1.0)
+        assert found[0] == pytest.approx(values, abs=1e-5)
