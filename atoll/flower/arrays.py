@@ -88,6 +88,10 @@ def view(array: Array) -> NDArray[Any]:
     if array.stype != _SERIALISATION or data[:7] != _MAGIC_1:
         return array.numpy()
     start = 10 + int.from_bytes(data[8:10], "little")
+    plain = _plain_header(data[:start]) if type(data) is bytes else None
+    if plain is not None and plain[2] == len(data) - start:
+        # In one call; it would take a buffer that is too long, too.
+        return np.ndarray(plain[1], plain[0], data, start)
     dtype, fortran_order, shape = _parse_header(bytes(data[10:start]))
     # NumPy refuses to make an array of an empty buffer.
     values = np.frombuffer(data, dtype, offset=start) if start < len(data) else np.empty(0, dtype)
@@ -115,9 +119,11 @@ def _name(dtype: np.dtype[Any]) -> str:
 def to_array(values: NDArray[Any]) -> Array:
     """Return ``values`` as a Flower ``Array``, equal to ``Array(values)``, with one copy."""
     contiguous = np.asarray(values, order="C")
-    values_as_bytes = contiguous.reshape(-1).view(np.uint8).data
-    data = b"".join((_header(contiguous.dtype, contiguous.shape), values_as_bytes))
-    return array_of(_name(contiguous.dtype), contiguous.shape, _SERIALISATION, data)
+    dtype, shape = contiguous.dtype, contiguous.shape
+    # Python reads the bytes of numbers itself, but knows no dates and the like.
+    is_buffer = type(contiguous) is np.ndarray and dtype.kind in "biuf"
+    raw: Any = contiguous if is_buffer else contiguous.reshape(-1).view(np.uint8).data
+    return array_of(_name(dtype), shape, _SERIALISATION, b"".join((_header(dtype, shape), raw)))
 
 
 def array_of(dtype: str, shape: tuple[int, ...], stype: str, data: bytes) -> Array:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp.typing import ClientAppCallable as ClientAppCallable
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
@@ -212,7 +212,19 @@ def server_context(run_config: dict[str, Any]) -> Context:
 
 def dump_records(records: RecordDict) -> bytes:
     """Serialise a ``RecordDict`` to protobuf bytes (no pickle: loading runs no code)."""
-    return bytes(recorddict_to_proto(records).SerializeToString(deterministic=True))
+    proto = ProtoRecordDict()
+    for name, record in records.items():
+        if not isinstance(record, ArrayRecord):
+            proto.items.extend(recorddict_to_proto(RecordDict({name: record})).items)
+            continue
+        # Flower's own conversion copies the bytes of an array into four messages, one in another.
+        item = proto.items.add(key=name)
+        item.array_record.SetInParent()
+        for key, array in record.items():
+            value = item.array_record.items.add(key=key).value
+            value.dtype, value.stype, value.data = array.dtype, array.stype, array.data
+            value.shape.extend(array.shape)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def load_records(data: bytes) -> RecordDict:

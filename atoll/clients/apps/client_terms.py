@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Array, Context, Message
 from torch import Tensor, nn
 
 from atoll.clients.apps.client_resources import ClientResources
-from atoll.clients.apps.training_messages import config_of, proximal_mu_of, round_of, term_arrays_of
+from atoll.clients.apps.training_messages import config_of, proximal_mu_of, round_of, term_arrays_in
+from atoll.clients.arrays.tensors import tensors_of
 from atoll.clients.data.client_inputs import ClientInputs
 from atoll.clients.models.head import find_head
 from atoll.clients.training.objective.client_objective import ClientObjective, NamedTerm
 from atoll.clients.training.objective.named_terms import (
-    asks_for_terms,
     check_terms,
     find_terms,
     obstacle_to_vectorizing,
+    records_of_terms,
     terms_in,
 )
 from atoll.clients.training.objective.node_memory import NodeMemory
@@ -37,6 +38,7 @@ class ClientTerms:
     def __init__(self, resources: ClientResources) -> None:
         self._resources = resources
         self._asked_for: tuple[str, list[NamedTerm]] = ("", [])
+        self._tensors: dict[str, tuple[dict[str, Array], dict[str, Tensor]]] = {}
 
     @cached_property
     def _own(self) -> list[NamedTerm]:
@@ -56,15 +58,29 @@ class ClientTerms:
         except ValueError:
             return None
 
+    @cached_property
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        # The model stays; which of its parameters are trained may change.
+        return list(self._resources.model.named_parameters())
+
     def _terms_in(self, message: Message) -> list[NamedTerm]:
         """Return the terms that a message asks for; those of a round's messages are alike."""
-        records = message.content
-        if not asks_for_terms(records):
+        records = records_of_terms(message.content)
+        if not records:
             return []
-        asked = repr(records.config_records)
+        asked = repr(records)
         if self._asked_for[0] != asked:
-            self._asked_for = asked, terms_in(records)
+            self._asked_for = asked, terms_in(message.content)
         return self._asked_for[1]
+
+    def _received(self, message: Message, term: str) -> dict[str, Tensor]:
+        """Return what a message holds for a term; a round's messages share their arrays."""
+        arrays = term_arrays_in(message, term)
+        known, tensors = self._tensors.get(term, ({}, {}))
+        if arrays.keys() != known.keys() or any(arrays[k] is not known[k] for k in arrays):
+            tensors = tensors_of(arrays)
+            self._tensors[term] = arrays, tensors
+        return tensors
 
     def obstacle_in(self, message: Message) -> str | None:
         """Return why clients of a message cannot train vectorised, or None."""
@@ -107,7 +123,7 @@ class ClientTerms:
         resources, config = self._resources, config_of(message)
         spec, model = resources.spec, resources.model
         check_terms(asked_for, resources.dataset.task, spec.client)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in self._parameters if p.requires_grad}
         start = [parameter.detach().clone() for parameter in trained.values()]
         given_mu = proximal_mu_of(config)
         indices = torch.from_numpy(resources.training_part(partition).copy())
@@ -128,7 +144,7 @@ class ClientTerms:
                 indices=indices,
                 head=self._head,
                 memory=NodeMemory(context.state, named.name),
-                received=term_arrays_of(message, named.name),
+                received=self._received(message, named.name),
             )
             for named in terms
         ]

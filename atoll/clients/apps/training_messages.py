@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from atoll.clients.arrays.tensors import tensor_of
+from atoll.clients.arrays.tensors import tensors_of
 from atoll.clients.training.local_training import TrainingResult
 from atoll.clients.training.objective.client_objective import SEPARATOR
-from atoll.clients.training.objective.named_terms import asks_for_terms
+from atoll.clients.training.objective.named_terms import records_of_terms
 from atoll.clients.training.objective.node_memory import record_of
 from atoll.flower.arrays import array_record
 
@@ -56,19 +56,24 @@ def model_arrays_of(message: Message) -> ArrayRecord:
     The arrays of a term of the objective are named ``TERM:NAME``.
     """
     arrays = arrays_of(message)
-    if not asks_for_terms(message.content):
+    if not records_of_terms(message.content):
         return arrays
     return array_record({key: array for key, array in arrays.items() if SEPARATOR not in key})
 
 
-def term_arrays_of(message: Message, term: str) -> dict[str, Tensor]:
-    """Return what a message holds for a term of the objective, by name."""
+def term_arrays_in(message: Message, term: str) -> dict[str, Array]:
+    """Return the arrays that a message holds for a term of the objective, by name."""
     prefix = f"{term}{SEPARATOR}"
     return {
-        key.removeprefix(prefix): tensor_of(array)
+        key.removeprefix(prefix): array
         for key, array in arrays_of(message).items()
         if key.startswith(prefix)
     }
+
+
+def term_arrays_of(message: Message, term: str) -> dict[str, Tensor]:
+    """Return what a message holds for a term of the objective, by name."""
+    return tensors_of(term_arrays_in(message, term))
 
 
 def config_of(message: Message) -> ConfigRecord:

@@ -264,6 +264,10 @@ class GradientTerms(Protocol):
     def pull(self) -> float:
         """The weight of the distance to the start."""
 
+    @property
+    def start(self) -> Sequence[Tensor] | None:
+        """Copies of the parameters at the start, which do not change; None where none are kept."""
+
 
 class UpdateRule:
     """FedProx's term, clipping and the optimiser's step, on any list of parameters.
@@ -305,7 +309,10 @@ class UpdateRule:
         self._clip = settings.gradient_clip
         self._per_client = per_client
         self._optimizer = local_optimizer(settings, learning_rate)
-        self._start = [p.clone() for p in self.parameters] if self._mu else []
+        self._start: list[Tensor] = []
+        if self._mu:
+            start = None if terms is None else terms.start
+            self._start = [p.clone() for p in self.parameters] if start is None else list(start)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser's state."""
@@ -330,7 +337,10 @@ class UpdateRule:
             changes = list(torch._foreach_add(changes, self._offset))
         if self._mu:
             drift = torch._foreach_sub(self.parameters, self._start)
-            changes = list(torch._foreach_add(changes, drift, alpha=self._mu))
+            if self._offset is None:
+                changes = list(torch._foreach_add(changes, drift, alpha=self._mu))
+            else:
+                torch._foreach_add_(changes, drift, alpha=self._mu)
         if self._clip is not None:
             changes = self._clipped(changes, self._clip)
         self._optimizer.step(self.parameters, changes)

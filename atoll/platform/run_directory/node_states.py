@@ -1,9 +1,10 @@
 """States of a federation's nodes on disk: what clients keep from one of their rounds to the next.
 
 A state (a control variate, say) may be as large as the model, and there is one a node. Memory holds
-an index alone: 100,000 nodes are about 26 MB of it. States are appended to segment files that never
-change after that, so a checkpoint of them is the index at its time. A segment goes when neither
-the index nor a checkpoint refers to it; one that is mostly out of date is copied together first.
+an index, 26 MB for 100,000 nodes, and the states that were written last, up to a limit. States are
+appended to segment files that never change after that, so a checkpoint of them is the index at its
+time. A segment goes when neither the index nor a checkpoint refers to it; one that is mostly out of
+date is copied together first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from atoll.platform.messages.outcome import Outcome, StateReference
 
 # A segment is closed at this size.
 SEGMENT_BYTES = 64 << 20
+# So much of what was written last is in memory too: a small federation reads nothing back.
+RECENT_BYTES = 32 << 20
 # So much of what is out of date is kept without a look at it.
 SLACK_BYTES = 256 << 20
 # The arrays of an index in a checkpoint.
@@ -104,6 +107,24 @@ class StateSnapshot(Mapping[int, bytes]):
         return cls(directory, references)
 
 
+class _RecentStates:
+    """The states that were written last, by where they are; the oldest go first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._states: OrderedDict[StateReference, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, reference: StateReference, state: bytes) -> None:
+        self._states[reference] = state
+        self._bytes += len(state)
+        while self._bytes > self._limit:
+            self._bytes -= len(self._states.popitem(last=False)[1])
+
+    def get(self, reference: StateReference) -> bytes | None:
+        return self._states.get(reference)
+
+
 class NodeStates(Mapping[int, bytes]):
     """The nodes' serialised states, on disk.
 
@@ -114,6 +135,8 @@ class NodeStates(Mapping[int, bytes]):
     segment_bytes, slack_bytes : int
         The size at which a segment is closed, and of what may be out of date before segments are
         copied together.
+    recent_bytes : int
+        How much of what was written last is kept in memory too.
 
     Examples
     --------
@@ -123,12 +146,18 @@ class NodeStates(Mapping[int, bytes]):
     (b'a state', 1, None)
     """
 
-    def __init__(self, segment_bytes: int = SEGMENT_BYTES, slack_bytes: int = SLACK_BYTES) -> None:
+    def __init__(
+        self,
+        segment_bytes: int = SEGMENT_BYTES,
+        slack_bytes: int = SLACK_BYTES,
+        recent_bytes: int = RECENT_BYTES,
+    ) -> None:
         self._segment_bytes = segment_bytes
         self._slack_bytes = slack_bytes
         self._directory: Path | None = None
         self._is_temporary = True
         self._index: dict[int, StateReference] = {}
+        self._recent = _RecentStates(recent_bytes)
         self._sizes: dict[int, int] = {}
         self._last = 0
         self._file: BinaryIO | None = None
@@ -137,7 +166,7 @@ class NodeStates(Mapping[int, bytes]):
 
     def __getitem__(self, node: int) -> bytes:
         with self._lock:
-            return read_state(self._folder(), self._index[node])
+            return self._read(self._index[node])
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._index)
@@ -209,7 +238,10 @@ class NodeStates(Mapping[int, bytes]):
                 ) from error
             offset = self._sizes[self._last]
             self._sizes[self._last] += len(state)
-            return StateReference(self._last, offset, len(state), hashlib.sha256(state).digest())
+            digest = hashlib.sha256(state).digest()
+            reference = StateReference(self._last, offset, len(state), digest)
+            self._recent.add(reference, state)
+            return reference
 
     def keep(self, node: int, reference: StateReference) -> None:
         """Make what was put a node's state."""
@@ -226,8 +258,7 @@ class NodeStates(Mapping[int, bytes]):
         """Return a chunk with its nodes' states, to be sent to a worker."""
         if not chunk.kept:
             return chunk
-        folder = self._folder()
-        states = {node: read_state(folder, reference) for node, reference in chunk.kept.items()}
+        states = {node: self._read(reference) for node, reference in chunk.kept.items()}
         return replace(chunk, states={**states, **chunk.states}, kept={})
 
     # --- what is out of date ---------------------------------------------------------------------
@@ -265,7 +296,7 @@ class NodeStates(Mapping[int, bytes]):
             }
             for node, reference in list(self._index.items()):
                 if reference.segment in sparse:
-                    self._index[node] = self.put(read_state(self._folder(), reference))
+                    self._index[node] = self.put(self._read(reference))
             for segment in sparse.difference(kept):
                 segment_path(self._folder(), segment).unlink(missing_ok=True)
                 del self._sizes[segment]
@@ -276,6 +307,10 @@ class NodeStates(Mapping[int, bytes]):
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+    def _read(self, reference: StateReference) -> bytes:
+        state = self._recent.get(reference)
+        return read_state(self._folder(), reference) if state is None else state
 
     def _begin_segment(self) -> None:
         if self._file is not None:
@@ -309,9 +344,11 @@ def read_state(directory: Path, reference: StateReference) -> bytes:
     """
     path = segment_path(directory, reference.segment)
     try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(reference.offset)
-            state = file.read(reference.length)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            state = os.pread(file, reference.length, reference.offset)
+        finally:
+            os.close(file)
     except OSError as error:
         raise CorruptCheckpointError(f"{path}: cannot be read ({error})") from error
     if hashlib.sha256(state).digest() != reference.digest:

@@ -160,6 +160,7 @@ def _total_of(replies: Iterable[Message], key: str) -> float:
     total = 0.0
     for reply in replies:
         if not reply.has_error():
-            for record in reply.content.metric_records.values():
-                total += float(record.get(key, 0.0))  # type: ignore[arg-type]
+            for record in reply.content.values():
+                if isinstance(record, MetricRecord):
+                    total += float(record.get(key, 0.0))  # type: ignore[arg-type]
     return total

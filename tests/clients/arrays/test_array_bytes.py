@@ -46,3 +46,15 @@ def test_damaged_bytes_are_refused(spoil) -> None:
 def test_array_record_equals_flowers() -> None:
     arrays = {"a": to_array(np.ones(3)), "b": to_array(np.zeros((2, 2), np.int64))}
     assert array_record(arrays) == ArrayRecord(dict(arrays))
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint64", ">f4", "float16", "float64", "complex64", "M8[D]", "S3"]
+)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0, 3), (2, 3)])
+def test_bytes_are_flowers_for_every_dtype_and_shape(dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.zeros(shape, dtype)
+    array = to_array(values)
+    assert array == Array(values)
+    found = view(array)
+    assert (found.dtype, found.shape, found.tobytes()) == (values.dtype, shape, values.tobytes())

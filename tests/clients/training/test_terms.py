@@ -16,6 +16,7 @@ from atoll.clients.settings import ClientSettings, TermSettings
 from atoll.clients.tasks.classification import classes_of
 from atoll.clients.tasks.regression import Regression
 from atoll.clients.training.objective.named_terms import check_terms, find_terms
+from atoll.clients.training.objective.node_memory import NodeMemory
 from atoll.clients.training.objective.term import TermContext
 from atoll.clients.training.terms.noisy_labels import NestedDropout, _other_network
 from atoll.errors import InvalidExperimentError
@@ -199,9 +200,9 @@ def test_co_teaching_exchanges_the_examples_of_small_loss() -> None:
             step(expected, ours[small_theirs].mean(), 0.1)
             step(other, theirs[small_ours].mean(), 0.1)
     assert_equal(model, expected)
-    found = {key: array.numpy() for key, array in next(iter(state.array_records.values())).items()}
+    found = NodeMemory(state, "co-teaching").read()
     for name, wanted_values in other.named_parameters():
-        torch.testing.assert_close(torch.from_numpy(found[name].copy()), wanted_values.detach())
+        torch.testing.assert_close(found[name], wanted_values.detach())
 
 
 @pytest.mark.parametrize("name", ["fedlc", "fedrs", "elr", "ps-kd"])

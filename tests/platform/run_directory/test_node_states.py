@@ -25,11 +25,12 @@ NODES = st.integers(1, 6)
 @given(
     st.lists(st.tuples(NODES, st.binary(max_size=20), st.booleans()), max_size=15),
     st.integers(1, 60),
+    st.sampled_from([0, 30, 1_000]),
 )
 def test_a_node_has_the_state_that_was_kept_last(
-    steps: list[tuple[int, bytes, bool]], segment_bytes: int
+    steps: list[tuple[int, bytes, bool]], segment_bytes: int, recent_bytes: int
 ) -> None:
-    states, plain = NodeStates(segment_bytes, slack_bytes=0), {}
+    states, plain = NodeStates(segment_bytes, 0, recent_bytes), {}
     for node, state, tidies in steps:
         states[node] = plain[node] = state
         if tidies:
@@ -37,9 +38,9 @@ def test_a_node_has_the_state_that_was_kept_last(
     assert dict(states) == plain
 
 
-def test_memory_holds_an_index_and_no_states(tmp_path: Path) -> None:
+def test_memory_holds_an_index_and_few_states(tmp_path: Path) -> None:
     """Ten megabytes of states, and a few hundred bytes of memory a node."""
-    states = NodeStates()
+    states = NodeStates(recent_bytes=100_000)
     states.store_in(tmp_path)
     tracemalloc.start()
     for node in range(1, 5_001):
@@ -50,6 +51,19 @@ def test_memory_holds_an_index_and_no_states(tmp_path: Path) -> None:
     assert written == 5_000 * 2_000
     assert current < 5_000 * 600
     assert states[777] == (777).to_bytes(4, "big") * 500
+
+
+def test_what_was_written_last_is_in_memory_and_on_disk(tmp_path: Path) -> None:
+    states = NodeStates(recent_bytes=20)
+    states.store_in(tmp_path)
+    states[1], states[2], states[3] = b"0123456789", b"abcdefghij", b"9876543210"
+    chunk = Chunk(0, (0,), (3,), (0,), ("a",), ((1,),), kept={3: states.references[3]})
+    path = segment_path(tmp_path, 1)
+    assert path.read_bytes() == b"0123456789abcdefghij9876543210"
+    path.unlink()
+    assert (states[2], states.loaded(chunk).states) == (b"abcdefghij", {3: b"9876543210"})
+    with pytest.raises(CorruptCheckpointError, match="cannot be read"):
+        states[1]
 
 
 def test_a_snapshot_stays_as_it_was_while_its_segments_are_kept(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ class ClientObjective:
         The sum of the terms' offsets.
     pull : float
         The sum of the terms' pulls.
+    start : Sequence[Tensor]
+        The global parameters, copies.
     is_linear : bool
         Whether they act on gradients by these alone.
     changes_gradient : bool
@@ -65,6 +67,7 @@ class ClientObjective:
             for named, context in zip(terms, contexts, strict=True)
         ]
         self._context = contexts[0]
+        self.start = contexts[0].start
         self._received = [context.received for context in contexts]
         self.pull = sum(run.pull for run in self._runs)
         offsets = [run.offset for run in self._runs if run.offset is not None]
@@ -187,10 +190,13 @@ class StackedTerms:
         By parameter, shape (clients, *shape).
     pull : float
         The same for all clients.
+    start : Sequence[Tensor] or None
+        None: the stack's own copies are taken.
     """
 
     offset: list[Tensor] | None
     pull: float
+    start: Sequence[Tensor] | None = None
 
 
 def stacked_terms(clients: Sequence[ClientObjective]) -> StackedTerms:

@@ -117,14 +117,18 @@ def terms_in(records: RecordDict) -> list[NamedTerm]:
     """
     return [
         _named(name.removeprefix(RECORD), dict(record))
-        for name, record in records.config_records.items()
-        if name.startswith(RECORD)
+        for name, record in records_of_terms(records).items()
     ]
 
 
-def asks_for_terms(records: RecordDict) -> bool:
-    """Tell whether a strategy's message asks for terms."""
-    return any(name.startswith(RECORD) for name in records.config_records)
+def records_of_terms(records: RecordDict) -> dict[str, ConfigRecord]:
+    """Return the records by which a strategy's message asks for terms; none, if it does not."""
+    # RecordDict.config_records would check the type of every record, for every client.
+    return {
+        name: record
+        for name, record in records.items()
+        if name.startswith(RECORD) and isinstance(record, ConfigRecord)
+    }
 
 
 def record_of_term(term: ObjectiveTerm) -> ConfigRecord:

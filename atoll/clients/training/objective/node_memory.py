@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
+from torch._C import _nn
 
-from atoll.clients.arrays.tensors import tensor_of
+from atoll.clients.arrays.tensors import tensors_of
 from atoll.flower.arrays import array_record, to_array
 
 PREFIX = "atoll."
+# Before the names and shapes of tensors that are kept as one.
+_PACKED = "packed:"
 
 
 class NodeMemory:
@@ -43,21 +48,45 @@ class NodeMemory:
 
     def read(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Return the tensors, as copies on ``device``."""
-        record = self._state.array_records.get(self._key)
-        if record is None:
+        record = self._state.get(self._key)
+        if not isinstance(record, ArrayRecord):
             return {}
-        return {key: tensor_of(array).to(device) for key, array in record.items()}
+        found: dict[str, Tensor] = {}
+        for key, tensor in tensors_of(record).items():
+            # What it is made from is on the CPU.
+            here = tensor if torch.device(device).type == "cpu" else tensor.to(device)
+            if not key.startswith(_PACKED):
+                found[key] = here
+                continue
+            names, shapes = _layout(key)
+            found.update(zip(names, _nn.unflatten_dense_tensors(here, shapes), strict=True))
+        return found
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the tensors; none at all removes the record."""
         if not tensors:
             self._state.pop(self._key, None)
             return
-        self._state[self._key] = record_of(tensors)
+        self._state[self._key] = record_of(_packed(tensors))
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return tensors of one dtype as one, whose name says what it holds: each costs as much."""
+    values = list(tensors.values())
+    dtype = values[0].dtype
+    if len(values) == 1 or not all(v.dtype == dtype and v.numel() for v in values):
+        return tensors
+    held = [(name, tuple(value.shape)) for name, value in tensors.items()]
+    return {f"{_PACKED}{json.dumps(held)}": _nn.flatten_dense_tensors(values)}
+
+
+@lru_cache(maxsize=64)
+def _layout(key: str) -> tuple[list[str], list[Tensor]]:
+    """Return the names of what is packed, and tensors of its shapes, without values."""
+    held = json.loads(key.removeprefix(_PACKED))
+    return [name for name, _ in held], [torch.empty(shape, device="meta") for _, shape in held]
 
 
 def record_of(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Return named tensors as Flower arrays, which later changes of the tensors do not change."""
-    return array_record(
-        {key: to_array(value.detach().cpu().numpy()) for key, value in tensors.items()}
-    )
+    return array_record({key: to_array(value.numpy(force=True)) for key, value in tensors.items()})

@@ -57,7 +57,8 @@ class TermContext:
     memory : NodeMemory
         What the term keeps with the node.
     received : Mapping[str, Tensor]
-        What the server sent for the term beside the model, by name.
+        What the server sent for the term beside the model, by name. Clients of a round share it:
+        it is not to be changed.
 
     Examples
     --------
