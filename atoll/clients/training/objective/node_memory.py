@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
-from torch._C import _nn
 
 from atoll.clients.arrays.tensors import tensors_of
 from atoll.flower.arrays import array_record, to_array
@@ -58,8 +58,9 @@ class NodeMemory:
             if not key.startswith(_PACKED):
                 found[key] = here
                 continue
-            names, shapes = _layout(key)
-            found.update(zip(names, _nn.unflatten_dense_tensors(here, shapes), strict=True))
+            names, shapes, sizes = _layout(key)
+            for name, shape, values in zip(names, shapes, here.split(sizes), strict=True):
+                found[name] = values.view(shape)
         return found
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
@@ -77,14 +78,15 @@ def _packed(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if len(values) == 1 or not all(v.dtype == dtype and v.numel() for v in values):
         return tensors
     held = [(name, tuple(value.shape)) for name, value in tensors.items()]
-    return {f"{_PACKED}{json.dumps(held)}": _nn.flatten_dense_tensors(values)}
+    return {f"{_PACKED}{json.dumps(held)}": torch.cat([v.reshape(-1) for v in values])}
 
 
 @lru_cache(maxsize=64)
-def _layout(key: str) -> tuple[list[str], list[Tensor]]:
-    """Return the names of what is packed, and tensors of its shapes, without values."""
+def _layout(key: str) -> tuple[list[str], list[tuple[int, ...]], list[int]]:
+    """Return the names, the shapes and the sizes of what is packed."""
     held = json.loads(key.removeprefix(_PACKED))
-    return [name for name, _ in held], [torch.empty(shape, device="meta") for _, shape in held]
+    shapes = [tuple(shape) for _, shape in held]
+    return [name for name, _ in held], shapes, [math.prod(shape) for shape in shapes]
 
 
 def record_of(tensors: Mapping[str, Tensor]) -> ArrayRecord:
