@@ -85,7 +85,7 @@ def _packed(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def _layout(key: str) -> tuple[list[str], list[tuple[int, ...]], list[int]]:
     """Return the names, the shapes and the sizes of what is packed."""
     held = json.loads(key.removeprefix(_PACKED))
-    shapes = [tuple(shape) for _, shape in held]
+    shapes: list[tuple[int, ...]] = [tuple(shape) for _, shape in held]
     return [name for name, _ in held], shapes, [math.prod(shape) for shape in shapes]
 
 
