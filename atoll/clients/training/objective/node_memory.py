@@ -59,7 +59,7 @@ class NodeMemory:
                 found[key] = here
                 continue
             names, shapes, sizes = _layout(key)
-            for name, shape, values in zip(names, shapes, here.split(sizes), strict=True):
+            for name, shape, values in zip(names, shapes, torch.split(here, sizes), strict=True):
                 found[name] = values.view(shape)
         return found
 
