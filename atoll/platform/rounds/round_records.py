@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from flwr.app import MetricRecord
@@ -15,6 +16,14 @@ from atoll.platform.rounds.personal_metrics import personal_metrics
 
 # The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
 LARGEST_COUNT = 2**53
+# Columns that hold a metric: its names, and whether it is of the client's own model.
+NAMED = {
+    "loss": (("loss",), False),
+    "accuracy": (("accuracy", "acc"), False),
+    "personal_loss": (("loss",), True),
+    "personal_accuracy": (("accuracy",), True),
+    "epsilon": (("epsilon",), False),
+}
 
 
 def round_record(
@@ -66,23 +75,24 @@ def _client_columns(
     domain_of: Callable[[int], str | None],
 ) -> dict[str, list[Any]]:
     rows = [(report.kind, outcome) for report in reports for outcome in report.outcomes]
+    metrics: list[Metrics] = [o.metrics or {} for _, o in rows]
+    keys = [_keys_of_columns(tuple(of_client)) for of_client in metrics]
     return {
         "round": [server_round] * len(rows),
         "phase": [kind for kind, _ in rows],
         "node_id": [o.node_id for _, o in rows],
         "partition": [o.node_id - 1 for _, o in rows],
         "domain": [domain_of(o.node_id - 1) for _, o in rows],
-        "examples": [_examples(o.metrics) for _, o in rows],
-        "loss": [_named(o.metrics, "loss") for _, o in rows],
-        "accuracy": [_named(o.metrics, "accuracy", "acc") for _, o in rows],
-        "personal_loss": [_named(o.metrics, "loss", own=True) for _, o in rows],
-        "personal_accuracy": [_named(o.metrics, "accuracy", own=True) for _, o in rows],
-        "epsilon": [_named(o.metrics, "epsilon") for _, o in rows],
+        "examples": [_examples(of_client) for of_client in metrics],
+        **{
+            column: [_first(m, k[place]) for m, k in zip(metrics, keys, strict=True)]
+            for place, column in enumerate(NAMED)
+        },
         "seconds": [o.seconds for _, o in rows],
         "bytes_down": [size for report in reports for size in report.bytes_to],
         "bytes_up": [o.bytes_up for _, o in rows],
-        "layers": [_numbers(o.metrics, "layers") for _, o in rows],
-        "peak_memory": [_number(o.metrics, "peak-memory") for _, o in rows],
+        "layers": [_numbers(of_client, "layers") for of_client in metrics],
+        "peak_memory": [_number(of_client, "peak-memory") for of_client in metrics],
         "worker": [o.worker or None for _, o in rows],
         "status": [o.status for _, o in rows],
         "reason": [o.reason for _, o in rows],
@@ -96,26 +106,39 @@ def _examples(metrics: Metrics | None) -> int | None:
     return None
 
 
-def _number(metrics: Metrics | None, name: str) -> int | None:
-    value = (metrics or {}).get(name)
+def _number(metrics: Metrics, name: str) -> int | None:
+    value = metrics.get(name)
     return int(value) if isinstance(value, int | float) else None
 
 
-def _numbers(metrics: Metrics | None, name: str) -> list[int] | None:
-    value = (metrics or {}).get(name)
+def _numbers(metrics: Metrics, name: str) -> list[int] | None:
+    value = metrics.get(name)
     return list(map(int, value)) if isinstance(value, list) else None
 
 
-def _named(metrics: Metrics | None, *names: str, own: bool = False) -> float | None:
-    """Return the metric called one of ``names``, alone or with a prefix ("train_loss").
+# The clients of a round report the same few metrics.
+@lru_cache(maxsize=256)
+def _keys_of_columns(keys: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return, for each column of ``NAMED``, the metrics that it can be of.
 
-    That of the client's own model, or of the global one.
+    They are called one of the column's names, alone or with a prefix ("train_loss").
     """
-    for key, value in (metrics or {}).items():
-        if key.startswith(PERSONAL) != own:
-            continue
-        last = key.replace("-", "_").rpartition("_")[2].lower()
-        if last in names and isinstance(value, int | float):
+    lasts = [key.replace("-", "_").rpartition("_")[2].lower() for key in keys]
+    return tuple(
+        tuple(
+            key
+            for key, last in zip(keys, lasts, strict=True)
+            if last in names and key.startswith(PERSONAL) == own
+        )
+        for names, own in NAMED.values()
+    )
+
+
+def _first(metrics: Metrics, keys: tuple[str, ...]) -> float | None:
+    """Return the first of these metrics that is a number."""
+    for key in keys:
+        value = metrics[key]
+        if isinstance(value, int | float):
             return float(value)
     return None
 
