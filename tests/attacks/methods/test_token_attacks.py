@@ -113,6 +113,7 @@ def test_a_causal_models_sequences_are_told_apart(examples: int, tmp_path: Path)
         assert torch.equal(found[:counts], truth[:counts])
 
 
+@pytest.mark.slow
 def test_texts_that_share_tokens_at_their_places_are_all_recovered(tmp_path: Path) -> None:
     """Two of one length share their last tokens, where a third goes on."""
     inputs = TokenInputs(length=12, vocabulary=4 + 12 * EXAMPLES)
