@@ -113,6 +113,23 @@ def test_a_causal_models_sequences_are_told_apart(examples: int, tmp_path: Path)
         assert torch.equal(found[:counts], truth[:counts])
 
 
+@pytest.mark.slow
+def test_texts_that_share_tokens_at_their_places_are_all_recovered(tmp_path: Path) -> None:
+    """Two of one length share their last tokens, where a third goes on."""
+    inputs = TokenInputs(length=12, vocabulary=4 + 12 * EXAMPLES)
+    tokens = np.arange(4, inputs.vocabulary, dtype=np.int32).reshape(EXAMPLES, 12)
+    for row, length in zip(tokens, np.resize([6, 6, 9], EXAMPLES), strict=True):
+        row[length:] = inputs.padding
+        row[[0, length - 2, length - 1]] = 1, 2, 3
+    split = Split(tokens, np.resize([0, 1, 0], EXAMPLES))
+    write_dataset("shared", Decoded(task=CLASSES, train=split, test=split, inputs=inputs), tmp_path)
+    dataset = Dataset(tmp_path)
+    victims = [victim_of(dataset, TEXT, examples=3, seed=seed) for seed in (0, 4)]
+    assert all(np.count_nonzero(v.truth.inputs[:, 6]) == 1 for v in victims)
+    for result in attacked("dager", dataset, victims, tries=32):
+        assert [row["exact_match"] for row in result.rows] == [True, True, True]
+
+
 def test_the_descent_ends_when_its_evaluations_are_spent(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, TOKENS, CLASSES)
     victim = victim_of(dataset, TEXT, examples=3)

@@ -12,7 +12,6 @@ places looks for sequences whose inputs are in the span.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -179,19 +178,44 @@ class _Search:
                 break
             ends: list[_Scored] = []
             while len(ends) < tries and evaluations > 0:
-                end, tried = self._descend(left, generator)
+                end, tried = self._descend(left, self._drawn_start(left, generator))
                 ends.append(end)
                 evaluations -= tried
             best = min(ends, key=lambda one: one.distance)
+            if best.distance > self.threshold:
+                # Where one of its tokens has gone with a sequence that shares it.
+                for start in self._starts_near(best.tokens):
+                    end, tried = self._descend(self.candidates, start)
+                    evaluations -= tried
+                    if end.tokens not in found:
+                        best = min(best, end, key=lambda one: one.distance)
             found.append(best.tokens)
             if best.distance > self.threshold:
                 continue
-            for within, token in zip(left, best.tokens, strict=False):
-                if len(within) > 1:
-                    within.remove(token)
+            for place, token in enumerate(best.tokens):
+                if token in left[place]:
+                    left[place].remove(token)
+                # Sequences that are not found yet share their tokens there, or end before.
+                left[place] = left[place] or list(self.candidates[place])
         return found
 
-    def _descend(self, left: list[list[int]], generator: torch.Generator) -> tuple[_Scored, int]:
+    def _drawn_start(self, left: list[list[int]], generator: torch.Generator) -> list[int]:
+        """Return a sequence of a length that one may have, with any token of each place."""
+
+        def drawn(count: int) -> int:
+            return int(torch.randint(count, (), generator=generator))
+
+        # Where one sequence is longer than the others, its end shows until it is found.
+        lengths = sorted(_lengths(left) | _lengths(self.candidates))
+        length = lengths[drawn(len(lengths))]
+        return [within[drawn(len(within))] for within in left[:length]]
+
+    def _starts_near(self, tokens: list[int]) -> list[list[int]]:
+        """Return a sequence with each length that one may have: cut, or with any tokens after."""
+        longer = tokens + [within[0] for within in self.candidates[len(tokens) :] if within]
+        return [longer[:length] for length in sorted(_lengths(self.candidates))]
+
+    def _descend(self, left: list[list[int]], start: list[int]) -> tuple[_Scored, int]:
         """Change one place after another to the token that brings the sequence nearest.
 
         Returns
@@ -199,16 +223,10 @@ class _Search:
         tuple[_Scored, int]
             The sequence at the end, and how many were tried.
         """
-
-        def drawn(count: int) -> int:
-            return int(torch.randint(count, (), generator=generator))
-
-        length = _drawn_length(left, drawn)
-        tokens = [within[drawn(len(within))] for within in left[:length]]
-        least, tried = torch.inf, 0
+        tokens, least, tried = start, torch.inf, 0
         for _ in range(SWEEPS):
             before = least
-            for place in range(length):
+            for place in range(len(tokens)):
                 tries = [[*tokens[:place], t, *tokens[place + 1 :]] for t in left[place]]
                 tried += len(tries)
                 distances = self._distances(torch.tensor(tries)).mean(1)
@@ -241,8 +259,7 @@ def _token_distances(
     return torch.cat(parts)
 
 
-def _drawn_length(left: list[list[int]], drawn: Callable[[int], int]) -> int:
-    """Return a length that a sequence may have: up to a place after which there are fewer."""
+def _lengths(left: list[list[int]]) -> set[int]:
+    """Return the lengths that a sequence may have: up to a place after which there are fewer."""
     longest = next((k for k, within in enumerate(left) if not within), len(left))
-    ends = [k for k in range(1, longest) if len(left[k]) < len(left[k - 1])] + [longest]
-    return ends[drawn(len(ends))]
+    return {k for k in range(1, longest) if len(left[k]) < len(left[k - 1])} | {longest}
