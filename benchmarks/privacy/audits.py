@@ -7,8 +7,8 @@ tables of docs/results/privacy.md.
   captured. Scores of all candidates of all seeds are put together. LiRA and RMIA have 32 shadow
   federations a seed without defense, where they are stacked, and 8 with one.
 - audits: the mechanisms of ``benchmarks.privacy.audited_mechanisms``. Figures are added to
-  ``--out``, and those that are there are not made again; ``--seconds`` ends it after a while, to be
-  gone on with; ``--table`` prints what there is.
+  ``--out``, and those that are there are not made again; ``--seconds`` ends it after a while, and
+  the same command continues; ``--table`` prints what there is.
 
 ``--only NAME`` runs one of the two; ``--seeds 0`` one seed. ``benchmarks.privacy.server_noise``
 compares the server's mechanisms.

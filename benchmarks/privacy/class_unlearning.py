@@ -4,7 +4,7 @@
 (kept in the cache), removes a class by each term with three seeds, and prints the table of
 docs/results/unlearning.md. A judge that has learnt from other images says which class a sample is
 of; the Frechet distance of its features is to real images of the other classes. ``--seconds`` ends
-it after a while, to be gone on with; ``--table`` prints what there is.
+it after a while; the same command continues; ``--table`` prints what there is.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 ``mlp`` without and with noise in the update; ``--only adam`` what of a client that trains with
 Adam; ``--only shifts`` how far the gradient of an image is from that of the same image moved, by
 model; ``--only matching`` compares ways of matching (``benchmarks.privacy.matching_methods``), adds
-its trials to ``--out`` and can be gone on with; ``--table`` prints what there is. Victims are real
+its trials to ``--out`` and can be continued; ``--table`` prints what there is. Victims are real
 clients' updates after one step on training images, on one thread.
 """
 

@@ -4,7 +4,8 @@
 leave by each method, and prints the table of docs/results/unlearning.md. Federations run in this
 process, without a cluster, by the same strategy, clients and seeds as ``atoll unlearn``. Each
 trial's figures are added to ``--results``, and trials that are there are not run again;
-``--seconds`` ends it after a while, and the same command continues; ``--table`` prints what there is.
+``--seconds`` ends it after a while, and the same command continues; ``--table`` prints what there
+is.
 
 Of each seed there are two federations: in one all clients are honest, for membership inference; in
 the other the client that leaves has stamped its images with a trigger, for the backdoor.
