@@ -3,9 +3,9 @@
 ``python -m benchmarks.privacy.poisoning`` runs the trials of ``experiments/poisoning.toml`` in one
 process, without a cluster, and prints the tables of docs/results/poisoning.md. Each trial's figures
 are appended to ``--results``, and trials that are there are not run again; ``--budget SECONDS``
-ends it after a while; the same command continues. Trials come by seed, so that a first answer for each cell
-is there early. ``--only WORD`` runs trials whose label has it; ``--table`` prints what there is.
-``--moments`` prints the table of poisoned moments of an alignment strategy instead.
+ends it after a while; the same command continues. Trials come by seed, so that a first answer for
+each cell is there early. ``--only WORD`` runs trials whose label has it; ``--table`` prints what
+there is. ``--moments`` prints the table of poisoned moments of an alignment strategy instead.
 
 - accuracy: of the last round's model on all test examples.
 - success: the share of the test examples that the attack aims at that are classed as it wants.
