@@ -69,9 +69,11 @@ def _as_it_is(
     chunk_sum: ChunkSum | None,
 ) -> ClientReply | Failure:
     """Take a reply as the client made it; into the sum only if it can be nowhere else."""
+    # RecordDict.array_records would check the type of every record again.
     bytes_up = sum(
         len(array.data)
-        for record in answer.content.array_records.values()
+        for record in answer.content.values()
+        if isinstance(record, ArrayRecord)
         for array in record.values()
     )
     metrics = _metrics(parts)
