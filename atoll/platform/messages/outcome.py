@@ -39,6 +39,8 @@ class ClientReply(NamedTuple):
         When the client made the reply (Unix time), and the seconds that it is valid.
     bytes_up : int
         Bytes of its arrays.
+    message_type, group_id : str or None
+        Where they are not the request's.
     """
 
     metrics: Metrics | None = None
@@ -52,6 +54,8 @@ class ClientReply(NamedTuple):
     created_at: float = 0.0
     ttl: float = 0.0
     bytes_up: int = 0
+    message_type: str | None = None
+    group_id: str | None = None
 
 
 class Failure(NamedTuple):
