@@ -16,7 +16,6 @@ from atoll.flower.arrays import array_of, array_record
 
 # No protobuf message begins with this byte.
 MARK = b"\x00records:"
-_KINDS = {"metrics": MetricRecord, "config": ConfigRecord}
 _BYTES = "bytes"
 
 
@@ -62,10 +61,8 @@ def _read(kind: str, body: Any) -> ArrayRecord | MetricRecord | ConfigRecord:
                 for key, dtype, shape, stype, data in body
             }
         )
-    record = _KINDS[kind]()
-    for key, value in body:
-        record[key] = _value(value)
-    return record
+    values = {key: _value(value) for key, value in body}
+    return MetricRecord(values) if kind == "metrics" else ConfigRecord(values)
 
 
 def _plain(value: Any) -> Any:

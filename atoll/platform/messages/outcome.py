@@ -16,6 +16,11 @@ from atoll.platform.messages.packing import PackedRecords
 Metrics = dict[str, int | float | list[int] | list[float]]
 
 
+def encodable(text: str) -> str:
+    """Return a text that can be printed and stored: lone surrogates become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class ClientReply(NamedTuple):
     """A client's reply, as far as the driver needs it.
 

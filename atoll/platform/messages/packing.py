@@ -19,7 +19,7 @@ from atoll import flower
 from atoll.clients.arrays.weighted_sum import Structure, averaged_dtype
 from atoll.flower.arrays import is_finite, problem_of, view
 
-_Record = TypeVar("_Record", ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
+_Record = TypeVar("_Record", bound=ArrayRecord | MetricRecord | ConfigRecord | RecordDict)
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def unpack(packed: PackedRecords) -> RecordDict:
     return _of_class(packed.kind, records)
 
 
-def _of_class(kind: type[_Record], record: _Record) -> _Record:
+def _of_class(kind: type[Any], record: _Record) -> _Record:
     """Return a record as one of a class that is derived from its own, as unpickling would."""
     if kind is type(record):
         return record
-    derived = kind.__new__(kind)
+    derived: _Record = object.__new__(kind)
     vars(derived).update(vars(record))
     return derived
 

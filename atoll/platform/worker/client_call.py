@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from atoll import flower
 from atoll.platform.messages.exchange import Chunk, Exchange
-from atoll.platform.messages.outcome import Failure
+from atoll.platform.messages.outcome import Failure, encodable
 from atoll.platform.messages.packing import PackedRecords, pack
 from atoll.platform.worker.chunk_messages import ChunkMessages
 from atoll.platform.worker.gpu_memory import OutOfGpuMemoryError, is_out_of_memory
@@ -32,7 +32,7 @@ def _said(error: BaseException) -> str:
         said = str(error)
     except Exception:
         said = "its text cannot be read"
-    return f"the client raised {type(error).__name__}: {said}".encode("utf-8", "replace").decode()
+    return encodable(f"the client raised {type(error).__name__}: {said}")
 
 
 class ClientCalls:
@@ -76,7 +76,7 @@ class ClientCalls:
             # What is no Exception too: a client's failure is not the worker's.
             self.refuse_shortage(error, (node_id,), 1)
             code = flower.RAISED if isinstance(error, Exception) else flower.UNKNOWN
-            return Failure(_said(error), code, traceback.format_exc())
+            return Failure(_said(error), code, encodable(traceback.format_exc()))
         if context.run_config != messages.run_config:
             return Failure(flower.RUN_CONFIG_CHANGED, flower.UNKNOWN)
         had = node_id in chunk.states

@@ -8,7 +8,13 @@ from atoll import flower
 from atoll.clients.arrays.coded_uploads import uploaded_bytes
 from atoll.clients.arrays.weighted_sum import Structure
 from atoll.platform.messages.exchange import Exchange
-from atoll.platform.messages.outcome import ClientReply, Failure, Metrics, plain_metrics
+from atoll.platform.messages.outcome import (
+    ClientReply,
+    Failure,
+    Metrics,
+    encodable,
+    plain_metrics,
+)
 from atoll.platform.messages.packing import (
     Parts,
     describe_mismatch,
@@ -62,7 +68,7 @@ def receive(
         said = answer.error.reason
         if exchange.checked:
             said = said or "the client replied with an error"
-        return Failure(said, answer.error.code)
+        return Failure(said and encodable(said), answer.error.code)
     take = _validated if exchange.checked else _as_it_is
     parts = parts_of(answer.content)
     reply = take(exchange, node_id, place, answer, parts, expected, chunk_sum)
