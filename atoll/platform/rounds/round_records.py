@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from flwr.app import MetricRecord
 from atoll.clients.personal.metric_prefix import PERSONAL
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.exchange.dispatch import ExchangeReport
-from atoll.platform.messages.outcome import Metrics
+from atoll.platform.messages.outcome import Metrics, encodable
 from atoll.platform.rounds.personal_metrics import personal_metrics
 
 # The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
@@ -121,4 +122,18 @@ def _named(metrics: Metrics | None, *names: str, own: bool = False) -> float | N
 
 
 def _plain(record: MetricRecord | None) -> dict[str, float | list[float]]:
-    return {} if record is None else dict(record.items())  # type: ignore[arg-type]
+    """Return metrics as tables can hold them: an app gives them any name and any integer."""
+    if record is None:
+        return {}
+    return {encodable(name): _storable(value) for name, value in record.items()}
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    return value

@@ -20,7 +20,7 @@ RECORDS = [
     ),
     Case("dtypes", nodes=2),
     Case("large", nodes=4, workers=2),
-    Case("odd_values", nodes=2, workers=2),
+    Case("odd_values", nodes=2, workers=2, flower_log=False),
     Case("record_classes", nodes=1),
 ]
 

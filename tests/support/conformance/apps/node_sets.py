@@ -1,6 +1,5 @@
 """Node ids used as the set that Flower returns; messages to a node in several groups."""
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
@@ -67,6 +66,3 @@ def main(grid, context):
     last = [Message(RecordDict({"config": ConfigRecord({"i": 8})}), n, "train") for n in nodes[:2]]
     for reply in sorted(grid.send_and_receive(last), key=lambda r: list(r.content["seen"]["all"])):
         result("in order", text(reply.content))
-    number = np.int64(nodes[0])
-    asked = Message(RecordDict(), number, "query.partition") if isinstance(number, int) else None
-    result("numpy", asked)

@@ -46,9 +46,7 @@ def query(message, context):
 
 @client.evaluate()
 def evaluate(message, context):
-    if partition(context) == 0:
-        return Message(Error(77, NO_UTF8), reply_to=message)
-    raise ValueError(NO_UTF8)
+    return Message(Error(77, NO_UTF8), reply_to=message)
 
 
 @client.train("metrics")
@@ -62,6 +60,21 @@ class Naming(FedAvg):
         for message in super().configure_train(server_round, a, config, grid):
             message.metadata.message_type = "train.metrics"
             yield message
+
+
+# What a strategy's functions return, round by round: names and kinds that change.
+CHANGING = [
+    {"a": 1, "large": 2**70},
+    {"a": 0.5, NO_UTF8: 1},
+    {"a": [1.0, 2.0], "large": -(10**400)},
+    {"a": [], "b": [1, 2**65]},
+    {},
+    {"a": float("nan"), "": 0},
+]
+
+
+def changing(server_round):
+    return MetricRecord(CHANGING[server_round % len(CHANGING)])
 
 
 @server.main()
@@ -80,3 +93,17 @@ def main(grid, context):
         ended = strategy.start(grid, arrays(w=[0.0]), num_rounds=1, train_config=config)
         found = {k: shown(text(v)) for k, v in ended.train_metrics_clientapp.items()}
         result("metrics", what, text(ended.arrays), found)
+    strategy = Naming(
+        train_metrics_aggr_fn=lambda records, key: changing(config["server-round"]),
+        fraction_evaluate=0.0,
+    )
+    config = ConfigRecord({"what": "lists"})
+    ended = strategy.start(
+        grid,
+        arrays(w=[0.0]),
+        num_rounds=6,
+        train_config=config,
+        evaluate_fn=lambda server_round, a: changing(server_round + 1),
+    )
+    for of in (ended.train_metrics_clientapp, ended.evaluate_metrics_serverapp):
+        result("changing", {k: shown(text(v)) for k, v in of.items()})
