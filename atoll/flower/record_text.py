@@ -37,7 +37,7 @@ def load_from_text(data: bytes) -> RecordDict:
     try:
         for name, kind, body in json.loads(data.removeprefix(MARK)):
             records[name] = _read(kind, body)
-    except (TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"the records cannot be read ({error})") from error
     return records
 
