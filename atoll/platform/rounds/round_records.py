@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from flwr.app import MetricRecord
@@ -91,20 +92,25 @@ def _client_columns(
 
 
 def _examples(metrics: Metrics | None) -> int | None:
-    value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
-    if isinstance(value, int | float) and abs(value) <= LARGEST_COUNT:
-        return int(value)
-    return None
+    known = metrics or {}
+    return _count(known.get("num-examples", known.get("num_examples")))
 
 
 def _number(metrics: Metrics | None, name: str) -> int | None:
-    value = (metrics or {}).get(name)
-    return int(value) if isinstance(value, int | float) else None
+    return _count((metrics or {}).get(name))
 
 
 def _numbers(metrics: Metrics | None, name: str) -> list[int] | None:
     value = (metrics or {}).get(name)
-    return list(map(int, value)) if isinstance(value, list) else None
+    counts = [_count(item) for item in value] if isinstance(value, list) else [None]
+    return None if None in counts else counts  # type: ignore[return-value]
+
+
+def _count(value: object) -> int | None:
+    """Return a number as one of the table's counts, if it can be one."""
+    if isinstance(value, int | float) and abs(value) <= LARGEST_COUNT:
+        return int(value)
+    return None
 
 
 def _named(metrics: Metrics | None, *names: str, own: bool = False) -> float | None:
@@ -117,23 +123,36 @@ def _named(metrics: Metrics | None, *names: str, own: bool = False) -> float | N
             continue
         last = key.replace("-", "_").rpartition("_")[2].lower()
         if last in names and isinstance(value, int | float):
-            return float(value)
+            return _float(value)
     return None
 
 
-def _plain(record: MetricRecord | None) -> dict[str, float | list[float]]:
-    """Return metrics as tables can hold them: an app gives them any name and any integer."""
-    if record is None:
+def _plain(metrics: object) -> dict[str, float | list[float]]:
+    """Return metrics as tables can hold them.
+
+    An app's functions return what they like: any name, any integer, a text, or no metrics at all.
+    """
+    if not isinstance(metrics, Mapping):
         return {}
-    return {encodable(name): _storable(value) for name, value in record.items()}
+    plain = {encodable(str(name)): _storable(value) for name, value in metrics.items()}
+    return {name: value for name, value in plain.items() if value is not None}
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: object) -> Any:
     if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if isinstance(value, int) and abs(value) > LARGEST_COUNT:
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf if value > 0 else -math.inf
-    return value
+        items = [_storable(item) for item in value]
+        return None if any(item is None or isinstance(item, list) for item in items) else items
+    if not isinstance(value, Real):
+        return None
+    return int(value) if isinstance(value, Integral) and _is_small(value) else _float(value)
+
+
+def _is_small(value: Integral) -> bool:
+    return -LARGEST_COUNT <= int(value) <= LARGEST_COUNT
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from flwr.app import MetricRecord
 
 from atoll.platform.callbacks.observers import RoundRecord
+from atoll.platform.grid.exchange.dispatch import ExchangeReport
+from atoll.platform.grid.exchange.node_sums import Traffic
+from atoll.platform.messages.outcome import ClientReply, Outcome
 from atoll.platform.rounds.round_records import round_record
 from atoll.platform.run_directory.ledger import Ledger
 
@@ -47,3 +51,50 @@ def test_a_metric_may_be_a_number_and_a_list(tmp_path: Path) -> None:
         assert columns["train_large (list)"] == [None, None, None, [2.0**65, 1.0], None]
         assert columns["train_larger"] == [None, float("-inf"), None, None, None]
         assert columns["train_caf\\udce9"] == [None, None, 7, None, None]
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    odd: Any = {
+        "text": "t",
+        1: np.float32(0.5),
+        "on": True,
+        "count": np.int64(3),
+        "mixed": [1, "a"],
+        "deep": [[1.0]],
+        "none": None,
+    }
+    found = round_record(1, 1, 0.1, [], lambda partition: None, server=odd)
+    assert found.server_metrics == {"1": 0.5, "on": 1, "count": 3}
+    for nothing in (3, 0.5, "text", [1.0]):
+        given: Any = nothing
+        assert (
+            round_record(1, 1, 0.1, [], lambda partition: None, evaluate=given).evaluate_metrics
+            == {}
+        )
+
+
+CLIENTS: list[dict[str, Any]] = [
+    {"num-examples": 10**40, "loss": 10**400, "epsilon": -(10**400), "layers": [1, 10**30]},
+    {"num-examples": float("nan"), "loss": [1.0], "layers": 3, "peak-memory": 1e300},
+    {"num_examples": [1], "acc": float("inf"), "layers": [float("nan")]},
+    {"personal-loss": 1.0, "num-examples": 2.5, "layers": [1.5]},
+    {"personal-loss": [1.0], "loss": 2.0, "num-examples": -3},
+    {"personal-": 10**400, "": 1, "num-examples": 2**53 + 2},
+]
+
+
+def test_a_ledger_holds_what_clients_report(tmp_path: Path) -> None:
+    outcomes = [Outcome(p, p + 1, ClientReply(metrics)) for p, metrics in enumerate(CLIENTS)]
+    sizes = [8] * len(outcomes)
+    ledger = Ledger(tmp_path)
+    for kind in ("train", "evaluate"):
+        report = ExchangeReport(kind, 1, outcomes, sizes, Traffic())
+        ledger.on_round(round_record(1, 1, 0.1, [report], lambda partition: None))
+    ledger.flush()
+    columns = pq.read_table(tmp_path / "clients.parquet").slice(0, 6).to_pydict()
+    assert columns["examples"] == [None, None, None, 2, -3, None]
+    assert columns["loss"] == [float("inf"), None, None, None, 2.0, None]
+    assert columns["accuracy"] == [None, None, float("inf"), None, None, None]
+    assert columns["epsilon"] == [float("-inf"), *[None] * 5]
+    assert columns["layers"] == [None, None, None, [1], None, None]
+    assert columns["peak_memory"] == [None] * 6

@@ -78,6 +78,7 @@ STRATEGIES = [
         atoll_options=("--checkpoint-every", "1"),
     ),
     Case("surroundings", nodes=2),
+    Case("odd_results"),
 ]
 
 LEGACY = [
