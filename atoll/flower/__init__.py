@@ -24,6 +24,7 @@ from atoll.flower.messages import (
     expiry,
     is_sendable,
     load_records,
+    problem_with_reply,
     reply,
     server_context,
     set_delivered,
@@ -43,6 +44,7 @@ from atoll.flower.strategies import (
     overrides_start,
     reply_counts,
     route_start_to,
+    stock_start,
     without_evaluation_warning,
 )
 
@@ -77,6 +79,7 @@ __all__ = [
     "log_start",
     "new_run",
     "overrides_start",
+    "problem_with_reply",
     "reply",
     "reply_counts",
     "route_start_to",
@@ -84,6 +87,7 @@ __all__ = [
     "set_delivered",
     "set_message_id",
     "speak_for",
+    "stock_start",
     "unavailable_reply",
     "with_records",
     "without_evaluation_warning",

@@ -159,10 +159,7 @@ def quickly_decoded(array: Array) -> NDArray[Any] | None:
     plain = _plain_header(data[:start])
     if plain is None or plain[2] != len(data) - start:
         return None
-    dtype, shape, _ = plain
-    values = np.empty(shape, dtype)
-    values.reshape(-1)[:] = np.frombuffer(data, dtype, offset=start)
-    return values
+    return np.ndarray(plain[1], plain[0], data, start).copy()
 
 
 def quickly_recorded(state_dict: Mapping[str, Any]) -> ArrayRecord:

@@ -12,13 +12,14 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp.typing import ClientAppCallable as ClientAppCallable
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import MESSAGE_TTL_TOLERANCE, SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.task_identity import TaskIdentity
 
 from atoll.flower.arrays import array_of, array_record
+from atoll.flower.record_text import MARK, dump_as_text, load_from_text
 
 RUN_ID = 1
 TASK_ID = 1
@@ -61,7 +62,7 @@ def address(message: Message) -> tuple[int, str, str, float]:
     # Each property of Metadata costs a call and a cast; there is a message per client.
     fields = vars(message.metadata)
     return (
-        fields["_dst_node_id"],
+        int(fields["_dst_node_id"]),
         fields["_message_type"],
         fields["_group_id"],
         fields["_ttl"],
@@ -162,6 +163,30 @@ class InstructionTemplate:
         return message
 
 
+def problem_with_reply(answer: Message, request: Message) -> str | None:
+    """Return why Flower's grids would drop a client's answer to a request; None if they do not.
+
+    A client may set what it likes in its answer's metadata.
+    """
+    given, sent = answer.metadata, request.metadata
+    expires = given.created_at + given.ttl
+    if given.reply_to_message_id != sent.message_id:
+        return f"it answers the message {given.reply_to_message_id!r}"
+    if (given.src_node_id, given.dst_node_id) != (sent.dst_node_id, sent.src_node_id):
+        return f"it goes from node {given.src_node_id} to node {given.dst_node_id}"
+    if given.delivered_at != "":
+        return f"it was delivered at {given.delivered_at!r}"
+    if given.message_type == "":
+        return "it has no message type"
+    if answer.has_content() == answer.has_error():
+        return "it has neither a content nor an error"
+    if given.ttl <= 0 or expires <= time.time():
+        return "its time to live has passed"
+    if expires - sent.created_at - sent.ttl > MESSAGE_TTL_TOLERANCE:
+        return "it lives longer than the message that it answers"
+    return None
+
+
 def reply(
     request: Message,
     body: RecordDict | Error,
@@ -169,6 +194,8 @@ def reply(
     *,
     created_at: float = 0.0,
     ttl: float = 0.0,
+    message_type: str | None = None,
+    group_id: str | None = None,
 ) -> Message:
     """Build the reply of the node that ``request`` went to.
 
@@ -177,6 +204,8 @@ def reply(
     created_at, ttl : float
         When the client made it, and how long it is valid; by default now, and as long as the
         request is.
+    message_type, group_id : str, optional
+        By default the request's.
     """
     sent = request.metadata
     created_at = created_at or time.time()
@@ -186,7 +215,7 @@ def reply(
         src_node_id=sent.dst_node_id,
         dst_node_id=sent.src_node_id,
         reply_to_message_id=sent.message_id,
-        group_id=sent.group_id,
+        group_id=sent.group_id if group_id is None else group_id,
         created_at=created_at,
         ttl=ttl or max(0.0, sent.created_at + sent.ttl - created_at),
         message_type=sent.message_type,
@@ -194,6 +223,9 @@ def reply(
         dst_task_id=sent.src_task_id,
     )
     metadata.delivered_at = ""
+    if message_type is not None:
+        # Its setter would refuse a type of the client's own.
+        vars(metadata)["_message_type"] = message_type
     if isinstance(body, Error):
         return Message(error=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
     return Message(content=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
@@ -211,7 +243,17 @@ def server_context(run_config: dict[str, Any]) -> Context:
 
 
 def dump_records(records: RecordDict) -> bytes:
-    """Serialise a ``RecordDict`` to protobuf bytes (no pickle: loading runs no code)."""
+    """Serialise a ``RecordDict`` to bytes (no pickle: loading runs no code).
+
+    Those of protobuf, or where it cannot hold a value a text.
+    """
+    try:
+        return _dump_as_protobuf(records)
+    except (ValueError, TypeError):
+        return dump_as_text(records)
+
+
+def _dump_as_protobuf(records: RecordDict) -> bytes:
     proto = ProtoRecordDict()
     for name, record in records.items():
         if not isinstance(record, ArrayRecord):
@@ -229,6 +271,8 @@ def dump_records(records: RecordDict) -> bytes:
 
 def load_records(data: bytes) -> RecordDict:
     """Read what :func:`dump_records` wrote."""
+    if data.startswith(MARK):
+        return load_from_text(data)
     records = RecordDict()
     for item in ProtoRecordDict.FromString(data).items:
         if item.WhichOneof("value") != "array_record":

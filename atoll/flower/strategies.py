@@ -26,10 +26,12 @@ __all__ = [
     "reply_counts",
     "route_start_to",
     "sample_nodes",
+    "stock_start",
     "without_evaluation_warning",
 ]
 
 flower_logger = logging.getLogger("flwr")
+stock_start = Strategy.start
 
 
 def averages_metrics_as_flower_does(strategy: FedAvg) -> bool:

@@ -63,7 +63,7 @@ class Chunks:
             seed=0,
             server_round=number,
             num_partitions=len(self._labels),
-            envelopes=(Envelope(0, "train", "1", 3600.0, 0.0),),
+            envelopes=(Envelope(0, "train", "1", 3600.0, time.time()),),
             expected=(structure_of(self._arrays) if self._sums else None,),
             weighted_by="num-examples" if self._sums else None,
             sum_replies=self._sums,

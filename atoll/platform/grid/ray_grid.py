@@ -230,7 +230,8 @@ class RayGrid(Grid):
             If workers cannot be started, or fail for a reason that is not a client's.
         """
         posted = self._mailbox.post(messages)
-        posted.messages.sort(key=flower.address)
+        # Those to one node stay in the order in which they are.
+        posted.messages.sort(key=_destination)
         with self._lock:
             requests = self._queues.admit(posted.messages, one_each=False)
         if posted.error is not None or (timeout is not None and timeout <= 0.0):
@@ -339,6 +340,10 @@ def _allocator_of(config: GridConfig, cluster: Cluster, num_nodes: int) -> Worke
         config.label_selector or {},
     )
     return WorkerAllocator(cluster, request, config.nodes_timeout, num_nodes)
+
+
+def _destination(message: Message) -> int:
+    return flower.address(message)[0]
 
 
 def _source(reply: Message) -> int:

@@ -16,6 +16,11 @@ from atoll.platform.messages.packing import PackedRecords
 Metrics = dict[str, int | float | list[int] | list[float]]
 
 
+def encodable(text: str) -> str:
+    """Return a text that can be printed and stored: lone surrogates become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class ClientReply(NamedTuple):
     """A client's reply, as far as the driver needs it.
 
@@ -39,6 +44,8 @@ class ClientReply(NamedTuple):
         When the client made the reply (Unix time), and the seconds that it is valid.
     bytes_up : int
         Bytes of its arrays.
+    message_type, group_id : str or None
+        Where they are not the request's.
     """
 
     metrics: Metrics | None = None
@@ -52,6 +59,8 @@ class ClientReply(NamedTuple):
     created_at: float = 0.0
     ttl: float = 0.0
     bytes_up: int = 0
+    message_type: str | None = None
+    group_id: str | None = None
 
 
 class Failure(NamedTuple):

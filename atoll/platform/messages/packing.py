@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from atoll import flower
 from atoll.clients.arrays.weighted_sum import Structure, averaged_dtype
 from atoll.flower.arrays import is_finite, problem_of, view
+
+_Record = TypeVar("_Record", bound=ArrayRecord | MetricRecord | ConfigRecord | RecordDict)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class PackedRecords:
     """A ``RecordDict`` ready to be sent: its records in order, arrays as flat buffers."""
 
     records: tuple[tuple[str, type, Any], ...]
+    kind: type[RecordDict] = RecordDict
 
     @property
     def array_bytes(self) -> int:
@@ -40,7 +43,7 @@ class PackedRecords:
         return sum(
             sum(buffer.nbytes for buffer in body.buffers)
             for _, kind, body in self.records
-            if kind is ArrayRecord
+            if issubclass(kind, ArrayRecord)
         )
 
 
@@ -51,10 +54,10 @@ def pack(records: RecordDict) -> PackedRecords:
         if isinstance(record, ArrayRecord):
             heads = tuple((key, a.dtype, tuple(a.shape), a.stype) for key, a in record.items())
             buffers = tuple(map(_bytes_of, record.values()))
-            packed.append((name, ArrayRecord, PackedArrays(heads, buffers)))
+            packed.append((name, type(record), PackedArrays(heads, buffers)))
         else:
             packed.append((name, type(record), dict(record)))
-    return PackedRecords(tuple(packed))
+    return PackedRecords(tuple(packed), type(records))
 
 
 def _bytes_of(array: Array) -> NDArray[np.uint8]:
@@ -66,14 +69,25 @@ def unpack(packed: PackedRecords) -> RecordDict:
     """Return the records that :func:`pack` took apart, with bytes of their own."""
     records = RecordDict()
     for name, kind, body in packed.records:
-        if kind is ArrayRecord:
+        if issubclass(kind, ArrayRecord):
             arrays = ArrayRecord()
             for (key, dtype, shape, stype), buffer in zip(body.heads, body.buffers, strict=True):
                 arrays[key] = Array(dtype=dtype, shape=shape, stype=stype, data=buffer.tobytes())
-            records[name] = arrays
+            records[name] = _of_class(kind, arrays)
+        elif issubclass(kind, MetricRecord):
+            records[name] = _of_class(kind, MetricRecord(body))
         else:
-            records[name] = kind(body)
-    return records
+            records[name] = _of_class(kind, ConfigRecord(body))
+    return _of_class(packed.kind, records)
+
+
+def _of_class(kind: type[Any], record: _Record) -> _Record:
+    """Return a record as one of a class that is derived from its own, as unpickling would."""
+    if kind is type(record):
+        return record
+    derived: _Record = object.__new__(kind)
+    vars(derived).update(vars(record))
+    return derived
 
 
 def fresh_copy(records: RecordDict) -> RecordDict:

@@ -14,6 +14,8 @@ from atoll.platform.grid.exchange.dispatch import ExchangeReport
 from atoll.platform.messages.outcome import Metrics
 
 EVALUATE = "evaluate"
+# Beyond it an integer is no float.
+LARGEST = 2.0**1023
 
 
 def personal_metrics(reports: Sequence[ExchangeReport]) -> dict[str, float]:
@@ -34,6 +36,9 @@ def personal_metrics(reports: Sequence[ExchangeReport]) -> dict[str, float]:
     if not told:
         return {}
     name = _main(told[0])
+    if not all(_is_number(row.get(key)) for row in told for key in (name, PERSONAL + name)):
+        # An app's own metrics may begin with the same word.
+        return {}
     shared, own = _values(told, name), _values(told, PERSONAL + name)
     sign = -1.0 if direction_of(name) == "lower" else 1.0
     gain = sign * (own - shared)
@@ -49,6 +54,10 @@ def _main(metrics: Metrics) -> str:
     """Return the first metric that both models have, the loss only if there is no other."""
     names = [key.removeprefix(PERSONAL) for key in metrics if key.startswith(PERSONAL)]
     return min(names, key=lambda name: name == "loss")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def _values(told: Sequence[Metrics], name: str) -> NDArray[np.float64]:

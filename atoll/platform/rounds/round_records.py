@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any
 
 from flwr.app import MetricRecord
@@ -11,7 +13,7 @@ from flwr.app import MetricRecord
 from atoll.clients.personal.metric_prefix import PERSONAL
 from atoll.platform.callbacks.observers import RoundRecord
 from atoll.platform.grid.exchange.dispatch import ExchangeReport
-from atoll.platform.messages.outcome import Metrics
+from atoll.platform.messages.outcome import Metrics, encodable
 from atoll.platform.rounds.personal_metrics import personal_metrics
 
 # The ledger's counts are 64-bit integers, and so is the sum of a cohort's.
@@ -100,20 +102,25 @@ def _client_columns(
 
 
 def _examples(metrics: Metrics | None) -> int | None:
-    value = None if metrics is None else metrics.get("num-examples", metrics.get("num_examples"))
-    if isinstance(value, int | float) and abs(value) <= LARGEST_COUNT:
-        return int(value)
-    return None
+    known = metrics or {}
+    return _count(known.get("num-examples", known.get("num_examples")))
 
 
 def _number(metrics: Metrics, name: str) -> int | None:
-    value = metrics.get(name)
-    return int(value) if isinstance(value, int | float) else None
+    return _count(metrics.get(name))
 
 
 def _numbers(metrics: Metrics, name: str) -> list[int] | None:
     value = metrics.get(name)
-    return list(map(int, value)) if isinstance(value, list) else None
+    counts = [_count(item) for item in value] if isinstance(value, list) else [None]
+    return None if None in counts else counts  # type: ignore[return-value]
+
+
+def _count(value: object) -> int | None:
+    """Return a number as one of the table's counts, if it can be one."""
+    if isinstance(value, int | float) and abs(value) <= LARGEST_COUNT:
+        return int(value)
+    return None
 
 
 # The clients of a round report the same few metrics.
@@ -139,9 +146,36 @@ def _first(metrics: Metrics, keys: tuple[str, ...]) -> float | None:
     for key in keys:
         value = metrics[key]
         if isinstance(value, int | float):
-            return float(value)
+            return _float(value)
     return None
 
 
-def _plain(record: MetricRecord | None) -> dict[str, float | list[float]]:
-    return {} if record is None else dict(record.items())  # type: ignore[arg-type]
+def _plain(metrics: object) -> dict[str, float | list[float]]:
+    """Return metrics as tables can hold them.
+
+    An app's functions return what they like: any name, any integer, a text, or no metrics at all.
+    """
+    if not isinstance(metrics, Mapping):
+        return {}
+    plain = {encodable(str(name)): _storable(value) for name, value in metrics.items()}
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _storable(value: object) -> Any:
+    if isinstance(value, list):
+        items = [_storable(item) for item in value]
+        return None if any(item is None or isinstance(item, list) for item in items) else items
+    if not isinstance(value, Real):
+        return None
+    return int(value) if isinstance(value, Integral) and _is_small(value) else _float(value)
+
+
+def _is_small(value: Integral) -> bool:
+    return -LARGEST_COUNT <= int(value) <= LARGEST_COUNT
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -30,6 +30,7 @@ from atoll.files.recorded import (
 )
 from atoll.platform.callbacks.metric_names import column_of, is_metric
 from atoll.platform.callbacks.observers import Observer, RoundRecord, RunInfo
+from atoll.platform.run_directory.metric_columns import MetricColumns
 from atoll.platform.run_directory.run_files import (
     CLIENT_SCHEMA,
     CLIENTS,
@@ -162,6 +163,7 @@ class Ledger(Observer):
         self.directory = directory
         self._rounds = ParquetTable(directory / ROUNDS)
         self._clients = ParquetTable(directory / CLIENTS)
+        self._columns = MetricColumns(directory / ROUNDS)
         self._notes: dict[str, Any] = {}
         # The newest confusion matrix, while it is not on disk; and when one was written last.
         self._confusion: dict[str, Any] | None = None
@@ -238,7 +240,8 @@ class Ledger(Observer):
                 for field in CLIENT_SCHEMA
             ]
             self._clients.append(pa.table(columns, schema=CLIENT_SCHEMA))
-        self._rounds.append(pa.table({key: [v] for key, v in _round_row(record).items()}))
+        row = self._columns.fitted(_round_row(record))
+        self._rounds.append(pa.table({key: [value] for key, value in row.items()}))
 
     def on_confusion(self, server_round: int, counts: NDArray[np.int64]) -> None:
         """Keep the examples by class and predicted class of the newest evaluation."""

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from atoll import flower
 from atoll.platform.messages.exchange import Chunk, Exchange
-from atoll.platform.messages.outcome import Failure
+from atoll.platform.messages.outcome import Failure, encodable
 from atoll.platform.messages.packing import PackedRecords, pack
 from atoll.platform.worker.chunk_messages import ChunkMessages
 from atoll.platform.worker.gpu_memory import OutOfGpuMemoryError, is_out_of_memory
@@ -19,10 +19,20 @@ from atoll.randomness import derive_seed, seed_everything
 
 
 class Answer(NamedTuple):
-    """Answer of the app, and the node's new state (None if it has never had one)."""
+    """Answer of the app to a request, and the node's new state (None if it never had one)."""
 
     value: object
     state: bytes | None
+    request: Message
+
+
+def _said(error: BaseException) -> str:
+    """Return what was raised, in a line; its own text may fail, or not be encodable."""
+    try:
+        said = str(error)
+    except Exception:
+        said = "its text cannot be read"
+    return encodable(f"the client raised {type(error).__name__}: {said}")
 
 
 class ClientCalls:
@@ -62,14 +72,15 @@ class ClientCalls:
         flower.speak_for(node_id)
         try:
             answer = self._app(request, context)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            # What is no Exception too: a client's failure is not the worker's.
             self.refuse_shortage(error, (node_id,), 1)
-            reason = f"the client raised {type(error).__name__}: {error}"
-            return Failure(reason, flower.RAISED, traceback.format_exc())
+            code = flower.RAISED if isinstance(error, Exception) else flower.UNKNOWN
+            return Failure(_said(error), code, encodable(traceback.format_exc()))
         if context.run_config != messages.run_config:
             return Failure(flower.RUN_CONFIG_CHANGED, flower.UNKNOWN)
         had = node_id in chunk.states
-        return Answer(answer, kept_of(context, exchange.num_partitions, had=had))
+        return Answer(answer, kept_of(context, exchange.num_partitions, had=had), request)
 
     def reply_apart(self, exchange: Exchange, chunk: Chunk, place: int) -> PackedRecords | None:
         """Return what a client whose reply is in a sum would have replied; None if it raises."""

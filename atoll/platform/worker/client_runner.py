@@ -142,7 +142,15 @@ class ClientRunner:
                     result = answer
                 else:
                     expected = exchange.expected[chunk.envelopes[place]]
-                    result = receive(exchange, node_id, place, answer.value, expected, chunk_sum)
+                    result = receive(
+                        exchange,
+                        node_id,
+                        place,
+                        answer.value,
+                        expected,
+                        chunk_sum,
+                        answer.request,
+                    )
                     # A client may answer with an error of its own, and has its state then too.
                     if not isinstance(result, Failure) or not exchange.checked:
                         state = answer.state

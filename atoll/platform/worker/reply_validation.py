@@ -8,7 +8,13 @@ from atoll import flower
 from atoll.clients.arrays.coded_uploads import uploaded_bytes
 from atoll.clients.arrays.weighted_sum import Structure
 from atoll.platform.messages.exchange import Exchange
-from atoll.platform.messages.outcome import ClientReply, Failure, Metrics, plain_metrics
+from atoll.platform.messages.outcome import (
+    ClientReply,
+    Failure,
+    Metrics,
+    encodable,
+    plain_metrics,
+)
 from atoll.platform.messages.packing import (
     Parts,
     describe_mismatch,
@@ -30,6 +36,7 @@ def receive(
     answer: object,
     expected: Structure | None,
     chunk_sum: ChunkSum | None,
+    request: Message | None = None,
 ) -> ClientReply | Failure:
     """Return a client's reply, added to the sum where it belongs there, or why it is refused.
 
@@ -45,18 +52,37 @@ def receive(
         What the arrays must be.
     chunk_sum : ChunkSum or None
         The sum of the chunk's replies.
+    request : Message, optional
+        What a user's app was asked, if it is one.
     """
     if not isinstance(answer, Message) or not answer.metadata.reply_to_message_id:
         kind = type(answer).__name__ if not isinstance(answer, Message) else "one that is no reply"
         reason = f"the client returned {kind}, expected a Message"
         return Failure(reason, flower.RAISED, without_reply=not exchange.checked)
+    if request is not None and not exchange.checked:
+        problem = flower.problem_with_reply(answer, request)
+        if problem is not None:
+            reason = f"the client's reply is dropped, as Flower does: {problem}"
+            return Failure(reason, flower.RAISED, without_reply=True)
     if answer.has_error():
         said = answer.error.reason
         if exchange.checked:
             said = said or "the client replied with an error"
-        return Failure(said, answer.error.code)
+        return Failure(said and encodable(said), answer.error.code)
     take = _validated if exchange.checked else _as_it_is
-    return take(exchange, node_id, place, answer, parts_of(answer.content), expected, chunk_sum)
+    parts = parts_of(answer.content)
+    reply = take(exchange, node_id, place, answer, parts, expected, chunk_sum)
+    if isinstance(reply, Failure) or request is None or exchange.checked:
+        return reply
+    return _with_own_metadata(reply, answer, request)
+
+
+def _with_own_metadata(reply: ClientReply, answer: Message, request: Message) -> ClientReply:
+    """Return a reply with the type and the group that the client gave it."""
+    given, sent = answer.metadata, request.metadata
+    if (given.message_type, given.group_id) == (sent.message_type, sent.group_id):
+        return reply
+    return reply._replace(message_type=given.message_type, group_id=given.group_id)
 
 
 def _as_it_is(
@@ -69,9 +95,11 @@ def _as_it_is(
     chunk_sum: ChunkSum | None,
 ) -> ClientReply | Failure:
     """Take a reply as the client made it; into the sum only if it can be nowhere else."""
+    # RecordDict.array_records would check the type of every record again.
     bytes_up = sum(
         len(array.data)
-        for record in answer.content.array_records.values()
+        for record in answer.content.values()
+        if isinstance(record, ArrayRecord)
         for array in record.values()
     )
     metrics = _metrics(parts)

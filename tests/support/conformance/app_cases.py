@@ -20,10 +20,13 @@ RECORDS = [
     ),
     Case("dtypes", nodes=2),
     Case("large", nodes=4, workers=2),
+    Case("odd_values", nodes=2, workers=2, flower_log=False),
+    Case("record_classes", nodes=1),
 ]
 
 FAILURES = [
     Case("client_errors", nodes=5, workers=2),
+    Case("exceptions", nodes=2, workers=2),
     Case("inconsistent", stock_code=1),
     Case("all_fail", atoll_code=1),
     Case("wrong_return", workers=2),
@@ -43,6 +46,8 @@ GRID = [
     Case("actions", nodes=2),
     Case("many_to_one", workers=2),
     Case("node_state", workers=2),
+    Case("node_sets", workers=2),
+    Case("reply_metadata", nodes=1),
 ]
 
 ASYNCHRONOUS = [
@@ -52,6 +57,7 @@ ASYNCHRONOUS = [
     Case("push_during_exchange", workers=2, at_once=2),
     Case("grid_ttl", nodes=2, workers=2, at_once=2),
     Case("grid_timeout", nodes=2, workers=2, at_once=2),
+    Case("at_once", nodes=4, workers=2, at_once=2, flower_log=False),
 ]
 
 STRATEGIES = [
@@ -72,6 +78,7 @@ STRATEGIES = [
         atoll_options=("--checkpoint-every", "1"),
     ),
     Case("surroundings", nodes=2),
+    Case("odd_results"),
 ]
 
 LEGACY = [

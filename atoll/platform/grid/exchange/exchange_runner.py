@@ -83,7 +83,8 @@ class ExchangeRunner:
         self._recorder: CaptureRecorder | None = None
         self._on_exchange: OnExchange = _ignore_report
         self._on_progress: OnProgress = _ignore_progress
-        self._aggregation: Aggregation | None = None
+        # By thread: an app may have several strategies at work at once.
+        self._of_thread = threading.local()
         self._draws = Draws(remembers=not self.is_checked)
         self._suspects: set[int] = set()
         self._places: Mapping[tuple[int, ...], str] = {}
@@ -115,12 +116,17 @@ class ExchangeRunner:
 
     @contextmanager
     def aggregating(self, aggregation: Aggregation | None) -> Iterator[None]:
-        """Within this context training replies are handled as ``aggregation`` says."""
-        self._aggregation = aggregation
+        """Within this context a thread's training replies are handled as ``aggregation`` says."""
+        self._of_thread.aggregation = aggregation
         try:
             yield
         finally:
-            self._aggregation = None
+            self._of_thread.aggregation = None
+
+    @property
+    def _aggregation(self) -> Aggregation | None:
+        found: Aggregation | None = getattr(self._of_thread, "aggregation", None)
+        return found
 
     # --- an exchange that ends as a whole: replies are checked or added up ----------------------
 

@@ -64,6 +64,8 @@ def reply_of(request: Message, outcome: Outcome, *, checked: bool) -> Message | 
         _reply_id(request),
         created_at=reply.created_at,
         ttl=reply.ttl,
+        message_type=reply.message_type,
+        group_id=reply.group_id,
     )
 
 
@@ -202,7 +204,9 @@ def _with_metrics(outcome: Outcome, names: frozenset[str]) -> Outcome:
         (name, kind, _only(body, names) if kind is MetricRecord else body)
         for name, kind, body in reply.records.records
     )
-    return outcome._replace(result=reply._replace(records=PackedRecords(records)))
+    return outcome._replace(
+        result=reply._replace(records=PackedRecords(records, reply.records.kind))
+    )
 
 
 def _kinds(metrics: Metrics) -> frozenset[tuple[str, int | None]]:

@@ -7,6 +7,7 @@ the run config and its overrides in Flower's own syntax.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -225,6 +226,8 @@ class _Starts:
         self._count = 0
         self._clock = time.perf_counter()
         self._grid = grid
+        # Held by the thread whose strategy runs, which may begin another within it.
+        self._busy = threading.RLock()
         grid.report_to(self._record_exchange)
 
     def start(
@@ -238,7 +241,28 @@ class _Starts:
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFunction | None = None,
     ) -> Result:
-        """Do as ``Strategy.start`` does, in our round loop."""
+        """Do as ``Strategy.start`` does, in our round loop.
+
+        One that begins in another thread while ours runs has Flower's: a run directory has the
+        rounds of one at a time.
+        """
+        configs = train_config, evaluate_config, evaluate_fn
+        if not self._busy.acquire(blocking=False):
+            return flower.stock_start(strategy, grid, initial_arrays, num_rounds, timeout, *configs)
+        try:
+            return self._start(strategy, grid, initial_arrays, num_rounds, timeout, *configs)
+        finally:
+            self._busy.release()
+
+    def _start(
+        self,
+        strategy: Strategy,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int,
+        timeout: float,
+        *configs: Any,
+    ) -> Result:
         self._count += 1
         options = self._session.options(
             name=self._app.name,
@@ -247,7 +271,6 @@ class _Starts:
         )
         if self._count > 1:
             options.checkpoints = self._session.checkpoints.nested(f"start-{self._count}")
-        configs = train_config, evaluate_config, evaluate_fn
         result = run_rounds(
             strategy,
             grid,
