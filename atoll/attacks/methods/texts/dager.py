@@ -187,7 +187,7 @@ class _Search:
                 for start in self._starts_near(best.tokens):
                     end, tried = self._descend(self.candidates, start)
                     evaluations -= tried
-                    if end.tokens not in found:
+                    if end.distance <= self.threshold and end.tokens not in found:
                         best = min(best, end, key=lambda one: one.distance)
             found.append(best.tokens)
             if best.distance > self.threshold:
