@@ -29,7 +29,11 @@ def mean_and_range(values: Sequence[float]) -> str:
 
 
 def add_trial_options(
-    parser: argparse.ArgumentParser, seeds: Sequence[int] | None, *, seconds: float = 1e9
+    parser: argparse.ArgumentParser,
+    seeds: Sequence[int] | None,
+    *,
+    seconds: float = 1e9,
+    needs_file: bool = True,
 ) -> None:
     """Add the options of a script whose trials are in a JSON file.
 
@@ -41,12 +45,15 @@ def add_trial_options(
         The default of ``--seeds``; None where it is a file's.
     seconds : float
         The default of ``--seconds``.
+    needs_file : bool
+        Whether one of ``--out`` and ``--table`` must be given.
     """
     default = None if seeds is None else list(seeds)
     said = "by default the file's" if seeds is None else None
     parser.add_argument("--seeds", nargs="+", type=int, default=default, help=said)
-    parser.add_argument("--out", type=Path, help="a JSON file that trials are added to")
-    parser.add_argument("--table", type=Path, help="such a file: prints its tables")
+    file = parser.add_mutually_exclusive_group(required=needs_file)
+    file.add_argument("--out", type=Path, help="a JSON file that trials are added to")
+    file.add_argument("--table", type=Path, help="such a file: prints its tables")
     parser.add_argument("--seconds", type=float, default=seconds, help="begin no trial after these")
 
 

@@ -81,6 +81,8 @@ def main() -> None:
     if given.table is not None:
         print_tables(json.loads(given.table.read_text()))
         return
+    if given.arena is None:
+        parser.error("expected the arena's file")
     quiet_process()
     tables = tomllib.loads(given.arena.read_text())
     settings = settings_of(tables)

@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=("membership", "audits"))
     parser.add_argument("--mechanisms", nargs="+", choices=MECHANISMS, help="of audits; all")
-    add_trial_options(parser, SEEDS)
+    add_trial_options(parser, SEEDS, needs_file=False)
     given = parser.parse_args()
     if given.table is not None:
         print(as_markdown(audit_table(json.loads(given.table.read_text()))))
