@@ -37,7 +37,7 @@ test-all: $(INSTALLED) lint ## The same with the long tests: several clusters, R
 conformance: $(INSTALLED) ## Run the same apps on stock Flower and on Atoll, and compare
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/conformance
 
-test-fast: $(INSTALLED) ## Run the tests that need no Ray and take no more than two seconds each
+test-fast: $(INSTALLED) ## Run the tests that need no Ray and take less than a second each; about two minutes
 	$(FAST)
 
 coverage: $(INSTALLED) ## Run the fast tests, and show which branches of the code they take

@@ -50,6 +50,7 @@ def imported(module: Path) -> Iterator[str]:
         nodes.extend(ast.iter_child_nodes(node))
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_declared() -> None:
     declared = names_of(PROJECT["dependencies"])
     for module in (ROOT / "atoll").rglob("*.py"):

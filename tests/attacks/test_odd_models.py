@@ -47,6 +47,8 @@ from tests.support.attacks.attacking import attacked
 from tests.support.attacks.captured import CLIENTS, a_spec, captured
 from tests.support.attacks.real_updates import assert_simulates, client_update
 
+pytestmark = pytest.mark.slow
+
 TASK = Classification(classes=tuple("0123456789"))
 
 SHAPE = (1, 8, 8)

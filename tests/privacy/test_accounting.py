@@ -12,6 +12,8 @@ from atoll.privacy.accounting import Mechanism, noise_for
 from atoll.privacy.gaussian import exact_gaussian_epsilon, gaussian_delta
 from atoll.privacy.opacus_accountant import composed_epsilon
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("mu", [0.1, 1.0, 3.0])
 @pytest.mark.parametrize("epsilon", [0.0, 0.5, 4.0])
@@ -95,6 +97,7 @@ def test_epochs_count_how_often_a_client_comes() -> None:
     ],
 )
 @pytest.mark.parametrize("epsilon", [0.5, 8.0])
+@pytest.mark.slow
 def test_the_noise_is_the_least_that_keeps_the_budget(mechanism: Mechanism, epsilon: float) -> None:
     noise = noise_for(mechanism, 20, epsilon, 1e-5)
 

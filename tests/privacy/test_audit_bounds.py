@@ -74,6 +74,7 @@ def test_the_bound_is_the_last_epsilon_that_is_refuted() -> None:
     assert epsilon_bound(50, 40, 38, 0.0, 0.95) > bound > epsilon_bound(50, 40, 38, 1e-4, 0.99)
 
 
+@pytest.mark.slow
 def test_randomised_response_is_refuted_no_more_often_than_confidence_allows() -> None:
     generator, epsilon, canaries, wrong = np.random.default_rng(0), 1.0, 200, 0
     bounds = []

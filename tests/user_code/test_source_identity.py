@@ -40,6 +40,7 @@ def test_references_are_found_wherever_they_are() -> None:
     assert list(references_in(tables)) == ["own.model:build", "own.mods:Mod"]
 
 
+@pytest.mark.slow
 def test_modules_are_followed_as_far_as_they_lie_beside_each_other(root: Path) -> None:
     before = source_hashes(["own_app_x.model:build"])
     assert sorted(before) == [
@@ -62,6 +63,7 @@ def test_what_has_no_source_of_the_users_is_left_out() -> None:
     assert list(source_hashes(["numpy.linalg:norm"])) == ["numpy.linalg"]
 
 
+@pytest.mark.slow
 def test_a_change_is_said_when_the_run_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

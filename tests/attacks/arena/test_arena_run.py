@@ -64,6 +64,7 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Job], C
     return jobs, Conditions(load_dataset("digits").directory, candidates=50)
 
 
+@pytest.mark.slow
 def test_an_interrupted_arena_resumes_to_the_same_table_bitwise(
     arena: tuple[list[Job], Conditions], tmp_path: Path
 ) -> None:

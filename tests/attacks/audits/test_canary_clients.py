@@ -25,6 +25,8 @@ from atoll.privacy.one_run import OneRunBound, audit_scores
 from atoll.strategies.privacy.central_dp import CentralDP
 from tests.support.strategies.private_rounds import model, private_run
 
+pytestmark = pytest.mark.slow
+
 CANARIES, SIZE, ROUNDS, DELTA = 200, 8_000, 5, 1e-5
 SHAPES = {"w": (SIZE,)}
 
@@ -83,6 +85,7 @@ class OverTheWrongRate(CentralDP):
 @pytest.mark.parametrize(
     ("sampling", "fraction"), [("poisson", 1.0), ("poisson", 0.5), ("fixed", 0.5), ("epochs", 0.5)]
 )
+@pytest.mark.slow
 def test_a_right_mechanism_is_not_refuted(sampling: str, fraction: float) -> None:
     assert audited(private(CentralDP, sampling, 1.0, fraction)).epsilon <= 1.0
 

@@ -19,6 +19,8 @@ from atoll.clients.training import local_training as training
 from atoll.errors import CaptureError
 from tests.support.attacks.real_updates import client_update
 
+pytestmark = pytest.mark.slow
+
 BATCH_NORM = {"name": "resnet8", "norm": "batch"}
 SETTINGS = {"batch_size": 3, "epochs": 2, "learning_rate": 0.1}
 
@@ -103,6 +105,7 @@ def test_images_that_were_not_normalised_are_named(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), (0.485, 0.229), (0.0, 1 / 255)])
+@pytest.mark.slow
 def test_another_normalisation_at_the_client_is_found(
     mean: float, std: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +142,7 @@ def test_buffers_that_training_does_not_use_are_missed_too() -> None:
     assert "the broadcast lacks 1.running_mean" in found.advice
 
 
+@pytest.mark.slow
 def test_missing_buffers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.support.attacks import real_updates
 

@@ -31,6 +31,7 @@ def decoded(code: bytes, count: int) -> list[int]:
 
 
 @given(st.lists(st.integers(-(2**29), 2**29), max_size=40))
+@pytest.mark.slow
 def test_the_code_is_read_back(numbers: list[int]) -> None:
     code = exp_golomb(np.array(numbers, np.float64))
     assert decoded(code, len(numbers)) == numbers

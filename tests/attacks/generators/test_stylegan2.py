@@ -155,6 +155,7 @@ def test_a_real_sized_checkpoint_makes_what_the_released_network_makes_from_ever
     assert sorted(second.free) == ["features", *(f"noise{i}" for i in range(1, 7)), "styles"]
 
 
+@pytest.mark.slow
 def test_styles_are_drawn_as_the_mapping_network_spreads_them(state: dict[str, Tensor]) -> None:
     small = {name: value for name, value in state.items() if name.startswith("style")}
     x = torch.randn(4000, STYLE, generator=torch.Generator().manual_seed(3))

@@ -99,6 +99,7 @@ def test_rmia_counts_the_population_that_is_less_likely(
 
 
 @given(st.floats(0.001, 0.999))
+@pytest.mark.slow
 def test_confidence_is_the_logit_of_the_probability(probability: float) -> None:
     found = confidence(np.array([-math.log(probability)]))[0]
     assert found == pytest.approx(math.log(probability) - math.log1p(-probability), abs=1e-9)

@@ -30,6 +30,8 @@ from tests.support.attacks.other_kinds import (
     victim_of,
 )
 
+pytestmark = pytest.mark.slow
+
 TEXT = {"name": "text-transformer", "width": 32, "heads": 2, "layers": 1}
 QUICK = {
     "starts": 20,

@@ -13,6 +13,8 @@ from atoll.attacks.threat.capabilities import Capability
 from atoll.errors import AttackError, UnknownNameError
 from tests.support.attacks.attacking import attacked, figures
 
+pytestmark = pytest.mark.slow
+
 SIGMOID = {"name": "lenet-sigmoid"}
 FLOOR = 12.0
 

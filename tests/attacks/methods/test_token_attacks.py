@@ -130,6 +130,7 @@ def test_texts_that_share_tokens_at_their_places_are_all_recovered(tmp_path: Pat
         assert [row["exact_match"] for row in result.rows] == [True, True, True]
 
 
+@pytest.mark.slow
 def test_the_descent_ends_when_its_evaluations_are_spent(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, TOKENS, CLASSES)
     victim = victim_of(dataset, TEXT, examples=3)

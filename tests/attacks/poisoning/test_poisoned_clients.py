@@ -24,6 +24,8 @@ from atoll.platform.runs.federation import Federation, prepare
 from atoll.strategies import build_strategy
 from tests.support.strategies.small_federation import LocalGrid
 
+pytestmark = pytest.mark.slow
+
 TABLES: dict[str, Any] = {
     "run": {"rounds": 2},
     "data": {"dataset": "digits", "clients": 6, "train_examples": 240, "test_examples": 60},

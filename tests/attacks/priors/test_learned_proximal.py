@@ -11,6 +11,8 @@ from atoll.attacks.priors.convex_network import ConvexNetwork
 from atoll.attacks.priors.learned_proximal import LearnedProximal
 from atoll.attacks.priors.proximal_training import ProximalSettings, ProximalTraining
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(5,), (1, 6, 5), (2, 4, 4)]
 
 

@@ -21,6 +21,8 @@ from atoll.clients.data.catalog.loading import load_dataset
 from atoll.errors import AttackError, DataUnavailableError
 from tests.support.attacks.attacking import attacked, figures
 
+pytestmark = pytest.mark.slow
+
 RELU = {"name": "lenet-relu"}
 SETTINGS: dict[str, PriorSettings] = {
     "lpn": ProximalSettings(steps=150, width=8, layers=2, noise=0.2),

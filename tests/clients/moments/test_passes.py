@@ -113,6 +113,7 @@ def test_only_what_fits_is_kept(model: CountingModel, limit: int, kept: int) -> 
 
 
 @pytest.mark.parametrize("use", ["used up", "forgotten"])
+@pytest.mark.slow
 def test_what_is_not_kept_any_more_is_freed(model: CountingModel, use: str) -> None:
     examples, passes = some_examples(), Passes(SplitModel(model))
     batches = list(passes.read(examples, graph=True, keep_graph=True))

@@ -65,6 +65,7 @@ def federations(tmp_path_factory: pytest.TempPathFactory) -> tuple[Arena, Path]:
     return arena, folder / "federations"
 
 
+@pytest.mark.slow
 def test_every_defense_is_asked_about_over_all_seeds(federations: tuple[Arena, Path]) -> None:
     arena, folder = federations
     rows = membership_rows(arena, folder)

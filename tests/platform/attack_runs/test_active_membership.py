@@ -84,6 +84,7 @@ def test_an_active_server_finds_members(directory: Path) -> None:
     assert again.rows == found.rows
 
 
+@pytest.mark.slow
 def test_clients_answer_with_their_mods(tmp_path: Path, directory: Path) -> None:
     noise = {"name": "dp-sgd", "clipping_norm": 0.1, "noise_multiplier": 5.0, "delta": 1e-3}
     hidden = attacked(captured_run(experiment(mods=[noise]), tmp_path / "hidden"))

@@ -105,6 +105,7 @@ def test_tensorboard_has_all_of_it(tmp_path: Path) -> None:
     assert_no_secret(tmp_path)
 
 
+@pytest.mark.slow
 def test_mlflow_has_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     server = (tmp_path / "server").as_uri()

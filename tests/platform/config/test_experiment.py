@@ -25,6 +25,7 @@ from tests.support.paths import ROOT
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem
 )
+@pytest.mark.slow
 def test_the_ready_experiments_are_valid(path: Path) -> None:
     tables = tomllib.loads(path.read_text())
     if SWEEP in tables:

@@ -83,6 +83,7 @@ def experiment(
         ({"privacy": {"quantile": 1.0}}, "privacy.quantile = 1"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_private_is_refused_before_data_are_read(
     arguments: dict[str, Any], message: str
 ) -> None:
@@ -90,6 +91,7 @@ def test_what_cannot_be_private_is_refused_before_data_are_read(
         check_settings(experiment(**arguments))
 
 
+@pytest.mark.slow
 def test_buffers_are_refused() -> None:
     with pytest.raises(InvalidExperimentError, match="expected a model without BatchNorm"):
         prepare(experiment(model={"name": "resnet8", "norm": "batch"}))

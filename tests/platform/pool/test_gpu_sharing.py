@@ -157,6 +157,7 @@ def test_a_share_says_how_many_are_placed(share: float, slots: int) -> None:
     is_measured=st.booleans(),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_every_job_that_fits_alone_is_done_and_only_the_others_are_refused(
     needs: list[int],
     slots: int,

@@ -37,6 +37,7 @@ def test_the_file_of_names_is_what_the_code_says() -> None:
     assert found == described_names(), "run: python -m atoll.platform.reference"
 
 
+@pytest.mark.slow
 def test_with_another_version_of_flower_names_are_described_from_the_code(
     tmp_path: Path,
 ) -> None:

@@ -36,6 +36,8 @@ from atoll.platform.results.models.preparing import format_of, prepared
 from atoll.platform.results.models.table_model import TableModel
 from atoll.platform.results.models.token_model import TokenModel
 
+pytestmark = pytest.mark.slow
+
 LINES = ["age,ill,dose,seen,outcome"] + [
     f"{'' if row % 5 == 0 else 40 + row},{row % 3},{row * 0.25},2024-03-{1 + row % 28:02},"
     f"{'yes' if row % 2 else 'no'}"

@@ -32,7 +32,7 @@ from tests.support.runs.changed_files import (
     watch_once,
 )
 
-pytestmark = pytest.mark.timeout(300 + 4 * EXAMPLES)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 + 4 * EXAMPLES)]
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -165,6 +165,7 @@ class Awkward(FedAvg):
         self.inner.lock = threading.Lock()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_strategy_that_holds_itself_is_kept_as_it_is() -> None:
     old, new = Awkward(), Awkward()
     old.shared.append(2.0)

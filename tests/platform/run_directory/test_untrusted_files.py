@@ -33,6 +33,7 @@ from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from tests.support.runs.code_process import in_a_process
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_read_without_unpickling_anything(tmp_path: Path) -> None:
     encoder = StateEncoder()
     tree = {

@@ -200,6 +200,7 @@ def run_chunk(answer: Any, *, sums: bool, weighted: bool, kind: str, strict: boo
     st.booleans(),
 )
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
 def test_no_reply_is_more_than_an_error_of_its_client(
     answer: Any, sums: bool, weighted: bool, kind: str, strict: bool
 ) -> None:

@@ -46,6 +46,8 @@ from tests.support.strategies.small_federation import (
     values,
 )
 
+pytestmark = pytest.mark.slow
+
 RATE = 0.5
 LAYOUT = LAYOUTS["several domains on a client"]
 NOW = {"anneal_rounds": 0}

@@ -14,6 +14,8 @@ from atoll.strategies import build_strategy
 from atoll.strategies.alignment import ALIGNMENT_STRATEGIES
 from tests.support.strategies.small_federation import LAYOUTS, hex_of, make_federation, values
 
+pytestmark = pytest.mark.slow
+
 WHOLE = LAYOUTS["several domains on a client"]
 # The same, after a client without examples, and before one without examples of a domain.
 WITH_EMPTY = [{"photo": 0}, *WHOLE[:2], {"sketch": 2, "art": 0}, {"art": 0}]

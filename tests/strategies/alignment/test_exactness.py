@@ -28,6 +28,8 @@ from tests.support.strategies.small_federation import (
     values,
 )
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-10
 NOW = {"anneal_rounds": 0}
 BOTH = {"alpha": 0.7, "beta": 0.3}

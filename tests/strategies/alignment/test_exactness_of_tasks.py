@@ -23,6 +23,8 @@ from tests.strategies.alignment.test_exactness import (
 from tests.support.strategies import centralised as c
 from tests.support.strategies.small_federation import LAYOUTS, make_federation
 
+pytestmark = pytest.mark.slow
+
 LAYOUT = LAYOUTS["several domains on a client"]
 # CMA is about classes, and quantiles and probes of the losses' own are tested with classes.
 LEFT_OUT = ("CMA", *SEEDED)

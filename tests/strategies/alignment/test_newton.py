@@ -25,6 +25,8 @@ from tests.support.strategies.small_federation import (
     values,
 )
 
+pytestmark = pytest.mark.slow
+
 LAYOUT = LAYOUTS["several domains on a client"]
 LOGISTIC = f"{test_against_plain_loops.__name__}:logistic_regression"
 

@@ -30,6 +30,8 @@ from atoll.strategies.alignment.moments.domain_moments import Domains
 from tests.support.strategies import centralised as c
 from tests.support.strategies.small_federation import LAYOUTS, hex_of, make_federation, values
 
+pytestmark = pytest.mark.slow
+
 STEPS = ClientSettings(learning_rate=0.2, batch_size=4, epochs=3, momentum=0.5)
 SPLIT = LAYOUTS["domains split over unequal clients"]
 MIXED = LAYOUTS["several domains on a client"]

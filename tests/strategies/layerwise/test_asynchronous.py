@@ -10,6 +10,8 @@ from atoll.flower.arrays import view
 from atoll.platform.run_directory.state_tree import StateDecoder, StateEncoder
 from tests.support.strategies.layer_federation import LayerFederation, experiment
 
+pytestmark = pytest.mark.slow
+
 KEY = "blocks.1.from_image.weight"
 NAME = "AsynchronousLayerwise"
 
@@ -22,6 +24,7 @@ def value(record):
     return np.array(view(record[KEY]), np.float64)
 
 
+@pytest.mark.slow
 def test_without_delays_it_is_the_synchronous_strategy():
     now = federation(buffer_size=4).run_round()
     expected = LayerFederation(experiment()).run_round()
@@ -30,6 +33,7 @@ def test_without_delays_it_is_the_synchronous_strategy():
     assert now.metrics["layer_versions"] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_slow_clients_update_arrives_later_with_the_weight_of_its_age():
     running = federation(delays=[1, 1, 1, 2], staleness_exponent=1.0)
     first = running.run_round()
@@ -68,6 +72,7 @@ def test_an_old_update_leaves_no_variance_below_zero():
         assert np.allclose(after, mean, atol=1e-6), key
 
 
+@pytest.mark.slow
 def test_a_layer_waits_until_its_buffer_is_full():
     running = federation(buffer_size=6)
     first = running.run_round()
@@ -85,6 +90,7 @@ def test_older_updates_weigh_less():
     assert federation(staleness_exponent=0.0).strategy.staleness_weight(7) == 1.0
 
 
+@pytest.mark.slow
 def test_updates_under_way_survive_a_checkpoint():
     straight = federation(delays=[1, 3])
     straight.run_round()

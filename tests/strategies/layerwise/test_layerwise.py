@@ -22,6 +22,8 @@ from atoll.platform.run_directory.state_tree import (
 )
 from tests.support.strategies.layer_federation import CLIENTS, LayerFederation, experiment
 
+pytestmark = pytest.mark.slow
+
 
 def arrays_of(reply):
     return reply.content["arrays"]

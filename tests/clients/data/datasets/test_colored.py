@@ -73,6 +73,7 @@ def test_training_domains_share_no_image_and_use_none_of_the_third(tmp_path, mon
     assert min(seen[2]) == len(digits.train) * 5 // 6
 
 
+@pytest.mark.slow
 def test_domainbeds_protocol_has_three_equal_domains_of_all_images() -> None:
     data = load_dataset("colored-mnist", options={"protocol": "domainbed"}, seed=0)
     assert data.image_shape == (2, 28, 28)

@@ -91,6 +91,7 @@ def test_fewer_clients_than_domains_have_several() -> None:
     st.integers(0, 100),
 )
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_every_example_is_with_one_client(
     domains: list[int], clients: int, heterogeneity: float, seed: int
 ) -> None:

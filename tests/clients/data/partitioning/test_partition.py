@@ -116,6 +116,7 @@ def test_natural_ids_are_the_domains() -> None:
         dealt(5, dataset="emoji", name="natural-id")
 
 
+@pytest.mark.slow
 def test_a_second_start_does_not_load_the_partitioners() -> None:
     dealt(name="iid")
     code = (

@@ -34,6 +34,8 @@ from atoll.platform.runs.started_cluster import StartedCluster
 from atoll.randomness import seed_everything
 from atoll.strategies.privacy.central_dp import CentralDP
 
+pytestmark = pytest.mark.slow
+
 CLIENTS, EACH = 6, 24
 
 

@@ -171,6 +171,7 @@ def test_the_manifest_has_the_files_of_the_network_and_of_no_failed_block(tmp_pa
     assert json.loads((tmp_path / "layers" / "manifest.json").read_text()) == found
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_fails_its_block_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +225,7 @@ def test_early_stopping_ends_a_layer_run(tmp_path: Path) -> None:
     assert run_here(tmp_path, asked)["rounds"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_stays_stopped_though_killed_before_its_result(
     tmp_path: Path,
 ) -> None:
