@@ -40,8 +40,8 @@ conformance: $(INSTALLED) ## Run the same apps on stock Flower and on Atoll, and
 test-fast: $(INSTALLED) ## Run the tests that need no Ray and take less than a second each; about two minutes
 	$(FAST)
 
-coverage: $(INSTALLED) ## Run the fast tests, and show which branches of the code they take
-	$(FAST) --cov --cov-report=term:skip-covered
+coverage: $(INSTALLED) ## Run the tests that need no Ray, and show which branches of the code they take
+	$(PYTEST) -m "not ray and not long and not conformance" --hypothesis-profile fast --cov --cov-report=term:skip-covered
 
 lint: $(INSTALLED) ## Ruff, mypy (strict) and the import contracts
 	$(BIN)/ruff check .
