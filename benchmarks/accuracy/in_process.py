@@ -79,7 +79,12 @@ class LocalClients:
 
     def send_and_receive(self, messages: Iterable[Message], **_: Any) -> list[Message]:
         """Return each message's reply."""
-        return [self._app(m, self._contexts[m.metadata.dst_node_id - 1]) for m in messages]
+        replies = []
+        for message in messages:
+            # Messages to several clients share their content, and a client may change it.
+            message.content = fresh_copy(message.content)
+            replies.append(self._app(message, self._contexts[message.metadata.dst_node_id - 1]))
+        return replies
 
     def ask(self, kind: str, server_round: int, arrays: ArrayRecord) -> Iterator[RecordDict]:
         """Yield what each client answers to a message of a kind: "train", "evaluate"."""
@@ -89,40 +94,6 @@ class LocalClients:
             message = Message(content, dst_node_id=node, message_type=kind)
             [reply] = self.send_and_receive([message])
             yield reply.content
-
-
-class LocalGrid:
-    """All clients of a federation in this process, as a strategy sees a grid.
-
-    Parameters
-    ----------
-    federation : Federation
-        The federation.
-    """
-
-    def __init__(self, federation: Federation) -> None:
-        self._app, self._clients = make_client_app(federation.spec), len(federation.partition)
-        self._contexts = {
-            i + 1: Context(
-                1, i + 1, {"partition-id": i, "num-partitions": self._clients}, RecordDict(), {}
-            )
-            for i in range(self._clients)
-        }
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the clients' nodes."""
-        return list(self._contexts)
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        """Return the clients' answers."""
-        replies = []
-        for message in messages:
-            # Messages to several clients share their content, and a client may change it.
-            message.content = fresh_copy(message.content)
-            replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
-        return replies
 
 
 def mean_of(replies: Iterable[RecordDict]) -> ArrayRecord:

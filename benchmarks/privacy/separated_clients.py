@@ -35,7 +35,7 @@ from atoll.platform.config.experiment import Experiment
 from atoll.platform.grid.message_capture import SumRecorder
 from atoll.platform.runs.federation import prepare
 from atoll.strategies import SecAggPlus
-from benchmarks.accuracy.in_process import LocalGrid
+from benchmarks.accuracy.in_process import LocalClients
 from benchmarks.accuracy.recorded import date_and_commit, run_missing
 
 # Deviation of the brightness of the test split's digits, which no client has; its mean is 0.00.
@@ -86,7 +86,7 @@ def experiment(
 def psnr_of(trial: Experiment) -> list[float]:
     """Return the PSNR of each image that is read off one round's sum, in dB."""
     federation = prepare(trial)
-    strategy, grid = federation.strategy, LocalGrid(federation)
+    strategy, grid = federation.strategy, LocalClients(federation)
     assert isinstance(strategy, SecAggPlus)
     assert trial.capture is not None
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from atoll.flower import assume_identity
 from atoll.platform.config.experiment import Experiment
 from atoll.platform.runs.federation import prepare
 from atoll.strategies import CentralDP
-from benchmarks.accuracy.in_process import LocalGrid
+from benchmarks.accuracy.in_process import LocalClients
 from benchmarks.accuracy.recorded import date_and_commit, run_missing
 
 MECHANISMS: Mapping[str, Mapping[str, str]] = {
@@ -67,7 +67,7 @@ def experiment(epsilon: float, mechanism: str, rounds: int, seed: int) -> Experi
 def figures_of(epsilon: float, mechanism: str, rounds: int, seed: int) -> dict[str, Any]:
     """Return the accuracy after the last round, the noise and the epsilon that was spent."""
     federation = prepare(experiment(epsilon, mechanism, rounds, seed))
-    strategy, grid = federation.strategy, LocalGrid(federation)
+    strategy, grid = federation.strategy, LocalClients(federation)
     assert isinstance(strategy, CentralDP)
     arrays = federation.initial_arrays
     for server_round in range(1, rounds + 1):

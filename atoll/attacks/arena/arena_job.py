@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +26,7 @@ from atoll.attacks.victims import (
 )
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
+from atoll.files.digests import sha256_of_json
 from atoll.user_code.trust import CodeUse, admitted, references_in, uses_in
 
 # Part of every key: another number where the same job would give other rows.
@@ -81,7 +80,7 @@ class Job:
             conditions.lpips,
             conditions.batch_norm,
         ]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return sha256_of_json(content)[:16]
 
 
 @dataclass(frozen=True)

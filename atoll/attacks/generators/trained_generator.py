@@ -30,6 +30,7 @@ from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.ranges import Count, Pixels
 from atoll.errors import DataUnavailableError
 from atoll.files.atomic import appearing
+from atoll.files.digests import sha256_of_json
 from atoll.files.reading import read_json
 
 SplitName = Literal["test", "train"]
@@ -92,7 +93,7 @@ def generator_folder(dataset: Dataset, settings: TrainingSettings, split: SplitN
         "split": split,
         "settings": settings.model_dump(mode="json"),
     }
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    digest = sha256_of_json(described)
     return _kept() / f"{dataset.name}-{digest[:16]}"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from atoll.attacks.priors.score_training import ScoreSettings, ScoreTraining
 from atoll.clients.data.files.dataset import Dataset
 from atoll.clients.data.inputs.images import ImageInputs
 from atoll.errors import InvalidExperimentError
+from atoll.files.digests import sha256_of_json
 
 PriorSettings = ProximalSettings | ScoreSettings
 
@@ -87,4 +86,4 @@ def _digest(dataset: Dataset, settings: PriorSettings, kind: PriorKind, split: S
         "split": split,
         "settings": settings.model_dump(mode="json"),
     }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_of_json(described)[:16]

@@ -8,7 +8,6 @@ could have come to, so it is refused, with what differs; other versions are warn
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from atoll.credentials import tables_without_credentials
 from atoll.errors import RunDirectoryError
+from atoll.files.digests import sha256_of_json
 from atoll.files.manifests import check_missing, read_verified
 from atoll.files.reading import Sha256, parse_json
 from atoll.files.recorded import write_recorded_json
@@ -68,11 +68,6 @@ def relevant(tables: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def sha256_of_tables(tables: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of tables in a canonical form."""
-    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
-
-
 class _Schema(BaseModel):
     """``identity.json``; ``code`` is empty in earlier runs."""
 
@@ -111,7 +106,7 @@ class RunIdentity:
         """Write ``identity.json`` into a run directory."""
         tables = asdict(self)
         tables["config"] = tables_without_credentials(self.config)
-        tables["config_sha256"] = sha256_of_tables(tables["config"])
+        tables["config_sha256"] = sha256_of_json(tables["config"])
         write_recorded_json(directory / IDENTITY, tables)
 
     @classmethod
@@ -129,7 +124,7 @@ class RunIdentity:
             return None
         given = parse_json(read_verified(path), str(path), _Schema)
         found = cls(given.config, given.data, given.versions, given.code)
-        if given.config_sha256 != sha256_of_tables(found.config):
+        if given.config_sha256 != sha256_of_json(found.config):
             raise RunDirectoryError(f"{path}: cannot be read (config_sha256 is of another config)")
         return found
 

@@ -19,9 +19,10 @@ from atoll.clients.data.partitioning.domains import check_held_out, training_dom
 from atoll.clients.data.partitioning.partition import check_home_domains
 from atoll.clients.settings import Section
 from atoll.errors import InvalidExperimentError, UntrustedCodeError
+from atoll.files.digests import sha256_of_json
 from atoll.platform.config.experiment import SWEEP, Experiment, read_tables, with_overrides
 from atoll.platform.config.sweep_sections import SweepSettings
-from atoll.platform.run_directory.identity import relevant, sha256_of_tables
+from atoll.platform.run_directory.identity import relevant
 from atoll.platform.runs.natural_clients import with_natural_clients
 from atoll.platform.sweeps.axes import (
     EACH,
@@ -91,7 +92,7 @@ class Trial:
         """A hash of all that the run's results depend on."""
         tables = relevant(self.experiment.to_dict())
         tables["data"]["held_out"] = self.held_out
-        return sha256_of_tables(tables)[:16]
+        return sha256_of_json(tables)[:16]
 
     @property
     def name(self) -> str:

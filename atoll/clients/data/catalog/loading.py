@@ -26,6 +26,7 @@ from atoll.clients.data.user_data.loading import check_user_options, load_user_d
 from atoll.clients.settings import Section
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.files.atomic import appearing
+from atoll.files.digests import sha256_of_json
 
 logger = logging.getLogger("atoll")
 
@@ -134,7 +135,7 @@ def _derived(key: str, entry: DatasetEntry, base: Dataset, options: Section) -> 
         "base": base.fingerprint,
         "options": options.model_dump(mode="json"),
     }
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    digest = sha256_of_json(described)
     target = cache_root() / "datasets" / f"{key}-{digest[:16]}"
     if not (target / "dataset.json").exists():
         decoded = entry.decode(base, options)

@@ -7,7 +7,6 @@ that every worker maps, so a second start needs neither the partitioner nor its 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +34,7 @@ from atoll.clients.tasks.next_token import NextToken
 from atoll.clients.tasks.regression import Regression
 from atoll.errors import DataUnavailableError, InvalidExperimentError
 from atoll.files.atomic import appearing
+from atoll.files.digests import sha256_of_json
 from atoll.randomness import derive_seed
 from atoll.user_code.source_identity import source_hashes
 
@@ -209,7 +209,7 @@ def _key(dataset: Dataset, settings: DataSettings, seed: int) -> str:
     }
     if ":" in settings.partition.name:
         described["source"] = source_hashes([settings.partition.name])
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+    return sha256_of_json(described)[:32]
 
 
 def check_home_domains(settings: DataSettings) -> None:

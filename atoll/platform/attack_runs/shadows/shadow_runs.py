@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ from atoll.clients.data.files.dataset import TOKENIZER, Dataset, Decoded, Split,
 from atoll.clients.tasks.classification import Classification
 from atoll.errors import AttackError, EngineError, RunDirectoryError
 from atoll.files.atomic import appearing, replacing
+from atoll.files.digests import sha256_of_json
 from atoll.files.reading import read_bytes
 from atoll.platform.attack_runs.shadows.alone import run_alone
 from atoll.platform.attack_runs.shadows.shadow_plan import Losses, ShadowPlan
@@ -372,4 +371,4 @@ def _key(experiment: Experiment, federation: Federation, asked: Sequence[Asked],
         for each in asked
     }
     described = [FORMAT, config, federation.dataset.fingerprint, whose, seed]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_of_json(described)[:16]
