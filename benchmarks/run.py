@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engines.timing import timings_in
 from benchmarks.paths import ROOT
 from benchmarks.scaling.own_ray import own_ray
 from benchmarks.scaling.processor_time import MARK
@@ -205,12 +206,10 @@ def measure(engine: str, row: Row, rounds: int, folder: Path) -> dict[str, Any] 
         text=True,
         check=False,
     )
-    for line in done.stdout.splitlines():
-        if line.startswith("TIMINGS "):
-            timings: dict[str, Any] = json.loads(line.removeprefix("TIMINGS "))
-            return timings
-    print(f"{engine} failed on {row.workload}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    return None
+    timings = timings_in(done.stdout)
+    if timings is None:
+        print(f"{engine} failed on {row.workload}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return timings
 
 
 def value_of(timings: dict[str, Any], figure: str) -> float:

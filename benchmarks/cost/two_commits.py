@@ -8,7 +8,6 @@ by the other's, the median over repeats.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.accuracy.recorded import date_and_commit
+from benchmarks.engines.timing import timings_in
 from benchmarks.paths import ROOT
 from benchmarks.scaling.own_ray import own_ray
 from benchmarks.scaling.processor_time import MARK
@@ -50,11 +50,11 @@ def figures_of(checkout: Path, workload: str, rounds: int, cache: Path) -> dict[
         text=True,
         check=False,
     )
-    for line in done.stdout.splitlines():
-        if line.startswith("TIMINGS "):
-            timings = json.loads(line.removeprefix("TIMINGS "))
-            return {name: statistics.median(timings[name]) for name in FIGURES}
-    raise RuntimeError(f"{checkout}: {workload} failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    timings = timings_in(done.stdout)
+    if timings is None:
+        said = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        raise RuntimeError(f"{checkout}: {workload} failed\n{said}")
+    return {name: statistics.median(timings[name]) for name in FIGURES}
 
 
 def main() -> None:

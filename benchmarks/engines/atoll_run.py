@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.engines.timing import print_timings
 from benchmarks.workloads import WORKLOADS
 
 EXPERIMENT = """
@@ -50,7 +50,7 @@ def main() -> None:
             if line.startswith("round 1/") and first is None:
                 first = time.perf_counter() - started
         process.wait()
-    print("TIMINGS " + json.dumps({"first_round_seconds": first}))
+    print_timings({"first_round_seconds": first})
 
 
 if __name__ == "__main__":

@@ -5,9 +5,27 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 from benchmarks.scaling.processor_time import of_this_benchmark
+
+_PREFIX = "TIMINGS "
+
+
+def print_timings(figures: Mapping[str, object]) -> None:
+    """Print an engine's timings as the line that :func:`timings_in` finds."""
+    print(_PREFIX + json.dumps(figures), flush=True)
+
+
+def timings_in(output: str) -> dict[str, Any] | None:
+    """Return the timings in an engine's output; None if there are none."""
+    for line in output.splitlines():
+        if line.startswith(_PREFIX):
+            timings: dict[str, Any] = json.loads(line.removeprefix(_PREFIX))
+            return timings
+    return None
 
 
 def peak_mb() -> float:
@@ -45,4 +63,4 @@ class RoundClock:
             "driver_peak_mb": peak_mb(),
             **more,
         }
-        print("TIMINGS " + json.dumps(figures), flush=True)
+        print_timings(figures)

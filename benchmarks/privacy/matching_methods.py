@@ -22,13 +22,8 @@ from typing import Any
 import numpy as np
 
 from atoll.attacks.base.attack_building import build_attack
-from atoll.attacks.generators.trained_generator import (
-    ABOUT,
-    image_hashes,
-    load_trained,
-    write_trained,
-)
-from atoll.attacks.generators.vae_training import GeneratorTraining, TrainingSettings
+from atoll.attacks.generators.trained_generator import ABOUT, load_trained, train_into
+from atoll.attacks.generators.vae_training import TrainingSettings
 from atoll.attacks.metrics.lpips import LPIPS
 from atoll.attacks.victims import attack_victims, observe_victims, references_of
 from atoll.clients.data.catalog.loading import load_dataset
@@ -102,20 +97,7 @@ def make_generator(dataset: Dataset, settings: TrainingSettings, folder: Path) -
     if (folder / ABOUT).is_file():
         return
     images, labels = dataset.test.images[::2], dataset.test.labels[::2]
-    training = GeneratorTraining(images, labels, len(dataset.classes), settings)
-    while training.step < settings.steps:
-        training.take_step()
-    generator = training.finish()
-    about = {
-        "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "split": "test",
-        "examples": len(images),
-        "image_shape": generator.image_shape,
-        "classes": generator.classes,
-        "settings": settings.model_dump(mode="json"),
-    }
-    write_trained(folder, generator, np.sort(image_hashes(images)), about)
+    train_into(folder, dataset, images, labels, settings, "test")
 
 
 def figures_by(generator: Path) -> Callable[..., dict[str, Any]]:

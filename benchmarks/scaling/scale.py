@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.engines.timing import timings_in
 from benchmarks.paths import ROOT
 
 RESULTS = ROOT / "benchmarks" / "scaling" / "scale.json"
@@ -160,10 +161,9 @@ def measure(axis: str, size: int, rounds: int, budget: float) -> dict[str, Any] 
     except subprocess.TimeoutExpired:
         print(f"{axis} {size:,}: not done after {budget:g} s")
         return None
-    for line in done.stdout.splitlines():
-        if line.startswith("TIMINGS "):
-            timings = json.loads(line.removeprefix("TIMINGS "))
-            return {**timings, "load_before": load, "cores": os.cpu_count()}
+    timings = timings_in(done.stdout)
+    if timings is not None:
+        return {**timings, "load_before": load, "cores": os.cpu_count()}
     print(f"{axis} {size:,} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
     return None
 

@@ -131,7 +131,40 @@ def train_generator(
     if (folder / ABOUT).is_file():
         return folder
     examples = dataset.test if split == "test" else dataset.train
-    training = GeneratorTraining(examples.images, examples.labels, len(dataset.classes), settings)
+    train_into(folder, dataset, examples.images, examples.labels, settings, split, on_step=on_step)
+    return folder
+
+
+def train_into(
+    folder: Path,
+    dataset: Dataset,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    settings: TrainingSettings,
+    split: SplitName,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train a generator on some of a data set's examples, or resume an interrupted training.
+
+    Parameters
+    ----------
+    folder : Path
+        A new one, which is the generator's.
+    dataset : Dataset
+        The data set.
+    images : NDArray[uint8]
+        Shape (n, height, width, channels): those that the generator sees.
+    labels : NDArray[int64]
+        Shape (n,).
+    settings : TrainingSettings
+        Steps and sizes.
+    split : "test" or "train"
+        Which the examples are of.
+    on_step : callable, optional
+        Told how many steps are done, and the loss in nats a pixel.
+    """
+    training = GeneratorTraining(images, labels, len(dataset.classes), settings)
     partial = folder.with_name(f".{folder.name}.safetensors")
     finish_training(training, settings.steps, partial, on_step)
     generator = training.finish()
@@ -139,14 +172,13 @@ def train_generator(
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
         "split": split,
-        "examples": len(examples),
+        "examples": len(images),
         "image_shape": generator.image_shape,
         "classes": generator.classes,
         "settings": settings.model_dump(mode="json"),
     }
-    write_trained(folder, generator, np.sort(image_hashes(examples.images)), about)
+    write_trained(folder, generator, np.sort(image_hashes(images)), about)
     partial.unlink(missing_ok=True)
-    return folder
 
 
 def write_trained(

@@ -340,6 +340,7 @@ class UpdateRule:
             if self._offset is None:
                 changes = list(torch._foreach_add(changes, drift, alpha=self._mu))
             else:
+                # With an offset they are this step's own, and no longer the gradients.
                 torch._foreach_add_(changes, drift, alpha=self._mu)
         if self._clip is not None:
             changes = self._clipped(changes, self._clip)
